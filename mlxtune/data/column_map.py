@@ -54,7 +54,7 @@ def first_records(path: Path, most: int = 1) -> SampleRecords:
             except RowError as caught:
                 error = error or caught
             else:
-                value = as_object(value)
+                value = as_object(value, records.location(index))
                 found += [(records.location(index), value)] if isinstance(value, dict) else []
         if not found:
             raise error or DataError(f"{path.name} has no rows.", hint="Write one JSON object per line.")

@@ -25,7 +25,7 @@ import regex
 
 from mlxtune.core.errors import InputError
 from mlxtune.core.text import one_line, suggest
-from mlxtune.data.checks.check_input import ROLES, text_parts
+from mlxtune.data.checks.check_input import ROLES, target_text, text_parts
 from mlxtune.data.generate.lineage import lineage_of
 from mlxtune.data.review import STATUSES, Decision
 from mlxtune.data.rows import Row, row_tags, row_text
@@ -43,12 +43,12 @@ _TERM = re.compile(
 _OPERATORS = {
     "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "=": operator.eq, "!=": operator.ne,
 }  # fmt: skip
-FIELDS = ("status", "tag", "finding", "split", "id")
+FIELDS = ("status", "tag", "finding", "split", "id", "language")
 CHECKED = frozenset(("finding", "split", "tokens"))  # the fields that are known only after the checks
 _STATUS_VALUES = (*STATUSES, "edited", "decided", "undecided", "disputed", "proposed")
 WORDS = (
     *(f"{field}:{value}" for field, values in (("status", _STATUS_VALUES), ("split", SPLIT_NAMES)) for value in values),
-    *(f"{name}:" for name in ("tag", "finding", "id", *ROLES)), "meta.",
+    *(f"{name}:" for name in ("tag", "finding", "id", "language", *ROLES)), "meta.",
 )  # fmt: skip
 
 
@@ -222,6 +222,12 @@ def _field_filter(field: str, value: str) -> Filter:
             if value not in SPLIT_NAMES:
                 raise InputError(f"Unknown split {one_line(value, 30)}.", hint=suggest(value, SPLIT_NAMES))
             return lambda row: row.split == value
+        case "language":
+            from mlxtune.data.checks.language import NAMES, language  # loads numpy, too
+
+            if value not in NAMES:
+                raise InputError(f"Unknown language {one_line(value, 30)}.", hint=suggest(value, NAMES))
+            return lambda row: language(target_text(row.current)) == value
         case "id":
             return lambda row: any(version.hash.startswith(value.lower()) for version in (row.row, row.current))
     if field.startswith("meta."):

@@ -318,7 +318,7 @@ def test_import_downloads_a_hub_dataset(refused, cli, cwd, monkeypatch):
 
 
 def test_an_unknown_export_target_is_refused(refused, shop):
-    refused(("data", "export", "shop.jsonl", "--to", "parquet", "--out", "out"), "Unknown export target parquet.")
+    refused(("data", "export", "shop.jsonl", "--to", "excel", "--out", "out"), "Unknown export target excel.")
 
 
 def test_apply_previews_and_records_one_decision(ok, cli, shop):

@@ -84,6 +84,7 @@ def test_filter_does_not_match(text):
         ("a)", "invalid, starting at: )"),
         ("()", "invalid, starting at: )"),
         ("category:x", "Unknown filter category:"),
+        ("language:Klingon", "Unknown language Klingon"),
     ],
 )
 def test_an_invalid_filter_is_reported(text, words):
@@ -121,6 +122,12 @@ def test_a_typo_gets_a_suggestion():
     with pytest.raises(InputError) as caught:
         parse("tags:x")
     assert caught.value.hint.startswith("Did you mean tag?")
+
+
+def test_rows_are_found_by_the_language_of_their_answers():
+    row = _loaded_row(TextRow(LOCATION, {}, "Das ist der Grund, und wir haben es nicht mit der Post geschickt."))
+    assert parse("language:German")(row)
+    assert not parse("language:English")(row)
 
 
 def test_unknown_token_counts_match_no_token_filter():

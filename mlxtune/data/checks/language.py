@@ -37,6 +37,7 @@ _SCRIPTS = (
     ("Cyrillic", re.compile(r"[Ѐ-ӿ]")), ("Arabic", re.compile(r"[؀-ۿ]")), ("Hebrew", re.compile(r"[֐-׿]")),
     ("Hindi", re.compile(r"[ऀ-ॿ]")), ("Thai", re.compile(r"[฀-๿]")), ("Greek", re.compile(r"[Ͱ-Ͽ]")),
 )  # fmt: skip
+NAMES = (*_WORDS, *(name for name, _ in _SCRIPTS))
 _SHARE, _MIXED = 0.5, 0.05  # of the letters are in a script: the text is in its language, or in several
 _MIN_WORDS = 3  # distinct frequent words of a language that a text has, and half as many again as of any other
 _LONGEST = 400  # characters that are read

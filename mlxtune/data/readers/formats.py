@@ -91,17 +91,17 @@ def detect(record: Record) -> str | None:
     return next((one.name for one in FORMATS.values() if one.matches(record)), None)
 
 
-def as_object(record: Any) -> Any:
-    """Return a record that is a text, or a list of texts or turns, as an object; any other unchanged."""
+def as_object(record: Any, location: Location) -> Any:
+    """Return a list of texts or turns, or a text in a JSON array, as an object; any other record unchanged."""
     if isinstance(record, list) and record and all(isinstance(one, str | dict) for one in record):
         return {"messages": record}
-    return {"text": record} if isinstance(record, str) else record
+    return {"text": record} if isinstance(record, str) and location.element else record
 
 
 def parse(record: Any, location: Location, format: str = "auto", mapping: Mapping[str, str] = NO_MAPPING) -> Row:
     """Convert ``record`` to a row; ``mapping`` maps our keys to the source's column names. Raises ``RowError``."""
     try:
-        record = as_object(record)
+        record = as_object(record, location)
         if not isinstance(record, dict):
             raise InvalidRecord(f"a row must be a JSON object, not {type(record).__name__}.", 'Write it as {"messages": […]}.')
         if mapping:
