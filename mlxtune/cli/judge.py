@@ -17,8 +17,8 @@ from mlxtune.core.json_fields import to_json
 from mlxtune.core.text import plural
 from mlxtune.evaluation.blind import blind_session
 from mlxtune.evaluation.evidence import load_pairs
-from mlxtune.evaluation.judge import AskJudge, endpoint, judge_report, judge_session, rubric
-from mlxtune.evaluation.judge.endpoint import CostMeter, EndpointClient
+from mlxtune.evaluation.judge import endpoint, judge_report, judge_session, rubric
+from mlxtune.evaluation.judge.endpoint import AskJudge, CostMeter, EndpointClient
 from mlxtune.evaluation.judge.judge_session import JudgeSession
 from mlxtune.evaluation.judge.local import BATCH_SIZE, LocalJudge
 from mlxtune.models.resolve import resolve

@@ -6,9 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from mlxtune.data import batch_shapes, batching
-from mlxtune.data.batch_shapes import PaddedShapes, Shape
-from mlxtune.data.batching import KL_PAIRS, BatchRows, PairLengths
+from mlxtune.data import batching
+from mlxtune.data.batching import KL_PAIRS, BatchRows, PaddedShapes, PairLengths, Shape
 from mlxtune.recipe import Recipe, TrainingSection
 
 
@@ -201,8 +200,8 @@ class _TruncatedRows:
 
     def padded_shapes(self, batches: Sequence[Sequence[int]], streams: int) -> PaddedShapes:
         """Return the shapes that ``batches`` are padded to; see ``TrainingLoop.padded_shapes``."""
-        cost = batch_shapes.pair_batch_cost if self.sides else batch_shapes.row_batch_cost
-        return batch_shapes.choose_shapes(Counter(self._shape(rows, streams) for rows in batches), cost)
+        cost = batching.pair_batch_cost if self.sides else batching.row_batch_cost
+        return batching.choose_shapes(Counter(self._shape(rows, streams) for rows in batches), cost)
 
     def padded_batch(self, rows: Sequence[int], shapes: PaddedShapes, streams: int) -> BatchShape:
         """Return the shape of the batch of ``rows`` after padding."""
@@ -220,9 +219,9 @@ class _TruncatedRows:
     def _shape(self, rows: Sequence[int], streams: int) -> Shape:
         if self.sides:
             sides, common = [self.sides[row] for row in rows], [self.common[row] for row in rows]
-            return batch_shapes.pair_batch_shape(sides, common, streams, shared=self.share_prompts)
+            return batching.pair_batch_shape(sides, common, streams, shared=self.share_prompts)
         inputs, trained = [self.inputs[row] for row in rows], [self.trained[row] for row in rows]
-        return batch_shapes.row_batch_shape(inputs, trained, streams)
+        return batching.row_batch_shape(inputs, trained, streams)
 
 
 def _steps(count: int, arrange: BatchRows, section: TrainingSection) -> Iterator[tuple[int, list[list[int]]]]:

@@ -18,8 +18,8 @@ from mlx.utils import tree_flatten, tree_map
 
 from mlxtune.core.errors import DataError, Interrupted, MlxtuneError
 from mlxtune.core.hashing import sha256_json
-from mlxtune.data import batch_shapes, batching
-from mlxtune.data.batch_shapes import PaddedShapes
+from mlxtune.data import batching
+from mlxtune.data.batching import PaddedShapes
 from mlxtune.recipe import AdapterSection, TrainingSection
 from mlxtune.runs.events import WarningCode
 from mlxtune.training import checkpoint, optimizer
@@ -136,7 +136,7 @@ class TrainingLoop:
         plans = islice(self.step_plans(), self.total_steps)
         shards = (shard for plan in plans for group in plan.groups if (shard := self.hosts.shard(group)))
         counts = Counter(self.objective.batch_shape(self.train, shard) for shard in shards)
-        return batch_shapes.choose_shapes(counts, self.objective.batch_cost)
+        return batching.choose_shapes(counts, self.objective.batch_cost)
 
     def validation_batches(self) -> list[TrainingBatch]:
         """Return the whole validation set, always split into the same batches."""

@@ -9,8 +9,7 @@ from typing import Any, Protocol
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from mlxtune.data.batch_shapes import PaddedShapes, Shape
-from mlxtune.data.batching import BatchRows
+from mlxtune.data.batching import BatchRows, PaddedShapes, Shape
 from mlxtune.models.encoded import Encoded, EncodedPair
 from mlxtune.recipe import TrainingSection
 from mlxtune.training.layer_stack import LayerStack

@@ -7,9 +7,8 @@ from functools import partial
 import mlx.core as mx
 import numpy as np
 
-from mlxtune.data import batch_shapes, batching
-from mlxtune.data.batch_shapes import PaddedShapes, Shape
-from mlxtune.data.batching import BatchRows, padded_length
+from mlxtune.data import batching
+from mlxtune.data.batching import BatchRows, PaddedShapes, Shape, padded_length
 from mlxtune.models.encoded import Encoded, common_prefix
 from mlxtune.recipe import TrainingSection
 from mlxtune.training.layer_stack import LayerStack
@@ -53,10 +52,10 @@ class SFTObjective:
 
     def batch_shape(self, rows: Sequence[Encoded], indices: Sequence[int]) -> Shape:
         lengths = input_lengths([rows[index] for index in indices], self.prefix)
-        return batch_shapes.row_batch_shape(lengths, [_count_trained(rows[index]) for index in indices], self.streams)
+        return batching.row_batch_shape(lengths, [_count_trained(rows[index]) for index in indices], self.streams)
 
     def batch_cost(self, shape: Shape) -> float:
-        return batch_shapes.row_batch_cost(shape)
+        return batching.row_batch_cost(shape)
 
     def collate(
         self, rows: Sequence[Encoded], groups: Sequence[Sequence[int]], step: Sequence[int], shapes: PaddedShapes | None = None
@@ -89,7 +88,7 @@ def collate(
 ) -> TrainingBatch:
     """Return a batch of the rows at ``indices``, which share their first ``prefix`` tokens unless they are unprefixed, split over ``streams``.
 
-    It is padded to ``shape``, which has at least the sizes of ``batch_shapes.row_batch_shape``.
+    It is padded to ``shape``, which has at least the sizes of ``batching.row_batch_shape``.
     """
     prefix = 0 if rows[indices[0]].unprefixed else prefix
     padded_rows, width, targets = shape or (len(indices), 0, 0)

@@ -6,8 +6,8 @@ from functools import partial
 
 import pytest
 
-from mlxtune.data import batch_shapes, batching
-from mlxtune.data.batch_shapes import choose_shapes, pair_batch_shape, row_batch_cost, row_batch_shape
+from mlxtune.data import batching
+from mlxtune.data.batching import choose_shapes, pair_batch_shape, row_batch_cost, row_batch_shape
 
 ROWS, EPOCHS = 2000, 3
 
@@ -28,7 +28,7 @@ def test_two_thousand_log_normal_rows_need_few_shapes(batch_size: int, streams: 
     assert len(set(each)) > 400
     padded = choose_shapes(Counter(each), row_batch_cost)
     assert padded.keys() == set(each)
-    assert len(set(padded.values())) <= batch_shapes.MAX_SHAPES
+    assert len(set(padded.values())) <= batching.MAX_SHAPES
     assert all(size <= larger for shape in each for size, larger in zip(shape, padded[shape], strict=True))
     computed = sum(padded[shape][0] * padded[shape][1] for shape in each)
     assert computed <= 1.10 * EPOCHS * sum(lengths)
@@ -49,7 +49,7 @@ def test_every_limit_is_kept() -> None:
     dice = random.Random(1)
     batches = Counter(tuple(dice.randint(1, 50) for _ in range(7)) for _ in range(300))
     for limit in (1, 2, 5, 31):
-        assert len(set(choose_shapes(batches, batch_shapes.pair_batch_cost, limit).values())) == limit
+        assert len(set(choose_shapes(batches, batching.pair_batch_cost, limit).values())) == limit
 
 
 def test_pairs_have_one_size_per_array() -> None:

@@ -11,8 +11,8 @@ from judge_stub import serve
 
 from mlxtune.core.errors import InputError, MachineError, MlxtuneError
 from mlxtune.data.rows import Message
-from mlxtune.evaluation.judge import ReplyLost, endpoint
-from mlxtune.evaluation.judge.endpoint import REPLY_TOKENS, CostCapReached, CostMeter, EndpointClient
+from mlxtune.evaluation.judge import endpoint
+from mlxtune.evaluation.judge.endpoint import REPLY_TOKENS, CostCapReached, CostMeter, EndpointClient, ReplyLost
 from mlxtune.evaluation.judge.rubric import DEFAULT, grading_messages
 
 CANARY = "sk-canary-7f3a9d"

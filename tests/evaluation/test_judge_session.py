@@ -11,10 +11,10 @@ from mlxtune.core.errors import InputError, MachineError
 from mlxtune.data.rows import Message
 from mlxtune.evaluation.evidence import AnswerPair
 from mlxtune.evaluation.holdout.ledger import history, ledger_path, read
-from mlxtune.evaluation.judge import ReplyLost, judge_session
+from mlxtune.evaluation.judge import judge_session
 from mlxtune.evaluation.judge.batch import SENTINELS, batch
 from mlxtune.evaluation.judge.calibration import prediction_powered_mean
-from mlxtune.evaluation.judge.endpoint import CostCapReached, CostMeter
+from mlxtune.evaluation.judge.endpoint import CostCapReached, CostMeter, ReplyLost
 from mlxtune.evaluation.judge.judge_report import SentinelFault, build_judge_report
 from mlxtune.evaluation.judge.rubric import DEFAULT, Rubric, RubricQuestion
 from mlxtune.present.blocks import Fact

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from mlxtune.data import batch_shapes
+from mlxtune.data import batching
 from mlxtune.data.rows import Location
 from mlxtune.models.encoded import Encoded, EncodedPair
 from mlxtune.planning.workload import DatasetLengths, RowLength, smaller_batches, workload
@@ -76,7 +76,7 @@ def test_steps_epochs_and_tokens_match_the_training_loop(section: TrainingSectio
 @pytest.mark.parametrize("pairs", [True, False])
 def test_compiled_shapes_match_the_training_loop(pairs: bool, streams: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """With 5 shapes at most, batches are padded in every dimension."""
-    monkeypatch.setattr(batch_shapes.choose_shapes, "__defaults__", (5,))
+    monkeypatch.setattr(batching.choose_shapes, "__defaults__", (5,))
     section, prefix = TrainingSection(epochs=3, batch_tokens=700, accumulate=2), 5
     stack: Any = Stack()
     none: Any = None

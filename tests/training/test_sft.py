@@ -15,7 +15,7 @@ from exhaustive import cases
 from mlx.utils import tree_flatten
 from mlx_lm.utils import load_model, load_tokenizer
 
-from mlxtune.data.batch_shapes import PaddedShapes
+from mlxtune.data.batching import PaddedShapes
 from mlxtune.data.rows import Conversation, Location, Message
 from mlxtune.models import lora
 from mlxtune.models.cpu import exp

@@ -16,7 +16,6 @@ from urllib.parse import urlsplit
 from mlxtune.core.errors import InputError, MachineError, MlxtuneError
 from mlxtune.core.hashing import sha256_json
 from mlxtune.core.text import one_line
-from mlxtune.evaluation.judge import ReplyLost
 
 OFFICIAL = "https://api.openai.com/v1"
 KEY, OFFICIAL_KEY = "MLXTUNE_JUDGE_KEY", "OPENAI_API_KEY"
@@ -31,6 +30,17 @@ _BEFORE_WORK = ("ConnectError", "ConnectTimeout")  # HTTP client errors that mea
 
 Messages = Sequence[dict[str, Any]]  # chat messages in OpenAI's format
 Tools = Sequence[dict[str, Any]]  # function descriptions in OpenAI's format
+
+
+AskJudge = Callable[[list[dict[str, str]]], str]
+"""A function that sends chat messages to a judge and returns the text of its reply.
+
+It raises :class:`ReplyLost` if no reply arrived to a question that may have been processed.
+"""
+
+
+class ReplyLost(Exception):
+    """A question was sent, but no reply arrived. It may have been billed, so it is not asked again."""
 
 
 class _ReplyRefused(Exception):

@@ -17,9 +17,8 @@ from mlxtune.core.hashing import sha256_json, unit_interval
 from mlxtune.core.json_fields import load_record, to_json
 from mlxtune.evaluation.evidence import AnswerPair, load_pairs
 from mlxtune.evaluation.holdout import ledger
-from mlxtune.evaluation.judge import AskJudge
 from mlxtune.evaluation.judge.batch import JudgeCall, batch
-from mlxtune.evaluation.judge.endpoint import CostMeter
+from mlxtune.evaluation.judge.endpoint import AskJudge, CostMeter
 from mlxtune.evaluation.judge.paid_calls import make_calls, read_calls
 from mlxtune.evaluation.judge.rubric import Grade, Rubric
 from mlxtune.runs.locks import file_lock

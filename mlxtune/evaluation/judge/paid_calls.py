@@ -11,8 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 from mlxtune.core.errors import MachineError, MlxtuneError
 from mlxtune.core.journal import Journal, read
-from mlxtune.evaluation.judge import ReplyLost
-from mlxtune.evaluation.judge.endpoint import CostMeter
+from mlxtune.evaluation.judge.endpoint import CostMeter, ReplyLost
 
 MAX_LOST_IN_A_ROW = 3  # lost replies after which the endpoint is considered down
 

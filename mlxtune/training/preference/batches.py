@@ -11,9 +11,8 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mlxtune.data import batch_shapes
-from mlxtune.data.batch_shapes import PaddedShapes, Shape
-from mlxtune.data.batching import PairLengths, group_pairs, padded_length
+from mlxtune.data import batching
+from mlxtune.data.batching import PaddedShapes, PairLengths, Shape, group_pairs, padded_length
 from mlxtune.models.encoded import EncodedPair, common_prefix
 from mlxtune.training.frozen_cache import GROUP_TOKENS
 from mlxtune.training.objective import Arrays, FrozenOutputs, TrainingBatch
@@ -101,10 +100,10 @@ def collate(
 
 
 def batch_shape(pairs: Sequence[EncodedPair], indices: Sequence[int], share_prompts: bool, prefix: int, streams: int) -> Shape:
-    """Return the shape of the batch of the pairs at ``indices``; see ``batch_shapes.pair_batch_shape``."""
+    """Return the shape of the batch of the pairs at ``indices``; see ``batching.pair_batch_shape``."""
     chosen = [pairs[index] for index in indices]
     common = [pair.common_length for pair in chosen]
-    return batch_shapes.pair_batch_shape(sides(chosen, prefix), common, streams, shared=share_prompts)
+    return batching.pair_batch_shape(sides(chosen, prefix), common, streams, shared=share_prompts)
 
 
 def make_parts(

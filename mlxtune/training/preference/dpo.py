@@ -7,9 +7,8 @@ from functools import partial
 
 import mlx.core as mx
 
-from mlxtune.data import batch_shapes
-from mlxtune.data.batch_shapes import PaddedShapes, Shape
-from mlxtune.data.batching import BatchRows, group_pairs
+from mlxtune.data import batching
+from mlxtune.data.batching import BatchRows, PaddedShapes, Shape, group_pairs
 from mlxtune.models.encoded import EncodedPair
 from mlxtune.recipe import MethodSection, TrainingSection
 from mlxtune.training.layer_stack import LayerStack
@@ -58,7 +57,7 @@ class PreferenceObjective:
         return batch_shape(rows, indices, self.share_prompts, self.prefix, self.streams)
 
     def batch_cost(self, shape: Shape) -> float:
-        return batch_shapes.pair_batch_cost(shape)
+        return batching.pair_batch_cost(shape)
 
     def collate(
         self, rows: Sequence[EncodedPair], groups: Sequence[Sequence[int]], step: Sequence[int], shapes: PaddedShapes | None = None
