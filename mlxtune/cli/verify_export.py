@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from mlxtune.adapters import library
+from mlxtune.adapters.export import fidelity
 from mlxtune.adapters.export import start as exports
-from mlxtune.adapters.export import verification
 from mlxtune.adapters.export.endpoint_prompts import api_url, served_model
 from mlxtune.adapters.export.tried import find_export, tried_exports
 from mlxtune.cli.adapters import Which
@@ -49,7 +49,7 @@ def verify_export(
     run = exports.start_verification(Path.cwd(), entry, url, served.name, found.id if found else "", recipe=rows, prepare=fetch)
     if code := follow_answers(run):
         raise typer.Exit(code)
-    result = verification.load(run.folder)
+    result = fidelity.load_verification(run.folder)
     if json:
         show_json({"run": run.id, "failure": result.failure, **to_json(result)})
     else:

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
+from mlxtune.adapters.export import fidelity
 from mlxtune.adapters.export.fidelity import ComparedAnswers, Fidelity, FidelityOutcome, PromptDifference, TriedSize
 from mlxtune.adapters.export.tried import TriedExport
-from mlxtune.adapters.export.verification import PromptCheck, Verification
 from mlxtune.core.text import one_line, size
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.verdict import Comparison
@@ -19,7 +19,7 @@ _FORMS = {"fused": "MLX", "quantized": "MLX, requantized", "hf": "safetensors", 
 _OUTCOMES: dict[FidelityOutcome, tuple[Mark, str]] = {
     "faithful": ("success", "faithful"), "lossy": ("warning", "lossy"), "not_faithful": ("error", "not faithful"),
 }  # fmt: skip
-_PROMPTS: dict[PromptCheck, str] = {"tokens": "same tokens", "counts": "same number of tokens", "none": "not compared"}
+_PROMPTS: dict[fidelity.PromptCheck, str] = {"tokens": "same tokens", "counts": "same number of tokens", "none": "not compared"}
 _NOTES: dict[str, str] = {
     "system_not_writable": "A Modelfile cannot contain the rows' system prompt. Send it with each conversation.",
     "space_near_token": "llama.cpp handles whitespace next to some control tokens differently than the tokenizer does.",
@@ -77,7 +77,7 @@ def sizes_table(sizes: Sequence[TriedSize], chosen: str) -> Table:
     )
 
 
-def verification_document(result: Verification, name: str = "") -> Document:
+def verification_document(result: fidelity.Verification, name: str = "") -> Document:
     """Describe how an installed program's prompts and answers differ from the adapter's."""
     wrong = result.difference
     facts = [

@@ -1,22 +1,28 @@
-"""``/v1/chat/completions``, and ``/v1/completions``, which continues a raw prompt: parse requests, build responses.
+"""``/v1/chat/completions``, ``/v1/completions``, which continues a raw prompt, and ``/v1/embeddings``: parse requests, build responses.
 
-Source: https://platform.openai.com/docs/api-reference/chat/create and …/completions. As in vLLM and SGLang, ``chat_template_kwargs`` are
-variables of the chat template, and a message has its reasoning in ``reasoning_content``.
+Source: https://platform.openai.com/docs/api-reference/chat/create, …/completions, and …/embeddings/create. As in vLLM and SGLang,
+``chat_template_kwargs`` are variables of the chat template, and a message has its reasoning in ``reasoning_content``.
+
+An embedding is a text's mean hidden state in the base model (``models/text_vectors.py``), scaled to unit length. The base was not trained for
+this: a few dimensions are large for every text, so subtract the mean of your embeddings before comparing them.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import time
 import uuid
+from array import array
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from mlxtune.core.text import one_line
 from mlxtune.data.rows import Message
 from mlxtune.serving import api
 from mlxtune.serving.api import AnswerRequest, ApiError, CompletedAnswer, Document, Parameters, get
-from mlxtune.serving.protocol import GenerateRequest, Piece, Prompt, ToolCall
+from mlxtune.serving.protocol import Embedded, GenerateRequest, Piece, Prompt, ToolCall
 
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 _CHAT_PARAMETERS = api.SAMPLING | {
@@ -29,6 +35,8 @@ _DEFAULTS: dict[str, Any] = {"n": 1, "frequency_penalty": 0, "presence_penalty":
 _CHAT_DEFAULTS = _DEFAULTS | {"logprobs": False, "parallel_tool_calls": True, "store": False}
 _TEXT_DEFAULTS = _DEFAULTS | {"logprobs": None, "best_of": 1, "echo": False, "suffix": ""}
 TEXT_MAX_TOKENS = 16  # OpenAI's default for raw prompts
+MAX_INPUTS = 2048  # per request for embeddings, as OpenAI's
+_EMBEDDING_PARAMETERS = frozenset({"model", "input", "encoding_format"})
 _REASONING = ("reasoning_content", "reasoning")  # servers' names for the reasoning before an answer
 
 
@@ -209,3 +217,40 @@ class CompletionResponse:
 def _call(call: ToolCall) -> Document:
     function = {"name": call.name, "arguments": call.arguments}
     return {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function", "function": function}
+
+
+@dataclass(frozen=True)
+class EmbeddingRequest:
+    """A parsed request. The vectors are base64 of little-endian float32 if ``encoded``, else lists of numbers."""
+
+    model: str
+    inputs: tuple[Prompt, ...]
+    encoded: bool
+
+
+def parse_embedding_request(body: Any, base: str, adapters: Sequence[str]) -> EmbeddingRequest:
+    """Parse ``body``, a JSON value. Only the ``base`` model computes embeddings. Raises ``ApiError``."""
+    given = api.parameters(body, _EMBEDDING_PARAMETERS)
+    model = api.get_model(given, [base, *adapters])
+    if model != base:
+        raise ApiError(400, f"Only the base model, {base}, computes embeddings.", code="unsupported_value", param="model")
+    encoding = get(given, "encoding_format", str, default="float")
+    if encoding not in ("float", "base64"):
+        raise ApiError(400, "encoding_format must be float or base64.", code="unsupported_value", param="encoding_format")
+    value = get(given, "input", str, list, required=True)
+    several = isinstance(value, list) and value and not isinstance(value[0], int)
+    inputs = [parse_prompt(one, "input") for one in (value if several else [value])]
+    if len(inputs) > MAX_INPUTS:
+        raise ApiError(400, f"input must have at most {MAX_INPUTS:,} texts.", param="input")
+    return EmbeddingRequest(model, tuple(inputs), encoding == "base64")
+
+
+def embedding_response(request: EmbeddingRequest, embedded: Embedded) -> Document:
+    vectors = [vector if request.encoded else _numbers(vector) for vector in embedded.vectors]
+    data = [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(vectors)]
+    counts = {"prompt_tokens": embedded.tokens, "total_tokens": embedded.tokens}
+    return {"object": "list", "data": data, "model": request.model, "usage": counts}
+
+
+def _numbers(vector: str) -> list[float]:
+    return array("f", base64.b64decode(vector)).tolist()

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
+import prometheus_client as prometheus
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -28,12 +28,11 @@ from starlette.routing import Route
 
 from mlxtune.adapters import library
 from mlxtune.core.text import one_line
-from mlxtune.serving import completions, embeddings, responses
+from mlxtune.serving import completions, responses
 from mlxtune.serving.access_guard import App, Receive, Scope, Send, guarded
 from mlxtune.serving.api import AnswerRequest, ApiError, CompletedAnswer, Document, require_flat
 from mlxtune.serving.client import PendingAnswer
 from mlxtune.serving.completions import CompletionResponse
-from mlxtune.serving.metrics import Metrics
 from mlxtune.serving.model_host import ModelHost
 from mlxtune.serving.protocol import Accepted, Done, Embedded, EmbedRequest, Event, Failed, Piece, ToolCall
 from mlxtune.serving.responses import ModelResponse
@@ -41,6 +40,7 @@ from mlxtune.serving.responses import ModelResponse
 MAX_BODY = 4 * 2**20  # bytes of a request
 BODY_TIMEOUT = 60.0  # seconds
 MAX_DRAIN = 64 * 2**20  # bytes of a longer body to read and discard, so that the client receives the error
+_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)  # upper bounds of the metrics' seconds
 _RETRY_AFTER = (1, 60)  # shortest and longest Retry-After in seconds, when the queue is full
 
 Chunks = AsyncGenerator[Document, None]
@@ -52,6 +52,46 @@ _ANSWERS: dict[str, tuple[Parse, Format]] = {
     "/v1/completions": (completions.parse_text_request, CompletionResponse),
     "/v1/responses": (responses.parse_request, ModelResponse),
 }
+
+
+class Metrics:
+    """Counts requests, answers and tokens, in Prometheus's text format. Every ``model`` is the base or an adapter."""
+
+    def __init__(self) -> None:
+        prometheus.disable_created_metrics()  # type: ignore[no-untyped-call]
+        self._registry = prometheus.CollectorRegistry()
+
+        def counter(name: str, help: str, *labels: str) -> prometheus.Counter:
+            return prometheus.Counter(f"mlxtune_{name}", help, labels, registry=self._registry)
+
+        def histogram(name: str, help: str) -> prometheus.Histogram:
+            return prometheus.Histogram(f"mlxtune_{name}", help, buckets=_BUCKETS, registry=self._registry)
+
+        self._requests = counter("http_requests_total", "HTTP responses.", "path", "status")
+        self._answers = counter("answers_total", "Answers, by how they ended.", "model", "ended")
+        self._prompt_tokens = counter("prompt_tokens_total", "Prompt tokens, including those from the cache.", "model")
+        self._cached_tokens = counter("cached_prompt_tokens_total", "Prompt tokens from the cache of earlier prompts.", "model")
+        self._generated_tokens = counter("generated_tokens_total", "Generated tokens.", "model")
+        self._seconds = histogram("answer_seconds", "Time from a request to the end of its answer.")
+        self._first_token_seconds = histogram("first_token_seconds", "Time from a request to its first token.")
+
+    def add_gauge(self, name: str, help: str, value: Callable[[], float]) -> None:
+        prometheus.Gauge(f"mlxtune_{name}", help, registry=self._registry).set_function(value)
+
+    def add_request(self, path: str, status: int) -> None:
+        self._requests.labels(path, status).inc()
+
+    def add_answer(self, model: str, event: Done | Failed) -> None:
+        self._answers.labels(model, event.ended if isinstance(event, Done) else "failed").inc()
+        if isinstance(event, Done):
+            self._prompt_tokens.labels(model).inc(event.prompt_tokens)
+            self._cached_tokens.labels(model).inc(event.cached)
+            self._generated_tokens.labels(model).inc(event.tokens)
+            self._seconds.observe(event.seconds)
+            self._first_token_seconds.observe(event.waited + event.first)
+
+    def render(self) -> bytes:
+        return prometheus.generate_latest(self._registry)
 
 
 class Server:
@@ -98,7 +138,7 @@ class Server:
         return JSONResponse({"status": "ok", "base": self.host.ready.base, **state})
 
     async def show_metrics(self, _: Request) -> Response:
-        return Response(self.metrics.render(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+        return Response(self.metrics.render(), media_type=prometheus.CONTENT_TYPE_PLAIN_0_0_4)
 
     async def list_models(self, _: Request) -> Response:
         return JSONResponse({"object": "list", "data": [self._model(name) for name in await self._model_names()]})
@@ -113,7 +153,7 @@ class Server:
         with self._place():
             base, *adapters = await self._model_names()
             body = await _read_body(request)
-            wanted = await asyncio.to_thread(lambda: embeddings.parse_request(_parse_json(body), base, adapters))
+            wanted = await asyncio.to_thread(lambda: completions.parse_embedding_request(_parse_json(body), base, adapters))
             async with self.host.client() as client:
                 events = _EventQueue(request)
                 pending = await asyncio.to_thread(client.send, EmbedRequest("", wanted.inputs), on_event=events.put)
@@ -126,7 +166,7 @@ class Server:
                 self.on_finish(wanted.model, event)
                 raise ApiError.from_event(event, self._retry_after)
             assert isinstance(event, Embedded), event
-            return JSONResponse(embeddings.build_response(wanted, event))
+            return JSONResponse(completions.embedding_response(wanted, event))
 
     async def _answer(self, parse: Parse, format: Format, request: Request) -> Response:
         """Answer ``request``, as one document or as a stream of server-sent events."""

@@ -13,7 +13,7 @@ from llama_cpp import Llama, llama
 from mlx_lm.utils import dequantize_model, load_model
 
 from mlxtune.adapters import library
-from mlxtune.adapters.export import gguf, start, verification, verify_worker
+from mlxtune.adapters.export import fidelity, gguf, start, verify_worker
 from mlxtune.adapters.export import worker as exporting
 from mlxtune.adapters.export.endpoint_prompts import api_url, served_model
 from mlxtune.adapters.export.tried import find_export, tried_exports
@@ -103,15 +103,13 @@ def running(workspace: Path, kind: str) -> Iterator[Program]:
         yield program
 
 
-def verified(
-    workspace: Path, program: Program | Llama, monkeypatch: pytest.MonkeyPatch, export: str = ""
-) -> verification.Verification:
+def verified(workspace: Path, program: Program | Llama, monkeypatch: pytest.MonkeyPatch, export: str = "") -> fidelity.Verification:
     """Run the verification worker in this process."""
     runs = launched(monkeypatch)
     url = api_url(program.url)
     start.start_verification(workspace, library.find(workspace, "last"), url, served_model(url).name, export)
     verify_worker.verify(Worker(runs[-1].folder))
-    return verification.load(runs[-1].folder)
+    return fidelity.load_verification(runs[-1].folder)
 
 
 @pytest.mark.parametrize(("kind", "compared"), [("llama.cpp", "tokens"), ("Ollama", "tokens"), ("LM Studio", "counts")])

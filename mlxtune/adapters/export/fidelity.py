@@ -1,7 +1,8 @@
 """Decide whether an export is faithful to its adapter. Imports no mlx.
 
 Both generate answers for the same held-out rows, and their logits are compared on these answers. The export's loss is compared with
-the adapter's own change: an export that lost more than the adapter changed is not faithful.
+the adapter's own change: an export that lost more than the adapter changed is not faithful. The prompts and answers of an installed
+program that runs the export are compared with the adapter's, too.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from mlxtune.core.json_fields import load_record, to_json
 from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.evaluation.verdict import Comparison
 
-FILE = "fidelity.json"
-VERSION = 2
+FILE, VERIFICATION_FILE = "fidelity.json", "verification.json"
+VERSION = 2  # of both
 LOSSY = 0.05  # fraction of the adapter's effect; exports that lose more are reported as lossy
 
+PromptCheck = Literal["tokens", "counts", "none"]
 FidelityOutcome = Literal["faithful", "lossy", "not_faithful"]
 FidelityFailure = Literal["", "prompts", "logits", "divergence", "contract"]  # what shows that an export is not faithful
 _FAILURES: dict[FidelityFailure, str] = {
@@ -118,6 +120,24 @@ class Fidelity:
         return "not_faithful" if self.failure else "lossy" if self.lost_share >= LOSSY else "faithful"
 
 
+@dataclass(frozen=True)
+class Verification:
+    """The prompts and answers of ``model`` at ``url``, compared with those of the adapter as trained."""
+
+    export: str  # the export's run ID, if known
+    url: str
+    model: str
+    prompts: PromptCheck  # whether the tokens of prompts were compared, or only how many there are
+    difference: PromptDifference | None
+    answers: ComparedAnswers
+    v: int = VERSION
+
+    @property
+    def failure(self) -> Literal["", "prompts", "contract"]:
+        """What shows that the program does not run the model that was evaluated, or ``""``."""
+        return "prompts" if self.difference else "contract" if self.answers.is_worse else ""
+
+
 def compare_tokens(
     row: str, expected: Sequence[int], actual: Sequence[int], decode: Callable[[list[int]], str]
 ) -> PromptDifference | None:
@@ -149,10 +169,15 @@ def require_faithful(proof: Fidelity, *, quantized: bool = False) -> None:
     )
 
 
-def save(proof: Fidelity, folder: Path) -> None:
-    write_json(folder / FILE, to_json(proof))
+def save(proof: Fidelity | Verification, folder: Path) -> None:
+    write_json(folder / (FILE if isinstance(proof, Fidelity) else VERIFICATION_FILE), to_json(proof))
 
 
 def load(folder: Path) -> Fidelity:
     """Read ``fidelity.json`` in ``folder``. Raise ``InputError`` if it is invalid."""
     return load_record(Fidelity, folder / FILE, VERSION, "Export the adapter again.")
+
+
+def load_verification(folder: Path) -> Verification:
+    """Read ``verification.json`` in ``folder``. Raise ``InputError`` if it is invalid."""
+    return load_record(Verification, folder / VERIFICATION_FILE, VERSION, "Run mlxtune verify-export again.")

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from mlxtune.adapters.entry import AdapterEntry, read_lineage
-from mlxtune.adapters.export import fidelity, ollama, verification
-from mlxtune.adapters.export.fidelity import ComparedAnswers, Fidelity
+from mlxtune.adapters.export import fidelity, ollama
+from mlxtune.adapters.export.fidelity import ComparedAnswers, Fidelity, Verification
 from mlxtune.adapters.export.start import GGUF_FILE
-from mlxtune.adapters.export.verification import Verification
 from mlxtune.adapters.layout import LINEAGE
 from mlxtune.core.errors import InputError, MlxtuneError
 from mlxtune.core.text import one_line
@@ -70,7 +69,7 @@ def tried_exports(entry: AdapterEntry) -> list[TriedExport]:
     for run, request in _runs(entry):
         try:
             if "endpoint" in request:
-                result = verification.load(run.folder)
+                result = fidelity.load_verification(run.folder)
                 verified.setdefault(result.export, result)
                 continue
             summary = dict(run.state().summary)

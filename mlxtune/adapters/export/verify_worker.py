@@ -7,11 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypedDict
 
-from mlxtune.adapters.export import verification
+from mlxtune.adapters.export import fidelity
 from mlxtune.adapters.export.compared_rows import EXPORTED, ComparedRows
 from mlxtune.adapters.export.endpoint_prompts import rendered_prompt
-from mlxtune.adapters.export.fidelity import PromptDifference, compare_tokens
-from mlxtune.adapters.export.verification import PromptCheck, Verification
+from mlxtune.adapters.export.fidelity import PromptCheck, PromptDifference, Verification, compare_tokens
 from mlxtune.data.rows import PromptRow
 from mlxtune.evaluation.arms import TUNED, Arm
 from mlxtune.evaluation.endpoint_answers import CALLS, endpoint_answers, row_calls
@@ -62,7 +61,7 @@ def verify(worker: Worker) -> VerificationSummary:
     if prompts == "none":
         prompts, difference = _compare_counts(worker.folder, arm, rows.rows, [len(prompt) for prompt, _ in tokens])
     result = Verification(request["export"], url, model, prompts, difference, rows.compare(own, answers.answers))
-    verification.save(result, worker.folder)
+    fidelity.save(result, worker.folder)
     return {"export": request["export"], "failure": result.failure}
 
 
