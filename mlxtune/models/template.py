@@ -34,26 +34,10 @@ from mlxtune.data.rows import (
     trained_turns,
 )
 from mlxtune.data.template_notes import TemplateNote
-from mlxtune.models.answer_span import (
-    AnswerSpan,
-    EndlessAnswerError,
-    OpenThoughtError,
-    RewrittenAnswerError,
-    locate_answer,
-    missing_in_answer,
-    missing_in_text,
-    notes,
-)
+from mlxtune.models import answer_span
+from mlxtune.models import dialect as dialects
+from mlxtune.models.answer_span import AnswerSpan
 from mlxtune.models.control_tokens import ControlTokens
-from mlxtune.models.dialect import (
-    Dialect,
-    TurnDict,
-    closing_tokens,
-    end_tokens,
-    find_dialect,
-    with_tools_in_system,
-    with_word_in_system,
-)  # fmt: skip
 from mlxtune.models.encoded import Encoded, EncodedPair
 from mlxtune.models.portable import message_converter, plain_messages, probes, with_variables
 from mlxtune.models.resolve import ModelFolder
@@ -199,8 +183,8 @@ class ChatTemplate:
         return variables | ({"chat_template": self.settings.source} if self.settings.source else {})
 
     @cached_property
-    def dialect(self) -> Dialect:
-        return find_dialect(self._apply, thinking=self.settings.thinking != "off", inline="<think>" in self.source)
+    def dialect(self) -> dialects.Dialect:
+        return dialects.find_dialect(self._apply, thinking=self.settings.thinking != "off", inline="<think>" in self.source)
 
     @cached_property
     def control(self) -> ControlTokens:
@@ -214,11 +198,11 @@ class ChatTemplate:
 
     @cached_property
     def _end_tokens(self) -> frozenset[int] | None:
-        return end_tokens(self.tokenizer, lambda messages: self.render(messages, (), generation_prompt=False))
+        return dialects.end_tokens(self.tokenizer, lambda messages: self.render(messages, (), generation_prompt=False))
 
     @cached_property
     def _closing(self) -> frozenset[int]:
-        return closing_tokens(self.tokenizer, lambda messages: self.render(messages, (), generation_prompt=False))
+        return dialects.closing_tokens(self.tokenizer, lambda messages: self.render(messages, (), generation_prompt=False))
 
     @cached_property
     def _stops(self) -> dict[int, str]:
@@ -404,8 +388,8 @@ class ChatTemplate:
         prompt = self._rendered(messages[:-1], tools, generation_prompt=True, location=location)
         text = self._rendered(messages, tools, generation_prompt=False, location=location)
         try:
-            span = locate_answer(prompt, text, self.dialect, self.control, self._stops, self._closing)
-        except OpenThoughtError:
+            span = answer_span.locate_answer(prompt, text, self.dialect, self.control, self._stops, self._closing)
+        except answer_span.OpenThoughtError:
             hint = "The template cannot turn thinking off. Name a template in model.template that does not open a thinking block."
             if self.settings.thinking != "off" and (self.thinking.switch or self.thinking.words[0]):
                 hint = 'Set model.thinking to "off", or add the reasoning as reasoning_content.'
@@ -414,27 +398,27 @@ class ChatTemplate:
                 location=location,
                 hint=self._switch_hint(messages) or hint,
             ) from None
-        except RewrittenAnswerError:
+        except answer_span.RewrittenAnswerError:
             raise TemplateError(
                 f"the chat template of {self.name} renders the start of turn {number} differently from its "
                 "generation prompt, so its trained tokens cannot be verified.",
                 location=location,
                 hint="Name a template in model.template whose assistant turns begin with its generation prompt.",
             ) from None
-        except EndlessAnswerError:
+        except answer_span.EndlessAnswerError:
             raise TemplateError(
                 f"the chat template of {self.name} ends turn {number} without a stop token, so the model would not learn to stop.",
                 location=location,
                 hint=(self.settings.source and self._shipped_hint()) or _ENDLESS_HINT,
             ) from None
-        if lacking := missing_in_answer(span.answer, message, thinking=self.settings.thinking != "off"):
+        if lacking := answer_span.missing_in_answer(span.answer, message, thinking=self.settings.thinking != "off"):
             raise TemplateError(
                 f"the chat template of {self.name} drops or changes {lacking.part} in turn {number}: "
                 f"it trains on {one_line(span.answer, 60)!r}.",
                 location=location,
                 hint=_REASONING_HINT if lacking.code == "reasoning" else "Name a template in model.template that renders it.",
             )
-        if lacking := missing_in_text(self.control.plain(text), messages[:-1], tools):
+        if lacking := answer_span.missing_in_text(self.control.plain(text), messages[:-1], tools):
             raise TemplateError(
                 f"the chat template of {self.name} drops or changes {lacking.part}.",
                 location=location,
@@ -496,7 +480,9 @@ class ChatTemplate:
         for span in answers:
             for turn in messages:
                 if turn.role == "assistant" and turn.content.strip() in span.answer:
-                    found.update(notes(span.answer, turn, partial(self.tokenizer.decode, span.tokens[span.start : span.end - 1])))
+                    found.update(
+                        answer_span.notes(span.answer, turn, partial(self.tokenizer.decode, span.tokens[span.start : span.end - 1]))
+                    )
         return frozenset(found)
 
     def render(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], *, generation_prompt: bool) -> str:
@@ -517,10 +503,10 @@ class ChatTemplate:
             replace(turn, content=self.control.broken(turn.content), extra=self.control.broken(turn.extra)) for turn in messages
         ]
         adapted = self.dialect.adapt(broken, thinking=thinking != "off", keep=self.thinking.keeps(thinking))
-        turns: Sequence[TurnDict] = adapted
+        turns: Sequence[dialects.TurnDict] = adapted
         tools = self.control.broken(list(tools))
         if tools and self.dialect.tools_in_system:
-            turns, tools = with_tools_in_system(turns, tools), ()
+            turns, tools = dialects.with_tools_in_system(turns, tools), ()
         try:
             return self._apply(turns, tools, generation_prompt)
         except TemplateError as error:
@@ -528,11 +514,11 @@ class ChatTemplate:
                 raise
             raise TemplateError(error.problem, location=location, hint=error.hint) from error
 
-    def _apply(self, turns: Sequence[TurnDict], tools: Sequence[dict[str, Any]], generation_prompt: bool) -> str:
+    def _apply(self, turns: Sequence[dialects.TurnDict], tools: Sequence[dict[str, Any]], generation_prompt: bool) -> str:
         if not self.tokenizer.has_chat_template and not self.settings.source:
             raise TemplateError(f"The model {self.name} has no chat template.", hint="Use its instruct version, or text rows.")
         if word := self.thinking.word(self.settings.thinking):
-            turns = with_word_in_system(turns, word)
+            turns = dialects.with_word_in_system(turns, word)
         try:
             text: str = self.tokenizer.apply_chat_template(
                 list(turns), tools=list(tools) or None, add_generation_prompt=generation_prompt, tokenize=False, **self._variables

@@ -17,21 +17,10 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from mlxtune import __version__
 from mlxtune.adapters.entry import read_lineage
-from mlxtune.adapters.export import fidelity, lmstudio
+from mlxtune.adapters.export import fidelity, lmstudio, start
 from mlxtune.adapters.export.compared_rows import EXPORTED, ComparedRows
 from mlxtune.adapters.export.endpoint_prompts import llama_speed
 from mlxtune.adapters.export.fidelity import Fidelity, FidelityOutcome, PromptDifference, TriedSize
-from mlxtune.adapters.export.start import (
-    AGAIN,
-    GGUF_FILE,
-    GGUF_FORMS,
-    QUANTIZED,
-    SMALLER,
-    Precision,
-    remove_unfinished,
-    require_exportable,
-    target_folder,
-)
 from mlxtune.adapters.layout import LINEAGE, read_layout
 from mlxtune.core.errors import MachineError, ModelError
 from mlxtune.core.files import new_folder, write_json, write_text
@@ -72,7 +61,7 @@ def export(worker: Worker) -> ExportSummary:
     worker.report_start("export")
     job = _ExportJob(worker)
     for run in registry.list_runs(worker.folder.parent.parent, "export"):  # none is running: this worker has the accelerator
-        remove_unfinished(run)
+        start.remove_unfinished(run)
     job.measure_adapter()
     shutil.rmtree(job.again, ignore_errors=True)
     try:
@@ -84,7 +73,7 @@ def export(worker: Worker) -> ExportSummary:
             answers = proof.answers
             worker.emit("fidelity", faithful=not proof.failure, lost=proof.lost_share, same=answers.same, rows=answers.rows)
             if not worker.request["force"]:
-                fidelity.require_faithful(proof, quantized=job.precision in QUANTIZED)
+                fidelity.require_faithful(proof, quantized=job.precision in start.QUANTIZED)
             fidelity.save(proof, scratch)
             write_json(scratch / LINEAGE, _lineage(job.adapter, job.source, job.form, worker.request.get("evaluation")))
             job.add_program_files(scratch)
@@ -102,17 +91,17 @@ class _ExportJob:
     def __init__(self, worker: Worker) -> None:
         """Raise ``ModelError`` if the adapter has another base, or its base cannot be exported in this format."""
         self.worker, self.recipe, self.form = worker, worker.recipe, worker.request["form"]
-        self.precision: Precision = worker.request["precision"]
+        self.precision: start.Precision = worker.request["precision"]
         self.adapter, self.quantize = Path(worker.request["adapter"]), worker.recipe.model.quantize
         self.source = resolve(self.recipe.model.base, relative_to=self.recipe.folder)
-        self.target, self.again = target_folder(Run(worker.folder), worker.request), worker.folder / AGAIN
+        self.target, self.again = start.target_folder(Run(worker.folder), worker.request), worker.folder / start.AGAIN
         if not same_base(str(read_lineage(self.adapter).get("base_fingerprint") or ""), self.source.fingerprint):
             raise ModelError(
                 f"The adapter in {self.adapter} was trained from a different base than {one_line(self.source.name, 80)}.",
                 hint="Export it with the base that it was trained from.",
             )
-        require_exportable(self.form, self.source, self.quantize)
-        if self.form in GGUF_FORMS:
+        start.require_exportable(self.form, self.source, self.quantize)
+        if self.form in start.GGUF_FORMS:
             from mlxtune.adapters.export import gguf  # needs the package gguf
             from mlxtune.adapters.export.gguf_tokenizer import read_tokenizer
 
@@ -143,38 +132,38 @@ class _ExportJob:
     def try_sizes(self) -> tuple[TriedSize, ...]:
         """Write and compare the model in every smaller precision, and choose the smallest one that holds, if one does."""
         unquantized, tried = self.precision, []
-        for precision in SMALLER[self.form]:
+        for precision in start.SMALLER[self.form]:
             self.precision = precision
             self.again.mkdir()
             nbytes, proof = self.write(self.again), self.compare(self.again)
             contract, margin = proof.answers.contract, self.recipe.evaluation.regression_margin
             holds = not proof.failure and (contract is None or contract.low > -margin)
-            tried.append(TriedSize(self.precision, nbytes, holds, proof.answers, self._llama_speed(self.again / GGUF_FILE)))
+            tried.append(TriedSize(self.precision, nbytes, holds, proof.answers, self._llama_speed(self.again / start.GGUF_FILE)))
             shutil.rmtree(self.again)
-        self.precision = next((size for size, one in zip(SMALLER[self.form], tried, strict=True) if one.holds), unquantized)
+        self.precision = next((size for size, one in zip(start.SMALLER[self.form], tried, strict=True) if one.holds), unquantized)
         return tuple(tried)
 
     def write(self, scratch: Path) -> int:
         """Write the export into ``scratch``, and return its size in bytes."""
         from mlxtune.adapters import fuse
 
-        start = time.perf_counter()
-        if self.form in GGUF_FORMS:
+        began = time.perf_counter()
+        if self.form in start.GGUF_FORMS:
             from mlxtune.adapters.export import gguf
         if self.form == "gguf-lora":
             gguf.write_lora_gguf(self.source, self.adapter, scratch / gguf.LORA_FILE)
         else:
             requantize = self.form == "quantized"
-            bits = int(self.precision[0]) if self.precision in SMALLER["fused"] else 0
+            bits = int(self.precision[0]) if self.precision in start.SMALLER["fused"] else 0
             fused, config = fuse.fuse(self.source, self.adapter, requantize=requantize, quantize=self.quantize, bits=bits)
             if self.form == "gguf":
-                gguf.write_gguf(fused, config, self.source, scratch / GGUF_FILE, self.precision, self.chat.frozen_source)
+                gguf.write_gguf(fused, config, self.source, scratch / start.GGUF_FILE, self.precision, self.chat.frozen_source)
             else:
                 fuse.write_folder(fused, config, self.source, scratch, self.target.name, self.chat.frozen_source)
         if self.chat.frozen_source:
             write_text(scratch / launch.TEMPLATE_FILE, self.chat.frozen_source)
         nbytes = sum(file.stat().st_size for file in scratch.iterdir())
-        self.worker.emit("export.written", form=self.form, bytes=nbytes, seconds=time.perf_counter() - start)
+        self.worker.emit("export.written", form=self.form, bytes=nbytes, seconds=time.perf_counter() - began)
         return nbytes
 
     def compare(self, scratch: Path) -> Fidelity:
@@ -196,7 +185,7 @@ class _ExportJob:
         if self.worker.request["program"] == "ollama":
             return ollama.expressed_template(self.chat, self.rows.rows)[1]
         if self.form == "gguf":
-            return program_prompts.gguf_difference(self.chat, scratch / GGUF_FILE, self.rows.rows)
+            return program_prompts.gguf_difference(self.chat, scratch / start.GGUF_FILE, self.rows.rows)
         folder = self.source.folder if self.form == "gguf-lora" else scratch
         return program_prompts.folder_difference(
             self.chat, folder, self.rows.rows, self.chat.frozen_source if folder != scratch else ""
@@ -205,13 +194,13 @@ class _ExportJob:
     def _read_back(self, scratch: Path) -> LoadedModel:
         from mlxtune.models import load, lora
 
-        if self.form not in GGUF_FORMS:
+        if self.form not in start.GGUF_FORMS:
             return load.load(resolve(str(scratch)))
         from mlxtune.adapters.export import gguf
 
         exported = load.load(self.source, quantize=self.quantize)
         if self.form == "gguf":
-            gguf.read_back(scratch / GGUF_FILE, exported, self.source.config)
+            gguf.read_back(scratch / start.GGUF_FILE, exported, self.source.config)
         else:
             gguf.read_lora_back(scratch / gguf.LORA_FILE, self.source, self.adapter, self.again)
             lora.load(exported.model, self.again)
@@ -224,7 +213,7 @@ class _ExportJob:
             return
         from mlxtune.adapters.export import gguf, ollama  # these modules import mlx
 
-        file = gguf.LORA_FILE if self.form == "gguf-lora" else GGUF_FILE
+        file = gguf.LORA_FILE if self.form == "gguf-lora" else start.GGUF_FILE
         if request["program"] == "ollama":
             rows, longest = self.rows.rows, max(len(self.chat.prompt(row.prompt, row.tools)) for row in self.rows.rows)
             context = 2 * (longest + self.rows.max_tokens(self.chat))
