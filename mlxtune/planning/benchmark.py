@@ -12,7 +12,7 @@ from pathlib import Path
 import mlxtune
 from mlxtune.core.child_process import ChildProcess
 from mlxtune.core.files import disk_errors, sync_file
-from mlxtune.planning.machine import Memory, PowerState, installed_version, power, pressure, this_machine
+from mlxtune.planning.machine import Machine, Memory, PowerState, installed_version, power, pressure, this_machine
 from mlxtune.planning.speed import TrainingRate, store_rates
 
 _SECONDS = 1.0  # per measurement
@@ -35,16 +35,11 @@ class Measurement:
 
 
 @dataclass(frozen=True)
-class BenchmarkReport:
+class BenchmarkReport(Machine):
     """Facts about the machine, and measurements in the order in which they were taken."""
 
-    system: str
-    chip: str
-    cores: int
-    backend: str
     memory: Memory
     power: PowerState
-    limit: int
     versions: dict[str, str]
     measurements: tuple[Measurement, ...]
 
@@ -68,13 +63,9 @@ def run_benchmark(folder: Path, progress: Callable[[str, float], None], *, quick
         store_rates(machine, [TrainingRate(item.parameters, 1e9 * item.value) for item in measurements if item.parameters])
     versions = {name: installed_version(name) for name in ("mlx", "mlx-lm", "numpy", "transformers", "huggingface-hub")}
     return BenchmarkReport(
-        system=machine.system,
-        chip=machine.chip,
-        cores=machine.cores,
-        backend=machine.backend,
+        **vars(machine),
         memory=memory,
         power=power(),
-        limit=machine.limit,
         versions={"mlxtune": mlxtune.__version__, "python": platform.python_version(), **versions},
         measurements=tuple(measurements),
     )
