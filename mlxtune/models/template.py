@@ -19,20 +19,9 @@ from mlx_lm.utils import load_tokenizer
 
 from mlxtune.core.errors import DataError, TemplateError, TooLongError
 from mlxtune.core.text import one_line
+from mlxtune.data import rows as data_rows
 from mlxtune.data.readers.formats import BREAK
-from mlxtune.data.rows import (
-    REASONING,
-    Conversation,
-    Location,
-    Message,
-    Preference,
-    PromptRow,
-    Row,
-    TextRow,
-    Unpaired,
-    assistant_message,
-    trained_turns,
-)
+from mlxtune.data.rows import REASONING, Conversation, Location, Message, Preference, PromptRow, Row, TextRow, Unpaired
 from mlxtune.data.template_notes import TemplateNote
 from mlxtune.models import answer_span
 from mlxtune.models import dialect as dialects
@@ -269,7 +258,7 @@ class ChatTemplate:
         if not isinstance(row, Preference):
             raise DataError(f"{row.location}: DPO trains on preference pairs only.", hint="Use rows with chosen and rejected.")
         for name, answer in (("chosen", row.chosen), ("rejected", row.rejected)):
-            if not assistant_message(answer).content.strip():
+            if not data_rows.assistant_message(answer).content.strip():
                 raise DataError(f"{row.location}: {name} is empty.", hint="Write the answer, or remove the row.")
         if _normalized(row.chosen) == _normalized(row.rejected):
             raise DataError(f"{row.location}: chosen and rejected are identical.", hint="Remove the row.")
@@ -309,7 +298,7 @@ class ChatTemplate:
         return replace(self._pair(row, (row.completion, other.completion), max_tokens), label=row.label)
 
     def _pair(self, row: Preference | Unpaired, texts: tuple[str, str], max_tokens: int) -> EncodedPair:
-        conversations = [(*row.prompt, assistant_message(text)) for text in texts]
+        conversations = [(*row.prompt, data_rows.assistant_message(text)) for text in texts]
         first, second = (self.answer(messages, row.tools, row.location) for messages in conversations)
         room = max_tokens - first.start
         if room < 1:
@@ -356,7 +345,7 @@ class ChatTemplate:
         Otherwise the last answer's tokens begin with those of each earlier one, so that all are trained in one row. Raises
         ``TemplateError`` when an answer cannot be verified.
         """
-        turns = trained_turns(row, self.settings.turns)
+        turns = data_rows.trained_turns(row, self.settings.turns)
         answers = {turn: self.answer(row.messages[:turn], row.tools, row.location) for turn in turns}
         if len(turns) == 1 or self.settings.turns == "each":
             return answers, len(turns) > 1

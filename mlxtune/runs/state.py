@@ -10,18 +10,8 @@ from typing import Any, Literal
 
 from mlxtune.core.errors import InputError
 from mlxtune.recipe import EvaluationSection
-from mlxtune.runs.events import (
-    HELD_OUT_ROW,
-    TOKEN,
-    WAITING,
-    ArmEvent,
-    ArmProgress,
-    Event,
-    RunStarted,
-    SampleOutcome,
-    WaitReason,
-    WarningCode,
-)  # fmt: skip
+from mlxtune.runs import events as run_events
+from mlxtune.runs.events import HELD_OUT_ROW, TOKEN, WAITING, ArmEvent, ArmProgress, Event, RunStarted, SampleOutcome, WaitReason
 
 Metrics = tuple[tuple[str, float], ...]
 Phase = Literal["new", "running", "restarting", "finished", "stopped", "failed"]
@@ -69,7 +59,7 @@ class SampleAnswer:
 class RunWarning:
     """A warning of the worker, with the arguments of its wording."""
 
-    code: WarningCode
+    code: run_events.WarningCode
     values: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -22,19 +22,8 @@ from mlxtune.core.child_process import ChildProcess, Reply
 from mlxtune.core.errors import MachineError, MlxtuneError
 from mlxtune.core.json_fields import to_json
 from mlxtune.data.rows import Message
-from mlxtune.serving.protocol import (
-    GREEDY,
-    Done,
-    Embedded,
-    EmbedRequest,
-    Event,
-    Failed,
-    GenerateRequest,
-    LoadParams,
-    Ready,
-    Sampling,
-    event_from_json,
-)
+from mlxtune.serving import protocol
+from mlxtune.serving.protocol import GREEDY, Done, Embedded, EmbedRequest, Event, Failed, GenerateRequest, Ready, Sampling
 
 EventListener = Callable[[Event], None]
 
@@ -86,7 +75,13 @@ class Client:
         self._child = ChildProcess(
             "mlxtune.serving.worker", name="The model process", hint="Start it again.", cwd=workspace, on_exit=self._on_exit
         )
-        params: LoadParams = {"base": base, "slots": slots, "queue": queue, "exact": exact, "share_accelerator": share_accelerator}
+        params: protocol.LoadParams = {
+            "base": base,
+            "slots": slots,
+            "queue": queue,
+            "exact": exact,
+            "share_accelerator": share_accelerator,
+        }
         self._child.request("load", params, self._on_load)
 
     def ready(self) -> Ready:
@@ -114,7 +109,9 @@ class Client:
         def on_reply(reply: Reply) -> None:
             if reply.kind != "progress":
                 self._pending.pop(answer.id, None)
-            listener(Failed(answer.id, self._error or reply.value) if reply.kind == "error" else event_from_json(reply.value))
+            listener(
+                Failed(answer.id, self._error or reply.value) if reply.kind == "error" else protocol.event_from_json(reply.value)
+            )
 
         self._child.request("embed" if isinstance(request, EmbedRequest) else "generate", to_json(request), on_reply)
         return answer
@@ -143,7 +140,7 @@ class Client:
         if reply.kind == "error":
             self._fail(reply.value)
             return
-        event = event_from_json(reply.value)
+        event = protocol.event_from_json(reply.value)
         assert isinstance(event, Ready)
         self._ready = event
         self._loaded.set()
