@@ -20,7 +20,6 @@ from mlxtune.adapters.tokenizer_files import copy_tokenizer
 from mlxtune.core.errors import MachineError
 from mlxtune.core.text import one_line
 from mlxtune.models import load, lora
-from mlxtune.models.load import Quantize
 from mlxtune.models.resolve import ModelFolder
 
 _COPIED = ("*.json", "*.txt", "*.model", "*.jinja")  # the tokenizer and generation defaults, but no code
@@ -29,7 +28,7 @@ _QUANTIZED = nn.QuantizedLinear | nn.QuantizedEmbedding | QuantizedSwitchLinear
 
 
 def fuse(
-    source: ModelFolder, adapter: Path, *, requantize: bool, quantize: Quantize = 0, bits: int = 0
+    source: ModelFolder, adapter: Path, *, requantize: bool, quantize: load.Quantize = 0, bits: int = 0
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Return the base ``source`` with ``adapter`` fused into its weights (lazily), and its configuration.
 

@@ -22,7 +22,6 @@ from mlxtune.adapters.importers.checks import find_weights_file
 from mlxtune.adapters.importers.importer import find_base, import_adapter
 from mlxtune.adapters.layout import LINEAGE
 from mlxtune.adapters.library import FOLDER
-from mlxtune.adapters.publish import Card, PublishedBase
 from mlxtune.core.child_process import Progress
 from mlxtune.core.errors import InputError, MachineError
 from mlxtune.core.files import disk_errors, write_json, write_text
@@ -48,7 +47,7 @@ class PushResult:
 
 
 def push_adapter(
-    entry: AdapterEntry, repo: str, card: Card, *, public: bool = False, progress: Progress = lambda what, share: None
+    entry: AdapterEntry, repo: str, card: publish.Card, *, public: bool = False, progress: Progress = lambda what, share: None
 ) -> PushResult:
     """Push ``entry`` with its model ``card`` to ``repo``, which is created if needed. No local paths are published.
 
@@ -66,7 +65,7 @@ def push_adapter(
 
 
 def push_export(
-    folder: Path, repo: str, card: Callable[[str, Path, PublishedBase], str], *, public: bool = False,
+    folder: Path, repo: str, card: Callable[[str, Path, publish.PublishedBase], str], *, public: bool = False,
     progress: Progress = lambda what, share: None,
 ) -> PushResult:  # fmt: skip
     """Push the export in ``folder`` to ``repo``. ``card`` returns the model card of a name, a folder and its base. Raise ``InputError`` if it is not one, else like :func:`push_adapter`."""
@@ -154,7 +153,7 @@ def _push(repo: str, files: dict[str, Path], message: str, public: bool, progres
     return PushResult(f"{_endpoint()}/{repo}", str(done.oid), private, tuple(sorted(files)))
 
 
-def _base(name: str) -> PublishedBase:
+def _base(name: str) -> publish.PublishedBase:
     base = publish.published_base(name)
     if base.hub_id and not base.license:
         with suppress(Exception):  # the card then says that the license is unknown; Hub errors appear in the push itself

@@ -26,7 +26,6 @@ from mlxtune.core.hashing import sha256_json
 from mlxtune.core.json_fields import to_json
 from mlxtune.data import review
 from mlxtune.data.browser import SourceBrowser
-from mlxtune.data.review import EXCLUDED
 from mlxtune.data.rows import prompt_text
 from mlxtune.models.cpu import blas
 from mlxtune.models.resolve import resolve
@@ -141,7 +140,7 @@ def _texts(recipe: Recipe, request: Request) -> dict[int, str]:
         for scanned in browser.scan():
             request.progress(["reading rows", scanned / max(len(browser), 1)])
         browser.apply_review(review.load(recipe.source))
-        indices = [index for index in browser.rows if browser.decision(index).status not in EXCLUDED]
+        indices = [index for index in browser.rows if browser.decision(index).status not in review.EXCLUDED]
         step = max(1, -(-len(indices) // MAX_ROWS))
         return {index: prompt_text(browser.lazy_row(index).current) for index in indices[::step]}
 

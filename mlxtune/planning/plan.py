@@ -13,7 +13,6 @@ from mlxtune.planning import calibration, measurements, memory, shapes
 from mlxtune.planning.calibration import StepCalibration
 from mlxtune.planning.changes import MemoryChange, suggest_changes
 from mlxtune.planning.machine import Machine, computes_natively
-from mlxtune.planning.measurements import StepCost
 from mlxtune.planning.memory import MemoryEstimate
 from mlxtune.planning.shapes import ModelShapes
 from mlxtune.planning.speed import estimate_speed, find_rates, forward_passes_per_step
@@ -209,7 +208,7 @@ class Planner:
         rows = memory.frozen_group_rows(batch, work) if cached else 0
         process = measurements.start_steps(recipe, batch, grouped=rows, checkpointed=checkpointed)
         on_start(process)
-        cost: StepCost | None = process.result(progress)
+        cost: measurements.StepCost | None = process.result(progress)
         if cost is None:
             return None
         probed = replace(work, cached_positions=rows * batch.width + batch.prefix, batches=(batch,))

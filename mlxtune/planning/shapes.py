@@ -10,7 +10,6 @@ from typing import Any
 
 from mlxtune.core import safetensors
 from mlxtune.core.errors import ModelError, RecipeError
-from mlxtune.core.safetensors import TensorInfo
 from mlxtune.recipe import AdapterSection
 
 LAYER = re.compile(r"(?:^|\.)(?:layers|kv_reuse_layers|h|blocks)\.(\d+)\.(.+)$")
@@ -183,7 +182,7 @@ def has_gelu(config: Mapping[str, Any]) -> bool:
     return str(config.get("model_type", "")).startswith("gemma")
 
 
-def _weights(entries: dict[str, TensorInfo], quantization: dict[str, Any], tied: bool) -> Iterator[WeightShape]:
+def _weights(entries: dict[str, safetensors.TensorInfo], quantization: dict[str, Any], tied: bool) -> Iterator[WeightShape]:
     for name, entry in entries.items():
         stem, _, kind = name.rpartition(".")
         quantized = f"{stem}.scales" in entries

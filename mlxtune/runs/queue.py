@@ -14,7 +14,6 @@ from typing import Any, Literal
 from mlxtune.core import journal
 from mlxtune.core.child_process import python_command, start_detached
 from mlxtune.core.errors import MachineError
-from mlxtune.core.journal import Journal
 from mlxtune.runs.locks import file_lock, is_locked
 
 FILE, LOCK, LOG = "queue.jsonl", "queue.lock", "queue.log"
@@ -99,7 +98,7 @@ class Queue:
         return file_lock(self.workspace / f"{FILE}.lock", busy="Another process is changing the queue.")
 
     def _append(self, record: Mapping[str, Any]) -> None:
-        with closing(Journal(self.workspace / FILE)) as file:
+        with closing(journal.Journal(self.workspace / FILE)) as file:
             file.append({"v": 1, **record})
             file.sync()
 

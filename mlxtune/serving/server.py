@@ -32,10 +32,8 @@ from mlxtune.serving import completions, responses
 from mlxtune.serving.access_guard import App, Receive, Scope, Send, guarded
 from mlxtune.serving.api import AnswerRequest, ApiError, CompletedAnswer, Document, require_flat
 from mlxtune.serving.client import PendingAnswer
-from mlxtune.serving.completions import CompletionResponse
 from mlxtune.serving.model_host import ModelHost
 from mlxtune.serving.protocol import Accepted, Done, Embedded, EmbedRequest, Event, Failed, Piece, ToolCall
-from mlxtune.serving.responses import ModelResponse
 
 MAX_BODY = 4 * 2**20  # bytes of a request
 BODY_TIMEOUT = 60.0  # seconds
@@ -45,12 +43,12 @@ _RETRY_AFTER = (1, 60)  # shortest and longest Retry-After in seconds, when the 
 
 Chunks = AsyncGenerator[Document, None]
 Parse = Callable[[Any, Sequence[str]], AnswerRequest]
-ResponseFormat = CompletionResponse | ModelResponse
+ResponseFormat = completions.CompletionResponse | responses.ModelResponse
 Format = Callable[[AnswerRequest, str], ResponseFormat]
 _ANSWERS: dict[str, tuple[Parse, Format]] = {
-    "/v1/chat/completions": (completions.parse_chat_request, CompletionResponse),
-    "/v1/completions": (completions.parse_text_request, CompletionResponse),
-    "/v1/responses": (responses.parse_request, ModelResponse),
+    "/v1/chat/completions": (completions.parse_chat_request, completions.CompletionResponse),
+    "/v1/completions": (completions.parse_text_request, completions.CompletionResponse),
+    "/v1/responses": (responses.parse_request, responses.ModelResponse),
 }
 
 

@@ -17,8 +17,6 @@ from mlxtune.data.source import read_source
 from mlxtune.data.split import Splits, record_splits, split
 from mlxtune.models import head, load, lora
 from mlxtune.models.cpu import streams
-from mlxtune.models.cpu.streams import StreamPool
-from mlxtune.models.load import LoadedModel
 from mlxtune.models.resolve import resolve, same_base
 from mlxtune.models.template import ChatTemplate, TemplateSettings, load_template
 from mlxtune.planning import shapes
@@ -39,7 +37,6 @@ from mlxtune.training.preference.drift import ReferenceKL
 from mlxtune.training.preference.forward import PairCache, can_share_prompts
 from mlxtune.training.preference.reference import adapters_disabled, reference_logps
 from mlxtune.training.replay import replay_rows
-from mlxtune.training.sft import SFTObjective
 from mlxtune.training.stopping import MemoryGuard
 
 REVIEW = "review.json"  # in the folder of a run
@@ -57,7 +54,7 @@ class TrainingSetup:
     """A training loop and its parts."""
 
     loop: TrainingLoop
-    loaded: LoadedModel
+    loaded: load.LoadedModel
     template: ChatTemplate
     splits: Splits
     skipped: list[SkippedRow]  # rows that are not trained on
@@ -68,7 +65,7 @@ class Foundation:
     """The parts shared by all adapters that are trained on the same data and base."""
 
     splits: Splits
-    loaded: LoadedModel
+    loaded: load.LoadedModel
     template: ChatTemplate
     train: EncodedRows
     valid: EncodedRows
@@ -142,11 +139,11 @@ def build_loop(base: Foundation, recipe: Recipe, folder: Path, worker: SetupList
     model_head = head.split_head(loaded.model)
     if model_head.warning:
         worker.warn("head_computed_twice")
-    stack = LayerStack(loaded.model, model_head, StreamPool(streams.default_size()))
+    stack = LayerStack(loaded.model, model_head, streams.StreamPool(streams.default_size()))
     can_share = stack.can_share_prefix()
-    objective: SFTObjective | PreferenceObjective
+    objective: sft.SFTObjective | PreferenceObjective
     if recipe.method.kind == "sft":
-        objective = SFTObjective(sft.shared_prefix(rows) if can_share else 0, stack.streams.size)
+        objective = sft.SFTObjective(sft.shared_prefix(rows) if can_share else 0, stack.streams.size)
     else:
         can_share = can_share and can_share_prompts(stack)
         kind = KTOObjective if recipe.method.kind == "kto" else PreferenceObjective
@@ -176,7 +173,7 @@ def build_loop(base: Foundation, recipe: Recipe, folder: Path, worker: SetupList
     return TrainingSetup(loop, loaded, base.template, base.splits, [*base.skipped, *learned])
 
 
-def _load_parent(recipe: Recipe, loaded: LoadedModel, worker: SetupListener) -> None:
+def _load_parent(recipe: Recipe, loaded: load.LoadedModel, worker: SetupListener) -> None:
     """Load the weights of the parent adapter. Raise ``ModelError`` if it was trained from a different base."""
     parent, thinking = recipe.path(recipe.adapter.parent), recipe.model.thinking
     file = parent / LINEAGE

@@ -7,7 +7,6 @@ from mlxtune.core.errors import InputError
 from mlxtune.core.files import FileStamp, file_stamp
 from mlxtune.core.text import one_line, safe_text
 from mlxtune.runs import events
-from mlxtune.runs.events import Event
 from mlxtune.runs.registry import Run
 from mlxtune.runs.state import RunState, refused_state
 
@@ -31,7 +30,7 @@ class Follower:
         self._next_seq = 0
         self._size = 0
         self.state = RunState()
-        self.log: list[Event] = []
+        self.log: list[events.Event] = []
         self.rows: tuple[int, int, int] | None = None
         self._dropped_history = False
 
@@ -58,13 +57,15 @@ class Follower:
                 self._restart()  # a partial line was overwritten between two reads
                 self._size = size
                 new = self._reader.read()
-            self._apply([cast(Event, {key: _safe_value(value, key in _MULTILINE) for key, value in one.items()}) for one in new])
+            self._apply(
+                [cast(events.Event, {key: _safe_value(value, key in _MULTILINE) for key, value in one.items()}) for one in new]
+            )
         except InputError as error:
             self.state = refused_state(error)
         except (KeyError, TypeError, ValueError, AttributeError):  # JSON that is no event
             self.state = refused_state(InputError(f"{events.FILE} is damaged.", hint=f"mlxtune runs remove {self._run.id}"))
 
-    def _apply(self, new: list[Event]) -> None:
+    def _apply(self, new: list[events.Event]) -> None:
         if not new:
             return
         self._next_seq = new[-1]["seq"] + 1

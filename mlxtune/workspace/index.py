@@ -20,7 +20,6 @@ from mlxtune.core.files import FileStamp, display_path, file_stamp
 from mlxtune.core.journal import Tail
 from mlxtune.core.text import one_line
 from mlxtune.data import check_cache, samples
-from mlxtune.data.check_cache import CheckOutcome
 from mlxtune.data.review import ReviewState, apply_events, journal_path
 from mlxtune.data.source_files import exists
 from mlxtune.planning.machine import Memory, PowerState, memory, power
@@ -130,7 +129,7 @@ class RecipeView:
     recipe: Recipe | None
     source: str = ""
     source_exists: bool = False
-    last_check: CheckOutcome | None = None  # of the source's rows
+    last_check: check_cache.CheckOutcome | None = None  # of the source's rows
     reviewed_rows: int = 0  # rows that a review has accepted or rejected
     review_entries: int = 0  # in the journal of the review
     error: str = ""
@@ -349,7 +348,7 @@ class _SourceWatch:
         self._journal = Tail(journal_path(source))
         self._review = ReviewState()
         self.exists = False
-        self.checks: tuple[CheckOutcome, ...] = ()  # newest first
+        self.checks: tuple[check_cache.CheckOutcome, ...] = ()  # newest first
         self.reviewed = self.entries = 0
 
     def read(self, now: float) -> None:

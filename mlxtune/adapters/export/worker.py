@@ -33,7 +33,6 @@ from mlxtune.models.resolve import ModelFolder, resolve, same_base
 from mlxtune.planning.machine import disk_free, this_machine
 from mlxtune.recipe.parent import WEIGHTS
 from mlxtune.runs import launch, registry
-from mlxtune.runs.registry import Run
 from mlxtune.runs.worker import Worker, run_worker
 
 if TYPE_CHECKING:  # these modules import mlx
@@ -94,7 +93,7 @@ class _ExportJob:
         self.precision: start.Precision = worker.request["precision"]
         self.adapter, self.quantize = Path(worker.request["adapter"]), worker.recipe.model.quantize
         self.source = resolve(self.recipe.model.base, relative_to=self.recipe.folder)
-        self.target, self.again = start.target_folder(Run(worker.folder), worker.request), worker.folder / start.AGAIN
+        self.target, self.again = start.target_folder(registry.Run(worker.folder), worker.request), worker.folder / start.AGAIN
         if not same_base(str(read_lineage(self.adapter).get("base_fingerprint") or ""), self.source.fingerprint):
             raise ModelError(
                 f"The adapter in {self.adapter} was trained from a different base than {one_line(self.source.name, 80)}.",

@@ -13,7 +13,6 @@ from mlxtune.core.safetensors import TensorInfo, read_header
 from mlxtune.core.text import one_line, plural
 from mlxtune.models.resolve import ModelFolder
 from mlxtune.planning import shapes
-from mlxtune.planning.shapes import ModelShapes, WeightShape
 
 if TYPE_CHECKING:
     import numpy as np
@@ -92,7 +91,7 @@ def check_fits(layout: AdapterLayout, source: ModelFolder) -> None:
             raise other_base(source, f"{name} has the shape {weight.shape} in the base and {own} in the adapter")
 
 
-def find_weight(base: ModelShapes, name: str) -> WeightShape | None:
+def find_weight(base: shapes.ModelShapes, name: str) -> shapes.WeightShape | None:
     """Return a module's weight, found by layer and name or, outside the layers, by the last part of its name."""
     match = shapes.LAYER.search(name)
     if match:
@@ -109,7 +108,7 @@ def other_base(source: ModelFolder, reason: str) -> ModelError:
     )
 
 
-def _matches(module: AdaptedModule, weight: WeightShape) -> bool:
+def _matches(module: AdaptedModule, weight: shapes.WeightShape) -> bool:
     if module.expert:
         return weight.shape == (module.a.shape[0], module.outputs, module.inputs)
     if weight.layer < 0 and weight.is_embedding:

@@ -16,7 +16,6 @@ from mlxtune.training.objective import Arrays, Counts
 from mlxtune.training.preference import losses
 from mlxtune.training.preference.batches import PairBatch, batch_shape, collate, sides
 from mlxtune.training.preference.forward import logps
-from mlxtune.training.preference.losses import PairScores
 
 KTO_METRICS = ("rewards/chosen", "rewards/rejected", "rewards/margins", "logps/chosen", "logps/rejected", "kl")
 
@@ -82,7 +81,7 @@ def loss_sum(stack: LayerStack, arrays: Arrays, method: MethodSection) -> tuple[
             ref_chosen, ref_rejected = mx.split(arrays["reference"][stream], 2)
             lengths = mx.split(mx.maximum(arrays["mask"][stream].sum(axis=1), 1), 2)
             weights = arrays["weights"][stream]
-            scores = PairScores(chosen, rejected, ref_chosen, ref_rejected, lengths[0], lengths[1], arrays["mean_length"])
+            scores = losses.PairScores(chosen, rejected, ref_chosen, ref_rejected, lengths[0], lengths[1], arrays["mean_length"])
             totals.append((losses.loss(scores, method) * weights).sum())
             metrics.append(losses.metric_sums(scores, method, weights))
     return mx.stack(totals).sum(), mx.stack(metrics).sum(axis=0)

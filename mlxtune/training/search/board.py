@@ -22,7 +22,6 @@ from typing import Any, Literal
 
 from mlxtune.core import journal
 from mlxtune.core.files import read_json, write_json
-from mlxtune.core.journal import Journal
 from mlxtune.core.json_fields import load_record
 from mlxtune.runs.locks import file_lock
 
@@ -209,7 +208,7 @@ def write_failure(search: Path, number: int, reason: str) -> None:
 def choose(search: Path, choice: Choice, number: int) -> None:
     """Record that the user drops or pins a trial, or that the budget allows ``number`` trials."""
     busy = "Another process is changing this search."
-    with file_lock(search / "choices.lock", busy=busy), closing(Journal(search / CHOICES)) as writer:
+    with file_lock(search / "choices.lock", busy=busy), closing(journal.Journal(search / CHOICES)) as writer:
         writer.append({"v": 1, "choice": choice, "trial": number})
         writer.sync()
 
