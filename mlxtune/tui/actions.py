@@ -6,7 +6,7 @@ declarations. To add an action to a room, add a line to its ``ACTIONS`` and a me
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -124,17 +124,12 @@ class HasActions(_Mixin):
             return None
         if impossible.needs_accelerator and (in_use := self.app.runs.in_use):
             return in_use
-        others = list(self._same_key(impossible))
+        names = set(impossible.key.split(","))
+        nodes: list[HasActions] = [self, self.app] if self is not self.app else [self]
+        others = [(node, other) for node in nodes for other in node.ACTIONS if names & set(other.key.split(","))]  # with that key
         if any(node.is_possible(action) for node, action in others):
             return None
         if impossible.why:
             why = impossible.why if isinstance(impossible.why, str) else impossible.why(self)
             return Notice("note", why) if isinstance(why, str) else why
         return Notice("note", f"Not possible now: {', '.join(action.words(node) for node, action in others if node is self)}.")
-
-    def _same_key(self, action: Action) -> Iterator[tuple[HasActions, Action]]:
-        """Yield each action, of the screen and of the app, that shares a key with ``action``."""
-        names = set(action.key.split(","))
-        nodes: list[HasActions] = [self, self.app] if self is not self.app else [self]
-        for node in nodes:
-            yield from ((node, other) for other in node.ACTIONS if names & set(other.key.split(",")))

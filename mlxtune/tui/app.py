@@ -267,7 +267,10 @@ class MlxtuneApp(HasActions, OrderedKeys):
         if self.runs.stopping - alive:
             self.notices.drop("stopped")  # the room shows that the run has stopped
         self.runs.stopping &= alive
-        self._announce_proposals(before, snapshot)
+        was_alive = {view.run.folder for view in (before.generations if before else ()) if view.alive}
+        for view in snapshot.generations:
+            if view.run.folder in was_alive and not view.alive:
+                self.notices.current = self._proposal_notice(view)
         if self.selected and snapshot.find_run(self.selected) is None:
             text = f"The folder {one_line(self.selected)} was removed."
             self.notices.current = Notice("warning", text, "Now showing the newest run." if snapshot.runs else "")
@@ -275,14 +278,8 @@ class MlxtuneApp(HasActions, OrderedKeys):
         self._update_state()
         self.redraw()
 
-    def _announce_proposals(self, before: Snapshot | None, snapshot: Snapshot) -> None:
-        """Show a notice when a generation has finished. Review then opens its first row."""
-        was_alive = {view.run.folder for view in (before.generations if before else ()) if view.alive}
-        for view in snapshot.generations:
-            if view.run.folder in was_alive and not view.alive:
-                self.notices.current = self._proposal_notice(view)
-
     def _proposal_notice(self, view: RunView) -> Notice:
+        """Return a notice about a generation that has ended. Review then opens its first row."""
         if view.status != "finished":
             what = "was stopped" if view.status == "stopped" else view.status
             text = f"The generation {what}: {one_line(view.state.error, 120)}" if view.state.error else f"The generation {what}."

@@ -46,9 +46,6 @@ class JumpScreen(ModalScreen[None]):
             self._close()
             self.app.call_later(self._room.app.action_room, _TABS[letter])
 
-    def on_click(self) -> None:
-        self._close()
-
     def on_resize(self, event: events.Resize) -> None:
         if event.size != self._room_size:
             self._close()
@@ -56,6 +53,8 @@ class JumpScreen(ModalScreen[None]):
     def _close(self) -> None:
         if self.is_current:  # another event may have closed it
             self.dismiss()
+
+    on_click = _close
 
 
 def _label(text: str, x: int, y: int) -> Panel:

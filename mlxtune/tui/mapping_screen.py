@@ -178,7 +178,8 @@ class MappingScreen(ModalScreen[dict[str, str] | None]):
         result: list[Content] = []
         for number, row in enumerate(shown, 1):
             if isinstance(row, RowError):
-                own = [line(cell(f"{number}", 4, "$muted", right=True), text) for text in _reason(row, width - 4)]
+                reason = marked("✗", "$error", one_line(row.reason, 200), width - 4, "$muted")
+                own = [line(cell(f"{number}", 4, "$muted", right=True), text) for text in reason]
             else:
                 own = _turns(row, number, width, share)
             result += [*(gap if result else []), *own[:share]]
@@ -221,19 +222,13 @@ class MappingScreen(ModalScreen[dict[str, str] | None]):
         self._read = MappedSample.read(self._sample, self._format, self._mapping)
         self._draw()
 
-    def on_list_panel_chosen(self, event: ListPanel.Chosen) -> None:
-        event.stop()
-        self.action_accept()
-
     def action_accept(self) -> None:
         if self._read.formats:
             self.dismiss(self._mapping)
         else:
             self.app.bell()
 
-
-def _reason(error: RowError, width: int) -> list[Content]:
-    return marked("✗", "$error", one_line(error.reason, 200), width, "$muted")
+    on_list_panel_chosen = action_accept
 
 
 def _turns(row: Row, number: int, width: int, height: int) -> list[Content]:

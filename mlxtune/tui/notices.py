@@ -50,11 +50,6 @@ class Notice:
         """The glyph and its color token."""
         return NOTICE_MARKS[self.kind]
 
-    @property
-    def is_toast(self) -> bool:
-        """Whether there is nothing left to do or to undo, so that a toast is enough."""
-        return self.kind in ("done", "note") and not self.hint and not self.undo
-
 
 class Notices:
     """The notice and the toast that every screen of the app shows."""
@@ -70,9 +65,9 @@ class Notices:
         if notice is not None:
             text, hint = (relative_paths(self._app.workspace, part) for part in (notice.text, notice.hint))
             notice = replace(notice, text=text, hint=hint)
-        if notice is not None and notice.is_toast:
-            self._set_toast(notice)
-            notice = None
+            if notice.kind in ("done", "note") and not notice.hint and not notice.undo:
+                self._set_toast(notice)
+                notice = None
         self.current = notice
         self._app.redraw()
 

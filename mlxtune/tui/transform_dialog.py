@@ -75,25 +75,18 @@ class TransformDialog(ModalScreen["Pipeline | None"]):
             keys = line("  ", *(part for name, label in names for part in ((name, "bold $primary"), (f" {label}   ", "$muted"))))
             yield Panel(lambda width, _height: keys.truncate(max(width, 0)))
 
-    def on_mount(self) -> None:
-        self._draw()
-
     def on_unmount(self) -> None:
         self._generation += 1
 
     # The preview
 
     def on_input_changed(self, event: Input.Changed) -> None:
-        event.stop()
-        self._preview(event.value)
-
-    def _preview(self, text: str) -> None:
         self._generation += 1
         self._pipeline = self._error = self._outcome = None
         self._read = 0
-        if text.strip():
+        if event.value.strip():
             try:
-                self._pipeline = parse(text, self.app.workspace)
+                self._pipeline = parse(event.value, self.app.workspace)
             except InputError as error:
                 self._error = error
         if self._pipeline is not None:
@@ -155,6 +148,8 @@ class TransformDialog(ModalScreen["Pipeline | None"]):
             changes.update(lambda width, _height: lines(*(_verb_row(verb, width) for verb in verbs[:height])))
         changes.display = bool(outcome.shown) if outcome is not None else True
 
+    on_mount = _draw
+
     # Actions
 
     def action_recall(self, by: int) -> None:
@@ -163,8 +158,7 @@ class TransformDialog(ModalScreen["Pipeline | None"]):
         field.value = self._history[self._recalled]
         field.cursor_position = len(field.value)
 
-    def on_input_submitted(self, event: Input.Submitted) -> None:
-        event.stop()
+    def on_input_submitted(self) -> None:
         if self._error is not None:
             self.app.bell()
         elif self._pipeline is not None and (outcome := self._outcome) is not None and outcome.shown:

@@ -15,10 +15,11 @@ def bar(share: float, width: int, style: str = "$primary") -> Content:
 
 
 def spark(values: Sequence[float]) -> str:
-    """Return a sparkline whose axis starts at zero, so that a steady pace looks steady. The largest value is about half a cell
-    high."""
-    high = max(values, default=0.0)
-    return "".join("▁▂▃▄▅"[round(max(value, 0) / high * 4)] for value in values) if high > 0 else ""
+    """Return a sparkline of the means of six parts of ``values``. Its axis starts at zero, so that a steady pace looks steady."""
+    size = max(len(values) // 6, 1)
+    means = [sum(values[start : start + size]) / size for start in range(0, len(values) - size + 1, size)][-6:]
+    high = max(means, default=0.0)
+    return "".join("▁▂▃▄▅"[round(max(mean, 0) / high * 4)] for mean in means) if high > 0 else ""
 
 
 def memory_style(share: float) -> tuple[str, str]:

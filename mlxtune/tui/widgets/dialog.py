@@ -68,10 +68,6 @@ class ChoiceDialog(ModalScreen[Any]):
     def on_resize(self) -> None:
         self.call_after_refresh(self._show_about)
 
-    def on_list_panel_moved(self, event: ListPanel.Moved) -> None:
-        event.stop()
-        self._show_about()
-
     def _show_about(self) -> None:
         """Show the description under the cursor in full, if the list cuts any of them."""
         if not (self.is_attached and self._options):
@@ -82,6 +78,8 @@ class ChoiceDialog(ModalScreen[Any]):
         about = self._options[choices.cursor].about
         panel.update(lambda width, _height: paragraph(about, width))
         self.call_after_refresh(self._fit)
+
+    on_list_panel_moved = _show_about
 
     def _fit(self) -> None:
         """Let the list scroll if the dialog would be higher than the screen allows."""
@@ -107,7 +105,6 @@ class ChoiceDialog(ModalScreen[Any]):
         self.query_one(ListPanel).action_choose()
 
     def on_list_panel_chosen(self, event: ListPanel.Chosen) -> None:
-        event.stop()
         if self.is_current:
             self.dismiss(self._options[event.index].value)
 
@@ -202,7 +199,6 @@ class PromptDialog(ModalScreen[str]):
             self._type(shared if cursor == 0 and len(shared) > len(field.value) else names[cursor])
 
     def on_list_panel_chosen(self, event: ListPanel.Chosen) -> None:
-        event.stop()
         self._type(self._candidates[event.index])
 
     def _find_error(self, value: str) -> str:
@@ -221,7 +217,6 @@ class PromptDialog(ModalScreen[str]):
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Return the text or, if it is not a path yet, the path under the cursor. A folder under the cursor is entered."""
-        event.stop()
         value = restore_unsafe(self._value, event.value.translate(_UNESCAPED)).strip()
         error = self._find_error(value) if value else ""
         if (error or not value) and self._candidates and self._listed == event.value:

@@ -103,8 +103,10 @@ class ListPanel(FocusPanel):
             self.update(self._draw)
             self.post_message(self.Moved(self, index))
 
-    def action_move(self, by: int) -> None:
+    def scroll_rows(self, by: int) -> None:
         self.go(self.cursor + by)
+
+    action_move = scroll_rows
 
     def action_leap(self, by: int) -> None:
         self.go(self.cursor + by * max(self.size.height - 2, 1))
@@ -126,9 +128,6 @@ class ListPanel(FocusPanel):
                 self.action_choose()
         else:
             await super().on_click(event)
-
-    def scroll_rows(self, by: int) -> None:
-        self.go(self.cursor + by)
 
 
 class MarkableList(ListPanel):

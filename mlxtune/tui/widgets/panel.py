@@ -78,8 +78,7 @@ class FocusPanel(Panel, can_focus=True):
     def on_focus(self) -> None:
         self.update(self._draw_content)
 
-    def on_blur(self) -> None:
-        self.update(self._draw_content)
+    on_blur = on_focus
 
     def scroll_rows(self, by: int) -> None:
         """Scroll with the mouse, if there is anything to scroll."""

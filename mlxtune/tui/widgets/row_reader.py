@@ -79,5 +79,4 @@ class RowReader(FocusPanel):
     def action_page(self, by: int) -> None:
         self.scroll_rows(by * max(self.size.height - 2, 1))
 
-    def on_resize(self) -> None:
-        self._scroll_to_cursor()
+    on_resize = _scroll_to_cursor

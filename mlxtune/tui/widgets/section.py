@@ -37,12 +37,8 @@ class Section(Vertical):
         super().__init__(self.head, *children, **kwargs)
 
     def on_descendant_focus(self) -> None:
-        self._update_title()
-
-    def on_descendant_blur(self) -> None:
-        self._update_title()
-
-    def _update_title(self) -> None:
         """Ask the screen for the focus, because blur and focus events may arrive in either order."""
         focused = self.screen.focused
         self.head.set(lit=focused is not None and self in focused.ancestors)
+
+    on_descendant_blur = on_descendant_focus

@@ -51,10 +51,10 @@ def list_row(adapter: AdapterDetail, active: bool, now: float, width: int) -> Co
     entry, (mark, outcome) = adapter.entry, score_mark(adapter.entry)
     score = entry.score
     tags = ((f" {tag}", "$muted") for tag in entry.tags)
-    name = cell(
-        line((_short_name(entry.name, _name_width(width) - 1), "bold"), *tags, (" ● in use", "$primary") if active else ""),
-        _name_width(width) - 1,
-    )
+    room = _name_width(width) - 1
+    is_long = cell_len(entry.name) > room  # then a run's name loses its date, which the age also tells
+    short = cut_middle(re.sub(r"^\d{8}-(?=\d{4}-)", "", entry.name), room) if is_long else entry.name
+    name = cell(line((short, "bold"), *tags, (" ● in use", "$primary") if active else ""), room)
     glyph = GLYPHS[mark] if score or entry.problem else "○"
     start: list[Part] = [(glyph, f"bold ${mark}"), " ", name, " "]
     if entry.problem:
@@ -67,11 +67,6 @@ def list_row(adapter: AdapterDetail, active: bool, now: float, width: int) -> Co
     if width >= WIDE:
         cells.append(cell(percent(score.changes[-1][1].share) if score and score.changes else "", RATE, right=True))
     return line(*start, *cells, cell(age(max(now - entry.created, 0)), AGE, "$faint", right=True))
-
-
-def _short_name(name: str, width: int) -> str:
-    """Return ``name`` cut to ``width`` cells. The name of a run first loses its date, which the age also tells."""
-    return name if cell_len(name) <= width else cut_middle(re.sub(r"^\d{8}-(?=\d{4}-)", "", name), width)
 
 
 def _name_width(width: int) -> int:

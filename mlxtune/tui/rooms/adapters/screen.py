@@ -153,12 +153,10 @@ class AdaptersRoom(Room):
     def can_compare(self) -> bool:
         return _is_usable(self) and sum(not other.entry.problem for other in self._adapters) > 1
 
-    def on_list_panel_moved(self, event: ListPanel.Moved) -> None:
-        event.stop()
+    def on_list_panel_moved(self) -> None:
         self.redraw()
 
-    def on_list_panel_chosen(self, event: ListPanel.Chosen) -> None:
-        event.stop()
+    def on_list_panel_chosen(self) -> None:
         if self.wide:
             self.action_use()
         else:

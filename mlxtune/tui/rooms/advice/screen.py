@@ -17,7 +17,7 @@ from mlxtune.tui.actions import Action
 from mlxtune.tui.render.text import cut_rows
 from mlxtune.tui.room import OTHER_RECIPE, Room
 from mlxtune.tui.rooms.advice import render, service
-from mlxtune.tui.rooms.advice.service import Interview, InterviewLine
+from mlxtune.tui.rooms.advice.service import Interview
 from mlxtune.tui.widgets import ListPanel, PageScreen, Panel, Section
 from mlxtune.workspace import control
 from mlxtune.workspace.index import RecipeView, Snapshot
@@ -120,13 +120,6 @@ class AdviceRoom(Room):
         view = self.app.selection.recipe
         return view is not None and view.recipe is not None and self.app.runs.accelerator_free
 
-    def on_list_panel_moved(self, event: ListPanel.Moved) -> None:
-        event.stop()
-
-    def on_list_panel_chosen(self, event: ListPanel.Chosen) -> None:
-        event.stop()
-        self.action_choose()
-
     def action_choose(self) -> None:
         """Select the option under the cursor; on a question, ask for its number or move to its first option."""
         if self._interview is None:
@@ -136,16 +129,15 @@ class AdviceRoom(Room):
         if item.option:
             self._answer(self._interview.choose(item.question, item.option))
         elif item.question.kind == "number":
-            self._ask_number(self._interview, item)
+            interview, question = self._interview, item.question
+            self.app.ask(
+                question.ask, "", lambda text: self._answer(interview.enter(question, text)), item.text,
+                check=lambda text: service.check_number(question, text),
+            )  # fmt: skip
         else:
             questions.go(questions.cursor + 1)
 
-    def _ask_number(self, interview: Interview, item: InterviewLine) -> None:
-        question = item.question
-        self.app.ask(
-            question.ask, "", lambda text: self._answer(interview.enter(question, text)), item.text,
-            check=lambda text: service.check_number(question, text),
-        )  # fmt: skip
+    on_list_panel_chosen = action_choose
 
     def _answer(self, interview: Interview) -> None:
         self._interview = interview

@@ -258,8 +258,7 @@ class BlindRoom(Room):
             self._session.__exit__(None, None, None)
         self._session = self._result = self._loading = None
 
-    def on_unmount(self) -> None:
-        self._close_session()
+    on_unmount = _close_session
 
     def action_vote(self, vote: Vote) -> None:
         session, pair, now = self._session, self._pair, time.monotonic()

@@ -242,7 +242,6 @@ class ChatRoom(Room):
             self.app.notices.dismiss()
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
-        event.stop()
         question = event.value.strip()
         if self.chat.state == "failed":
             self.action_load()

@@ -225,8 +225,7 @@ class DataRoom(SourceRoom):
     def clear_marks(self) -> None:
         self._list.clear_marks()
 
-    def on_markable_list_marked(self, event: MarkableList.Marked) -> None:
-        event.stop()
+    def on_markable_list_marked(self) -> None:
         if session := self.session:
             self._draw_note(session)
             self.draw_footer()
@@ -501,14 +500,12 @@ class DataRoom(SourceRoom):
         self.decide_rows(session, "tag", rows, **(changes[0] if all("remove" in one for one in changes) else {"add": [tag]}))
 
     def on_list_panel_moved(self, event: ListPanel.Moved) -> None:
-        event.stop()
         session = self.session
         if session is not None and event.panel.id == "list":
             self._draw_note(session)
         self.draw_footer()  # nothing else depends on the cursor
 
     def on_list_panel_chosen(self, event: ListPanel.Chosen) -> None:
-        event.stop()
         session = self.session
         if event.panel.id == "list":
             self.action_review()
@@ -531,7 +528,6 @@ class DataRoom(SourceRoom):
             self.redraw()
 
     def on_input_changed(self, event: Input.Changed) -> None:
-        event.stop()
         self._select(event.value)
 
     # Many rows at once

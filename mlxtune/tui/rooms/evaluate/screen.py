@@ -346,12 +346,10 @@ class EvaluateRoom(Room):
 
             self.run_job(partial(load_failure_classes, loaded.folder, loaded.report), show)
 
-    def on_list_panel_moved(self, event: ListPanel.Moved) -> None:
-        event.stop()
+    def on_list_panel_moved(self) -> None:
         self.redraw()
 
     def on_list_panel_chosen(self, event: ListPanel.Chosen) -> None:
-        event.stop()
         loaded, found, row = self.report, self.rows, self._row
         if event.panel.id == "ev-table" and loaded:
             self._find_rows(RowFilter(self._metric, loaded.report.arms[event.index].name))
@@ -360,7 +358,6 @@ class EvaluateRoom(Room):
             self.app.push_screen(PageScreen(row.row.location.place.capitalize(), page))
 
     def on_paired_table_cell_selected(self, event: PairedTable.CellSelected) -> None:
-        event.stop()
         item = self.report.comparison(self._metric) if self.report else None
         if item:
             self._find_rows(RowFilter(self._metric, item.second, cell=event.cell, baseline=item.first))

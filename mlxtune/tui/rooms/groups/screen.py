@@ -258,19 +258,13 @@ class GroupsRoom(SourceRoom):
         return self.session is not None and any(group.key in self._list.marked for group in self._groups(self.session))
 
     def on_list_panel_moved(self, event: ListPanel.Moved) -> None:
-        event.stop()
         if event.panel is self._list:
             self.redraw()
         else:
             self._draw_comparison()
 
-    def on_markable_list_marked(self, event: MarkableList.Marked) -> None:
-        event.stop()
+    def on_markable_list_marked(self) -> None:
         self.draw_footer()
-
-    def on_list_panel_chosen(self, event: ListPanel.Chosen) -> None:
-        event.stop()
-        self.action_open()
 
     def action_open(self) -> None:
         """Go to the members, or open the member under the cursor in Review."""
@@ -285,6 +279,8 @@ class GroupsRoom(SourceRoom):
         session.move_to(self._member(group))
         self._opened_row = session.row_in_review = session.row_index
         self.app.action_room("review")
+
+    on_list_panel_chosen = action_open
 
     def action_back(self) -> None:
         for panel in (self._members, self._list):

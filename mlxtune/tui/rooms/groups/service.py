@@ -1,5 +1,6 @@
 """The Groups room's service: the groups of a session, and the decisions on their members."""
 
+import os
 from collections.abc import Sequence
 
 from mlxtune.core.errors import DataError
@@ -48,13 +49,5 @@ def shared_beginning(browser: SourceBrowser, group: RowGroup) -> str:
     texts = [last_prompt(row) for row in rows if row is not None]
     if len(set(texts)) < 2:
         return ""
-    shared = texts[0][: shared_length(texts)]
+    shared = os.path.commonprefix(texts)
     return shared[: shared.rfind(" ") + 1]
-
-
-def shared_length(texts: Sequence[str]) -> int:
-    """Return the length of the common prefix of ``texts``."""
-    low, high = min(texts), max(texts)
-    return next(
-        (index for index, (one, other) in enumerate(zip(low, high, strict=False)) if one != other), min(len(low), len(high))
-    )

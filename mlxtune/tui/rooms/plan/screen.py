@@ -370,13 +370,8 @@ class PlanRoom(Room):
     def field_actions(self) -> Sequence[ShownAction]:
         return [ShownAction("enter", "save", "focused.submit"), ShownAction("esc", "cancel", "focused.leave")]
 
-    def on_list_panel_moved(self, event: ListPanel.Moved) -> None:
-        event.stop()
+    def on_list_panel_moved(self) -> None:
         self.redraw()
-
-    def on_list_panel_chosen(self, event: ListPanel.Chosen) -> None:
-        event.stop()
-        self.action_edit()
 
     def action_edit(self) -> None:
         """Open the field over the value under the cursor."""
@@ -386,6 +381,8 @@ class PlanRoom(Room):
             width = self._list.size.width - position.x
             self.query_one("#plan-field", Field).open(format_value(item.value_in(self.form.recipe)), position, width)
 
+    on_list_panel_chosen = action_edit
+
     @property
     def _value_position(self) -> Offset:
         """The position of the value under the cursor, relative to the form."""
@@ -393,7 +390,6 @@ class PlanRoom(Room):
         return Offset(2 + render.VALUE_COLUMN, panel.region.y - panel.parent.region.y + panel.cursor_y)  # type: ignore[union-attr]
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
-        event.stop()
         if (item := self._edited_key) and self._write({item.path: item.parse(event.value)}):
             self._close_field()
 
@@ -402,8 +398,7 @@ class PlanRoom(Room):
         if (field := self.query_one("#plan-field", Field)).is_open:
             field.styles.offset = self._value_position
 
-    def on_field_cancelled(self, event: Field.Cancelled) -> None:
-        event.stop()
+    def on_field_cancelled(self) -> None:
         self._close_field()
         if self.app.notices.is_about("error"):  # about a value that was not written
             self.app.notices.dismiss()
@@ -522,8 +517,7 @@ class PlanRoom(Room):
         if self.probe:
             self.probe.stop()
 
-    def on_unmount(self) -> None:
-        self.action_stop()
+    on_unmount = action_stop
 
     def action_fetch_base(self) -> None:
         if self.form:

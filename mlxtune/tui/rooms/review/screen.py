@@ -171,7 +171,8 @@ class ReviewRoom(SourceRoom):
         decided, total = ready.source.decided_count, len(ready.source) - ready.source.bad_count
         annotator = f"as {one_line(ready.annotator, 20)}" if ready.annotator else ""
         position = ", ".join(filter(None, (annotator, self._position_note(ready))))
-        pace = self._seconds_per_row()
+        gaps = sorted(gap for before, after in pairwise(self._decision_times) if (gap := after - before) < _PAUSE)
+        pace = gaps[len(gaps) // 2] if len(gaps) >= 3 else None  # seconds per row
         self.query_one("#progress", Panel).update(lambda width, _height: render.progress(decided, total, pace, position, width))
 
     def _open_requested_row(self, session: SourceSession, hash_prefix: str) -> None:
@@ -345,10 +346,6 @@ class ReviewRoom(SourceRoom):
                 self.redraw()
 
         self.run_job(lambda: session.token_masks(rows), done, lambda error: done({"": error}), group="mask")
-
-    def _seconds_per_row(self) -> float | None:
-        gaps = sorted(gap for before, after in pairwise(self._decision_times) if (gap := after - before) < _PAUSE)
-        return gaps[len(gaps) // 2] if len(gaps) >= 3 else None
 
     # Decisions
 
@@ -530,9 +527,6 @@ class ReviewRoom(SourceRoom):
         if self._edited_part is not None:
             self.redraw()
 
-    def on_editor_escaped(self) -> None:
-        self.action_leave()
-
     def _edited_row(self, row: Row | None) -> Row | None:
         if row is None or self._edited_part is None:
             return row
@@ -558,6 +552,8 @@ class ReviewRoom(SourceRoom):
             self.app.notices.show(Notice("note", "Row unchanged; your draft is kept.", undo="edit"))
         self._end_edit()
         self.redraw()
+
+    on_editor_escaped = action_leave
 
     def _interrupt_edit(self) -> None:
         if self._save_draft():

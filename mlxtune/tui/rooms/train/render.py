@@ -57,7 +57,8 @@ def figures(view: RunView, now: float, width: int) -> Content:
         return lines(line(("  before the first step", "$faint")), "  preparing the model and the rows")
     left = view.time_left(now)
     step = line((f"{state.step:,}", "bold"), (f" of {state.total:,}" if state.total else "", "$muted"))
-    pace = line((speed(state.speed) if state.steps else "–", "bold"), (f"  {_speed_trend(state)}" if wide else "", "$faint"))
+    trend = spark([step.speed for step in state.steps[-60:]])
+    pace = line((speed(state.speed) if state.steps else "–", "bold"), (f"  {trend}" if wide else "", "$faint"))
     end = time.strftime("%H:%M", time.localtime(now + (left or 0)))
     remaining = line((duration(left), "bold"), (f"   {end}", "$muted")) if left is not None else Content("–")
     if view.alive and 0 < state.total <= state.step:
@@ -87,14 +88,6 @@ def _work(state: RunState, work: tuple[Work, int, int], width: int) -> Content:
     gauge = bar(done / total, max(width - 42, 8))
     progress = line("  ", gauge, (f" {done:,}", "bold"), (f" of {items}{time}", "$muted"))
     return lines(line((f"  {phase}", "$faint")), progress.truncate(max(width, 0)))
-
-
-def _speed_trend(state: RunState) -> str:
-    """Return a sparkline of the mean speeds of the last sixty steps."""
-    recent = [step.speed for step in state.steps[-60:]]
-    size = max(len(recent) // 6, 1)
-    means = [sum(recent[start : start + size]) / size for start in range(0, len(recent) - size + 1, size)]
-    return spark(means[-6:])
 
 
 def _rate_trend(state: RunState) -> str:

@@ -167,8 +167,7 @@ class TrainRoom(Room):
                 title += f" of {view.name}, {ago(snapshot.now - view.updated)}"
             head.set(title=title, note=chart.legend(head.size.width - len(title) - 6))
 
-    def on_run_chart_cursor_moved(self) -> None:
-        self._draw_legend()
+    on_run_chart_cursor_moved = _draw_legend
 
     def command_fields(self) -> Mapping[str, str]:
         view = self.view
