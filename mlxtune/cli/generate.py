@@ -12,9 +12,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mlxtune.adapters import library
-from mlxtune.cli.consent import require_consent
 from mlxtune.cli.follow import announce, follow_answers
-from mlxtune.cli.options import CostCap, EndpointUrl, Json, Overrides, PromptPrice, RecipeFile, ReplyPrice, with_option_groups
+from mlxtune.cli.options import (
+    CostCap,
+    EndpointUrl,
+    Json,
+    Overrides,
+    PromptPrice,
+    RecipeFile,
+    ReplyPrice,
+    require_consent,
+    with_option_groups,
+)
 from mlxtune.cli.output import draw, info, print_columns, print_section, progress_bar, show_json
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import user_path

@@ -23,7 +23,7 @@ from mlxtune.recipe import dump, load
 from mlxtune.runs.launch import write_record
 from mlxtune.runs.locks import accelerator_lease
 from mlxtune.runs.registry import Run
-from mlxtune.tui.rooms.adapters import render
+from mlxtune.tui.rooms.adapters.screen import draw_detail
 from mlxtune.tui.rooms.adapters.service import read_library
 
 from .driver import NARROW, Gate, Opening, RoomDriver, opens
@@ -318,7 +318,7 @@ def test_an_export_says_whether_it_is_faithful_and_how_to_use_it(stocked, lost, 
     proof = Fidelity("gguf", change, loss, ComparedAnswers(24, 10, ()))
     target, commands = Path("exports/20261124-1500-tone/model"), ("llama-server --model exports/model.gguf",)
     export = TriedExport("20261124-1500-tone", "gguf", "q8_0", "", target, 10, proof, commands)
-    shown = "\n".join(row.plain for row in render.detail(replace(view, exports=(export,)), 140, evaluating=False))
+    shown = "\n".join(row.plain for row in draw_detail(replace(view, exports=(export,)), 140, evaluating=False))
     assert "10 of 24" in shown
     assert ("20.0%" in shown, "0.1%" in shown) == (marked, not marked)
     assert commands[0] in shown

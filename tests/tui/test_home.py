@@ -15,7 +15,7 @@ from mlxtune.evaluation.report_builder import build
 from mlxtune.evaluation.scorers import Score
 from mlxtune.runs.registry import Run
 from mlxtune.tui.app import MlxtuneApp
-from mlxtune.tui.rooms.home import render
+from mlxtune.tui.rooms.home.screen import draw_changes
 from mlxtune.tui.widgets import ChoiceDialog
 from mlxtune.tui.widgets.frame import tab_places
 
@@ -275,8 +275,8 @@ def test_an_evaluation_without_a_verdict_has_ended_and_a_long_name_is_cut_visibl
     shop.run(f"20261124-1500-{name}", kind="eval", name=name, end=("run.finished", {"summary": {}}))
     snapshot = shop.snapshot()
     views = [replace(view, state=replace(view.state, name=name)) for view in snapshot.evals]
-    assert render.changes(snapshot, views, 3, 80).plain == f"  ✓ evaluation of {name}, finished"
-    assert render.changes(snapshot, views, 3, 40).plain.endswith("…")
+    assert draw_changes(snapshot, views, 3, 80).plain == f"  ✓ evaluation of {name}, finished"
+    assert draw_changes(snapshot, views, 3, 40).plain.endswith("…")
 
 
 @opens(stage=lambda shop: None)

@@ -5,10 +5,9 @@ from mlxtune.tui.widgets.field import Editor, Field
 from mlxtune.tui.widgets.frame import NoticeLine, RoomFooter, RoomHeader, ToastPanel
 from mlxtune.tui.widgets.list import ListPanel, MarkableList
 from mlxtune.tui.widgets.page import PageScreen
-from mlxtune.tui.widgets.panel import Draw, FocusPanel, Panel
+from mlxtune.tui.widgets.panel import Draw, FocusPanel, Panel, Section
 from mlxtune.tui.widgets.row_reader import Lines, RowReader
 from mlxtune.tui.widgets.scroll import ScrollPanel
-from mlxtune.tui.widgets.section import Section
 
 __all__ = [
     "ChoiceDialog", "ChoiceOption", "Draw", "EditDialog", "Editor", "Field", "FocusPanel", "Lines", "ListPanel", "MarkableList",

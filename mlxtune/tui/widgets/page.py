@@ -11,9 +11,8 @@ from textual.screen import ModalScreen
 from mlxtune.tui.actions import Action, HasActions
 from mlxtune.tui.render.text import key, line
 from mlxtune.tui.widgets.frame import NoticeLine, ToastPanel
-from mlxtune.tui.widgets.panel import Panel
+from mlxtune.tui.widgets.panel import Panel, Section
 from mlxtune.tui.widgets.scroll import Rows, ScrollPanel
-from mlxtune.tui.widgets.section import Section
 
 
 class PageScreen(HasActions, ModalScreen[None]):

@@ -1,14 +1,15 @@
-"""The widget that draws everything in a room. It calls a function that returns content for a width and height."""
+"""The widget that draws everything in a room by calling a function for a width and height, and a section with a title and content."""
 
 from collections.abc import Callable
 from typing import Any
 
 from textual import events
+from textual.containers import Vertical
 from textual.content import Content
 from textual.geometry import Size
 from textual.widget import Widget
 
-from mlxtune.tui.render.text import CLICK_ACTION, replace_keys
+from mlxtune.tui.render.text import CLICK_ACTION, Part, replace_keys, section_title
 
 Draw = Callable[[int, int], Content]
 
@@ -90,3 +91,37 @@ class FocusPanel(Panel, can_focus=True):
     def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
         event.stop()
         self.scroll_rows(-3)
+
+
+class SectionTitle(Panel):
+    """A title on its rule. ``lit`` adds a bar before it, which marks the focused section."""
+
+    def __init__(self, title: str, lit: bool = False) -> None:
+        self._title, self._lit = title, lit
+        self._note: Part = ""
+        super().__init__(self._draw)
+
+    def set(self, *, title: str | None = None, note: Part | None = None, lit: bool | None = None) -> None:
+        """Change the title, the note at the end of the rule, or whether the section is lit."""
+        self._title = self._title if title is None else title
+        self._note = self._note if note is None else note
+        self._lit = self._lit if lit is None else lit
+        self.update(self._draw)
+
+    def _draw(self, width: int, _height: int) -> Content:
+        return section_title(self._title, width, self._note, self._lit)
+
+
+class Section(Vertical):
+    """A title and its content. The title is lit while a widget in the section has focus."""
+
+    def __init__(self, title: str, *children: Widget, lit: bool = False, **kwargs: Any) -> None:
+        self.head = SectionTitle(title, lit)
+        super().__init__(self.head, *children, **kwargs)
+
+    def on_descendant_focus(self) -> None:
+        """Ask the screen for the focus, because blur and focus events may arrive in either order."""
+        focused = self.screen.focused
+        self.head.set(lit=focused is not None and self in focused.ancestors)
+
+    on_descendant_blur = on_descendant_focus

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rich.cells import cell_len
 from textual.app import ComposeResult
 from textual.containers import Horizontal
+from textual.content import Content
 
 from mlxtune.adapters import library
 from mlxtune.adapters.entry import AdapterEntry
@@ -18,15 +21,17 @@ from mlxtune.adapters.importers.importer import import_adapter
 from mlxtune.adapters.library import AdapterComparison, compare
 from mlxtune.core.errors import InputError, MlxtuneError
 from mlxtune.core.files import file_stamp
-from mlxtune.core.text import one_line, plural
-from mlxtune.present.adapter import AdapterDetail, brief, comparison_document, kind
+from mlxtune.core.text import one_line, plural, size
+from mlxtune.present.adapter import EVALUATE, AdapterDetail, adapter_document, brief, comparison_document, kind, score_mark
+from mlxtune.present.labels import GLYPHS, percent
 from mlxtune.runs.registry import RUN_KINDS
 from mlxtune.tui import draw
 from mlxtune.tui.actions import Action
 from mlxtune.tui.notices import Notice
-from mlxtune.tui.render.text import cut_rows
+from mlxtune.tui.paths import base_name, relative_paths
+from mlxtune.tui.render.text import RECIPE_KEY, Part, age, cell, cut_middle, cut_rows, invitation, key, line
 from mlxtune.tui.room import Room
-from mlxtune.tui.rooms.adapters import render, service
+from mlxtune.tui.rooms.adapters import service
 from mlxtune.tui.rooms.adapters.service import LibraryView
 from mlxtune.tui.widgets import ChoiceOption, ListPanel, PageScreen, Panel, Section
 from mlxtune.workspace.index import RunView, Snapshot
@@ -116,22 +121,31 @@ class AdaptersRoom(Room):
         found, adapters, active = self.library, self._adapters, self.app.adapter
         self.set_class(not adapters, "-empty")
         if found is None or not adapters:
-            panel = self.query_one("#adapters-invite-picture", Panel)
-            panel.update(lambda width, _height: render.empty_state(found, bool(snapshot.recipes), width))
+            keys = (
+                key("T", "train one", "app.room('train')") if snapshot.recipes else RECIPE_KEY,
+                key("i", "import one", "screen.import"),
+                key("u", f"restore {found.removed[0]}", "screen.undo") if found and found.removed else None,
+            )
+            about = "Every finished run adds one: a few MB on top of an unchanged base."
+            self.query_one("#adapters-invite-picture", Panel).update(
+                lambda width, _height: invitation(width, "No adapters yet.", *keys, about=about) if found else Content("")
+            )
             return
         cursor = next((index for index, adapter in enumerate(adapters) if adapter.entry.key == self._cursor_key), None)
         self._cursor_key = ""
         self.query_one("#adapters-list", ListPanel).set(
             len(adapters),
-            lambda index, width: render.list_row(adapters[index], adapters[index].entry.key == active, snapshot.now, width),
-            header=render.list_header,
+            lambda index, width: list_row(adapters[index], adapters[index].entry.key == active, snapshot.now, width),
+            header=list_header,
             cursor=cursor,
         )
-        self.query_one("#adapters-all", Section).head.set(note=render.heading_note(found))
+        bases = {base_name(adapter.entry.base) for adapter in adapters if adapter.entry.base}
+        on = f" on {next(iter(bases))}" if len(bases) == 1 else f" on {len(bases)} bases" if bases else ""
+        self.query_one("#adapters-all", Section).head.set(note=f"{len(adapters):,}{on}")
         self.query_one("#adapters-side").display = self.wide
         if adapter := self._detail:
             self.query_one("#adapters-side", Section).head.set(title=adapter.entry.name, note=kind(adapter.entry))
-            detail = partial(render.detail, adapter, evaluating=self._evaluating)
+            detail = partial(draw_detail, adapter, evaluating=self._evaluating)
             more = ("d", "all details", "screen.detail")
             self.query_one("#adapters-detail", Panel).update(lambda width, height: cut_rows(detail(width), height, more))
 
@@ -170,7 +184,7 @@ class AdaptersRoom(Room):
 
     def action_detail(self) -> None:
         if adapter := self._detail:
-            self.app.push_screen(PageScreen(adapter.entry.name, partial(render.detail, adapter, evaluating=self._evaluating)))
+            self.app.push_screen(PageScreen(adapter.entry.name, partial(draw_detail, adapter, evaluating=self._evaluating)))
 
     def action_compare(self) -> None:
         adapter, workspace = self.usable_adapter, self.app.workspace
@@ -330,3 +344,49 @@ class AdaptersRoom(Room):
             self.app.notices.show(Notice("done", message, undo=undo))
 
         self.app.jobs.run(job, changed, busy="", holds_keys=True)
+
+
+KIND, SIZE, OUTCOME, RATE, AGE = 8, 8, 17, 7, 7  # widths of the list's columns
+WIDE = 72  # minimum width, in cells, to show the rate column
+
+
+def list_header(width: int) -> Content:
+    cells = [
+        cell("adapter", _name_width(width)), cell("kind", KIND), cell("size", SIZE, right=True), cell("  verdict", OUTCOME),
+        *([cell("rate", RATE, right=True)] if width >= WIDE else []), cell("age", AGE, right=True),
+    ]  # fmt: skip
+    return line("    ", *cells).stylize("$faint").truncate(max(width, 0))
+
+
+def list_row(adapter: AdapterDetail, active: bool, now: float, width: int) -> Content:
+    """Draw one row of the list, starting at column 2. ``active`` marks the adapter that Chat uses."""
+    width += 2
+    entry, (mark, outcome) = adapter.entry, score_mark(adapter.entry)
+    score = entry.score
+    tags = ((f" {tag}", "$muted") for tag in entry.tags)
+    room = _name_width(width) - 1
+    is_long = cell_len(entry.name) > room  # then a run's name loses its date, which the age also tells
+    short = cut_middle(re.sub(r"^\d{8}-(?=\d{4}-)", "", entry.name), room) if is_long else entry.name
+    name = cell(line((short, "bold"), *tags, (" ● in use", "$primary") if active else ""), room)
+    glyph = GLYPHS[mark] if score or entry.problem else "○"
+    start: list[Part] = [(glyph, f"bold ${mark}"), " ", name, " "]
+    if entry.problem:
+        return line(*start, cell(relative_paths(entry.workspace, entry.problem), width - 6 - name.cell_length, "$error"))
+    cells = [
+        cell(kind(entry), KIND, "$muted"),
+        cell(size(entry.size), SIZE, "$muted", right=True),
+        cell(f"  {outcome}", OUTCOME, "" if score else "$muted"),
+    ]
+    if width >= WIDE:
+        cells.append(cell(percent(score.changes[-1][1].share) if score and score.changes else "", RATE, right=True))
+    return line(*start, *cells, cell(age(max(now - entry.created, 0)), AGE, "$faint", right=True))
+
+
+def _name_width(width: int) -> int:
+    return max(width - 6 - KIND - SIZE - OUTCOME - (RATE if width >= WIDE else 0) - AGE, 10)
+
+
+def draw_detail(adapter: AdapterDetail, width: int, *, evaluating: bool = False) -> list[Content]:
+    """Draw an adapter without its name. ``evaluating``: an evaluation, perhaps of another adapter, is running."""
+    evaluate = key("E", "watch the running evaluation" if evaluating else "evaluate it", "app.room('evaluate')")
+    return draw.rows(adapter_document(adapter)[1:], width, {EVALUATE: evaluate})

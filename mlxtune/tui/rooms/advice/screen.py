@@ -1,6 +1,7 @@
 """Advice: whether to fine-tune at all. The interview is on the left, the advice and its reasons on the right."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from textual.app import ComposeResult
@@ -11,16 +12,19 @@ from mlxtune.advice.evidence import AdviceEvidence, sample_recipe
 from mlxtune.advice.rules import rules
 from mlxtune.advice.verdict import Advice
 from mlxtune.core.errors import MlxtuneError
-from mlxtune.present.advice import advice_document, brief_reasons, tradeoffs_document
+from mlxtune.core.text import one_line, plural
+from mlxtune.present.advice import advice_document, brief_reasons, measured_blocks, tradeoffs_document, verdict_block
+from mlxtune.present.next_step import next_step_document
 from mlxtune.tui import draw
 from mlxtune.tui.actions import Action
-from mlxtune.tui.render.text import cut_rows
+from mlxtune.tui.render.text import cell, cut_rows, error_rows, key, line, lines, marked, paragraph
 from mlxtune.tui.room import OTHER_RECIPE, Room
-from mlxtune.tui.rooms.advice import render, service
-from mlxtune.tui.rooms.advice.service import Interview
+from mlxtune.tui.rooms.advice import service
+from mlxtune.tui.rooms.advice.service import Interview, InterviewLine
+from mlxtune.tui.rooms.evaluate.render import failure
 from mlxtune.tui.widgets import ListPanel, PageScreen, Panel, Section
 from mlxtune.workspace import control
-from mlxtune.workspace.index import RecipeView, Snapshot
+from mlxtune.workspace.index import RecipeView, RunView, Snapshot
 
 
 class AdviceRoom(Room):
@@ -75,17 +79,23 @@ class AdviceRoom(Room):
             position = f"question {keys.index(items[index].question.key) + 1} of {len(keys)}"
             head.set(note=f"{position}, {f'{len(missing)} left' if missing else 'all answered'}")
 
-        questions.set(len(items), lambda index, width: render.interview_row(items[index], width), on_move=draw_position)
+        questions.set(len(items), lambda index, width: interview_row(items[index], width), on_move=draw_position)
         draw_position(questions.cursor)
         advice, evidence, error = self.advice, self._evidence, self._error
         sample, free = service.current_sample(snapshot.evals, view), snapshot.live is None
         measured = bool(advice and evidence and evidence.arms) or evidence is None or not evidence.rows
-        self.query_one("#advice-verdict", Section).head.set(note=render.heading_note(evidence, self.wide))
-        self.query_one("#advice-picture", Panel).update(
-            lambda width, _height: render.summary(
-                advice, evidence, len(missing), error, render.sample_rows(sample, free, measured, width), width
-            )
-        )
+        self.query_one("#advice-verdict", Section).head.set(note=heading_note(evidence, self.wide))
+
+        def summary(width: int, _height: int) -> Content:
+            rows = error_rows(error, width) if error else []
+            own = sample_rows(sample, free, measured, width)
+            if advice is None or evidence is None:
+                state = f"{plural(len(missing), 'answer')} to go" if missing else "reading the rows"
+                return lines(*rows, paragraph(state, width, style="bold"), *own)
+            blocks = verdict_block(advice, evidence), *next_step_document(advice.next)
+            return lines(*rows, *draw.rows(blocks, width), *own, *draw.rows(measured_blocks(advice, evidence), width))
+
+        self.query_one("#advice-picture", Panel).update(summary)
         self.query_one("#advice-why").display = advice is not None and self.wide
         if advice:
             self.query_one("#advice-reasons", Panel).update(
@@ -162,3 +172,39 @@ class AdviceRoom(Room):
 
     def action_table(self) -> None:
         self.app.push_screen(PageScreen("RAG or fine-tuning", lambda width: draw.rows(tradeoffs_document(self.advice), width)))
+
+
+def interview_row(item: InterviewLine, width: int) -> Content:
+    """Draw a question in bold, or an option with its glyph, name and meaning."""
+    if not item.option:
+        glyph = ("✓ ", "bold $success") if item.selected else ("○ ", "$muted")
+        figure = line("  ", (item.text, "bold $primary")) if item.text else Content("")
+        return line(glyph, cell(item.question.ask, width - 2 - figure.cell_length, "bold"), figure)
+    selected = item.selected
+    return line(
+        "    ",
+        ("●", "bold $primary") if selected else ("○", "$faint"),
+        " ",
+        cell(item.option, 11, "bold" if selected else ""),
+        " ",
+        cell(item.text, width - 18, "" if selected else "$muted"),
+    )
+
+
+def heading_note(evidence: AdviceEvidence | None, wide: bool) -> str:
+    """Return the evidence behind the advice besides the answers, for the right end of the heading."""
+    if evidence is None:
+        return "reading the rows"
+    if not evidence.rows:
+        return "based on answers alone"
+    name = one_line(Path(evidence.recipe).name)
+    return f"{name}, {evidence.rows:,} rows" if wide else name
+
+
+def sample_rows(sample: RunView | None, can_measure: bool, measured: bool, width: int) -> list[Content]:
+    """Draw the state of the evaluation started from this room, or the key that starts it if nothing was measured."""
+    if sample and sample.alive:
+        return marked("●", "$primary", "Measuring on 30 held-out rows", width)
+    label = "measure again" if sample else "" if measured else "measure base, prompt and examples"
+    again = [line("    ", key("m", label, "screen.measure")).truncate(max(width, 0))] if can_measure and label else []
+    return [*([failure(sample, sample.name, width)] if sample else []), *again]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import combinations
@@ -11,10 +11,11 @@ from typing import Literal
 
 from textual.app import ComposeResult
 from textual.containers import Container, Vertical
+from textual.content import Content
 
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.files import FileStamp, display_path, file_stamp
-from mlxtune.core.text import one_line, plural
+from mlxtune.core.text import one_line, plural, safe_text
 from mlxtune.evaluation.blind.blind_session import BlindSession, PresentedPair, Vote, count_differing, export_votes
 from mlxtune.evaluation.blind.votes import HEADLINE_QUESTION, QUESTIONS, BlindResult
 from mlxtune.evaluation.evidence import load_pairs
@@ -24,10 +25,12 @@ from mlxtune.tui.actions import Action
 from mlxtune.tui.draw import block_rows, table_rows, text_rows
 from mlxtune.tui.notices import Notice
 from mlxtune.tui.paths import relative_paths, unused
+from mlxtune.tui.render.bars import bar
+from mlxtune.tui.render.output_text import output_rows
 from mlxtune.tui.render.source import message_rows
-from mlxtune.tui.render.text import error_rows, lines
+from mlxtune.tui.render.text import RECIPE_KEY, cell, error_rows, invitation, key, line, lines, paragraph, wrap
 from mlxtune.tui.room import Room
-from mlxtune.tui.rooms.blind import render, service
+from mlxtune.tui.rooms.blind import service
 from mlxtune.tui.rooms.blind.service import ArmPair
 from mlxtune.tui.widgets import ChoiceOption, PageScreen, Panel, Section
 from mlxtune.workspace.index import RunView, Snapshot
@@ -133,35 +136,37 @@ class BlindRoom(Room):
         for state in ("choice", "vote", "end", "result"):
             self.set_class(state == self.state, f"-{state}")
         session, result, pair = self._session, self._result, self._pair
-        if session is None:
-            self._draw_choice(bool(snapshot.recipes))
+        arms, error = self._arms, self._error
+        if error is not None and session is None:
+            self.query_one("#bl-invite", Panel).update(lambda width, _height: lines(*error_rows(error, width)))
+        elif arms is not None and session is None:
+            self.query_one("#bl-invite", Panel).update(lambda width, _height: session_state(arms, width))
+        elif session is None:
+            start = key("E", "evaluate an adapter first", "app.room('evaluate')") if snapshot.recipes else RECIPE_KEY
+            title = "The newest evaluation has only one arm." if self._one_arm else "No evaluations yet."
+            self.query_one("#bl-invite", Panel).update(lambda width, _height: invitation(width, title, start))
         elif result is not None:
             self._draw_result(result)
         elif pair is not None:
             self._draw_pair(session, pair)
         else:
-            self.query_one("#bl-finished", Panel).update(lambda width, _height: render.last_vote(session, width))
-
-    def _draw_choice(self, has_recipes: bool) -> None:
-        arms, error, panel, one_arm = self._arms, self._error, self.query_one("#bl-invite", Panel), self._one_arm
-        if error is not None:
-            panel.update(lambda width, _height: lines(*error_rows(error, width)))
-        elif arms is not None:
-            panel.update(lambda width, _height: render.session_state(arms, width))
-        else:
-            panel.update(lambda width, _height: render.empty_state(has_recipes, one_arm, width))
+            keys = key("enter", "reveal the arms", "screen.enter"), key("u", "undo the last vote", "screen.undo")
+            about = f"{plural(session.n, 'pair')} judged; revealing the arms fixes the votes"
+            self.query_one("#bl-finished", Panel).update(
+                lambda width, _height: invitation(width, "That was the last vote.", *keys, about=about)
+            )
 
     def _draw_pair(self, session: BlindSession, pair: PresentedPair) -> None:
         given, first, max_rows = session.pending_votes, self._scroll, 5 if self.tall else 2
-        self.query_one("#bl-progress", Panel).update(lambda width, _height: render.progress(session, pair, width))
-        self.query_one("#bl-prompt", Panel).update(lambda width, _height: render.prompt(pair, width, max_rows))
+        self.query_one("#bl-progress", Panel).update(lambda width, _height: draw_progress(session, pair, width))
+        self.query_one("#bl-prompt", Panel).update(lambda width, _height: draw_prompt(pair, width, max_rows))
         for name, text in (("a", pair.a), ("b", pair.b)):
             seal = self.query_one(f"#bl-{name}", Panel)
-            seal.update(partial(render.answer, text, first))
-            rows, height = len(render.answer_lines(text, seal.content_size.width)), seal.content_size.height
+            seal.update(partial(draw_answer, text, first))
+            rows, height = len(answer_lines(text, seal.content_size.width)), seal.content_size.height
             seal.border_title = f" {name.upper()} "
             seal.border_subtitle = " ↓ more " if first + height < rows else " hidden "
-        self.query_one("#bl-asks", Panel).update(lambda width, _height: render.questions(given, width))
+        self.query_one("#bl-asks", Panel).update(lambda width, _height: draw_questions(given, width))
         self.query_one("#bl-questions", Section).head.set(note=f"{len(given)} of {len(QUESTIONS)} answered")
 
     def _draw_result(self, result: BlindResult) -> None:
@@ -285,7 +290,7 @@ class BlindRoom(Room):
         if pair is None:
             return
         seals = [(self.query_one(f"#bl-{name}", Panel), text) for name, text in (("a", pair.a), ("b", pair.b))]
-        last = max(len(render.answer_lines(text, seal.content_size.width)) - seal.content_size.height for seal, text in seals)
+        last = max(len(answer_lines(text, seal.content_size.width)) - seal.content_size.height for seal, text in seals)
         self._scroll = max(0, min(self._scroll + by, last))
         self.redraw()
 
@@ -340,3 +345,74 @@ class BlindRoom(Room):
 
 def _vote_stamps(arms: ArmPair) -> tuple[FileStamp | None, ...]:
     return tuple(file_stamp(file) for file in sorted(arms.folder.glob("blind/*/votes.jsonl")))
+
+
+QUESTION = 44  # cells of a question
+
+
+def session_state(arms: ArmPair, width: int) -> Content:
+    """Draw which two arms will be compared, and the session's progress."""
+    first, second, status = one_line(arms.first), one_line(arms.second), arms.status
+    rows = [
+        paragraph(f"{first} or {second}? You vote without knowing which is which.", width, style="bold"),
+        paragraph(f"evaluation {one_line(arms.folder.name)}, {len(QUESTIONS)} questions per pair", width),
+        Content(""),
+    ]
+    if status is None:
+        word, note = "begin", "asks for the number of pairs"
+    elif status.opened:
+        word, note = "see the result", f"{plural(status.pairs, 'pair')} judged"
+    else:
+        word, note = "continue", f"{status.votes:,} of {plural(status.votes_needed, 'vote')} cast"
+    rows.append(line("  ", key("enter", word, "screen.enter"), (f"   {note}", "$muted")))
+    if status and not status.opened:
+        rows.append(line("         ", bar(status.votes / max(1, status.votes_needed), min(width - 12, 40))))
+    return lines(*rows)
+
+
+def draw_progress(session: BlindSession, pair: PresentedPair, width: int) -> Content:
+    """Draw the pair's number and a progress bar."""
+    left = line((f"  Pair {pair.index + 1:,}", "bold"), (f" of {pair.total:,}  ", "$muted"))
+    right = line((f"  result after pair {pair.total:,}", "$muted")) if width >= 70 else Content("")
+    filled = bar(session.votes / max(1, session.votes_needed), width - left.cell_length - right.cell_length)
+    return line(left, filled, right).truncate(max(width, 0))
+
+
+def draw_prompt(pair: PresentedPair, width: int, max_rows: int) -> Content:
+    """Draw the last user turn in at most ``max_rows`` rows."""
+    text = next((message.content for message in reversed(pair.prompt) if message.role == "user"), "")
+    shown = safe_text(text).strip().expandtabs(4) if max_rows > 2 else one_line(text)
+    rows = wrap(shown or "(empty)", width - 4)
+    if len(rows) <= max_rows:
+        return lines(*(f"  {row}" for row in rows))
+    more = line("… ", key("p", "more", "screen.prompt", "$muted")).stylize_before("$muted")
+    last = cell(rows[max_rows - 1], width - 4 - more.cell_length - 1)
+    return lines(*(f"  {row}" for row in rows[: max_rows - 1]), line("  ", last, " ", more))
+
+
+def draw_answer(text: str, first: int, width: int, height: int) -> Content:
+    """Draw an answer, starting at its row ``first``."""
+    rows = answer_lines(text, width)
+    start = max(0, min(first, len(rows) - height))
+    return lines(*rows[start:][: height or None])
+
+
+def answer_lines(text: str, width: int) -> list[Content]:
+    """Return an answer's rows, which do not depend on the arm."""
+    return output_rows(text, None, width) if text.strip() else [Content.styled("(empty)", "$faint")]
+
+
+def draw_questions(given: Sequence[Vote], width: int) -> Content:
+    """Draw the three questions with the votes cast so far."""
+    rows = []
+    for index, question in enumerate(QUESTIONS.values()):
+        current, vote = index == len(given), given[index] if index < len(given) else None
+        cells = [
+            (f"{'●' if vote == value else '○'} {word:<8}", "bold $primary" if vote == value else "$muted")
+            for value, word in (("a", "A"), ("tie", "same"), ("b", "B"))
+        ]
+        style = "bold" if current else "" if vote else "$muted"
+        text = cell(question, min(QUESTION, max(width - 36, 10)), style)
+        cursor = ("▌ " if current else "  ", "$primary")
+        rows.append(line(cursor, (f"{index + 1}  ", "$faint"), text, " ", *cells).truncate(max(width, 0)))
+    return lines(*rows)

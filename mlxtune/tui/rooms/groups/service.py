@@ -49,5 +49,5 @@ def shared_beginning(browser: SourceBrowser, group: RowGroup) -> str:
     texts = [last_prompt(row) for row in rows if row is not None]
     if len(set(texts)) < 2:
         return ""
-    shared = os.path.commonprefix(texts)
+    shared = os.path.commonprefix(texts)  # noqa: RUF071, which means whole names
     return shared[: shared.rfind(" ") + 1]

@@ -1,6 +1,6 @@
 """Home: the next step, workflow progress, the best adapter, and the runs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
@@ -12,14 +12,17 @@ from textual.content import Content
 
 from mlxtune.advice.next_step import NextStep, next_step, of_recipe
 from mlxtune.present.blocks import ActionBlock
-from mlxtune.present.next_step import step_action
-from mlxtune.present.workflow import best_document, workflow
+from mlxtune.present.labels import GLYPHS, word
+from mlxtune.present.next_step import step_action, step_mark, step_title, step_why
+from mlxtune.present.run import STATUS_LABELS
+from mlxtune.present.workflow import StageState, WorkflowStage, best_document, workflow
+from mlxtune.runs.registry import RUN_KINDS
 from mlxtune.tui import draw
 from mlxtune.tui.actions import Action
-from mlxtune.tui.render.text import ago, key, lines
+from mlxtune.tui.render.text import age, ago, cell, clickable, key, line, lines, marked, paragraph
 from mlxtune.tui.room import Room
 from mlxtune.tui.rooms import ROOMS
-from mlxtune.tui.rooms.home import render
+from mlxtune.tui.status import brief_result
 from mlxtune.tui.widgets import FocusPanel, ListPanel, Panel, Section
 from mlxtune.workspace.index import RunView, Snapshot
 
@@ -114,8 +117,8 @@ class HomeRoom(Room):
         stages = workflow(own, self.app.planned)
         recipe = self.app.selection.recipe if len(snapshot.recipes) > 1 else None
         self.query_one("#workflow", Section).head.set(note=recipe.title if recipe else "")
-        self.query_one(NextPanel).update(lambda width, _height: render.next_step(step, own, keys, width, tall))
-        self.query_one("#workflow-picture", Panel).update(lambda width, height: render.workflow(stages, width, height, tall))
+        self.query_one(NextPanel).update(lambda width, _height: draw_next_step(step, own, keys, width, tall))
+        self.query_one("#workflow-picture", Panel).update(lambda width, height: draw_workflow(stages, width, height, tall))
         best, newest, runs = snapshot.best, snapshot.newest_outcome, snapshot.runs
         verdict = best or newest
         self.query_one("#best", Section).set_class(verdict is None, "-away")
@@ -130,7 +133,7 @@ class HomeRoom(Room):
         self.query_one("#home-changes").display = bool(changes)
         self.query_one("#home-changes", Section).head.set(note=ago(snapshot.now - last_visit))
         limit = 4 if tall else 2
-        self.query_one("#changes-picture", Panel).update(lambda width, _height: render.changes(snapshot, changes, limit, width))
+        self.query_one("#changes-picture", Panel).update(lambda width, _height: draw_changes(snapshot, changes, limit, width))
         self.query_one("#runs").display = bool(runs)
         self.query_one(".right").display = bool(runs or changes) or verdict is not None
         cursor = next((index for index, view in enumerate(runs) if view.id == self._run_id), 0)
@@ -138,7 +141,7 @@ class HomeRoom(Room):
         def select(index: int) -> None:
             self._run_id = runs[index].id
 
-        self.query_one(RunList).set(len(runs), partial(render.run_row, runs, snapshot.now), cursor=cursor, on_move=select)
+        self.query_one(RunList).set(len(runs), partial(draw_run, runs, snapshot.now), cursor=cursor, on_move=select)
         self.query_one("#runs", Section).head.set(note=f"{len(runs)}" if len(runs) > 1 else "")
 
     @property
@@ -192,3 +195,68 @@ class HomeRoom(Room):
         from mlxtune.tui.open_flow import new_recipe
 
         new_recipe(self.app)
+
+
+STATE_STYLES: dict[StageState, tuple[str, str]] = {
+    "waiting": ("○", "$faint"), "partly": ("◐", "$primary"), "running": ("●", "$primary"), "done": ("✓", "$success"),
+    "undecided": ("·", "$warning"), "warning": ("!", "$warning"), "failed": ("✗", "$error"),
+}  # fmt: skip
+
+
+def draw_next_step(step: NextStep, snapshot: Snapshot, keys: Sequence[Content], width: int, tall: bool) -> Content:
+    mark = step_mark(step, snapshot)
+    rows = (
+        marked(GLYPHS[mark], f"${mark}", step_title(step), width, "bold")
+        if mark
+        else [paragraph(step_title(step), width, style="bold")]
+    )
+    why = step_why(step, snapshot)
+    rows += [paragraph(f"{why[:1].upper()}{why[1:]}", width, style="$muted")] if why else []
+    if keys:
+        rows += [Content("")] if tall else []
+        row = line("  ", *(part for item in keys for part in (item, "      "))).rstrip()
+        rows += [row] if row.cell_length <= width else [line("  ", item) for item in keys]
+    return lines(*rows)
+
+
+def draw_workflow(stages: Sequence[WorkflowStage], width: int, height: int, tall: bool) -> Content:
+    """Return one row per stage, joined by a line if there is room. A click opens the stage's room."""
+    rows: list[Content] = []
+    tall = tall and not 0 < height < 2 * len(stages) - 1
+    for index, stage in enumerate(stages):
+        glyph, token = STATE_STYLES[stage.state]
+        waiting = stage.state == "waiting"
+        name = cell(stage.name, 11, "$muted" if waiting else "bold")
+        detail = cell(stage.detail, width - 18 - len(stage.result), "$faint" if waiting else "$muted")
+        row = line("  ", (glyph, f"bold {token}"), "  ", name, detail, "  ", stage.result).truncate(max(width, 0))
+        rows.append(clickable(row, f"app.room('{stage.room}')"))
+        if tall and index < len(stages) - 1:
+            rows.append(line("  ", ("│", "$line")))
+    return lines(*rows)
+
+
+def draw_run(runs: Sequence[RunView], now: float, index: int, width: int) -> Content:
+    """Return a row of the list of runs: its status, its name, its result, and its age."""
+    view = runs[index]
+    sign = STATUS_LABELS[view.status]
+    return line(
+        (sign.glyph, f"bold ${sign.style}"),
+        " ",
+        cell(view.name, width - 20),
+        cell(brief_result(view), 11, "$muted", right=True),
+        cell(age(now - view.updated), 7, "$faint", right=True),
+    ).truncate(max(width, 0))
+
+
+def draw_changes(snapshot: Snapshot, views: Sequence[RunView], limit: int, width: int) -> Content:
+    """Return a row for each of the first ``limit`` runs of any kind that have ended, and the number of the others."""
+    rows = []
+    for view in views[:limit]:
+        sign = STATUS_LABELS[view.status]
+        noun = "" if view.run.kind == "train" else f"{RUN_KINDS[view.run.kind].noun} of "
+        verdict = next((one.outcome for one in snapshot.verdicts if one.run.folder == view.run.folder and one.outcome), "")
+        parts = (sign.glyph, f"bold ${sign.style}"), " ", f"{noun}{view.name}", (f", {word(verdict) or sign.text}", "$muted")
+        rows.append(line("  ", *parts).truncate(max(width, 0), ellipsis=True))
+    if len(views) > limit:
+        rows.append(line("    ", (f"and {len(views) - limit:,} more", "$faint")))
+    return lines(*rows)
