@@ -38,18 +38,11 @@ def bench(
         right=(1,),
     )
     print_section("For a bug report", "copy from here")
-    for line in bug_report(report):
-        show(line)
-
-
-def bug_report(report: BenchmarkReport) -> list[str]:
-    """Return the report as lines of a Markdown code block."""
-    rows = [
-        *_machine_facts(report),
-        *((_label(item), f"{_number(item)} {item.unit}  ({item.detail})") for item in report.measurements),
-    ]
+    measured = ((_label(item), f"{_number(item)} {item.unit}  ({item.detail})") for item in report.measurements)
+    rows = [*_machine_facts(report), *measured]
     width = max(len(name) for name, _ in rows)
-    return ["```", *(f"{name.ljust(width)}  {value}" for name, value in rows), "```"]
+    for line in ("```", *(f"{name.ljust(width)}  {value}" for name, value in rows), "```"):
+        show(line)
 
 
 def _machine_facts(report: BenchmarkReport) -> list[tuple[str, str]]:

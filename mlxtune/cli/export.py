@@ -151,8 +151,18 @@ def show_export(run: Run) -> None:
     if (run.folder / fidelity.FILE).is_file():
         summary = dict(run.state().summary)
         draw(fidelity_document(fidelity.load(run.folder), str(summary.get("folder", "")), int(summary.get("bytes", 0))))
-        if summary:
-            _print_use(run, str(summary["folder"]))
+        if not summary:
+            return
+        folder, request = str(summary["folder"]), launch.read_request(run.folder)
+        for command in use_commands(request, folder):
+            info(("  " + shlex.join(command), "primary"))
+        if request.get("program") == "lmstudio":
+            name = request["name"]
+            model = lmstudio.model_folder(name)
+            listed = f"LM Studio lists the model as {lmstudio.PUBLISHER}/{name}"
+            if Path(folder) != model.resolve():
+                listed = f"To have LM Studio list the model, move its folder to {one_line(str(model), 200)}"
+            info(f"  {listed}. The preset is {name}.")
 
 
 def _chosen_format(form: str, which: str, options: ExportOptions) -> ExportFormat:
@@ -200,19 +210,6 @@ def _copy(entry: AdapterEntry, chosen: ExportFormat, to: Path | None, json: bool
         show_json({"folder": str(shown), "form": chosen.name, "files": names})
     else:
         info(("✓ ", "bold success"), f"Wrote {entry.name} to {shown}: {', '.join(names)}")
-
-
-def _print_use(run: Run, folder: str) -> None:
-    request = launch.read_request(run.folder)
-    for command in use_commands(request, folder):
-        info(("  " + shlex.join(command), "primary"))
-    if request.get("program") == "lmstudio":
-        name = request["name"]
-        model = lmstudio.model_folder(name)
-        listed = f"LM Studio lists the model as {lmstudio.PUBLISHER}/{name}"
-        if Path(folder) != model.resolve():
-            listed = f"To have LM Studio list the model, move its folder to {one_line(str(model), 200)}"
-        info(f"  {listed}. The preset is {name}.")
 
 
 def _document(run: Run, code: int) -> dict[str, Any]:

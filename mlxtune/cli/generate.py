@@ -170,15 +170,7 @@ def generate(
         _show_quote(offer, request)
     if dry_run:
         if json:
-            show_json(
-                {
-                    "rows": offer.rows,
-                    "questions": offer.questions,
-                    "dollars": offer.dollars,
-                    "host": offer.host,
-                    "files": offer.files,
-                }
-            )
+            show_json({name: getattr(offer, name) for name in ("rows", "questions", "dollars", "host", "files")})
         return
     request = consent_to(offer, request, send=teacher.send)
     with progress_bar("looking for the model") as update:
@@ -195,10 +187,8 @@ def consent_to(offer: GenerationQuote, request: GenerationRequest, *, send: bool
     if not offer.host:
         return request
     if offer.files:
-        info(
-            ("  ! ", "bold warning"),
-            f"Text of {plural(len(offer.files), 'document')} will be sent: {one_line(', '.join(offer.files))}",
-        )
+        files = one_line(", ".join(offer.files))
+        info(("  ! ", "bold warning"), f"Text of {plural(len(offer.files), 'document')} will be sent: {files}")
     what = f"Up to {offer.questions:,} requests with training rows will be sent to {offer.host}"
     consent = require_consent(what, send, "Consent with --send, or use a teacher on this machine with --local.")
     return replace(request, teacher=replace(request.teacher, consent=consent))
@@ -241,17 +231,9 @@ def _show_thin_rows(places: Sequence[ThinRows], recipe: Path, *, json: bool) -> 
         show_json({"thin": [asdict(place) for place in places]})
         return
     print_section("Too few rows", plural(len(places), "area"))
-    print_columns(
-        [
-            [
-                str(number),
-                thin_rows_text(place),
-                (f"{plural(len(place.examples), 'training row')}: {one_line(place.sample, 50)}", "muted"),
-            ]
-            for number, place in enumerate(places, 1)
-        ],
-        right=(0,),
-    )
+    samples = [f"{plural(len(place.examples), 'training row')}: {one_line(place.sample, 50)}" for place in places]
+    table = [[f"{at + 1}", thin_rows_text(place), (samples[at], "muted")] for at, place in enumerate(places)]
+    print_columns(table, right=(0,))
     info(
         "Write rows like the first:  ", (f"mlxtune data generate {os.path.relpath(recipe)} --thin 1 --local {_TEACHER}", "primary")
     )
@@ -279,7 +261,5 @@ def _show_quote(offer: GenerationQuote, request: GenerationRequest) -> None:
     limit = f", cap ${offer.cap:.2f}" if offer.cap is not None else ""
     spec = request.teacher
     teacher = spec.model or (Path(spec.adapter).parent.name if spec.adapter else spec.base)
-    info(
-        ("  ", ""),
-        f"{plural(offer.rows, 'prompt')}, up to {plural(offer.questions, 'request')} to {one_line(teacher, 60)}{money}{limit}.",
-    )
+    prompts, requests = plural(offer.rows, "prompt"), plural(offer.questions, "request")
+    info(("  ", ""), f"{prompts}, up to {requests} to {one_line(teacher, 60)}{money}{limit}.")

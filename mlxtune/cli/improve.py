@@ -21,9 +21,8 @@ from mlxtune.core.json_fields import to_json
 from mlxtune.data.generate.request import GenerationRequest, TeacherSpec
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.compare import compare_evaluations, find_side
-from mlxtune.evaluation.failure_classes import FailureClass, load_failure_classes
-from mlxtune.evaluation.report import EvaluationReport
-from mlxtune.present.blocks import ActionBlock, Block, facts
+from mlxtune.evaluation.failure_classes import load_failure_classes
+from mlxtune.present.blocks import ActionBlock, facts
 from mlxtune.present.comparison import comparison_document
 from mlxtune.present.labels import percent
 from mlxtune.present.report import classes_table
@@ -61,7 +60,9 @@ def improve(
     report = reports.load(folder)
     classes = load_failure_classes(folder, report)
     if not json:
-        draw(_validation_document(report, classes))
+        rates = [(arm.name, arm.rate(report.answer_metric)) for arm in report.arms]
+        shown = facts([(name, f"{rate.hits:,} of {rate.total:,} validation rows, {percent(rate.share)}") for name, rate in rates])
+        draw((shown, *([classes_table(classes, report.subject.name)] if classes else [])))
     examples = list(dict.fromkeys(one.id for found in classes for one in found.nearest))
     if not examples:
         raise InputError("No validation row fails that has similar training rows.", hint=f"Evaluate it: mlxtune eval {run.id}")
@@ -121,9 +122,3 @@ def _validate(run: Run, max_tokens: int | None = None) -> Path:
     if code := follow_answers(validation):
         raise typer.Exit(code)
     return validation.folder
-
-
-def _validation_document(report: EvaluationReport, classes: Sequence[FailureClass]) -> tuple[Block, ...]:
-    rates = [(arm.name, arm.rate(report.answer_metric)) for arm in report.arms]
-    shown = facts([(name, f"{rate.hits:,} of {rate.total:,} validation rows, {percent(rate.share)}") for name, rate in rates])
-    return (shown, *([classes_table(classes, report.subject.name)] if classes else []))

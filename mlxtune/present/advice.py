@@ -31,6 +31,7 @@ _POINTS: dict[str, tuple[str, Style]] = {"rag": ("retrieve", "primary"), "fine-t
 
 
 def advice_document(advice: Advice, evidence: AdviceEvidence) -> Document:
+    changes = dict.fromkeys(rule_text(rule, advice, evidence, rule.changes) for rule in advice.reasons if rule.changes)
     return (
         Heading("Advice", evidence.recipe or "based on the answers alone"),
         verdict_block(advice, evidence),
@@ -39,7 +40,7 @@ def advice_document(advice: Advice, evidence: AdviceEvidence) -> Document:
         *(block for rule in advice.reasons for block in _reason(rule, advice, evidence)),
         *_listing("Contradictions", [text(rule_text(rule, advice, evidence), mark="error") for rule in advice.contradictions]),
         tradeoff_table(advice),
-        *_listing("What would change this", [text(one, mark="muted") for one in _changes(advice, evidence)]),
+        *_listing("What would change this", [text(one, mark="muted") for one in changes]),
         *(text(f"{id} was ignored: the contract has changed since then", "muted", "muted") for id in evidence.ignored),
         *([text(f"No held-out rows: {evidence.split_error}", "muted", "muted")] if evidence.split_error else []),
         *next_step_document(advice.next),
@@ -140,10 +141,6 @@ def _reason(rule: AdviceRule, advice: Advice, evidence: AdviceEvidence) -> Itera
 
 def _listing(title: str, texts: list[Text]) -> Document:
     return (Heading(title), *texts) if texts else ()
-
-
-def _changes(advice: Advice, evidence: AdviceEvidence) -> list[str]:
-    return list(dict.fromkeys(rule_text(rule, advice, evidence, rule.changes) for rule in advice.reasons if rule.changes))
 
 
 def _shown(value: Fact, info: FactInfo, *, unit: bool = True) -> str:

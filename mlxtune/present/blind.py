@@ -64,17 +64,12 @@ def votes_table(result: BlindResult) -> Table:
 
 def rater_facts(result: BlindResult) -> Facts:
     """Describe the rater's consistency and biases."""
-    repeats = Fact(
-        "repeated",
-        f"{result.agreed} of {result.repeated} votes the same",
-        f"κ {result.consistency.value:.2f}" if result.consistency else "",
-    )
-    longer = Fact("longer", f"won {result.longer} of {plural(result.uneven, 'vote')}", "no repeats, ties")
+    same, kappa = f"{result.agreed} of {result.repeated} votes the same", result.consistency
     characters = f"{result.first} {result.lengths[0]:,.0f} characters, {result.second} {result.lengths[1]:,.0f}"
     found = [
-        repeats if result.repeated else None,
+        Fact("repeated", same, f"κ {kappa.value:.2f}" if kappa else "") if result.repeated else None,
         Fact("left", f"won {result.left} of {plural(result.decided, 'vote')}", "no ties"),
-        longer if result.uneven else None,
+        Fact("longer", f"won {result.longer} of {plural(result.uneven, 'vote')}", "no repeats, ties") if result.uneven else None,
         Fact("length", characters, "median"),
     ]
     return Facts(tuple(fact for fact in found if fact))

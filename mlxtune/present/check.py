@@ -31,10 +31,11 @@ from mlxtune.present.blocks import text as paragraph
 from mlxtune.present.labels import constant_fact, word
 
 if TYPE_CHECKING:  # they load numpy
+    from mlxtune.data.browser import ReviewVerdict
     from mlxtune.data.check_cache import CheckOutcome
     from mlxtune.data.checks.base import Finding, Severity
     from mlxtune.data.checks.fixes import FixResult
-    from mlxtune.data.checks.report import CheckReport, CheckVerdict, Improvement, Skip
+    from mlxtune.data.checks.report import CheckReport, CheckResult, CheckVerdict, Improvement, Skip
     from mlxtune.data.checks.statistics import Statistics
     from mlxtune.data.constant_rate import ConstantRate
 
@@ -192,20 +193,15 @@ def statistics_document(report: CheckReport) -> Document:
     )
 
 
-def summary_document(
-    verdict: CheckVerdict,
-    statistics: Statistics,
-    improvement: Improvement,
-    skipped: Mapping[str, Skip],
-    constant: ConstantRate | None,
-    *,
-    stale: bool,
-) -> Document:
-    """Describe a check in few lines. If it is ``stale``, rows have changed since then."""
-    missing = {name: skip for name, skip in skipped.items() if name == "contract"}
-    advice = () if improvement.code == "none" else (paragraph(improvement_text(improvement), "muted"),)
-    facts = (prompts_fact(statistics, stale=stale), *constant_facts(constant), *skip_facts(missing))
-    return (verdict_block(verdict), Facts(facts), *advice)
+def summary_document(verdict: ReviewVerdict, checked: CheckResult) -> Document:
+    """Describe a check and the current verdict of the review in few lines."""
+    from mlxtune.data.checks.report import improvement
+
+    next_one = improvement(checked.statistics, verdict.findings, verdict.counts.to_review, stale=verdict.stale)
+    missing = {name: skip for name, skip in checked.skipped.items() if name == "contract"}
+    advice = () if next_one.code == "none" else (paragraph(improvement_text(next_one), "muted"),)
+    facts = (prompts_fact(checked.statistics, stale=verdict.stale), *constant_facts(checked.constant), *skip_facts(missing))
+    return (verdict_block(verdict.counts), Facts(facts), *advice)
 
 
 def verdict_block(verdict: CheckVerdict) -> Text:

@@ -14,12 +14,13 @@ from mlxtune.present.verdict import change_sentence
 
 def comparison_document(result: EvaluationComparison, row: str = "held-out row") -> Document:
     """Describe which of two evaluations is better, and on which metrics."""
-    compared = result.headline.paired.total
+    item, compared = result.headline, result.headline.paired.total
     fewer = f"; compared on {compared:,}" if compared < result.rows else ""
+    needed = (needed_rows(item.paired) or 0) if item.outcome == "cannot_tell" and not result.grouped else 0
     return (
         Heading("Verdict", f"{plural(result.rows, row)}, the same for both{fewer}"),
-        text(comparison_verdict(result), "bold", outcome_mark(result.headline.outcome)),
-        *([Facts((Fact("rows needed", f"about {rows:,}", "to tell"),))] if (rows := _needed_rows(result)) else []),
+        text(comparison_verdict(result), "bold", outcome_mark(item.outcome)),
+        *([Facts((Fact("rows needed", f"about {needed:,}", "to tell"),))] if needed > compared else []),
         evaluation_comparison_table(result),
     )
 
@@ -27,12 +28,6 @@ def comparison_document(result: EvaluationComparison, row: str = "held-out row")
 def comparison_verdict(result: EvaluationComparison) -> str:
     """Return the outcome of the headline metric, and its change."""
     return f"{capital(word(result.headline.outcome))}. {change_sentence(result.headline)}"
-
-
-def _needed_rows(result: EvaluationComparison) -> int | None:
-    item = result.headline
-    rows = None if result.grouped or item.outcome != "cannot_tell" else needed_rows(item.paired)
-    return rows if rows and rows > item.paired.total else None
 
 
 def evaluation_comparison_table(result: EvaluationComparison) -> Table:

@@ -56,18 +56,14 @@ def calibration_facts(result: JudgeCalibration, second: str) -> list[Fact]:
     """Describe how far the judge agrees with the user's blind votes, and the second arm's win rates."""
     is_weak = result.kappa is None or result.kappa.value < _MODERATE
     note = f"κ {result.kappa.value:.2f}" if result.kappa else "κ undefined"
-    agreement = Fact(
-        "agreement",
-        f"{result.agreed} of {result.rows} rows with you",
-        f"{note}; trust your own votes" if is_weak else note,
-        "warning" if is_weak else "",
+    agreed = f"{result.agreed} of {result.rows} rows with you"
+    agreement = (
+        Fact("agreement", agreed, f"{note}; trust your own votes", "warning") if is_weak else Fact("agreement", agreed, note)
     )
     powered, votes = result.win_rate.powered, result.win_rate.labels
     if result.win_rate.weight == 0:
-        return [
-            agreement,
-            Fact(f"{second} wins", _interval(votes), f"{plural(result.voted, 'vote')}; the judge's grades add nothing"),
-        ]
+        why = f"{plural(result.voted, 'vote')}; the judge's grades add nothing"
+        return [agreement, Fact(f"{second} wins", _interval(votes), why)]
     return [
         agreement,
         Fact(f"{second} wins", _interval(powered), f"votes and judge, as precise as {result.win_rate.effective_n:.0f} votes"),

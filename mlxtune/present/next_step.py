@@ -13,7 +13,7 @@ from mlxtune.present.blocks import ActionBlock, Document, Fact, Facts, Mark
 from mlxtune.present.labels import change_text, percent, verdict_mark, word
 from mlxtune.present.run import answering_text
 from mlxtune.workspace.control import StopEffect
-from mlxtune.workspace.index import RunView, Snapshot
+from mlxtune.workspace.index import Snapshot
 
 if TYPE_CHECKING:
     from mlxtune.evaluation.history import Evaluation
@@ -127,8 +127,10 @@ def step_why(step: NextStep, snapshot: Snapshot) -> str:
     views = (*snapshot.runs, *snapshot.evals, *snapshot.searches, *snapshot.generations, *snapshot.exports)
     view = next((one for one in views if one.id == step.run), None)
     match step.code:
-        case _C.WATCH_TRAINING if view:
-            return _validation_trend(view)
+        case _C.WATCH_TRAINING if view and len(view.state.validations) > 1:
+            before, last = (item.loss for item in view.state.validations[-2:])
+            known = before == before and last == last
+            return f"validation loss {before:.2f} → {last:.2f}" if known else "validation loss is not a number"
         case _C.WATCH_SEARCH if view:
             return f"trial {view.state.trial}" if view.state.trial else "loading the model"
         case _C.WATCH_EVALUATION | _C.WATCH_GENERATION | _C.WATCH_EXPORT if view:
@@ -183,12 +185,3 @@ def _format(text: str, step: NextStep) -> str:
 
 def _verdict(step: NextStep, snapshot: Snapshot) -> Evaluation | None:
     return next((one for one in snapshot.verdicts if one.run.id == step.evaluation), None)
-
-
-def _validation_trend(view: RunView) -> str:
-    if len(view.state.validations) < 2:
-        return ""
-    before, last = (item.loss for item in view.state.validations[-2:])
-    if not (before == before and last == last):
-        return "validation loss is not a number"
-    return f"validation loss {before:.2f} → {last:.2f}"

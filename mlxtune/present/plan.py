@@ -153,6 +153,11 @@ def run_facts(
 ) -> Facts:
     """Describe the work of the run, what is wrong with its rows, and what the held-out rows can show."""
     share = 100 * plan.trained / max(1, plan.computed)
+    replayed = f" + {plan.replayed:,} replayed" if plan.replayed else ""
+    reserved = f", {plan.reserved:,} reserved" if plan.reserved else ""
+    evaluated = f" ({plan.evaluated:,} evaluated{reserved})" if plan.evaluated < plan.test else ""
+    batch = plan.estimate.batch
+    prefix = f"{' with both answers' if batch.sides else ''}{f' + {batch.prefix:,} shared' if batch.prefix else ''}"
     described = [
         Fact("steps", f"{plan.steps:,}", f"in {plural(plan.epochs, 'epoch')}"),
         Fact(
@@ -167,14 +172,15 @@ def run_facts(
         time_fact(plan.cost),
         Fact("less time", ", ".join(plan.time_keys)),
         Fact("power", ", ".join(power_problems(power)), "slow, or might not finish", "warning") if power_problems(power) else None,
-        rows_fact(plan),
+        Fact("rows", f"{plan.train:,} training{replayed}, {plan.valid:,} validation, {plan.test:,} held out{evaluated}"),
         Fact("checks", one_line(check_note), mark="warning") if check_note else None,
         *_warnings(plan),
-        Fact("batch", _largest_batch(plan), "the largest"),
+        Fact("batch", f"{plural(batch.rows, 'pair' if batch.sides else 'row')} of {batch.width:,} tokens{prefix}", "the largest"),
         Fact("tokens", f"{plan.trained:,} trained", f"{share:.0f}% of {plan.computed:,} computed"),
         Fact("longest", f"{plan.longest:,} tokens"),
         Fact("shared", f"{plan.prefix:,} tokens", "computed once per batch") if plan.prefix else None,
-        _compiled(plan),
+        Fact("compiled", plural(plan.traces, "step"), "one per batch shape") if plan.traces else None,
+        Fact("compiled", "off", "too few steps to benefit") if plan.compiles and not plan.traces else None,
         Fact("thinking", word(plan.thinking)) if plan.thinking else None,
         Fact("date", one_line(plan.date)) if plan.date else None,
         detectable_gain_fact(plan.compared, *detection(plan)) if plan.test else None,
@@ -206,14 +212,6 @@ def time_fact(cost: Cost) -> Fact:
     return Fact("time", f"about {duration(cost.seconds)}", ", ".join(notes))
 
 
-def rows_fact(plan: Plan) -> Fact:
-    """Describe the rows of each split, and the replay rows in addition to the training rows."""
-    replayed = f" + {plan.replayed:,} replayed" if plan.replayed else ""
-    reserved = f", {plan.reserved:,} reserved" if plan.reserved else ""
-    evaluated = f" ({plan.evaluated:,} evaluated{reserved})" if plan.evaluated < plan.test else ""
-    return Fact("rows", f"{plan.train:,} training{replayed}, {plan.valid:,} validation, {plan.test:,} held out{evaluated}")
-
-
 def _warnings(plan: Plan) -> list[Fact]:
     """Describe the rows that are not used as they are, and a learning rate that is too high."""
     limit = "over data.max_tokens"
@@ -228,19 +226,6 @@ def _warnings(plan: Plan) -> list[Fact]:
         *(Fact("template", one_line(note)) for note in plan.notes),
     ]
     return [replace(fact, mark="warning") for fact in found if fact]
-
-
-def _largest_batch(plan: Plan) -> str:
-    batch = plan.estimate.batch
-    both = " with both answers" if batch.sides else ""
-    prefix = f" + {batch.prefix:,} shared" if batch.prefix else ""
-    return f"{plural(batch.rows, 'pair' if batch.sides else 'row')} of {batch.width:,} tokens{both}{prefix}"
-
-
-def _compiled(plan: Plan) -> Fact | None:
-    if plan.traces:
-        return Fact("compiled", plural(plan.traces, "step"), "one per batch shape")
-    return Fact("compiled", "off", "too few steps to benefit") if plan.compiles else None
 
 
 def cost_facts(plan: Plan, bill: Bill) -> Facts:

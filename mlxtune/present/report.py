@@ -60,14 +60,18 @@ def report_document(
     classes: Sequence[FailureClass] = (),
 ) -> Document:
     """Describe a report, what to do next, and the first of its ``failures`` and of their ``classes``."""
-    tables = report_tables(report)
+    tables, item = report_tables(report), report.headline
     after_rates = 1 + tables.index(rates_table(report))
+    square: list[Block] = []
+    if item:
+        counts = (item.paired.both, item.paired.broken, item.paired.fixed, item.paired.neither)
+        square = [Square("Row by row", metric_label(item.metric), item.first, item.second, *counts)]
     return (
         verdict(report.verdict),
         *next_step,
         report_facts(report),
         *tables[:after_rates],
-        *_square(report),
+        *square,
         *([classes_table(classes, report.subject.name)] if classes else []),
         *tables[after_rates:],
         *_samples(report, failures),
@@ -119,15 +123,6 @@ def _date(made: str) -> str:
     except ValueError:
         return ""
     return f"{time.strftime('%B', day)} {day.tm_mday}, {day.tm_year}"
-
-
-def _square(report: EvaluationReport) -> list[Block]:
-    item = report.headline
-    if item is None:
-        return []
-    paired = item.paired
-    counts = (paired.both, paired.broken, paired.fixed, paired.neither)
-    return [Square("Row by row", metric_label(item.metric), item.first, item.second, *counts)]
 
 
 def _samples(report: EvaluationReport, failures: Sequence[FailedRow]) -> list[Block]:

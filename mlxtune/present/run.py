@@ -393,9 +393,6 @@ def _answers(event: Event) -> _Parts:
             return glyph, style, f"{label}{lost}, {event['same']} of {plural(event['rows'], 'greedy answer')} identical"
         case "rows.proposed":
             refused = ", ".join(f"{count:,} {refusal_title(kind)}" for kind, count in event["refused"].items())
-            return (
-                "✓",
-                "success",
-                f"{plural(event['proposed'], 'row')} proposed for review{f'; rejected: {refused}' if refused else ''}",
-            )
+            proposed = f"{plural(event['proposed'], 'row')} proposed for review"
+            return "✓", "success", f"{proposed}; rejected: {refused}" if refused else proposed
     return None

@@ -94,7 +94,12 @@ def search_document(board: Leaderboard) -> Document:
     """Describe a search: its trials, its hyperparameters, and its decision."""
     blocks: list[Block] = [leaderboard_table(board)]
     if board.trends:
-        blocks.append(_trends_table(board))
+        rows = (
+            (Cell(one.label, "muted"), Cell(value_text(one.lowest)), Cell(f"to {value_text(one.highest)}"), Cell(trend_text(one)))
+            for one in board.trends
+        )
+        note = "trend of the rate over the range in the first rung, with its 95% interval"
+        blocks.append(Table("hyperparameters", note, (Column(), Column(right=True), Column(), Column()), tuple(rows)))
     return (*blocks, *decision_blocks(board))
 
 
@@ -139,15 +144,6 @@ def trend_text(trend: Trend) -> str:
     """Return the change of the rate over a hyperparameter's range, with its interval."""
     low, change, high = (f"{round(100 * share):+d}".replace("-", "−") for share in (trend.low, trend.change, trend.high))
     return f"{change} points ({low} to {high})"
-
-
-def _trends_table(board: Leaderboard) -> Table:
-    note = "trend of the rate over the range in the first rung, with its 95% interval"
-    rows = (
-        (Cell(one.label, "muted"), Cell(value_text(one.lowest)), Cell(f"to {value_text(one.highest)}"), Cell(trend_text(one)))
-        for one in board.trends
-    )
-    return Table("hyperparameters", note, (Column(), Column(right=True), Column(), Column()), tuple(rows))
 
 
 def _limits(low: float, high: float) -> str:

@@ -10,7 +10,6 @@ from mlxtune.evaluation.off_task.result import LEAST, OffTaskResult
 from mlxtune.evaluation.report import MIN_GROUPS, Caveat, EvaluationReport, is_forgetting_unmeasured, promotion_refusal
 from mlxtune.evaluation.scorers import CONTRACT, CORRECT, PREFERENCE
 from mlxtune.evaluation.scorers.registry import metric_label
-from mlxtune.evaluation.seed_report import SeedReport
 from mlxtune.evaluation.verdict import Comparison, CutAnswers, Verdict
 from mlxtune.present.blocks import Fact, Facts, Style, Text
 from mlxtune.present.labels import (
@@ -80,7 +79,7 @@ def _cut_limit(cut: CutAnswers) -> str:
 def conclusion_facts(report: EvaluationReport) -> list[Fact]:
     """Describe what a report concludes besides its verdict: other metrics, the token limit, seeds, and off-task prompts."""
     found, item, contract = report.verdict, report.headline, report.contract
-    facts: list[Fact | None] = []
+    facts: list[Fact] = []
     if item:
         paired = item.paired
         counts = f"{item.first} → {item.second}: {paired.fixed:,} fixed, {paired.broken:,} broken"
@@ -103,25 +102,21 @@ def conclusion_facts(report: EvaluationReport) -> list[Fact]:
     if found.grammar:
         met = "the whole contract" if found.grammar == "contract" else "the schema"
         facts.append(Fact("grammar", f"meets {met} every time", "without training", "warning"))
-    facts.append(seeds_fact(report.seeds) if report.seeds else None)
+    if seeds := report.seeds:  # what another seed is expected to give; the seeds' table has the recommended adapter's result
+        mean = seeds.rate.mean
+        value = f"{percent(mean.value)} ({100 * mean.low:.0f} to {100 * mean.high:.0f}) with another seed"
+        facts.append(Fact("recipe", value, f"seed {seeds.chosen.seed} recommended by the validation rows alone"))
     if report.off_task:
         facts.append(off_task_fact(report.off_task))
     elif is_forgetting_unmeasured(report):
         facts.append(Fact("off-task", "not measured", "evaluation.regression", "muted"))
-    return [fact for fact in facts if fact]
+    return facts
 
 
 def comparison_fact(item: Comparison) -> Fact:
     """Return the change of one metric between two arms."""
     change = f"{change_text(item.low, item.change, item.high)} points"
     return Fact(metric_label(item.metric), change, f"versus {item.first}, {word(item.outcome)}", outcome_mark(item.outcome))
-
-
-def seeds_fact(seeds: SeedReport) -> Fact:
-    """Return the expected result of the recipe with another seed; the seeds' table has the recommended adapter's."""
-    mean = seeds.rate.mean
-    value = f"{percent(mean.value)} ({100 * mean.low:.0f} to {100 * mean.high:.0f}) with another seed"
-    return Fact("recipe", value, f"seed {seeds.chosen.seed} recommended by the validation rows alone")
 
 
 def off_task_fact(result: OffTaskResult) -> Fact:

@@ -105,16 +105,13 @@ def _baseline(snapshot: Snapshot) -> WorkflowStage:
     done, rows = view.state.arms["base"]
     if done < rows:
         return WorkflowStage("Baseline", "evaluate", "running" if view.alive else "partly", f"{done:,} of {plural(rows, 'row')}")
-    return WorkflowStage("Baseline", "evaluate", "done", plural(rows, "held-out row"), _base_rate(snapshot))
+    result = ""
+    if snapshot.verdict:
+        from mlxtune.evaluation.scorers.registry import metric_label  # the report was read, so this is loaded
 
-
-def _base_rate(snapshot: Snapshot) -> str:
-    if not snapshot.verdict:
-        return ""
-    from mlxtune.evaluation.scorers.registry import metric_label  # the report was read, so this is loaded
-
-    rate = snapshot.verdict.report.arms[0].rates[-1]
-    return f"{percent(rate.share)} {metric_label(rate.metric)}"
+        rate = snapshot.verdict.report.arms[0].rates[-1]
+        result = f"{percent(rate.share)} {metric_label(rate.metric)}"
+    return WorkflowStage("Baseline", "evaluate", "done", plural(rows, "held-out row"), result)
 
 
 def _train(newest: RunView | None, now: float) -> WorkflowStage:

@@ -16,7 +16,7 @@ from mlxtune.data import filters
 from mlxtune.data.access.spans import IntArray
 from mlxtune.data.browser import ReviewVerdict, SourceBrowser
 from mlxtune.data.checks.registry import get_check
-from mlxtune.data.checks.report import CheckResult, improvement
+from mlxtune.data.checks.report import CheckResult
 from mlxtune.data.checks.statistics import is_rare
 from mlxtune.data.rows import Row, RowError, row_tags
 from mlxtune.evaluation.statistics.agreement import AnnotatorAgreement
@@ -163,8 +163,7 @@ def finding_row(check: str, rows: Sequence[int], width: int, under_cursor: bool)
 
 def check_summary(verdict: ReviewVerdict, checked: CheckResult, width: int, *, brief: bool) -> Content:
     """Return the verdict on the source and, unless ``brief``, its size and the most helpful next step."""
-    advice = improvement(checked.statistics, verdict.findings, verdict.counts.to_review, stale=verdict.stale)
-    document = summary_document(verdict.counts, checked.statistics, advice, checked.skipped, checked.constant, stale=verdict.stale)
+    document = summary_document(verdict, checked)
     rows = draw.rows(document[:1] if brief else document, width)
     if verdict.stale and not brief:
         rows.append(line("  ", key("n", "recheck", "screen.check_again")))
