@@ -111,12 +111,9 @@ def parse_model(workspace: Path, which: str) -> tuple[str, str]:
         if which == "last" or "@" in which or any(which in name for name in names):
             raise
         suggestion = nearest(which, [*names, *ALIASES])
-        raise InputError(
-            f"There is no adapter or model named {one_line(which, 80)}.",
-            hint=f"Did you mean {suggestion}?"
-            if suggestion
-            else f"Specify an adapter (see mlxtune adapters), a folder, a Hub ID, or {' or '.join(ALIASES)}.",
-        ) from None
+        valid = f"Specify an adapter (see mlxtune adapters), a folder, a Hub ID, or {' or '.join(ALIASES)}."
+        hint = f"Did you mean {suggestion}?" if suggestion else valid
+        raise InputError(f"There is no adapter or model named {one_line(which, 80)}.", hint=hint) from None
     return library.base_of(entry), entry.name
 
 

@@ -62,8 +62,7 @@ def evaluate(
     gate: GateOptions = GateOptions(),
     seeds: Seeds = 1,
     generated: Annotated[
-        bool,
-        typer.Option("--generated", help="Compare training with and without the generated rows. Trains missing runs first."),
+        bool, typer.Option("--generated", help="Compare training with and without the generated rows. Trains missing runs first.")
     ] = False,
     last_look: Annotated[
         bool, typer.Option("--last-look", help="Evaluate the adapter once on the rows that data.reserve keeps aside.")
@@ -213,13 +212,8 @@ def show_report(report: EvaluationReport, folder: Path) -> None:
     """Print a report, and where it is."""
     files = facts([("report", str(folder / reports.FILE)), ("outputs", str(folder / "outputs.jsonl"))])
     step = after_evaluation(folder, WorkspaceIndex(folder.parent.parent).read())
-    draw(
-        (
-            Heading("Verdict"),
-            *report_document(report, next_step_document(step) if step else (), classes=load_failure_classes(folder, report)),
-            files,
-        )
-    )
+    next_step, classes = next_step_document(step) if step else (), load_failure_classes(folder, report)
+    draw((Heading("Verdict"), *report_document(report, next_step, classes=classes), files))
 
 
 def find_subject(which: str, overrides: list[str]) -> tuple[Recipe, Run | None]:

@@ -185,12 +185,9 @@ def _chosen_format(form: str, which: str, options: ExportOptions) -> ExportForma
         usable = next(one.name for one in FORMATS if one.option == option and one.copy is None)
         raise InputError(f"{option} cannot be used with {form}.", hint=f"mlxtune export {usable} {which} {option}")
     if precision and chosen.form != "gguf":
-        raise InputError(
-            f"--precision cannot be used with {chosen.label}.",
-            hint="A GGUF file with only the adapter is in float32. Remove --precision."
-            if lora
-            else f"mlxtune export llamacpp {which} --precision {precision}",
-        )
+        only = "A GGUF file with only the adapter is in float32. Remove --precision."
+        hint = only if lora else f"mlxtune export llamacpp {which} --precision {precision}"
+        raise InputError(f"--precision cannot be used with {chosen.label}.", hint=hint)
     if options.smallest and (precision or chosen.form not in exports.SMALLER):
         used = f"--precision {precision}" if precision else chosen.label
         raise InputError(f"--smallest cannot be used with {used}.", hint=f"mlxtune export llamacpp {which} --smallest")

@@ -30,11 +30,8 @@ def follow(run: Run, *, json: bool = False, on_state: Callable[[RunState], None]
         for events, state in watch(run):
             for event in events:
                 line = log_line(event)
-                if (
-                    line is None
-                    and event["type"] in ("reference", "replay", "validating")
-                    and abs(event["t"] - announced) >= PROGRESS_SECONDS
-                ):
+                is_due = line is None and abs(event["t"] - announced) >= PROGRESS_SECONDS
+                if is_due and event["type"] in ("reference", "replay", "validating"):
                     line, announced = progress_line(event), event["t"]
                 if json:
                     print(dumps(event), flush=True)

@@ -24,7 +24,7 @@ from mlxtune.cli.options import (
     require_consent,
     with_option_groups,
 )
-from mlxtune.cli.output import draw, info, print_columns, print_section, progress_bar, show_json
+from mlxtune.cli.output import Cell, draw, info, print_columns, print_section, progress_bar, show_json
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import user_path
 from mlxtune.core.journal import read
@@ -231,8 +231,10 @@ def _show_thin_rows(places: Sequence[ThinRows], recipe: Path, *, json: bool) -> 
         show_json({"thin": [asdict(place) for place in places]})
         return
     print_section("Too few rows", plural(len(places), "area"))
-    samples = [f"{plural(len(place.examples), 'training row')}: {one_line(place.sample, 50)}" for place in places]
-    table = [[f"{at + 1}", thin_rows_text(place), (samples[at], "muted")] for at, place in enumerate(places)]
+    table: list[list[Cell]] = []
+    for number, place in enumerate(places, 1):
+        about = f"{plural(len(place.examples), 'training row')}: {one_line(place.sample, 50)}"
+        table.append([str(number), thin_rows_text(place), (about, "muted")])
     print_columns(table, right=(0,))
     info(
         "Write rows like the first:  ", (f"mlxtune data generate {os.path.relpath(recipe)} --thin 1 --local {_TEACHER}", "primary")

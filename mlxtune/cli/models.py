@@ -69,8 +69,7 @@ def list_models(search: Search = "", json: Json = False) -> None:
 
 @app.command("pull")
 def pull(
-    id: Annotated[str, typer.Argument(help="The model's Hub ID (OWNER/NAME), or a bundled model's name.")],
-    json: Json = False,
+    id: Annotated[str, typer.Argument(help="The model's Hub ID (OWNER/NAME), or a bundled model's name.")], json: Json = False
 ) -> None:
     """Download a base model, or only the files that changed. Interrupted downloads resume, and every file's hash is verified."""
     with progress_bar("contacting the Hub") as update:

@@ -39,9 +39,7 @@ _GLYPHS: dict[str, Cell] = {
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
-def add(
-    command: Annotated[list[str], typer.Argument(help="A command, for example: train recipes/support-json.toml")],
-) -> None:
+def add(command: Annotated[list[str], typer.Argument(help="A command, for example: train recipes/support-json.toml")]) -> None:
     """Add a command: train, eval, search, data generate, or export, with its arguments. A trained adapter is also evaluated."""
     from mlxtune.cli.main import load_verb  # imports this module
 

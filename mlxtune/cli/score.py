@@ -14,7 +14,7 @@ from mlxtune.core.files import read_failure, read_text
 from mlxtune.core.text import plural
 from mlxtune.evaluation.contract import Contract, check_patterns
 from mlxtune.evaluation.report_builder import metric_rates
-from mlxtune.evaluation.scorers import CONTRACT, ModelAnswer, Score
+from mlxtune.evaluation.scorers import CONTRACT, ModelAnswer
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.scorers.schema_valid import SchemaValidator
 from mlxtune.models.thoughts import split_thought
@@ -68,10 +68,12 @@ def score(
         )
     rates = metric_rates(scored)
     if json:
-        scores = [
-            {"id": name, **_score_json(row, {*contract.required_metrics, CONTRACT})}
-            for (name, _), row in zip(rows, scored, strict=True)
-        ]
+        required, scores = {*contract.required_metrics, CONTRACT}, []
+        for (id, _), row in zip(rows, scored, strict=True):
+            failed = {name: [one.kind, one.detail] for name, one in row.items() if name in required and not one.passed}
+            others = {name: one for name, one in row.items() if name not in required}
+            observed = {name: one.passed if one.value is None else one.value for name, one in others.items()}
+            scores.append({"id": id, "failed": failed, "observed": observed})
         show_json({"rows": len(rows), "rates": [asdict(rate) | {"share": rate.share} for rate in rates], "scores": scores})
         return
     body = tuple((Cell(metric_label(rate.metric)), *rate_cells(rate)) for rate in rates)
@@ -89,16 +91,6 @@ def _contract(schema: Path | None, disclaimer: list[str], forbid: list[str], pat
     section = EvaluationSection(disclaimers=rules, forbid=forbid, pattern=pattern, correct=correct)
     check_patterns(section)
     return Contract(section, SchemaValidator.read(schema) if schema else None)
-
-
-def _score_json(scores: dict[str, Score], required: set[str]) -> dict[str, Any]:
-    """Return an output's failed required metrics with reasons, and its scores for the other metrics."""
-    return {
-        "failed": {name: [score.kind, score.detail] for name, score in scores.items() if name in required and not score.passed},
-        "observed": {
-            name: score.passed if score.value is None else score.value for name, score in scores.items() if name not in required
-        },
-    }
 
 
 def _folder(path: Path) -> list[tuple[Any, ModelAnswer]]:

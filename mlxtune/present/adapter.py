@@ -25,6 +25,7 @@ from mlxtune.present.blocks import (
     Mark,
     Style,
     Table,
+    figures,
     text,
 )
 from mlxtune.present.comparison import comparison_verdict
@@ -117,13 +118,7 @@ def _score_blocks(entry: AdapterEntry) -> Iterator[Block]:
 
 
 def rates_table(score: AdapterScore) -> Table:
-    columns = (
-        Column(),
-        Column(one_line(score.rival, 20), right=True),
-        Column(one_line(score.arm, 40), right=True),
-        Column(),
-        Column(),
-    )
+    columns = (Column(), *figures(one_line(score.rival, 20), one_line(score.arm, 40)), Column(), Column())
     rows = []
     for before, after in score.changes:
         limits = Cell(f"{100 * after.low:.0f}–{100 * after.high:.0f}", "muted")

@@ -2,7 +2,7 @@
 
 from mlxtune.core.text import plural
 from mlxtune.evaluation.blind.votes import QUESTIONS, BlindResult, VoteTally
-from mlxtune.present.blocks import Cell, Column, Document, Fact, Facts, Heading, IntervalBar, Table, Text, text
+from mlxtune.present.blocks import Cell, Column, Document, Fact, Facts, Heading, IntervalBar, Table, Text, figures, text
 from mlxtune.present.labels import capital, outcome_cell, outcome_mark, p_value, word
 
 
@@ -50,15 +50,8 @@ def votes_table(result: BlindResult) -> Table:
                 outcome_cell(tally.outcome),
             )
         )
-    counts = (Column(label, right=True) for label in (result.second, result.first, "ties"))
-    columns = (
-        Column(),
-        *counts,
-        Column(f"{result.second} won"),
-        Column("share", right=True),
-        Column("p", right=True, priority=1),
-        Column(priority=1),
-    )
+    counts = *figures(result.second, result.first, "ties"), Column(f"{result.second} won"), *figures("share")
+    columns = (Column(), *counts, *figures("p", priority=1), Column(priority=1))
     return Table("Votes", "sign test, Wilson interval; secondary questions Holm-adjusted", columns, tuple(rows))
 
 

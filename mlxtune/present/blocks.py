@@ -149,6 +149,11 @@ class Column:
     priority: int = 0  # 0: always shown. 1: shown if at least 76 cells are available. 2: only in HTML.
 
 
+def figures(*labels: str, priority: int = 0) -> tuple[Column, ...]:
+    """Return columns of numbers."""
+    return tuple(Column(label, right=True, priority=priority) for label in labels)
+
+
 @dataclass(frozen=True)
 class Table:
     title: str

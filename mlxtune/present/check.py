@@ -235,16 +235,10 @@ def tag_blocks(tags: Mapping[str, Mapping[str, int]], most: int | None = None) -
         total, highest = sum(counts.values()), max(counts.values())
         rare = {value for value, count in counts.items() if is_rare(count, total, len(counts))}
         note = f"{len(rare):,} of {plural(len(counts), 'value')} rare" if rare else plural(len(counts), "value")
-        bars = [
-            Bar(
-                f"{'! ' if value in rare else ''}{one_line(value, 24)}",
-                f"{count:,}",
-                0,
-                count / highest,
-                style="warning" if value in rare else "primary",
-            )
-            for value, count in list(counts.items())[:most]
-        ]
+        bars = []
+        for value, count in list(counts.items())[:most]:
+            name = f"{'! ' if value in rare else ''}{one_line(value, 24)}"
+            bars.append(Bar(name, f"{count:,}", 0, count / highest, style="warning" if value in rare else "primary"))
         blocks += [Heading(one_line(key, 30), note), Bars(tuple(bars))]
     return blocks
 
@@ -283,11 +277,8 @@ def _finding_blocks(report: CheckReport, every: bool) -> list[Block]:
     if shown:
         hidden = len(_of(report.findings, "block")) + len(_of(report.findings, "warn")) - len(shown)
         note = f"{hidden:,} more with --all" if hidden else ""
-        blocks.append(
-            Table(
-                "Rows", note, (Column("check"), Column("place"), Column("why")), tuple(_finding_row(report, one) for one in shown)
-            )
-        )
+        rows = tuple(_finding_row(report, one) for one in shown)
+        blocks.append(Table("Rows", note, (Column("check"), Column("place"), Column("why")), rows))
     return blocks
 
 

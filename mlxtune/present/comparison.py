@@ -7,7 +7,7 @@ from mlxtune.evaluation.compare import EvaluationComparison
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.statistics.power import needed_rows
 from mlxtune.evaluation.verdict import Comparison, ScoreComparison
-from mlxtune.present.blocks import Cell, Column, Document, Fact, Facts, Heading, IntervalBar, Table, text
+from mlxtune.present.blocks import Cell, Column, Document, Fact, Facts, Heading, IntervalBar, Table, figures, text
 from mlxtune.present.labels import capital, change_text, outcome_cell, outcome_mark, p_value, word
 from mlxtune.present.verdict import change_sentence
 
@@ -56,17 +56,8 @@ def comparison_table(title: str, note: str, items: Sequence[tuple[str, Compariso
                 outcome_cell(item.outcome),
             )
         )
-    columns = (
-        Column(),
-        Column("fixed", right=True),
-        Column("broken", right=True),
-        Column("both", right=True, priority=1),
-        Column("neither", right=True, priority=1),
-        Column(priority=2),
-        Column("change, points", right=True),
-        Column("p", right=True),
-        Column(),
-    )
+    counts = *figures("fixed", "broken"), *figures("both", "neither", priority=1)
+    columns = (Column(), *counts, Column(priority=2), *figures("change, points", "p"), Column())
     return Table(title, note, columns, tuple(rows))
 
 
@@ -82,6 +73,6 @@ def score_table(items: Sequence[ScoreComparison]) -> Table:
         )
         for item in items
     )
-    columns = (Column(), *(Column(label, right=True) for label in ("rose", "fell", "same", "change", "p")), Column())
+    columns = (Column(), *figures("rose", "fell", "same", "change", "p"), Column())
     note = "sign test with Holm-adjusted p-values; t intervals over groups"
     return Table("Scales, 1 to 5", note, columns, rows)

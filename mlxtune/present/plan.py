@@ -144,12 +144,7 @@ def memory_facts(plan: Plan) -> Facts:
 
 
 def run_facts(
-    plan: Plan,
-    power: PowerState,
-    *,
-    check_note: str = "",
-    off_task: Fact | None = None,
-    search: SearchPrice | None = None,
+    plan: Plan, power: PowerState, *, check_note: str = "", off_task: Fact | None = None, search: SearchPrice | None = None
 ) -> Facts:
     """Describe the work of the run, what is wrong with its rows, and what the held-out rows can show."""
     share = 100 * plan.trained / max(1, plan.computed)

@@ -34,6 +34,7 @@ from mlxtune.present.blocks import (
     Style,
     Table,
     facts,
+    figures,
 )
 from mlxtune.present.comparison import comparison_table
 from mlxtune.present.labels import change_text, failure_name, glyph_cell, outcome_mark, p_value, percent, word
@@ -54,10 +55,7 @@ _REVIEWED = {
 
 
 def report_document(
-    report: EvaluationReport,
-    next_step: Document = (),
-    failures: Sequence[FailedRow] = (),
-    classes: Sequence[FailureClass] = (),
+    report: EvaluationReport, next_step: Document = (), failures: Sequence[FailedRow] = (), classes: Sequence[FailureClass] = ()
 ) -> Document:
     """Describe a report, what to do next, and the first of its ``failures`` and of their ``classes``."""
     tables, item = report_tables(report), report.headline
@@ -146,9 +144,8 @@ def _samples(report: EvaluationReport, failures: Sequence[FailedRow]) -> list[Bl
 
 def nearest_row_text(row: NearestRow) -> str:
     """Describe a training row that is similar to a failed row: similarity, location, reviews and question."""
-    reviews = [
-        f"{_REVIEWED.get(by.action, by.action)} {by.who} on {time.strftime('%Y-%m-%d', time.localtime(by.t))}" for by in row.reviews
-    ]
+    days = [time.strftime("%Y-%m-%d", time.localtime(by.t)) for by in row.reviews]
+    reviews = [f"{_REVIEWED.get(by.action, by.action)} {by.who} on {day}" for by, day in zip(row.reviews, days, strict=True)]
     question = one_line(row.question, _QUESTION_LENGTH)
     return f"{100 * row.similarity:.0f}% similar: {row.location}, {', '.join(reviews) or 'not reviewed'}. “{question}”"
 
@@ -231,7 +228,7 @@ def arms_table(report: EvaluationReport) -> Table:
         Column(metric_label(report.answer_metric), right=True),
         Column(right=True),
         *([Column(priority=2)] if slowest else []),
-        *(Column(label, right=True) for label in ("p50, s", "p95, s", "tokens", "still going", "repeating")),
+        *figures("p50, s", "p95, s", "tokens", "still going", "repeating"),
     )
     note = "seconds (unbatched) and tokens per answer; share unfinished"
     legend = f"Bars: seconds per answer, from the median to the 95th percentile, on a scale to {_seconds(slowest)} s."
@@ -292,12 +289,9 @@ def comparison_tables(report: EvaluationReport) -> list[Table]:
         if len(items) > 1 or not tables:
             labeled = [(metric_label(item.metric), item) for item in items]
             baselines = sum(not is_tuned(arm.name) for arm in report.arms)
-            best = (
-                f"; {labeled[0][0]}: over the best of {baselines} baselines"
-                if not tables and report.headline and baselines > 1
-                else ""
-            )
-            note = f"same rows; {method}, p after Holm{best}"
+            note = f"same rows; {method}, p after Holm"
+            if not tables and report.headline and baselines > 1:
+                note += f"; {labeled[0][0]}: over the best of {baselines} baselines"
             tables.append(comparison_table(name, note, labeled))
         else:
             single.append((name, items[0]))
@@ -373,9 +367,8 @@ def cost_table(report: EvaluationReport) -> Table:
                 Cell("–" if arm.answers.p50 is None else _seconds(arm.answers.p50)),
             )
         )
-    labels = ("tokens", "time", "prompt", "answer", "p50, s")
     note = "tokens and time to make the arm once; tokens and seconds of each answer"
-    return Table("Cost", note, (Column(), *(Column(label, right=True) for label in labels)), tuple(rows))
+    return Table("Cost", note, (Column(), *figures("tokens", "time", "prompt", "answer", "p50, s")), tuple(rows))
 
 
 def seeds_table(report: EvaluationReport) -> Table | None:
@@ -413,10 +406,7 @@ def seeds_table(report: EvaluationReport) -> Table | None:
             Cell(spread, "muted"),
         )
     )
-    columns = (
-        Column(), Column("validation", right=True, priority=1), Column("loss", right=True, priority=1), Column(),
-        Column("held-out", right=True), Column(right=True), Column(),
-    )  # fmt: skip
+    columns = (Column(), *figures("validation", "loss", priority=1), Column(), *figures("held-out", ""), Column())
     note = (
         f"{metric_label(report.headline_metric)} of {TUNED}; intervals over rows for each seed, over rows and seeds for the recipe"
     )
@@ -441,30 +431,27 @@ def off_task_table(report: EvaluationReport) -> Table | None:
     for change in changes:
         counted = change.paired.total > 0
         style: Style = "" if change.category else "bold"
-        figures = [percent(count / max(1, change.paired.total)) for count in (change.paired.first, change.paired.second)]
+        rates = [percent(count / max(1, change.paired.total)) for count in (change.paired.first, change.paired.second)]
         limits, mark = (change.low, change.change, change.high), outcome_mark(change.outcome)
         rows.append(
             (
                 glyph_cell(change.outcome),
                 Cell(one_line(change.category, 40) or "all", style),
                 Cell(f"{change.paired.total:,}", "muted"),
-                *(Cell(figure if counted else "–", style) for figure in figures),
+                *(Cell(figure if counted else "–", style) for figure in rates),
                 Cell(bar=IntervalBar(*limits, -reach, reach, -result.margin, mark) if counted else None),
                 Cell(change_text(*limits) if counted else "–", style),
                 Cell(word(change.outcome) if counted else "set apart", outcome_mark(change.outcome)),
                 Cell(f"{change.power:.0%}" if counted else "–", "muted"),
             )
         )
-    columns = (
-        Column(), Column(), Column("answers", right=True, priority=1), Column(BASE, right=True), Column(TUNED, right=True),
-        Column(priority=2), Column("change, points"), Column(), Column("power", right=True, priority=1),
-    )  # fmt: skip
+    counts = *figures("answers", priority=1), *figures(BASE, TUNED)
+    columns = (Column(), Column(), *counts, Column(priority=2), Column("change, points"), Column(), *figures("power", priority=1))
     note = f"correct answers; Tango's one-sided 95% limits; held: a drop of {100 * result.margin:g} points is ruled out"
     if result.set_apart:
-        names = [
-            f"{cell.category or 'prompts'} {'with' if cell.with_system else 'without'} system prompt" for cell in result.set_apart
-        ]
-        note += f"; not counted, because both arms' rates add up to under {LEAST:.0%}: {one_line(', '.join(names))}"
+        named = ((cell.category or "prompts", "with" if cell.with_system else "without") for cell in result.set_apart)
+        names = one_line(", ".join(f"{name} {how} system prompt" for name, how in named))
+        note += f"; not counted, because both arms' rates add up to under {LEAST:.0%}: {names}"
     legend = f"Dashed line: the margin, a drop of {100 * result.margin:g} points. An interval to its right means held."
     return Table("Off-task prompts", note, columns, tuple(rows), legend)
 

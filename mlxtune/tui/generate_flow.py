@@ -85,13 +85,7 @@ def _choose_thin_rows(app: MlxtuneApp, recipe: Path) -> None:
 
 
 def choose_teacher(
-    app: MlxtuneApp,
-    recipe: Path,
-    task: Task,
-    *,
-    rows: tuple[str, ...] = (),
-    documents: str = "",
-    prompts: str = "",
+    app: MlxtuneApp, recipe: Path, task: Task, *, rows: tuple[str, ...] = (), documents: str = "", prompts: str = ""
 ) -> None:
     """Ask which teacher writes the rows, showing the maximum cost of each, and start the generation."""
 
@@ -119,14 +113,10 @@ def choose_teacher(
         def start_with(teacher: TeacherSpec) -> None:
             _start(app, loaded, replace(usable[0][1], teacher=teacher))
 
-        options = [
-            ChoiceOption(
-                replace(request.teacher, consent="asked in the app") if offer.host else request.teacher,
-                one_line(name, 30),
-                _cost(offer),
-            )
-            for name, request, offer in usable
-        ]
+        options = []
+        for name, request, offer in usable:
+            teacher = replace(request.teacher, consent="asked in the app") if offer.host else request.teacher
+            options.append(ChoiceOption(teacher, one_line(name, 30), _cost(offer)))
         options.append(ChoiceOption(_OTHER, "Another model", "an alias, a Hub ID, or a folder"))
 
         def chosen(teacher: TeacherSpec | str) -> None:

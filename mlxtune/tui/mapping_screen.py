@@ -119,14 +119,11 @@ class MappingScreen(ModalScreen[dict[str, str] | None]):
         most = screen // 2 - 2
         self.query_one("#mapping").styles.height = min(max(len(names), len(self._shown_keys)), most) + (3 if screen >= 30 else 1)
         self.query_one(ListPanel).set(len(names), lambda index, width: self._column(names[index], width))
-        self.query_one("#columns-side", Section).head.set(
-            title=f"Columns of {one_line(self._sample.path.name, 40)}", note=f"{len(names)}"
-        )
+        title = f"Columns of {one_line(self._sample.path.name, 40)}"
+        self.query_one("#columns-side", Section).head.set(title=title, note=f"{len(names)}")
         self.query_one("#keys", Panel).update(lambda width, _height: lines(*(self._key(name, width) for name in self._shown_keys)))
-        formats = ", ".join(read.formats) or "none yet"
-        self.query_one("#keys-side", Section).head.set(
-            note=line(("format ", "$muted"), (formats, "bold" if read.formats else "$warning"))
-        )
+        formats = (", ".join(read.formats) or "none yet", "bold" if read.formats else "$warning")
+        self.query_one("#keys-side", Section).head.set(note=line(("format ", "$muted"), formats))
         valid, total = sum(read.formats.values()), len(read.rows)
         what = f"the first {total:,} rows" if self._sample.total > total else plural(total, "row")
         glyph, style = ("✓", "$success") if valid == total else ("!", "$warning") if valid else ("✗", "$error")
@@ -154,21 +151,16 @@ class MappingScreen(ModalScreen[dict[str, str] | None]):
         room_key = max((len(self._key_of(one)) for one in self._columns), default=0)
         value = self._columns[name]
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        return line(
-            cell(one_line(name, 60), room, "bold" if key_name else ""),
-            " ",
-            cell(key_name, room_key, "$primary"),
-            "  " if room_key else " ",
-            cell(one_line(text[: 4 * _MAX_PREVIEW], _MAX_PREVIEW), width - room - room_key - 3, "$muted"),
-        )
+        column = cell(one_line(name, 60), room, "bold" if key_name else "")
+        start = line(column, " ", cell(key_name, room_key, "$primary"), "  " if room_key else " ")
+        return line(start, cell(one_line(text[: 4 * _MAX_PREVIEW], _MAX_PREVIEW), width - room - room_key - 3, "$muted"))
 
     def _key(self, name: str, width: int) -> Content:
         digit = str(list(_NUMBERED).index(name) + 1) if name in _NUMBERED else " "
         column = self._column_of(name)
         about = (one_line(column, 60), "bold") if column else (_NUMBERED.get(name, ""), "$faint")
-        return line("  ", (digit, "bold $primary"), "  ", cell(name, 14, "$primary" if column else "$muted"), about).truncate(
-            max(width, 0), ellipsis=True
-        )
+        shown = line("  ", (digit, "bold $primary"), "  ", cell(name, 14, "$primary" if column else "$muted"), about)
+        return shown.truncate(max(width, 0), ellipsis=True)
 
     def _rows(self, width: int, height: int) -> Content:
         """Draw the first rows, each in its share of the height."""
@@ -239,9 +231,8 @@ def _turns(row: Row, number: int, width: int, height: int) -> list[Content]:
     result: list[Content] = []
     for index, part in enumerate(shown):
         glyph, style = role_glyph(part.role)
-        head = line(
-            cell(f"{number}" if index == 0 else "", 4, "$muted", right=True), "  ", (f"{glyph} ", style), cell(part.role, 11, style)
-        )
+        position = cell(f"{number}" if index == 0 else "", 4, "$muted", right=True)
+        head = line(position, "  ", (f"{glyph} ", style), cell(part.role, 11, style))
         rows = wrap(one_line(part.text[: 4 * _MAX_PREVIEW], _MAX_PREVIEW), width - head.cell_length)
         wanted = rows[: 1 + spare]
         spare -= len(wanted) - 1

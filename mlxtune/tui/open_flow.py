@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from textual.content import Content
+
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import user_path
 from mlxtune.core.text import one_line
@@ -104,9 +106,8 @@ def open_file(app: MlxtuneApp) -> None:
         app.notices.show(Notice("done", f"Opened {one_line(path.name, 60)}.", "c creates a recipe for it."))
 
     def chosen(path: Path) -> None:
-        views = (
-            [view for view in app.snapshot.recipes if view.recipe and view.recipe.source.resolve() == path] if app.snapshot else []
-        )
+        recipes = app.snapshot.recipes if app.snapshot else ()
+        views = [view for view in recipes if view.recipe and view.recipe.source.resolve() == path]
         if not views:
             open_mapped(app, path, show, label="open")
             return
@@ -134,11 +135,12 @@ def recipe_for(app: MlxtuneApp, path: Path, mapping: Mapping[str, str], format: 
     """Guess a recipe for the rows of ``path``, show what was guessed, and write it under the name that the user enters."""
 
     def show(guessed: Scaffold) -> None:
+        def text(width: int, _height: int) -> Content:
+            return lines(*(row[2:] for row in draw.rows(scaffold_document(guessed), width)), "", line(("Its name:", "$muted")))
+
         app.ask(
             f"New recipe for {one_line(path.name, 40)}",
-            lambda width, _height: lines(
-                *(row[2:] for row in draw.rows(scaffold_document(guessed), width)), "", line(("Its name:", "$muted"))
-            ),
+            text,
             lambda name: app.jobs.run(lambda: scaffold.write(guessed, app.workspace, name), written),
             scaffold.default_name(path),
             label="write it",

@@ -180,15 +180,9 @@ def interview_row(item: InterviewLine, width: int) -> Content:
         glyph = ("✓ ", "bold $success") if item.selected else ("○ ", "$muted")
         figure = line("  ", (item.text, "bold $primary")) if item.text else Content("")
         return line(glyph, cell(item.question.ask, width - 2 - figure.cell_length, "bold"), figure)
-    selected = item.selected
-    return line(
-        "    ",
-        ("●", "bold $primary") if selected else ("○", "$faint"),
-        " ",
-        cell(item.option, 11, "bold" if selected else ""),
-        " ",
-        cell(item.text, width - 18, "" if selected else "$muted"),
-    )
+    glyph = ("●", "bold $primary") if item.selected else ("○", "$faint")
+    name = cell(item.option, 11, "bold" if item.selected else "")
+    return line("    ", glyph, " ", name, " ", cell(item.text, width - 18, "" if item.selected else "$muted"))
 
 
 def heading_note(evidence: AdviceEvidence | None, wide: bool) -> str:

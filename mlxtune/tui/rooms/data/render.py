@@ -152,13 +152,9 @@ def finding_row(check: str, rows: Sequence[int], width: int, under_cursor: bool)
         fix = line(("by hand", "$faint"))
     else:
         fix = line(("f", "bold $primary"), (" fix", "$muted")) if under_cursor else line(("f", "$faint"), "    ")
-    return line(
-        (known.glyph, f"bold {SEVERITY_STYLE[known.severity]}"),
-        "  ",
-        cell(title if len(title) <= width - 17 else check_label(check), width - 17),
-        cell(f"{len(rows):,}", 6, "bold", right=True),
-        cell(fix, 8, right=True),
-    )
+    name = cell(title if len(title) <= width - 17 else check_label(check), width - 17)
+    count = cell(f"{len(rows):,}", 6, "bold", right=True)
+    return line((known.glyph, f"bold {SEVERITY_STYLE[known.severity]}"), "  ", name, count, cell(fix, 8, right=True))
 
 
 def check_summary(verdict: ReviewVerdict, checked: CheckResult, width: int, *, brief: bool) -> Content:

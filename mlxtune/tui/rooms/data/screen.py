@@ -184,12 +184,16 @@ class DataRoom(SourceRoom):
         def columns() -> render.RowColumns:  # for the panel's width at the time it is drawn
             return render.RowColumns.fit(panel.size.width, len(browser))
 
+        def move(position: int) -> None:
+            session.move_to(int(rows[position]))  # a thread may replace selection.rows
+            self._mark_finding(session)
+
         panel.set(
             len(rows),
             lambda position, width: render.table_row(browser, int(rows[position]), columns(), width, unit),
             cursor=panel.cursor if on_row else session.cursor_position(),
             header=lambda width: render.table_header(columns(), width, unit),
-            on_move=lambda position: self._move_to(session, int(rows[position])),  # a thread may replace selection.rows
+            on_move=move,
         )
         panel.key = lambda position: int(rows[position])
         if len(rows):
@@ -202,10 +206,6 @@ class DataRoom(SourceRoom):
         check_failed = session.check.error is not None and not self.query_one("#statistics").display
         message.display = bool(selection.error) or not len(rows) or check_failed
         message.update(lambda width, _height: render.table_message(session, width))
-
-    def _move_to(self, session: SourceSession, index: int) -> None:
-        session.move_to(index)
-        self._mark_finding(session)
 
     @property
     def _list(self) -> MarkableList:
@@ -251,13 +251,12 @@ class DataRoom(SourceRoom):
             height = self._findings_height(summary)
             kinds = f"{len(names):,} kinds, " if len(names) > height else ""  # the list is cut, which nothing else shows
             found.styles.max_height = height
-            found.set(
-                len(names),
-                lambda position, width: render.finding_row(
-                    names[position], verdict.rows[names[position]], width, position == found.cursor
-                ),
-                cursor=cursor,
-            )
+
+            def row(position: int, width: int) -> Content:
+                name = names[position]
+                return render.finding_row(name, verdict.rows[name], width, position == found.cursor)
+
+            found.set(len(names), row, cursor=cursor)
             self._mark_finding(session)
         self.query_one("#summary", Panel).update(lambda width, _height: summary(width))
         note = f"{kinds}{plural(verdict.flagged, 'row')}" if verdict and verdict.flagged else ""
@@ -304,30 +303,18 @@ class DataRoom(SourceRoom):
         limit = browser.check_result.max_tokens if browser.check_result and not reason else 0
 
         def histogram(width: int) -> render.LengthHistogram | None:
-            cache_key = (
-                id(browser),
-                id(browser.check_result),
-                width,
-                browser.scanned * 20 // max(len(browser), 1),  # every 5% of the rows
-                browser.revision,
-            )
+            read = browser.scanned * 20 // max(len(browser), 1)  # every 5% of the rows
+            cache_key = id(browser), id(browser.check_result), width, read, browser.revision
             if cache_key != self._histogram[0]:
-                self._histogram = (
-                    cache_key,
-                    render.LengthHistogram.of(browser.lengths, browser.unmeasured_count, limit, width - 2),
-                )
+                counts = render.LengthHistogram.of(browser.lengths, browser.unmeasured_count, limit, width - 2)
+                self._histogram = cache_key, counts
             return self._histogram[1]
 
         def chart(width: int, _height: int) -> Content:
             if (counts := histogram(width)) is None:
                 return paragraph("Every row was edited or left out." if browser.scanned else "No rows have been read yet.", width)
-            return render.length_chart(
-                counts,
-                limit,
-                f"{words.skip_text(reason)}.{session.download_hint}" if reason else "",
-                _CHART_HEIGHTS[self.tall],
-                width,
-            )
+            why = f"{words.skip_text(reason)}.{session.download_hint}" if reason else ""
+            return render.length_chart(counts, limit, why, _CHART_HEIGHTS[self.tall], width)
 
         panel = self.query_one("#histogram", Panel)
         counts = histogram(panel.size.width or 40)
@@ -446,12 +433,11 @@ class DataRoom(SourceRoom):
         self._show_labels = (self._show_stats or self.wide) and not last
         self._show_stats = not self.wide and not (self._show_stats and last)
         self.redraw()
+        page = "#label-bars" if self._show_labels else "#findings-list"
         if self._show_stats or not self.wide:
-            self.set_focus(
-                self.query_one("#list" if not self._show_stats else "#label-bars" if self._show_labels else "#findings-list")
-            )
+            self.set_focus(self.query_one(page if self._show_stats else "#list"))
         elif self.focused is None or self.focused.id != "list":
-            self.set_focus(self.query_one("#label-bars" if self._show_labels else "#findings-list"))
+            self.set_focus(self.query_one(page))
 
     def action_sort(self) -> None:
         if session := self.session:

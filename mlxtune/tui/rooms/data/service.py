@@ -34,11 +34,9 @@ def preview(browser: SourceBrowser, rows: Sequence[int], effect: str = "") -> st
 
 def pending_changes(browser: SourceBrowser, rows: Sequence[int]) -> dict[Action, int]:
     """Return the number of ``rows`` that each decision would change, omitting decisions that would change none."""
-    counts = {action: sum(browser.decision(index).status != status for index in rows) for action, status in _STATUS.items()}
-    if rows and all(isinstance(browser.record(index), Preference) for index in rows[:_PREVIEW_ROWS]):
-        counts |= {
-            action: sum(browser.decision(index).status != status for index in rows) for action, status in _PAIR_STATUS.items()
-        }
+    are_pairs = rows and all(isinstance(browser.record(index), Preference) for index in rows[:_PREVIEW_ROWS])
+    possible = {**_STATUS, **_PAIR_STATUS} if are_pairs else _STATUS
+    counts = {action: sum(browser.decision(index).status != status for index in rows) for action, status in possible.items()}
     return {action: count for action, count in counts.items() if count}
 
 

@@ -201,9 +201,7 @@ class EvaluateRoom(Room):
             planned = service.planned_arms(live.run)
             self.query_one("#ev-progress", Panel).update(lambda width, _height: render.progress(live, planned, snapshot.now, width))
         if self._is_reading:
-            self.query_one("#ev-invite", Panel).update(
-                lambda width, _height: paragraph("Reading the report.", width, style="$muted")
-            )
+            self.query_one("#ev-invite", Panel).update(lambda width, _height: paragraph("Reading the report.", width))
         elif wanted is None and live is None:
             recipe = self.app.selection.recipe.recipe if self.app.selection.recipe else None
             name, arms = (one_line(recipe.name), arm_names(recipe)) if recipe else ("", ())
@@ -417,21 +415,17 @@ class EvaluateRoom(Room):
         updates = int(loaded.report.facts.get("adapter_step", 0))
         classes = [one for one in failure_classes(found.rows, found.filter.arm, updates) if one.nearest]
         classes.sort(key=lambda one: row not in one.rows)  # the one under the cursor first
-        recipes, name = self.app.snapshot.recipes if self.app.snapshot else (), loaded.report.facts.get("name")
-        recipe = next((view for view in recipes if view.recipe and view.recipe.name == name), None)
+        recipes, own = self.app.snapshot.recipes if self.app.snapshot else (), loaded.report.facts.get("name")
+        recipe = next((view for view in recipes if view.recipe and view.recipe.name == own), None)
         if not classes or recipe is None:
             text = "There are no training rows to use as examples." if recipe else "The recipe of this report is not in recipes/."
             self.app.notices.show(Notice("warning", text))
             return
 
-        options = [
-            ChoiceOption(
-                tuple(near.id for near in one.nearest),
-                f"{plural(len(one.rows), 'row')}: {failure_class_text(one)}",
-                f"helps: {REMEDIES[one.remedy]}",
-            )
-            for one in classes[:MAX_GROUPS]
-        ]
+        options = []
+        for one in classes[:MAX_GROUPS]:
+            name = f"{plural(len(one.rows), 'row')}: {failure_class_text(one)}"
+            options.append(ChoiceOption(tuple(near.id for near in one.nearest), name, f"helps: {REMEDIES[one.remedy]}"))
         text = "The teacher sees the training rows nearest to these, never the held-out rows themselves."
         title = "Write training rows for which failures?"
         self.app.choose(title, options, lambda rows: choose_teacher(self.app, recipe.path, "variations", rows=rows), text)

@@ -222,10 +222,7 @@ class GroupsRoom(SourceRoom):
         prefix = service.shared_beginning(browser, group)
         panel.key = lambda position: rows[position]
         panel.styles.height = min(len(rows), max(self.app.size.height // 3, 4))
-        panel.set(
-            len(rows),
-            lambda position, width: render.member_row(browser, rows[position], prefix, width),
-        )
+        panel.set(len(rows), lambda position, width: render.member_row(browser, rows[position], prefix, width))
         self.query_one("#members", Section).head.set(
             title=f"{plural(len(rows), 'row')}: {group.kind}", note=one_line(group.label, 40)
         )

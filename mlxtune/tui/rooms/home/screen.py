@@ -204,12 +204,8 @@ STATE_STYLES: dict[StageState, tuple[str, str]] = {
 
 
 def draw_next_step(step: NextStep, snapshot: Snapshot, keys: Sequence[Content], width: int, tall: bool) -> Content:
-    mark = step_mark(step, snapshot)
-    rows = (
-        marked(GLYPHS[mark], f"${mark}", step_title(step), width, "bold")
-        if mark
-        else [paragraph(step_title(step), width, style="bold")]
-    )
+    mark, title = step_mark(step, snapshot), step_title(step)
+    rows = marked(GLYPHS[mark], f"${mark}", title, width, "bold") if mark else [paragraph(title, width, style="bold")]
     why = step_why(step, snapshot)
     rows += [paragraph(f"{why[:1].upper()}{why[1:]}", width, style="$muted")] if why else []
     if keys:
@@ -239,13 +235,9 @@ def draw_run(runs: Sequence[RunView], now: float, index: int, width: int) -> Con
     """Return a row of the list of runs: its status, its name, its result, and its age."""
     view = runs[index]
     sign = STATUS_LABELS[view.status]
-    return line(
-        (sign.glyph, f"bold ${sign.style}"),
-        " ",
-        cell(view.name, width - 20),
-        cell(brief_result(view), 11, "$muted", right=True),
-        cell(age(now - view.updated), 7, "$faint", right=True),
-    ).truncate(max(width, 0))
+    name, result = cell(view.name, width - 20), cell(brief_result(view), 11, "$muted", right=True)
+    when = cell(age(now - view.updated), 7, "$faint", right=True)
+    return line((sign.glyph, f"bold ${sign.style}"), " ", name, result, when).truncate(max(width, 0))
 
 
 def draw_changes(snapshot: Snapshot, views: Sequence[RunView], limit: int, width: int) -> Content:

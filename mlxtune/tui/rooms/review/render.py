@@ -29,12 +29,8 @@ def invalid_row(error: DataError, width: int) -> list[Content]:
     """Explain why a record is not a valid row."""
     why = error.reason if isinstance(error, RowError) else error.message
     keys = line("    ", key("D", "findings and fixes", "app.room('data')"), "   ", key("→", "next row", "screen.go(1)"))
-    rows = [
-        *marked("✗", "$error", f"Invalid row: {one_line(why)}", width),
-        paragraph(one_line(error.hint), width, "    "),
-        Content(""),
-    ]
-    return lines(*rows, keys).split("\n", allow_blank=True)
+    rows = marked("✗", "$error", f"Invalid row: {one_line(why)}", width)
+    return lines(*rows, paragraph(one_line(error.hint), width, "    "), "", keys).split("\n", allow_blank=True)
 
 
 def conversation(
@@ -58,9 +54,7 @@ def above_editor(
     """Return the parts before ``edited``, which the editor shows below them. In a pair, the other answer comes before it."""
     position = next((index for index, part in enumerate(parts) if part.name == edited.name), 0)
     in_pair = edited.name in SIDES
-    before = [
-        index for index, part in enumerate(parts) if index < position or (in_pair and part.name in SIDES and index != position)
-    ]
+    before = [at for at, part in enumerate(parts) if at < position or (in_pair and part.name in SIDES and at != position)]
     known = [turns[index] for index in before] if turns and len(turns) == len(parts) else None
     rows, _ = conversation([parts[index] for index in before], known, window, width, -1, air)
     rows += [Content("")] if air and rows else []
@@ -127,14 +121,8 @@ def _part_body(part: RowPart, turn: TurnTokens | None, window: int, width: int) 
 
 
 def _side_head(part: RowPart, turn: TurnTokens | None, width: int, under_cursor: bool, key_name: str) -> Content:
-    name = line(
-        ("▌ " if under_cursor else "  ", "$primary"),
-        (f"{role_glyph(part.role)[0]} ", "$primary"),
-        (part.role, "bold $primary"),
-        "  ",
-        (key_name, "bold $primary"),
-        (" better", "$muted"),
-    )
+    glyph = (f"{'▌ ' if under_cursor else '  '}{role_glyph(part.role)[0]} ", "$primary")
+    name = line(glyph, (part.role, "bold $primary"), "  ", (key_name, "bold $primary"), (" better", "$muted"))
     return justify(width, name, line((_trained(part, turn) if part.trains else "", "$faint")))
 
 

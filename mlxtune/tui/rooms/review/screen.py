@@ -281,12 +281,13 @@ class ReviewRoom(SourceRoom):
         note = f"{failures} of {len(checks)} {'fails' if failures == 1 else 'fail'}" if failures else "passes" if checks else ""
         self.query_one("#contract-section", Section).head.set(note=note)
         recipe = session.ref.recipe
-        why = (
-            "The recipe has no contract. Set one in Plan, under evaluation."
-            if recipe
-            else "There is no recipe for these rows, so no contract."
-        )
-        why = "The contract does not apply to this row." if recipe and recipe.has_contract else why
+        why = "There is no recipe for these rows, so no contract."
+        if recipe:
+            missing, idle = (
+                "The recipe has no contract. Set one in Plan, under evaluation.",
+                "The contract does not apply to this row.",
+            )
+            why = idle if recipe.has_contract else missing
         add_key = key("d", "add disclaimer", "screen.disclaimer") if self.with_disclaimers else None
         self.query_one("#contract", Panel).update(lambda width, _height: render.contract(checks, why, width, add_key))
         self.query_one("#contract-line", Panel).update(lambda width, _height: render.contract_line(checks, width, add_key))
@@ -302,14 +303,10 @@ class ReviewRoom(SourceRoom):
         )
 
     def _check_contract(self, session: SourceSession, row: Row | None) -> dict[str, Score]:
-        if row is None or session.contract is None:
+        if row is None or (contract := session.contract) is None:
             return {}
         if self._contract_result[0] != row.hash:
-            self._contract_result = (
-                row.hash,
-                service.check_contract(session.contract, row),
-                service.add_disclaimers(session.contract, row),
-            )
+            self._contract_result = row.hash, service.check_contract(contract, row), service.add_disclaimers(contract, row)
         return self._contract_result[1]
 
     @property

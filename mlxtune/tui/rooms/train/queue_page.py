@@ -139,11 +139,7 @@ def draw_row(entry: QueueEntry, running: bool, width: int) -> Content:
     """Return a command: its state, number, and text, and its run or the reason why it failed."""
     interrupted = entry.status == "started" and not running
     note = "interrupted" if interrupted else one_line(entry.message)
-    parts: list[Part] = [
-        _INTERRUPTED if interrupted else _GLYPHS[entry.status],
-        " ",
-        cell(str(entry.number), 3, "$muted", right=True),
-    ]
-    parts += ["  ", (one_line(entry.text), "bold" if entry.status == "started" else "")]
-    parts += ["   ", (note, "$error" if entry.status == "failed" else "$muted")]
-    return line(*parts).truncate(max(width, 0), ellipsis=True)
+    glyph, number = _INTERRUPTED if interrupted else _GLYPHS[entry.status], cell(str(entry.number), 3, "$muted", right=True)
+    command = (one_line(entry.text), "bold" if entry.status == "started" else "")
+    shown = line(glyph, " ", number, "  ", command, "   ", (note, "$error" if entry.status == "failed" else "$muted"))
+    return shown.truncate(max(width, 0), ellipsis=True)

@@ -203,14 +203,10 @@ class TrainRoom(Room):
         if self.compared or len(others) == 1 or snapshot is None:
             self._compare_with(None if self.compared else others[0].id)
             return
-        options = [
-            ChoiceOption(
-                other.id,
-                other.name,
-                f"{STATUS_LABELS[other.status].text}, {brief_result(other)}, {ago(snapshot.now - other.updated)}",
-            )
-            for other in others[:_MAX_COMPARED]
-        ]
+        options = []
+        for other in others[:_MAX_COMPARED]:
+            about = f"{STATUS_LABELS[other.status].text}, {brief_result(other)}, {ago(snapshot.now - other.updated)}"
+            options.append(ChoiceOption(other.id, other.name, about))
         self.app.choose("Compare with which run?", options, self._compare_with)
 
     def _compare_with(self, id: str | None) -> None:
@@ -277,11 +273,8 @@ class TrainRoom(Room):
 
     def action_log_page(self) -> None:
         def rows(width: int) -> list[Content]:
-            return (
-                render.log_rows((*filter(None, map(log_line, view.log)), *_process_lines(view)), width)
-                if (view := self.view)
-                else []
-            )
+            view = self.view
+            return render.log_rows((*filter(None, map(log_line, view.log)), *_process_lines(view)), width) if view else []
 
         self.app.push_screen(PageScreen("Log", rows, at_end=True))
 

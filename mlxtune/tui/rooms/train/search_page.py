@@ -193,10 +193,8 @@ def rates(board: Leaderboard, number: int, width: int, height: int) -> Content:
         for entry in board.entries
     }
     beside = tuple(Series(points[other], "$muted") for other in points if other != number and points[other])
-    own = points.get(number, [])
-    return draw_chart(
-        Curve([], own, own, max(entry.rungs[-1] for entry in board.entries), beside, (0.0, 100.0)), width, height, False, None
-    )
+    own, last = points.get(number, []), max(entry.rungs[-1] for entry in board.entries)
+    return draw_chart(Curve([], own, own, last, beside, (0.0, 100.0)), width, height)
 
 
 def positions(board: Leaderboard, selected: int, width: int) -> Content:
@@ -216,15 +214,8 @@ def positions(board: Leaderboard, selected: int, width: int) -> Content:
                 "bold $primary" if number == selected else "" if best.get(number, 99) < 3 else "$faint",
             )
         low, high = (value_text(value) for value in board.ends[index])
-        parts: list[Part] = [
-            "  ",
-            cell(label, 10, "$muted"),
-            cell(low, 8, "$muted", right=True),
-            " ",
-            *strip,
-            " ",
-            cell(high, 8, "$muted"),
-        ]
+        start = line("  ", cell(label, 10, "$muted"), cell(low, 8, "$muted", right=True))
+        parts: list[Part] = [start, " ", *strip, " ", cell(high, 8, "$muted")]
         if trend := known.get(label):
             parts.append((trend_text(trend), "bold"))
         rows.append(line(*parts).truncate(max(width, 0)))
