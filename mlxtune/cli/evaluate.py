@@ -14,8 +14,8 @@ from mlxtune.adapters import library
 from mlxtune.adapters.entry import AdapterEntry
 from mlxtune.advice.next_step import after_evaluation
 from mlxtune.cli.follow import announce, follow, follow_answers
-from mlxtune.cli.options import Json, Overrides, Seeds, require_consent, with_option_groups
-from mlxtune.cli.output import draw, err, info, progress_bar, say_changed_evaluation, show_json
+from mlxtune.cli.options import Json, Overrides, Seeds, with_option_groups
+from mlxtune.cli.output import draw, err, info, progress_bar, require_consent, say_changed_evaluation, show_json
 from mlxtune.core.errors import GateError, InputError
 from mlxtune.core.json_fields import to_json
 from mlxtune.core.text import one_line, plural

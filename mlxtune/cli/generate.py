@@ -13,18 +13,8 @@ import typer
 
 from mlxtune.adapters import library
 from mlxtune.cli.follow import announce, follow_answers
-from mlxtune.cli.options import (
-    CostCap,
-    EndpointUrl,
-    Json,
-    Overrides,
-    PromptPrice,
-    RecipeFile,
-    ReplyPrice,
-    require_consent,
-    with_option_groups,
-)
-from mlxtune.cli.output import Cell, draw, info, print_columns, print_section, progress_bar, show_json
+from mlxtune.cli.options import CostCap, EndpointUrl, Json, Overrides, PromptPrice, RecipeFile, ReplyPrice, with_option_groups
+from mlxtune.cli.output import Cell, draw, info, print_columns, print_section, progress_bar, require_consent, show_json
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import user_path
 from mlxtune.core.journal import read

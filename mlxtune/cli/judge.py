@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from mlxtune.cli.options import CostCap, EndpointUrl, Json, PromptPrice, ReplyPrice, require_consent, with_option_groups
-from mlxtune.cli.output import draw, info, progress_bar, show_json
+from mlxtune.cli.options import CostCap, EndpointUrl, Json, PromptPrice, ReplyPrice, with_option_groups
+from mlxtune.cli.output import draw, info, progress_bar, require_consent, show_json
 from mlxtune.core.errors import GateError, InputError
 from mlxtune.core.files import write_json
 from mlxtune.core.json_fields import to_json

@@ -1,17 +1,13 @@
-"""Arguments and options that several commands share, and consent to sending rows to another machine."""
+"""Arguments and options that several commands share."""
 
 import functools
 import inspect
-import sys
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
-
-from mlxtune.cli.output import err, styled
-from mlxtune.core.errors import InputError
 
 RecipeFile = Annotated[Path, typer.Argument(help="The recipe (a .toml file).")]
 Overrides = Annotated[
@@ -49,14 +45,3 @@ def with_option_groups(function: Callable[..., None]) -> Callable[..., None]:
     command.__signature__ = inspect.Signature(list(options.values()))  # type: ignore[attr-defined]
     command.__annotations__ = {name: option.annotation for name, option in options.items()}
     return command
-
-
-def require_consent(what: str, send: bool, hint: str) -> str:
-    """Return how the user consented to ``what``, a sentence without its full stop. Raise ``InputError`` with ``hint`` if there is no consent."""
-    if send:
-        return "--send"
-    if sys.stdin.isatty():
-        err.print(styled(("  ! ", "bold warning"), f"{what}."))
-        if typer.confirm("  Send them?", err=True):
-            return "asked in the terminal"
-    raise InputError(f"{what}, which needs your consent.", hint=hint)

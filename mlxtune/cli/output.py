@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.theme import Theme
@@ -145,3 +146,14 @@ def progress_bar(title: str) -> Iterator[ProgressUpdate]:
     with Progress(*columns, console=err, transient=True) as progress:
         task = progress.add_task(title, total=1.0)
         yield lambda description, fraction: progress.update(task, description=description, completed=fraction)
+
+
+def require_consent(what: str, send: bool, hint: str) -> str:
+    """Return how the user consented to ``what``, a sentence without its full stop. Raise ``InputError`` with ``hint`` if there is no consent."""
+    if send:
+        return "--send"
+    if sys.stdin.isatty():
+        err.print(styled(("  ! ", "bold warning"), f"{what}."))
+        if typer.confirm("  Send them?", err=True):
+            return "asked in the terminal"
+    raise InputError(f"{what}, which needs your consent.", hint=hint)

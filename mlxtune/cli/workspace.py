@@ -93,7 +93,7 @@ def _write_agents(folder: Path) -> None:
 def _init_from(source: Path, folder: Path, name: str, map: str, format: str) -> None:
     """Write a recipe for the rows of ``source`` in the workspace ``folder``, and show the guessed settings."""
     from mlxtune.data import scaffold
-    from mlxtune.present.scaffold import scaffold_document
+    from mlxtune.present.data_files import scaffold_document
 
     check_format(format)
     if not source.exists():

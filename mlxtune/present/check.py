@@ -11,22 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlxtune.core.text import one_line, plural
 from mlxtune.data.column_map import NO_COLUMNS, ColumnUse
-from mlxtune.present.blocks import (
-    ActionBlock,
-    Bar,
-    Bars,
-    Block,
-    Cell,
-    Column,
-    Document,
-    Fact,
-    Facts,
-    Heading,
-    Mark,
-    Style,
-    Table,
-    Text,
-)
+from mlxtune.present.blocks import ActionBlock, Bar, Bars, Block, Cell, Column, Document, Fact, Facts, Heading, Mark, Style, Table
 from mlxtune.present.blocks import text as paragraph
 from mlxtune.present.labels import constant_fact, word
 
@@ -204,7 +189,7 @@ def summary_document(verdict: ReviewVerdict, checked: CheckResult) -> Document:
     return (verdict_block(verdict.counts), Facts(facts), *advice)
 
 
-def verdict_block(verdict: CheckVerdict) -> Text:
+def verdict_block(verdict: CheckVerdict) -> Block:
     return paragraph(verdict_text(verdict), "bold", VERDICT_MARKS[verdict.outcome])
 
 

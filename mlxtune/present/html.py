@@ -7,19 +7,7 @@ from jinja2 import Environment, Template
 from markupsafe import Markup
 
 from mlxtune.core.text import safe_text
-from mlxtune.present.blocks import (
-    ActionBlock,
-    Block,
-    Document,
-    Facts,
-    FailureSample,
-    Heading,
-    IntervalBar,
-    Quote,
-    Square,
-    Table,
-    Text,
-)
+from mlxtune.present.blocks import ActionBlock, Block, Facts, FailureSample, Heading, IntervalBar, Quote, Square, Table, Text
 from mlxtune.present.labels import GLYPHS
 
 _LENGTH = 900  # maximum characters per text
@@ -27,7 +15,7 @@ _WIDTH = 1000  # width of a chart in its own coordinates
 _KINDS = {Table: "table", Facts: "facts", Square: "square", FailureSample: "sample", ActionBlock: "action", Text: "text"}
 
 
-def render(document: Document, title: str, about: str) -> str:
+def render(document: tuple[Block, ...], title: str, about: str) -> str:
     """Return the page. The blocks before the first section are its head, the first of which is its heading.
 
     A heading, a table, or a square begins a section; the blocks after a heading are in its section.

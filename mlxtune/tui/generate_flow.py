@@ -65,9 +65,6 @@ def choose_task(app: MlxtuneApp, recipe: Path, rows: tuple[str, ...], what: str)
 def _choose_thin_rows(app: MlxtuneApp, recipe: Path) -> None:
     """Ask which training rows to write variations of. If no area has too few rows, use all rows without asking."""
 
-    def find() -> list[ThinRows]:
-        return thin_rows(app.workspace, load(recipe))
-
     def show(places: list[ThinRows]) -> None:
         if not places:
             choose_teacher(app, recipe, "variations")
@@ -75,13 +72,11 @@ def _choose_thin_rows(app: MlxtuneApp, recipe: Path) -> None:
 
         options = [ChoiceOption(place.examples, thin_rows_text(place), one_line(place.sample, 60)) for place in places]
         options.append(ChoiceOption((), "All training rows"))
-        title, text = (
-            "Which rows should the new ones resemble?",
-            "There are too few rows like these. In Groups, w writes rows like a group's.",
-        )
+        title = "Which rows should the new ones resemble?"
+        text = "There are too few rows like these. In Groups, w writes rows like a group's."
         app.choose(title, options, lambda examples: choose_teacher(app, recipe, "variations", rows=examples), text)
 
-    app.jobs.run(find, show, busy="Looking for areas with too few rows.")
+    app.jobs.run(lambda: thin_rows(app.workspace, load(recipe)), show, busy="Looking for areas with too few rows.")
 
 
 def choose_teacher(

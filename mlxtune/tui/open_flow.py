@@ -12,15 +12,12 @@ from textual.content import Content
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import user_path
 from mlxtune.core.text import one_line
-from mlxtune.data import (
-    column_map,  # loads numpy, which the first screen does not need
-    scaffold,
-)
+from mlxtune.data import column_map, scaffold  # they load numpy, which the first screen does not need
 from mlxtune.data.column_map import SampleRecords
 from mlxtune.data.readers.formats import NO_MAPPING
 from mlxtune.data.scaffold import Scaffold
 from mlxtune.data.source_files import source_files
-from mlxtune.present.scaffold import scaffold_document
+from mlxtune.present.data_files import scaffold_document
 from mlxtune.recipe.edit import edit_recipe
 from mlxtune.tui import draw
 from mlxtune.tui.mapping_screen import SAMPLE, MappingScreen

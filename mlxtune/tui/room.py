@@ -15,7 +15,7 @@ from textual.widgets import Input, TextArea
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.tui.actions import Action, HasActions, ShownAction
 from mlxtune.tui.widgets import NoticeLine, RoomFooter, RoomHeader, ToastPanel
-from mlxtune.workspace.index import Snapshot
+from mlxtune.workspace.index import RunView, Snapshot
 
 T = TypeVar("T")
 OTHER_RECIPE = Action(
@@ -79,6 +79,11 @@ class Room(HasActions, Screen[None]):
     def compose_body(self) -> ComposeResult:
         """Yield the room's sections."""
         yield from ()
+
+    def running(self, kind: str) -> RunView | None:
+        """Return the run that uses this machine now, if it is of this kind."""
+        live = self.app.snapshot.live if self.app.snapshot else None
+        return live if live and live.run.kind == kind else None
 
     def field_actions(self) -> Sequence[ShownAction]:
         """Return the actions to show while a text field has the focus. Letters are text there."""

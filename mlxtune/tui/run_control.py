@@ -111,18 +111,16 @@ class RunControl:
 
     def new_search(self) -> None:
         """Start a search of the workspace's recipe, or ask which recipe if there are several."""
-        views = [view for view in self._app.snapshot.startable if view.recipe] if self._app.snapshot else []
-        self.with_recipe(views, self.start_search)
-
-    def start_search(self, path: Path) -> None:
 
         def start(recipe: Recipe) -> Notice:
             control.search(self._app.workspace, recipe)
             return Notice("done", f"Searching hyperparameters for {one_line(recipe.name)}.", "h in Train shows it.")
 
-        self._run_recipe_job(path, start, "Starting a hyperparameter search for {}.")
+        views = [view for view in self._app.snapshot.startable if view.recipe] if self._app.snapshot else []
+        busy = "Starting a hyperparameter search for {}."
+        self.with_recipe(views, lambda path: self._run_recipe_job(path, start, busy))
 
-    def with_recipe(self, views: Sequence[RecipeView], then: Callable[[Path], None]) -> None:
+    def with_recipe(self, views: Sequence[RecipeView], then: Callable[[Path], object]) -> None:
         """Call ``then`` with the path of the only recipe, or ask which recipe if there are several."""
         if len(views) == 1:
             then(views[0].path)

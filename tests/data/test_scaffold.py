@@ -18,7 +18,7 @@ from mlxtune.data.source import read_file, read_source
 from mlxtune.data.tool_schema import arguments_schema
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.scorers import ModelAnswer
-from mlxtune.present.scaffold import scaffold_document
+from mlxtune.present.data_files import scaffold_document
 from mlxtune.recipe import load
 
 SAMPLES = Path(__file__).parents[2] / "data" / "samples"

@@ -34,7 +34,7 @@ from mlxtune.tui.room import Room
 from mlxtune.tui.rooms.adapters import service
 from mlxtune.tui.rooms.adapters.service import LibraryView
 from mlxtune.tui.widgets import ChoiceOption, ListPanel, PageScreen, Panel, Section
-from mlxtune.workspace.index import RunView, Snapshot
+from mlxtune.workspace.index import Snapshot
 
 
 def _is_usable(room: AdaptersRoom) -> bool:
@@ -54,7 +54,7 @@ class AdaptersRoom(Room):
             when=lambda room: room.can_compare, why="There is no other adapter.",
         ),
         Action("export", "f", "export", "fuse it into its base, or export it for other programs", when=_is_usable),
-        Action("stop", "s", "stop", "stop the running export", when=lambda room: room.running_export, why="No export is running."),
+        Action("stop", "s", "stop", "stop the running export", when=lambda room: room.running("export"), why="No export is running."),
         Action("remove", "x", "remove", "remove it; u restores it", when=lambda room: room.adapter),
         Action(
             "undo", "u", "undo", "restore the adapter that was removed last",
@@ -151,8 +151,7 @@ class AdaptersRoom(Room):
 
     @property
     def _evaluating(self) -> bool:
-        live = self.app.snapshot.live if self.app.snapshot else None
-        return live is not None and live.run.kind == "eval"
+        return self.running("eval") is not None
 
     def _read(self) -> None:
         workspace = self.app.workspace
@@ -299,13 +298,8 @@ class AdaptersRoom(Room):
         start = self.app.jobs.run if chosen.copy else self.app.runs.start_worker
         start(job, busy=f"Starting the export of {adapter.name}.")
 
-    @property
-    def running_export(self) -> RunView | None:
-        live = self.app.snapshot.live if self.app.snapshot else None
-        return live if live and live.run.kind == "export" else None
-
     def action_stop(self) -> None:
-        if view := self.running_export:
+        if view := self.running("export"):
             self.app.runs.confirm_end(view, "export", "nothing is exported")
 
     def action_remove(self) -> None:

@@ -8,7 +8,6 @@ from textual.content import Content
 
 from mlxtune.advice.next_step import NextStep
 from mlxtune.core.text import duration, one_line, plural, safe_text
-from mlxtune.evaluation.answers import Answer
 from mlxtune.evaluation.arms import is_tuned
 from mlxtune.evaluation.drilldown import ScoredRow
 from mlxtune.evaluation.evidence import FailureLinks
@@ -183,15 +182,6 @@ def _arm_rows(loaded: LoadedReport, row: ScoredRow, metric: str, arm: str, width
     return _side_rows(arm, row.row.reference, None, width)
 
 
-def _thought_rows(answer: Answer, width: int) -> list[Content]:
-    """Draw the reasoning before an answer, if there was any."""
-    if not answer.thought:
-        return []
-    rows = [line(("    Reasoning", "$muted"), (f"  {plural(answer.thought_tokens, 'token')}", "$faint"))]
-    rows += [Content.styled(f"    {text}", "$muted") for text in wrap(safe_text(answer.thought).expandtabs(4), width - 6)]
-    return [*rows, Content("")]
-
-
 def _side_rows(name: str, text: str | None, span: Span | None, width: int) -> list[Content]:
     head = Content.styled(one_line(name), "bold $primary" if is_tuned(name) else "bold $muted")
     if not text:
@@ -310,7 +300,10 @@ def row_page(loaded: LoadedReport, row: ScoredRow, filter: RowFilter, width: int
     for arm in (filter.arm, *(other for other in row.answers if other != filter.arm)):
         rows += [line("  ", output) for output in _arm_rows(loaded, row, filter.metric, arm, width - 4)]
         rows += _score_rows(loaded, row, filter.metric, arm, width)
-        rows += _thought_rows(row.answers[arm], width)
+        if thought := row.answers[arm].thought:
+            rows.append(line(("    Reasoning", "$muted"), (f"  {plural(row.answers[arm].thought_tokens, 'token')}", "$faint")))
+            rows += [Content.styled(f"    {text}", "$muted") for text in wrap(safe_text(thought).expandtabs(4), width - 6)]
+            rows.append(Content(""))
     if row.row.reference is not None:
         rows += [line("  ", text) for text in _side_rows("reference", row.row.reference, None, width - 4)]
         rows.append(Content(""))

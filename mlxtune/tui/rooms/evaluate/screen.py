@@ -78,7 +78,7 @@ class EvaluateRoom(Room):
         ),
         Action(
             "stop", "s", "stop", "stop the evaluation, after a confirmation",
-            when=lambda room: room.live, why="No evaluation is running.",
+            when=lambda room: room.running("eval"), why="No evaluation is running.",
         ),
         Action("compare", "c", "compare", "compare this report with another one", when=lambda room: room.report and room.has_others),
         Action("other", "o", "other", "show another report", when=lambda room: room.has_others, why="There is no other report."),
@@ -124,15 +124,10 @@ class EvaluateRoom(Room):
                 yield Section("", Panel(id="ev-detail"), id="ev-row")
 
     @property
-    def live(self) -> RunView | None:
-        live = self.app.snapshot.live if self.app.snapshot else None
-        return live if live and live.run.kind == "eval" else None
-
-    @property
     def _unfinished(self) -> RunView | None:
         """The newest evaluation if it ended without a report. It can be continued."""
         newest = next(iter(self.app.snapshot.evals), None) if self.app.snapshot else None
-        return newest if newest and newest.status in ("failed", "crashed", "stopped") and self.live is None else None
+        return newest if newest and newest.status in ("failed", "crashed", "stopped") and not self.running("eval") else None
 
     @property
     def _is_reading(self) -> bool:
@@ -168,8 +163,8 @@ class EvaluateRoom(Room):
         if self._newest and newest != self._newest:
             self._selected = newest or None  # show an evaluation that has finished since, whatever its recipe
         self._newest = newest
-        wanted, live = self.app.selection.preferred_evaluation(self._selected, self._finished), self.live
-        if wanted and wanted.run.folder != (self.report.folder if self.report else self._loading):
+        wanted, live = self.app.selection.preferred_evaluation(self._selected, self._finished), self.running("eval")
+        if wanted and wanted.run.folder not in (self.report.folder if self.report else None, self._loading):
             self._load_report(wanted.run.folder)
         if wanted is None:
             self.report = self.rows = None
@@ -211,7 +206,7 @@ class EvaluateRoom(Room):
             self.query_one("#ev-invite", Panel).update(lambda width, _height: render.empty_state(name, arms, rows, is_free, width))
 
     def _draw_report(self, loaded: LoadedReport) -> None:
-        report, live, unfinished = loaded.report, self.live, self._unfinished
+        report, live, unfinished = loaded.report, self.running("eval"), self._unfinished
         max_rows = 2 if not self.tall else 3 if self.app.size.height < 40 else 5
         name, view = str(report.facts.get("name", "")), self.app.selection.recipe
         snapshot = self.app.snapshot
@@ -275,7 +270,7 @@ class EvaluateRoom(Room):
             self.query_one("#ev-row", Section).head.set(title=row.row.location.place.capitalize(), note=note)
 
     def _load_report(self, folder: Path) -> None:
-        if self._loading != folder and not (self._load_error and self._load_error[0] == folder):
+        if not (self._load_error and self._load_error[0] == folder):
             self._loading = folder
             failed = partial(self._show_load_error, folder)
             self.run_job(lambda: service.load_report(folder), self._show_report, failed, group="report")
@@ -522,31 +517,29 @@ class EvaluateRoom(Room):
 
     def _choose_arms(self, run: Run | None, path: Path) -> None:
         """Count what the arms answer, then ask for them."""
-        ask = partial(self._ask_for_arms, run)
 
         def count() -> ArmWork:
             recipe = run.recipe() if run and path.parent == run.folder else load(path)
             return service.count_work(recipe, run, evaluations(self.app.workspace))
 
-        self.app.jobs.run(count, ask, busy="Counting the held-out rows.", holds_keys=True)
-
-    def _ask_for_arms(self, run: Run | None, work: ArmWork) -> None:
-        options = work.options
-
-        def start(option: EvaluationOption) -> None:
+        def start(work: ArmWork, option: EvaluationOption) -> None:
             section = work.recipe.evaluation
             section = replace(section, arms=list(option.arms), rows=0 if option.all_rows else section.rows)
             recipe, workspace = replace(work.recipe, evaluation=section), self.app.workspace
             self.app.runs.start_worker(lambda: control.evaluate(workspace, recipe, run), busy="Starting the evaluation.")
 
-        if len(options) == 1:
-            start(options[0])
-            return
-        choices = [ChoiceOption(option, option.label, option.about) for option in options]
-        self.app.choose("Which arms?", choices, start, f"{', '.join(options[0].arms)} on {work.summary}.")
+        def ask(work: ArmWork) -> None:
+            first, *others = work.options
+            choices = [ChoiceOption(option, option.label, option.about) for option in work.options]
+            if others:
+                self.app.choose("Which arms?", choices, partial(start, work), f"{', '.join(first.arms)} on {work.summary}.")
+            else:
+                start(work, first)
+
+        self.app.jobs.run(count, ask, busy="Counting the held-out rows.", holds_keys=True)
 
     def action_stop(self) -> None:
-        if view := self.live:
+        if view := self.running("eval"):
             self.app.runs.confirm_end(view, "evaluation", "its answers are kept")
 
 
