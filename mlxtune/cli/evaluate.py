@@ -177,14 +177,9 @@ def _finished(evaluation: Run) -> Path:
 
 
 def _start(
-    recipe: Recipe,
-    run: Run | None,
-    *,
-    entry: AdapterEntry | None = None,
-    seeds: Sequence[Run] = (),
-    consent: str = "",
+    recipe: Recipe, run: Run | None, *, entry: AdapterEntry | None = None, seeds: Sequence[Run] = (), consent: str = "",
     last_look: bool = False,
-) -> Run:
+) -> Run:  # fmt: skip
     """Start the evaluation of a run's adapter, of ``entry``, or of the base alone.
 
     ``seeds`` are runs that differ from ``run`` only in the seed.

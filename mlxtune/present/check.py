@@ -10,7 +10,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from mlxtune.core.text import one_line, plural
-from mlxtune.data.column_map import NO_COLUMNS, ColumnUse
+from mlxtune.data.column_map import ColumnUse
 from mlxtune.present.blocks import ActionBlock, Bar, Bars, Block, Cell, Column, Document, Fact, Facts, Heading, Mark, Style, Table
 from mlxtune.present.blocks import text as paragraph
 from mlxtune.present.labels import constant_fact, word
@@ -148,9 +148,7 @@ def check_warning(last: CheckOutcome | None) -> str:
 # Documents
 
 
-def check_document(
-    report: CheckReport, fixed: FixResult | None = None, *, every: bool = False, command: str = "", columns: ColumnUse = NO_COLUMNS
-) -> Document:
+def check_document(report: CheckReport, fixed: FixResult | None, *, every: bool, command: str, columns: ColumnUse) -> Document:
     """Describe a check: with examples of each finding, or ``every`` one, the ``columns``, and the ``command`` to run next."""
     muted = [Fact(one.check, f"muted, {plural(one.count, 'finding')}", one_line(one.reason, 200), "muted") for one in report.muted]
     return (

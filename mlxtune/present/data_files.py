@@ -88,8 +88,8 @@ def scaffold_document(guessed: Scaffold, name: str = "") -> Document:
     unreadable = f", {guessed.unreadable:,} cannot be read" if guessed.unreadable else ""
     facts = [Fact("rows", f"{guessed.rows:,} ({formats}){unreadable}"), *column_facts(guessed.columns)]
     facts += [Fact("method", guessed.method), Fact("tokens", f"max_tokens = {guessed.max_tokens:,}", "estimated")]
-    contract = None if guessed.only_texts else _guessed_contract(guessed, name)
-    facts += [Fact("contract", *contract)] if contract else []
+    if contract := None if guessed.only_texts else _guessed_contract(guessed, name):
+        facts.append(Fact("contract", *contract))
     if guessed.correct:
         facts.append(Fact("correct", ", ".join(guessed.correct), "equal to the reference"))
     if guessed.sentences:
@@ -105,9 +105,8 @@ def _guessed_contract(guessed: Scaffold, name: str) -> tuple[str, str] | None:
     if guessed.labels:
         return f"{len(guessed.labels)} labels", ""
     if guessed.schema is not None:
-        return f"{name}.schema.json" if name else "a JSON Schema", "from the calls" if guessed.correct == (
-            "calls",
-        ) else "from the JSON answers"
+        origin = "from the calls" if guessed.correct == ("calls",) else "from the JSON answers"
+        return f"{name}.schema.json" if name else "a JSON Schema", origin
     if guessed.number_form:
         return f"ends with {guessed.number_form}", ""
     if guessed.correct:

@@ -37,9 +37,8 @@ def judge_verdict(report: JudgeReport) -> str:
 def judge_facts(report: JudgeReport) -> Facts:
     """Describe how reliable the judge is, and what it cost."""
     first, second = report.facts["arms"]
-    found = [
-        Fact("sentinels", f"passed “{one.sentinel}”", ", ".join(one.questions), "error") for one in report.faults if one.sentinel
-    ]
+    faults = [one for one in report.faults if one.sentinel]
+    found = [Fact("sentinels", f"passed “{one.sentinel}”", ", ".join(one.questions), "error") for one in faults]
     if report.unusable:
         found.append(Fact("unusable", f"{report.unusable} of {plural(report.facts['calls'], 'reply', 'replies')}", "", "error"))
     found = found or [Fact("sentinels", "none passed")]

@@ -62,14 +62,9 @@ _DISADVANTAGES: dict[Disadvantage, str] = {
 
 
 def plan_document(
-    plan: Plan,
-    bill: Bill,
-    power: PowerState,
-    *,
-    check_note: str = "",
-    off_task: Fact | None = None,
+    plan: Plan, bill: Bill, power: PowerState, *, check_note: str = "", off_task: Fact | None = None,
     search: SearchPrice | None = None,
-) -> Document:
+) -> Document:  # fmt: skip
     """Describe a plan. ``check_note`` says why the rows should be checked first, if they should."""
     suggested = (Heading("Fits with", "least harmful first, each on top of those above"), changes(plan.changes))
     return (
@@ -80,7 +75,7 @@ def plan_document(
         memory_bars(plan),
         memory_facts(plan),
         Heading("Run"),
-        run_facts(plan, power, check_note=check_note, off_task=off_task, search=search),
+        run_facts(plan, power, check_note, off_task, search),
         Heading("Cost", "list prices as of the dates shown"),
         cost_facts(plan, bill),
     )
@@ -143,9 +138,7 @@ def memory_facts(plan: Plan) -> Facts:
     return Facts((peak, Fact("recomputed", "layers, in the backward pass" if plan.estimate.checkpointed else "nothing")))
 
 
-def run_facts(
-    plan: Plan, power: PowerState, *, check_note: str = "", off_task: Fact | None = None, search: SearchPrice | None = None
-) -> Facts:
+def run_facts(plan: Plan, power: PowerState, check_note: str, off_task: Fact | None, search: SearchPrice | None) -> Facts:
     """Describe the work of the run, what is wrong with its rows, and what the held-out rows can show."""
     share = 100 * plan.trained / max(1, plan.computed)
     replayed = f" + {plan.replayed:,} replayed" if plan.replayed else ""

@@ -392,9 +392,8 @@ def seeds_table(report: EvaluationReport) -> Table | None:
             )
         )
     mean = seeds.rate.mean
-    spread = (
-        f"standard deviation between seeds {100 * seeds.rate.spread:.1f} points; {100 * seeds.rate.chance:.1f} expected by chance"
-    )
+    chance = f"{100 * seeds.rate.chance:.1f} expected by chance"
+    spread = f"standard deviation between seeds {100 * seeds.rate.spread:.1f} points; {chance}"
     rows.append(
         (
             Cell("this recipe", "bold"),
@@ -407,9 +406,8 @@ def seeds_table(report: EvaluationReport) -> Table | None:
         )
     )
     columns = (Column(), *figures("validation", "loss", priority=1), Column(), *figures("held-out", ""), Column())
-    note = (
-        f"{metric_label(report.headline_metric)} of {TUNED}; intervals over rows for each seed, over rows and seeds for the recipe"
-    )
+    metric = metric_label(report.headline_metric)
+    note = f"{metric} of {TUNED}; intervals over rows for each seed, over rows and seeds for the recipe"
     legend = f"Dashed line: {seeds.change.rival}, the strongest arm without training."
     return Table("Seeds", note, columns, tuple(rows), legend)
 

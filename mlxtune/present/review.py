@@ -77,10 +77,8 @@ def review_document(browser: SourceBrowser, counts: ReviewCounts, rows: Sequence
     by = f" by {one_line(browser.annotator, 20)}" if browser.annotator else ""
     summary = ", ".join(f"{count:,} {status}" for status, count in counts.statuses.items() if count)
     path = shlex.quote(os.path.relpath(browser.path))
-    facts = [
-        Fact("rows", f"{summary}; {counts.edited:,} edited" if counts.edited else summary),
-        *map(agreement_fact, counts.agreement),
-    ]
+    rows_fact = Fact("rows", f"{summary}; {counts.edited:,} edited" if counts.edited else summary)
+    facts = [rows_fact, *map(agreement_fact, counts.agreement)]
     if counts.disputed:
         facts.append(Fact("disputed", f"{counts.disputed:,}", f"mlxtune data review {path} --filter status:disputed", "warning"))
     if browser.bad_count:

@@ -142,9 +142,8 @@ def pace_text(state: RunState) -> str:
     if seconds >= 1:
         time = f"{duration(seconds)} left"
     elif longest and (seconds := one.batch_remaining_seconds(now) or 0.0) >= 1:
-        time = f"up to {duration(seconds)} more for the batch" + (
-            f", then {plural(one.waiting, 'more row')}" if one.waiting else ""
-        )
+        then = f", then {plural(one.waiting, 'more row')}" if one.waiting else ""
+        time = f"up to {duration(seconds)} more for the batch{then}"
     else:
         time = f"{duration(elapsed)} so far" if elapsed >= _LONG else ""
     return ", ".join(filter(None, [tokens, time]))

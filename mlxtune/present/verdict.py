@@ -96,9 +96,8 @@ def conclusion_facts(report: EvaluationReport) -> list[Fact]:
         facts.append(Fact("decided by", f"{found.nearness:,} of {item.paired.total:,} answers", f"of {item.second}"))
     if found.needed_rows:
         facts.append(Fact("rows needed", f"about {found.needed_rows:,}", "to tell"))
-    facts += [
-        Fact("also worse", metric_label(one.metric), f"{signed_points(one.change)} points", "error") for one in found.also_worse
-    ]
+    for one in found.also_worse:
+        facts.append(Fact("also worse", metric_label(one.metric), f"{signed_points(one.change)} points", "error"))
     if found.grammar:
         met = "the whole contract" if found.grammar == "contract" else "the schema"
         facts.append(Fact("grammar", f"meets {met} every time", "without training", "warning"))
@@ -141,9 +140,8 @@ def holdout_facts(report: EvaluationReport) -> list[Fact]:
     rows = report.facts["rows"]
     groups, metric = report.facts.get("groups", rows), report.headline_metric
     compared = next((rate.total for rate in report.arms[0].rates if rate.metric == metric == PREFERENCE), rows)
-    facts = [
-        Fact("rows", f"{rows:,} held out", f"{plural(groups, 'group')}: near-duplicates count as one" if groups < rows else "")
-    ]
+    near = f"{plural(groups, 'group')}: near-duplicates count as one" if groups < rows else ""
+    facts = [Fact("rows", f"{rows:,} held out", near)]
     if report.has_few_groups:
         facts.append(Fact("few groups", f"{report.facts['effective_groups']:.1f} effective", f"below {MIN_GROUPS}", "warning"))
     if compared < rows:
@@ -158,9 +156,9 @@ def holdout_facts(report: EvaluationReport) -> list[Fact]:
         changed = from_json(ChangedTerms, record)
         facts.append(Fact("changed", listed(changed.terms), f"since {changed.since}", "warning"))
     facts += history_facts(report.holdout)
-    return (
-        facts if report.headline else [*facts, detectable_gain_fact(min(groups, compared), len(report.arms), report.facts["level"])]
-    )
+    if not report.headline:
+        facts.append(detectable_gain_fact(min(groups, compared), len(report.arms), report.facts["level"]))
+    return facts
 
 
 def history_facts(history: HoldoutHistory | None) -> list[Fact]:

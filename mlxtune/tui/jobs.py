@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mlxtune.tui.app import MlxtuneApp
 
 T = TypeVar("T")
+OnError = Callable[[MlxtuneError], object]
 _BUSY = Notice("warning", "Another task is still running.", "Try again when it has finished.")
 
 
@@ -28,16 +29,9 @@ class Jobs:
         self._counts: Counter[str] = Counter()  # jobs started, by group
 
     def run(
-        self,
-        job: Callable[[], T],
-        on_result: Callable[[T], object] | None = None,
-        on_error: Callable[[MlxtuneError], object] | None = None,
-        *,
-        group: str = "job",
-        exclusive: bool = True,
-        busy: str | None = None,
-        holds_keys: bool = False,
-    ) -> bool:
+        self, job: Callable[[], T], on_result: Callable[[T], object] | None = None, on_error: OnError | None = None, *,
+        group: str = "job", exclusive: bool = True, busy: str | None = None, holds_keys: bool = False,
+    ) -> bool:  # fmt: skip
         """Run ``job`` in a thread, then pass its result to ``on_result`` in the app's thread.
 
         Without ``on_result``, a :class:`Notice` returned by the job is shown. ``MlxtuneError`` and ``OSError`` are passed to

@@ -12,8 +12,8 @@ from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import Input, TextArea
 
-from mlxtune.core.errors import MlxtuneError
 from mlxtune.tui.actions import Action, HasActions, ShownAction
+from mlxtune.tui.jobs import OnError
 from mlxtune.tui.widgets import NoticeLine, RoomFooter, RoomHeader, ToastPanel
 from mlxtune.workspace.index import RunView, Snapshot
 
@@ -108,20 +108,11 @@ class Room(HasActions, Screen[None]):
         """Restore what :meth:`save_state` returned. Called before widgets exist; errors in ``state`` are ignored."""
 
     def run_job(
-        self,
-        job: Callable[[], T],
-        on_result: Callable[[T], object] | None = None,
-        on_error: Callable[[MlxtuneError], object] | None = None,
-        *,
-        group: str = "job",
+        self, job: Callable[[], T], on_result: Callable[[T], object], on_error: OnError | None = None, *, group: str = "job"
     ) -> None:
         """Run ``job`` in a thread, like :meth:`Jobs.run`, in this room's own group. A removed room drops its results."""
-        self.app.jobs.run(
-            job,
-            (lambda result: self.is_attached and on_result(result)) if on_result else None,
-            (lambda error: self.is_attached and on_error(error)) if on_error else None,
-            group=f"{self.mode}.{group}",
-        )
+        failed: OnError | None = (lambda error: self.is_attached and on_error(error)) if on_error else None
+        self.app.jobs.run(job, lambda result: self.is_attached and on_result(result), failed, group=f"{self.mode}.{group}")
 
     def redraw(self) -> None:
         """Draw the newest snapshot and the frame."""

@@ -168,10 +168,8 @@ class RunControl:
             ChoiceOption(None, "Keep searching" if view.run.kind == "search" else "Keep training", "nothing changes"),
             ChoiceOption("stop", label, "end the process" if kill else "save, then exit" if saves else "exit without a checkpoint"),
         ]
-        title = (
-            f"Stop the search for {view.name}?" if view.run.kind == "search" else f"Stop {view.name} at step {view.state.step:,}?"
-        )
-        self._app.choose(title, options, lambda _: self._stop(view, kill), text)
+        what = f"the search for {view.name}" if view.run.kind == "search" else f"{view.name} at step {view.state.step:,}"
+        self._app.choose(f"Stop {what}?", options, lambda _: self._stop(view, kill), text)
 
     def confirm_end(self, view: RunView, work: str, effect: str) -> None:
         """Ask for confirmation, then tell the worker of ``view`` to exit. ``work`` names what it does, and ``effect`` what remains of it."""

@@ -60,7 +60,7 @@ class RecipeSelection:
 
         self.ask_for_recipe(self._app.snapshot.recipes if self._app.snapshot else (), choose)
 
-    def ask_for_recipe(self, views: Sequence[RecipeView], then: Callable[[Path], None]) -> None:
+    def ask_for_recipe(self, views: Sequence[RecipeView], then: Callable[[Path], object]) -> None:
         options = [
             ChoiceOption(view.path, view.title, recipe_summary(view.recipe) if view.recipe else f"✗ {view.error}") for view in views
         ]

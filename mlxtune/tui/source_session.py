@@ -92,12 +92,7 @@ class SourceSession:
     """One version of a source. Another source, or a change on disk, starts a new session."""
 
     def __init__(
-        self,
-        app: MlxtuneApp,
-        ref: SourceRef,
-        notify: Callable[[], None],
-        previous: SourceSession | None = None,
-        annotator: str = "",
+        self, app: MlxtuneApp, ref: SourceRef, notify: Callable[[], None], previous: SourceSession | None, annotator: str
     ) -> None:
         """Open ``ref``. ``notify`` may be called from any thread. The filter, order and cursor come from ``previous``.
 

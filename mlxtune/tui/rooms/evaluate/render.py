@@ -39,14 +39,9 @@ AdapterState = Literal["none", "trained", "evaluated"]
 
 
 def verdict(
-    loaded: LoadedReport,
-    live: RunView | None,
-    unfinished: RunView | None,
-    adapter: AdapterState,
-    step: NextStep | None,
-    width: int,
-    max_rows: int,
-) -> Content:
+    loaded: LoadedReport, live: RunView | None, unfinished: RunView | None, adapter: AdapterState, step: NextStep | None,
+    width: int, max_rows: int,
+) -> Content:  # fmt: skip
     """Draw the verdict and as many of its notes as fit in ``max_rows``, most important first.
 
     A later evaluation may be ``live``, or have ended ``unfinished``. ``adapter`` is the state of the recipe's newest adapter, and

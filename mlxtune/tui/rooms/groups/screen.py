@@ -173,9 +173,8 @@ class GroupsRoom(SourceRoom):
             cursor=position if position is not None and not panel.marked else None,
             on_move=lambda position: self._show_group(groups[position]),
         )
-        self.query_one("#groups-section", Section).head.set(
-            title="Clusters" if self._view == "clusters" else "Groups", note=render.summary(groups)
-        )
+        title = "Clusters" if self._view == "clusters" else "Groups"
+        self.query_one("#groups-section", Section).head.set(title=title, note=render.summary(groups))
         message = self.query_one("#groups-message", Panel)
         progress, error = self._status(session)
         message.display = not groups or bool(progress or error)
@@ -223,9 +222,8 @@ class GroupsRoom(SourceRoom):
         panel.key = lambda position: rows[position]
         panel.styles.height = min(len(rows), max(self.app.size.height // 3, 4))
         panel.set(len(rows), lambda position, width: render.member_row(browser, rows[position], prefix, width))
-        self.query_one("#members", Section).head.set(
-            title=f"{plural(len(rows), 'row')}: {group.kind}", note=one_line(group.label, 40)
-        )
+        title = f"{plural(len(rows), 'row')}: {group.kind}"
+        self.query_one("#members", Section).head.set(title=title, note=one_line(group.label, 40))
         self._draw_comparison()
 
     def _draw_comparison(self) -> None:

@@ -123,9 +123,8 @@ class HomeRoom(Room):
         verdict = best or newest
         self.query_one("#best", Section).set_class(verdict is None, "-away")
         if verdict:
-            self.query_one("#best", Section).head.set(
-                title="Last evaluated" if best is None else "Best so far" if best.caveat else "Best adapter"
-            )
+            title = "Last evaluated" if best is None else "Best so far" if best.caveat else "Best adapter"
+            self.query_one("#best", Section).head.set(title=title)
             document = best_document(verdict, newest, snapshot.adapter_names)
             self.query_one("#best-picture", Panel).update(lambda width, _height: lines(*draw.rows(document, width)))
         last_visit = self.app.saved.last_visit or snapshot.now

@@ -113,9 +113,8 @@ class SearchPage(PageScreen):
 
     def _draw_trial(self, board: Leaderboard, index: int) -> None:
         number = board.entries[index].number
-        self.query_one("#search-chart", Section).head.set(
-            title=f"Contract pass rate of trial {number}", note="after each rung, in percent"
-        )
+        title = f"Contract pass rate of trial {number}"
+        self.query_one("#search-chart", Section).head.set(title=title, note="after each rung, in percent")
         self.query_one("#search-rates", Panel).update(lambda width, height: rates(board, number, width, height))
         note = "change in pass rate over the range, 95% interval" if board.trends else ""
         self.query_one("#search-strips", Section).head.set(note=note)
