@@ -142,9 +142,8 @@ def table_rows(table: Table, width: int) -> list[Content]:
             if item.bar:
                 cells.append(interval(*item.bar.shares, size, "$primary"))
             else:
-                style = (
-                    f"bold {token(item.style)}" if item.style in ("primary", "success", "warning", "error") else token(item.style)
-                )
+                is_bold = item.style in ("primary", "success", "warning", "error")
+                style = f"bold {token(item.style)}" if is_bold else token(item.style)
                 cells.append(cell(item.text, size, style, right=column.right))
         drawn.append(_joined(cells, width))
     if any(item.bar and (item.bar.minimum, item.bar.maximum) == (0, 1) for index in bars for item in columns[index]):

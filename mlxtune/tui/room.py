@@ -58,6 +58,19 @@ class Room(HasActions, Screen[None]):
     def action_other(self) -> None:
         self.app.selection.choose_recipe()
 
+    def action_new(self) -> None:
+        self.app.runs.new_run()
+
+    def action_open_file(self) -> None:
+        from mlxtune.tui.open_flow import open_file  # loads numpy, which the first screen does not need
+
+        open_file(self.app)
+
+    def action_new_recipe(self) -> None:
+        from mlxtune.tui.open_flow import new_recipe
+
+        new_recipe(self.app)
+
     @property
     def wide(self) -> bool:
         return self.app.size.width >= 100

@@ -450,12 +450,6 @@ class DataRoom(SourceRoom):
             session.check_again()
             self.redraw()
 
-    def action_open_file(self) -> None:
-        open_flow.open_file(self.app)
-
-    def action_new_recipe(self) -> None:
-        open_flow.new_recipe(self.app)
-
     def action_map_columns(self) -> None:
         if (session := self.sessions.session) is not None:
             open_flow.map_source(self.app, session.ref)

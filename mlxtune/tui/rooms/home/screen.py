@@ -182,19 +182,6 @@ class HomeRoom(Room):
     def action_samples(self) -> None:
         self.app.runs.create_samples()
 
-    def action_new(self) -> None:
-        self.app.runs.new_run()
-
-    def action_open_file(self) -> None:
-        from mlxtune.tui.open_flow import open_file  # loads numpy, which this room does not need
-
-        open_file(self.app)
-
-    def action_new_recipe(self) -> None:
-        from mlxtune.tui.open_flow import new_recipe
-
-        new_recipe(self.app)
-
 
 STATE_STYLES: dict[StageState, tuple[str, str]] = {
     "waiting": ("○", "$faint"), "partly": ("◐", "$primary"), "running": ("●", "$primary"), "done": ("✓", "$success"),

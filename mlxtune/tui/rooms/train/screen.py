@@ -248,9 +248,6 @@ class TrainRoom(Room):
         options = [ChoiceOption("evaluate", "Evaluate"), ChoiceOption("chat", "Chat")]
         self.app.choose(f"Step {run.step:,}", options, use)
 
-    def action_new(self) -> None:
-        self.app.runs.new_run()
-
     def action_searches(self) -> None:
         from mlxtune.tui.rooms.train.search_page import SearchPage  # its imports would slow down the app's start
 
