@@ -64,10 +64,8 @@ def list_adapters(json: Json = False) -> None:
 def show_adapter(which: Which = "last", json: Json = False) -> None:
     """Show an adapter's properties and its evaluation."""
     entry = library.find(Path.cwd(), which)
-    children = [child.name for child in library.children(Path.cwd(), entry)]
-    show_json(document(entry) | {"children": children}) if json else draw(
-        adapter_document(AdapterDetail.read(entry, tuple(children)))
-    )
+    children = tuple(child.name for child in library.children(Path.cwd(), entry))
+    show_json(document(entry) | {"children": children}) if json else draw(adapter_document(AdapterDetail.read(entry, children)))
 
 
 @app.command("compare")

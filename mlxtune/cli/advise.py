@@ -65,11 +65,8 @@ def _confirm_measuring(recipe: Recipe) -> bool:
     if not evidence.can_measure(recipe):
         return False
     info("")
-    return typer.confirm(
-        f"  Nothing has been evaluated yet. Evaluate base, prompt, and few-shot examples on {SAMPLE_ROWS} held-out rows first?",
-        default=True,
-        err=True,
-    )
+    arms = f"base, prompt, and few-shot examples on {SAMPLE_ROWS} held-out rows"
+    return typer.confirm(f"  Nothing has been evaluated yet. Evaluate {arms} first?", default=True, err=True)
 
 
 def _answers(interactive: bool) -> Answers:

@@ -74,20 +74,17 @@ def plan(
         if probe:
             planner.probe(loaded, update)
         result = planner.plan(loaded, splits, watts=watts, workspace=Path.cwd())
-        result = replace(
-            result, contest=contest(loaded), looks=looks(Path.cwd(), splits.evaluated), constant=constant_rate(loaded, splits)
-        )
+        seen = looks(Path.cwd(), splits.evaluated)
+        result = replace(result, contest=contest(loaded), looks=seen, constant=constant_rate(loaded, splits))
     answering = evidence.seconds_per_answer(Path.cwd(), loaded)
     bill = make_bill(result, loaded.method.kind, chip=machine.chip, electricity_price=electricity_price, answering=answering)
     search = price_search(loaded, result, answering=answering, watts=bill.watts)
     if json:
         show_json(document(result, bill) | {"seen": base is None, "power": asdict(power()), "search": asdict(search)})
     else:
-        has_search = loaded.has_contract and result.steps >= MIN_STEPS
+        own = search if loaded.has_contract and result.steps >= MIN_STEPS else None
         check_note = check_warning(check_cache.last_check(loaded))
-        found = plan_document(
-            result, bill, power(), check_note=check_note, off_task=off_task, search=search if has_search else None
-        )
+        found = plan_document(result, bill, power(), check_note=check_note, off_task=off_task, search=own)
         draw((*found, *(_missing_base(base, loaded) if base else ())))
     if result.outcome == "refuse":
         raise GateError(verdict_sentence(result), hint="The changes above would make it fit." if result.changes else "")

@@ -355,10 +355,9 @@ class MlxtuneApp(HasActions, OrderedKeys):
             **self.screen.command_fields(),
         }
         words = self._user_commands[key]
-        if missing := next(
-            (name for name, value in fields.items() if not value and any(f"{{{name}}}" in word for word in words)), ""
-        ):
-            self.notices.show(Notice("warning", f"This command needs {{{missing}}}, but there is none here."))
+        missing = [name for name, value in fields.items() if not value and any(f"{{{name}}}" in word for word in words)]
+        if missing:
+            self.notices.show(Notice("warning", f"This command needs {{{missing[0]}}}, but there is none here."))
             return
         try:
             arguments = [word.format_map(fields) for word in words]

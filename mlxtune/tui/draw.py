@@ -132,9 +132,7 @@ def table_rows(table: Table, width: int) -> list[Content]:
         widest = widths.index(max(widths))
         widths[widest] = max(widths[widest] + spare, 8)
     if any(column.label for column in shown.columns):
-        labels = [
-            cell(column.label, size, "$faint", right=column.right) for column, size in zip(shown.columns, widths, strict=True)
-        ]
+        labels = [cell(one.label, size, "$faint", right=one.right) for one, size in zip(shown.columns, widths, strict=True)]
         drawn.append(_joined(labels, width))
     for items in shown.rows:
         cells = []

@@ -58,11 +58,8 @@ def source_unavailable(session: SourceSession, workspace: Path, map_key: str, wi
     elif session.browser is None:
         return paragraph(f"reading {session.ref.name}", width)
     elif session.unmapped is not None:
-        in_data, elsewhere = (
-            (map_key, "map the columns", "screen.map_columns"),
-            ("D", "map the columns in Data", "app.room('data')"),
-        )
-        mapping = in_data if map_key else elsewhere
+        elsewhere = ("D", "map the columns in Data", "app.room('data')")
+        mapping = (map_key, "map the columns", "screen.map_columns") if map_key else elsewhere
         text = f"The columns of {session.ref.name} are unknown, so none of its {len(session.browser):,} rows can be used."
         rows = [
             *marked("✗", "$error", text, width, "bold"),

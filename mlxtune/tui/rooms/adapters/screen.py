@@ -366,11 +366,8 @@ def list_row(adapter: AdapterDetail, active: bool, now: float, width: int) -> Co
     start: list[Part] = [(glyph, f"bold ${mark}"), " ", name, " "]
     if entry.problem:
         return line(*start, cell(relative_paths(entry.workspace, entry.problem), width - 6 - name.cell_length, "$error"))
-    cells = [
-        cell(kind(entry), KIND, "$muted"),
-        cell(size(entry.size), SIZE, "$muted", right=True),
-        cell(f"  {outcome}", OUTCOME, "" if score else "$muted"),
-    ]
+    verdict = cell(f"  {outcome}", OUTCOME, "" if score else "$muted")
+    cells = [cell(kind(entry), KIND, "$muted"), cell(size(entry.size), SIZE, "$muted", right=True), verdict]
     if width >= WIDE:
         cells.append(cell(percent(score.changes[-1][1].share) if score and score.changes else "", RATE, right=True))
     return line(*start, *cells, cell(age(max(now - entry.created, 0)), AGE, "$faint", right=True))

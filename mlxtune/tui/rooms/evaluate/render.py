@@ -255,10 +255,8 @@ def progress(view: RunView, arms: Sequence[str], now: float, width: int) -> Cont
         filled = bar(done / max(1, total), width - NAME - 3 - len(figure), token)
         rows.append(line("  ", glyph, name, filled, (figure, "$muted")))
     started = view.state.arms
-    waiting = [arm for arm in arms if arm not in started]
-    rows += [
-        line("  ", ("○ ", "$faint"), cell(one_line(arm), NAME - 2, "$muted"), ("waiting", "$faint")) for arm in waiting if started
-    ]
+    waiting = [arm for arm in arms if started and arm not in started]
+    rows += [line("  ", ("○ ", "$faint"), cell(one_line(arm), NAME - 2, "$muted"), ("waiting", "$faint")) for arm in waiting]
     current = view.state.answering
     is_counted = current is not None and current.kind == HELD_OUT_ROW  # by the bars
     if text := pace_text(view.state).capitalize() if is_counted else answering_text(view.state) or "Loading the model.":

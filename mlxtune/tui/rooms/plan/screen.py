@@ -346,10 +346,8 @@ class PlanRoom(Room):
     @property
     def why_wait(self) -> Notice | str:
         """Why a run or a probe cannot start yet, or an empty string."""
-        if self.probe:
-            return Notice(
-                "warning", f"A probe is using this machine: {self.probe.stage}.", "Stop it with s, or wait until it ends."
-            )
+        if probe := self.probe:
+            return Notice("warning", f"A probe is using this machine: {probe.stage}.", "Stop it with s, or wait until it ends.")
         if self._progress:
             text = f"The plan is not ready: {self._progress[0]}."
             return Notice("warning", text, "Try again in a moment.", topic="plan_not_ready")

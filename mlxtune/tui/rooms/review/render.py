@@ -21,6 +21,7 @@ from mlxtune.tui.widgets import Lines
 
 _MAX_CHARACTERS = 20_000  # maximum number of characters shown of one part
 _TOKEN_WASH = ("$trained-alt", "$trained")
+Turns = Sequence[TurnTokens] | None  # the tokens of each part, if they are known
 
 # The row
 
@@ -33,9 +34,7 @@ def invalid_row(error: DataError, width: int) -> list[Content]:
     return lines(*rows, paragraph(one_line(error.hint), width, "    "), "", keys).split("\n", allow_blank=True)
 
 
-def conversation(
-    parts: Sequence[RowPart], turns: Sequence[TurnTokens] | None, window: int, width: int, cursor: int, air: bool
-) -> Lines:
+def conversation(parts: Sequence[RowPart], turns: Turns, window: int, width: int, cursor: int, air: bool) -> Lines:
     """Return the parts from top to bottom. ``turns`` holds their tokens, if known; ``air`` adds an empty line between parts."""
     rows: list[Content] = []
     starts = []
@@ -48,9 +47,7 @@ def conversation(
     return rows, starts
 
 
-def above_editor(
-    parts: Sequence[RowPart], turns: Sequence[TurnTokens] | None, edited: RowPart, window: int, width: int, air: bool
-) -> Lines:
+def above_editor(parts: Sequence[RowPart], turns: Turns, edited: RowPart, window: int, width: int, air: bool) -> Lines:
     """Return the parts before ``edited``, which the editor shows below them. In a pair, the other answer comes before it."""
     position = next((index for index, part in enumerate(parts) if part.name == edited.name), 0)
     in_pair = edited.name in SIDES
@@ -61,7 +58,7 @@ def above_editor(
     return [*rows, _part_head(edited, None, width, True)], [len(rows)]
 
 
-def pair(parts: Sequence[RowPart], turns: Sequence[TurnTokens] | None, width: int, cursor: int, air: bool, swapped: bool) -> Lines:
+def pair(parts: Sequence[RowPart], turns: Turns, width: int, cursor: int, air: bool, swapped: bool) -> Lines:
     """Return the prompt and, below it, both answers side by side with their differences underlined."""
     *prompt, chosen, rejected = parts
     rows, starts = conversation(prompt, turns, 0, width, cursor, air)

@@ -12,7 +12,7 @@ from mlxtune.core.files import file_stamp
 from mlxtune.core.text import one_line, plural
 from mlxtune.runs.queue import FILE, Queue, QueueEntry
 from mlxtune.tui.actions import Action
-from mlxtune.tui.render.text import Part, cell, invitation, key, line, lines
+from mlxtune.tui.render.text import cell, invitation, key, line, lines
 from mlxtune.tui.widgets import ChoiceOption, ListPanel, PageScreen, Panel, Section
 from mlxtune.workspace.index import RecipeView
 
@@ -76,9 +76,7 @@ class QueuePage(PageScreen):
         self.query_one("#queue-list").display = bool(entries)
         self.query_one("#queue-banner", Panel).update(lambda width, _height: draw_banner(entries, running, can_add, width))
         commands = self.query_one("#queue-commands", ListPanel)
-        commands.set(
-            len(entries), lambda index, width: draw_row(entries[index], running, width), on_move=lambda _: self.draw_keys()
-        )
+        commands.set(len(entries), lambda at, width: draw_row(entries[at], running, width), on_move=lambda _: self.draw_keys())
         if self.focused is None and entries:
             commands.focus()
         self.draw_keys()
@@ -123,11 +121,9 @@ def draw_banner(entries: Sequence[QueueEntry], running: bool, can_add: bool, wid
         add = key("a", "add a command", "screen.add") if can_add else Content.styled("Add a recipe first.", "$muted")
         return invitation(width, "The queue is empty.", add, about=about)
     counts = {status: sum(entry.status == status for entry in entries) for status in _GLYPHS}
-    state: list[Part] = (
-        [("  ● ", "bold $primary"), ("running", "bold")] if running else [("  ■ ", "$muted"), ("not running", "bold")]
-    )
+    glyph, state = (("  ● ", "bold $primary"), "running") if running else (("  ■ ", "$muted"), "not running")
     facts = f"   {counts['done']} of {len(entries)} done" + (f", {counts['failed']} failed" if counts["failed"] else "")
-    rows = [line(*state, (facts, "$muted")).truncate(max(width, 0), ellipsis=True)]
+    rows = [line(glyph, (state, "bold"), (facts, "$muted")).truncate(max(width, 0), ellipsis=True)]
     left = counts["waiting"] + counts["started"]
     if not running and left:
         verb = "continue with" if counts["started"] else "run"
