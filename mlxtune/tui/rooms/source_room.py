@@ -21,7 +21,7 @@ from mlxtune.tui.open_flow import open_mapped
 from mlxtune.tui.paths import relative_paths, unused
 from mlxtune.tui.render.source import no_source, source_unavailable
 from mlxtune.tui.room import Room
-from mlxtune.tui.session_manager import SOURCE_MODES, SessionManager, decision_notice, undo_or_redo
+from mlxtune.tui.session_manager import SOURCE_MODES, decision_notice, undo_or_redo
 from mlxtune.tui.source_session import SourceSession
 from mlxtune.tui.widgets import ChoiceOption
 
@@ -59,13 +59,9 @@ class SourceRoom(Room):
     MAP_KEY: ClassVar[str] = ""  # the key that maps columns, if the room has one
 
     @property
-    def sessions(self) -> SessionManager:
-        return self.app.sessions
-
-    @property
     def session(self) -> SourceSession | None:
         """The displayed session, once its source is open."""
-        session = self.sessions.session
+        session = self.app.sessions.session
         return session if session is not None and session.browser is not None else None
 
     @property
@@ -92,11 +88,11 @@ class SourceRoom(Room):
         return (json.dumps(row.content, ensure_ascii=False), "the row") if row else ("", "")
 
     def on_unmount(self) -> None:
-        self.sessions.close()
+        self.app.sessions.close()
 
     def on_screen_suspend(self) -> None:
         if self.app.current_mode not in SOURCE_MODES:
-            self.sessions.release_lock()
+            self.app.sessions.release_lock()
 
     def render_unavailable(self, session: SourceSession | None, width: int) -> Content:
         """Return the content of the room while there are no rows to show."""
@@ -120,13 +116,13 @@ class SourceRoom(Room):
     @property
     def can_generate(self) -> bool:
         """Whether a teacher can write rows: the rows are a recipe's, and nothing else runs."""
-        view, session = self.app.selection.recipe, self.sessions.session
+        view, session = self.app.selection.recipe, self.app.sessions.session
         of_recipe = view is not None and view.recipe is not None and session is not None and session.ref.recipe is not None
         return of_recipe and self.app.runs.can_start
 
     def action_generate(self) -> None:
         """Ask what to generate. Variations are based on the rows that are marked, filtered, or in the current group."""
-        session = self.sessions.session
+        session = self.app.sessions.session
         if session is None or session.ref.recipe_path is None:
             return
         rows: tuple[str, ...] = ()
@@ -237,7 +233,7 @@ class SourceRoom(Room):
             self.decide("tag", **session.tag_change(session.row_index, tag))
 
     def action_recipe(self) -> None:
-        self.app.selection.choose_recipe(lambda: self.sessions.open_file(None))
+        self.app.selection.choose_recipe(lambda: self.app.sessions.open_file(None))
 
     def action_import_rows(self) -> None:
         text = "A file, a folder, or a Hugging Face dataset such as owner/name. Its rows are copied to data/ in this workspace."
@@ -250,7 +246,7 @@ class SourceRoom(Room):
         def located(path: Path) -> None:
             own = path == user_path(name) and path.resolve().is_relative_to(self.app.workspace.resolve())
             if own and path.suffix == ".jsonl":
-                self.sessions.open_file(path)  # a copy would have other lines, and no review
+                self.app.sessions.open_file(path)  # a copy would have other lines, and no review
                 self.app.notices.show(Notice("done", f"Opened {one_line(path.name, 40)}, which is in this workspace."))
             else:
                 open_mapped(self.app, path, self._import_file, label="import")
@@ -267,7 +263,7 @@ class SourceRoom(Room):
             return import_rows(path, unused(self.app.workspace / "data" / f"{stem}.jsonl"), mapping=mapping, skip_bad=skip_bad)
 
         def imported(result: ImportResult) -> None:
-            self.sessions.open_file(result.out)
+            self.app.sessions.open_file(result.out)
             left = f", {plural(len(result.bad), 'invalid row')} skipped" if result.bad else ""
             text = f"Imported {plural(result.rows, 'row')} to data/{one_line(result.out.name, 40)}{left}."
             self.app.notices.show(Notice("done", text, "Set data.source in a recipe to train on it."))

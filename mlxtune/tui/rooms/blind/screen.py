@@ -101,15 +101,11 @@ class BlindRoom(Room):
             yield Section("Votes", Panel(id="bl-votes"), id="bl-counts")
             yield Section("Rater", Panel(id="bl-facts"), id="bl-rater")
 
-    @property
-    def _finished(self) -> list[RunView]:
-        return self.app.selection.evaluations
-
     def _wanted(self) -> RunView | None:
         """Return the selected evaluation, or else the best one with several arms."""
-        several = [view for view in self._finished if len(view.state.arms) > 1]
-        chosen = next((view for view in self._finished if view.id == self._selected), None)
-        return chosen or self.app.selection.preferred_evaluation(None, several) or next(iter(self._finished), None)
+        several = [view for view in self.app.selection.evaluations if len(view.state.arms) > 1]
+        chosen = next((view for view in self.app.selection.evaluations if view.id == self._selected), None)
+        return chosen or self.app.selection.preferred_evaluation(None, several) or next(iter(self.app.selection.evaluations), None)
 
     @property
     def state(self) -> State:
@@ -317,7 +313,7 @@ class BlindRoom(Room):
             self._selected, self._arms = view.id, None
             self.redraw()
 
-        self.app.selection.choose_evaluation("Which evaluation?", self._finished, chosen)
+        self.app.selection.choose_evaluation("Which evaluation?", self.app.selection.evaluations, chosen)
 
     def action_export(self) -> None:
         session, result = self._session, self._result

@@ -95,7 +95,7 @@ class DataRoom(SourceRoom):
         Action("new_recipe", "c", "new recipe", "create a recipe for this file, or for another one"),
         Action(
             "map_columns", MAP_KEY, "map", "choose which columns hold the prompt, the answer, and so on",
-            when=lambda room: room.sessions.session and room.sessions.session.error is None,
+            when=lambda room: room.app.sessions.session and room.app.sessions.session.error is None,
         ),
         *SOURCE_ACTIONS,
         Action("leave", "escape", help="back to the rows"),
@@ -140,7 +140,7 @@ class DataRoom(SourceRoom):
     # Drawing
 
     def draw(self, snapshot: Snapshot) -> None:
-        session = self.sessions.session_for(self.app.selection.recipe)
+        session = self.app.sessions.session_for(self.app.selection.recipe)
         if session is not self._drawn_session:
             self._show_session(session)
         has_rows = session is not None and session.error is None and session.browser is not None and not session.has_no_rows
@@ -451,7 +451,7 @@ class DataRoom(SourceRoom):
             self.redraw()
 
     def action_map_columns(self) -> None:
-        if (session := self.sessions.session) is not None:
+        if (session := self.app.sessions.session) is not None:
             open_flow.map_source(self.app, session.ref)
 
     def action_review(self) -> None:

@@ -135,10 +135,6 @@ class EvaluateRoom(Room):
         return self._loading is not None and self.report is None
 
     @property
-    def _finished(self) -> list[RunView]:
-        return self.app.selection.evaluations
-
-    @property
     def _row(self) -> ScoredRow | None:
         """The row under the cursor."""
         cursor = self.query_one("#ev-list", ListPanel).cursor
@@ -159,11 +155,11 @@ class EvaluateRoom(Room):
         return row is not None and row.links is not None and bool(row.links.nearest)
 
     def draw(self, snapshot: Snapshot) -> None:
-        newest = next((view.id for view in self._finished), "")
+        newest = next((view.id for view in self.app.selection.evaluations), "")
         if self._newest and newest != self._newest:
             self._selected = newest or None  # show an evaluation that has finished since, whatever its recipe
         self._newest = newest
-        wanted, live = self.app.selection.preferred_evaluation(self._selected, self._finished), self.running("eval")
+        wanted, live = self.app.selection.preferred_evaluation(self._selected, self.app.selection.evaluations), self.running("eval")
         if wanted and wanted.run.folder not in (self.report.folder if self.report else None, self._loading):
             self._load_report(wanted.run.folder)
         if wanted is None:
@@ -316,7 +312,7 @@ class EvaluateRoom(Room):
 
     @property
     def has_others(self) -> bool:
-        return len(self._finished) > (1 if self.report else 0)
+        return len(self.app.selection.evaluations) > (1 if self.report else 0)
 
     @property
     def has_other_answers(self) -> bool:
@@ -431,7 +427,7 @@ class EvaluateRoom(Room):
             self.app.notices.show(Notice("note", f"The HTML report is at {path}.", "Open it in a browser."))
 
     def action_other(self) -> None:
-        self.app.selection.choose_evaluation("Which report?", self._finished, self._select)
+        self.app.selection.choose_evaluation("Which report?", self.app.selection.evaluations, self._select)
 
     def _select(self, view: RunView) -> None:
         self._selected = view.id
@@ -441,7 +437,7 @@ class EvaluateRoom(Room):
     def action_compare(self) -> None:
         if self.report:
             own = self.report.folder.name
-            others = [view for view in self._finished if view.id != own]
+            others = [view for view in self.app.selection.evaluations if view.id != own]
             self.app.selection.choose_evaluation("Compare with which report?", others, partial(self._compare, own))
 
     def _compare(self, own: str, other: RunView) -> None:

@@ -149,7 +149,7 @@ class GroupsRoom(SourceRoom):
     # Drawing
 
     def draw(self, snapshot: Snapshot) -> None:
-        session = self.sessions.session_for(self.app.selection.recipe)
+        session = self.app.sessions.session_for(self.app.selection.recipe)
         ready = session is not None and session.error is None and session.browser is not None and not session.has_no_rows
         self.set_class(not ready, "-bare")
         self.set_class(self._inside, "-inside")

@@ -79,10 +79,6 @@ class HomeRoom(Room):
                 yield Section("Last evaluated", Panel(id="best-picture"), id="best")
                 yield Section("Runs", RunList(id="runs-picture"), id="runs", classes="fill")
 
-    @property
-    def _runs(self) -> tuple[RunView, ...]:
-        return self.app.snapshot.runs if self.app.snapshot else ()
-
     def _own(self, snapshot: Snapshot) -> Snapshot:
         """Return the part of ``snapshot`` about the recipe that the other rooms show, or all of it if the newest run's has no file."""
         view, newest = self.app.selection.recipe, next(iter(snapshot.runs), None)
@@ -160,8 +156,9 @@ class HomeRoom(Room):
         self._run_id = str(state["run"])
 
     def on_list_panel_chosen(self, event: ListPanel.Chosen) -> None:
-        if event.index < len(self._runs):
-            self.app.runs.open_run(self._runs[event.index].id)
+        runs = self.app.snapshot.runs if self.app.snapshot else ()
+        if event.index < len(runs):
+            self.app.runs.open_run(runs[event.index].id)
 
     async def action_do(self) -> None:
         if isinstance(self.focused, RunList):

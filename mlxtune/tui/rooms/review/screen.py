@@ -148,7 +148,7 @@ class ReviewRoom(SourceRoom):
     # Drawing
 
     def draw(self, snapshot: Snapshot) -> None:
-        session = self.sessions.session_for(self.app.selection.recipe)
+        session = self.app.sessions.session_for(self.app.selection.recipe)
         ready = self.session
         self.set_class(ready is None, "-bare")
         self.set_class(self.shows_details, "-details")
@@ -436,7 +436,7 @@ class ReviewRoom(SourceRoom):
                 use("" if value == "own" else value.removeprefix("as "))
 
         def use(name: str) -> None:
-            self.sessions.set_annotator(name)
+            self.app.sessions.set_annotator(name)
             self.redraw()
 
         self.app.choose(title, options, chosen)
