@@ -14,7 +14,6 @@ from mlxtune.cli.options import Json
 from mlxtune.cli.output import draw, err, info, show_json
 from mlxtune.core.json_fields import to_json
 from mlxtune.core.text import one_line, plural
-from mlxtune.data.rows import Message
 from mlxtune.evaluation.blind.blind_session import BlindSession, PresentedPair, Vote, export_votes
 from mlxtune.evaluation.blind.votes import HEADLINE_QUESTION, QUESTIONS
 from mlxtune.evaluation.evidence import load_pairs
@@ -56,7 +55,9 @@ def blind(
         result = session.reveal()
         show_json({"folder": str(session.folder), **to_json(result)}) if json else draw(blind_document(result))
         if target:
-            _export(session, target, question)
+            info(("✓ ", "bold success"), f"{plural(export_votes(session, target, question), 'preference pair')} in {target}.")
+            trained = "Do not evaluate a model on them if it was trained on them."
+            info(("  ! ", "bold warning"), f"These are held-out rows. {trained} The ledger records this export.")
 
 
 def _ask(session: BlindSession) -> None:
@@ -98,18 +99,14 @@ def _draw(now: PresentedPair) -> None:
     info("")
     print_heading(err, f"Pair {now.index + 1} of {now.total}")
     for message in now.prompt:
-        _message(message)
+        glyph = {"user": "○", "assistant": "●", "tool": "▷"}.get(message.role, "◇")
+        is_user = message.role == "user"
+        info((f"{glyph} {message.role}  ", "muted"), message.content if is_user else (one_line(message.content, 300), "muted"))
     for name, answer in (("A", now.a), ("B", now.b)):
         info("")
         info(("▌ ", "primary"), (name, "bold primary"))
         info(answer if answer.strip() else ("(empty)", "faint"))
     info("")
-
-
-def _message(message: Message) -> None:
-    glyph = {"user": "○", "assistant": "●", "tool": "▷"}.get(message.role, "◇")
-    text = message.content if message.role == "user" else one_line(message.content, 300)
-    info((f"{glyph} {message.role}  ", "muted"), text if message.role == "user" else (text, "muted"))
 
 
 def _keys() -> Iterator[str]:
@@ -128,12 +125,3 @@ def _keys() -> Iterator[str]:
         if typed in ("", "\x04"):
             return
         yield typed.lower()
-
-
-def _export(session: BlindSession, path: Path, question: str) -> None:
-    count = export_votes(session, path, question)
-    info(("✓ ", "bold success"), f"{plural(count, 'preference pair')} in {path}.")
-    info(
-        ("  ! ", "bold warning"),
-        "These are held-out rows. Do not evaluate a model on them if it was trained on them. The ledger records this export.",
-    )

@@ -102,7 +102,12 @@ def export(
                     f"{option} cannot be used with {chosen.label}.",
                     hint=f"The adapter is copied bit for bit, so nothing is compared: remove {option}.",
                 )
-        _copy(entry, chosen, options.to, json)
+        folder, names = copy_adapter(Path.cwd(), entry, chosen, adapter_card, options.to)
+        shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+        if json:
+            show_json({"folder": str(shown), "form": chosen.name, "files": names})
+        else:
+            info(("✓ ", "bold success"), f"Wrote {entry.name} to {shown}: {', '.join(names)}")
         return
     own = compared_recipe(entry, recipe, overrides or [])
     with progress_bar("looking for the model") as update:
@@ -198,15 +203,6 @@ def _chosen_format(form: str, which: str, options: ExportOptions) -> ExportForma
     if base and form != "ollama":
         raise InputError(f"--from cannot be used with {form}.", hint=f"mlxtune export ollama {which} --lora --from {base}")
     return chosen
-
-
-def _copy(entry: AdapterEntry, chosen: ExportFormat, to: Path | None, json: bool) -> None:
-    folder, names = copy_adapter(Path.cwd(), entry, chosen, adapter_card, to)
-    shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
-    if json:
-        show_json({"folder": str(shown), "form": chosen.name, "files": names})
-    else:
-        info(("✓ ", "bold success"), f"Wrote {entry.name} to {shown}: {', '.join(names)}")
 
 
 def _document(run: Run, code: int) -> dict[str, Any]:

@@ -42,7 +42,8 @@ def models(context: typer.Context, search: Search = "", json: Json = False) -> N
 def list_models(search: Search = "", json: Json = False) -> None:
     """List known base models with their license, their size, and whether they can be trained on this machine."""
     machine = this_machine()
-    known = [model for model in catalog.models() if _matches(model, search)]
+    text = search.lower()
+    known = [model for model in catalog.models() if text in f"{model.id} {model.name} {model.license}".lower()]
     if json:
         hub_models = [asdict(model) for model in _search_hub(search)]
         show_json({"known": [_document(model, machine) for model in known], "hub": hub_models})
@@ -91,10 +92,6 @@ def _search_hub(text: str) -> list[HubModel]:
         return []
     with progress_bar("searching the Hub"):
         return [model for model in hub.search(text) if catalog.find(model.id) is None]
-
-
-def _matches(model: CatalogModel, text: str) -> bool:
-    return text.lower() in f"{model.id} {model.name} {model.license}".lower()
 
 
 def _document(model: CatalogModel, machine: Machine) -> dict[str, Any]:

@@ -48,24 +48,17 @@ def _recipe(workspace: Path, which: str) -> dict[str, Any]:
         raise InputError(f"{path} is outside this workspace.", hint="Open the app in its workspace.") from error
 
 
-def _run(workspace: Path, which: str) -> dict[str, Any]:
-    return {"run": registry.find_run(workspace, which).id}
-
-
-def _evaluation(workspace: Path, which: str) -> dict[str, Any]:
-    return {"rooms": {"evaluate": {"evaluation": registry.find_run(workspace, which, "eval").id}}}
-
-
-def _adapter(workspace: Path, which: str) -> dict[str, Any]:
-    return {"rooms": {"adapters": {"key": library.find(workspace, which).key}}}
-
-
-def _chat(workspace: Path, which: str) -> dict[str, Any]:
-    return {"adapter": library.find_usable(workspace, which).key}
-
-
 # For each room that accepts an item, a function that returns the saved app state that shows the item.
 ROOM_ITEMS: Mapping[str, Callable[[Path, str], dict[str, Any]] | None] = {
-    "home": None, "data": _recipe, "groups": None, "review": lambda _workspace, which: {"row": which}, "plan": _recipe, "train": _run,
-    "evaluate": _evaluation, "blind": None, "adapters": _adapter, "chat": _chat, "advice": None,
-}  # fmt: skip
+    "home": None,
+    "data": _recipe,
+    "groups": None,
+    "review": lambda _workspace, which: {"row": which},
+    "plan": _recipe,
+    "train": lambda workspace, which: {"run": registry.find_run(workspace, which).id},
+    "evaluate": lambda workspace, which: {"rooms": {"evaluate": {"evaluation": registry.find_run(workspace, which, "eval").id}}},
+    "blind": None,
+    "adapters": lambda workspace, which: {"rooms": {"adapters": {"key": library.find(workspace, which).key}}},
+    "chat": lambda workspace, which: {"adapter": library.find_usable(workspace, which).key},
+    "advice": None,
+}

@@ -21,16 +21,15 @@ from mlxtune.evaluation.off_task.prompts import load_prompts
 from mlxtune.evaluation.statistics.power import detectable_gain
 from mlxtune.models import bundled, catalog
 from mlxtune.models.bundled import install
-from mlxtune.models.catalog import CatalogModel
 from mlxtune.models.resolve import is_local, resolve
 from mlxtune.planning.cost import Bill, make_bill
 from mlxtune.planning.machine import power, this_machine
 from mlxtune.planning.plan import Plan, local_planner
-from mlxtune.present.blocks import ActionBlock, Document, Fact, Facts, Heading
+from mlxtune.present.blocks import ActionBlock, Fact, Facts, Heading
 from mlxtune.present.check import check_warning
 from mlxtune.present.labels import detectable_drop_fact
 from mlxtune.present.plan import detection, plan_document, verdict_sentence
-from mlxtune.recipe import Recipe, load
+from mlxtune.recipe import load
 from mlxtune.runs.registry import resolve_parent
 from mlxtune.training.search.budget import price_search
 from mlxtune.training.search.rungs import MIN_STEPS
@@ -85,18 +84,14 @@ def plan(
         own = search if loaded.has_contract and result.steps >= MIN_STEPS else None
         check_note = check_warning(check_cache.last_check(loaded))
         found = plan_document(result, bill, power(), check_note=check_note, off_task=off_task, search=own)
-        draw((*found, *(_missing_base(base, loaded) if base else ())))
+        if base:
+            tokens = f"tokens of {bundled.DEFAULT.alias}{'' if loaded.model.thinking == 'off' else ', without reasoning'}"
+            missing = Fact("base", base.id, f"shapes from the catalog, {tokens}", "warning")
+            fetch = ActionBlock("plan.fetch", f"{size(base.nbytes)}, {base.license}", f"mlxtune models pull {base.id}")
+            found = (*found, Heading("Base", "not downloaded"), Facts((missing,)), fetch)
+        draw(found)
     if result.outcome == "refuse":
         raise GateError(verdict_sentence(result), hint="The changes above would make it fit." if result.changes else "")
-
-
-def _missing_base(base: CatalogModel, recipe: Recipe) -> Document:
-    tokens = f"tokens of {bundled.DEFAULT.alias}{'' if recipe.model.thinking == 'off' else ', without reasoning'}"
-    return (
-        Heading("Base", "not downloaded"),
-        Facts((Fact("base", base.id, f"shapes from the catalog, {tokens}", "warning"),)),
-        ActionBlock("plan.fetch", f"{size(base.nbytes)}, {base.license}", f"mlxtune models pull {base.id}"),
-    )
 
 
 def document(plan: Plan, bill: Bill) -> dict[str, Any]:

@@ -130,7 +130,7 @@ def _run_entry(queue: Queue, entry: QueueEntry) -> None:
     while is_locked(queue.workspace / COMMAND_LOCK):  # by the command of a queue that was killed, which may still start a run
         time.sleep(POLL)
     entry = _current(queue, entry)
-    while is_locked(accelerator_lock()) and not _is_alive(entry.run):
+    while is_locked(accelerator_lock()) and not (os.path.isdir(entry.run) and Run(Path(entry.run)).status() in ACTIVE):
         time.sleep(POLL)
     queue.start(entry)
     os.environ[ENTRY] = str(entry.number)
@@ -190,10 +190,6 @@ def _command_name(command: Sequence[str]) -> str:
 def _current(queue: Queue, entry: QueueEntry) -> QueueEntry:
     """Return an entry as it is now, or as it was if its line was deleted."""
     return next((item for item in queue.entries() if item.number == entry.number), entry)
-
-
-def _is_alive(folder: str) -> bool:
-    return os.path.isdir(folder) and Run(Path(folder)).status() in ACTIVE
 
 
 def _call(*command: str) -> tuple[int, str]:
