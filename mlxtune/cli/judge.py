@@ -18,7 +18,6 @@ from mlxtune.evaluation.blind import blind_session
 from mlxtune.evaluation.evidence import load_pairs
 from mlxtune.evaluation.judge import endpoint, judge_report, judge_session, rubric
 from mlxtune.evaluation.judge.endpoint import AskJudge, CostMeter, EndpointClient
-from mlxtune.evaluation.judge.judge_session import JudgeSession
 from mlxtune.evaluation.judge.local import BATCH_SIZE, LocalJudge
 from mlxtune.models.resolve import resolve
 from mlxtune.present.judge import judge_document
@@ -67,9 +66,15 @@ def judge(
     rows = load_pairs(run.folder, first, second)
     asked = rubric.load_rubric(questions) if questions else rubric.DEFAULT
     fixed = judge_session.open_session(run.folder, first, second, rows, asked, judge=chosen.name, host=chosen.place, n=n or 0)
-    _tell(fixed, meter)
+    calls = fixed.calls
+    worst = sum(meter.worst_case(call.messages) for call in calls)
+    money = f", at most ${worst:.2f}" if worst else ""
+    limit = f", cap ${meter.cap:.2f}" if meter.cap is not None else ""
+    info(("  ", ""), f"{plural(len(fixed.rows), 'row')}, {plural(len(calls), 'question')} to {fixed.judge}{money}{limit}.")
     if fixed.host and not fixed.consent:
-        fixed = judge_session.record_consent(fixed, _consent(fixed, options.send))
+        what = f"{plural(len(fixed.rows), 'row')}, including prompts and answers, will be sent to {fixed.host}"
+        consent = require_consent(what, options.send, "Consent with --send, or use a judge on this machine with --local.")
+        fixed = judge_session.record_consent(fixed, consent)
     with progress_bar("asking the judge") as update, chosen.open(fixed.folder) as asker:
         verdicts = judge_session.run_judge(
             fixed, asker, meter,
@@ -122,18 +127,3 @@ def _behind(options: JudgeOptions, meter: CostMeter) -> _Judge:
             hint="Use --price-in and --price-out ($ per million tokens) and --cap.",
         )
     return _Judge(model, "" if near else name, WORKERS, lambda _: nullcontext(EndpointClient(url, model, secret, meter).ask))
-
-
-def _tell(fixed: JudgeSession, meter: CostMeter) -> None:
-    """Print the number of questions and their maximum cost."""
-    calls = fixed.calls
-    worst = sum(meter.worst_case(call.messages) for call in calls)
-    money = f", at most ${worst:.2f}" if worst else ""
-    limit = f", cap ${meter.cap:.2f}" if meter.cap is not None else ""
-    info(("  ", ""), f"{plural(len(fixed.rows), 'row')}, {plural(len(calls), 'question')} to {fixed.judge}{money}{limit}.")
-
-
-def _consent(fixed: JudgeSession, send: bool) -> str:
-    """Return how the user consented to sending the rows. Raise ``InputError`` without consent."""
-    what = f"{plural(len(fixed.rows), 'row')}, including prompts and answers, will be sent to {fixed.host}"
-    return require_consent(what, send, "Consent with --send, or use a judge on this machine with --local.")

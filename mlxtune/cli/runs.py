@@ -188,10 +188,7 @@ def remove(name: RunName, yes: Annotated[bool, typer.Option("--yes", help="Do no
 
 def _follow(run: Run, json: bool) -> int:
     """Follow a run as the command that started it does, print its result, and return its exit code."""
-    if json or run.kind in ("train", "search"):
-        code = follow(run, json=json)
-    else:
-        code = follow_answers(run)
+    code = follow(run, json=json) if json or run.kind in ("train", "search") else follow_answers(run)
     if not json:
         _show_result(run)
     return code

@@ -47,10 +47,6 @@ class FilterField(Input):
     BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "screen.leave", "rows", id="filter.leave")]
 
 
-def _has_source(room: SourceRoom) -> bool:
-    return room.rows_session is not None
-
-
 def _has_rows(room: SourceRoom) -> bool:
     return room.rows_session is not None and len(room.rows_session.selection.rows) > 0
 
@@ -63,13 +59,13 @@ class DataRoom(SourceRoom):
     AUTO_FOCUS = "#list"
     MAP_KEY = "="
     ACTIONS = (
-        Action("filter", "/", "filter", "filter rows by status, tag, finding, length or text", when=_has_source),
+        Action("filter", "/", "filter", "filter rows by status, tag, finding, length or text", when=lambda room: room.rows_session),
         Action("clear_filter", "backspace", "all rows", "clear the filter", when=lambda room: room.is_filtered),
         Action("focused.choose", "enter", "rows", "show the rows with this finding", when=lambda room: room.on_finding, bound=False),
         Action("review", "enter", "review", "open this row in Review", when=lambda room: room.on_row, bound=False),
         Action(
             "stats", "g", lambda room: room.next_statistics, "switch between the rows, their findings, and their labels",
-            when=_has_source, late=lambda room: room.wide,
+            when=lambda room: room.rows_session, late=lambda room: room.wide,
         ),
         Action(
             "fix", "f", "fix", "preview the fix for this finding, then apply it",
@@ -88,7 +84,7 @@ class DataRoom(SourceRoom):
         Action("bulk", "b", "bulk", "decide on all displayed rows", when=_has_rows),
         Action("tag", "t", "tag", "add or remove a tag", when=lambda room: room.on_row),
         Action("transform", ":", "change", "change many rows: replace text, cap a category, and more", when=_has_rows),
-        Action("sort", "s", "sort", "sort by row number, severity or length", when=_has_source),
+        Action("sort", "s", "sort", "sort by row number, severity or length", when=lambda room: room.rows_session),
         REDO,
         Action("check_again", "n", "recheck", "run the checks again", when=lambda room: room.can_check_again),
         Action("open_file", "o", "open", "open a file of your own, in any format"),
@@ -142,7 +138,9 @@ class DataRoom(SourceRoom):
     def draw(self, snapshot: Snapshot) -> None:
         session = self.app.sessions.session_for(self.app.selection.recipe)
         if session is not self._drawn_session:
-            self._show_session(session)
+            self._drawn_session = session
+            self.clear_marks()
+            self._set_filter_text(session.selection.filter if session else "")
         has_rows = session is not None and session.error is None and session.browser is not None and not session.has_no_rows
         self.set_class(session is None, "-bare")
         self.set_class(session is not None and not has_rows, "-broken")
@@ -163,12 +161,6 @@ class DataRoom(SourceRoom):
     def on_screen_resume(self) -> None:
         super().on_screen_resume()
         if session := self.session:  # Review can clear the filter
-            self._set_filter_text(session.selection.filter)
-
-    def _show_session(self, session: SourceSession | None) -> None:
-        self._drawn_session = session
-        self.clear_marks()
-        if session is not None:
             self._set_filter_text(session.selection.filter)
 
     def _set_filter_text(self, text: str) -> None:

@@ -233,17 +233,12 @@ class EvaluateRoom(Room):
         )
         self.query_one("#ev-axis", Panel).update(lambda width, _height: render.arms_axis(metrics, width))
         self.query_one("#ev-arms", Section).head.set(note="95% Wilson intervals")
-        self._draw_paired(loaded)
-        self._draw_rows(loaded)
-
-    def _draw_paired(self, loaded: LoadedReport) -> None:
-        item = loaded.comparison(self._metric)
-        section = self.query_one("#ev-square", Section)
+        item, section = loaded.comparison(self._metric), self.query_one("#ev-square", Section)
         section.display = item is not None
-        if item is None:
-            return
-        self.query_one("#ev-cells", PairedTable).set(item, flat=not self.tall)
-        section.head.set(title=f"{arm_title(item.first)} vs. {one_line(item.second)}", note=metric_label(self._metric))
+        if item:
+            self.query_one("#ev-cells", PairedTable).set(item, flat=not self.tall)
+            section.head.set(title=f"{arm_title(item.first)} vs. {one_line(item.second)}", note=metric_label(self._metric))
+        self._draw_rows(loaded)
 
     def _draw_rows(self, loaded: LoadedReport) -> None:
         found, row = self.rows, self._row
@@ -266,15 +261,14 @@ class EvaluateRoom(Room):
             self.query_one("#ev-row", Section).head.set(title=row.row.location.place.capitalize(), note=note)
 
     def _load_report(self, folder: Path) -> None:
+        def failed(error: MlxtuneError) -> None:
+            self._loading = self.report = self.rows = None
+            self._load_error = (folder, error)
+            self.redraw()
+
         if not (self._load_error and self._load_error[0] == folder):
             self._loading = folder
-            failed = partial(self._show_load_error, folder)
             self.run_job(lambda: service.load_report(folder), self._show_report, failed, group="report")
-
-    def _show_load_error(self, folder: Path, error: MlxtuneError) -> None:
-        self._loading = self.report = self.rows = None
-        self._load_error = (folder, error)
-        self.redraw()
 
     def _show_report(self, loaded: LoadedReport) -> None:
         self.report, self.rows = loaded, None
@@ -289,18 +283,19 @@ class EvaluateRoom(Room):
 
     def _find_rows(self, filter: RowFilter, *, focus: bool = True) -> None:
         loaded = self.report
-        if loaded and loaded.drilldown:
-            self.run_job(lambda: service.find_rows(loaded, filter), partial(self._show_rows, loaded, focus), group="rows")
 
-    def _show_rows(self, loaded: LoadedReport, focus: bool, found: FilteredRows) -> None:
-        if loaded is not self.report:
-            return
-        self.rows = found
-        rows = self.query_one("#ev-list", ListPanel)
-        rows.cursor = 0
-        self.redraw()
-        if focus:
-            self.set_focus(rows)
+        def show(found: FilteredRows) -> None:
+            if loaded is not self.report:
+                return
+            self.rows = found
+            rows = self.query_one("#ev-list", ListPanel)
+            rows.cursor = 0
+            self.redraw()
+            if focus:
+                self.set_focus(rows)
+
+        if loaded and loaded.drilldown:
+            self.run_job(lambda: service.find_rows(loaded, filter), show, group="rows")
 
     @property
     def enter_label(self) -> str:

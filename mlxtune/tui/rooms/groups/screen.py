@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from textual.app import ComposeResult
@@ -393,10 +394,8 @@ class GroupsRoom(SourceRoom):
             return
         if self._clusters is None or self._clusters.session is not session or self._clusters.error:
             self._stop_clustering()
-            self._clusters = clusters = _Clusters(session, progress="starting")
-            self.run_job(
-                lambda: self._compute(clusters), lambda result: self._computed(clusters, result), self._failed, group="clusters"
-            )
+            self._clusters = _Clusters(session, progress="starting")
+            self._compute(self._clusters, session.ref.recipe_path)
         self.action_switch("clusters")
 
     def action_switch(self, view: str) -> None:
@@ -405,25 +404,25 @@ class GroupsRoom(SourceRoom):
         self._list.cursor = 0
         self.redraw()
 
-    def _compute(self, clusters: _Clusters) -> ClusterResult | None:
-        assert clusters.session.ref.recipe_path is not None
-
+    def _compute(self, clusters: _Clusters, recipe: Path) -> None:
         def progress(step: str, share: float) -> None:
             clusters.progress = f"{step} {share:.0%}" if share else step
             self.app.call_later(self.redraw)
 
-        clusters.process = cluster_process.ClusterProcess(clusters.session.ref.recipe_path)
-        return clusters.process.follow(progress)
+        def compute() -> ClusterResult | None:
+            clusters.process = cluster_process.ClusterProcess(recipe)
+            return clusters.process.follow(progress)
 
-    def _computed(self, clusters: _Clusters, result: ClusterResult | None) -> None:
-        clusters.progress, clusters.process = "", None
-        clusters.groups = result.groups if result else []
-        self.redraw()
-
-    def _failed(self, error: MlxtuneError) -> None:
-        if self._clusters is not None:
-            self._clusters.progress, self._clusters.error = "", one_line(f"{error.message} {error.hint}")
+        def computed(result: ClusterResult | None) -> None:
+            clusters.progress, clusters.process = "", None
+            clusters.groups = result.groups if result else []
             self.redraw()
+
+        def failed(error: MlxtuneError) -> None:
+            clusters.progress, clusters.error = "", one_line(f"{error.message} {error.hint}")
+            self.redraw()
+
+        self.run_job(compute, computed, failed, group="clusters")
 
     def _stop_clustering(self) -> None:
         if self._clusters is not None and self._clusters.process is not None:

@@ -42,10 +42,6 @@ def _has_source(room: SourceRoom) -> bool:
     return room.session is not None
 
 
-def _has_row(room: SourceRoom) -> bool:
-    return room.session is not None and room.row is not None
-
-
 def _has_pair(room: SourceRoom) -> bool:
     return room.session is not None and is_pair(room.row)
 
@@ -62,17 +58,17 @@ class ReviewRoom(SourceRoom):
         Action("disclaimer", "d", "disclaimer", "add the missing disclaimer", when=lambda room: room.with_disclaimers),
         Action(
             "decide('accept')", "a", lambda room: "left" if is_pair(room.row) else "accept", "accept the row, or prefer the left answer",
-            when=_has_row, id="accept",
+            when=lambda room: room.row, id="accept",
         ),
         Action("decide('swap')", "d", "right", "the right answer is better", when=_has_pair, id="prefer-right"),
         Action("decide('tie')", "=", "tie", "both are equally good: the pair is not used", when=_has_pair, why=_ONLY_PAIRS, id="tie"),
         Action("decide('bad')", "b", "bad", "both are bad: the pair is not used", when=_has_pair, why=_ONLY_PAIRS, id="bad"),
         Action(
             "decide('reject')", "x", "reject", "reject this row: it is not used for training or evaluation",
-            when=_has_row, late=_has_pair, id="reject",
+            when=lambda room: room.row, late=_has_pair, id="reject",
         ),
-        Action("skip", "space", "skip", "decide later; a decision on the row stays", when=_has_row),
-        Action("edit", "e", "edit", "edit the part under the cursor", when=_has_row, late=_has_pair),
+        Action("skip", "space", "skip", "decide later; a decision on the row stays", when=lambda room: room.row),
+        Action("edit", "e", "edit", "edit the part under the cursor", when=lambda room: room.row, late=_has_pair),
         UNDO,
         Action("clear_filter", "backspace", "all rows", "clear the filter", when=lambda room: room.is_filtered),
         Action(
@@ -80,10 +76,10 @@ class ReviewRoom(SourceRoom):
             "switch between the row and its contract, tags and origin",
             when=lambda room: room.session and not room.wide, why="The contract is on the right.",
         ),
-        Action("open_editor", "v", "editor", "edit the part under the cursor in $EDITOR", when=_has_row),
-        Action("tag", "t", "tag", "add or remove a tag; digits do so for the listed tags", when=_has_row),
+        Action("open_editor", "v", "editor", "edit the part under the cursor in $EDITOR", when=lambda room: room.row),
+        Action("tag", "t", "tag", "add or remove a tag; digits do so for the listed tags", when=lambda room: room.row),
         Action("swap", "s", "swap", "swap the answers on the screen", when=_has_pair, why=_ONLY_PAIRS),
-        Action("note", "n", "note", "write a note about this row", when=_has_row),
+        Action("note", "n", "note", "write a note about this row", when=lambda room: room.row),
         REDO,
         Action("annotator", "y", "annotator", "decide under another name, and see only that person's decisions", when=_has_source),
         Action("transform", ":", "change", "change many rows: replace text, cap a category, and more", when=_has_source),
