@@ -17,10 +17,16 @@ from mlxtune.core.text import plural
 from mlxtune.evaluation.blind import blind_session
 from mlxtune.evaluation.evidence import load_pairs
 from mlxtune.evaluation.judge import endpoint, judge_report, judge_session, rubric
+from mlxtune.evaluation.judge.calibration import JudgeCalibration
 from mlxtune.evaluation.judge.endpoint import AskJudge, CostMeter, EndpointClient
+from mlxtune.evaluation.judge.judge_report import JudgeReport
 from mlxtune.evaluation.judge.local import BATCH_SIZE, LocalJudge
+from mlxtune.evaluation.statistics.agreement import Estimate
 from mlxtune.models.resolve import resolve
-from mlxtune.present.judge import judge_document
+from mlxtune.present.blind import tally_text
+from mlxtune.present.blocks import Block, Document, Fact, Facts, Heading, text
+from mlxtune.present.comparison import comparison_table, score_table
+from mlxtune.present.labels import outcome_mark
 from mlxtune.runs import registry
 
 WORKERS = 4  # concurrent questions
@@ -127,3 +133,69 @@ def _behind(options: JudgeOptions, meter: CostMeter) -> _Judge:
             hint="Use --price-in and --price-out ($ per million tokens) and --cap.",
         )
     return _Judge(model, "" if near else name, WORKERS, lambda _: nullcontext(EndpointClient(url, model, secret, meter).ask))
+
+
+_MODERATE = 0.4  # κ at which agreement counts as moderate (Landis and Koch 1977)
+
+
+def judge_document(report: JudgeReport) -> Document:
+    """Describe the verdict, the judge's reliability, and the comparison for each question."""
+    first, second = report.facts["arms"]
+    blocks: list[Block] = [
+        Heading("Verdict", f"{plural(report.facts['rows'], 'row')}, judged by {report.facts['judge']}"),
+        text(judge_verdict(report), "bold", outcome_mark(report.outcome)),
+        Heading("The judge"),
+        judge_facts(report),
+    ]
+    if report.comparisons:
+        note = "yes/no questions; exact McNemar test with Holm-adjusted p-values; Newcombe intervals"
+        blocks.append(comparison_table(f"{second} over {first}", note, [(item.metric, item) for item in report.comparisons]))
+    return (*blocks, *([score_table(report.scores)] if report.scores else []))
+
+
+def judge_verdict(report: JudgeReport) -> str:
+    """Return a judge's verdict in at most two sentences."""
+    if report.faults or report.unusable:
+        return "Cannot tell. The judge is unreliable."
+    return tally_text(report.pairs, *report.facts["arms"])
+
+
+def judge_facts(report: JudgeReport) -> Facts:
+    """Describe how reliable the judge is, and what it cost."""
+    first, second = report.facts["arms"]
+    faults = [one for one in report.faults if one.sentinel]
+    found = [Fact("sentinels", f"passed “{one.sentinel}”", ", ".join(one.questions), "error") for one in faults]
+    if report.unusable:
+        found.append(Fact("unusable", f"{report.unusable} of {plural(report.facts['calls'], 'reply', 'replies')}", "", "error"))
+    found = found or [Fact("sentinels", "none passed")]
+    found.append(Fact("both orders", f"{report.flips} of {report.both} pairs flipped", "counted as ties"))
+    found.append(Fact("repeated", f"{report.same} of {report.repeated} identical grades"))
+    for subject, kinds in report.problems.items():
+        arm = {"first": first, "second": second}.get(subject, "pairs")
+        found.append(Fact(f"unusable, {arm}", ", ".join(f"{count} {kind}" for kind, count in kinds.items())))
+    found += calibration_facts(report.calibrated, second) if report.calibrated else []
+    return Facts((*found, *([Fact("spent", f"${report.facts['spent']:.4f}")] if report.facts["spent"] else [])))
+
+
+def calibration_facts(result: JudgeCalibration, second: str) -> list[Fact]:
+    """Describe how far the judge agrees with the user's blind votes, and the second arm's win rates."""
+    is_weak = result.kappa is None or result.kappa.value < _MODERATE
+    note = f"κ {result.kappa.value:.2f}" if result.kappa else "κ undefined"
+    agreed = f"{result.agreed} of {result.rows} rows with you"
+    agreement = (
+        Fact("agreement", agreed, f"{note}; trust your own votes", "warning") if is_weak else Fact("agreement", agreed, note)
+    )
+    powered, votes = result.win_rate.powered, result.win_rate.labels
+    if result.win_rate.weight == 0:
+        why = f"{plural(result.voted, 'vote')}; the judge's grades add nothing"
+        return [agreement, Fact(f"{second} wins", _interval(votes), why)]
+    return [
+        agreement,
+        Fact(f"{second} wins", _interval(powered), f"votes and judge, as precise as {result.win_rate.effective_n:.0f} votes"),
+        Fact("your votes", _interval(votes), plural(result.voted, "vote")),
+        Fact("the judge", f"{100 * result.raw:.0f}%", plural(result.units, "pair")),
+    ]
+
+
+def _interval(rate: Estimate) -> str:
+    return f"{100 * rate.value:.0f}% ({100 * rate.low:.0f} to {100 * rate.high:.0f})"

@@ -58,20 +58,20 @@ def report_document(
     report: EvaluationReport, next_step: Document = (), failures: Sequence[FailedRow] = (), classes: Sequence[FailureClass] = ()
 ) -> Document:
     """Describe a report, what to do next, and the first of its ``failures`` and of their ``classes``."""
-    tables, item = report_tables(report), report.headline
-    after_rates = 1 + tables.index(rates_table(report))
+    arms, rates, *tables = report_tables(report)
     square: list[Block] = []
-    if item:
+    if item := report.headline:
         counts = (item.paired.both, item.paired.broken, item.paired.fixed, item.paired.neither)
         square = [Square("Row by row", metric_label(item.metric), item.first, item.second, *counts)]
     return (
         verdict(report.verdict),
         *next_step,
         report_facts(report),
-        *tables[:after_rates],
+        arms,
+        rates,
         *square,
         *([classes_table(classes, report.subject.name)] if classes else []),
-        *tables[after_rates:],
+        *tables,
         *_samples(report, failures),
         Heading("Facts"),
         evaluation_facts(report),
@@ -80,17 +80,19 @@ def report_document(
 
 
 def report_tables(report: EvaluationReport) -> list[Table]:
-    """Return every table of a report, in reading order."""
+    """Return every table of a report, in reading order: the arms, their rates, and the others."""
+    metrics = [rate.metric for rate in report.arms[0].rates]
+    forms = [metric for metric in metrics if metric in FORMS]  # which are not part of the contract
     tables = [
         arms_table(report),
-        rates_table(report),
+        rates_table("Rates", "share of rows that pass, 95% Wilson intervals", report, [one for one in metrics if one not in FORMS]),
         *comparison_tables(report),
         margins_table(report),
         answers_table(report),
         cost_table(report),
         seeds_table(report),
         off_task_table(report),
-        diagnostics_table(report),
+        rates_table("Diagnostics", "the form of the answers; not part of the contract", report, forms) if forms else None,
     ]
     return [table for table in tables if table]
 
@@ -126,13 +128,14 @@ def _date(made: str) -> str:
 def _samples(report: EvaluationReport, failures: Sequence[FailedRow]) -> list[Block]:
     if not failures:
         return []
-    style: Style = "primary" if report.headline else ""
+    item = report.headline
+    style: Style = "primary" if item else ""
     note = f"{min(SHOWN, len(failures))} of {len(failures):,}, broken ones first"
     blocks: list[Block] = [Heading("Failed rows", note)]
     for failure in failures[:SHOWN]:
         answers = [Quote(report.subject.name, failure.answer.output, failure.span, style)]
-        if failure.before and (failure.broken or failure.row.reference is None):
-            answers.append(Quote(verdict_arms(report)[0].name, failure.before.output))
+        if item and failure.before and (failure.broken or failure.row.reference is None):
+            answers.append(Quote(item.first, failure.before.output))
         elif failure.row.reference is not None:
             answers.append(Quote("reference", failure.row.reference))
         place = failure.row.location.place.capitalize().replace(",", "")
@@ -148,12 +151,6 @@ def nearest_row_text(row: NearestRow) -> str:
     reviews = [f"{_REVIEWED.get(by.action, by.action)} {by.who} on {day}" for by, day in zip(row.reviews, days, strict=True)]
     question = one_line(row.question, _QUESTION_LENGTH)
     return f"{100 * row.similarity:.0f}% similar: {row.location}, {', '.join(reviews) or 'not reviewed'}. “{question}”"
-
-
-def verdict_arms(report: EvaluationReport) -> tuple[ArmResult, ...]:
-    """Return the two arms that the verdict compares, or only the last one if there is no tuned arm."""
-    item = report.headline
-    return tuple(arm for arm in report.arms if arm.name in (item.first, item.second)) if item else report.arms[-1:]
 
 
 def evaluation_facts(report: EvaluationReport) -> Facts:
@@ -239,21 +236,8 @@ def _seconds(seconds: float) -> str:
     return f"{seconds:.2f}" if seconds < 10 else f"{seconds:,.0f}"
 
 
-def rates_table(report: EvaluationReport) -> Table:
-    """Return each metric's rate in each arm, without the metrics that describe only the form of answers. The headline metric comes
-    first."""
-    metrics = [rate.metric for rate in report.arms[0].rates if rate.metric not in FORMS]
-    return _rates_table("Rates", "share of rows that pass, 95% Wilson intervals", report, metrics)
-
-
-def diagnostics_table(report: EvaluationReport) -> Table | None:
-    """Return the rates of metrics that describe only the form of answers and are not part of the contract, or ``None`` without
-    any."""
-    metrics = [rate.metric for rate in report.arms[0].rates if rate.metric in FORMS]
-    return _rates_table("Diagnostics", "the form of the answers; not part of the contract", report, metrics) if metrics else None
-
-
-def _rates_table(title: str, note: str, report: EvaluationReport, metrics: Sequence[str]) -> Table:
+def rates_table(title: str, note: str, report: EvaluationReport, metrics: Sequence[str]) -> Table:
+    """Return each metric's rate in each arm. The headline metric comes first."""
     rows = []
     for metric in sorted(metrics, key=lambda metric: metric != report.headline_metric):
         for index, arm in enumerate(report.arms):

@@ -7,6 +7,7 @@ import pytest
 from exact_tests import mcnemar, sign_test
 from judge_stub import Behavior, gullible, honest, parts
 
+from mlxtune.cli.judge import judge_facts, judge_verdict
 from mlxtune.core.errors import InputError, MachineError
 from mlxtune.data.rows import Message
 from mlxtune.evaluation.evidence import AnswerPair
@@ -18,7 +19,6 @@ from mlxtune.evaluation.judge.endpoint import CostCapReached, CostMeter, ReplyLo
 from mlxtune.evaluation.judge.judge_report import SentinelFault, build_judge_report
 from mlxtune.evaluation.judge.rubric import DEFAULT, Rubric, RubricQuestion
 from mlxtune.present.blocks import Fact
-from mlxtune.present.judge import judge_facts, judge_verdict
 
 RUBRIC = Rubric((RubricQuestion("thanks", "Does it thank?"), RubricQuestion("voice", "How warm?", ("a", "b", "c", "d", "e"))))
 
