@@ -17,6 +17,7 @@ from mlxtune.evaluation.report import Rate
 from mlxtune.evaluation.scorers import CONTRACT, CORRECT, PREFERENCE
 from mlxtune.evaluation.statistics.intervals import LEVEL
 from mlxtune.evaluation.statistics.power import detectable_gain
+from mlxtune.models import catalog
 from mlxtune.recipe import Recipe
 
 SAMPLE_ROWS = 30  # held-out rows needed to see whether a prompt is good enough
@@ -93,13 +94,14 @@ def _percent(measured: Measured) -> float:
     return round(100 * measured[0].share, 1)
 
 
-def collect(workspace: Path, recipe: Recipe, name: str = "", parameters: int | None = None) -> AdviceEvidence:
+def collect(workspace: Path, recipe: Recipe, name: str = "") -> AdviceEvidence:
     """Collect the evidence in ``workspace`` about ``recipe``, named ``name`` in commands. Raise ``InputError`` if unreadable."""
     from mlxtune.data.checks.statistics import tier  # imports numpy, which other commands do not need
     from mlxtune.data.rows import prompt_hashes
     from mlxtune.data.source import read_source
     from mlxtune.data.split import group_labels, split
 
+    base = catalog.find(recipe.model.base)
     source = read_source(recipe.source, recipe.data.format, recipe.data.map)
     rows = source.rows
     groups = len(set(group_labels(rows, [prompt_hashes(row, recipe.data.turns) for row in rows], recipe.data.group_by)))
@@ -111,7 +113,7 @@ def collect(workspace: Path, recipe: Recipe, name: str = "", parameters: int | N
         split_error = error.message
     return AdviceEvidence(
         name, len(rows), groups, tier(groups), sum(isinstance(row, Preference) for row in rows), held_out, recipe.has_contract,
-        bool(recipe.evaluation.prompt.strip()), parameters, arms, ignored, split_error, contest(recipe),
+        bool(recipe.evaluation.prompt.strip()), base.shapes.parameters if base else None, arms, ignored, split_error, contest(recipe),
     )  # fmt: skip
 
 

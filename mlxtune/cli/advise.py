@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from mlxtune.advice import evidence, interview
-from mlxtune.advice.evidence import SAMPLE_ROWS, AdviceEvidence
+from mlxtune.advice.evidence import SAMPLE_ROWS
 from mlxtune.advice.interview import Answers
 from mlxtune.advice.rules import InterviewQuestion, rules
 from mlxtune.advice.verdict import give_advice
@@ -15,7 +15,6 @@ from mlxtune.cli.evaluate import measure
 from mlxtune.cli.options import Json, Overrides
 from mlxtune.cli.output import draw, err, info, out, show, show_json, styled
 from mlxtune.core.errors import InputError
-from mlxtune.models import catalog
 from mlxtune.present.advice import advice_document
 from mlxtune.present.terminal import print_heading
 from mlxtune.recipe import Recipe, load
@@ -45,20 +44,13 @@ def advise(
     given = interview.read_answers(answers) if answers else _answers(interactive)
     if not answers:
         interview.save_answers(Path.cwd(), given)
-    known = _evidence(loaded, recipe)
+    known = evidence.collect(Path.cwd(), loaded, str(recipe)) if loaded else evidence.AdviceEvidence()
     if loaded and (measure_first or (interactive and not known.arms and _confirm_measuring(loaded))):
         measure(evidence.sample_recipe(loaded))
-        known = _evidence(loaded, recipe)
+        known = evidence.collect(Path.cwd(), loaded, str(recipe))
     advice = give_advice(given, known)
     document = {"advice": advice.as_json(), "answers": interview.answers_json(given), "evidence": known.as_json()}
     show_json(document) if json else draw(advice_document(advice, known))
-
-
-def _evidence(recipe: Recipe | None, path: Path | None) -> AdviceEvidence:
-    if recipe is None:
-        return AdviceEvidence()
-    base = catalog.find(recipe.model.base)
-    return evidence.collect(Path.cwd(), recipe, str(path), base.shapes.parameters if base else None)
 
 
 def _confirm_measuring(recipe: Recipe) -> bool:

@@ -39,7 +39,7 @@ EVIDENCE = AdviceEvidence(
 def advised(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> Shop:
     """A workspace with a recipe and its evidence, and no answers."""
     shop.recipe()
-    monkeypatch.setattr("mlxtune.tui.rooms.advice.service.gather_evidence", lambda *_: EVIDENCE)
+    monkeypatch.setattr("mlxtune.tui.rooms.advice.screen.collect", lambda *_: EVIDENCE)
     return shop
 
 
@@ -178,7 +178,7 @@ async def test_data_that_cannot_be_read_is_reported_and_the_interview_continues(
         raise DataError("support.jsonl, line 3: not JSON.", hint="Fix the line.")
 
     shop.recipe()
-    monkeypatch.setattr("mlxtune.tui.rooms.advice.service.gather_evidence", broken)
+    monkeypatch.setattr("mlxtune.tui.rooms.advice.screen.collect", broken)
     async with open_room("advice") as room:
         await ready(room)
         assert "✗ support.jsonl, line 3: not JSON." in room.text("#advice-picture")

@@ -265,7 +265,7 @@ def _nothing_starts(monkeypatch: pytest.MonkeyPatch, checks: Checks, clients: li
         "runs.queue.start_detached",
     ):
         monkeypatch.setattr(f"mlxtune.{name}", lambda *_, **__: None)
-    monkeypatch.setattr("mlxtune.tui.rooms.advice.service.gather_evidence", lambda *_: EVIDENCE)
+    monkeypatch.setattr("mlxtune.tui.rooms.advice.screen.collect", lambda *_: EVIDENCE)
     monkeypatch.setattr("mlxtune.planning.measurements.start_steps", lambda *_, **__: FakeProbe(endless=True))
     monkeypatch.setattr("mlxtune.tui.rooms.blind.screen.DEBOUNCE", 0.0)
     monkeypatch.setattr(MlxtuneApp, "exit", lambda self: None)

@@ -8,7 +8,7 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
 
-from mlxtune.advice.evidence import AdviceEvidence, sample_recipe
+from mlxtune.advice.evidence import AdviceEvidence, collect, sample_recipe
 from mlxtune.advice.rules import rules
 from mlxtune.advice.verdict import Advice
 from mlxtune.core.errors import MlxtuneError
@@ -114,9 +114,10 @@ class AdviceRoom(Room):
         if view is None or view.recipe is None:
             self._evidence = AdviceEvidence()
         elif changed:
-            recipe, path, workspace = view.recipe, view.path, self.app.workspace
+            recipe, workspace = view.recipe, self.app.workspace
+            name = view.path.relative_to(workspace).as_posix() if view.path.is_relative_to(workspace) else str(view.path)
             self.run_job(
-                lambda: service.gather_evidence(workspace, recipe, path),
+                lambda: collect(workspace, recipe, name),
                 lambda evidence: self._show_evidence(evidence, None),
                 lambda error: self._show_evidence(AdviceEvidence(), error),
             )

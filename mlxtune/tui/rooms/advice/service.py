@@ -7,14 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlxtune.advice import evidence, interview, verdict
+from mlxtune.advice import interview, verdict
 from mlxtune.advice.evidence import AdviceEvidence
 from mlxtune.advice.next_step import is_sample, sample_name
 from mlxtune.advice.rules import InterviewQuestion, rules
 from mlxtune.advice.verdict import Advice
 from mlxtune.core.errors import InputError
-from mlxtune.models import catalog
-from mlxtune.recipe import Recipe
 from mlxtune.workspace.index import RecipeView, RunView
 
 NONE_OPTION = "none"  # the multiple-choice option that means an empty selection
@@ -108,13 +106,6 @@ def _is_valid(question: InterviewQuestion, value: Any) -> bool:
     except InputError:
         return False
     return True
-
-
-def gather_evidence(workspace: Path, recipe: Recipe, path: Path) -> AdviceEvidence:
-    """Return the workspace's facts about the recipe at ``path``. Raise ``InputError`` if its data cannot be read."""
-    base = catalog.find(recipe.model.base)
-    name = path.relative_to(workspace).as_posix() if path.is_relative_to(workspace) else str(path)
-    return evidence.collect(workspace, recipe, name, base.shapes.parameters if base else None)
 
 
 def current_sample(evals: Sequence[RunView], view: RecipeView | None) -> RunView | None:
