@@ -1,4 +1,4 @@
-"""A split, an export, and an import of rows as documents."""
+"""A split, an export, an import of rows, and a first recipe as documents."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from mlxtune.core.text import one_line, plural
 from mlxtune.data.column_map import ColumnUse
 from mlxtune.data.export import ExportResult
 from mlxtune.data.importer import ImportResult
-from mlxtune.data.scaffold import Scaffold
 from mlxtune.data.split import SPLIT_NAMES, SplitSummary
 from mlxtune.present.blocks import Cell, Column, Document, Fact, Facts, Heading, Table
 from mlxtune.present.blocks import text as paragraph
 from mlxtune.present.check import FILE_NOTES, column_facts
 
-if TYPE_CHECKING:  # it loads numpy
+if TYPE_CHECKING:  # they load numpy
+    from mlxtune.data.scaffold import Scaffold
     from mlxtune.data.transforms.preview import Outcome
 
 _USUAL_HOLDOUT = (0.10, 0.20)
