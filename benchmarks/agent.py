@@ -2,7 +2,7 @@
 
     python benchmarks/agent.py FILE [--workspace FOLDER] [--set KEY=VALUE]
 
-The client is the MCP SDK's own, over standard input and output. The user, who is asked before anything is deleted, agrees.
+The client is the MCP SDK's own, over standard input and output. The user, who is asked before rows are sent, agrees.
 """
 
 import argparse
@@ -44,7 +44,6 @@ async def take_to_verdict(workspace: Path, file: str, overrides: Sequence[str] =
         await _finish(client, "export", form="mlx", adapter=run)
         page = (await client.read_resource(f"mlxtune://reports/{evaluation}")).contents[0]
         _say(f"mlxtune://reports/{evaluation}", getattr(page, "text", ""))
-        await _call(client, "remove", run=baseline)
         return report
 
 

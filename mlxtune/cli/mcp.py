@@ -14,7 +14,7 @@ def mcp(
 ) -> None:
     """Serve a workspace to a coding agent over the Model Context Protocol, on standard input and output.
 
-    The agent can check, train, evaluate, and export. The user is asked before anything is deleted or sent to another machine.
+    The agent can check, train, evaluate, and export. The user is asked before rows are sent to another machine.
     """
     try:
         from mlxtune.cli.mcp_server import server

@@ -166,11 +166,15 @@ def export(
         sink.close()
     if not count:
         raise InputError(f"{run.id} has no steps yet.")
-    if to in TRACKERS:
-        place, command = f"the {TRACKERS[to].title} project {project}", "" if online else TRACKERS[to].show.format(project=project)
-    else:
-        target = output or Path(f"{run.id}.csv" if to == "csv" else "tensorboard")
-        place, command = str(target), f"tensorboard --logdir {target}" if to == "tensorboard" else ""
+    target = str(output or (f"{run.id}.csv" if to == "csv" else to if to == "tensorboard" else Path.cwd()))
+    place = f"the {TRACKERS[to]} project {project}" if to in TRACKERS else target
+    commands = {
+        "tensorboard": f"tensorboard --logdir {target}",
+        "trackio": f"trackio show --project {project}",
+        "wandb": f"wandb sync {target}/wandb/offline-run-*",
+        "swanlab": f"swanlab sync {target}/swanlog/run-*",
+    }
+    command = "" if online else commands.get(to, "")
     show(("✓ ", "bold success"), f"{plural(count, 'row')} exported to {place}.   ", (command, "primary"))
 
 

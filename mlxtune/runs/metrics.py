@@ -4,7 +4,7 @@ import csv
 import io
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -89,37 +89,8 @@ class TensorBoardSink:
             writer.close()
 
 
-@dataclass(frozen=True)
-class Tracker:
-    """A tracker whose package has ``init``, ``log``, and ``finish``. With ``key``, an environment variable, it can log to its server."""
-
-    title: str
-    package: str
-    start: Callable[[Any, str, str, Path, bool], object]  # its module, the project, the run, the folder of local files, online
-    show: str  # the command that shows a project, or sends it
-    key: str = ""
-
-
-def _start_wandb(wandb: Any, project: str, run: str, folder: Path, online: bool) -> None:
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    settings = wandb.Settings(console="off", disable_git=True, save_code=False, x_disable_stats=True, silent=True)
-    wandb.init(project=project, name=run, dir=str(folder), mode="online" if online else "offline", settings=settings)
-
-
-def _start_swanlab(swanlab: Any, project: str, run: str, folder: Path, online: bool) -> None:
-    swanlab.init(project=project, name=run, log_dir=str(folder / "swanlog"), mode="online" if online else "offline")
-
-
-TRACKERS = {
-    "trackio": Tracker(
-        "Trackio",
-        "trackio",
-        lambda trackio, project, run, _folder, _online: trackio.init(project=project, name=run, embed=False),
-        "trackio show --project {project}",
-    ),
-    "wandb": Tracker("Weights & Biases", "wandb", _start_wandb, "wandb sync --sync-all", "WANDB_API_KEY"),
-    "swanlab": Tracker("SwanLab", "swanlab", _start_swanlab, "swanlab sync swanlog/*", "SWANLAB_API_KEY"),
-}
+TRACKERS = {"trackio": "Trackio", "wandb": "Weights & Biases", "swanlab": "SwanLab"}  # the package of each, and its title
+KEYS = {"wandb": "WANDB_API_KEY", "swanlab": "SWANLAB_API_KEY"}  # environment variables with which metrics can be sent to a server
 FORMATS = ("csv", "tensorboard", *TRACKERS)
 
 
@@ -129,22 +100,30 @@ class TrackerSink:
     Raise ``InputError`` if its package is not installed, or if it has no server or the user has not set its key.
     """
 
-    def __init__(self, tracker: Tracker, project: str, folder: Path, *, online: bool = False) -> None:
-        if online and not tracker.key:
-            raise InputError(f"--online cannot be used with {tracker.title}, which has no server.", hint="Remove --online.")
-        if online and not os.environ.get(tracker.key):
-            raise InputError(f"Logging to {tracker.title}'s server needs your key.", hint=f"Set {tracker.key}, or remove --online.")
+    def __init__(self, package: str, project: str, folder: Path, *, online: bool = False) -> None:
+        title, key = TRACKERS[package], KEYS.get(package)
+        if online and not key:
+            raise InputError(f"--online cannot be used with {title}, which has no server.", hint="Remove --online.")
+        if online and not os.environ.get(str(key)):
+            raise InputError(f"Logging to {title}'s server needs your key.", hint=f"Set {key}, or remove --online.")
         try:
-            self._module: Any = import_module(tracker.package)
+            self._module: Any = import_module(package)
         except ImportError as error:
-            raise _missing(tracker.title, tracker.package) from error
-        self._start: Callable[[str], object] = lambda run: tracker.start(self._module, project, run, folder, online)
+            raise _missing(title, package) from error
         self._run = ""
+        self._settings: dict[str, Any] = {"project": project}
+        if package == "wandb":
+            os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+            quiet = self._module.Settings(console="off", disable_git=True, save_code=False, x_disable_stats=True, silent=True)
+            self._settings |= {"dir": str(folder), "settings": quiet}
+        elif package == "swanlab":
+            self._settings["log_dir"] = str(folder / "swanlog")
+        self._settings |= {"mode": "online" if online else "offline"} if key else {"embed": False}
 
     def log(self, row: MetricRow) -> None:
         if row.run != self._run:
             self.close()
-            self._start(row.run)
+            self._module.init(name=row.run, **self._settings)
             self._run = row.run
         self._module.log(dict(row.values), step=row.step)
 
@@ -163,7 +142,7 @@ def open_sink(form: str, run: str, project: str, output: Path | None = None, *, 
     if form not in FORMATS:
         raise InputError(f"Unknown format: {form}.", hint=suggest(form, FORMATS, "Use one of:"))
     if form in TRACKERS:
-        return TrackerSink(TRACKERS[form], project, output or Path(), online=online)
+        return TrackerSink(form, project, output or Path(), online=online)
     if online:
         raise InputError(f"--online cannot be used with {form}.", hint="Remove --online.")
     return CsvSink(output or Path(f"{run}.csv")) if form == "csv" else TensorBoardSink(output or Path("tensorboard"))

@@ -13,7 +13,7 @@ pytest.importorskip("mcp")
 from mcp import Client, MCPError
 from mcp_types import ElicitResult
 
-from mlxtune.cli import mcp_jobs
+from mlxtune.cli import mcp_server
 from mlxtune.cli.mcp_server import server
 from mlxtune.runs import registry
 
@@ -52,7 +52,6 @@ async def test_tools_have_descriptions_and_resources_are_readable(inside):
             "check", "plan", "train", "status", "stop", "evaluate", "report", "compare", "score", "export", "generate_text"
         }  # fmt: skip
         assert all(tool.description and "consent" not in tool.input_schema.get("properties", {}) for tool in tools)
-        assert "commands" in json.loads((await client.read_resource("mlxtune://docs")).contents[0].text)
         assert "\n# Commands" in (await client.read_resource("mlxtune://docs/commands")).contents[0].text
         assert json.loads((await client.read_resource("mlxtune://runs")).contents[0].text) == []
         with pytest.raises(MCPError):
@@ -93,37 +92,31 @@ async def test_an_option_in_the_place_of_a_name_is_a_name(inside):
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
-async def test_the_user_is_asked_before_rows_are_sent_and_runs_deleted(inside, monkeypatch, mode):
+async def test_the_user_is_asked_before_rows_are_sent(inside, monkeypatch, mode):
     started = []
 
     async def run_command(*arguments):
         started.append(arguments)
         return {"run": "r"}
 
-    monkeypatch.setattr("mlxtune.cli.mcp_server.run_command", run_command)
+    monkeypatch.setattr(mcp_server, "run_command", run_command)
     endpoint = '{ url = "https://models.example/v1", model = "m", price_in = 1.0, price_out = 1.0, cap = 2.0 }'
     overrides = [f"evaluation.endpoints.big={endpoint}", 'evaluation.arms=["base", "endpoint:big"]']
-    folder = inside / "runs" / "20261126-0900-shop"
-    folder.mkdir(parents=True)
-    (folder / "recipe.toml").write_text((inside / "recipes" / "tiny.toml").read_text())
-    answer, asked = _ask("decline", "accept", "decline", "accept")
+    answer, asked = _ask("decline", "accept")
     async with Client(server, mode=mode, elicitation_callback=answer) as client:
         for agreed in (False, True):
             sent = await _answer(client, "evaluate", subject="recipes/tiny.toml", overrides=overrides)
             assert isinstance(sent, dict) == bool(started) == agreed, sent
-        for agreed in (False, True):
-            assert isinstance(await _answer(client, "remove", run="last"), dict) == agreed == (not folder.exists())
         assert await _answer(client, "evaluate", subject="recipes/tiny.toml") == {"run": "r"}
-    assert asked == 2 * ["Rows will be sent to models.example, for at most $2.00. Send them?"] + 2 * [
-        "Delete 20261126-0900-shop with everything in its folder?"
-    ]
+    assert asked == 2 * ["Rows will be sent to models.example, for at most $2.00. Send them?"]
+    assert ["--send" in arguments for arguments in started] == [True, False]
     async with Client(server, mode=mode) as client:
         with pytest.raises(MCPError):  # a client that cannot ask
             await client.call_tool("evaluate", {"subject": "recipes/tiny.toml", "overrides": overrides})
 
 
 async def test_work_that_takes_long_is_a_job(inside, monkeypatch):
-    monkeypatch.setattr(mcp_jobs, "PATIENCE", 0.0)
+    monkeypatch.setattr(mcp_server, "PATIENCE", 0.0)
     async with Client(server) as client:
         job = (await _answer(client, "create_recipe", file="chat.jsonl", name="mine"))["job"]
         answer = {"job": job}
@@ -150,5 +143,5 @@ async def test_an_agent_takes_a_csv_file_to_a_verdict(tiny, tmp_path, capsys):
     ]
     report = await take_to_verdict(tmp_path, "tickets.csv", settings)
     assert report["verdict"]["outcome"] in ("cannot_tell", "better", "worse")
-    assert "the user is asked\n← Delete" in capsys.readouterr().out
+    assert "→ export(form='mlx'" in capsys.readouterr().out
     assert {run.kind for run in registry.list_runs(tmp_path, None)} == {"train", "eval", "export"}

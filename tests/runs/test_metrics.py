@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mlxtune.core.errors import InputError
-from mlxtune.runs.metrics import TRACKERS, CsvSink, MetricRow, TensorBoardSink, metric_rows, open_sink
+from mlxtune.runs.metrics import KEYS, CsvSink, MetricRow, TensorBoardSink, metric_rows, open_sink
 
 STEP = {
     "type": "step",
@@ -82,7 +82,7 @@ def test_only_online_with_a_key_sends_anything(tmp_path, monkeypatch, name, onli
         Settings=lambda **_: None, init=lambda **settings: started.append(settings), log=lambda *_, **__: None, finish=lambda: None
     )
     monkeypatch.setitem(sys.modules, name, module)
-    key = TRACKERS[name].key
+    key = KEYS[name]
     monkeypatch.delenv(key, raising=False)
     if online:
         with pytest.raises(InputError, match="needs your key"):

@@ -9,7 +9,6 @@ prompt without answering it if a request has ``_debug_render_only`` (https://git
 from __future__ import annotations
 
 import json
-import os
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -79,7 +78,9 @@ def served_model(url: str, name: str = "") -> ServedModel:
     props, adapters = _request(f"{root}/props"), _request(f"{root}/lora-adapters")
     paths = [props.get("model_path")] if isinstance(props, dict) else []
     paths += [one.get("path") for one in adapters if isinstance(one, dict)] if isinstance(adapters, list) else []
-    return ServedModel(name or names[0], tuple(Path(path) for path in paths if isinstance(path, str) and path and _is_path(path)))
+    return ServedModel(
+        name or names[0], tuple(Path(path) for path in paths if isinstance(path, str) and path and path.isprintable())
+    )
 
 
 def rendered_prompt(url: str, model: str, row: PromptRow, encode: Callable[[str], list[int]]) -> list[int] | None:
@@ -116,13 +117,6 @@ def llama_speed(url: str) -> float | None:
         case {"timings": {"predicted_per_second": float(speed)}}:
             return speed
     return None
-
-
-def _is_path(text: str) -> bool:
-    try:
-        return "\0" not in os.fsdecode(os.fsencode(text))
-    except UnicodeEncodeError:  # a lone surrogate
-        return False
 
 
 def _request(url: str, body: dict[str, Any] | None = None) -> Any:
