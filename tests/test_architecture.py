@@ -56,6 +56,16 @@ def test_module_names_are_unique_within_a_package():
     assert {paths[0]: paths[1:] for paths in modules.values() if len(paths) > 1} == {}
 
 
+def test_annotations_are_valid_in_python_3_11():
+    """``array[int]`` fails there unless annotations are postponed."""
+    for path, tree in TREES.items():
+        used = {
+            ast.unparse(node.annotation) for node in ast.walk(tree) if isinstance(node, ast.AnnAssign | ast.arg) and node.annotation
+        }
+        postponed = any(isinstance(node, ast.ImportFrom) and node.module == "__future__" for node in tree.body)
+        assert postponed or not any(text.startswith("array[") for text in used), path
+
+
 def test_functions_are_short():
     """At most 60 lines and 10 parameters; ``self`` does not count."""
     long = set()

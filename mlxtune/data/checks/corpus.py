@@ -1,5 +1,7 @@
 """Facts about every row, collected in one pass over a source and kept small so that they take less memory than the file."""
 
+from __future__ import annotations  # Python 3.11 cannot subscript array
+
 import hashlib
 import json
 import sys
