@@ -6,8 +6,10 @@ evaluations, and exports are detached runs, whose ID a tool returns at once; oth
 
 import asyncio
 import json
+import re
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
+from inspect import Parameter, Signature
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -42,11 +44,8 @@ _READS = ToolAnnotations(read_only_hint=True, open_world_hint=False)
 _jobs: dict[str, asyncio.Task[dict[str, Any]]] = {}
 
 Answer = dict[str, Any]
-RecipeName = Annotated[str, Field(description="A recipe, such as recipes/shop.toml.")]
 Overrides = Annotated[Sequence[str], Field(description="Keys of the recipe to override, such as training.epochs=3.")]
-Evaluation = Annotated[str, Field(description="An evaluation's ID, or last.")]
 Adapter = Annotated[str, Field(description="An adapter's name, a run, RUN@STEP, or last.")]
-Subject = Annotated[str, Field(description="A recipe (its base alone), or a run or RUN@STEP (base and adapter).")]
 
 
 class Consent(BaseModel):
@@ -106,13 +105,15 @@ def _errors() -> Iterator[None]:
         raise ResourceError(f"{error.message} {error.hint}".strip()) from error
 
 
-async def _command(*verb: str, names: Sequence[str], overrides: Sequence[str] = ()) -> Answer:
-    """Run a command on ``names`` that stay inside the workspace, as do the files that recipes among them read."""
+async def _command(command: str, overrides: Sequence[str] = (), **values: str) -> Answer:
+    """Run a command with ``values``, which stay inside the workspace, as do the files that recipes among them read."""
     with _errors():
-        for name in names:
-            if _inside(name).endswith(".toml"):
-                _require_inside(load(Path(name), overrides))
-    return await _start(run_command(*verb, *(f"--set={one}" for one in overrides), "--json", "--", *names))
+        for value in values.values():
+            if _inside(value).endswith(".toml"):
+                _require_inside(load(Path(value), overrides))
+    words = [word for word in command.split() if word != "{overrides}"]
+    options, names = ([word.format(**values) for word in words if word.startswith("{") == is_name] for is_name in (False, True))
+    return await _start(run_command(*options, *(f"--set={one}" for one in overrides), "--json", "--", *names))
 
 
 @server.tool()
@@ -128,34 +129,10 @@ async def create_recipe(file: Annotated[str, Field(description="A file of rows: 
 
 
 @server.tool(annotations=_READS)
-async def check(source: Annotated[str, Field(description="A recipe, or a file or folder of rows.")]) -> Answer:
-    """Find problems in the rows, and how to fix them."""
-    return await _command("data", "check", names=[source])
-
-
-@server.tool(annotations=_READS)
-async def plan(recipe: RecipeName, overrides: Overrides = ()) -> Answer:
-    """Estimate memory, time, and cost of a training run on this machine."""
-    return await _command("plan", names=[recipe], overrides=overrides)
-
-
-@server.tool()
-async def train(recipe: RecipeName, overrides: Overrides = ()) -> Answer:
-    """Start a training run and return its ID."""
-    return await _command("train", "--detach", names=[recipe], overrides=overrides)
-
-
-@server.tool(annotations=_READS)
 async def status(run: Annotated[str, Field(description="The ID of a run or a job, or last.")] = "last") -> Answer:
     """Return how far a run is, or the answer of a job that has ended."""
     with _errors():
-        return await _poll(run) if run in _jobs else await _command("runs", "show", names=[run])
-
-
-@server.tool()
-async def stop(run: Annotated[str, Field(description="A run's ID, or last.")]) -> Answer:
-    """Stop a run after its current step. It keeps its checkpoint or answers."""
-    return await _command("runs", "stop", names=[run])
+        return await _poll(run) if run in _jobs else await _command("runs show {run}", run=run)
 
 
 def _sent_by(subject: str, overrides: Sequence[str]) -> str:
@@ -170,38 +147,15 @@ def _may_send(subject: str, overrides: Sequence[str]) -> Consent | Elicit[Consen
 
 
 @server.tool()
-async def evaluate(subject: Subject, consent: Annotated[Consent, Resolve(_may_send)], overrides: Overrides = ()) -> Answer:
-    """Start an evaluation on the held-out rows and return its ID. The user is asked if rows would be sent to another machine."""
+async def evaluate(subject: str, consent: Annotated[Consent, Resolve(_may_send)], overrides: Overrides = ()) -> Answer:
+    """Start an evaluation of a recipe (its base alone), or a run or RUN@STEP (base and adapter), and return its ID.
+
+    The user is asked if rows would be sent to another machine.
+    """
     if not consent.agree:
         raise ResourceError("The user did not agree.")
-    send = ["--send"] if _sent_by(subject, overrides) else []
-    return await _command("eval", "--detach", *send, names=[subject], overrides=overrides)
-
-
-@server.tool(annotations=_READS)
-async def report(evaluation: Evaluation = "last") -> Answer:
-    """Return an evaluation's report: the verdict, rates with intervals, and comparisons."""
-    return await _command("report", names=[evaluation])
-
-
-@server.tool(annotations=_READS)
-async def compare(first: Evaluation, second: Evaluation) -> Answer:
-    """Compare two evaluations, or runs that have been evaluated, on the same rows."""
-    return await _command("compare", names=[first, second])
-
-
-@server.tool(annotations=_READS)
-async def score(outputs: Annotated[str, Field(description="JSON Lines with output and reference.")], recipe: RecipeName) -> Answer:
-    """Score outputs from any source against a recipe's contract."""
-    with _errors():
-        _require_inside(load(Path(_inside(recipe))))
-    return await _command("score", f"--recipe={recipe}", names=[outputs])
-
-
-@server.tool()
-async def export(form: Literal["mlx", "llamacpp", "ollama", "hf", "peft"], adapter: Adapter = "last") -> Answer:
-    """Export an adapter into exports/ for another program, and return the run's ID. peft copies the adapter at once."""
-    return await _command("export", "--detach", names=[form, adapter])
+    send = "--send" if _sent_by(subject, overrides) else ""
+    return await _command(f"eval --detach {send} {{subject}}", overrides, subject=subject)
 
 
 @server.tool(annotations=_READS)
@@ -217,6 +171,38 @@ async def generate_text(
 
     with _errors():
         return await _start(asyncio.to_thread(answer))
+
+
+TOOLS = {  # the command of each, with its parameters in braces, and what it does
+    "check": ("data check {source}", "Find problems in the rows of a recipe, a file, or a folder, and how to fix them."),
+    "plan": ("plan {recipe} {overrides}", "Estimate memory, time, and cost of a training run on this machine."),
+    "train": ("train --detach {recipe} {overrides}", "Start a training run and return its ID."),
+    "stop": ("runs stop {run}", "Stop a run after its current step. It keeps its checkpoint or answers."),
+    "report": ("report {evaluation}", "Return an evaluation's report: the verdict, rates with intervals, and comparisons."),
+    "compare": ("compare {first} {second}", "Compare two evaluations, or runs that have been evaluated, on the same rows."),
+    "score": ("score --recipe={recipe} {outputs}", "Score JSON Lines with output and reference against a recipe's contract."),
+    "export": ("export --detach {form} {adapter}", "Export an adapter into exports/ for another program, and return the run's ID."),
+}
+_KINDS = {"overrides": Overrides, "form": Literal["mlx", "llamacpp", "ollama", "hf", "peft"], "adapter": Adapter}
+_DEFAULTS = {"overrides": (), "evaluation": "last", "adapter": "last"}
+
+
+def _add_tool(name: str, command: str, about: str) -> None:
+    async def tool(**values: Any) -> Answer:
+        return await _command(command, **values)
+
+    names = re.findall(r"{(\w+)}", command)
+    kinds: dict[str, Any] = {one: _KINDS.get(one, str) for one in names}
+    parameters = [
+        Parameter(one, Parameter.KEYWORD_ONLY, annotation=kinds[one], default=_DEFAULTS.get(one, Parameter.empty)) for one in names
+    ]
+    tool.__signature__ = Signature(parameters, return_annotation=Answer)  # type: ignore[attr-defined]
+    tool.__annotations__ = kinds | {"return": Answer}
+    server.add_tool(tool, name, description=about, annotations=None if {"--detach", "stop"} & {*command.split()} else _READS)
+
+
+for _name, _entry in TOOLS.items():
+    _add_tool(_name, *_entry)
 
 
 @server.resource("mlxtune://runs", mime_type="application/json")
