@@ -20,7 +20,5 @@ def mcp(
         from mlxtune.cli.mcp_server import server
     except ImportError as error:
         raise InputError("The server for agents needs the package mcp.", hint="Install it: pip install 'mlxtune[mcp]'") from error
-    if not workspace.is_dir():
-        raise InputError(f"There is no folder {workspace}.", hint="Create a workspace: mlxtune init NAME")
     os.chdir(workspace)
     server.run("stdio")

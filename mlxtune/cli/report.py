@@ -9,7 +9,6 @@ import typer
 from mlxtune.cli.evaluate import show_report
 from mlxtune.cli.options import Json, ReportName
 from mlxtune.cli.output import show, show_json
-from mlxtune.core.errors import InputError
 from mlxtune.core.json_fields import to_json
 from mlxtune.evaluation import report as reports
 
@@ -25,9 +24,7 @@ def report(
     if json:
         show_json({"folder": str(folder), **to_json(loaded)})
     if open_page:
-        page = (folder / "report.html").resolve()
-        if not page.is_file():
-            raise InputError(f"There is no {page}.", hint=f"Read the report in the terminal: mlxtune report {folder.name}")
+        page = (folder / reports.PAGES[1]).resolve()
         webbrowser.open(page.as_uri())
         show(str(page))
     elif not json:

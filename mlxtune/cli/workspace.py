@@ -50,7 +50,11 @@ def init(
 ) -> None:
     """Create a workspace with recipes and sample data, or a recipe for your own rows with --from."""
     if agents:
-        _write_agents(folder or Path())
+        file = (folder or Path()) / "AGENTS.md"
+        if os.path.lexists(file):
+            raise InputError(f"{file} already exists, so nothing was written.", hint="Move it away, and merge the two.")
+        write_text(file, files("mlxtune.present").joinpath("agents.md").read_text("utf-8"))
+        show(("✓ ", "bold success"), f"Created {file}.")
         if source is None and (folder is None or samples.is_workspace(folder)):
             return
     if source is not None:
@@ -79,15 +83,6 @@ def init(
     show("Train, or open the app:")
     show("  ", train)
     show("  ", open_app)
-
-
-def _write_agents(folder: Path) -> None:
-    """Write AGENTS.md into ``folder``. Raise ``InputError`` if it already exists."""
-    file = folder / "AGENTS.md"
-    if os.path.lexists(file):
-        raise InputError(f"{file} already exists, so nothing was written.", hint="Move it away, and merge the two.")
-    write_text(file, files("mlxtune.present").joinpath("agents.md").read_text("utf-8"))
-    show(("✓ ", "bold success"), f"Created {file}.")
 
 
 def _init_from(source: Path, folder: Path, name: str, map: str, format: str) -> None:

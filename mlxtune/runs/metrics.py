@@ -71,11 +71,8 @@ class TensorBoardSink:
     """Writes event files for TensorBoard, in a folder per run. Raise ``InputError`` if tensorboardX is not installed."""
 
     def __init__(self, folder: Path) -> None:
-        try:
-            from tensorboardX import SummaryWriter
-        except ImportError as error:
-            raise _missing("TensorBoard", "tensorboardX") from error
-        self._create: Any = lambda run: SummaryWriter(str(folder / run))
+        writer = _import("TensorBoard", "tensorboardX").SummaryWriter
+        self._create: Any = lambda run: writer(str(folder / run))
         self._writers: dict[str, Any] = {}
 
     def log(self, row: MetricRow) -> None:
@@ -106,11 +103,7 @@ class TrackerSink:
             raise InputError(f"--online cannot be used with {title}, which has no server.", hint="Remove --online.")
         if online and not os.environ.get(str(key)):
             raise InputError(f"Logging to {title}'s server needs your key.", hint=f"Set {key}, or remove --online.")
-        try:
-            self._module: Any = import_module(package)
-        except ImportError as error:
-            raise _missing(title, package) from error
-        self._run = ""
+        self._module, self._run = _import(title, package), ""
         self._settings: dict[str, Any] = {"project": project}
         if package == "wandb":
             os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
@@ -148,5 +141,8 @@ def open_sink(form: str, run: str, project: str, output: Path | None = None, *, 
     return CsvSink(output or Path(f"{run}.csv")) if form == "csv" else TensorBoardSink(output or Path("tensorboard"))
 
 
-def _missing(title: str, package: str) -> InputError:
-    return InputError(f"{title} needs the package {package}.", hint=f"Install it: pip install {package}")
+def _import(title: str, package: str) -> Any:
+    try:
+        return import_module(package)
+    except ImportError as error:
+        raise InputError(f"{title} needs the package {package}.", hint=f"Install it: pip install {package}") from error
