@@ -392,7 +392,9 @@ class EvaluationSection:
     forbid: Annotated[list[str], Key("phrases that answers must not contain"), _PHRASES] = field(default_factory=list)
     length: Annotated[Length, Key('length limits, such as max = 40, unit = "words"'), _LENGTH] = field(default_factory=Length)
     pattern: Annotated[str, Key("regular expression that answers must match somewhere; ^ and $ are their start and end")] = ""
-    labels: Annotated[list[str], Key("labels, one of which is the whole answer"), _PHRASES] = field(default_factory=list)
+    labels: Annotated[list[str], Key("labels, one of which must be the whole answer; replaces pattern"), _PHRASES] = field(
+        default_factory=list
+    )
     correct: Annotated[
         list[str], Key('parts of an answer that must equal the reference, such as "/category" or "answer"'), CORRECT_PARTS
     ] = field(default_factory=list)
@@ -434,6 +436,11 @@ class EvaluationSection:
         bool, Key("end answers that repeat themselves more than a reference or the schema allows", in_form=False)
     ] = True
     batch_size: Annotated[int, Key("number of answers generated in one batch", in_form=False), _AT_LEAST_1] = 96
+
+    @property
+    def answer_pattern(self) -> str:
+        """The regular expression that answers must match: one of the labels, if there are any."""
+        return f"^(?:{'|'.join(map(re.escape, self.labels))})$" if self.labels else self.pattern
 
 
 _RANGE = Rule(lambda ends: not ends or (len(ends) == 2 and 0 < ends[0] <= ends[1]), "two numbers above 0, the smaller one first")
@@ -536,7 +543,7 @@ class Recipe:
         """Whether there are any requirements for answers."""
         section = self.evaluation
         return (
-            bool(section.schema or section.disclaimers or section.forbid or section.pattern or section.labels or section.correct)
+            bool(section.schema or section.disclaimers or section.forbid or section.answer_pattern or section.correct)
             or section.length != Length()
         )
 

@@ -110,7 +110,6 @@ def make_planted(*, dirty: bool) -> PlantedFile:
     plant("card", "chat", append_to_prompt("I paid with 4111 1111 1111 1111"))
     plant("iban", "chat", append_to_prompt("Send it to GB82 WEST 1234 5698 7654 32 today"))
     plant("government-id", "chat", append_to_prompt("My SSN is 219-09-9871"))
-    plant("address", "chat", append_to_prompt("I live at 12 Maple Street"))
     plant("mojibake", "chat", append_to_prompt("It was the cafÃ© next door"))
     plant("control", "chat", append_to_prompt("\u202etfel\u202c"))
     plant("mixed-script", "chat", append_to_prompt("I paid with p\u0430ypal"))

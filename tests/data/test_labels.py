@@ -54,8 +54,8 @@ def test_the_recipe_of_a_classifier_lists_its_labels(labeled: Path) -> None:
 @pytest.mark.parametrize(("output", "passed"), [(" billing\n", True), ("Billing", False), ("biling", False)])
 def test_an_answer_must_be_one_of_the_labels(output: str, passed: bool) -> None:
     contract = Contract(EvaluationSection(labels=["billing", "shipping"]))
-    assert contract.score(ModelAnswer(output))["label"].passed is passed
-    assert contract.required_metrics == ["label"]
+    assert contract.score(ModelAnswer(output))["pattern"].passed is passed
+    assert contract.required_metrics == ["pattern"]
 
 
 def test_a_label_is_the_value_of_its_row() -> None:

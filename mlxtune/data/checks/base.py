@@ -13,8 +13,8 @@ from typing import Any, Literal, get_args
 
 from mlxtune.core.text import one_line
 from mlxtune.data.checks.check_input import CheckInput, TextPart
-from mlxtune.data.checks.context import is_illustration
 from mlxtune.data.checks.corpus import Corpus
+from mlxtune.data.checks.illustration import is_illustration
 
 Severity = Literal["block", "warn", "note"]
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)

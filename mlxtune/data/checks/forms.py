@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from mlxtune.data.checks.context import CODE
+from mlxtune.data.checks.illustration import CODE
 from mlxtune.data.rows import json_strings
 
 MIN_ANSWERS = 20  # fewer say nothing about the others
@@ -23,9 +23,7 @@ _AUTHOR = re.compile(r"[-–—]\s?[A-Z][\w.]*(?:\s[A-Z][\w.]*)*\s*\Z")
 _NUMBERED = re.compile(r"\s*(?:\d+|\w)[.)]\s")
 _NUMBERED_SENTENCE = re.compile(r"(?m)^\s*(?:\d+|\w)[.)]\s.*[.!?]\s*$")
 _OPEN = re.compile(r"(?:[,:&(–—-]|(?:^|\s)[\"“‘'(]?(?!\d)(?:[^\W_]|['’-])+)\s*\Z")  # a last word, or a sign that something follows
-_LINKING = frozenset(
-    ("a", "an", "and", "as", "at", "by", "for", "from", "in", "is", "of", "or", "that", "the", "to", "with")
-)  # never last
+_LINKING = {"a", "an", "and", "as", "at", "by", "for", "from", "in", "is", "of", "or", "that", "the", "to", "with"}  # never last
 _ENDED = re.compile(r"[.!?][\"”')\]]*\s")
 
 Form = tuple[str, str]  # its kind, and what the answers have
@@ -83,10 +81,8 @@ class AnswerForms:
         found = forms_of(answer, with_sentences=self._kept is None or any(kind == "sentence" for kind, _ in self._kept))
         self.by_rank[rank] = found if self._kept is None else found & self._kept
         if len(self.by_rank) == _SAMPLE:
-            self._kept = frozenset(form for form, count in self.counts().items() if count >= _SAMPLE / 2) | {
-                ("prose", ""),
-                ("end", ""),
-            }
+            frequent = (form for form, count in self.counts().items() if count >= _SAMPLE / 2)
+            self._kept = frozenset((*frequent, ("prose", ""), ("end", "")))
             self.by_rank = {rank: forms & self._kept for rank, forms in self.by_rank.items()}
 
     def counts(self) -> Counter[Form]:

@@ -14,7 +14,8 @@ _ROWS_PER_LABEL = 3
 _MIN_ROWS = 50  # fewer rows say little about the words of a label
 _RARE = 0.05  # of the rows of a label, at most, have a near-spelling of it
 _SPELLING = 85  # minimum similarity of two spellings, in percent
-_PRIOR = 0.3  # rows of every label in which a word is assumed to occur, in proportion to its frequency
+_PRIOR = 1.5  # rows added to every label, with the words of all rows in proportion to their frequency
+_BATCH = 1000  # rows
 _DOUBT = 6.0  # log odds per square root of the number of words, from which a label is doubted
 
 family = CheckFamily()
@@ -57,24 +58,21 @@ def labels(corpus: Corpus) -> Iterator[Finding]:
 
 def _usual_spelling(label: str, counts: Counter[str]) -> str:
     """Return the frequent label that ``label`` misspells: they differ in case, signs, or one or two letters; ``""`` if there is none."""
-    bare = _bare(label)
-    found = [
-        other
-        for other, count in counts.most_common()
-        if counts[label] <= max(1, _RARE * count)
-        and counts[label] < count
-        and _digits(label) == _digits(other)
-        and (sorted(bare) == sorted(_bare(other)) or (len(bare) > 4 and fuzz.ratio(bare, _bare(other)) >= _SPELLING))
-    ]
-    return found[0] if found else ""
+    bare, rows = _bare(label), counts[label]
+    likely = (other for other, count in counts.most_common() if rows < count and rows <= max(1, _RARE * count))
+    return next(
+        (
+            other
+            for other in likely
+            if re.findall(r"\d", label) == re.findall(r"\d", other)
+            and (sorted(bare) == sorted(_bare(other)) or (len(bare) > 4 and fuzz.ratio(bare, _bare(other)) >= _SPELLING))
+        ),
+        "",
+    )
 
 
 def _bare(label: str) -> str:
     return re.sub(r"[\W_]+", "", label.casefold())
-
-
-def _digits(label: str) -> str:
-    return re.sub(r"\D+", "", label)
 
 
 def _doubtful(texts: Sequence[str], own: Sequence[str]) -> list[tuple[int, str, float]]:
@@ -93,21 +91,27 @@ def _doubtful(texts: Sequence[str], own: Sequence[str]) -> list[tuple[int, str, 
     row = np.repeat(np.arange(len(words)), [len(one) for one in words])
     word = np.array([number for one in words for number in one], np.int64)
     shared = np.bincount(word)[word] > 1
-    row, word = row[shared], word[shared]
-    if not len(row):
-        return []
-    with_word = np.bincount(word * len(names) + label[row], minlength=len(numbers) * len(names)).reshape(-1, len(names))
+    row, (kinds, word) = row[shared], np.unique(word[shared], return_inverse=True)
+    with_word = np.bincount(word * len(names) + label[row], minlength=len(kinds) * len(names)).reshape(-1, len(names))
     rows = np.bincount(label, minlength=len(names))
-    prior = 5 * _PRIOR * with_word.sum(axis=1) / len(texts) + 1e-3
-    weight = np.log(with_word + prior[:, None], dtype=np.float32) - np.log(rows + 5 * _PRIOR, dtype=np.float32)
-    scored, starts, sizes = np.unique(row, return_index=True, return_counts=True)
-    scores = np.add.reduceat(weight[word], starts, axis=0)
-    mine = label[row]
-    without = np.log(with_word[word, mine] - 1 + prior[word]) - np.log(rows[mine] - 1 + 5 * _PRIOR)
-    ours = np.add.reduceat(without, starts)
-    scores[np.arange(len(scored)), label[scored]] = -np.inf
-    odds = (scores.max(axis=1) - ours) / np.sqrt(sizes + 1)
-    return [(int(scored[one]), names[scores[one].argmax()], round(float(odds[one]), 2)) for one in np.flatnonzero(odds >= _DOUBT)]
+    prior = _PRIOR * with_word.sum(axis=1) / len(texts) + 1e-3
+    weight = np.log(with_word + prior[:, None], dtype=np.float32) - np.log(rows + _PRIOR, dtype=np.float32)
+    found = []
+    for first in range(0, len(texts), _BATCH):
+        start, end = np.searchsorted(row, (first, first + _BATCH))
+        ours, own_word = row[start:end], word[start:end]
+        scored, starts, sizes = np.unique(ours, return_index=True, return_counts=True)
+        if not len(scored):
+            continue
+        scores = np.add.reduceat(weight[own_word], starts, axis=0)
+        mine = label[ours]
+        without = np.log(with_word[own_word, mine] - 1 + prior[own_word]) - np.log(rows[mine] - 1 + _PRIOR)
+        scores[np.arange(len(scored)), label[scored]] = -np.inf
+        odds = (scores.max(axis=1) - np.add.reduceat(without, starts)) / np.sqrt(sizes + 1)
+        found += [
+            (int(scored[one]), names[scores[one].argmax()], round(float(odds[one]), 2)) for one in np.flatnonzero(odds >= _DOUBT)
+        ]
+    return found
 
 
 def _words(text: str) -> set[str]:

@@ -1,7 +1,7 @@
 """Find answers in another language than their prompt.
 
 A language is recognized by its script or, in Latin letters, by its most frequent words. py3langid knows more languages, but takes 0.6 s to
-load and 10 s for 10,000 rows; lingua is a download of 170 MB.
+load and reads 1 MB a second; lingua is a download of 170 MB.
 """
 
 import re
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from mlxtune.data.checks.base import DROP, Check, CheckFamily, Evidence, Span
 from mlxtune.data.checks.characters import NAMED_LANGUAGE
 from mlxtune.data.checks.check_input import CheckInput
-from mlxtune.data.checks.context import CODE
+from mlxtune.data.checks.illustration import CODE
 
 family = CheckFamily()
 _WORDS = {
@@ -28,16 +28,15 @@ _WORDS = {
     "Polish": "nie jest się na że jak co ale za od czy przez dla są tego być może po oraz który które jako tym jego bez",
     "Turkish": "bir ve bu için ile de da ne çok olarak daha olan gibi en kadar var mı nasıl sonra değil ama veya her olduğu",
 }  # fmt: skip
-_LANGUAGES_OF: dict[str, list[str]] = {}
-for _name, _list in _WORDS.items():
-    for _word in _list.split():
-        _LANGUAGES_OF.setdefault(_word, []).append(_name)
-_SCRIPTS = (
-    ("Japanese", re.compile(r"[぀-ヿ]")), ("Korean", re.compile(r"[가-힣]")), ("Chinese", re.compile(r"[㐀-鿿]")),
-    ("Cyrillic", re.compile(r"[Ѐ-ӿ]")), ("Arabic", re.compile(r"[؀-ۿ]")), ("Hebrew", re.compile(r"[֐-׿]")),
-    ("Hindi", re.compile(r"[ऀ-ॿ]")), ("Thai", re.compile(r"[฀-๿]")), ("Greek", re.compile(r"[Ͱ-Ͽ]")),
-)  # fmt: skip
-NAMES = (*_WORDS, *(name for name, _ in _SCRIPTS))
+_LANGUAGES_OF = {
+    word: [name for name, words in _WORDS.items() if word in words.split()] for word in " ".join(_WORDS.values()).split()
+}
+_SCRIPTS = {
+    name: re.compile(f"[{letters}]")
+    for name, letters in (pair.split() for pair in (
+        "Japanese ぀-ヿ", "Korean 가-힣", "Chinese 㐀-鿿", "Cyrillic Ѐ-ӿ", "Arabic ؀-ۿ", "Hebrew ֐-׿", "Hindi ऀ-ॿ", "Thai ฀-๿", "Greek Ͱ-Ͽ"))
+}  # fmt: skip
+NAMES = (*_WORDS, *_SCRIPTS)
 _SHARE, _MIXED = 0.5, 0.05  # of the letters are in a script: the text is in its language, or in several
 _MIN_WORDS = 3  # distinct frequent words of a language that a text has, and half as many again as of any other
 _LONGEST = 400  # characters that are read
@@ -72,7 +71,7 @@ def language(text: str) -> str:
     text = _FENCE.sub(" ", text[:_LONGEST])
     if not text.isascii():
         letters = sum(map(str.isalpha, text)) or 1
-        for name, script in _SCRIPTS:
+        for name, script in _SCRIPTS.items():
             share = len(script.findall(text)) / letters
             if share >= (_SHARE if name != "Japanese" else _MIXED):
                 return name

@@ -17,13 +17,10 @@ _FORM_WORDING = {
 _FORM = family.register(Check("form", "warn", "answers without the form of the others", _FORM_WORDING, BY_HAND, "≠"))
 _MID_SENTENCE = family.register(
     Check(
-        "mid-sentence",
-        "warn",
-        "answers that end in mid-sentence",
-        "The answer ends in mid-sentence; {share:.0%} of the others do not.",
-        DROP,
+        "mid-sentence", "warn", "answers that end in mid-sentence",
+        "The answer ends in mid-sentence; {share:.0%} of the others do not.", DROP,
     )
-)
+)  # fmt: skip
 
 
 @family.corpus_check

@@ -11,30 +11,20 @@ from mlxtune.data.checks.check_input import CheckInput
 
 family = CheckFamily()
 
-_REFUSAL = re.compile(
+_APOLOGY = re.compile(
     r"""(?xi)
-      \b(?:I['’]?m|I[ ]am|we['’]?re|we[ ]are)[ ](?:very[ ]|so[ ]|really[ ])?(?:sorry|afraid)\b[^.!?\n]{0,40}\b(?:can(?:['’]t|not|[ ]not)|(?:un|not[ ])able[ ]to)
-        [ ]+(?:assist|help|fulfill?|comply|provide|generate|create|answer|do[ ]that|continue|complete|write|share|discuss|engage)
-    | \bI(?:['’]m[ ](?:unable|not[ ]able)[ ]to|[ ](?:am[ ]unable[ ]to|am[ ]not[ ]able[ ]to|cannot|can['’]t|can[ ]not|won['’]t))[ ]
-        (?:assist|help|fulfill?|comply|engage)[ ](?:you[ ])?(?:with[ ]|in[ ])?(?:that|this|your|the|such)\b
-    | \bI(?:['’]m[ ](?:unable|not[ ]able)[ ]to|[ ](?:am[ ]unable[ ]to|am[ ]not[ ]able[ ]to|cannot|can['’]t|can[ ]not))[ ]
-        (?:provide|generate|create|answer|give)[ ](?:you[ ])?(?:with[ ])?(?:that|this|any|such|medical|legal|financial|specific)\b
-    | \b(?:sorry|apologies|apologize|afraid|unfortunately)\b[^.!?\n]{0,60}?\b(?:I|we)(?:['’]re|[ ]are|['’]m|[ ]am)?[ ](?:currently[ ]|just[ ]|really[ ])?
-        (?:can(?:['’]t|not|[ ]not)|unable[ ]to|not[ ](?:able|allowed|permitted|programmed|willing|comfortable|capable|going[ ]to[ ](?:help|do))
-        |(?:don['’]t|do[ ]not)[ ](?:currently[ ])?have[ ](?:the[ ])?(?:ability|capabilit|capacity|access|permission)
-        |won['’]t[ ](?:help|assist|do|tell|answer|give|provide|discuss|share|write|engage))
-    | \bI(?:['’]m|[ ]am)[ ]not[ ](?:comfortable|willing|allowed|permitted|programmed|going)[ ](?:with[ ](?:that|this)|for|to[ ](?:help|assist|give|share|discuss|answer|provide|do|engage|tell))\b
-    | \bI[ ](?:don['’]t|do[ ]not)[ ]feel[ ]comfortable\b
-    | \bI[ ](?:don['’]t|do[ ]not)[ ](?:currently[ ])?have[ ](?:the[ ])?(?:ability|capability|capacity|access)[ ]to\b
-    | \bI[ ]won['’]t[ ](?:do|help|assist|answer|tell)[ ](?:you[ ])?(?:with[ ])?(?:that|this|you)\b
+    \b(?:sorry|apologies|apologize|afraid|unfortunately)\b[^.!?\n]{0,60}?\b(?:I|we)(?:['’]re|[ ]are|['’]m|[ ]am)?[ ](?:currently[ ]|just[ ]|really[ ])?
+    (?:can(?:['’]t|not|[ ]not)|unable[ ]to|not[ ](?:able|allowed|permitted|programmed|willing|comfortable|capable|going[ ]to[ ](?:help|do))
+    |(?:don['’]t|do[ ]not)[ ](?:currently[ ])?have[ ](?:the[ ])?(?:ability|capabilit|capacity|access|permission)
+    |won['’]t[ ](?:help|assist|do|tell|answer|give|provide|discuss|share|write|engage))
     """
 )
-# Refusals in other words, which count at the beginning of an answer.
+# Refusals that count at the beginning of an answer
 _DECLINES = re.compile(
     r"""(?xi)
       \bI(?:[ ](?:must|have[ ]to|need[ ]to|will[ ]have[ ]to|would|choose[ ]to|am[ ]going[ ]to)|['’](?:ll[ ]have[ ]to|m[ ]going[ ]to[ ]have[ ]to|d|ll|ve[ ]to))?
         [ ](?:respectfully[ ]|politely[ ])?(?:decline\b|refuse[ ]to|refrain[ ]from|pass[ ]on[ ](?:this|that)|turn[ ](?:this|that|it)[ ]down|rather[ ]not|prefer[ ]not[ ]to|choose[ ]not[ ]to)
-    | \b(?:I|we)(?:['’]m|['’]re|[ ]am|[ ]are)[ ](?:\w+[ ])?(?:unable[ ]to|incapable[ ]of|not[ ](?:able[ ]to|capable[ ]of|permitted|allowed|authorized|equipped|designed[ ]to|in[ ]a[ ]position[ ]to))
+    | \b(?:I|we)(?:['’]m|['’]re|[ ]am|[ ]are)[ ](?:\w+[ ])?(?:unable[ ]to|incapable[ ]of|not[ ](?:able[ ]to|capable[ ]of|comfortable|willing[ ]to|going[ ]to[ ](?:help|assist|answer|provide|tell|do[ ])|permitted|programmed|allowed|authorized|equipped|designed[ ]to|in[ ]a[ ]position[ ]to))
     | \b(?:I|we)[ ](?:cannot|can['’]t|can[ ]not|won['’]t|will[ ]not|do[ ]not|don['’]t)[ ](?:(?:possibly|ethically|legally|knowingly|directly|actually|in[ ]good[ ]conscience|be[ ]able[ ]to)[ ])?
         (?:assist|help(?![ ](?:but|feel|notic|myself))|fulfill?|comply|engage[ ]in|provide|generate|create|answer|give[ ](?:you|any|out|advice|medical|legal)|offer|support[ ](?:this|that|such)|share|discuss|draw|disclose|complete
         |condone|encourage|endorse|advise|participate|be[ ](?:of[ ]assistance|writing|doing|providing)|go[ ]into[ ]th|do[ ](?:that|this)\b|talk[ ]about|respond[ ]to|feel[ ](?:right|comfortable))
@@ -88,10 +78,6 @@ _RESIDUE = re.compile(
     """
 )
 # Every match contains one of these words. Most answers contain none, which is cheap to check.
-_REFUSAL_WORDS = (
-    "sorry", "afraid", "assist", "help", "comply", "fulfil", "unable", "unfortunately", "apolog", "comfortable", "programmed", "willing",
-    "allowed", "permitted", "ability", "capab", "capacity", "access", "not able", "can’t", "can't", "cannot", "won’t", "won't",
-)  # fmt: skip
 _DECLINE_WORDS = (
     "declin", "refus", "refrain", "pass on", "rather not", "not to", "turn", "able", "not ", "n't", "n’t", "lack", "approp", "ethic", "wrong",
     "irresp", "outside", "beyond", "against", "violat", "my ", "nothing",
@@ -117,10 +103,11 @@ _MIN_LETTERS = 12  # in all repeats combined
     answers_only=True,
 )
 def refusals(text: str) -> Iterator[Hit]:
-    lower = text.lower()
-    beginning = text[:_BEGINNING]
-    found = _REFUSAL.search(text) if any(word in lower for word in _REFUSAL_WORDS) else None
-    if match := found or (_DECLINES.search(beginning) if any(word in lower[:_BEGINNING] for word in _DECLINE_WORDS) else None):
+    beginning = text[:_BEGINNING].lower()
+    found = _DECLINES.search(text[:_BEGINNING]) if any(word in beginning for word in _DECLINE_WORDS) else None
+    if match := found or (
+        _APOLOGY.search(text) if any(word in text.lower() for word in ("sorry", "apolog", "afraid", "unfort")) else None
+    ):
         yield Hit(*match.span())
 
 

@@ -25,6 +25,6 @@ def score_pattern(answer: ModelAnswer, pattern: str) -> Score:
 SCORER = Scorer(
     "pattern",
     "required pattern",
-    lambda contract: partial(score_pattern, pattern=contract.section.pattern) if contract.section.pattern else None,
+    lambda contract: partial(score_pattern, pattern=pattern) if (pattern := contract.section.answer_pattern) else None,
     replaces_json=True,
 )

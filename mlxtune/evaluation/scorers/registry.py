@@ -9,7 +9,6 @@ from mlxtune.evaluation.scorers import (
     disclaimer,
     forbidden,
     json_forms,
-    label,
     length,
     pattern,
     schema_valid,
@@ -24,7 +23,6 @@ SCORERS = (
     forbidden.SCORER,
     length.SCORER,
     pattern.SCORER,
-    label.SCORER,
     correct.SCORER,
 )
 FORMS = tuple(scorer.name for scorer in SCORERS if scorer.is_form)
