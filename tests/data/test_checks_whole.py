@@ -140,6 +140,11 @@ def test_contradictory_answers_to_the_same_prompt_conflict(tmp_path: Path) -> No
         ("It costs 20 dollars today, and shipping is free.", "That one is 25 dollars, with free shipping.", True),
         (f"{STEPS} #### 72", f"{STEPS} #### 96", True),
         (f"{STEPS} It is $1,072.", f"{STEPS} So he pays 1072.00.", False),
+        (
+            "泰姬陵的建筑风格融合了印度和伊斯兰的建筑特点，是一座非常壮观的建筑。" * 2,
+            "泰姬陵有波斯风格的元素，是印度古典建筑的代表作之一，吸引了游客。" * 2,
+            False,
+        ),
         ("A red moon rises over the hills tonight.", "The sea is calm and the boats are home.", False),
     ],
 )

@@ -112,7 +112,9 @@ def _differ(one: Any, two: Any) -> bool:
 def _texts_differ(one: str, two: str) -> bool:
     if normalize_answer(one) == normalize_answer(two):
         return False
-    lengths = [len(text.split()) for text in (one, two)]
+    lengths = [
+        max(len(text.split()), len(text.encode(errors="replace")) // 24) for text in (one, two)
+    ]  # in words, some of which have no spaces
     if max(lengths) <= _LABEL_WORDS:
         return True
     verdicts = [_VERDICT.match(text) for text in (one, two)]

@@ -10,7 +10,7 @@ _FENCE = re.compile(r"```[\s\S]*?(?:```|\Z)|`[^`\n]*`")
 CODE = re.compile(
     r"""(?xm)
       [;{}]\s*$ | ^\s*(?:(?:def|class|import|from|function|const|let|var|public|private|return|print|echo|SELECT|INSERT)\b|\#include|<\?php|\#!|\$\w+)
-    | =>\s | ^\s*\w+(?:\[\w+\])?\s*:?=\s*["'\[({] | \w\([^)\n]*["'][^)\n]*\)
+    | =>\s | ^\s*<(?:a|img|form|html|!) | ^\s*\w+(?:\[\w+\])?\s*:?=\s*["'\[({] | \w\([^)\n]*["'][^)\n]*\)
     """
 )
 _EXAMPLE = re.compile(
@@ -34,6 +34,7 @@ _ABOUT_VALUES = re.compile(
     \b(?:e-?mails|(?:e-?mail|mail)[ ](?:addresses|accounts)|(?:phone|card|social[ ]security|ID)[ ]numbers|passwords|(?:API[ ])?keys|tokens|secrets|IBANs
       |addresses|placeholders|personal[ ](?:data|information)|PII
       |(?:an?|any|every|each|valid)[ ](?:\w+[ ])?(?:e-?mail|mail|phone|card|password|token|secret|IBAN|address|number))\b
+    | (?:电子邮件|邮箱|电话号码)[^。\n]{0,6}列表
     """
 )
 
