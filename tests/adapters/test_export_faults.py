@@ -166,7 +166,7 @@ def test_a_full_or_read_only_disk_is_reported_and_leaves_nothing(
     points = [at for at, name in enumerate(count.names, 1) if name in FILLING and name != "fsync"]
     chosen = points if how == "full" else points[:1]
     wrong = []
-    for at in chosen[:: max(1, len(chosen) // 8)]:
+    for at in chosen[:: max(1, len(chosen) // 4)]:
         message = ""
         export = prepared(place, one, monkeypatch)
         with installed(Operations(at, how)):

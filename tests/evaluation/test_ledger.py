@@ -169,7 +169,7 @@ def test_without_a_writable_home_folder_the_ledger_works(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("rows", cases([20, 43, 72, 150], "43"))
 def test_forty_looks_at_equal_adapters_seldom_find_a_better_one(rows):
-    draws, series = random.Random(rows), 2000 if EXHAUSTIVE else 60
+    draws, series = random.Random(rows), 400 if EXHAUSTIVE else 60
     found = dict.fromkeys(("first", "own"), 0)
     for _ in range(series):
         base = [draws.random() < 0.5 for _ in range(rows)]

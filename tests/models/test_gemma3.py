@@ -41,6 +41,7 @@ def test_perplexity_of_plain_english(gemma3: LoadedModel) -> None:
     assert math.exp(loss / len(others)) < 30
 
 
+@pytest.mark.exhaustive  # tests/models/test_generate.py has it for a tiny Gemma 3
 def test_a_shared_prefix_longer_than_the_window_equals_a_full_forward_pass(gemma3: LoadedModel) -> None:
     window = gemma3.source.config["sliding_window"]
     prefix = (gemma3.tokenizer.encode(PROSE) * 9)[: window + 20]

@@ -17,6 +17,8 @@ from pathlib import Path
 
 from waiting import PATIENCE
 
+from mlxtune.tui.rooms import ROOMS
+
 ROOT = Path(__file__).parents[2]
 
 # All that the app may write beside text: colours, the cursor's place, modes of the terminal, the pointer's shape.
@@ -140,3 +142,12 @@ def terminal(
         yield opened
     finally:
         opened.close()
+
+
+def open_in_terminal(screen: Terminal, mode: str) -> None:
+    """Press the room's letter."""
+    tab, name = ROOMS[ROOMS[mode].inside or mode].name, ROOMS[mode].name  # a room without a tab has its name in a heading
+    start = len(screen.written)
+    screen.press(ROOMS[mode].key)
+    screen.until(f"▎{tab}", start)
+    screen.until(name, start)

@@ -98,22 +98,6 @@ async def changed(room: RoomDriver) -> None:
     await room.until(lambda: not room.app.jobs.busy)
 
 
-@opens(size=(140, 45))
-async def test_the_list_and_the_details(room):
-    await move_to(room, "voice")
-    broken, first, second = sorted(row.strip() for row in room.text("#adapters-list").splitlines()[1:])
-    assert room.text("#adapters-list").count("not evaluated") == 2
-    assert any(row.startswith("✗ broken") for row in (broken, first, second))
-    assert "LoRA 4" in room.text("#adapters-list")
-    assert room.head("#adapters-all").endswith("Adapters 3 on smollm2-135m")
-    detail = room.text("#adapters-detail")
-    assert "· not evaluated" in detail
-    assert "parent     tone" in detail
-    await move_to(room, "broken")
-    assert "✗ " in room.text("#adapters-detail")
-    assert room.actions == ["remove", "import"]
-
-
 async def test_the_evaluation_on_most_rows_counts(shop, open_room):
     adapter(shop.folder / "runs" / RUN / "adapter")
     evaluation(shop, "20261124-1430-support-json", arms={"base": base, "tuned": tuned}, run=RUN, age=4000.0)

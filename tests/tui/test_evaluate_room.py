@@ -70,28 +70,6 @@ def error(room: RoomDriver) -> str:
     return " ".join(room.text("#ev-error").split())
 
 
-@opens(settle=None, size=LARGE)
-async def test_a_report_has_a_verdict_arms_a_paired_table_and_rows(room):
-    await rows_found(room, "Tuned fails", 7)
-    assert room.text("#ev-summary").strip().startswith("· Cannot tell. Whole contract: ")
-    assert "+57.5 (" in room.text("#ev-summary")
-    assert "40 held-out rows, never trained on" in room.head("#ev-verdict")
-    base_row, kshot_row, tuned_row = room.text("#ev-table").splitlines()[1:]
-    assert "whole contract, %" in room.text("#ev-table")
-    assert "60.0  45–74" in kshot_row
-    assert "82.5  68–91" in tuned_row
-    assert all("●" in row for row in (base_row, kshot_row, tuned_row))
-    assert room.head("#ev-square") == "Base+kshot vs. tuned whole contract" or "base+kshot vs. tuned" in room.head("#ev-square")
-    for part in ("5 broken", "fixed 14", "p 0.064"):
-        assert part in room.text("#ev-cells"), part
-    assert room.head("#ev-rows") == "▌ Tuned fails row 1 of 7"
-    assert room.head("#ev-row").startswith("Line 8")
-    assert "the text ends inside a string" in room.text("#ev-detail")
-    assert "Nearest training rows" in room.text("#ev-detail")
-    assert "% similar" in room.text("#ev-detail")
-    assert room.actions == ["row", "new", "metric", "failures", "versus", "review", "generate", "html"]
-
-
 def test_the_contract_is_shown_next_to_correctness(shop):
     loaded = service.load_report(evaluation(shop))
     arms = tuple(replace(arm, rates=(*arm.rates, replace(arm.rates[0], metric="correct"))) for arm in loaded.report.arms)

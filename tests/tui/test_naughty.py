@@ -15,7 +15,7 @@ from mlxtune.tui.rooms import ROOMS
 
 from .driver import NARROW, drive
 from .stage import Shop
-from .terminal import Terminal, plain, terminal
+from .terminal import open_in_terminal, plain, terminal
 
 pytestmark = pytest.mark.slow
 
@@ -91,15 +91,6 @@ async def test_every_room_shows_hostile_text_as_plain_text(shop, room, size):
             assert not set(text) & set(UNSAFE), keys
             assert all(cell_len(row) == size[0] for row in text.splitlines()), keys
         assert driver.app.return_code is None
-
-
-def open_in_terminal(screen: Terminal, mode: str) -> None:
-    """Press the room's letter."""
-    tab, name = ROOMS[ROOMS[mode].inside or mode].name, ROOMS[mode].name  # a room without a tab has its name in a heading
-    start = len(screen.written)
-    screen.press(ROOMS[mode].key)
-    screen.until(f"▎{tab}", start)
-    screen.until(name, start)
 
 
 @pytest.mark.parametrize(

@@ -72,21 +72,6 @@ def file_of(shop: Shop) -> Path:
 
 
 @planning(size=(140, 45))
-async def test_a_recipe_is_a_form_beside_its_plan(room):
-    for part in ("✓ This fits: ", "8.0 GB available.", "computed, not measured"):
-        assert part in verdict(room), part
-    assert "recipes/support-json.toml" in room.head("#plan-form")
-    for part in ("▌ model", "learning_rate", "1e-3", "by rule"):
-        assert part in room.text("#plan-keys"), part
-    assert "model.base: " in room.text("#plan-detail")
-    await room.until(lambda: "weights" in room.text("#plan-side"))
-    assert "activations" in room.text("#plan-side")
-    for part in ("48 training", "unknown  b probe", "12  in 2 epochs"):
-        assert part in room.text("#plan-side"), part
-    assert room.actions[:3] == ["edit", "train", "probe"]
-
-
-@planning(size=(140, 45))
 async def test_a_base_of_the_catalog_is_described(room):
     await select(room, "model.base")
     await room.press("enter")

@@ -43,25 +43,6 @@ def option_texts(room: RoomDriver) -> list[str]:
     return [f"{option.name}, {option.about}" for option in room.screen._options]
 
 
-async def test_a_running_run_shows_figures_curve_samples_and_log(room):
-    figures = room.text("#stats")
-    for part in ("640 of 960", "1,8", "memory, peak 13.4", "11.8 of 24 GB", "falling"):
-        assert part in figures, part
-    title = room.head("#chart")
-    assert "smoothed" in title
-    assert "validation 0.6" in title
-    assert chart_text(room).splitlines()[-1].split()[-1] == "960"
-    samples = room.text("#samples-picture")
-    assert "Where is my parcel?" in samples
-    assert '{"category": "shipping",' in samples
-    assert room.head("#samples") == "Samples step 600"
-    log = room.text("#log-picture")
-    assert "checkpoint 0000600 saved" in log
-    assert "step 639" not in log, "a stretch of steps is one line of the log"
-    assert "● training 640/960" in status(room)
-    assert room.actions == ["stop", "compare", "zoom", "log", "samples", "older", "checkpoints"]
-
-
 async def test_nothing_is_saved_before_the_first_step(shop, open_room, monkeypatch):
     monkeypatch.setattr("mlxtune.runs.registry.stop", lambda run: None)
     shop.recipe()
