@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from mlxtune.data.checks.check_input import CheckInput, scored_answer
-from mlxtune.data.checks.forms import AnswerForms
+from mlxtune.data.checks.forms import Form, forms_of
 from mlxtune.data.duplicates import Pair, components, near_duplicate_links, normalize_text
 from mlxtune.data.rows import Conversation, Preference, Row, TextRow, earlier_prompts, messages_text, prompt_text
 from mlxtune.recipe.schema import Turns
@@ -55,7 +55,7 @@ class Corpus:
     answers: array[int] = field(default_factory=lambda: array("i"))  # characters in the target
     pairs: dict[int, tuple[int, int]] = field(default_factory=dict)  # characters in chosen and rejected, by rank
     short_answers: dict[int, str] = field(default_factory=dict)  # answers that may be labels, by rank
-    forms: AnswerForms = field(default_factory=AnswerForms)
+    forms: dict[int, frozenset[Form]] = field(default_factory=dict)  # of the answers, by rank
     tags: dict[str, Counter[str] | None] = field(default_factory=dict)
     template_notes: Counter[str] = field(default_factory=Counter)
 
@@ -118,7 +118,7 @@ class Corpus:
         self.answers.append(len(target))
         self.template_notes.update(row_input.tokens.notes if row_input.tokens else ())
         if not published and (answer := scored_answer(row)[1]):
-            self.forms.add(len(self.indices) - 1, answer)
+            self.forms[len(self.indices) - 1] = forms_of(answer)
         if isinstance(row, Conversation) and is_label(target):
             self.short_answers[len(self.indices) - 1] = sys.intern(target)
         if isinstance(row, Preference):

@@ -2,16 +2,13 @@
 
 import json
 import re
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 from mlxtune.data.checks.illustration import CODE
 from mlxtune.data.rows import json_strings
 
 MIN_ANSWERS = 20  # fewer say nothing about the others
 SHARE = 0.9  # of the answers have a form that the others lack
-_SAMPLE = 1000  # answers after which only forms of at least half of them are counted
 _LONGEST_LINE = 40  # characters of a line whose shape is a form
 _MIN_SENTENCE = 4  # words
 _MIN_PROSE = 6  # words of a text that should end like a sentence
@@ -29,8 +26,8 @@ _ENDED = re.compile(r"[.!?][\"”')\]]*\s")
 Form = tuple[str, str]  # its kind, and what the answers have
 
 
-def forms_of(answer: str, *, with_sentences: bool = True) -> frozenset[Form]:
-    """Return the forms of an answer. The sentences of a JSON answer are those in its texts."""
+def forms_of(answer: str) -> frozenset[Form]:
+    """Return the forms of an answer. Of the sentences in it, or in each text of a JSON answer, the first and the last count."""
     value = None
     if answer[:1] in ("{", "["):
         try:
@@ -38,7 +35,7 @@ def forms_of(answer: str, *, with_sentences: bool = True) -> frozenset[Form]:
         except (ValueError, RecursionError):
             value = None
     texts = [answer] if value is None else [*json_strings(value)]
-    found: set[Form] = {("sentence", sentence) for text in texts for sentence in sentences(text)} if with_sentences else set()
+    found: set[Form] = {("sentence", own[end]) for text in texts if (own := [*sentences(text)]) for end in (0, -1)}
     if value is not None:
         found |= {("json", ""), *(("key", str(key)) for key in (value if isinstance(value, dict) else ()))}
     elif "\n" in (text := answer.strip()):
@@ -68,22 +65,3 @@ def ends_open(text: str) -> bool:
     if "```" in text[-400:] or CODE.search(text[-1000:]):
         return False
     return bool(_ENDED.search(line)) or words[-1] in _LINKING or (bool(_NUMBERED.match(line)) and words[-1][0].islower())
-
-
-@dataclass
-class AnswerForms:
-    """The forms of all answers, by rank. After the first thousand answers, only forms that half of them have are kept."""
-
-    by_rank: dict[int, frozenset[Form]] = field(default_factory=dict)
-    _kept: frozenset[Form] | None = None
-
-    def add(self, rank: int, answer: str) -> None:
-        found = forms_of(answer, with_sentences=self._kept is None or any(kind == "sentence" for kind, _ in self._kept))
-        self.by_rank[rank] = found if self._kept is None else found & self._kept
-        if len(self.by_rank) == _SAMPLE:
-            frequent = (form for form, count in self.counts().items() if count >= _SAMPLE / 2)
-            self._kept = frozenset((*frequent, ("prose", ""), ("end", "")))
-            self.by_rank = {rank: forms & self._kept for rank, forms in self.by_rank.items()}
-
-    def counts(self) -> Counter[Form]:
-        return Counter(form for forms in self.by_rank.values() for form in forms)

@@ -6,7 +6,7 @@ from mlxtune.data.checks.check_input import CheckInput, TextPart
 
 _LONG_SYSTEM = 300  # characters; a longer system prompt is about more than the row's task
 _BEFORE = 60  # characters before a value in which a word can say that it is an example
-_FENCE = re.compile(r"```[\s\S]*?(?:```|\Z)|`[^`\n]*`")
+FENCE = re.compile(r"```[\s\S]*?(?:```|\Z)|`[^`\n]*`")
 CODE = re.compile(
     r"""(?xm)
       [;{}]\s*$ | ^\s*(?:(?:def|class|import|from|function|const|let|var|public|private|return|print|echo|SELECT|INSERT)\b|\#include|<\?php|\#!|\$\w+)
@@ -42,7 +42,7 @@ _ABOUT_VALUES = re.compile(
 def is_illustration(row_input: CheckInput, part: TextPart, start: int) -> bool:
     """Return whether the value at ``start`` of ``part`` is there to be read: in code, as an example, or in a task about such values."""
     text = part.text
-    if any(match.start() <= start < match.end() for match in _FENCE.finditer(text)) or _EXAMPLE.search(
+    if any(match.start() <= start < match.end() for match in FENCE.finditer(text)) or _EXAMPLE.search(
         text[max(0, start - _BEFORE) : start]
     ):
         return True

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from mlxtune.data.checks.base import DROP, Check, CheckFamily, Evidence, Span
 from mlxtune.data.checks.characters import NAMED_LANGUAGE
 from mlxtune.data.checks.check_input import CheckInput
-from mlxtune.data.checks.illustration import CODE
+from mlxtune.data.checks.illustration import CODE, FENCE
 
 family = CheckFamily()
 _WORDS = {
@@ -40,7 +40,6 @@ NAMES = (*_WORDS, *_SCRIPTS)
 _SHARE, _MIXED = 0.5, 0.05  # of the letters are in a script: the text is in its language, or in several
 _MIN_WORDS = 3  # distinct frequent words of a language that a text has, and half as many again as of any other
 _LONGEST = 400  # characters that are read
-_FENCE = re.compile(r"```[\s\S]*?(?:```|\Z)|`[^`\n]*`")
 
 
 @family.row_check(
@@ -68,7 +67,7 @@ def other_language(row_input: CheckInput) -> Iterator[Evidence]:
 
 def language(text: str) -> str:
     """Return the language of ``text``, or its script, and ``""`` if it is not clear."""
-    text = _FENCE.sub(" ", text[:_LONGEST])
+    text = FENCE.sub(" ", text[:_LONGEST])
     if not text.isascii():
         letters = sum(map(str.isalpha, text)) or 1
         for name, script in _SCRIPTS.items():

@@ -7,7 +7,6 @@ from mlxtune.data.checks.base import Check, CheckFamily, Fix, Hit
 
 family = CheckFamily()
 _MASK = Fix("put", "mask", safe=True, everywhere=True)
-_MASK_ON_REQUEST = Fix("put", "mask", everywhere=True)
 _WORDING = "The model may learn and repeat this "
 
 _EMAIL = re.compile(
@@ -105,7 +104,7 @@ def ibans(text: str) -> Iterator[Hit]:
         "warn",
         "rows with a government ID",
         f"{_WORDING}ID number.",
-        _MASK_ON_REQUEST,
+        Fix("put", "mask", everywhere=True),
         "@",
         short="ID",
         illustrates=True,

@@ -1,5 +1,6 @@
 """Find answers unlike nearly all others: without their form, or cut off in mid-sentence."""
 
+from collections import Counter
 from collections.abc import Iterator
 
 from mlxtune.data.checks.base import BY_HAND, DROP, Check, CheckFamily, Finding
@@ -26,8 +27,8 @@ _MID_SENTENCE = family.register(
 @family.corpus_check
 def unlike(corpus: Corpus) -> Iterator[Finding]:
     """Find answers that lack a form that at least 90% of the answers have, unless there is a contract, and those that end in mid-sentence if so few do."""
-    forms = corpus.forms.by_rank
-    counts = corpus.forms.counts()
+    forms = corpus.forms
+    counts = Counter(form for own in forms.values() for form in own)
     shared = [
         form
         for form, count in counts.most_common()

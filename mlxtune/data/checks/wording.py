@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from mlxtune.core.text import one_line
 from mlxtune.data.checks.base import BY_HAND, DROP, Check, CheckFamily, Evidence, Hit, Span
 from mlxtune.data.checks.check_input import CheckInput
+from mlxtune.data.checks.illustration import FENCE
 
 family = CheckFamily()
 
@@ -87,7 +88,6 @@ _BOILERPLATE_WORDS = (
     "hope", "feel free", "hesitate", "let me know", "anything else", "sure", "certainly", "of course", "absolutely", "great question",
 )  # fmt: skip
 _FORMAT = re.compile(r"\bf['\"]|\.format\(")
-_CODE = re.compile(r"```[\s\S]*?(?:```|\Z)|`[^`\n]*`")
 _SENTENCE = re.compile(r"[^.!?。！？\n]+")
 _WORD = re.compile(r"[぀-ヿ㐀-鿿가-힣]|[^\W_]+")
 
@@ -144,7 +144,7 @@ def boilerplate(text: str) -> Iterator[Hit]:
 def placeholders(text: str) -> Iterator[Hit]:
     if not any(char in text for char in ("{", "[", "<", "orem ", "TODO", "FIXME", "TBD", "TKTK")):
         return
-    plain = _CODE.sub(lambda match: " " * len(match[0]), text)
+    plain = FENCE.sub(lambda match: " " * len(match[0]), text)
     formatted = _FORMAT.search(text)
     for match in _PLACEHOLDER.finditer(plain):
         if formatted and match[0][0] == "{" and match[0][1] != "{":
