@@ -392,9 +392,9 @@ class EvaluationSection:
     forbid: Annotated[list[str], Key("phrases that answers must not contain"), _PHRASES] = field(default_factory=list)
     length: Annotated[Length, Key('length limits, such as max = 40, unit = "words"'), _LENGTH] = field(default_factory=Length)
     pattern: Annotated[str, Key("regular expression that answers must match somewhere; ^ and $ are their start and end")] = ""
-    labels: Annotated[list[str], Key("labels, one of which must be the whole answer; replaces pattern"), _PHRASES] = field(
-        default_factory=list
-    )
+    labels: Annotated[
+        list[str], Key("labels, one of which must be the whole answer; replaces pattern", in_form=False), _PHRASES
+    ] = field(default_factory=list)
     correct: Annotated[
         list[str], Key('parts of an answer that must equal the reference, such as "/category" or "answer"'), CORRECT_PARTS
     ] = field(default_factory=list)

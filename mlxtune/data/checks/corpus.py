@@ -142,8 +142,8 @@ class Corpus:
 
 
 def is_label(text: str) -> bool:
-    """Return whether an answer is short enough for a label."""
-    return 0 < len(text) <= MAX_LABEL and "\n" not in text
+    """Return whether an answer may be a label: it is short and not JSON."""
+    return 0 < len(text) <= MAX_LABEL and "\n" not in text and text[0] not in "{["
 
 
 def passages(text: str) -> list[str]:
@@ -157,7 +157,7 @@ def passages(text: str) -> list[str]:
 def labels(row: Row, target: str) -> Iterator[tuple[str, Any]]:
     """Yield the metadata of a row and, as ``answer.KEY``, the fields of its JSON answer, or as ``answer`` its short answer."""
     yield from row.meta.items()
-    if isinstance(row, Conversation) and is_label(target) and target[0] not in "{[":
+    if isinstance(row, Conversation) and is_label(target):
         yield ANSWER, target
     for key, value in json_fields(target).items():
         yield f"answer.{key}", value

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from rapidfuzz import fuzz
 
 from mlxtune.data.checks.base import BY_HAND, DROP, Check, CheckFamily, Finding
-from mlxtune.data.checks.corpus import MAX_LABELS, Corpus, is_label
+from mlxtune.data.checks.corpus import MAX_LABEL, MAX_LABELS, Corpus
 
 _ROWS_PER_LABEL = 3
 _MIN_ROWS = 50  # fewer rows say little about the words of a label
@@ -34,7 +34,7 @@ def label_set(answers: Sequence[str], most: int = MAX_LABELS) -> tuple[str, ...]
     """Return the distinct answers if they are labels: at most ``most``, short, and repeated; otherwise none."""
     counts = Counter(answers)
     is_few = len(counts) <= most and len(answers) >= _ROWS_PER_LABEL * len(counts)
-    return tuple(sorted(counts)) if is_few and all(is_label(text) for text in counts) else ()
+    return tuple(sorted(counts)) if is_few and all(len(text) <= MAX_LABEL and "\n" not in text for text in counts) else ()
 
 
 @family.corpus_check

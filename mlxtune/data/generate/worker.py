@@ -19,7 +19,7 @@ from mlxtune.core.json_fields import from_json, to_json
 from mlxtune.data import review
 from mlxtune.data.checks.check_input import target_text
 from mlxtune.data.checks.contract import ContractScorer
-from mlxtune.data.checks.corpus import json_fields
+from mlxtune.data.checks.corpus import is_label, json_fields
 from mlxtune.data.checks.labels import label_set
 from mlxtune.data.duplicates import jaccard
 from mlxtune.data.generate import questions
@@ -83,7 +83,8 @@ def generate_rows(worker: Worker) -> dict[str, Any]:
     record_splits(context.source, recipe.data, context.splits)  # so that generated rows never change the split
     teacher, count_tokens = _open_teacher(worker, request)
     run = _Generation(worker, request, context, teacher)
-    labels = recipe.evaluation.labels or label_set([target_text(row) for row in context.train])
+    answers = [target_text(row) for row in context.train]
+    labels = recipe.evaluation.labels or (label_set(answers) if all(map(is_label, answers)) else ())
     scorer = contract_scorer(replace(recipe, evaluation=replace(recipe.evaluation, labels=list(labels))), {})
     if request.task == "scores":
         summary = run.score_rows()
