@@ -35,7 +35,7 @@ from pathlib import Path
 from mlxtune.runs.events import EventWriter
 from mlxtune.runs.locks import file_lock
 folder, first, count, rate = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
-with file_lock(folder / "run.lock", busy_message="busy"):
+with file_lock(folder / "run.lock", busy="busy"):
     writer = EventWriter(folder)
     if first == 1:
         writer.emit("run.started", kind="train", name="bench", base="smollm2-135m", pid=1, host="here", steps=20_000)

@@ -77,6 +77,11 @@ def names_by_run(workspace: Path) -> dict[str, str]:
     return {key.parts[1]: name for key, name in names if key.parts[:1] == ("runs",) and len(key.parts) == 3}
 
 
+def removed_runs(workspace: Path) -> frozenset[str]:
+    """Return the IDs of the runs whose adapters were removed."""
+    return frozenset(Path(item.key).parts[1] for item in removed(workspace) if item.key.startswith("runs/"))
+
+
 def all_adapters(workspace: Path) -> list[AdapterEntry]:
     """Return all adapters, newest first. Unreadable adapters have a ``problem``."""
     state = _fold(workspace)

@@ -119,8 +119,8 @@ def next_step(snapshot: Snapshot, open_file: str = "") -> NextStep:
         return _while_running(live, snapshot)
     if open_file:
         return NextStep(StepCode.WRITE_RECIPE, name=open_file, also=(NextStep(StepCode.CHECK_ROWS),))
-    if snapshot.runs:
-        return after_run(snapshot.runs[0], snapshot)
+    if view := next((view for view in snapshot.runs if view.id not in snapshot.removed_runs), None):
+        return after_run(view, snapshot)
     if snapshot.recipes:
         return _before_first_run(snapshot)
     return NextStep(StepCode.CREATE_SAMPLES, also=(NextStep(StepCode.OPEN_FILE), NextStep(StepCode.ASK_ADVICE)))
@@ -172,7 +172,7 @@ def after_evaluation(folder: Path, snapshot: Snapshot) -> NextStep | None:
     if verdict is None:
         return None
     recipe = next((item for item in snapshot.recipes if item.recipe and item.recipe.name == verdict.name), None)
-    if not verdict.outcome:
+    if not verdict.outcome or verdict.run_id in snapshot.removed_runs:
         return next_step(of_recipe(snapshot, recipe) if recipe else snapshot)
     view = snapshot.find_run(verdict.run_id)
     return after_verdict(verdict, snapshot.evaluations, recipe, view.state.epochs if view else 0.0)

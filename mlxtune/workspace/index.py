@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlxtune.core.errors import MachineError, MlxtuneError
-from mlxtune.core.files import FileStamp, display_path, file_stamp
+from mlxtune.core.files import display_path, file_stamp
 from mlxtune.core.journal import Tail
 from mlxtune.core.text import one_line
 from mlxtune.data import check_cache, samples
@@ -153,12 +153,13 @@ class Snapshot:
     memory: Memory | None = None
     power: PowerState = field(default_factory=PowerState)
     adapter_names: Mapping[str, str] = field(default_factory=dict)  # of renamed adapters, by run ID
+    removed_runs: frozenset[str] = frozenset()  # the IDs of runs whose adapters were removed
     blind_status: BlindStatus | None = None  # of the most recent blind session of :attr:`newest_comparison`
 
     @property
     def best(self) -> Evaluation | None:
         """The best adapter that is better than its rival: preferably one without a caveat, then by contract rate."""
-        better = [verdict for verdict in self.verdicts if verdict.outcome == "better"]
+        better = [one for one in self.verdicts if one.outcome == "better" and one.run_id not in self.removed_runs]
         return max(better, key=lambda verdict: (not verdict.caveat, verdict.changes[-1][1].share), default=None)
 
     @property
@@ -214,7 +215,7 @@ class WorkspaceIndex:
         self._evaluations: list[Evaluation] = []  # all that have a report, newest first
         self._verdicts: tuple[Evaluation, ...] = ()
         self._blind: tuple[object, BlindStatus | None] = (None, None)
-        self._names: tuple[FileStamp | None, dict[str, str]] = (None, {})
+        self._library: tuple[object, dict[str, str], frozenset[str]] = ((None, None), {}, frozenset())
         self._machine_read_at = float("-inf")
         self._memory: Memory | None = None
         self._power = PowerState()
@@ -229,6 +230,7 @@ class WorkspaceIndex:
         self._views = {folder: view for folder, view in self._views.items() if folder in folders}
         self._read_verdicts()
         self._read_machine(now)
+        self._read_library()
         return Snapshot(
             now=now,
             workspace=self.workspace,
@@ -242,7 +244,8 @@ class WorkspaceIndex:
             verdicts=self._verdicts,
             memory=self._memory,
             power=self._power,
-            adapter_names=self._read_names(),
+            adapter_names=self._library[1],
+            removed_runs=self._library[2],
             blind_status=self._read_blind_status(),
         )
 
@@ -308,14 +311,15 @@ class WorkspaceIndex:
         if found != self._evaluations:
             self._evaluations, self._verdicts = found, tuple(history.counting(found))
 
-    def _read_names(self) -> dict[str, str]:
-        stamp = file_stamp(self.workspace / "adapters" / "library.jsonl")
-        if stamp and stamp != self._names[0]:
+    def _read_library(self) -> None:
+        """Read the names of the adapters, and which ones were removed. Their folders are moved after the journal is written."""
+        folder = self.workspace / "adapters"
+        stamps = file_stamp(folder / "library.jsonl"), file_stamp(folder / ".trash")
+        if stamps[0] and stamps != self._library[0]:
             from mlxtune.adapters import library  # loads the recipes' checks, which the first screen does not need
 
             with suppress(MlxtuneError, OSError):
-                self._names = stamp, library.names_by_run(self.workspace)
-        return self._names[1]
+                self._library = stamps, library.names_by_run(self.workspace), library.removed_runs(self.workspace)
 
     def _read_blind_status(self) -> BlindStatus | None:
         newest = next((one.run.folder for one in self._evaluations if one.changes), None)

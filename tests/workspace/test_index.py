@@ -3,13 +3,17 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from evaluation_files import BAD, GOOD, write_evaluation
 
+from mlxtune.adapters import library
+from mlxtune.advice.next_step import StepCode, next_step
 from mlxtune.evaluation import history
 from mlxtune.evaluation.report import FILE
+from mlxtune.runs.events import EventWriter
 from mlxtune.workspace import index
 from mlxtune.workspace.index import WorkspaceIndex
 
@@ -84,3 +88,22 @@ def test_the_index_keeps_unchanged_verdicts_and_finds_the_best(tmp_path):
     second = workspace.read()
     assert (second.verdict_on("r"), len(second.verdicts)) == (first.verdicts[0], 2)
     assert second.verdict is second.verdict_on("other")
+
+
+def test_a_removed_adapter_is_neither_the_best_nor_offered(tmp_path):
+    write_evaluation(tmp_path, base=[BAD] * 30, tuned=[GOOD] * 30)
+    workspace = WorkspaceIndex(tmp_path, lambda: 1.0)
+    adapter = tmp_path / "runs" / "r" / "adapter"
+    adapter.mkdir(parents=True)
+    (adapter / "adapters.safetensors").touch()
+    (adapter.parent / "recipe.toml").touch()
+    EventWriter(adapter.parent).emit("run.finished", summary={})
+    before = workspace.read()
+    assert before.best
+    assert next_step(replace(before, evals=())).code == StepCode.EVALUATE_EXAMPLES
+    library.remove(tmp_path, "r")
+    after = workspace.read()
+    assert (after.best, after.removed_runs) == (None, {"r"})
+    assert next_step(replace(after, evals=())).code == StepCode.CREATE_SAMPLES
+    library.restore(tmp_path, "r")
+    assert workspace.read().best == before.best
