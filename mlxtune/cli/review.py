@@ -191,7 +191,7 @@ def require_tokens(browser: SourceBrowser, fields: Collection[str]) -> None:
 def matching_rows(browser: SourceBrowser, filter: str) -> list[int]:
     """Return the rows that match. Raise ``InputError`` if the filter is invalid or needs lengths that are unknown."""
     require_tokens(browser, filters.fields(filter))
-    return [index for _, batch in browser.matching(filters.parse(filter)) for index in batch]
+    return [index for _, batch in browser.matching(filters.parse(filter)) for index in batch if browser.is_row(index)]
 
 
 def _find(browser: SourceBrowser, name: str) -> int:
@@ -222,7 +222,7 @@ def _read_json(file: str) -> Any:
 
 def _confirm(action: Action, changes: Sequence[Mapping[str, Any]], browser: SourceBrowser, yes: bool, json: bool) -> None:
     """Preview a decision on many rows and ask for confirmation. Raise ``GateError`` if the user declines."""
-    rows = [browser.records.row(index) for index in browser.rows_with_keys(change["row"] for change in changes)]
+    rows = [browser.lazy_row(index).row for index in browser.rows_with_keys(change["row"] for change in changes)]
     info(f"{plural(len(rows), 'row')} would be {OUTCOMES[action]}:")
     for row in rows[:_PREVIEW_ROWS]:
         info("  ", (f"{row.location.number:>6,}  {row.id}  ", "muted"), one_line(last_prompt(row), 80))

@@ -61,7 +61,7 @@ class SourceBrowser:
         self.path = path
         self.records = SourceRecords(path, format, mapping)
         self.scanned = 0
-        self.bad_count = 0
+        self._bad_count = 0
         self.check_result: CheckResult | None = None
         self.scorer: ContractScorer | None = None
         self.state = ReviewState()
@@ -103,15 +103,25 @@ class SourceBrowser:
     @property
     def rows(self) -> list[int]:
         """The record numbers of the scanned rows."""
-        return [int(index) for index in np.flatnonzero(np.frombuffer(self._is_row, np.uint8))]
+        return sorted({*np.flatnonzero(np.frombuffer(self._is_row, np.uint8)).tolist(), *self._mended})
+
+    @property
+    def _mended(self) -> list[int]:
+        """The unreadable records that an edit made rows."""
+        return [index for index, one in self.decisions.items() if one.record is not None and not self._is_row[index]]
+
+    @property
+    def bad_count(self) -> int:
+        """The number of scanned records that are not rows."""
+        return self._bad_count - len(self._mended)
 
     def is_row(self, index: int) -> bool:
-        """Return whether a record is known to be a row."""
-        return bool(self._is_row[index])
+        """Return whether a record is known to be a row, or was edited to be one."""
+        return bool(self._is_row[index]) or self.decision(index).record is not None
 
     def may_decide(self, index: int) -> bool:
         """Return whether a record is a row, or may be one because :meth:`scan` has not reached it."""
-        return index >= self.scanned or bool(self._is_row[index])
+        return index >= self.scanned or self.is_row(index)
 
     def decision(self, index: int) -> Decision:
         """Return the decision about a row, or an empty one. Its status is the :attr:`annotator`'s, if there is one."""
@@ -119,8 +129,10 @@ class SourceBrowser:
         return decision.seen_by(self.annotator) if self.annotator else decision
 
     def keyed_row(self, index: int) -> KeyedRow:
-        """Return a row with its key. Raises ``DataError`` if it is invalid or has not been scanned yet."""
-        row = self.records.row(index)
+        """Return a record with its key. Raises ``DataError`` if it has not been scanned yet."""
+        row = self.records.record(index)
+        if isinstance(row, DataError) and not isinstance(row, RowError):
+            raise row
         if index >= self.scanned:
             raise DataError(
                 f"Row {index + 1:,} has not been read yet ({self.scanned:,} of {len(self):,}).", hint="Try again in a moment."
@@ -138,7 +150,8 @@ class SourceBrowser:
             if isinstance(record, DataError):
                 if not isinstance(record, RowError):
                     raise record
-                self.bad_count += 1
+                self._bad_count += 1
+                self._hashes.put(index, record.hash)
                 self.scanned = index + 1
             else:
                 self._hashes.put(index, record.hash)
@@ -148,9 +161,9 @@ class SourceBrowser:
                     self._tags.update(row_tags(record))
                 if index < _OPENING_ROWS:
                     self._openings.update(_openings(last_prompt(record))[0])
-                self.scanned = index + 1  # before the state is read: a newer state then sees this row
-                if record.hash in self.state.affected_hashes:
-                    self._update_decision(index)
+                self.scanned = index + 1
+            if record.hash in self.state.affected_hashes:  # a newer state sees this row, because it counts as scanned
+                self._update_decision(index)
             if throttle.pause():
                 if stop():
                     return
@@ -181,7 +194,7 @@ class SourceBrowser:
 
     @property
     def decided_count(self) -> int:
-        return sum(not self.decision(index).is_undecided for index in self.decisions)
+        return sum(not self.decision(index).is_undecided and self.is_row(index) for index in self.decisions)
 
     def count_orphans(self) -> int:
         """Return the number of decisions about rows that are not among the scanned ones."""
@@ -353,9 +366,9 @@ class SourceBrowser:
     # Selections
 
     def is_match(self, index: int, matches: Filter) -> bool:
-        """Return whether a row can be read and matches. It cannot if the file has changed or the journal has an invalid record."""
+        """Return whether a record matches. One that is not a row only matches filters that do not read it."""
         try:
-            return self.is_row(index) and matches(self.lazy_row(index))
+            return matches(self.lazy_row(index))
         except DataError:
             return False
 
@@ -429,7 +442,12 @@ class LazyRow:
 
     @cached_property
     def row(self) -> Row:
-        return self._browser.records.row(self.index)
+        record = self._browser.record(self.index)
+        if isinstance(record, RowError):
+            return apply_decision(record, self.decision)
+        if isinstance(record, DataError):
+            raise record
+        return record
 
     @cached_property
     def current(self) -> Row:

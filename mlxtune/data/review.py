@@ -43,7 +43,7 @@ from mlxtune.core.journal import Journal, read
 from mlxtune.core.versions import require_version
 from mlxtune.data.generate.lineage import lineage_of
 from mlxtune.data.readers.formats import CONTENT_FORMATS, parse
-from mlxtune.data.rows import REVIEW_STATUS, TAG_KEYS, Preference, Row, row_tags
+from mlxtune.data.rows import REVIEW_STATUS, TAG_KEYS, Preference, Row, RowError, row_tags
 from mlxtune.data.source_files import sidecar_path
 
 Status = Literal["pending", "accepted", "rejected", "skipped", "tied", "bad"]
@@ -53,7 +53,7 @@ Action = Literal["accept", "reject", "skip", "tie", "bad", "swap", "edit", "tag"
 VERSION = 1
 
 Event = dict[str, Any]
-KeyedRow = tuple[str, Row]
+KeyedRow = tuple[str, Row | RowError]  # an unreadable record can be edited or rejected
 
 _UNDECIDED: frozenset[Status] = frozenset({"pending", "skipped"})
 _ACTION_STATUS: dict[str, Status] = {
@@ -240,7 +240,7 @@ def judgments(decisions: Iterable[Decision]) -> dict[tuple[str, str], list[tuple
     return dict(sorted(pairs.items()))
 
 
-def with_keys(rows: Iterable[Row]) -> Iterator[KeyedRow]:
+def with_keys(rows: Iterable[Row]) -> Iterator[tuple[str, Row]]:
     """Yield the rows of one file with their keys. Copies are numbered, so that removing one keeps the decisions of the others."""
     seen: Counter[str] = Counter()
     for row in rows:
@@ -253,8 +253,12 @@ def key_of_copy(hash: str, number: int) -> str:
     return hash if number == 1 else f"{hash}#{number}"
 
 
-def apply_decision(row: Row, decision: Decision) -> Row:
-    """Return ``row`` with edited content and tags. Raises ``DataError`` if the record in the journal is invalid."""
+def apply_decision(row: Row | RowError, decision: Decision) -> Row:
+    """Return ``row`` with edited content and tags. Raises ``DataError`` if it, or the record in the journal, is invalid."""
+    if isinstance(row, RowError):
+        if decision.record is None:
+            raise row
+        row = parse(decision.record, row.location)
     meta = row.meta
     if decision.meta is not None:
         meta = {**decision.meta, **{key: value for key, value in row.meta.items() if key in TAG_KEYS}}
@@ -274,7 +278,7 @@ class Change:
     note: str = ""
     record: Mapping[str, Any] | None = None  # the whole new content of an edited row
     records: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # the same for several rows, by row key
-    edits: Mapping[str, Row | None] = field(default_factory=dict)  # for ``apply``: the new row by row key, or ``None`` to reject it
+    edits: Mapping[str, Row | None] = field(default_factory=dict)  # the new row by row key, or ``None`` to reject it
     check: str = ""  # to dismiss
 
 
@@ -288,13 +292,14 @@ def plan_changes(action: Action, rows: Iterable[KeyedRow], state: ReviewState, w
     result: dict[str, dict[str, Any]] = {}
     for key, row in rows:
         decision = state.decision(key)
-        current = apply_decision(row, decision)
+        current = row if isinstance(row, RowError) and decision.record is None else apply_decision(row, decision)
         after, change = _edited(action, key, row, current, decision, what)
         if after.hash != current.hash:
+            assert not isinstance(after, RowError)
             change["record"] = None if after.hash == row.hash else after.content
         agrees = all(name == who for name, _ in decision.by) or dict(decision.by).get(who) == decision.status
         same = {
-            "status": decision.status if agrees else "", "tags": list(row_tags(current)), "note": decision.note, "dismissed": list(decision.dismissed),
+            "status": decision.status if agrees else "", "tags": _tags(current), "note": decision.note, "dismissed": list(decision.dismissed),
         }  # fmt: skip
         change = {name: value for name, value in change.items() if name not in same or value != same[name]}
         if change:
@@ -304,10 +309,24 @@ def plan_changes(action: Action, rows: Iterable[KeyedRow], state: ReviewState, w
     return list(result.values())
 
 
-def _edited(action: Action, key: str, row: Row, current: Row, decision: Decision, what: Change) -> tuple[Row, dict[str, Any]]:
+def _tags(row: Row | RowError) -> list[str]:
+    return [] if isinstance(row, RowError) else list(row_tags(row))
+
+
+def _edited(
+    action: Action, key: str, row: Row | RowError, current: Row | RowError, decision: Decision, what: Change
+) -> tuple[Row | RowError, dict[str, Any]]:
     """Return ``current``, the row as reviewed so far, after ``action``, and the fields of the decision that it sets."""
     change: dict[str, Any] = {"status": _ACTION_STATUS[action]} if action in _ACTION_STATUS else {}
     after = current
+    if isinstance(current, RowError):
+        if action == "edit":
+            mended = what.edits.get(key) or parse(what.records.get(key, what.record), row.location)
+            return mended, {"tags": list(row_tags(mended)), "meta": _untagged(mended.meta)}
+        if action != "reject" and not (action == "apply" and what.edits[key] is None):
+            raise current
+        return current, {"status": "rejected"}
+    meta = {} if isinstance(row, RowError) else _untagged(row.meta)
     if action in ("swap", "tie", "bad") and not isinstance(row, Preference):
         raise DataError(f"{row.location}: {action} applies only to pairs.", hint="Accept, reject or skip it.")
     match action:
@@ -315,14 +334,14 @@ def _edited(action: Action, key: str, row: Row, current: Row, decision: Decision
             assert isinstance(current, Preference)
             after = replace(current, chosen=current.rejected, rejected=current.chosen)
         case "edit":
-            after = parse(what.records.get(key, what.record), row.location, CONTENT_FORMATS[type(row)])
+            after = parse(what.records.get(key, what.record), row.location, CONTENT_FORMATS[type(current)])
         case "apply" if what.edits[key] is None:
             change["status"] = "rejected"
         case "apply":
             after = edited = what.edits[key] or current
             change["tags"] = list(row_tags(edited))
             if _untagged(edited.meta) != _untagged(current.meta):
-                change["meta"] = None if _untagged(edited.meta) == _untagged(row.meta) else _untagged(edited.meta)
+                change["meta"] = None if _untagged(edited.meta) == meta else _untagged(edited.meta)
         case "tag":
             tags = [tag for tag in row_tags(current) if tag not in what.remove]
             change["tags"] = [*tags, *(tag for tag in dict.fromkeys(what.add) if tag not in tags)]

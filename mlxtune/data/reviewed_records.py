@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from mlxtune.core.errors import DataError
 from mlxtune.data.access.records import SourceRecords
-from mlxtune.data.review import Decision, ReviewState, apply_decision, is_left_out, is_resolved, key_of_copy
-from mlxtune.data.rows import Row
+from mlxtune.data.review import EXCLUDED, Decision, ReviewState, apply_decision, is_left_out, is_resolved, key_of_copy
+from mlxtune.data.rows import Row, RowError
 
 _NO_DECISION = Decision("", "")
 
@@ -24,9 +24,8 @@ class ReviewedRecord:
     @property
     def is_left_out(self) -> bool:
         """Whether the record is rejected, or a proposal that was not accepted."""
-        if isinstance(self.record, DataError):
-            return False
-        return is_left_out(self.record, self.decision or _NO_DECISION)
+        decision = self.decision or _NO_DECISION
+        return decision.status in EXCLUDED if isinstance(self.record, DataError) else is_left_out(self.record, decision)
 
     @property
     def is_edited(self) -> bool:
@@ -48,10 +47,10 @@ class ReviewedRecords:
             copies: Counter[str] = Counter()
             for record in file:
                 decision = None
-                if not isinstance(record, DataError) and affected and record.hash in affected:
-                    copies[record.hash] += 1
-                    decision = self._state.decision(key_of_copy(record.hash, copies[record.hash]))
-                if decision is not None and not decision.is_empty:
+                if affected and isinstance(record, Row | RowError) and (hash := record.hash) in affected:
+                    copies[hash] += 1
+                    decision = self._state.decision(key_of_copy(hash, copies[hash]))
+                if decision is not None and not decision.is_empty and isinstance(record, Row | RowError):
                     self._decisions[index] = decision
                     yield ReviewedRecord(index, part, _apply(record, decision), decision)
                 else:
@@ -65,13 +64,15 @@ class ReviewedRecords:
 
     def row(self, index: int) -> Row:
         """Read a record that the iteration has already reached as a row. Raises ``RowError`` if it is invalid."""
-        row = self.records.row(index)
-        return apply_decision(row, self._decisions[index]) if index in self._decisions else row
-
-
-def _apply(record: Row | DataError, decision: Decision) -> Row | DataError:
-    if isinstance(record, DataError):
+        record = self.records.record(index)
+        if index in self._decisions and isinstance(record, Row | RowError):
+            return apply_decision(record, self._decisions[index])
+        if isinstance(record, DataError):
+            raise record
         return record
+
+
+def _apply(record: Row | RowError, decision: Decision) -> Row | DataError:
     try:
         return apply_decision(record, decision)
     except DataError as error:

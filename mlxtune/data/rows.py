@@ -1,5 +1,6 @@
 """Rows: training examples, independent of the file format they were read from."""
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -36,13 +37,23 @@ class Location:
 
 
 class RowError(DataError):
-    """A record that cannot be used as a row. ``reason`` is the message without the location; ``kind`` is a check's ID."""
+    """A record that cannot be used as a row. ``reason`` is the message without the location; ``kind`` is a check's ID.
 
-    def __init__(self, location: Location, reason: str, *, hint: str, kind: str = "bad-row") -> None:
+    ``raw`` is the record as it is in the file, and ``at`` the place of the fault in it, if known.
+    """
+
+    def __init__(self, location: Location, reason: str, *, hint: str, kind: str = "bad-row", at: int | None = None) -> None:
         super().__init__(f"{location}: {reason}", hint=hint)
         self.location = location
         self.reason = reason
         self.kind = kind
+        self.at = at
+        self.raw = b""
+
+    @property
+    def hash(self) -> str:
+        """Identifies the record, as the hash of a row does."""
+        return hashlib.sha256(self.raw).hexdigest()
 
 
 _THOUGHTS = re.compile(r"\s*<think>(.*?)</think>\s*", re.DOTALL)  # reasoning written into an answer

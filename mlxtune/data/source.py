@@ -47,14 +47,14 @@ def read_source(
         rows: dict[str, list[Row]] = {part: [] for part, _ in records.files}
         left_out, edited, accepted, errors = 0, {}, set(), []
         for item in ReviewedRecords(records, state):
-            if isinstance(item.record, DataError):
-                errors.append(item.record)
-            elif item.is_left_out:
+            if item.is_left_out:
                 left_out += 1
+            elif isinstance(item.record, DataError):
+                errors.append(item.record)
             else:
                 rows[item.part].append(item.record)
-                if item.is_edited:
-                    edited[item.record.hash] = records.row(item.index).hash
+                if item.decision is not None and item.is_edited:
+                    edited[item.record.hash] = item.decision.row.partition("#")[0]
                 if (item.decision.status if item.decision else item.record.meta.get(REVIEW_STATUS)) == "accepted":
                     accepted.add(item.record.location)
         empty = next((file.path for _, file in records.files if not len(file)), None)

@@ -268,7 +268,7 @@ class SourceSession:
     def matching_rows(self) -> list[int]:
         """Return the displayed rows that still match the filter, ascending. Rows that were decided on meanwhile may not."""
         browser, selection = self.source, self.selection
-        rows = sorted(int(index) for index in selection.rows if browser.is_row(int(index)))
+        rows = sorted(map(int, selection.rows))
         if not selection.filter.strip() or not rows:
             return rows
         matches, decided = filters.parse(selection.filter), selection.decided | browser.decisions.keys()
@@ -353,7 +353,11 @@ class SourceSession:
 
     def decide(self, action: Action, rows: Iterable[int], **more: Any) -> ReviewStep | None:
         """Record one decision on ``rows``. Raise any review error, and ``DataError`` for a row that is invalid or not read yet."""
+        rows = list(rows)
         keyed = [self.source.keyed_row(index) for index in rows]
+        for index, (_, row) in zip(rows, keyed, strict=True):
+            if isinstance(row, RowError) and action not in ("reject", "edit") and not self.source.is_row(index):
+                raise row
         return self._apply(self._open_review().decide(action, keyed, **more))
 
     def apply(self, pipeline: Pipeline, rows: Sequence[int]) -> ReviewStep | None:
@@ -388,9 +392,17 @@ class SourceSession:
 
     def _apply(self, step: ReviewStep | None) -> ReviewStep | None:
         if step is not None and self._review is not None:
+            blocked = self._blocked
             self.source.apply_review(self._review.state, step)
+            if blocked and not self._blocked:
+                self._app.call_later(self.check_again)  # the rows can be split now
         self._notify()
         return step
+
+    @property
+    def _blocked(self) -> int:
+        verdict = self.source.verdict
+        return verdict.counts.blocked if verdict else 0
 
     def set_annotator(self, name: str) -> None:
         """Record decisions as ``name`` from now on, and show only that annotator's. Without a name, everyone's newest are shown."""

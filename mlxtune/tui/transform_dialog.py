@@ -141,7 +141,7 @@ class TransformDialog(ModalScreen["Pipeline | None"]):
         height = max(self.app.size.height * 9 // 10 - _OTHER_ROWS, 3)
         if outcome is not None:
             rows = list(outcome.shown)
-            changes.update(lambda width, _height: lines(*_edit_rows(rows, width, height)))
+            changes.update(lambda width, _height: lines(*edit_rows(rows, width, height)))
         else:
             words = text.rpartition("|")[2].split()
             verbs = [verb for name, verb in VERBS.items() if not words or name.startswith(words[0])] or [*VERBS.values()]
@@ -176,7 +176,7 @@ def _verb_row(verb: Verb, width: int) -> Content:
     return line("  ", usage, "  ", (verb.about, "$muted")).truncate(max(width, 0), ellipsis=True)
 
 
-def _edit_rows(edits: Sequence[RowEdit], width: int, height: int) -> list[Content]:
+def edit_rows(edits: Sequence[RowEdit], width: int, height: int) -> list[Content]:
     """Return the edits in at most ``height`` rows: the number, the changed part, and its text before and after."""
     rows: list[Content] = []
     for edit in edits:

@@ -14,9 +14,12 @@ from mlxtune.core.errors import InputError, MachineError
 from mlxtune.data.access.records import RecordFile
 from mlxtune.data.checks.report import Skip
 from mlxtune.data.review import ReviewSession, journal_path, with_keys
+from mlxtune.data.source import read_source
 from mlxtune.tui.app import MlxtuneApp
+from mlxtune.tui.rooms.data.fix_dialog import FixDialog
 from mlxtune.tui.rooms.data.render import LengthHistogram, length_chart
 from mlxtune.tui.source_session import SourceSession
+from mlxtune.tui.widgets import ListPanel
 
 from .driver import NARROW, Opening, RoomDriver, drive, opens
 from .rows_stage import CONTRACT, GOOD, ROWS, chat, fill, journal, ready, session_of, statuses, write
@@ -173,7 +176,7 @@ async def test_decisions_are_confirmed_undone_and_redone_and_the_source_is_not_w
         await room.press("u", notice="↶ Row 1: accept undone.")
         assert session.row_index == 0, "the cursor moves to the row of the decision"
         await room.press("U", "U", notice="✗ Row 2 rejected.")
-        await room.press("escape", "end", "x", until=lambda: "line 14" in room.notice)
+        await room.press("escape", "end", "a", until=lambda: "line 14" in room.notice)
     assert [event["action"] for event in journal(source)] == ["accept", "reject", "undo", "undo", "redo", "redo"]
     assert hashlib.sha256(source.read_bytes()).hexdigest() == before
 
@@ -283,6 +286,13 @@ async def test_all_selected_rows_are_decided_on_in_one_step(room):
     await room.until(lambda: not room.app.jobs.busy)
 
 
+async def test_in_the_findings_b_decides_on_the_rows_of_the_finding(room):
+    await room.press("tab", until=lambda: room.focus == "findings-list")
+    room.screen.query_one("#findings-list", ListPanel).go(room.screen._finding_names.index("duplicate"))
+    await room.press("b", choose="reject", notice="✗ Row 13 rejected.")
+    assert statuses(room) == {12: "rejected"}
+
+
 async def test_rows_that_a_decision_took_from_the_filter_are_not_decided_on(room):
     """They stay in the list, so that it does not jump."""
     session = session_of(room)
@@ -303,10 +313,11 @@ async def test_a_fix_is_previewed_and_applied_as_a_decision(shop, checks, open_r
     before = source.read_bytes()
     async with open_room("data") as room:
         session = await checked(room)
-        await room.press(*["down"] * 11, "f", until=lambda: room.mode == "" and "→ [EMAIL]" in room.screen_text)
-        await room.choose("")
+        await room.press(*["down"] * 11, "f", until=lambda: isinstance(room.screen, FixDialog))
+        await room.until(lambda: "+ " in room.screen_text and "[EMAIL]" in room.screen_text)
+        await room.press("escape")
         assert not statuses(room)
-        await room.press("f", choose="fix", notice="~ Row 12 edited.")
+        await room.press("f", "enter", notice="~ Row 12 edited.")
         record = session.source.decision(11).record
         assert record is not None
         assert "[EMAIL]" in record["messages"][2]["content"]
@@ -337,15 +348,14 @@ async def test_f_acts_on_the_marked_finding_which_is_that_of_the_row(shop, check
         await room.press("down")
         assert "boilerplate" in marked_finding(room)
         assert marked_finding(room).endswith("by hand")
-        assert "fix" not in room.actions
-        await room.press("f", notice="· Answers with boilerplate cannot be fixed automatically. Edit them in Review.")
-        await room.press("down")
+        await room.press("f", until=lambda: "2 rows: answers with boilerplate" in room.screen_text)
+        assert "enter edit" in " ".join(room.screen_text.split())
+        await room.press("escape", "down")
         assert "answers that refuse" in marked_finding(room), "the one of its findings that can be fixed"
         await room.press("home")
         assert "answers that refuse" in marked_finding(room), "a row without a finding leaves the cursor where it is"
         await room.press("f", until=lambda: "1 row: answers that refuse" in room.screen_text)
-        await room.choose("")
-        await room.press("end", "tab", "home")
+        await room.press("escape", "end", "tab", "home")
         first = marked_finding(room)
         assert "answers that refuse" not in first
         await room.press("escape", until=lambda: "answers that refuse" in marked_finding(room))
@@ -362,11 +372,11 @@ async def test_without_rows_in_the_list_f_acts_on_the_marked_finding(room):
     assert "boilerplate" in marked_finding(room)
     await room.press("escape", "n", until=lambda: ready(room))
     assert "boilerplate" in marked_finding(room)
-    await room.press("f", notice="· Answers with boilerplate cannot be fixed automatically.")
+    await room.press("f", until=lambda: "1 row: answers with boilerplate" in room.screen_text)
+    await room.press("enter", mode="review")
 
 
-@pytest.mark.parametrize(("key", "effect"), [("f", "left out"), ("b", "rejected")])
-async def test_the_loss_of_held_out_rows_is_announced(shop, checks, open_room, key, effect):
+async def test_the_loss_of_held_out_rows_is_announced(shop, checks, open_room):
     rows = [chat("Is it warm" + "?" * number, "I cannot help with that.") for number in range(1, 9)]
     fill(shop, rows, contract="")
     async with open_room("data", (140, 45)) as room:
@@ -375,23 +385,24 @@ async def test_the_loss_of_held_out_rows_is_announced(shop, checks, open_room, k
         assert held_out
         await filter_by(room, "split:test", len(held_out))
         await filter_by(room, "finding:refusal", 8)
-        await room.press(key, until=lambda: f"Held out: {len(held_out)} of these rows." in room.question)
-        assert f"If they are {effect}, the evaluation loses them, too." in room.question
+        await room.press("b", until=lambda: f"Held out: {len(held_out)} of these rows." in room.question)
+        assert "If they are rejected, the evaluation loses them, too." in room.question
+        await room.press("escape", "f", until=lambda: f"◇ {len(held_out)} held out" in room.screen_text)
 
 
-@pytest.mark.parametrize(("option", "left_out"), [("fix", 1), ("all", 2)])
+@pytest.mark.parametrize(("keys", "left_out"), [(["enter"], 1), (["a", "enter"], 2)])
 @opens(stage=lambda shop: fill(shop, [ROWS[11], ROWS[11], ROWS[11], *GOOD], contract=""), size=(140, 45))
-async def test_a_fix_leaves_accepted_rows_alone_unless_asked(room, option, left_out):
+async def test_a_fix_leaves_accepted_rows_alone_unless_asked(room, keys, left_out):
     session = session_of(room)
     assert session.source.verdict is not None
     rows = list(session.source.verdict.rows["duplicate"])
     assert len(rows) == 2
     session.decide("accept", [rows[0]])
     await filter_by(room, "finding:duplicate", 2)
-    await room.press("f", until=lambda: "not those that you accepted" in room.screen_text)
-    assert "2 rows: exact duplicates (keep the first)" in room.screen_text
-    assert "also the 1 accepted" in room.screen_text
-    await room.choose(option)
+    await room.press("f", until=lambda: "✓ 1 accepted kept" in room.screen_text)
+    assert "1 row: exact duplicates (keep the first)" in room.screen_text
+    assert "≈" in room.screen_text, "the row that it repeats"
+    await room.press(*keys)
     await room.until(lambda: sum(status == "rejected" for status in statuses(room).values()) == left_out)
 
 
@@ -401,7 +412,7 @@ async def test_f_fixes_the_finding_that_the_rows_are_filtered_by(room):
     assert {"duplicate", "email"} <= {finding.check for finding in session.source.findings(1)}
     for check, count in (("duplicate", 1), ("email", 2)):  # the cursor stays on the second row
         await filter_by(room, f"finding:{check}", count)
-        assert room.screen.fixable_check == check
+        assert room.screen._marked_check == check
 
 
 async def test_a_fix_counts_the_rows_that_need_an_edit_by_hand(shop, checks, open_room):
@@ -409,16 +420,16 @@ async def test_a_fix_counts_the_rows_that_need_an_edit_by_hand(shop, checks, ope
     fill(shop, [*hidden, *GOOD], contract="")
     async with open_room("data") as room:
         await checked(room)
-        await room.press("f", choose="fix", notice="~ Row 1 edited. 1 row must be edited by hand: press e in Review.")
+        await room.press("f", "enter", notice="~ Row 1 edited. 1 row must be edited by hand: press e in Review.")
         assert list(statuses(room)) == [0]
         await room.until(lambda: not room.app.jobs.busy)
-        await room.press("down", "f", choose="fix", notice="· Nothing changed.")
+        await room.press("down", "f", "enter", notice="· Nothing changed.")
 
 
 async def test_a_row_without_a_fix_is_rejected_and_no_longer_counted(room):
     session = session_of(room)
     await room.press("tab", until=lambda: room.focus == "findings-list")
-    await room.press("end", "f", choose="fix", notice="✗ Row 13 rejected.")
+    await room.press("end", "f", "enter", notice="✗ Row 13 rejected.")
     assert session.source.verdict is not None
     assert "duplicate" not in session.source.verdict.rows
     assert session.source.state.steps[-1].reason == "data check: duplicate"
@@ -438,10 +449,31 @@ async def test_a_check_is_muted_with_a_reason(room):
     await room.press("u", until=lambda: not session.source.state.muted)
 
 
-async def test_unreadable_rows_are_left_out_of_a_fixed_copy(room):
-    source = room.staged
-    await room.press("end", "f", choose="copy", notice="✓ Wrote support-json.fixed.jsonl: 12 rows, 2 left out.")
-    assert len(source.with_name("support-json.fixed.jsonl").read_text().splitlines()) == 12
+BROKEN = ['{"prompt": "Is it open?", "completion": "Yes."', {"prompt": "Is it shut?", "completion": ""}]
+
+
+@opens(stage=lambda shop: fill(shop, [*GOOD, *BROKEN], contract=""), size=(140, 45))
+async def test_every_finding_leads_to_its_rows_and_unreadable_ones_are_fixed_like_any_other(room, checks):
+    session = session_of(room)
+    assert session.source.verdict is not None
+    assert {name: list(rows) for name, rows in session.source.verdict.rows.items()} == {"bad-row": [10], "empty-target": [11]}
+    await room.press("tab", "home", "enter", until=lambda: session.selection.filter == "finding:unreadable" and selected(room) == 1)
+    await room.press("f", until=lambda: '"completion": "Yes."' in room.screen_text)
+    await room.press("enter", notice="✗ Row 11 rejected.")
+    assert (session.source.verdict.counts.blocked, session.source.verdict.counts.rows) == (1, 11)
+    await room.press("u", until=lambda: session.source.verdict.counts.blocked == 2)
+    await room.press("U", until=lambda: session.source.verdict.counts.blocked == 1)
+    await room.press("backspace")
+    await filter_by(room, "finding:empty", 1)
+    await room.press("f", "e", mode="review")
+    await room.press("e")
+    await room.edit('{"prompt": "Is it shut?", "completion": "No.", "tag": "hours"}')
+    await room.until_notice("~ Row 12 edited.")
+    row = session.source.lazy_row(11).current
+    assert ([turn.content for turn in row.messages], row.meta) == (["Is it shut?", "No."], {"tags": ["hours"]})
+    await room.until(lambda: len(checks.requests) == 2 and session.check.finished)
+    assert session.source.verdict.counts.outcome == "clean"
+    assert len(read_source(room.staged).rows) == 11, "the training reads the same rows"
 
 
 async def test_enter_on_a_finding_shows_its_rows(room):

@@ -18,7 +18,7 @@ from mlxtune.planning.masks import TrainingMask
 from mlxtune.tui.app import MlxtuneApp
 from mlxtune.tui.render.word_diff import word_diff
 from mlxtune.tui.source_session import SourceSession
-from mlxtune.tui.widgets import Editor, RowReader
+from mlxtune.tui.widgets import EditDialog, Editor, RowReader
 
 from .driver import NARROW, WIDE, Gate, Opening, RoomDriver, drive, opens
 from .rows_stage import GOOD, SYSTEM, answer, chat, fill, journal, pair, ready, session_of, statuses, write
@@ -85,6 +85,8 @@ async def test_a_held_out_answer_is_not_trained(room, tokens):
     await go_to(room, number)
     await room.until(lambda: room.head("#read").endswith("tokens, held out"))
     assert "not trained, " in line(room, "● assistant")
+    await room.press("e", until=lambda: "editing" in room.head("#read"))
+    assert "not trained" in line(room, "● assistant")
 
 
 async def test_a_rejected_answer_is_not_trained(room, tokens):
@@ -456,8 +458,9 @@ async def test_a_filter_that_no_row_matches_is_told_and_left_for_an_undecided_ro
 async def test_an_invalid_row_is_explained_and_passed_over(room):
     await room.press("end", until=lambda: "✗ Invalid row: there is no assistant turn at the end" in room.text("#reader"))
     assert "accept" not in room.actions
-    await room.press("a", "e", "1", "n")
-    await room.pilot.pause()
+    assert '{"messages": [{"role": "user", "content": "half a row"}]}' in room.text("#reader")
+    await room.press("a", "1", "n", "e", until=lambda: isinstance(room.screen, EditDialog))
+    await room.press("escape")
     assert not statuses(room)
     await room.press("left", "a", notice="✓ Row 13 accepted.")
     await at_row(room, 1)  # not 14, which is invalid

@@ -45,14 +45,15 @@ class FileLayout:
             text = raw.decode()
         except UnicodeDecodeError as error:
             reason = f"byte {error.start + 1:,} (0x{raw[error.start]:02x}) is not valid UTF-8."
-            raise InvalidRecord(reason, "Save the file as UTF-8, or correct that character.") from error
+            raise InvalidRecord(reason, "Save the file as UTF-8, or correct that character.", at=error.start) from error
         return self._fields(text) if self.kind == "csv" else self._json(text)
 
     def _json(self, text: str) -> Any:
+        at: int | None = None
         try:
             return loads(text)
         except json.JSONDecodeError as error:
-            reason = f"{error.msg.removesuffix(' at')} at character {error.pos + 1:,}"
+            reason, at = f"{error.msg.removesuffix(' at')} at character {error.pos + 1:,}", len(text[: error.pos].encode())
         except ValueError as error:
             reason = one_line(str(error), 80)
         if self.kind == "lines":
@@ -61,7 +62,7 @@ class FileLayout:
             hint = "Correct this element. The others are not affected."
         else:
             reason, hint = "an element is missing", "Remove the extra comma, or close the array with ] if the file was cut off."
-        raise InvalidRecord(f"not valid JSON: {reason}.", hint)
+        raise InvalidRecord(f"not valid JSON: {reason}.", hint, at=at)
 
     def _fields(self, text: str) -> dict[str, str]:
         try:

@@ -54,12 +54,23 @@ class RecordFile:
         try:
             value: Any = self._layout.value(raw)
         except InvalidRecord as error:
-            raise RowError(location, error.reason, hint=error.hint) from None
+            raise RowError(location, error.reason, hint=error.hint, at=error.at) from None
         return value
 
-    def row(self, index: int) -> Row:
-        """Read a record as a row. Raises ``RowError`` if it is invalid, ``DataError`` if the file has changed since it was opened."""
-        return parse(self.raw(index), self.location(index), self._format, self._mapping)
+    def row(self, index: int, text: str | None = None) -> Row:
+        """Read a record, or ``text`` in its place, as a row.
+
+        Raises ``RowError`` if it is invalid, ``DataError`` if the file has changed since it was opened.
+        """
+        try:
+            value = self.raw(index) if text is None else self._layout.value(text.encode())
+            return parse(value, self.location(index), self._format, self._mapping)
+        except InvalidRecord as error:
+            raise RowError(self.location(index), error.reason, hint=error.hint, at=error.at) from None
+        except RowError as error:
+            start = int(self._spans.starts[index])
+            error.raw = self._data.read(start, min(int(self._spans.ends[index]), start + LIMIT))
+            raise
 
     def record(self, index: int) -> Row | DataError:
         """Read a record as a row, or return the error."""
@@ -116,10 +127,10 @@ class SourceRecords:
         file, number = self._find(index)
         return file.record(number)
 
-    def row(self, index: int) -> Row:
-        """Read a record as a row. Raises ``RowError`` if it is invalid."""
+    def row(self, index: int, text: str | None = None) -> Row:
+        """Read a record, or ``text`` in its place, as a row. Raises ``RowError`` if it is invalid."""
         file, number = self._find(index)
-        return file.row(number)
+        return file.row(number, text)
 
     def location(self, index: int) -> Location:
         file, number = self._find(index)

@@ -44,7 +44,8 @@ CORPUS_CHECKS = [function for family in FAMILIES for function in family.corpus_c
 
 _ORDER = {id: number for number, id in enumerate(CHECKS)}
 _CONTRACT_ORDER = _ORDER[FAMILIES[0].checks[-1].id]
-_SINGLE_ROW = {check.id for check, _, _ in TEXT_CHECKS} | {check.id for check, _ in ROW_CHECKS}
+_UNREADABLE = {check.id for check in unreadable.family.checks}
+_SINGLE_ROW = {check.id for check, _, _ in TEXT_CHECKS} | {check.id for check, _ in ROW_CHECKS} | _UNREADABLE
 
 
 def is_check(id: str) -> bool:
@@ -78,7 +79,7 @@ def get_check(id: str) -> Check:
 
 def may_mute(id: str) -> bool:
     """Return whether a check may be muted. Records that cannot be read are refused by training as well."""
-    return id not in {check.id for check in unreadable.family.checks}
+    return id not in _UNREADABLE
 
 
 def depends_on_row_only(id: str) -> bool:

@@ -93,6 +93,7 @@ class _CheckRun:
         for item in self.reviewed:
             if isinstance(item.record, DataError):
                 self.findings.append(unreadable(item.index, item.record))
+                self.left_out |= {item.index} if item.is_left_out else set()
             else:
                 self._check_row(item, item.record, row_checks)
             if not (item.index + 1) % _PROGRESS_ROWS:

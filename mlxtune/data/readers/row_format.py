@@ -17,16 +17,18 @@ TARGET_KEYS = ("completion", "output", "text", "chosen", "rejected", "preferred_
 
 
 class InvalidRecord(Exception):
-    """The reason why a record cannot be used, with a hint. ``kind`` is the ID of a check in ``checks/unreadable.py``.
+    """The reason why a record cannot be used, with a hint. ``kind`` is the ID of a check in ``checks/unreadable.py``, and ``at``
+    the place of the fault in the record.
 
     The caller knows the location and raises a ``RowError``.
     """
 
-    def __init__(self, reason: str, hint: str, kind: str = "bad-row") -> None:
+    def __init__(self, reason: str, hint: str, kind: str = "bad-row", at: int | None = None) -> None:
         super().__init__(reason)
         self.reason = reason
         self.hint = hint
         self.kind = kind
+        self.at = at
 
 
 @dataclass(frozen=True)

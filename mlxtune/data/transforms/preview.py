@@ -52,8 +52,8 @@ class Outcome:
 
 
 def active_rows(browser: SourceBrowser, rows: Sequence[int]) -> list[int]:
-    """Return ``rows`` without those that the review has left out, which a pipeline does not change."""
-    return [index for index in rows if browser.decision(index).status not in EXCLUDED]
+    """Return ``rows`` without those that are unreadable or that the review has left out, which a pipeline does not change."""
+    return [index for index in rows if browser.is_row(index) and browser.decision(index).status not in EXCLUDED]
 
 
 def recorded_edits(edits: Iterable[RowEdit], key: Callable[[int], str], hint: str) -> dict[str, Row | None]:

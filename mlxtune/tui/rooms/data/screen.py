@@ -10,9 +10,7 @@ from textual.content import Content
 from textual.suggester import SuggestFromList
 from textual.widgets import Input
 
-from mlxtune.core.text import one_line, plural
-from mlxtune.data.checks.base import DROP
-from mlxtune.data.checks.fixes import fixed_copy_path
+from mlxtune.core.text import plural
 from mlxtune.data.checks.registry import check_filter_name, get_check, may_mute
 from mlxtune.data.filters import WORDS
 from mlxtune.data.review import EXCLUDED
@@ -24,6 +22,7 @@ from mlxtune.tui.actions import Action, ShownAction
 from mlxtune.tui.notices import Notice
 from mlxtune.tui.render.text import cell, error_rows, line, lines, paragraph
 from mlxtune.tui.rooms.data import render, service
+from mlxtune.tui.rooms.data.fix_dialog import FixChoice, FixDialog
 from mlxtune.tui.rooms.source_room import NOTE, REDO, SOURCE_ACTIONS, UNDO, SourceRoom
 from mlxtune.tui.session_manager import decision_notice
 from mlxtune.tui.source_session import ORDERS, SourceSession
@@ -68,8 +67,8 @@ class DataRoom(SourceRoom):
             when=lambda room: room.rows_session, late=lambda room: room.wide,
         ),
         Action(
-            "fix", "f", "fix", "preview the fix for this finding, then apply it",
-            when=lambda room: room.fixable_check, why=lambda room: room.why_not_fixable,
+            "fix", "f", "fix", "show the rows with this finding, and fix them",
+            when=lambda room: room._marked_check, why="There is no finding to fix.",
         ),
         Action(
             "mute", "m", "mute", "stop reporting this check for this source, with a reason",
@@ -81,7 +80,7 @@ class DataRoom(SourceRoom):
             when=lambda room: room.on_row, id="reject",
         ),
         UNDO,
-        Action("bulk", "b", "bulk", "decide on all displayed rows", when=_has_rows),
+        Action("bulk", "b", "bulk", "decide on all displayed rows, or on those with the finding under the cursor", when=_has_rows),
         Action("tag", "t", "tag", "add or remove a tag", when=lambda room: room.on_row),
         Action("transform", ":", "change", "change many rows: replace text, cap a category, and more", when=_has_rows),
         Action("sort", "s", "sort", "sort by row number, severity or length", when=lambda room: room.rows_session),
@@ -119,13 +118,15 @@ class DataRoom(SourceRoom):
                         id="filter",
                     ),
                     Panel(id="message"),
-                    MarkableList(id="list"),
+                    MarkableList(id="list", has_filter=True),
                     id="row-list",
                     classes="fill",
                 )  # fmt: skip
             with StatsColumn(id="statistics"):
                 about = "The cursor follows the one of the rows. Enter shows the rows with this finding."
-                yield Section("Findings", ListPanel(id="findings-list", about=about), Panel(id="summary"), id="findings")
+                yield Section(
+                    "Findings", ListPanel(id="findings-list", about=about, has_filter=True), Panel(id="summary"), id="findings"
+                )
                 yield Section("Lengths", Panel(id="histogram"), id="lengths")
                 yield Section("Split", Panel(id="split-bar"), id="split")
                 about = "Row counts by value, for keys that have only a few values. Values that occur in too few rows are marked."
@@ -212,7 +213,7 @@ class DataRoom(SourceRoom):
     @property
     def marked_rows(self) -> list[int]:
         session = self.session
-        return sorted(index for index in self._list.marked if session is not None and session.source.is_row(index))
+        return sorted(self._list.marked) if session is not None else []
 
     def clear_marks(self) -> None:
         self._list.clear_marks()
@@ -362,19 +363,6 @@ class DataRoom(SourceRoom):
         return "rows" if self._show_labels and self._show_stats else "labels" if self._show_stats else "stats"
 
     @property
-    def fixable_check(self) -> str:
-        """The check under the cursor in the list of findings if f can fix it, or else an empty string."""
-        name = self._marked_check
-        return name if name and get_check(name).fix.kind != "hand" else ""
-
-    @property
-    def why_not_fixable(self) -> Notice | str:
-        if not (name := self._marked_check):
-            return "There is no finding to fix."
-        title = words.check_title(name)
-        return Notice("note", f"{title[:1].upper()}{title[1:]} cannot be fixed automatically.", "Edit them in Review.")
-
-    @property
     def check_to_mute(self) -> str:
         """The check under the cursor in the list of findings if the list has the focus and it may be muted, or else ``""``."""
         return name if self.on_finding and (name := self._marked_check) and may_mute(name) else ""
@@ -504,6 +492,14 @@ class DataRoom(SourceRoom):
 
     # Many rows at once
 
+    def chosen_rows(self, session: SourceSession) -> tuple[list[int], str]:
+        """Return the rows of the finding under the cursor if the list of findings has the focus."""
+        verdict, name = session.source.verdict, self._marked_check
+        if not (self.on_finding and verdict and name):
+            return super().chosen_rows(session)
+        rows = sorted(set(verdict.rows[name]))
+        return rows, f"{plural(len(rows), 'row')}: {words.check_title(name)}"
+
     def action_bulk(self) -> None:
         """Ask what to do with all displayed rows."""
         if (session := self.session) is None:
@@ -521,7 +517,8 @@ class DataRoom(SourceRoom):
 
         def chosen(action: Any) -> None:
             def decide(action: Any, **more: Any) -> None:
-                self.decide_rows(session, action, rows, **more)
+                readable = [index for index in rows if action == "reject" or session.source.is_row(index)]
+                self.decide_rows(session, action, readable, **more)
 
             if action in ("tag", "untag"):
                 field = "add" if action == "tag" else "remove"
@@ -534,47 +531,22 @@ class DataRoom(SourceRoom):
         self.app.choose(title, options, chosen, service.preview(session.source, rows, "rejected"))
 
     def action_fix(self) -> None:
-        """Preview a finding's fix and ask. It is recorded as decisions, so it can be undone; the source is not changed."""
-        if (session := self.session) is None or not (name := self.fixable_check):
+        """Show the rows with a finding, and how its fix changes them. A fix is a decision, so it can be undone."""
+        if (session := self.session) is None or not (name := self._marked_check) or session.source.verdict is None:
             return
-        browser, check = session.source, get_check(name)
-        assert browser.verdict is not None
-        rows = list(browser.verdict.rows[name])
-        valid = [index for index in rows if browser.is_row(index)]
-        others = [index for index in valid if browser.decision(index).status != "accepted"]
-        options = [
-            ChoiceOption(None, "Cancel", "change nothing"),
-            ChoiceOption("show", "Show them", "filter the list to these rows"),
-        ]
-        if valid:
-            verb = "Leave out" if check.fix.kind == "drop" else check.fix.label.capitalize()
-            accepted = len(valid) - len(others)
-            if others:
-                about = "not those that you accepted" if accepted else "can be undone with u"
-                options.append(ChoiceOption("fix", f"{verb} ({plural(len(others), 'row')})", about))
-            if accepted:
-                about = f"also the {accepted:,} accepted" if others else "all of them accepted"
-                options.append(ChoiceOption("all", f"{verb} ({plural(len(valid), 'row')})", about))
-        if len(valid) < len(rows):
-            copy = fixed_copy_path(session.ref.path)
-            options.append(ChoiceOption("copy", f"Write {one_line(copy.name, 30)}", "a new file with every safe fix"))
 
-        def chosen(option: str) -> None:
-            if option == "show":
-                self._filter_by(name)
-            elif option == "copy":
-                self.app.jobs.run(lambda: service.write_fixed_copy(session), busy="Writing a fixed copy.")
-            else:
-                fixed = others if option == "fix" else valid
-                if check.fix.kind == "drop":
-                    self.decide_rows(session, "reject", fixed, reason=f"data check: {name}")
-                else:
-                    busy = f"Fixing {plural(len(fixed), 'row')}."
-                    self.app.jobs.run(lambda: service.apply_fix(session, name, fixed), busy=busy, holds_keys=True)
+        def chosen(choice: FixChoice | None) -> None:
+            rows = list(choice.rows) if choice else []
+            match choice.do if choice else "":
+                case "fix":
+                    busy = f"Fixing {plural(len(rows), 'row')}."
+                    self.app.jobs.run(lambda: service.apply_fix(session, name, rows), busy=busy, holds_keys=True)
+                case "leave_out":
+                    self.decide_rows(session, "reject", rows, reason=f"data check: {name}")
+                case "edit":
+                    session.move_to(rows[0])
+                    self.action_review()
+                case "show":
+                    self._filter_by(name)
 
-        if check.fix.kind == "put":
-            preview = service.fix_preview(browser, valid, name)
-        else:
-            preview = service.preview(browser, rows, "left out")
-        kept = f" ({check.fix.label})" if check.fix.kind == "drop" and check.fix.label != DROP.label else ""
-        self.app.choose(f"{plural(len(rows), 'row')}: {words.check_title(name)}{kept}", options, chosen, preview)
+        self.app.push_screen(FixDialog(session, name, list(dict.fromkeys(session.source.verdict.rows[name]))), chosen)

@@ -7,7 +7,7 @@ from typing import Any
 from mlxtune.core.errors import DataError
 from mlxtune.core.text import one_line, plural
 from mlxtune.data.browser import SourceBrowser
-from mlxtune.data.checks.fixes import apply_fixes, fixed_copy_path, write_fixed
+from mlxtune.data.checks.fixes import apply_fixes
 from mlxtune.data.review import Action
 from mlxtune.data.rows import Preference, last_prompt
 from mlxtune.tui.notices import Notice
@@ -36,18 +36,11 @@ def pending_changes(browser: SourceBrowser, rows: Sequence[int]) -> dict[Action,
     """Return the number of ``rows`` that each decision would change, omitting decisions that would change none."""
     are_pairs = rows and all(isinstance(browser.record(index), Preference) for index in rows[:_PREVIEW_ROWS])
     possible = {**_STATUS, **_PAIR_STATUS} if are_pairs else _STATUS
-    counts = {action: sum(browser.decision(index).status != status for index in rows) for action, status in possible.items()}
+    counts = {
+        action: sum(browser.decision(index).status != status for index in rows if action == "reject" or browser.is_row(index))
+        for action, status in possible.items()
+    }
     return {action: count for action, count in counts.items() if count}
-
-
-def fix_preview(browser: SourceBrowser, rows: Sequence[int], check: str) -> str:
-    """Return the replacements that fixing ``check`` makes in the first few ``rows``, or these rows if it makes none."""
-    changes = []
-    for index in rows[:_PREVIEW_ROWS]:
-        spans = [span for finding in browser.findings(index) if finding.check == check for span in finding.spans]
-        if span := next((span for span in spans if span.replacement is not None), None):
-            changes.append(f"{index + 1:,}  {one_line(span.text, 34)} → {one_line(span.replacement or 'removed', 14)}")
-    return "\n".join(changes) or preview(browser, rows)
 
 
 def apply_fix(session: SourceSession, check: str, rows: Sequence[int]) -> Notice:
@@ -65,15 +58,3 @@ def apply_fix(session: SourceSession, check: str, rows: Sequence[int]) -> Notice
     left = len(rows) - len(fixed_rows)
     hint = f"{plural(left, 'row')} must be edited by hand: press e in Review." if left else ""
     return replace(decision_notice(step, fixed_rows), hint=hint)
-
-
-def write_fixed_copy(session: SourceSession) -> Notice:
-    """Write the rows, with every safe fix applied, to a new file."""
-    browser = session.source
-    assert browser.verdict is not None
-    copy = write_fixed(browser.records, browser.verdict.findings, fixed_copy_path(session.ref.path), state=browser.state)
-    left_out = sum(not change.after for change in copy.changes)
-    name, recipe = one_line(copy.out.name, 40), session.ref.recipe_path
-    text = f"Wrote {name}: {plural(copy.rows, 'row')}, {left_out:,} left out."
-    hint = f"To train on it, set data.source to it in {one_line(recipe.name, 40)}." if recipe else "To use it, open it with o."
-    return Notice("done", text, hint)

@@ -29,9 +29,21 @@ Turns = Sequence[TurnTokens] | None  # the tokens of each part, if they are know
 def invalid_row(error: DataError, width: int) -> list[Content]:
     """Explain why a record is not a valid row."""
     why = error.reason if isinstance(error, RowError) else error.message
-    keys = line("    ", key("D", "findings and fixes", "app.room('data')"), "   ", key("→", "next row", "screen.go(1)"))
-    rows = marked("✗", "$error", f"Invalid row: {one_line(why)}", width)
-    return lines(*rows, paragraph(one_line(error.hint), width, "    "), "", keys).split("\n", allow_blank=True)
+    names = (("e", "edit", "screen.edit"), ("x", "leave out", "screen.decide('reject')"), ("→", "next row", "screen.go(1)"))
+    rows = [
+        *marked("✗", "$error", f"Invalid row: {one_line(why)}", width),
+        paragraph(one_line(error.hint), width, "    "),
+        Content(""),
+    ]
+    if isinstance(error, RowError):
+        before, fault = error.raw[: error.at or 0], error.raw[error.at : error.at + 1] if error.at is not None else b""
+        parts = [part.decode(errors="replace")[:_MAX_CHARACTERS] for part in (before, fault, error.raw[len(before) + len(fault) :])]
+        text = line(
+            *((safe_text(part).expandtabs(4), style) for part, style in zip(parts, ("", "$span-ink on $span", ""), strict=True))
+        )
+        rows += [*(line("    ", row) for row in _wrapped(text, width - 5)), Content("")]
+    keys = line("    ", *(part for name in names for part in (key(*name), "   ")))
+    return lines(*rows, keys).split("\n", allow_blank=True)
 
 
 def conversation(parts: Sequence[RowPart], turns: Turns, window: int, width: int, cursor: int, air: bool) -> Lines:

@@ -14,7 +14,7 @@ from mlxtune.core.text import one_line, restore_unsafe, safe_text
 from mlxtune.data.checks.check_input import rewrite_texts
 from mlxtune.data.review import EXCLUDED
 from mlxtune.data.review import Action as ReviewAction
-from mlxtune.data.rows import Row, Unpaired, row_tags
+from mlxtune.data.rows import Row, RowError, Unpaired, row_tags
 from mlxtune.evaluation.scorers import Score
 from mlxtune.planning.masks import TrainingMask
 from mlxtune.present.blocks import Fact
@@ -28,7 +28,7 @@ from mlxtune.tui.rooms.review.service import RowPart, is_pair, parts_of
 from mlxtune.tui.rooms.source_room import NOTE, REDO, SOURCE_ACTIONS, UNDO, SourceRoom
 from mlxtune.tui.source_session import SourceSession
 from mlxtune.tui.terminal_program import edit_in_terminal
-from mlxtune.tui.widgets import ChoiceOption, Editor, FocusPanel, Lines, Panel, RowReader, Section
+from mlxtune.tui.widgets import ChoiceOption, EditDialog, Editor, FocusPanel, Lines, Panel, RowReader, Section
 from mlxtune.workspace.index import Snapshot
 
 _MAX_DRAFTS = 100  # kept after a restart
@@ -65,10 +65,13 @@ class ReviewRoom(SourceRoom):
         Action("decide('bad')", "b", "bad", "both are bad: the pair is not used", when=_has_pair, why=_ONLY_PAIRS, id="bad"),
         Action(
             "decide('reject')", "x", "reject", "reject this row: it is not used for training or evaluation",
-            when=lambda room: room.row, late=_has_pair, id="reject",
+            when=lambda room: room.session, late=_has_pair, id="reject",
         ),
         Action("skip", "space", "skip", "decide later; a decision on the row stays", when=lambda room: room.row),
-        Action("edit", "e", "edit", "edit the part under the cursor", when=lambda room: room.row, late=_has_pair),
+        Action(
+            "edit", "e", "edit", "edit the part under the cursor, or an unreadable record",
+            when=lambda room: room.session, late=_has_pair,
+        ),
         UNDO,
         Action("clear_filter", "backspace", "all rows", "clear the filter", when=lambda room: room.is_filtered),
         Action(
@@ -265,7 +268,8 @@ class ReviewRoom(SourceRoom):
         turns = mask.turns if isinstance(mask, TrainingMask) else None
         window, air, swapped = (source.check_result.max_tokens if source.check_result else 0), self.tall, self._swapped
         if (edited := self._edited_part) is not None:
-            return lambda width, cursor: render.above_editor(parts, turns, edited, window, width, air)
+            shown = replace(edited, trains=edited.trains and not self._why_untrained(session))
+            return lambda width, cursor: render.above_editor(parts, turns, shown, window, width, air)
         if is_pair(row) and (self.size.width or 80) >= 70:
             return lambda width, cursor: render.pair(parts, turns, width, cursor, air, swapped)
         return lambda width, cursor: render.conversation(parts, turns, window, width, cursor, air)
@@ -480,7 +484,10 @@ class ReviewRoom(SourceRoom):
 
     def action_edit(self) -> None:
         session, row = self.session, self.row
-        if session is None or row is None:
+        if session is None:
+            return
+        if row is None:
+            self._edit_record(session, session.row_index)
             return
         self.shows_details = False
         parts = parts_of(row)
@@ -492,6 +499,26 @@ class ReviewRoom(SourceRoom):
         editor.move_cursor(editor.document.end)
         self.redraw()
         self.set_focus(editor)
+
+    def _edit_record(self, session: SourceSession, index: int, draft: str | None = None) -> None:
+        """Edit the text of an unreadable record until it can be read."""
+        error = session.source.record(index)
+        if not isinstance(error, RowError):
+            return
+
+        def save(text: str | None) -> None:
+            if text is None:
+                return
+            try:
+                row = session.source.records.row(index, text)
+            except RowError as found:
+                self._edit_record(session, index, text)
+                self.app.notices.show_error(found)
+            else:
+                self.decide("edit", edits={session.source.key(index): row})
+
+        raw = draft if draft is not None else error.raw.decode(errors="replace")
+        self.app.push_screen(EditDialog(f"Row {index + 1:,}", error.reason, raw), save)
 
     def action_open_editor(self) -> None:
         """Edit the part under the cursor in the user's editor. A text that cannot be used is kept as a draft."""

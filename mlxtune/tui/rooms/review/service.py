@@ -84,7 +84,7 @@ def origin(browser: SourceBrowser, index: int, row: Row | None) -> list[tuple[st
     if decision.is_disputed:
         facts.append(("disputed", ", ".join(f"{one_line(name, 20)} {status}" for name, status in decision.by)))
     if (step := browser.last_step(index)) and (not browser.annotator or step.who == browser.annotator):
-        reason = f", {one_line(step.reason, 40)}" if step.reason else ""
+        reason = f", {one_line(step.reason, 200)}" if step.reason else ""
         facts.append((step.action, f"by {one_line(step.who, 20)}, {format_time(step.t)}{reason}"))
     return facts
 

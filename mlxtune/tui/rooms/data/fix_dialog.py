@@ -1,0 +1,164 @@
+"""The dialog that shows the rows with a finding as a diff, and fixes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.content import Content
+from textual.screen import ModalScreen
+
+from mlxtune.core.errors import DataError
+from mlxtune.core.text import one_line, plural
+from mlxtune.data.checks.base import DROP
+from mlxtune.data.checks.fixes import apply_fixes
+from mlxtune.data.checks.registry import get_check
+from mlxtune.data.rows import RowError, last_prompt
+from mlxtune.data.transforms.pipeline import RowEdit
+from mlxtune.present.check import check_title, finding_text
+from mlxtune.tui.render.text import Part, cell, key, line, lines
+from mlxtune.tui.source_session import SourceSession
+from mlxtune.tui.transform_dialog import edit_rows
+from mlxtune.tui.widgets import ListPanel, Panel
+
+if TYPE_CHECKING:
+    from mlxtune.tui.app import MlxtuneApp
+
+_OTHER_ROWS = 11  # of the dialog, besides the preview
+_PREVIEW = 400  # characters
+
+
+class FixChoice(NamedTuple):
+    """What to do with ``rows``."""
+
+    do: Literal["fix", "leave_out", "show", "edit"]
+    rows: tuple[int, ...]
+
+
+class FixDialog(ModalScreen[FixChoice | None]):
+    """Shows what a fix of ``check`` changes in ``rows``. Accepted rows are left alone until they are added."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("x", "choose('leave_out')", "leave the rows out", id="fix.leave-out"),
+        Binding("e", "choose('edit')", "edit the row under the cursor", id="fix.edit"),
+        Binding("s", "choose('show')", "show the rows in the list", id="fix.show"),
+        Binding("a", "accepted", "also the accepted rows, or not", id="fix.accepted"),
+        Binding("escape", "dismiss(None)", "close", id="fix.close"),
+    ]
+
+    app: MlxtuneApp
+
+    def __init__(self, session: SourceSession, check: str, rows: Sequence[int]) -> None:
+        super().__init__()
+        self._session, self._check, self._rows = session, get_check(check), list(rows)
+        self._accepted = {index for index in self._rows if session.source.decision(index).status == "accepted"}
+        self._with_accepted = not self._chosen(False)
+
+    def _chosen(self, with_accepted: bool) -> list[int]:
+        return [index for index in self._rows if with_accepted or index not in self._accepted]
+
+    @property
+    def rows(self) -> list[int]:
+        """The rows to fix."""
+        return self._chosen(self._with_accepted)
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="sheet"):
+            yield Panel(lambda width, _height: self._head().truncate(max(width, 0)))
+            yield ListPanel(id="fix-rows")
+            yield Panel(id="fix-preview")
+            yield Panel(lambda width, _height: self._keys().truncate(max(width, 0)), id="fix-keys")
+
+    def on_mount(self) -> None:
+        self._draw()
+
+    def on_resize(self) -> None:
+        self.call_after_refresh(self._draw)
+
+    def _head(self) -> Content:
+        label = self._check.fix.label
+        kept = f" ({label})" if self._check.fix.kind == "drop" and label != DROP.label else ""
+        held_out = sum(map(self._session.source.is_held_out, self.rows))
+        marks = [f"◇ {held_out:,} held out"] if held_out else []
+        marks += [f"✓ {len(self._accepted):,} accepted {'too' if self._with_accepted else 'kept'}"] if self._accepted else []
+        title = f"{plural(len(self.rows), 'row')}: {check_title(self._check.id)}{kept}"
+        return line("  ", (title, "bold"), ("   " + "   ".join(marks), "$warning"))
+
+    def _keys(self) -> Content:
+        kind, count = self._check.fix.kind, plural(len(self.rows), "row")
+        names: list[tuple[str, str, str]] = []
+        if kind == "put":
+            names.append(("enter", f"{self._check.fix.label} {count}", "screen.choose('fix')"))
+        names.append(("x" if kind != "drop" else "enter", f"leave out {count}", "screen.choose('leave_out')"))
+        names.append(("enter" if kind == "hand" else "e", "edit", "screen.choose('edit')"))
+        names.append(("s", "show", "screen.choose('show')"))
+        if self._accepted:
+            names.append(("a", "without the accepted" if self._with_accepted else "also the accepted", "screen.accepted"))
+        names.append(("esc", "close", "screen.dismiss(None)"))
+        return line("  ", *(part for name in names for part in (key(*name, "$muted"), "   ")))
+
+    def _draw(self) -> None:
+        if not self.is_attached:
+            return
+        rows, panel = self.rows, self.query_one("#fix-rows", ListPanel)
+        panel.styles.max_height = max(min(len(rows), (self.app.size.height - _OTHER_ROWS) // 2), 2)
+        panel.set(len(rows), lambda position, width: self._row(rows[position], width), on_move=lambda _: self._draw_preview())
+        self._draw_preview()
+        for other in self.query(Panel):
+            other.refresh(layout=True)
+
+    def _row(self, index: int, width: int) -> Content:
+        row = self._session.source.lazy_row(index).current_or_error
+        text = (
+            row.raw.decode(errors="replace")
+            if isinstance(row, RowError)
+            else ""
+            if isinstance(row, DataError)
+            else last_prompt(row)
+        )
+        return line(cell(f"{index + 1:,}", 6, "$muted", right=True), "  ", cell(one_line(text[:_PREVIEW], _PREVIEW), width - 8))
+
+    def _draw_preview(self) -> None:
+        height = max((self.app.size.height - _OTHER_ROWS) // 2, 3)
+        self.query_one("#fix-preview", Panel).update(lambda width, _height: lines(*self._preview(width, height)))
+
+    def _preview(self, width: int, height: int) -> list[Content]:
+        """Return what the fix changes in the row under the cursor, or why the row is not used, and the row that it repeats."""
+        position = self.query_one("#fix-rows", ListPanel).cursor
+        if position >= len(self.rows):
+            return []
+        index, source = self.rows[position], self._session.source
+        row = source.lazy_row(index).current_or_error
+        found = [one for one in source.findings(index) if one.check == self._check.id]
+        if self._check.fix.kind == "put" and not isinstance(row, DataError):
+            fixed = apply_fixes(row, found)
+            if fixed is not None and fixed.hash != row.hash:
+                return edit_rows([RowEdit(index, row, (fixed,))], width, height)
+            return [line(("  · ", "$muted"), "by hand: ", ("e", "bold $primary"))]
+        mark: Part = ("  ✗ ", "bold $error")
+        shown = [line(mark, cell(one_line(finding_text(one), _PREVIEW), width - 6)) for one in found]
+        others = dict.fromkeys(other for one in found for other in one.rows[1:])
+        for other in list(others)[: max(height - len(shown), 0)]:
+            shown.append(line(("  ≈ ", "$muted"), self._row(other, width - 6)))
+        return shown[:height]
+
+    def action_accepted(self) -> None:
+        self._with_accepted = not self._with_accepted or not self._chosen(False)
+        self._draw()
+
+    def action_choose(self, do: Literal["fix", "leave_out", "show", "edit"]) -> None:
+        if do == "edit":
+            cursor = self.query_one("#fix-rows", ListPanel).cursor
+            self.dismiss(FixChoice(do, tuple(self.rows[cursor : cursor + 1])))
+        else:
+            self.dismiss(FixChoice(do, tuple(self.rows)))
+
+    def on_list_panel_chosen(self, event: ListPanel.Chosen) -> None:
+        event.stop()
+        self.action_choose({"put": "fix", "drop": "leave_out", "hand": "edit"}[self._check.fix.kind])  # type: ignore[arg-type]
+
+    def on_list_panel_moved(self, event: ListPanel.Moved) -> None:
+        event.stop()
