@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from mlxtune.advice.next_step import base_measured, is_recipe_of, is_sample
@@ -39,14 +39,14 @@ class WorkflowStage(NamedTuple):
     result: str = ""
 
 
-def workflow(snapshot: Snapshot, planned: tuple[Recipe, Plan] | None = None) -> list[WorkflowStage]:
-    """Return the stages in order. ``planned`` is the last recipe with a plan, and the plan."""
+def workflow(snapshot: Snapshot, planned: tuple[Recipe, Plan] | None = None, stopping: Collection[str] = ()) -> list[WorkflowStage]:
+    """Return the stages in order. ``planned`` is the last recipe with a plan, and the plan; the runs ``stopping`` were asked to stop."""
     newest = snapshot.runs[0] if snapshot.runs else None
     valid = [view for view in snapshot.startable if view.recipe]
     view = next((view for view in valid if newest and is_recipe_of(view, newest)), next(iter(valid), None))
     plan = planned[1] if planned and view and view.recipe == planned[0] else None
     return [
-        _data(snapshot, view), *_review(view), _plan(newest, plan), _baseline(snapshot), _train(newest, snapshot.now),
+        _data(snapshot, view), *_review(view), _plan(newest, plan), _baseline(snapshot), _train(newest, snapshot.now, stopping),
         _evaluate(snapshot), _blind(snapshot), _adapter(snapshot),
     ]  # fmt: skip
 
@@ -114,7 +114,7 @@ def _baseline(snapshot: Snapshot) -> WorkflowStage:
     return WorkflowStage("Baseline", "evaluate", "done", plural(rows, "held-out row"), result)
 
 
-def _train(newest: RunView | None, now: float) -> WorkflowStage:
+def _train(newest: RunView | None, now: float, stopping: Collection[str]) -> WorkflowStage:
     if newest is None:
         return WorkflowStage("Train", "train", "waiting", "no runs yet")
     run, status = newest.state, newest.status
@@ -124,6 +124,8 @@ def _train(newest: RunView | None, now: float) -> WorkflowStage:
         step = earlier_adapter_step(dict(run.summary))
         detail += f", adapter from {step:,}" if step else ""
         result = f"validation {run.validations[-1].loss:.2f}" if run.validations else ""
+    elif newest.alive and newest.id in stopping:
+        result = "stopping"
     elif status == "running" and (left := newest.time_left(now)) is not None:
         result = f"{duration(left)} left"
     return WorkflowStage("Train", "train", _RUN_STATES.get(status, "running"), detail, result)

@@ -19,6 +19,7 @@ class _TrackedKey(events.Key):
 
     def __init__(self, key: events.Key, on_stop: Callable[[_TrackedKey], None]) -> None:
         super().__init__(key.key, key.character)
+        self.time = key.time  # when it was typed
         self.set_sender(None)  # type: ignore[arg-type]  # if the app were its sender, the screen would stop the key before the app's bindings see it
         self._on_stop = on_stop
 

@@ -1,4 +1,4 @@
-"""Notices: the outcome of the user's last action, shown above the footer or as a toast."""
+"""Notices: the outcome of the user's last action, shown above the footer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from mlxtune.tui.app import MlxtuneApp
 
-TOAST_SECONDS = 3.0
+BRIEF_SECONDS = 3.0
 
 NoticeKind = Literal["done", "note", "working", "stopped", "warning", "error", "undone", "rejected", "skipped", "tied", "edited"]
 NOTICE_MARKS: Mapping[NoticeKind, tuple[str, str]] = {  # the glyph and its color token
@@ -50,24 +50,28 @@ class Notice:
         """The glyph and its color token."""
         return NOTICE_MARKS[self.kind]
 
+    @property
+    def is_brief(self) -> bool:
+        """Whether there is nothing left to do or to undo, so that a few seconds are enough."""
+        return self.kind in ("done", "note") and not self.hint and not self.undo
+
 
 class Notices:
-    """The notice and the toast that every screen of the app shows."""
+    """The notice that every screen of the app shows."""
 
     def __init__(self, app: MlxtuneApp) -> None:
         self._app = app
         self.current: Notice | None = None
-        self.toast: Notice | None = None
         self._timer: Timer | None = None
 
     def show(self, notice: Notice | None) -> None:
-        """Show ``notice`` above the footer until the next one, or as a toast if nothing is left to do. ``None`` clears it."""
+        """Show ``notice`` until the next one or, if nothing is left to do, for a few seconds. ``None`` clears it."""
         if notice is not None:
             text, hint = (relative_paths(self._app.workspace, part) for part in (notice.text, notice.hint))
             notice = replace(notice, text=text, hint=hint)
-            if notice.kind in ("done", "note") and not notice.hint and not notice.undo:
-                self._set_toast(notice)
-                notice = None
+        if self._timer:
+            self._timer.stop()
+        self._timer = self._app.set_timer(BRIEF_SECONDS, self.dismiss) if notice and notice.is_brief else None
         self.current = notice
         self._app.redraw()
 
@@ -101,13 +105,3 @@ class Notices:
         """Remove a notice that offers to undo something which is no longer there."""
         if self.current and self.current.undo:
             self.current = None
-
-    def _set_toast(self, toast: Notice | None) -> None:
-        if self._timer:
-            self._timer.stop()
-        self.toast = toast
-        self._timer = self._app.set_timer(TOAST_SECONDS, self._hide_toast) if toast else None
-
-    def _hide_toast(self) -> None:
-        self._set_toast(None)
-        self._app.redraw()

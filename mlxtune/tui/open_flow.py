@@ -43,7 +43,7 @@ def choose_file(app: MlxtuneApp, title: str, label: str, then: Callable[[Path], 
     def chosen(text: str) -> None:
         then((app.workspace / user_path(text)).resolve())
 
-    text = "A .jsonl, .json, .csv, or .tsv file, or a folder with train.jsonl. It is never changed. ~ is your home folder."
+    text = ".jsonl, .json, .csv, .tsv, or a folder with train.jsonl"
     app.ask(title, text, chosen, label=label, check=check, folder=app.workspace)
 
 

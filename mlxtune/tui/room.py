@@ -14,7 +14,7 @@ from textual.widgets import Input, TextArea
 
 from mlxtune.tui.actions import Action, HasActions, ShownAction
 from mlxtune.tui.jobs import OnError
-from mlxtune.tui.widgets import NoticeLine, RoomFooter, RoomHeader, ToastPanel
+from mlxtune.tui.widgets import NoticeLine, RoomFooter, RoomHeader
 from mlxtune.workspace.index import RunView, Snapshot
 
 T = TypeVar("T")
@@ -87,7 +87,6 @@ class Room(HasActions, Screen[None]):
             yield from self.compose_body()
         yield NoticeLine(id="answer")
         yield RoomFooter(id="foot")
-        yield ToastPanel(id="toast")
 
     def compose_body(self) -> ComposeResult:
         """Yield the room's sections."""
@@ -138,7 +137,6 @@ class Room(HasActions, Screen[None]):
         notice = app.notices.current
         self.query_one(NoticeLine).set(notice, self.show_action(notice.undo) if notice and notice.undo else None)
         self.draw_footer()
-        self.query_one(ToastPanel).set(app.notices.toast)
         self.refresh_bindings()
 
     def draw_footer(self) -> None:

@@ -69,13 +69,14 @@ class RunControl:
 
     def new_run(self) -> None:
         """Start a run of the workspace's recipe after asking, or ask which one if there are several."""
-        views = sorted(self._app.snapshot.startable if self._app.snapshot else (), key=lambda view: view.recipe is None)
+        current, startable = self._app.selection.recipe, self._app.snapshot.startable if self._app.snapshot else ()
+        views = sorted(startable, key=lambda view: (view.recipe is None, view is not current))
         recipe = views[0].recipe if len(views) == 1 else None
         if recipe is None or check_warning(views[0].last_check):  # start_run asks about these rows
             self.with_recipe(views, self.start_run)
             return
         options = [ChoiceOption(None, "Not now", "start nothing"), ChoiceOption("train", "Train", "start the run")]
-        text = f"{recipe_summary(recipe)}, on {views[0].source}. Plan estimates its time and memory."
+        text = f"{recipe_summary(recipe)}, {views[0].source}"
         self._app.choose(f"Train {one_line(recipe.name)}?", options, lambda _: self.start_run(views[0].path), text)
 
     def start_run(self, path: Path, about: str = "") -> None:

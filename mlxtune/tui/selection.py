@@ -72,11 +72,11 @@ class RecipeSelection:
         return [view for view in self._app.snapshot.evals if view.status == "finished"] if self._app.snapshot else []
 
     def preferred_evaluation(self, selected: str | None, views: Sequence[RunView]) -> RunView | None:
-        """Return the evaluation with the ID ``selected``, or else the current recipe's newest one, or else the newest one."""
+        """Return the evaluation with the ID ``selected``, or else the newest one: of the current recipe, and of an adapter, if any is."""
         recipe = self.recipe.recipe if self.recipe else None
         chosen = next((view for view in views if view.id == selected), None)
-        of_recipe = next((view for view in views if recipe and view.name == recipe.name), None)
-        return chosen or of_recipe or next(iter(views), None)
+        own = [view for view in views if recipe and view.name == recipe.name] or views
+        return chosen or next((view for view in own if dict(view.state.summary).get("outcome")), None) or next(iter(own), None)
 
     def choose_evaluation(self, title: str, views: Sequence[RunView], then: Callable[[RunView], None]) -> None:
         now = self._app.snapshot.now if self._app.snapshot else 0.0

@@ -55,7 +55,7 @@ def headline(view: RunView, now: float, stopping: bool = False) -> Headline:
         step = f"trial {state.trial}" if state.trial and view.alive else ""
     elif not state.total and not state.step:
         step = ""
-    return Headline(sign.glyph, f"${sign.style}", label, step, total, _time(view, now))
+    return Headline(sign.glyph, f"${sign.style}", label, step, total, "" if stopping else _time(view, now))
 
 
 def _time(view: RunView, now: float) -> str:

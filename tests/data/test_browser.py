@@ -16,6 +16,7 @@ from mlxtune.data.checks.check_input import TokenCount
 from mlxtune.data.checks.report import CheckResult, CheckVerdict, Skip
 from mlxtune.data.checks.run import CheckRules, check
 from mlxtune.data.review import Decision, ReviewSession, ReviewState, apply_decision, with_keys
+from mlxtune.data.rows import RowError
 from mlxtune.data.source_files import source_files
 
 
@@ -64,8 +65,9 @@ def test_rows_have_review_keys(source: Path) -> None:
     assert browser.bad_count == 1
     assert {index: browser.keyed_row(index) for index in expected} == expected
     assert [key.partition("#")[2] for key, _ in expected.values()] == ["", "", "2", "", "3"]
-    with pytest.raises(DataError, match="must be a JSON object"):
-        browser.keyed_row(2)
+    key, unreadable = browser.keyed_row(2)
+    assert isinstance(unreadable, RowError)
+    assert key == unreadable.hash
 
 
 def test_copies_in_different_files_share_a_key(tmp_path: Path) -> None:
@@ -192,6 +194,9 @@ def test_a_filter_equals_filtering_all_rows(source: Path, text: str) -> None:
         )
 
     expected = [index for index in all_rows if matches(loaded(index))]
+    expected = (
+        sorted({*expected, 2}) if text in ("", "status:pending") else expected
+    )  # 2 is unreadable: these filters do not read it
     assert [index for _, some in browser.matching(matches) for index in some] == expected
 
 

@@ -27,7 +27,7 @@ def _sealed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(Pilot, "_wait_for_screen", partialmethod(Pilot._wait_for_screen, timeout=PATIENCE))
     monkeypatch.setattr("textual.app.wait_for_idle", wait_for_messages)
     monkeypatch.setattr("textual.pilot.wait_for_idle", wait_for_messages)
-    monkeypatch.setattr("mlxtune.tui.notices.TOAST_SECONDS", 600.0)
+    monkeypatch.setattr("mlxtune.tui.notices.BRIEF_SECONDS", 600.0)
     monkeypatch.setattr("mlxtune.tui.key_order._PATIENCE", 30.0)
     monkeypatch.setattr("mlxtune.workspace.index.power", PowerState)
     monkeypatch.setattr("mlxtune.workspace.index.memory", lambda: Memory(32 * GB, 32 * GB - round(11.8 * GB)))

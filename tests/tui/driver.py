@@ -116,8 +116,8 @@ class RoomDriver:
 
     @property
     def notice(self) -> str:
-        """What is said above the footer, or in the toast."""
-        notice = self.app.notices.current or self.app.notices.toast
+        """What is said above the footer."""
+        notice = self.app.notices.current
         return f"{notice.mark[0]} {notice.text} {notice.hint}".strip() if notice else ""
 
     @property

@@ -3,27 +3,32 @@
 import itertools
 import json
 import os
+from functools import partial
 from typing import Any
 
 import pytest
 from exact_tests import sign_test
+from textual import events
 
 from mlxtune.core.errors import MachineError
 from mlxtune.evaluation.blind.blind_session import BlindSession
 from mlxtune.evaluation.blind.votes import HEADLINE_QUESTION, QUESTIONS
 from mlxtune.evaluation.evidence import load_pairs
+from mlxtune.evaluation.report import load
 from mlxtune.evaluation.statistics.intervals import wilson
 from mlxtune.present.labels import p_value
 from mlxtune.tui.rooms.blind import service
 
+from . import evaluated
 from .driver import NARROW, Gate, Opening, RoomDriver, any_size, opens
-from .evaluated import base, evaluation
+from .evaluated import base, tuned
 from .stage import Shop, until
 from .test_naughty import NAUGHTY
 
 pytestmark = pytest.mark.slow
 
 ID = "20261124-1500-support-json"
+evaluation = partial(evaluated.evaluation, arms={"base": base, "base+kshot": lambda at, _: f"Sure, {at}.", "tuned": tuned})
 CONTROLS = "\x1b\x9b\x07\x00\r\t\u202e\u2066\u200f"
 
 
@@ -86,7 +91,7 @@ async def test_a_session_asks_how_many_pairs_and_shows_two_anonymous_answers(roo
     assert not (folder / "blind").exists(), "nothing is fixed yet"
     await begin(room)
     assert room.text("#bl-progress").split("━")[0].split("─")[0].strip() == "Pair 1 of 12"
-    assert room.text("#bl-progress").strip().endswith("result after pair 12")
+    assert room.text("#bl-progress").strip().endswith("10 pairs, 2 of them again")
     for question in QUESTIONS.values():
         assert question in room.text("#bl-asks")
     seals = [room.screen.query_one(f"#bl-{side}") for side in "ab"]
@@ -94,6 +99,13 @@ async def test_a_session_asks_how_many_pairs_and_shows_two_anonymous_answers(roo
     await room.until(lambda: all("hidden" in str(seal.border_subtitle) for seal in seals))
     assert room.actions == ["A", "same", "B", "prompt"]
     assert json.loads((session(room).folder / "session.json").read_text())["n"] == 10
+
+
+async def test_the_arms_are_those_of_the_verdict(shop, open_room):
+    assert load(evaluated.evaluation(shop)).headline.first == "base+kshot"
+    async with open_room("blind") as room:
+        await arms_loaded(room)
+        assert "base+kshot or tuned?" in intro(room)
 
 
 async def test_a_session_opens_even_if_its_files_are_noticed_first(room, shop, monkeypatch):
@@ -153,6 +165,18 @@ async def test_a_bouncing_key_is_one_vote(shop, open_room, monkeypatch):
         await begin(room)
         await room.press("a", "a", "a")
         assert session(room).votes == 1
+
+
+async def test_votes_typed_quickly_all_count(shop, open_room, monkeypatch):
+    monkeypatch.setattr("mlxtune.tui.rooms.blind.screen.DEBOUNCE", 0.05)
+    evaluation(shop)
+    async with open_room("blind") as room:
+        await begin(room)
+        for number, name in enumerate("adda"):  # typed 0.1 s apart, and handled at once
+            key = events.Key(name, name)
+            key.time += 0.1 * number
+            room.app.post_message(key)
+        await room.until(lambda: session(room).votes == 4)
 
 
 async def test_a_session_resumes_where_it_was(shop, open_room):

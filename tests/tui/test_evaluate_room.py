@@ -26,6 +26,7 @@ from mlxtune.tui.app import MlxtuneApp
 from mlxtune.tui.render.output_text import FAILURE_STYLE
 from mlxtune.tui.rooms.evaluate import render, service
 from mlxtune.tui.rooms.evaluate.paired_table import PairedTable
+from mlxtune.tui.rooms.evaluate.service import RowFilter
 from mlxtune.tui.widgets import ChoiceDialog
 
 from .driver import NARROW, Gate, Opening, RoomDriver, any_size, drive, opens
@@ -42,7 +43,10 @@ CONTROLS = "\x1b\x9b\x07\x00\r\t\u202e\u2066\u200f"
 
 
 async def rows_found(room: RoomDriver, title: str = "", count: int | None = None) -> None:
-    """Wait for the rows behind a number."""
+    """Wait for the rows behind a number. The room opens on those that the training fixed, and these tests on those that fail."""
+    await room.until(lambda: room.screen.rows is not None)
+    if room.screen.rows.filter.cell == "fixed" and title not in service.CELL_TITLES.values():
+        room.screen._find_rows(RowFilter(room.screen._metric, room.screen.report.report.subject.name), focus=False)
 
     def shown() -> bool:
         rows = room.screen.rows
@@ -159,7 +163,7 @@ async def test_enter_lists_the_rows_behind_an_arm_and_behind_every_cell(room):
     await room.press("up", "up", "enter")
     await rows_found(room, "Base fails", 30)
     await room.until(lambda: room.focus == "ev-list")
-    for key, title, count in (("", "Broken", 5), ("down", "Both fail", 2), ("left", "Fixed", 14), ("up", "Both pass", 19)):
+    for key, title, count in (("", "Fixed", 14), ("right", "Both fail", 2), ("up", "Broken", 5), ("left", "Both pass", 19)):
         await focus(room, "ev-cells")
         await room.press(*filter(None, [key]), "enter")
         await rows_found(room, title, count)
@@ -235,6 +239,25 @@ async def test_m_cycles_the_metrics_and_rows_and_table_follow(room):
     for _ in room.screen.report.metrics[1:]:
         await room.press("m")
     await rows_found(room, count=7)
+
+
+@opens(settle=None, size=LARGE)
+async def test_the_room_opens_on_a_row_that_the_training_fixed(room):
+    await room.until(lambda: room.screen.rows is not None)
+    await room.until(lambda: room.head("#ev-rows") == "Fixed row 1 of 7")
+    names = room.text("#ev-detail").splitlines()
+    assert any(line.split() == ["base+kshot", "tuned"] for line in names), "before and after"
+
+
+@opens(settle=None)
+async def test_m_keeps_the_list_and_the_row(room):
+    await rows_found(room, count=7)
+    room.screen.query_one(PairedTable).action_pick("fixed")
+    await room.until(lambda: room.screen.rows.filter.cell == "fixed")
+    await room.press("down", "down")
+    row = room.screen._row.row.id
+    await room.press("m", until=lambda: "valid JSON" in room.head("#ev-rows"))
+    assert (room.screen.rows.filter.cell, room.screen._row.row.id) == ("fixed", row)
 
 
 @opens(size=NARROW)

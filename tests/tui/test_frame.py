@@ -59,16 +59,16 @@ async def test_power_problems_are_in_the_header(loaded, open_room, monkeypatch, 
 
 
 @opens(mode="home", size=NARROW)
-async def test_a_result_is_a_toast_and_a_decision_a_line_with_undo(room, monkeypatch):
+async def test_a_result_goes_by_itself_and_a_decision_stays_with_undo(room, monkeypatch):
     room.app.notices.show(Notice("done", "Saved."))
-    await room.until(lambda: room.text("#toast").strip() == "✓ Saved.")
-    monkeypatch.setattr(notices, "TOAST_SECONDS", 0.05)
+    await room.until(lambda: room.text("#answer").strip() == "✓ Saved.")
+    monkeypatch.setattr(notices, "BRIEF_SECONDS", 0.05)
     room.app.notices.show(Notice("done", "Saved."))
-    await room.until(lambda: room.text("#toast") == "")
+    await room.until(lambda: room.text("#answer") == "")
     room.app.notices.show(Notice("done", "Row 422 accepted.", undo="open_file"))
     await room.until(lambda: "✓ Row 422 accepted.  o open" in room.text("#answer"))
     await room.pilot.pause(0.1)
-    assert "✓ Row 422 accepted.  o open" in room.text("#answer"), "longer than a toast"
+    assert "✓ Row 422 accepted.  o open" in room.text("#answer"), "longer than a result"
     await room.press("escape", until=lambda: room.text("#answer") == "")
 
 

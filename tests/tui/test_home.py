@@ -106,6 +106,24 @@ async def test_with_several_recipes_n_asks_which(shop, open_room, monkeypatch):
         assert room.mode == "home"
         await room.press("n", choose="1", until=lambda: names == ["beta"])
         assert room.app.selection.recipe.title == "beta.toml", "the other rooms show it, too"
+        await room.press("H", "n", until=lambda: isinstance(room.screen, ChoiceDialog))
+        assert room.screen._options[0].name == "beta.toml", "the current one stands first"
+
+
+async def test_slash_keeps_the_rows_of_a_list_that_have_a_text(room):
+    await room.press("tab", "slash", *"tone")
+    assert "/ tone" in room.text("#runs-picture")
+    assert "1 of 4" in room.text("#runs-picture")
+    assert run_under_cursor(room) == "■ tone-soft"
+    assert "support-json" not in room.text("#runs-picture")
+    await room.press("escape", until=lambda: "support-json" in room.text("#runs-picture"))
+    await room.press("slash", *"tone", "enter", mode="train")
+    assert room.screen.view.name == "tone-soft"
+
+
+async def test_the_lower_half_shows_the_loss_of_the_run(room):
+    assert room.head("#home-lower") == "Loss support-json"
+    assert room.text("#lower-picture").splitlines()[-1].split()[-1] == "960"
 
 
 async def test_home_shows_the_recipe_that_the_other_rooms_show(shop, open_room):

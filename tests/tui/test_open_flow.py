@@ -78,6 +78,10 @@ async def test_tab_completes_a_path_and_a_wrong_one_is_refused(shop, checks, ope
         await room.until(lambda: field(room).value == "data/support-more.jsonl")
         await room.press("enter", until=lambda: room.mode == "data" and ready(room) and len(session_of(room).source) == 4)
         assert room.notice.startswith("✓ Opened support-more.jsonl.")
+        await room.press("o")
+        await prompted(room)
+        await room.press_quickly(*"data/support-m", "tab", "enter")
+        await room.until(lambda: room.mode == "data" and room.notice.startswith("✓ Opened support-more.jsonl."))
         await room.press("H", until=lambda: "Write a recipe for support-more.jsonl" in room.text("#next-picture"))
         await room.press("enter", until=lambda: isinstance(room.screen, PromptDialog) and field(room).value == "support-more")
 

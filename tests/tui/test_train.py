@@ -65,6 +65,8 @@ async def test_stop_asks_first_and_its_default_changes_nothing(room, monkeypatch
     await room.press("s", choose="stop", notice="■ support-json was asked to stop")
     assert stopped == [RUN]
     assert "● stopping" in status(room)
+    assert "left" not in status(room)
+    assert room.text("#stats").rstrip().endswith("stopping"), "it does not run to its end"
     assert "stop" not in room.actions, "a second signal would kill the worker before it has saved"
     snapshot = room.app.snapshot
     assert snapshot is not None
@@ -209,6 +211,13 @@ async def test_before_the_first_step_the_log_has_the_room(shop, open_room):
         assert "30 of 120 pairs" in room.text("#stats")
 
 
+async def test_the_axes_are_there_before_the_first_step(shop, open_room):
+    shop.recipe()
+    shop.run(RUN, total=960, alive=True)
+    async with open_room("train") as room:
+        await room.until(lambda: chart_text(room).split()[-1:] == ["960"])
+
+
 async def test_a_run_without_events_is_starting(shop, open_room):
     folder = shop.folder / "runs" / "20261124-1412-x"
     folder.mkdir(parents=True)
@@ -246,7 +255,7 @@ async def test_brackets_and_arrows_show_older_and_newer_runs(room):
     await room.press("left_square_bracket")
     assert room.app.selected == "20261122-1010-support-json"
     assert room.head("#chart").startswith("▌ Loss of support-json, 2 d ago")
-    assert room.actions[-3:] == ["older", "newer", "checkpoints"]
+    assert room.actions[-4:] == ["older", "newer", "checkpoints", "queue"]
     await room.press("down", "down", "down")
     assert room.app.selected == "20261119-1010-tone-soft"
     assert "older" not in room.actions

@@ -216,8 +216,8 @@ class BlindSession:
         shown = sorted(drawn, key=turns.__getitem__)[: n or DEFAULT]
         swapped = sorted(shown, key=lambda id: unit_interval(seed, "side", id))[: len(shown) // 2]
         # Repeats are taken from the first third and shown in the second half.
-        early, half = shown[: len(shown) // 3], len(shown) // 2
-        again = early[: max(2, round(len(shown) * REPEATED))]
+        half = len(shown) // 2
+        again = shown[: repeated_pairs(len(shown))]
         late = [(id, False) for id in shown[half:]] + [(id, True) for id in again]
         order = [(id, False) for id in shown[:half]] + sorted(late, key=lambda item: unit_interval(seed, "late", *map(str, item)))
         key = {"seed": seed, "first_is_a": [(id not in swapped) != repeat for id, repeat in order]}
@@ -250,6 +250,11 @@ class BlindSession:
     def _choice(self, index: int, question: int) -> ArmChoice:
         vote = self._votes[index * len(QUESTIONS) + question]
         return "tie" if vote == "tie" else "first" if (vote == "a") == self._first_is_a[index] else "second"
+
+
+def repeated_pairs(n: int) -> int:
+    """Return how many of ``n`` pairs are shown again: from the first third, in the second half."""
+    return min(n // 3, max(2, round(n * REPEATED)))
 
 
 def _fingerprint(pairs: Sequence[AnswerPair]) -> str:

@@ -87,7 +87,8 @@ def scale(curve: Curve, zoom: bool, width: int, height: int) -> Scale:
     step, decimals = tick_step(high - low, 5 if height >= 12 else 4 if height >= 8 else 2)
     low, high = (math.floor(low / step * 5 + 1e-9) / 5 * step, math.ceil(high / step * 5 - 1e-9) / 5 * step)
     x_step, _ = tick_step(end - first, 5 if width >= 60 else 3 if width >= 30 else 1)
-    return Scale((first, end), (low, high), tuple(_ticks(first, end, max(1.0, x_step))), tuple(_ticks(low, high, step)), decimals)
+    y_ticks = tuple(_ticks(low, high, step)) if extremes or curve.limits else ()
+    return Scale((first, end), (low, high), tuple(_ticks(first, end, max(1.0, x_step))), y_ticks, decimals)
 
 
 def tick_step(span: float, count: int) -> tuple[float, int]:

@@ -142,6 +142,7 @@ class PromptDialog(ModalScreen[str]):
         self._candidates: list[str] = []
         self._listed = ""  # the text that the candidates begin with
         self._completing = False  # tab was pressed before the candidates were found
+        self._submitting = False  # and so was enter
 
     def compose(self) -> ComposeResult:
         text = self._text
@@ -185,6 +186,9 @@ class PromptDialog(ModalScreen[str]):
         if self._completing:
             self._completing = False
             self.action_complete()
+        if self._submitting and self._listed == self.query_one(Input).value:
+            self._submitting = False
+            self._submit()
 
     def action_candidate(self, by: int) -> None:
         self.query_one(ListPanel).action_move(by)
@@ -217,9 +221,16 @@ class PromptDialog(ModalScreen[str]):
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Return the text or, if it is not a path yet, the path under the cursor. A folder under the cursor is entered."""
-        value = restore_unsafe(self._value, event.value.translate(_UNESCAPED)).strip()
+        self._submit()
+
+    def _submit(self) -> None:
+        text = self.query_one(Input).value
+        if self._folder is not None and self._completing:
+            self._submitting = True  # the path is not complete yet
+            return
+        value = restore_unsafe(self._value, text.translate(_UNESCAPED)).strip()
         error = self._find_error(value) if value else ""
-        if (error or not value) and self._candidates and self._listed == event.value:
+        if (error or not value) and self._candidates and self._listed == text:
             path = self._candidates[self.query_one(ListPanel).cursor]
             self._type(path)
             if path.endswith("/"):

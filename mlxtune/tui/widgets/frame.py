@@ -1,4 +1,4 @@
-"""The frame of every room: the header with the tabs, the notice line, the footer and the toast.
+"""The frame of every room: the header with the tabs, the notice line, and the footer.
 
 Textual's Header and Tabs have no memory bar and no underlined keys, and its Footer cuts off an action that does not fit.
 """
@@ -14,7 +14,7 @@ from mlxtune.tui.actions import ShownAction
 from mlxtune.tui.notices import Notice
 from mlxtune.tui.paths import base_name
 from mlxtune.tui.render.bars import bar, memory_style
-from mlxtune.tui.render.text import Part, clickable, gigabytes, justify, key, line, lines, paragraph, wrap
+from mlxtune.tui.render.text import Part, clickable, gigabytes, justify, key, line, lines, paragraph
 from mlxtune.tui.rooms import ROOMS, RoomEntry
 from mlxtune.tui.status import headline
 from mlxtune.tui.widgets.panel import Panel
@@ -46,23 +46,6 @@ class NoticeLine(Panel):
         self.display = notice is not None
         if notice is not None:
             self.update(lambda width, _height: _notice(notice, undo, width))
-
-
-class ToastPanel(Panel):
-    """A notice over the room's bottom right corner."""
-
-    def set(self, notice: Notice | None) -> None:
-        self.display = notice is not None
-        if notice is None:
-            return
-        screen = self.screen.size
-        rows = wrap(notice.text, min(60, screen.width - 8))
-        glyph = (f"  {notice.mark[0]} ", f"bold {notice.mark[1]}")
-        content = lines(*(line("    " if index else glyph, row, "  ") for index, row in enumerate(rows)))
-        width = max(row.cell_length for row in content.split("\n", allow_blank=True))
-        self.styles.width, self.styles.height = width, len(rows)
-        self.styles.offset = (max(screen.width - width - 2, 0), max(screen.height - len(rows) - 2, 0))
-        self.update(lambda _width, _height: content)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from textual.screen import ModalScreen
 
 from mlxtune.tui.actions import Action, HasActions
 from mlxtune.tui.render.text import key, line
-from mlxtune.tui.widgets.frame import NoticeLine, ToastPanel
+from mlxtune.tui.widgets.frame import NoticeLine
 from mlxtune.tui.widgets.panel import Panel, Section
 from mlxtune.tui.widgets.scroll import Rows, ScrollPanel
 
@@ -41,7 +41,6 @@ class PageScreen(HasActions, ModalScreen[None]):
             yield from self.compose_body()
             yield NoticeLine(id="answer")
             yield Panel(lambda width, _height: keys.truncate(max(width, 0)), id="foot")
-        yield ToastPanel(id="toast")
 
     def compose_body(self) -> ComposeResult:
         """Yield the page's sections."""
@@ -57,7 +56,6 @@ class PageScreen(HasActions, ModalScreen[None]):
 
     def draw_notices(self) -> None:
         self.query_one(NoticeLine).set(self.app.notices.current)
-        self.query_one(ToastPanel).set(self.app.notices.toast)
 
     def draw_keys(self) -> None:
         """Draw the keys of the possible actions at the bottom."""

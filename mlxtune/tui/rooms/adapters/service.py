@@ -61,7 +61,7 @@ def about_exports(workspace: Path, key: str) -> str:
     if recipe:
         rows = recipe.evaluation.rows
         where = f"{rows:,} held-out rows" if rows else "all held-out rows"
-    return f"Compared with the adapter on {where} (evaluation.rows): 2–3× the time of evaluating one arm."
+    return f"Then compared with the adapter on {where}: 2–3× the time of one arm."
 
 
 def export(workspace: Path, key: str, chosen: ExportFormat, precision: str = "", ollama_base: str = "") -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -12,11 +11,12 @@ from typing import Literal
 from textual.app import ComposeResult
 from textual.containers import Container, Vertical
 from textual.content import Content
+from textual.events import Key
 
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.files import FileStamp, display_path, file_stamp
 from mlxtune.core.text import one_line, plural, safe_text
-from mlxtune.evaluation.blind.blind_session import BlindSession, PresentedPair, Vote, count_differing, export_votes
+from mlxtune.evaluation.blind.blind_session import BlindSession, PresentedPair, Vote, count_differing, export_votes, repeated_pairs
 from mlxtune.evaluation.blind.votes import HEADLINE_QUESTION, QUESTIONS, BlindResult
 from mlxtune.evaluation.evidence import load_pairs
 from mlxtune.evaluation.statistics.power import detectable_preference
@@ -39,7 +39,7 @@ State = Literal["choice", "vote", "end", "result"]
 PAIR_COUNTS = (10, 20, 40, 80)
 _CLEARLY_FEWER = 0.75  # of all pairs; with hardly fewer, no less can be detected
 DEFAULT_PAIRS = 40
-DEBOUNCE = 0.15  # seconds within which a second vote is ignored
+DEBOUNCE = 0.05  # seconds after which the same key is another vote
 
 
 def _is_voting(room: BlindRoom) -> bool:
@@ -84,7 +84,7 @@ class BlindRoom(Room):
         self._session: BlindSession | None = None
         self._result: BlindResult | None = None
         self._scroll = 0
-        self._vote_time = 0.0
+        self._typed = self._voted = ("", 0.0)  # the last key, and the last one that voted, with their times
 
     def compose_body(self) -> ComposeResult:
         yield Section("Blind", Panel(id="bl-invite"), lit=True, id="bl-choice")
@@ -231,12 +231,9 @@ class BlindRoom(Room):
         options = []
         for n in counts:
             least = detectable_preference(n)
-            power = f"detects a preference of {least:.0%} or more" if least else "too few to detect a preference"
-            options.append(ChoiceOption(n, plural(n, "pair"), power))
-        text = (
-            "Rows with identical answers are left out. The number is fixed before the first vote. Some pairs are shown twice to "
-            "measure your consistency."
-        )
+            power = f"detects ≥ {least:.0%}" if least else "too few to tell"
+            options.append(ChoiceOption(n, plural(n, "pair"), f"and {repeated_pairs(n)} of them again   {power}"))
+        text = "Rows with identical answers are left out. The number is fixed before the first vote."
         self.app.choose("How many pairs?", options, partial(self._open, arms), text)
 
     def _open(self, arms: ArmPair, n: int) -> None:
@@ -261,12 +258,15 @@ class BlindRoom(Room):
 
     on_unmount = _close_session
 
+    def on_key(self, event: Key) -> None:
+        self._typed = (event.key, event.time)
+
     def action_vote(self, vote: Vote) -> None:
-        session, pair, now = self._session, self._pair, time.monotonic()
-        if session is None or pair is None or now - self._vote_time < DEBOUNCE:
-            return
-        self._vote_time = now
-        self._write(lambda: session.vote(vote), pair)
+        session, pair, (key, time), (last_key, last_time) = self._session, self._pair, self._typed, self._voted
+        self._voted = self._typed
+        bounces = key == last_key and time - last_time < DEBOUNCE
+        if session is not None and pair is not None and not bounces:
+            self._write(lambda: session.vote(vote), pair)
 
     def action_undo(self) -> None:
         if session := self._session:
@@ -369,7 +369,7 @@ def session_state(arms: ArmPair, width: int) -> Content:
 def draw_progress(session: BlindSession, pair: PresentedPair, width: int) -> Content:
     """Draw the pair's number and a progress bar."""
     left = line((f"  Pair {pair.index + 1:,}", "bold"), (f" of {pair.total:,}  ", "$muted"))
-    right = line((f"  result after pair {pair.total:,}", "$muted")) if width >= 70 else Content("")
+    right = line((f"  {session.n:,} pairs, {pair.total - session.n:,} of them again", "$muted")) if width >= 70 else Content("")
     filled = bar(session.votes / max(1, session.votes_needed), width - left.cell_length - right.cell_length)
     return line(left, filled, right).truncate(max(width, 0))
 

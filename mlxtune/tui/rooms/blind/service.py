@@ -22,14 +22,16 @@ class ArmPair:
 
 
 def load_arms(folder: Path, arms: tuple[str, str] | None = None) -> ArmPair | None:
-    """Return two arms of an evaluation that generate, by default the base and the last one, or ``None`` if it has only one.
+    """Return two arms of an evaluation that generate, by default those of its verdict, or ``None`` if it has only one.
 
     Raise ``InputError`` if its report or session cannot be read.
     """
-    names = tuple(arm.name for arm in reports.load(folder).arms if not is_free(arm.name))
+    report = reports.load(folder)
+    names = tuple(arm.name for arm in report.arms if not is_free(arm.name))
     if len(names) < 2:
         return None
-    first, second = arms or (names[0], names[-1])
+    verdict = (report.headline.first, report.headline.second) if report.headline else ()
+    first, second = arms or (verdict if verdict and {*verdict} <= {*names} else (names[0], names[-1]))
     return ArmPair(folder, first, second, names, blind_status(folder, first, second))
 
 

@@ -14,6 +14,7 @@ from mlxtune.tui.rooms.chat.service import AdapterOption, ChatReply, ChatService
 from mlxtune.workspace.index import RunView
 
 MIN_SIDE_BY_SIDE_WIDTH = 60
+_PREVIEW = 4  # rows of a text in the empty room
 
 
 def empty_state(option: AdapterOption | None, base: str, error: MlxtuneError | None, live: RunView | None, width: int) -> Content:
@@ -26,7 +27,11 @@ def empty_state(option: AdapterOption | None, base: str, error: MlxtuneError | N
         rows.append(paragraph(f"{live.name} is using this machine. Chatting now slows both down.", width, style="$warning"))
     if option.name:
         rows.append(paragraph(f"{one_line(option.name)} is {option.about}.", width))
-    return lines(*rows, Content(""), *_load_keys(option, base, width))
+    rows += [Content(""), *_load_keys(option, base, width)]
+    for question, answer in option.answered:
+        rows += [Content(""), *_turn("○", "user", one_line(question), "$muted", width)[:_PREVIEW]]
+        rows += _turn("●", one_line(option.name), one_line(answer), "$primary", width, "$muted")[:_PREVIEW]
+    return lines(*rows)
 
 
 def _load_keys(option: AdapterOption, base: str, width: int) -> list[Content]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -12,6 +12,8 @@ from mlxtune.adapters.entry import AdapterEntry
 from mlxtune.core.errors import InputError, MlxtuneError, ModelError
 from mlxtune.core.text import one_line, safe_text
 from mlxtune.evaluation.contract import Contract
+from mlxtune.evaluation.drilldown import Drilldown
+from mlxtune.evaluation.report import load
 from mlxtune.evaluation.scorers import CONTRACT, ModelAnswer, Score
 from mlxtune.models.resolve import is_local
 from mlxtune.present.chat import saved
@@ -22,17 +24,21 @@ from mlxtune.serving.protocol import Done, Event, Failed, Piece, Ready
 from mlxtune.tui.paths import base_name
 
 State = Literal["idle", "loading", "ready", "failed"]
+_SHOWN = 3  # answers of its evaluation
 ROWS, PAIRS = Path("data/chat.jsonl"), Path("data/chat-pairs.jsonl")  # files that saved conversations are appended to
 
 
 @dataclass(frozen=True)
 class AdapterOption:
-    """An adapter to chat with. An empty ``name`` means the base alone. ``system`` is the system prompt of its training rows."""
+    """An adapter to chat with. An empty ``name`` means the base alone. ``system`` is the system prompt of its training rows, and
+    ``answered`` has questions of its evaluation with its answers.
+    """
 
     key: str = ""
     name: str = ""
     about: str = ""
     system: str = ""
+    answered: tuple[tuple[str, str], ...] = ()
 
 
 BASE_ALONE = AdapterOption()
@@ -80,9 +86,21 @@ def default_adapter(workspace: Path, selected: str, best_run: str, base: str) ->
     for which, about in ((selected, "the adapter you selected"), (best, "the best adapter so far")):
         with suppress(InputError):
             if which:
-                return _option(library.find_usable(workspace, which), about)
+                entry = library.find_usable(workspace, which)
+                return replace(_option(entry, about), answered=_answered(entry))
     newest = (entry for entry in library.all_adapters(workspace) if not entry.problem and entry.base == base)
     return next((_option(entry, f"the newest adapter for {base_name(base)}") for entry in newest), BASE_ALONE)
+
+
+def _answered(entry: AdapterEntry) -> tuple[tuple[str, str], ...]:
+    """Return the first questions that the adapter answered right in its evaluation, with its answers."""
+    with suppress(MlxtuneError, OSError):
+        if entry.score and entry.score.folder:
+            report, drilldown = load(entry.score.folder), Drilldown(entry.score.folder)
+            arm = report.subject.name
+            rows = drilldown.rows_for(report.headline_metric, arm, passed=True)[:_SHOWN]
+            return tuple((row.row.prompt[-1].content, row.answers[arm].output) for row in rows)
+    return ()
 
 
 def compatible_adapters(workspace: Path, fingerprint: str) -> list[AdapterOption]:

@@ -159,7 +159,8 @@ def row_detail(loaded: LoadedReport, row: ScoredRow, filter: RowFilter, versus: 
     head = [line((f"  {'  ' if index else '○ '}{text}", "$muted")) for index, text in enumerate(question)]
     tail = [*_score_rows(loaded, row, filter.metric, filter.arm, width), *_similar_rows(row.links, width)]
     half = (width - 6) // 2
-    left, right = (_arm_rows(loaded, row, filter.metric, arm, half) for arm in (filter.arm, versus))
+    arms = (versus, filter.arm) if versus == filter.baseline else (filter.arm, versus)  # before and after
+    left, right = (_arm_rows(loaded, row, filter.metric, arm, half) for arm in arms)
     sides = list(zip_longest(left, right, fillvalue=Content("")))
     room = height - len(head) - len(tail) - 2
     if height > 0 and room < len(sides):

@@ -276,7 +276,11 @@ class EvaluateRoom(Room):
         if self._metric not in loaded.metrics:
             self._metric = loaded.report.headline_metric
         self.query_one("#ev-table", ListPanel).cursor = loaded.report.arms.index(loaded.report.subject)
-        self._find_rows(RowFilter(self._metric, loaded.report.subject.name), focus=False)
+        item, shown = loaded.comparison(self._metric), RowFilter(self._metric, loaded.report.subject.name)
+        if item and item.paired.fixed:  # what the training fixed, before and after
+            shown = RowFilter(self._metric, item.second, cell="fixed", baseline=item.first)
+            self.query_one("#ev-cells", PairedTable).cell = "fixed"
+        self._find_rows(shown, focus=False)
         self.redraw()
         if self.focused is None:
             self.set_focus(self.query_one("#ev-list", ListPanel))
@@ -287,9 +291,12 @@ class EvaluateRoom(Room):
         def show(found: FilteredRows) -> None:
             if loaded is not self.report:
                 return
-            self.rows = found
+            if self.rows is None or self.rows.filter.baseline != found.filter.baseline:
+                self._versus = found.filter.baseline or REFERENCE  # before and after
+            before, self.rows = self._row, found
             rows = self.query_one("#ev-list", ListPanel)
-            rows.cursor = 0
+            same = (index for index, one in enumerate(found.rows) if before and one.row.id == before.row.id)
+            rows.cursor = 0 if focus else next(same, 0)
             self.redraw()
             if focus:
                 self.set_focus(rows)
@@ -350,8 +357,8 @@ class EvaluateRoom(Room):
         if self.report:
             metrics = self.report.metrics
             self._metric = metrics[(metrics.index(self._metric) + 1) % len(metrics)]
-            arm = self.rows.filter.arm if self.rows else self.report.report.subject.name
-            self._find_rows(RowFilter(self._metric, arm), focus=False)
+            shown = self.rows.filter if self.rows else RowFilter(self._metric, self.report.report.subject.name)
+            self._find_rows(replace(shown, metric=self._metric, kind=""), focus=False)
             self.redraw()
 
     def action_kinds(self) -> None:

@@ -1,9 +1,11 @@
 """Home: the next step, workflow progress, the best adapter, and the runs."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -11,6 +13,7 @@ from textual.containers import Container, Vertical
 from textual.content import Content
 
 from mlxtune.advice.next_step import NextStep, next_step, of_recipe
+from mlxtune.core.text import one_line
 from mlxtune.present.blocks import ActionBlock
 from mlxtune.present.labels import GLYPHS, word
 from mlxtune.present.next_step import step_action, step_mark, step_title, step_why
@@ -19,12 +22,19 @@ from mlxtune.present.workflow import StageState, WorkflowStage, best_document, w
 from mlxtune.runs.registry import RUN_KINDS
 from mlxtune.tui import draw
 from mlxtune.tui.actions import Action
+from mlxtune.tui.render.bars import axis, interval
 from mlxtune.tui.render.text import age, ago, cell, clickable, key, line, lines, marked, paragraph
 from mlxtune.tui.room import Room
 from mlxtune.tui.rooms import ROOMS
 from mlxtune.tui.status import brief_result
 from mlxtune.tui.widgets import FocusPanel, ListPanel, Panel, Section
 from mlxtune.workspace.index import RunView, Snapshot
+
+if TYPE_CHECKING:
+    from mlxtune.evaluation.history import Evaluation
+
+
+_ARM = 20  # cells of an arm's name
 
 
 class NextPanel(FocusPanel):
@@ -74,6 +84,7 @@ class HomeRoom(Room):
         with Container(id="home-columns"):
             with Vertical(classes="left"):
                 yield Section("Workflow", Panel(id="workflow-picture"), id="workflow", classes="fill")
+                yield Section("Loss", Panel(id="lower-picture"), id="home-lower", classes="fill")
             with Vertical(classes="right"):
                 yield Section("Since your last visit", Panel(id="changes-picture"), id="home-changes")
                 yield Section("Last evaluated", Panel(id="best-picture"), id="best")
@@ -110,13 +121,14 @@ class HomeRoom(Room):
     def draw(self, snapshot: Snapshot) -> None:
         step, own, tall = self._next_step(snapshot), self._own(snapshot), self.tall
         keys = [self._key(one) for one in (step, *step.also)]
-        stages = workflow(own, self.app.planned)
+        stages = workflow(own, self.app.planned, self.app.runs.stopping)
         recipe = self.app.selection.recipe if len(snapshot.recipes) > 1 else None
         self.query_one("#workflow", Section).head.set(note=recipe.title if recipe else "")
         self.query_one(NextPanel).update(lambda width, _height: draw_next_step(step, own, keys, width, tall))
         self.query_one("#workflow-picture", Panel).update(lambda width, height: draw_workflow(stages, width, height, tall))
         best, newest, runs = snapshot.best, snapshot.newest_outcome, snapshot.runs
         verdict = best or newest
+        self._draw_lower(snapshot.live, verdict)
         self.query_one("#best", Section).set_class(verdict is None, "-away")
         if verdict:
             title = "Last evaluated" if best is None else "Best so far" if best.caveat else "Best adapter"
@@ -138,6 +150,21 @@ class HomeRoom(Room):
 
         self.query_one(RunList).set(len(runs), partial(draw_run, runs, snapshot.now), cursor=cursor, on_move=select)
         self.query_one("#runs", Section).head.set(note=f"{len(runs)}" if len(runs) > 1 else "")
+
+    def _draw_lower(self, live: RunView | None, verdict: Evaluation | None) -> None:
+        """Show the loss of the training run, or else the arms of the verdict."""
+        section, panel = self.query_one("#home-lower", Section), self.query_one("#lower-picture", Panel)
+        is_training = live is not None and live.run.kind == "train" and bool(live.state.total)
+        self.set_class(self.tall and (is_training or verdict is not None), "-lower")
+        if live and is_training:
+            from mlxtune.tui.render.charts import draw_chart  # the first screen does not need them
+            from mlxtune.tui.rooms.train.chart import build_curve
+
+            section.head.set(title="Loss", note=live.name)
+            panel.update(lambda width, height: draw_chart(build_curve(live.state), width, height))
+        elif verdict:
+            section.head.set(title="Arms", note=f"{verdict.rows:,} held-out rows, 95% intervals")
+            panel.update(lambda width, height: draw_arms(verdict, width, height))
 
     @property
     def on_runs(self) -> bool:
@@ -235,3 +262,16 @@ def draw_changes(snapshot: Snapshot, views: Sequence[RunView], limit: int, width
     if len(views) > limit:
         rows.append(line("    ", (f"and {len(views) - limit:,} more", "$faint")))
     return lines(*rows)
+
+
+def draw_arms(verdict: Evaluation, width: int, height: int) -> Content:
+    """Return the rate of each arm with its interval, on one axis."""
+    rates = [(arm.name, arm.rate(verdict.report.headline_metric)) for arm in verdict.report.arms]
+    shown = rates[-max(height - 1, 1) :] if height > 0 else rates
+    room = width - _ARM - 10
+    rows = []
+    for name, rate in shown:
+        style = "$primary" if name == verdict.subject.name else "$muted"
+        figure = cell(f"{100 * rate.share:.1f}", 8, f"bold {style}", right=True)
+        rows.append(line("  ", cell(one_line(name), _ARM, style), interval(rate.low, rate.share, rate.high, room, style), figure))
+    return lines(*rows, line("  ", " " * _ARM, axis(room), ("       %", "$faint")))

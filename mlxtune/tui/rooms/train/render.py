@@ -45,7 +45,7 @@ def empty_room(snapshot: Snapshot, in_use: Notice | None, width: int) -> Content
 # Figures
 
 
-def figures(view: RunView, now: float, width: int) -> Content:
+def figures(view: RunView, now: float, width: int, stopping: bool = False) -> Content:
     """Return two rows: the names of the figures, and the figures."""
     state, wide = view.state, width >= 98
     if view.alive and state.work:
@@ -63,6 +63,8 @@ def figures(view: RunView, now: float, width: int) -> Content:
     remaining = line((duration(left), "bold"), (f"   {end}", "$muted")) if left is not None else Content("–")
     if view.alive and 0 < state.total <= state.step:
         remaining = Content.styled("finishing", "$muted")  # sample answers and the adapter follow the last step
+    if view.alive and stopping:
+        remaining = Content.styled("stopping", "$muted")
     learning_rate = f"{state.steps[-1].rate:.1e}".replace("e-0", "e-").replace("e+00", "") if state.steps else "–"
     rate = line((learning_rate, "bold"), (f" {_rate_trend(state)}" if wide else "", "$muted"))
     space = max(width - 94, 8)

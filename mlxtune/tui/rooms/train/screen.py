@@ -66,7 +66,6 @@ class TrainRoom(Room):
             "searches", "h", "search", "search for better hyperparameters, and show earlier searches",
             when=lambda room: room.app.runs.can_start or (room.app.snapshot and room.app.snapshot.searches), why="There is no recipe.",
         ),
-        Action("queue", "w", lambda room: "queue" if (room.app.workspace / queue.FILE).is_file() else "", "commands that run one after another"),
         Action(
             "measure", "m", "metric", "show the loss, rewards, their margin, accuracy, or the KL divergence",
             when=lambda room: _steps(room) and len(available_metrics(room.view.state)) > 1, why="Only the loss was measured.",
@@ -96,6 +95,11 @@ class TrainRoom(Room):
         Action(
             "checkpoints", "k", "checkpoints", "evaluate one of this run's checkpoints, or load it in Chat",
             when=lambda room: room.view and room.view.state.checkpoints, why="This run has no checkpoint.", late=lambda room: True,
+        ),
+        Action(
+            "queue", "w", "queue", "commands that run one after another",
+            when=lambda room: room.has_queue or (room.app.snapshot and room.app.snapshot.recipes), why="There is no recipe.",
+            late=lambda room: not room.has_queue,
         ),
     )  # fmt: skip
 
@@ -138,14 +142,14 @@ class TrainRoom(Room):
     def draw(self, snapshot: Snapshot) -> None:
         view = self.view
         self.set_class(view is None, "-empty")
-        self.set_class(view is not None and not view.state.steps, "-bare")
+        self.set_class(view is not None and not (view.state.steps or (view.alive and view.state.total)), "-bare")
         if view is None:
             in_use = self.app.runs.in_use
             self.query_one("#invite", Panel).update(lambda width, _height: render.empty_room(snapshot, in_use, width))
             return
-        state, free = view.state, self.app.runs.accelerator_free
+        state, free, stopping = view.state, self.app.runs.accelerator_free, view.id in self.app.runs.stopping
         self.query_one("#stats", Panel).update(
-            lambda width, _height: render.banner(view, snapshot, free, width) or render.figures(view, snapshot.now, width)
+            lambda width, _height: render.banner(view, snapshot, free, width) or render.figures(view, snapshot.now, width, stopping)
         )
         self.query_one(RunChart).set(state, self._metric(state), self.compared, self.zoomed)
         self._draw_legend()
@@ -183,6 +187,10 @@ class TrainRoom(Room):
     def restore_state(self, state: Mapping[str, Any]) -> None:
         self.zoomed, self._metric_id = bool(state["zoomed"]), str(state["measure"])
         self._compared_id = str(state["compare"]) if state["compare"] else None
+
+    @property
+    def has_queue(self) -> bool:
+        return (self.app.workspace / queue.FILE).is_file()
 
     @property
     def can_stop(self) -> bool:
