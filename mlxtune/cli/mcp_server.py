@@ -24,8 +24,6 @@ from mlxtune.cli.docs import documentation
 from mlxtune.cli.evaluate import find_subject, what_is_sent
 from mlxtune.core.child_process import python_command, python_environment
 from mlxtune.core.errors import InputError, MlxtuneError
-from mlxtune.core.json_fields import to_json
-from mlxtune.data import scaffold
 from mlxtune.evaluation import report as reports
 from mlxtune.recipe import Recipe, load
 from mlxtune.recipe.load import files_read
@@ -116,18 +114,6 @@ async def _command(command: str, overrides: Sequence[str] = (), **values: str) -
     return await _start(run_command(*options, *(f"--set={one}" for one in overrides), "--json", "--", *names))
 
 
-@server.tool()
-async def create_recipe(file: Annotated[str, Field(description="A file of rows: CSV, JSON Lines, …")], name: str = "") -> Answer:
-    """Write a recipe for a file of rows: guess its format, its columns, and what an answer must satisfy."""
-
-    def create() -> Answer:
-        guessed = scaffold.guess(Path(_inside(file)))
-        return {"recipe": str(scaffold.write(guessed, Path(), name)), "guessed": to_json(guessed) | {"source": file}}
-
-    with _errors():
-        return await _start(asyncio.to_thread(create))
-
-
 @server.tool(annotations=_READS)
 async def status(run: Annotated[str, Field(description="The ID of a run or a job, or last.")] = "last") -> Answer:
     """Return how far a run is, or the answer of a job that has ended."""
@@ -135,15 +121,11 @@ async def status(run: Annotated[str, Field(description="The ID of a run or a job
         return await _poll(run) if run in _jobs else await _command("runs show {run}", run=run)
 
 
-def _sent_by(subject: str, overrides: Sequence[str]) -> str:
-    """Return a sentence on what an evaluation sends to other machines, empty if nothing."""
-    with _errors():
-        return what_is_sent(_require_inside(find_subject(_inside(subject), list(overrides))[0]))
-
-
 def _may_send(subject: str, overrides: Sequence[str]) -> Consent | Elicit[Consent]:
-    what = _sent_by(subject, overrides)
-    return Elicit(f"{what}. Send them?", Consent) if what else Consent(agree=True)
+    """Ask for consent if an evaluation sends rows to another machine, which the command refuses without."""
+    with _errors():
+        what = what_is_sent(_require_inside(find_subject(_inside(subject), list(overrides))[0]))
+    return Elicit(f"{what}. Send them?", Consent) if what else Consent(agree=False)
 
 
 @server.tool()
@@ -152,10 +134,7 @@ async def evaluate(subject: str, consent: Annotated[Consent, Resolve(_may_send)]
 
     The user is asked if rows would be sent to another machine.
     """
-    if not consent.agree:
-        raise ResourceError("The user did not agree.")
-    send = "--send" if _sent_by(subject, overrides) else ""
-    return await _command(f"eval --detach {send} {{subject}}", overrides, subject=subject)
+    return await _command(f"eval --detach {'--send' if consent.agree else ''} {{subject}}", overrides, subject=subject)
 
 
 @server.tool(annotations=_READS)
@@ -174,6 +153,7 @@ async def generate_text(
 
 
 TOOLS = {  # the command of each, with its parameters in braces, and what it does
+    "create_recipe": ("init --from={file}", "Write a recipe for a file of rows: guess its format, columns, and contract."),
     "check": ("data check {source}", "Find problems in the rows of a recipe, a file, or a folder, and how to fix them."),
     "plan": ("plan {recipe} {overrides}", "Estimate memory, time, and cost of a training run on this machine."),
     "train": ("train --detach {recipe} {overrides}", "Start a training run and return its ID."),
@@ -198,7 +178,9 @@ def _add_tool(name: str, command: str, about: str) -> None:
     ]
     tool.__signature__ = Signature(parameters, return_annotation=Answer)  # type: ignore[attr-defined]
     tool.__annotations__ = kinds | {"return": Answer}
-    server.add_tool(tool, name, description=about, annotations=None if {"--detach", "stop"} & {*command.split()} else _READS)
+    server.add_tool(
+        tool, name, description=about, annotations=None if {"--detach", "stop", "init"} & {*command.split()} else _READS
+    )
 
 
 for _name, _entry in TOOLS.items():

@@ -17,6 +17,7 @@ from mlxtune.cli.options import Json
 from mlxtune.cli.output import draw, info, out, print_facts, show, show_json
 from mlxtune.core.errors import DataError, InputError
 from mlxtune.core.files import home, similar_file, write_text
+from mlxtune.core.json_fields import to_json
 from mlxtune.core.text import plural, size
 from mlxtune.data import samples
 from mlxtune.data.readers.formats import FORMATS, check_format, parse_mapping
@@ -47,6 +48,7 @@ def init(
     agents: Annotated[
         bool, typer.Option("--agents", help="Also write AGENTS.md, which tells coding agents how to use mlxtune.")
     ] = False,
+    json: Json = False,
 ) -> None:
     """Create a workspace with recipes and sample data, or a recipe for your own rows with --from."""
     if agents:
@@ -58,7 +60,7 @@ def init(
         if source is None and (folder is None or samples.is_workspace(folder)):
             return
     if source is not None:
-        _init_from(source, folder or Path(), name, map, format)
+        _init_from(source, folder or Path(), name, map, format, json)
         return
     if name or map or format != "auto":
         raise InputError("--name, --map, and --format require --from.", hint="Add --from FILE.")
@@ -85,7 +87,7 @@ def init(
     show("  ", open_app)
 
 
-def _init_from(source: Path, folder: Path, name: str, map: str, format: str) -> None:
+def _init_from(source: Path, folder: Path, name: str, map: str, format: str, json: bool) -> None:
     """Write a recipe for the rows of ``source`` in the workspace ``folder``, and show the guessed settings."""
     from mlxtune.data import scaffold
     from mlxtune.present.data_files import scaffold_document
@@ -96,6 +98,9 @@ def _init_from(source: Path, folder: Path, name: str, map: str, format: str) -> 
         raise DataError(f"There is no data at {source}.", hint=hint)
     guessed = scaffold.guess(source, parse_mapping(map) if map else {}, format)
     recipe = scaffold.write(guessed, folder, name)
+    if json:
+        show_json({"recipe": str(recipe), **to_json(guessed), "source": str(source)})
+        return
     show(("✓ ", "bold success"), f"Created {recipe}.")
     draw(scaffold_document(guessed, recipe.stem))
     shown = shlex.quote(str(recipe))

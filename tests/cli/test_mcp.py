@@ -70,7 +70,6 @@ async def test_paths_stay_within_the_workspace(inside, tmp_path):
             ("check", {"source": "link.jsonl"}),
             ("check", {"source": "chat.jsonl\0"}),
             ("create_recipe", {"file": "../secret.jsonl"}),
-            ("create_recipe", {"file": "chat.jsonl", "name": "../../escaped"}),
             ("plan", {"recipe": recipe, "overrides": ["data.source=../../secret.jsonl"]}),
             ("train", {"recipe": recipe, "overrides": ["data.source=../link.jsonl"]}),
             ("evaluate", {"subject": recipe, "overrides": ["evaluation.regression=../../secret.jsonl"]}),
@@ -81,8 +80,7 @@ async def test_paths_stay_within_the_workspace(inside, tmp_path):
         ):
             message = await _answer(client, tool, **arguments)
             assert isinstance(message, str), (tool, arguments)
-            assert "outside the workspace" in message or "name" in message, message
-    assert not (tmp_path / "escaped.toml").exists()
+            assert "outside the workspace" in message, message
     assert registry.list_runs(inside, None) == []
 
 
@@ -118,12 +116,12 @@ async def test_the_user_is_asked_before_rows_are_sent(inside, monkeypatch, mode)
 async def test_work_that_takes_long_is_a_job(inside, monkeypatch):
     monkeypatch.setattr(mcp_server, "PATIENCE", 0.0)
     async with Client(server) as client:
-        job = (await _answer(client, "create_recipe", file="chat.jsonl", name="mine"))["job"]
+        job = (await _answer(client, "create_recipe", file="chat.jsonl"))["job"]
         answer = {"job": job}
         while "job" in answer:
             await asyncio.sleep(0.01)
             answer = await _answer(client, "status", run=job)
-        assert answer["recipe"] == "recipes/mine.toml"
+        assert answer["recipe"] == "recipes/chat.toml"
 
 
 @pytest.mark.slow
