@@ -158,7 +158,7 @@ class ListPanel(FocusPanel):
         self.refresh(layout=True)
         self.update(self._draw)
 
-    async def _on_key(self, event: events.Key) -> None:
+    def on_key(self, event: events.Key) -> None:
         if self._query is None or (not self._is_typing and event.key != "escape"):
             return
         if event.key == "enter":
