@@ -111,7 +111,9 @@ _UTF8 = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf
 
 def _is_cp1252(head: bytes) -> bool:
     """Return whether a file that begins with ``head`` is Windows-1252: it has letters or quotes of it, and no character of UTF-8."""
-    if head.isascii():
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head, final=len(head) < BLOCK)  # a whole block may end within a character
         return False
-    special = head.translate(None, bytes(range(128)))
-    return not special.translate(None, _CP1252) and not _UTF8.search(head)
+    except UnicodeDecodeError:
+        special = head.translate(None, bytes(range(128)))
+        return not special.translate(None, _CP1252) and not _UTF8.search(head)
