@@ -113,7 +113,7 @@ def export(
     with progress_bar("looking for the model") as update:
         run = control.export(
             Path.cwd(), entry, chosen, target=options.to, recipe=own, force=options.force,
-            precision=exports.precision_of(options.precision), smallest=options.smallest, ollama_base=options.base, progress=update,
+            precision=exports.precision_of(exports.SMALLEST if options.smallest else options.precision), ollama_base=options.base, progress=update,
         )  # fmt: skip
     if detach:
         announce(run, detach=True, json=json)

@@ -105,7 +105,6 @@ def export(
     recipe: Recipe | None = None,
     force: bool = False,
     precision: Precision = "f16",
-    smallest: bool = False,
     ollama_base: str = "",
     progress: Progress = _quiet,
 ) -> Run:
@@ -114,7 +113,7 @@ def export(
 
     assert format.form
     return start.start(
-        workspace, entry, format.form, target=target, recipe=recipe, force=force, precision=precision, smallest=smallest,
+        workspace, entry, format.form, target=target, recipe=recipe, force=force, precision=precision,
         program=format.program, ollama_base=ollama_base, prepare=lambda own: fetch_base(own, progress),
     )  # fmt: skip
 

@@ -361,7 +361,7 @@ def test_the_smallest_size_that_holds_is_exported(
     with_merge(trained_workspace / "four")
     margin = 0.99 if fits else 0.001  # no interval of a few rows excludes a loss of almost nothing
     recipe, _ = start.run_recipe(library.find(trained_workspace, "last"), [f"evaluation.regression_margin={margin}"])
-    worker = started(trained_workspace, form, monkeypatch, target=trained_workspace / "my out", smallest=True, recipe=recipe)
+    worker = started(trained_workspace, form, monkeypatch, target=trained_workspace / "my out", precision="smallest", recipe=recipe)
     exporting.export(worker)
     proof = fidelity.load(trained_workspace / "my out")
     assert [one.precision for one in proof.sizes] == list(start.SMALLER[form])

@@ -33,8 +33,9 @@ from mlxtune.runs.registry import Run
 ExportForm = Literal["fused", "quantized", "hf", "gguf", "gguf-lora"]
 GGUF_FORMS = ("gguf", "gguf-lora")
 Precision = Literal[
-    "f16", "bf16", "q8_0", "f32", "q6_k", "q5_k_m", "q4_k_m", "q3_k_m", "8-bit", "6-bit", "4-bit"
-]  # of GGUF files; of MLX
+    "f16", "bf16", "q8_0", "f32", "q6_k", "q5_k_m", "q4_k_m", "q3_k_m",  # of the matrices in a GGUF file
+    "8-bit", "6-bit", "4-bit", "smallest",  # of MLX; the smallest of several that holds
+]  # fmt: skip
 PRECISIONS: dict[Precision, str] = {  # bits per weight of K-quants: for Llama 3.1 8B (tools/quantize/README.md of llama.cpp)
     "f16": "16 bits per weight",
     "bf16": "16 bits, for weights that are too large for f16",
@@ -45,7 +46,7 @@ PRECISIONS: dict[Precision, str] = {  # bits per weight of K-quants: for Llama 3
     "q4_k_m": "4.9 bits",
     "q3_k_m": "4.0 bits",
 }
-SMALLEST = "smallest"  # chosen instead of a precision
+SMALLEST: Precision = "smallest"  # chosen instead of a precision
 QUANTIZED: tuple[Precision, ...] = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k_m")
 SMALLER: dict[ExportForm, tuple[Precision, ...]] = {
     "gguf": QUANTIZED[3::-1],
@@ -68,7 +69,6 @@ def start(
     recipe: Recipe | None = None,
     force: bool = False,
     precision: Precision = "f16",
-    smallest: bool = False,
     program: Program = "",
     ollama_base: str = "",
     prepare: Callable[[Recipe], None] = lambda recipe: None,
@@ -77,7 +77,7 @@ def start(
 
     Fidelity is measured on the held-out rows of ``recipe``, which defaults to the recipe of the adapter's run, or on mlxtune's
     off-task prompts if there is no recipe. ``force`` keeps an export that is not faithful. ``precision`` is the precision of the matrices in a
-    GGUF file; with ``smallest``, it is the smallest of :data:`SMALLER` that holds, if one does. ``program`` selects which other files (Modelfile, preset) are written next to it. ``ollama_base`` is the name in Ollama of the base that an adapter is added to. For LM
+    GGUF file, or :data:`SMALLEST` for the smallest of :data:`SMALLER` that holds, if one does. ``program`` selects which other files (Modelfile, preset) are written next to it. ``ollama_base`` is the name in Ollama of the base that an adapter is added to. For LM
     Studio, the default target is its folder of models, and ``force`` replaces its preset of the same name. ``prepare`` is called with the recipe before the worker starts, to download its base. Raise ``InputError`` if the adapter cannot be used, or
     ``target`` or the preset exists or a package is missing, and ``MachineError`` if a program is missing.
     """
@@ -96,7 +96,8 @@ def start(
         raise InputError(f"{target} already exists.", hint="Remove or rename it, or choose another folder with --to.")
     require_packages(form)
     request: dict[str, Any] = {
-        "form": form, "precision": precision, "smallest": smallest, "program": program, "ollama_base": ollama_base,
+        "form": form, "program": program, "ollama_base": ollama_base,
+        "precision": "f16" if precision == SMALLEST else precision, "smallest": precision == SMALLEST,
         "name": entry.stem, "system": entry.system,
         "force": force, "target": str(target.resolve()) if target else "",
         "evaluation": to_json(entry.score),
@@ -106,7 +107,7 @@ def start(
 
 def precision_of(name: str) -> Precision:
     """Return the precision called ``name``, or the default if it is empty."""
-    return next((precision for precision in PRECISIONS if precision == name), "f16")
+    return next((precision for precision in (*PRECISIONS, SMALLEST) if precision == name), "f16")
 
 
 def target_folder(run: Run, request: Mapping[str, Any]) -> Path:

@@ -75,12 +75,5 @@ def export(workspace: Path, key: str, chosen: ExportFormat, precision: str = "",
         if folder.exists():
             raise InputError(f"{folder.relative_to(workspace)} already exists.", hint="Remove or rename it first.")
         return copy_adapter(workspace, entry, chosen, adapter_card, folder)[0].relative_to(workspace).as_posix()
-    run = control.export(
-        workspace,
-        entry,
-        chosen,
-        precision=exports.precision_of(precision),
-        smallest=precision == exports.SMALLEST,
-        ollama_base=ollama_base,
-    )
+    run = control.export(workspace, entry, chosen, precision=exports.precision_of(precision), ollama_base=ollama_base)
     return run.folder.relative_to(workspace).as_posix()
