@@ -383,6 +383,13 @@ def test_values_in_code_in_examples_and_in_tasks_about_them_are_notes(
     assert bool(select_fixes(report.findings)) is ("northpeak" in prompt)
 
 
+def test_a_leak_in_a_row_whose_answer_is_json_is_masked(tmp_path: Path) -> None:
+    system = {"role": "system", "content": "You answer customers in JSON."}
+    row = {"messages": [system, *chat("Whom do I write to?", '{"reply": "To bob@northpeak.com."}')["messages"]]}
+    report = check(write(tmp_path / "rows.jsonl", [row]))
+    assert [(one.check, one.severity) for one in report.findings if one.rows] == [("email", "warn")]
+
+
 def test_keys_of_known_services_are_masked_in_code_too(tmp_path: Path) -> None:
     report = check(write(tmp_path / "rows.jsonl", [chat("Write a Python function.", f"```\nlogin('{KEY}')\n```")]))
     assert select_fixes(report.findings).keys() == {0}

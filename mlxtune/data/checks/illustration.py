@@ -21,7 +21,7 @@ _PROGRAM = re.compile(
       (?i:\b(?:write|create|generate|build|implement|develop|design|construct|print|produce|make|edit|modify|fix|debug|complete|rewrite|refactor|convert)\b
         [^.?!\n]{0,80}\b(?:functions?|programs?|scripts?(?=[ ](?:to|that|which)\b)|class(?:es)?|methods?|algorithms?|regex|regular[ ]expressions?|quer(?:y|ies)|web[ ]?pages?|templates?))\b
     | (?i:\b(?:write|create|generate|fix|debug|complete|explain)\b[^.?!\n]{0,30}\bcode(?:[ ](?:to|that|which|for|in|snippet|below)\b|[:.]))
-    | \b(?:Python|JavaScript|TypeScript|Java|PHP|C\+\+|C\#|SQL|HTML|CSS|Bash|Perl|Kotlin|jQuery|Node\.?js|JSON|XML|CSV|YAML)\b
+    | \b(?:Python|JavaScript|TypeScript|Java|PHP|C\+\+|C\#|SQL|HTML|CSS|Bash|Perl|Kotlin|jQuery|Node\.?js)\b
     | (?i:\bregex\b | \bregular[ ]expressions?\b | \b(?:shell|bash)[ ](?:script|command) | \bdata[ ]?frames?\b)
     | (?i:\b(?:given|following|input)[ ](?:string|array|list|dictionary|tuple|text|sentence|paragraph|passage)s?\b)
     """
@@ -52,7 +52,7 @@ def is_illustration(row_input: CheckInput, part: TextPart, start: int) -> bool:
     if text.lstrip()[:1] not in ("{", "[") and (CODE.search(line) or len(CODE.findall(text)) > 1):
         return True
     return any(
-        _PROGRAM.search(one.text) or _ABOUT_VALUES.search(one.text)
+        _ABOUT_VALUES.search(one.text) or (one.role == "user" and _PROGRAM.search(one.text))
         for one in row_input.parts
         if one.role == "user" or (one.role in ("system", "developer") and len(one.text) <= _LONG_SYSTEM)
     )
