@@ -66,7 +66,10 @@ def sizes_table(sizes: Sequence[TriedSize], chosen: str) -> Table:
     rows = (
         (
             Cell(one.precision, "success" if one.precision == chosen else ""),
-            *map(Cell, (size(one.nbytes), rate(one.answers.contract), points(one.answers.contract), identical(one.answers))),
+            *map(
+                Cell,
+                (f"{one.nbytes / 2**20:.0f} MB", rate(one.answers.contract), points(one.answers.contract), identical(one.answers)),
+            ),
             Cell(f"{one.speed:.0f}" if one.speed else ""),
             Cell("exported" if one.precision == chosen else "holds" if one.holds else "may lose more than the margin"),
         )
