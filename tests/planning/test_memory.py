@@ -291,7 +291,7 @@ def test_a_gelu_gate_saves_more_than_a_swiglu_gate(tmp_path: Path, family: str, 
     settings = recipe("adapter.rank=4", 'adapter.targets="attention"', 'adapter.layers="all"')
     measured, expected = [], []
     for inner in (1024, 2048):
-        folder = make(tmp_path / str(inner), family, dtype="float32", num_hidden_layers=4, intermediate_size=inner)
+        folder = make(tmp_path / str(inner), family, dtype="float32", num_hidden_layers=8, intermediate_size=inner)
         shape = shapes.read_shapes(folder, json.loads((folder / "config.json").read_text()))
         targets = shape.adapter_targets(settings.adapter)
         kernels = activations.NATIVE if compute == "native" else activations.CPU
