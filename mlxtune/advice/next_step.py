@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -20,7 +19,6 @@ from mlxtune.recipe import DataSection, Recipe, load
 from mlxtune.workspace.index import RecipeView, RunView, Snapshot
 
 if TYPE_CHECKING:  # loads a schema validator, which the app's first screen must not wait for
-    from mlxtune.data.checks.fixes import FixResult
     from mlxtune.data.checks.report import CheckReport
     from mlxtune.evaluation.history import Evaluation
 
@@ -263,10 +261,8 @@ def _rows_step(view: RecipeView, check: CheckOutcome | None) -> NextStep:
     return NextStep(StepCode.CHECK_ROWS, recipe=view.path)
 
 
-def after_check(
-    source: Path, section: DataSection, report: CheckReport, fixed: FixResult | None, snapshot: Snapshot
-) -> NextStep | None:
-    """Return the next step after a check of ``source``, a recipe or rows read as ``section`` says, or of its ``fixed`` copy."""
+def after_check(source: Path, section: DataSection, report: CheckReport, snapshot: Snapshot) -> NextStep | None:
+    """Return the next step after a check of ``source``, a recipe or rows read as ``section`` says."""
     from mlxtune.data.checks.registry import get_check
     from mlxtune.data.column_map import first_record, guessed_mapping
     from mlxtune.data.readers.columns import mapping_option
@@ -277,13 +273,6 @@ def after_check(
         with suppress(DataError):
             if guess := guessed_mapping(first_record(report.path)):
                 return None if recipe else NextStep(StepCode.MAP_COLUMNS, name=name, options=mapping_option(guess))
-    if fixed and recipe:
-        copy = shlex.quote(os.path.relpath(fixed.out, source.parent))
-        settings = [f"data.source={copy}", *(["data.map={}"] if section.map else [])]  # the copy is in mlxtune's own format
-        settings += ["data.format=auto"] if section.format != "auto" else []
-        return None if fixed.by_hand else _use_recipe(source, recipe, settings, snapshot)
-    if fixed:
-        return NextStep(StepCode.WRITE_RECIPE, name=str(fixed.out))
     read_as = [f"--format {section.format}"] if section.format != "auto" and not recipe else []
     read_as += [mapping_option(section.map)] if section.map and not recipe else []
     blocks = {finding.check for finding in report.findings if finding.severity == "block"}

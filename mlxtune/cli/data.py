@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -109,13 +111,12 @@ class SplitOptions:
 
 @dataclass(frozen=True)
 class FixOptions:
-    """What to fix in a copy of a source."""
+    """What to fix."""
 
-    fix: Annotated[bool, typer.Option("--fix", help="Write a copy with every safe fix applied.")] = False
+    fix: Annotated[bool, typer.Option("--fix", help="Record every safe fix in the review, then check again.")] = False
     also: Annotated[list[str] | None, typer.Option("--also", help="With --fix, also apply this check's fix.", metavar="CHECK")] = (
         None
     )
-    out: Annotated[Path | None, typer.Option("--out", help="The file for --fix to write.")] = None
 
 
 @dataclass(frozen=True)
@@ -144,39 +145,42 @@ def check(
     Edits made in review are applied before the rows are checked.
     """
     from mlxtune.data.checks.fixes import select_fixes
-    from mlxtune.data.checks.registry import get_check
     from mlxtune.data.checks.report import report_json
 
     also = fixes.also or []
-    if (also or fixes.out) and not fixes.fix:
-        raise InputError("--also and --out require --fix.", hint="Add --fix.")
+    if also and not fixes.fix:
+        raise InputError("--also requires --fix.", hint="Add --fix.")
     path, section = resolve_source(source, reading.format, reading.map)
     select_fixes((), also)
     _mute(path, muting)
     report = run_checks(source, path, section)
-    fixed = _write_fixed(path, section, report, fixes) if fixes.fix else None
+    fixed = None
+    if fixes.fix:
+        fixed = _record_fixes(path, section, report, also)
+        report = run_checks(source, path, section)
     if json:
         show_json(report_json(report, fixed.to_json() if fixed else None))
     else:
-        step = after_check(source, section, report, fixed, WorkspaceIndex(Path.cwd()).read())
+        step = after_check(source, section, report, WorkspaceIndex(Path.cwd()).read())
         command = step_action(step).command if step else ""
         draw(check_document(report, fixed, every=every, command=command, columns=column_use(path, section.map, section.format)))
-    by_hand = [finding for _, finding in fixed.by_hand] if fixed else []
-    blocks = [finding for finding in report.findings if finding.severity == "block"]
-    if any(not fixed or one in by_hand or not (get_check(one.check).fix.safe or one.check in also) for one in blocks):
+    if any(finding.severity == "block" for finding in report.findings):
         raise typer.Exit(1)
 
 
-def _write_fixed(path: Path, section: DataSection, report: CheckReport, options: FixOptions) -> FixResult:
-    """Write a copy with the fixes. Raise ``DataError`` if no row can be read."""
-    from mlxtune.data.access.records import SourceRecords
-    from mlxtune.data.checks.fixes import fixed_copy_path, write_fixed
+def _record_fixes(path: Path, section: DataSection, report: CheckReport, also: Sequence[str]) -> FixResult:
+    """Record the fixes in the review. Raise ``DataError`` if no row can be read."""
+    from mlxtune.data.browser import SourceBrowser
+    from mlxtune.data.checks.fixes import record_fixes
 
     if not report.kept:
         raise DataError(f"{one_line(path.name, 60)} has no row that can be read, so nothing can be fixed.", hint=NAME_THE_COLUMNS)
-    with SourceRecords(path, section.format, section.map) as records:
-        target = options.out or fixed_copy_path(path)
-        return write_fixed(records, report.findings, target, options.also or (), state=reviews.load(path))
+    browser = SourceBrowser(path, section.format, section.map)
+    with closing(browser), reviews.ReviewSession(path) as session:
+        for _ in browser.scan():
+            pass
+        browser.apply_review(session.state)
+        return record_fixes(browser, session, report.findings, also)
 
 
 def _mute(path: Path, options: MuteOptions) -> None:

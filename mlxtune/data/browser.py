@@ -261,7 +261,8 @@ class SourceBrowser:
         edited = None if decision is None or decision.record is None else decision.after
         return self.check_result is not None and self.check_result.edited.get(index) == edited
 
-    def _is_left_out(self, index: int) -> bool:
+    def is_left_out(self, index: int) -> bool:
+        """Return whether a record is unreadable, rejected, or a proposal that was not accepted."""
         record = self.lazy_row(index).current_or_error
         return isinstance(record, DataError) or is_left_out(record, self.decision(index))
 
@@ -300,7 +301,7 @@ class SourceBrowser:
         checked_without = set(result.left_out)
         stale = (
             not left_out <= checked_without
-            or not all(map(self._is_left_out, checked_without - left_out))
+            or not all(map(self.is_left_out, checked_without - left_out))
             or not all(map(self._is_checked, changed - left_out))
         )
         return ReviewVerdict(counts, tuple(findings), rows, len(left_out), len(edited), stale)

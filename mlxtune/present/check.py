@@ -159,7 +159,7 @@ def check_document(report: CheckReport, fixed: FixResult | None, *, every: bool,
         Heading("Statistics", word(report.statistics.tier)),
         Facts((*constant_facts(report.constant), *_note_facts(report), *muted, *skip_facts(report.skipped))),
         *(_fixed_blocks(fixed) if fixed else ()),
-        *_next_blocks(report, fixed, command),
+        *_next_blocks(report, command),
     )
 
 
@@ -172,7 +172,7 @@ def statistics_document(report: CheckReport) -> Document:
         Facts((*_read_facts(report), Fact("files", files), prompts_fact(report.statistics), openings)),
         *_length_blocks(report),
         *tag_blocks(report.statistics.tags, _MAX_TAGS),
-        *_next_blocks(report, None, ""),
+        *_next_blocks(report, ""),
     )
 
 
@@ -306,20 +306,16 @@ def _note_facts(report: CheckReport) -> list[Fact]:
 
 def _fixed_blocks(fixed: FixResult) -> tuple[Block, ...]:
     left_out = sum(not change.after for change in fixed.changes)
-    facts = [Fact("rows", f"{fixed.rows:,} written, {len(fixed.changes) - left_out:,} of them changed; {left_out:,} left out")]
+    facts = [Fact("rows", f"{len(fixed.changes) - left_out:,} changed, {left_out:,} left out")]
     if fixed.by_hand:
         places = ", ".join(f"{place.place} {finding.check}" for place, finding in fixed.by_hand[:_EXAMPLES])
         note = f"{places}{' …' if len(fixed.by_hand) > _EXAMPLES else ''}: the value is elsewhere in the row, too"
         facts.append(Fact("by hand", plural(len(fixed.by_hand), "finding"), note, "warning"))
-    return Heading("Fixed copy", one_line(str(fixed.out), 60)), Facts(tuple(facts))
+    return Heading("Fixed", "recorded in the review; data review --undo takes it back"), Facts(tuple(facts))
 
 
-def _next_blocks(report: CheckReport, fixed: FixResult | None, command: str) -> tuple[Block, ...]:
+def _next_blocks(report: CheckReport, command: str) -> tuple[Block, ...]:
     advice = improvement_text(report.improvement)
-    if fixed and fixed.changes and not fixed.by_hand:
-        left = fixed.rows_with_findings(report)
-        still = f", in which {plural(left, 'row')} still {'has' if left == 1 else 'have'} findings" if left else ""
-        advice = f"Use the fixed copy{still}."
     return Heading("Next"), paragraph(advice), *((ActionBlock("data.fix", "", command),) if command else ())
 
 

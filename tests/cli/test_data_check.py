@@ -121,23 +121,21 @@ def test_a_missing_model_skips_the_token_checks(cli, recipe):
     assert "tokens" in report["not_checked"]
 
 
-def test_fix_writes_a_new_file_and_its_changes(refused, cli, cwd):
+def test_fix_records_its_changes_in_the_review(cli, cwd):
     (cwd / "dirty.jsonl").write_bytes(DIRTY.read_bytes())
     result = cli("data", "check", "dirty.jsonl", "--fix", "--json")
-    fixed = json.loads(result.out)["fixed"]
+    report = json.loads(result.out)
     assert result.code == 0  # blocking problems are fixed
-    assert (fixed["out"], fixed["rows"]) == ("dirty.fixed.jsonl", 15)
+    assert (report["rows"]["rows"], len(report["fixed"]["changes"])) == (15, 12)
     assert (cwd / "dirty.jsonl").read_bytes() == DIRTY.read_bytes()
-    assert len(fixed["changes"]) == len((cwd / "dirty.fixed.fixes.jsonl").read_text().splitlines()) == 12
-    assert cli("data", "check", "dirty.fixed.jsonl").code == 0
-    refused(("data", "check", "dirty.jsonl", "--fix"), "already exists")
+    assert cli("data", "review", "dirty.jsonl", "--undo").code == 0
+    assert cli("data", "check", "dirty.jsonl").code == 1
 
 
 def test_also_adds_fixes(cli, cwd):
     (cwd / "dirty.jsonl").write_bytes(DIRTY.read_bytes())
-    fixed = json.loads(cli("data", "check", "dirty.jsonl", "--fix", "--also", "loop", "--out", "out.jsonl", "--json").out)["fixed"]
-    assert (fixed["out"], fixed["rows"]) == ("out.jsonl", 14)
-    for wrong in (["--also", "loop"], ["--fix", "--also", "nonsense"], ["--out", "x.jsonl"]):
+    assert json.loads(cli("data", "check", "dirty.jsonl", "--fix", "--also", "loop", "--json").out)["rows"]["rows"] == 14
+    for wrong in (["--also", "loop"], ["--fix", "--also", "nonsense"]):
         assert cli("data", "check", "dirty.jsonl", *wrong).code == 2
 
 
@@ -192,8 +190,8 @@ def test_held_out_answers_may_break_the_contract(cli, recipe):
     assert rows.test
     lines = finding_lines(json.loads(cli("data", "check", str(recipe), "--json").out))
     assert lines["contract-length"] == sorted(row.location.line for row in (*rows.train, *rows.valid))
-    fixed = json.loads(cli("data", "check", str(recipe), "--fix", "--also", "contract-length", "--json").out)["fixed"]
-    assert fixed["rows"] == len(rows.test)
+    report = json.loads(cli("data", "check", str(recipe), "--fix", "--also", "contract-length", "--json").out)
+    assert report["rows"]["rows"] == len(rows.test)
 
 
 def test_a_filter_by_unknown_lengths_in_tokens_is_refused(refused, cli, recipe):
@@ -314,7 +312,6 @@ def test_a_wrong_map_is_not_fixed_by_leaving_every_row_out(refused, cli, tmp_pat
     recipe = tmp_path / "recipes" / "rows.toml"
     recipe.write_text(recipe.read_text().replace('completion = "answer"', 'completion = "answr"'))
     refused(("data", "check", str(recipe), "--fix"), "rows.jsonl has no row that can be read, so nothing can be fixed.")
-    assert not (tmp_path / "rows.fixed.jsonl").exists()
     assert "data.map in a recipe" in " ".join(cli("data", "check", str(recipe)).out.split())
     line = last_command(cli("data", "check", str(recipe), "--map", "prompt=question,completion=answer"))
     *_, override = shlex.split(line)
@@ -322,19 +319,15 @@ def test_a_wrong_map_is_not_fixed_by_leaving_every_row_out(refused, cli, tmp_pat
 
 
 @pytest.mark.slow
-def test_after_a_fix_the_base_is_evaluated_on_the_fixed_copy(cli, tmp_path):
+def test_after_a_fix_the_base_is_evaluated(cli, tmp_path):
     secret = {"prompt": "My key is AIza" + "SyA1b2C3d4E5f6G7h8I9j0K1l2M3n4O5p6Q", "completion": "Revoke it."}
     (tmp_path / "rows.jsonl").write_text(json.dumps(secret) + "\n")
     assert cli("init", str(tmp_path), "--from", str(tmp_path / "rows.jsonl")).code == 0
     recipe = tmp_path / "recipes" / "rows.toml"
-    result = cli("data", "check", str(recipe), "--fix")
-    assert "Use the fixed copy." in result.out
-    assert last_command(result) == f"mlxtune eval {recipe} --set data.source=../rows.fixed.jsonl"
-    assert load(recipe, ["data.source=../rows.fixed.jsonl"]).data.source == "../rows.fixed.jsonl"
-    assert (tmp_path / "rows.fixed.jsonl").is_file()
+    assert last_command(cli("data", "check", str(recipe), "--fix")) == f"mlxtune eval {recipe}"
 
 
-def test_once_the_base_was_evaluated_a_recipe_is_trained_on_the_fixed_copy(cli, tmp_path, monkeypatch):
+def test_once_the_base_was_evaluated_a_recipe_is_trained_on_the_fixed_rows(cli, tmp_path, monkeypatch):
     questions = [f"How much is {number * number} plus {number}?" for number in range(60)]
     rows = [{"question": question, "answer": f"It is {number}."} for number, question in enumerate(questions)]
     rows[0]["question"] += " My key is AIza" + "SyA1b2C3d4E5f6G7h8I9j0K1l2M3n4O5p6Q"
@@ -349,7 +342,7 @@ def test_once_the_base_was_evaluated_a_recipe_is_trained_on_the_fixed_copy(cli, 
         writer.emit("run.started", kind="eval", name="rows", base="smollm2-135m", pid=1, host="h")
         writer.emit("run.finished", summary={})
     line = last_command(cli("data", "check", str(recipe), "--fix"))
-    assert line.startswith(f"mlxtune train {recipe.relative_to(Path.cwd())} --set data.source=../rows.fixed.jsonl --set ")
+    assert line == f"mlxtune train {recipe.relative_to(Path.cwd())}"
     monkeypatch.setattr(launch, "start", lambda *_: Run(tmp_path / "runs" / "1"))
     monkeypatch.setattr(preflight, "resolve", lambda *_, **__: SimpleNamespace(config={}))
     result = cli(*shlex.split(line)[1:], "--detach")
@@ -377,14 +370,3 @@ def test_init_from_writes_a_recipe_that_can_be_checked(ok, cli, tmp_path):
     assert "already exists" in cli("init", str(tmp_path), "--from", str(SAMPLES / "reviews.jsonl")).err
     assert "There is no data" in cli("init", "--from", "nosuch.jsonl").err
     assert "require --from" in cli("init", str(tmp_path), "--name", "x").err
-
-
-@pytest.mark.slow
-def test_a_fix_says_how_many_rows_still_have_findings(cli, tmp_path):
-    refusal = "I'm sorry, but as an AI language model I cannot help with that."
-    rows = [("Which boots are warm?", "The tall ones."), ("Which boots are warm?", "The tall ones."), ("Which are dry?", refusal)]
-    lines = [json.dumps({"prompt": prompt, "completion": answer}) + "\n" for prompt, answer in rows]
-    (tmp_path / "rows.jsonl").write_text("".join(lines))
-    assert (
-        "Use the fixed copy, in which 1 row still has findings." in cli("data", "check", str(tmp_path / "rows.jsonl"), "--fix").out
-    )

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +14,10 @@ from planted import KEY, SAMPLES, make_planted
 from tiny_model import write_rows as write
 
 from mlxtune.core.errors import DataError, InputError
-from mlxtune.data.access.records import SourceRecords
+from mlxtune.data.browser import SourceBrowser
 from mlxtune.data.checks.base import Span
 from mlxtune.data.checks.check_input import TokenCount
-from mlxtune.data.checks.fixes import replace_spans, select_fixes, write_fixed
+from mlxtune.data.checks.fixes import FixResult, record_fixes, replace_spans, select_fixes
 from mlxtune.data.checks.forms import ends_open
 from mlxtune.data.checks.lengths import length_bounds
 from mlxtune.data.checks.pairs import normalize_answer
@@ -22,8 +25,9 @@ from mlxtune.data.checks.registry import CHECKS
 from mlxtune.data.checks.report import CheckReport, Improvement, MutedCheck, improvement
 from mlxtune.data.checks.run import CheckRules, check
 from mlxtune.data.checks.statistics import Statistics, effective_number, tier
-from mlxtune.data.review import ReviewSession, load, with_keys
-from mlxtune.data.source import read_file
+from mlxtune.data.export import native_record
+from mlxtune.data.review import ReviewSession, journal_path, load, with_keys
+from mlxtune.data.source import read_file, read_source
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 STEPS = (
@@ -73,18 +77,25 @@ def test_a_test_prompt_inside_a_training_conversation_blocks(folder: Path) -> No
     assert finding_locations(check(folder, rules=CheckRules(turns="last")), "leak") == []
 
 
-def test_fixing_a_leak_removes_the_row_from_train(folder: Path, tmp_path: Path) -> None:
-    with SourceRecords(folder, "auto", {}) as records:
-        report = write_fixed(records, check(folder).findings, tmp_path / "fixed")
-    assert [(change.location.file.name, change.location.line, change.checks) for change in report.changes] == [
+def record(path: Path, also: Sequence[str] = (), report: CheckReport | None = None) -> FixResult:
+    """Record the fixes of the findings of ``report``, by default those of a check."""
+    with closing(SourceBrowser(path)) as browser, ReviewSession(path) as session:
+        assert list(browser.scan())
+        browser.apply_review(session.state)
+        return record_fixes(browser, session, (report or check(path, state=session.state)).findings, also)
+
+
+def test_fixing_a_leak_removes_the_row_from_train(folder: Path) -> None:
+    result = record(folder)
+    assert [(change.location.file.name, change.location.line, change.checks) for change in result.changes] == [
         ("train.jsonl", 41, ("leak",)),
         ("train.jsonl", 42, ("leak",)),
     ]
-    assert [file.read for file in check(tmp_path / "fixed").files] == [40, 6, 6]
-    assert finding_locations(check(tmp_path / "fixed"), "leak") == []
+    assert {part: len(rows) for part, rows in read_source(folder).parts.items()} == {"train": 40, "valid": 6, "test": 6}
+    assert finding_locations(check(folder, state=load(folder)), "leak") == []
 
 
-def test_the_rows_of_a_test_file_are_neither_counted_nor_fixed(folder: Path, tmp_path: Path) -> None:
+def test_the_rows_of_a_test_file_are_neither_counted_nor_fixed(folder: Path) -> None:
     secret = "My key is AIza" + "SyA1b2C3d4E5f6G7h8I9j0K1l2M3n4O5p6Q."
     published = [
         chat(secret, "Revoke it.", topic="keys"),
@@ -95,11 +106,8 @@ def test_the_rows_of_a_test_file_are_neither_counted_nor_fixed(folder: Path, tmp
     report = check(folder)
     assert (report.statistics.rows, report.statistics.groups, report.statistics.tags) == (48, 47, {})
     assert {report.locations[one.rows[0]][0].file.name for one in report.findings if one.rows} <= {"train.jsonl", "valid.jsonl"}
-    with SourceRecords(folder, "auto", {}) as records:
-        write_fixed(records, report.findings, tmp_path / "fixed", also=["template"])
-    assert [json.loads(line)["messages"] for line in (tmp_path / "fixed" / "test.jsonl").read_text().splitlines()] == [
-        row["messages"] for row in published
-    ]
+    record(folder, ["template"])
+    assert [row.content["messages"] for row in read_source(folder).parts["test"]] == [row["messages"] for row in published]
 
 
 def test_a_fix_that_leaves_no_row_is_neither_advised_nor_written(tmp_path: Path) -> None:
@@ -108,9 +116,9 @@ def test_a_fix_that_leaves_no_row_is_neither_advised_nor_written(tmp_path: Path)
     tokens = [TokenCount(0, 0, "the chat template does not render tools.")] * 3
     report = check(source, rules=CheckRules(tokens=tokens))
     assert report.improvement == Improvement("change_recipe", 3, "template")
-    with SourceRecords(source, "auto", {}) as records, pytest.raises(DataError, match="No row would be left"):
-        write_fixed(records, report.findings, tmp_path / "fixed.jsonl", also=["template"])
-    assert not (tmp_path / "fixed.jsonl").exists()
+    with pytest.raises(DataError, match="No row would be left"):
+        record(source, ["template"], report)
+    assert not journal_path(source).exists()
     partly = check(source, rules=CheckRules(tokens=[*tokens[:2], TokenCount(5, 2)], max_tokens=9))
     assert partly.improvement == Improvement("fix", 2, "template")
 
@@ -339,19 +347,14 @@ def test_safe_fixes_write_a_clean_file_and_keep_the_source(tmp_path: Path) -> No
     planted = make_planted(dirty=True)
     source = planted.write(tmp_path / "dirty.jsonl")
     before = source.read_bytes()
-    report = check(source)
-    with SourceRecords(source, "auto", {}) as records:
-        result = write_fixed(records, report.findings, tmp_path / "fixed.jsonl")
+    result = record(source)
     assert source.read_bytes() == before
-    fixed = check(tmp_path / "fixed.jsonl")
     safe = {id for id, one in CHECKS.items() if one.fix.safe}
-    assert not {one.check for one in fixed.findings} & safe
-    assert fixed.read == fixed.kept == result.rows
-    changes = [json.loads(line) for line in (tmp_path / "fixed.fixes.jsonl").read_text().splitlines()]
-    assert {(one["line"], *one["checks"]) for one in changes} >= {
+    assert not {one.check for one in check(source, state=load(source)).findings} & safe
+    assert {(one.location.line, *one.checks) for one in result.changes} >= {
         (planted.lines[id], id) for id in ("secret", "email", "card", "iban", "control", "mojibake", "bad-row")
     }
-    text = (tmp_path / "fixed.jsonl").read_text()
+    text = json.dumps([row.content for row in read_source(source).rows], ensure_ascii=False)
     assert all(word in text for word in ("[SECRET]", "[EMAIL]", "[PHONE]", "[CARD]", "[IBAN]", "the café next door"))
     assert "ghp_" not in text
 
@@ -458,14 +461,10 @@ def test_unsafe_fixes_are_applied_on_request(tmp_path: Path) -> None:
         select_fixes(findings, ["conflict"])
 
 
-def test_rows_without_findings_are_written_unchanged(tmp_path: Path) -> None:
-    source = SAMPLES / "support-pairs.jsonl"
-    with SourceRecords(source, "auto", {}) as records:
-        result = write_fixed(records, check(source).findings, tmp_path / "same.jsonl")
-    assert result.changes == ()
-    assert [row.hash for row in read_file(tmp_path / "same.jsonl")] == [row.hash for row in read_file(source)]
-    with SourceRecords(source, "auto", {}) as records, pytest.raises(InputError, match="already exists"):
-        write_fixed(records, (), tmp_path / "same.jsonl")
+def test_without_findings_nothing_is_recorded(tmp_path: Path) -> None:
+    source = shutil.copy(SAMPLES / "support-pairs.jsonl", tmp_path / "pairs.jsonl")
+    assert record(source).changes == ()
+    assert not journal_path(source).exists()
 
 
 def test_overlapping_spans_are_replaced_once() -> None:
@@ -485,11 +484,9 @@ def call_row(prompt: str, arguments: dict[str, Any], **call: Any) -> dict[str, A
 
 
 def fix(path: Path) -> tuple[list[Any], int]:
-    """Return the rows of a fixed copy, and the number of findings to fix by hand."""
-    out = path.with_name("fixed.jsonl")
-    with SourceRecords(path, "auto", {}) as records:
-        result = write_fixed(records, check(path).findings, out)
-    return [json.loads(line) for line in out.read_text().splitlines()], len(result.by_hand)
+    """Return the rows after the fixes, and the number of findings to fix by hand."""
+    result = record(path)
+    return [native_record(row) for row in read_source(path).rows], len(result.by_hand)
 
 
 def test_findings_and_fixes_include_tool_call_arguments(tmp_path: Path) -> None:
@@ -542,15 +539,12 @@ def test_checks_run_on_rows_as_edited(tmp_path: Path) -> None:
         session.decide("edit", keyed[:1], record=chat(QUESTIONS[0], "No address. Write to eve@northpeak.shop."))
         session.decide("edit", keyed[1:2], record=chat(QUESTIONS[1], "No address."))
         session.decide("reject", [keyed[2], keyed[4]])
-        state = session.state
-    report = check(path, state=state)
+    report = check(path, state=load(path))
     assert finding_locations(report, "email") == [["rows:1"]]
     assert finding_locations(report, "conflict") == [["rows:7", "rows:6"]]
     assert [one.rows[0] for one in report.hidden if one.check == "email"] == [2]
     assert (report.kept, report.refused, len(report.left_out), sorted(report.edited)) == (7, 0, 2, [0, 1])
-    with SourceRecords(path, "auto", {}) as records:
-        write_fixed(records, report.findings, tmp_path / "fixed.jsonl", state=state)
-    answers = [row["messages"][1]["content"] for row in map(json.loads, (tmp_path / "fixed.jsonl").read_text().splitlines())]
+    answers = [row["messages"][1]["content"] for row in fix(path)[0]]
     assert answers == ["No address. Write to [EMAIL].", "No address.", "Yes.", "Yes.", "No."]
 
 

@@ -1,27 +1,22 @@
-"""Apply fixes: write a fixed copy of a source, and a record of every change."""
+"""Apply fixes, and record them as decisions of the review."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxtune.core.errors import DataError, InputError
-from mlxtune.core.files import write_bytes
-from mlxtune.data.access.records import SourceRecords
 from mlxtune.data.checks.base import Finding, Span
 from mlxtune.data.checks.check_input import CheckInput, rewrite_texts
 from mlxtune.data.checks.registry import CHECKS, get_check, is_check
-from mlxtune.data.export import check_new_jsonl, jsonl_bytes, native_record
-from mlxtune.data.review import ReviewState
-from mlxtune.data.reviewed_records import ReviewedRecord, ReviewedRecords
 from mlxtune.data.rows import Location, Row
 from mlxtune.data.source_files import GENERATED
 
 if TYPE_CHECKING:
-    from mlxtune.data.checks.report import CheckReport
+    from mlxtune.data.browser import SourceBrowser
+    from mlxtune.data.review import ReviewSession
 
 
 @dataclass(frozen=True)
@@ -43,29 +38,15 @@ class RowChange:
 
 @dataclass(frozen=True)
 class FixResult:
-    """The new file, its number of rows, every change, and the findings that must be fixed by hand."""
+    """The changes that were recorded in the review, and the findings that must be fixed by hand."""
 
-    out: Path
-    rows: int
     changes: tuple[RowChange, ...]
     by_hand: tuple[tuple[Location, Finding], ...] = ()
-
-    def rows_with_findings(self, report: CheckReport) -> int:
-        """Return the number of rows in the new file that have a finding of ``report`` by a check that changed nothing."""
-        checks = {check for change in self.changes for check in change.checks}
-        gone = {change.location for change in self.changes if not change.after}
-        rows = {one.rows[0] for one in report.findings if one.rows and one.severity != "note" and one.check not in checks}
-        return sum(report.locations[row][0] not in gone for row in rows)
 
     def to_json(self) -> dict[str, Any]:
         changes = [change.to_json() for change in self.changes]
         by_hand = [{"file": place.file.name, "line": place.line, "check": finding.check} for place, finding in self.by_hand]
-        return {"out": str(self.out), "rows": self.rows, "changes": changes, "by_hand": by_hand}
-
-
-def fixed_copy_path(source: Path) -> Path:
-    """Return the default path of the fixed copy of a source."""
-    return source.with_name(f"{source.name}.fixed" if source.is_dir() else f"{source.stem}.fixed.jsonl")
+        return {"changes": changes, "by_hand": by_hand}
 
 
 def select_fixes(findings: Sequence[Finding], also: Collection[str] = ()) -> dict[int, list[Finding]]:
@@ -87,56 +68,38 @@ def select_fixes(findings: Sequence[Finding], also: Collection[str] = ()) -> dic
     return dict(selected)
 
 
-def write_fixed(
-    records: SourceRecords, findings: Sequence[Finding], out: Path, also: Collection[str] = (), state: ReviewState | None = None
+def record_fixes(
+    browser: SourceBrowser, session: ReviewSession, findings: Sequence[Finding], also: Collection[str] = ()
 ) -> FixResult:
-    """Write the source's own rows in ``records`` in mlxtune's own format, with the fixes from :func:`select_fixes`, and log the changes.
+    """Record the fixes from :func:`select_fixes` as one decision of the review, which has been applied to the scanned ``browser``.
 
-    ``findings`` are about the rows as edited in the review, ``state``, and rows that it left out are not written.
-
-    Rows of a test file are written as they are, except invalid ones, which are left out.
-
-    ``out`` is a new ``.jsonl`` file, or a new folder if the source is a folder. Raises ``InputError`` if it exists, and ``DataError``
-    if no row to train on would be left.
+    Generated rows and valid rows of a test file are not changed. Raises ``DataError`` if no row to train on would be left.
     """
-    is_folder = records.files[0][0] != "all"
-    check_new_jsonl(out, is_folder=is_folder)
-    selected = select_fixes(findings, also)
     changes: list[RowChange] = []
     by_hand: list[tuple[Location, Finding]] = []
-    rows: dict[str, list[Row]] = {part: [] for part, _ in records.files if part != GENERATED}
-    for item in ReviewedRecords(records, state or ReviewState()):
-        if item.part == GENERATED or item.is_left_out:
+    edits: dict[str, Row | None] = {}
+    fixed: list[int] = []
+    for index, own in select_fixes(findings, also).items():
+        location, record = browser.location(index), browser.lazy_row(index).current_or_error
+        is_row = not isinstance(record, DataError)
+        if (part := browser.records.part(index)[0]) == GENERATED or (part == "test" and is_row):
             continue
-        own = selected.get(item.index, []) if item.part != "test" or isinstance(item.record, DataError) else []
-        row = _fixed_row(records.location(item.index), item, own, changes, by_hand)
-        if row is not None:
-            rows[item.part].append(row)
-    if not any(rows[part] for part in rows if part in ("all", "train")):
-        raise DataError("No row would be left, so nothing was written.", hint="Change the recipe, or correct the rows.")
-    for part, part_rows in rows.items():
-        write_bytes(out / f"{part}.jsonl" if is_folder else out, jsonl_bytes(map(native_record, part_rows)))
-    log = out / "fixes.jsonl" if is_folder else out.with_suffix(".fixes.jsonl")
-    write_bytes(log, jsonl_bytes(change.to_json() for change in changes))
-    return FixResult(out, sum(map(len, rows.values())), tuple(changes), tuple(by_hand))
-
-
-def _fixed_row(
-    location: Location,
-    item: ReviewedRecord,
-    findings: list[Finding],
-    changes: list[RowChange],
-    by_hand: list[tuple[Location, Finding]],
-) -> Row | None:
-    record = item.record
-    before, row = "", None
-    if not isinstance(record, DataError):
-        before, row = record.id, apply_fixes(record, findings)
-        by_hand += [(location, finding) for finding in unfixable(record, findings)] if row is not None else []
-    if findings and (row is None or row.id != before):
-        checks = tuple(dict.fromkeys(finding.check for finding in findings))
-        changes.append(RowChange(location, checks, before, row.id if row else ""))
-    return row
+        row = None if isinstance(record, DataError) else apply_fixes(record, own)
+        if not isinstance(record, DataError) and row is not None:
+            by_hand += [(location, finding) for finding in unfixable(record, own)]
+            if row.hash == record.hash:
+                continue
+        before = "" if isinstance(record, DataError) else record.id
+        changes.append(RowChange(location, tuple(dict.fromkeys(one.check for one in own)), before, row.id if row else ""))
+        edits[browser.key(index)] = row
+        fixed.append(index)
+    gone = {index for index in fixed if edits[browser.key(index)] is None}
+    if all(
+        index in gone or browser.is_left_out(index) for index in range(len(browser)) if browser.records.part(index)[0] != "test"
+    ):
+        raise DataError("No row would be left, so nothing was changed.", hint="Change the recipe, or correct the rows.")
+    session.decide("apply", [browser.keyed_row(index) for index in fixed], edits=edits, reason="data check --fix")
+    return FixResult(tuple(changes), tuple(by_hand))
 
 
 def apply_fixes(row: Row, findings: Sequence[Finding]) -> Row | None:
