@@ -235,9 +235,7 @@ class SourceBrowser:
     def key(self, index: int) -> str:
         """Return a scanned row's key in the review."""
         hash = self._hashes.hash(index)
-        _, file = self.records.part(index)
-        number = 1 + int((self._hashes.rows(hash, index) >= file.start).sum())
-        return key_of_copy(hash, number)
+        return key_of_copy(hash, 1 + len(self._hashes.rows(hash, index)))
 
     # Findings
 

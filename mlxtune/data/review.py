@@ -241,7 +241,7 @@ def judgments(decisions: Iterable[Decision]) -> dict[tuple[str, str], list[tuple
 
 
 def with_keys(rows: Iterable[Row]) -> Iterator[tuple[str, Row]]:
-    """Yield the rows of one file with their keys. Copies are numbered, so that removing one keeps the decisions of the others."""
+    """Yield the rows of a source with their keys. Copies are numbered, so that removing one keeps the decisions of the others."""
     seen: Counter[str] = Counter()
     for row in rows:
         seen[row.hash] += 1
@@ -249,7 +249,7 @@ def with_keys(rows: Iterable[Row]) -> Iterator[tuple[str, Row]]:
 
 
 def key_of_copy(hash: str, number: int) -> str:
-    """Return the key of a row that is number ``number`` (from 1) among its copies in a file."""
+    """Return the key of a row that is number ``number`` (from 1) among its copies in a source."""
     return hash if number == 1 else f"{hash}#{number}"
 
 

@@ -43,8 +43,8 @@ class ReviewedRecords:
     def __iter__(self) -> Iterator[ReviewedRecord]:
         index = 0
         affected = self._state.affected_hashes
+        copies: Counter[str] = Counter()
         for part, file in self.records.files:
-            copies: Counter[str] = Counter()
             for record in file:
                 decision = None
                 if affected and isinstance(record, Row | RowError) and (hash := record.hash) in affected:

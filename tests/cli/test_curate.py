@@ -395,6 +395,6 @@ def test_the_hint_about_leaking_splits_is_a_command_that_resolves_them(cli, cwd)
     command = shlex.split(caught.value.hint.rpartition(": ")[2])
     assert command[0] == "mlxtune"
     assert cli(*command[1:]).code == 0
-    source = read_source(cwd / "my data.fixed")
+    source = read_source(cwd / "my data")
     splits.split(source, DataSection("my data")).refuse_sealed(source.parts["train"])
     assert [len(source.parts[name]) for name in ("train", "test")] == [17, 3]

@@ -10,12 +10,13 @@ from tiny_model import write_rows as write
 
 from mlxtune.core.errors import DataError
 from mlxtune.data import filters
-from mlxtune.data.access.records import RecordFile
+from mlxtune.data.access.records import RecordFile, SourceRecords
 from mlxtune.data.browser import ORDERS, HashIndex, SourceBrowser
 from mlxtune.data.checks.check_input import TokenCount
 from mlxtune.data.checks.report import CheckResult, CheckVerdict, Skip
 from mlxtune.data.checks.run import CheckRules, check
-from mlxtune.data.review import Decision, ReviewSession, ReviewState, apply_decision, with_keys
+from mlxtune.data.review import Decision, ReviewSession, ReviewState, apply_decision, load, with_keys
+from mlxtune.data.reviewed_records import ReviewedRecords
 from mlxtune.data.rows import RowError
 from mlxtune.data.source_files import source_files
 
@@ -70,18 +71,18 @@ def test_rows_have_review_keys(source: Path) -> None:
     assert key == unreadable.hash
 
 
-def test_copies_in_different_files_share_a_key(tmp_path: Path) -> None:
+def test_a_decision_is_about_one_copy_also_if_others_are_in_other_files(tmp_path: Path) -> None:
     folder = tmp_path / "shop"
     write(folder / "train.jsonl", ROWS)
     write(folder / "test.jsonl", [ROWS[0]])
-    browser, expected = scanned_browser(folder), read_all(folder)
-    assert {index: browser.keyed_row(index) for index in expected} == expected
+    browser = scanned_browser(folder)
     with ReviewSession(folder) as review:
-        step = review.decide("reject", [browser.keyed_row(6)])
-        browser.apply_review(review.state, step)
-    assert [browser.decision(index).status for index in (0, 3, 6)] == ["rejected", "pending", "rejected"]
-    assert step is not None
-    assert browser.rows_with_keys([after.row for _, after in step.changes]) == [0, 6]
+        review.decide("reject", [browser.keyed_row(0)])
+        browser.apply_review(review.state)
+    assert [browser.decision(index).status for index in (0, 6)] == ["rejected", "pending"]
+    with SourceRecords(folder, "auto", {}) as records:
+        left_out = [item.index for item in ReviewedRecords(records, load(folder)) if item.is_left_out]
+    assert left_out == [0]
 
 
 def test_an_unscanned_row_can_be_read_but_not_decided(source: Path) -> None:

@@ -1,6 +1,7 @@
 """The context of a generation: the rows that the teacher may see, the texts that it must not repeat, and its first questions."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from mlxtune.data.generate.questions import Subject, TeacherQuestion
 from mlxtune.data.generate.request import GenerationRequest
 from mlxtune.data.generate.selection import HELD_OUT
 from mlxtune.data.replay import read_prompts
-from mlxtune.data.review import EXCLUDED, Decision, ReviewState, apply_decision, with_keys
+from mlxtune.data.review import EXCLUDED, Decision, ReviewState, apply_decision, key_of_copy
 from mlxtune.data.rows import Conversation, Location, Message, Preference, PromptRow, Row, shared_system_prompt
 from mlxtune.data.source import Source, read_source
 from mlxtune.data.source_files import GENERATED
@@ -124,20 +125,21 @@ def known_rows(context: GenerationContext, recipe: Recipe) -> Iterator[tuple[str
     state = review.load(context.source.path)
     held_out = {row.hash for row in (*context.splits.test, *context.splits.valid)}
     with SourceRecords(context.source.path, recipe.data.format, recipe.data.map) as records:
-        for part, file in records.files:
-            rows = (record for record in file if not isinstance(record, DataError))
-            for key, row in with_keys(rows):
-                decision = state.decision(key)
-                current = apply_decision(row, decision)
-                if part in ("test", "valid") or not held_out.isdisjoint((row.hash, current.hash)):
-                    kind = HELD_OUT
-                elif decision.status in EXCLUDED:
-                    kind = "rejected"
-                else:
-                    kind = "proposed" if part == GENERATED and decision.status != "accepted" else "training"
-                yield kind, current
-                if current.hash != row.hash:
-                    yield kind, row
+        rows = ((part, record) for part, file in records.files for record in file if not isinstance(record, DataError))
+        copies: Counter[str] = Counter()
+        for part, row in rows:
+            copies[row.hash] += 1
+            decision = state.decision(key_of_copy(row.hash, copies[row.hash]))
+            current = apply_decision(row, decision)
+            if part in ("test", "valid") or not held_out.isdisjoint((row.hash, current.hash)):
+                kind = HELD_OUT
+            elif decision.status in EXCLUDED:
+                kind = "rejected"
+            else:
+                kind = "proposed" if part == GENERATED and decision.status != "accepted" else "training"
+            yield kind, current
+            if current.hash != row.hash:
+                yield kind, row
 
 
 def prompt_only(subject: Subject, file: Path) -> Conversation:
