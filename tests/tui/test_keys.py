@@ -114,7 +114,7 @@ def at_work(shop: Shop) -> None:
 
 def voting(shop: Shop, opened: bool = False) -> None:
     folder = evaluation(shop)
-    with BlindSession(folder, "base", "tuned", load_pairs(folder, "base", "tuned"), 20, seed=11) as session:
+    with BlindSession(folder, "base+kshot", "tuned", load_pairs(folder, "base+kshot", "tuned"), 20, seed=11) as session:
         while opened and session.current is not None:
             session.vote("a")
         session.vote("a") if not opened else session.reveal()
@@ -210,9 +210,9 @@ STAGES = (
     Stage("train", searched, before=("h",)),
     Stage("train", searched, before=("h", "left_square_bracket")),
     Stage("train", queued, before=("w",)),
-    Stage("evaluate", evaluated, sees="1 of 7"),
+    Stage("evaluate", evaluated, sees="1 of 14"),
     Stage("evaluate", at_work, sees="Evaluating"),
-    Stage("blind", evaluated, sees="base or tuned?"),
+    Stage("blind", evaluated, sees="or tuned?"),
     Stage("blind", voting, sees="continue", then=contest),
     Stage("blind", lambda shop: voting(shop, opened=True), sees="see the result", then=contest),
     Stage("adapters", adapters, sees="voice"),
