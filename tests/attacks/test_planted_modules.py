@@ -65,7 +65,7 @@ COMMANDS = {  # in the order in which a user would run them
     "search": f"recipes/tiny.toml --trials 1 {SMALL}", "data generate": "recipes/tiny.toml --local tiny --rows 1",
     "export": "mlx last", "verify-export": "last --endpoint http://127.0.0.1:9", "adapters": "", "adapters push": "last nobody/nothing",
     "adapters pull": "nobody/nothing", "chat": "last", "queue": "list",
-    "improve": "last",
+    "improve": "last", "report": "last", "mcp": "",
 }  # fmt: skip
 ELSEWHERE = {
     "open",

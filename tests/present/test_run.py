@@ -101,7 +101,7 @@ def test_the_data_line_counts_truncated_rows_if_any(truncated, end):
 def test_the_data_line_explains_more_rows_than_conversations():
     line = _line("data.ready", train=742, conversations=731, valid=20, test=70, tokens=9, trained=5, truncated=0, steps=5, epochs=1)
     assert line
-    assert line.startswith("· 742 training (answers of 731 conversations), 20 validation, ")
+    assert line.startswith("· 742 training (from 731 rows), 20 validation, ")
 
 
 def test_lines_have_the_time_and_no_escape_sequences():

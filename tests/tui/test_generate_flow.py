@@ -40,11 +40,13 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Started:
     return requests
 
 
-async def test_three_keys_from_failing_rows_to_a_teacher(shop, open_room, started):
+async def test_four_keys_from_an_evaluation_to_a_teacher(shop, open_room, started):
     """The teacher gets the nearest training rows, never the failing held-out ones."""
     evaluation(shop)
     async with open_room("evaluate") as room:
-        await room.until(lambda: room.screen.rows is not None and len(room.screen.rows.rows) == 7)
+        await room.until(lambda: room.screen.rows is not None)
+        room.screen.set_focus(room.screen.query_one("#ev-table"))
+        await room.press("enter", until=lambda: len(room.screen.rows.rows) == 7)  # the failing ones
         await room.pilot.pause()
         await room.press("g", until=lambda: room.mode == "")
         assert "never the held-out rows" in room.screen._text

@@ -161,6 +161,17 @@ async def contest(pilot: Any) -> None:
     await until(pilot, lambda: pilot.app.screen._session is not None)
 
 
+async def failing(pilot: Any) -> None:
+    pilot.app.screen.set_focus(pilot.app.screen.query_one("#ev-table"))
+    await pilot.press("enter")
+    await until(pilot, lambda: pilot.app.screen.rows.filter.cell is None)
+
+
+async def on_a_finding(pilot: Any) -> None:
+    await checked(pilot)
+    await pilot.press(*["down"] * 11)
+
+
 async def talking(pilot: Any) -> None:
     room = RoomDriver(pilot.app, pilot)
     client = await load(room, FakeClient.instances)
@@ -181,6 +192,7 @@ STAGES = (
     Stage("data", fill, then=checked),
     Stage("data", fill, size=SMALL, then=checked),
     Stage("data", fill, then=checked, before=("i",)),
+    Stage("data", fill, then=on_a_finding, before=("f",)),
     Stage("data", fill, then=checked, before=("o",)),
     Stage("data", fill, then=checked, before=("equals_sign",)),
     Stage("data", fill, then=checked, before=("a", "u")),
@@ -211,6 +223,7 @@ STAGES = (
     Stage("train", searched, before=("h", "left_square_bracket")),
     Stage("train", queued, before=("w",)),
     Stage("evaluate", evaluated, sees="1 of 14"),
+    Stage("evaluate", evaluated, sees="1 of 14", then=failing),
     Stage("evaluate", at_work, sees="Evaluating"),
     Stage("blind", evaluated, sees="or tuned?"),
     Stage("blind", voting, sees="continue", then=contest),

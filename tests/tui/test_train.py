@@ -15,7 +15,7 @@ from mlxtune.tui.widgets import ChoiceDialog, PageScreen
 from .conftest import loaded_shop
 from .driver import NARROW, Opening, RoomDriver, drive, opens
 from .evaluated import evaluating
-from .stage import NOW, Shop, loss
+from .stage import NOW, Shop, loss, story
 
 pytestmark = pytest.mark.slow
 ROOM = Opening("train", loaded_shop)
@@ -213,9 +213,10 @@ async def test_before_the_first_step_the_log_has_the_room(shop, open_room):
 
 async def test_the_axes_are_there_before_the_first_step(shop, open_room):
     shop.recipe()
-    shop.run(RUN, total=960, alive=True)
+    folder = shop.run(RUN, alive=True)
+    shop.tell(folder, story("support-json", 1, 960, False, None)[2:3])  # only the rows are known
     async with open_room("train") as room:
-        assert not room.screen.has_class("-bare")
+        await room.until(lambda: not room.screen.has_class("-bare"))
 
 
 async def test_a_run_without_events_is_starting(shop, open_room):

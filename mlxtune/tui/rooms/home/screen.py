@@ -274,4 +274,5 @@ def draw_arms(verdict: Evaluation, width: int, height: int) -> Content:
         style = "$primary" if name == verdict.subject.name else "$muted"
         figure = cell(f"{100 * rate.share:.1f}", 8, f"bold {style}", right=True)
         rows.append(line("  ", cell(one_line(name), _ARM, style), interval(rate.low, rate.share, rate.high, room, style), figure))
-    return lines(*rows, line("  ", " " * _ARM, axis(room), ("       %", "$faint")))
+    rows.append(line("  ", " " * _ARM, axis(room), ("       %", "$faint")))
+    return lines(*(rows[:height] if height > 0 else rows))
