@@ -21,11 +21,12 @@ def report(
     """Print an evaluation's report, or open its HTML page, which can be printed and read on a phone."""
     folder = reports.find(Path.cwd(), which)
     loaded = reports.load(folder)
+    page = (folder / reports.PAGES[1]).resolve()
+    if open_page:
+        webbrowser.open(page.as_uri())
     if json:
         show_json({"folder": str(folder), **to_json(loaded)})
-    if open_page:
-        page = (folder / reports.PAGES[1]).resolve()
-        webbrowser.open(page.as_uri())
+    elif open_page:
         show(str(page))
-    elif not json:
+    else:
         show_report(loaded, folder)

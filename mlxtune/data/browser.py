@@ -103,17 +103,17 @@ class SourceBrowser:
     @property
     def rows(self) -> list[int]:
         """The record numbers of the scanned rows."""
-        return sorted({*np.flatnonzero(np.frombuffer(self._is_row, np.uint8)).tolist(), *self._mended})
+        return sorted([*np.flatnonzero(np.frombuffer(self._is_row, np.uint8)).tolist(), *self._repaired])
 
     @property
-    def _mended(self) -> list[int]:
+    def _repaired(self) -> list[int]:
         """The unreadable records that an edit made rows."""
         return [index for index, one in self.decisions.items() if one.record is not None and not self._is_row[index]]
 
     @property
     def bad_count(self) -> int:
         """The number of scanned records that are not rows."""
-        return self._bad_count - len(self._mended)
+        return self._bad_count - len(self._repaired)
 
     def is_row(self, index: int) -> bool:
         """Return whether a record is known to be a row, or was edited to be one."""

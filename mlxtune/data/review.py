@@ -321,8 +321,8 @@ def _edited(
     after = current
     if isinstance(current, RowError):
         if action == "edit":
-            mended = what.edits.get(key) or parse(what.records.get(key, what.record), row.location)
-            return mended, {"tags": list(row_tags(mended)), "meta": _untagged(mended.meta)}
+            repaired = what.edits.get(key) or parse(what.records.get(key, what.record), row.location)
+            return repaired, {"tags": list(row_tags(repaired)), "meta": _untagged(repaired.meta)}
         if action != "reject" and not (action == "apply" and what.edits[key] is None):
             raise current
         return current, {"status": "rejected"}

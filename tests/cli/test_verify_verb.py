@@ -131,4 +131,5 @@ def test_a_report_is_printed_or_opened_in_the_browser(ok, cwd, monkeypatch):
     assert json.loads(ok("report", "--json").out)["verdict"]["outcome"] == "cannot_tell"
     assert not opened
     assert ok("report", "last", "--open").out == f"{page}\n"
-    assert opened == [page.as_uri()]
+    assert json.loads(ok("report", "--open", "--json").out)["folder"]
+    assert opened == [page.as_uri()] * 2

@@ -44,7 +44,7 @@ _FLOAT32 = (
     "ssm_d",
     "ssm_norm.weight",
     "ffn_gate_inp.weight",
-)  # required by llama.cpp
+)  # which llama.cpp keeps in float32
 
 
 def check(source: ModelFolder, adapter: Path | None = None) -> None:

@@ -112,13 +112,10 @@ class FixDialog(ModalScreen[FixChoice | None]):
 
     def _row(self, index: int, width: int) -> Content:
         row = self._session.source.lazy_row(index).current_or_error
-        text = (
-            row.raw.decode(errors="replace")
-            if isinstance(row, RowError)
-            else ""
-            if isinstance(row, DataError)
-            else last_prompt(row)
-        )
+        if isinstance(row, RowError):
+            text = row.raw.decode(errors="replace")
+        else:
+            text = "" if isinstance(row, DataError) else last_prompt(row)
         return line(cell(f"{index + 1:,}", 6, "$muted", right=True), "  ", cell(one_line(text[:_PREVIEW], _PREVIEW), width - 8))
 
     def _draw_preview(self) -> None:
