@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ from mlxtune.adapters.export import start as exports
 from mlxtune.adapters.export.start import MODEL
 from mlxtune.core.journal import read
 from mlxtune.data.generate.worker import CALLS
-from mlxtune.runs import launch, registry
+from mlxtune.runs import events, launch, registry
 from mlxtune.runs.registry import Run
 
 pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]
@@ -38,7 +40,7 @@ def mlxtune(workspace: Path, *arguments: str) -> str:
 
 def kill_worker(run: Run, seconds: float) -> None:
     """Kill the worker of ``run``, with its children, some ``seconds`` after it has started, and wait until its lock is free."""
-    wait_until(lambda: run.state().pid or run.state().ended)
+    wait_until(lambda: run.state().pid or run.state().ended, interval=0.01)
     time.sleep(seconds)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(run.state().pid, signal.SIGKILL)
@@ -50,10 +52,17 @@ def test_a_killed_export_is_whole_or_absent(workspace, monkeypatch):
     mlxtune(workspace, "train", "recipes/tiny.toml", "--detach", "--set", "training.epochs=0", "--set", "training.steps=2")
     [trained] = registry.list_runs(workspace)
     wait_until(lambda: trained.state().ended)
+    export = partial(mlxtune, workspace, "export", "mlx", "last", "--detach", *SMALL)
+    unharmed = registry.find_run(workspace, export(), "export")
+    wait_until(lambda: unharmed.state().ended)
+    times = [event["t"] for event in events.read_all(unharmed.folder)]
     chance, killed = random.Random(7), 0
     for _ in range(KILLS):
-        run = registry.find_run(workspace, mlxtune(workspace, "export", "mlx", "last", "--detach", *SMALL), "export")
-        kill_worker(run, chance.uniform(0, 4))
+        with ThreadPoolExecutor() as pool:  # the command may return only when the export has ended
+            pool.submit(export)
+            wait_until(lambda: len(registry.list_runs(workspace, "export")) > 1, interval=0.01)
+            run = registry.list_runs(workspace, "export")[0]
+            kill_worker(run, chance.uniform(0, times[-1] - times[0]))
         finished = run.status() == "finished"
         killed += not finished
         assert (run.folder / MODEL / "model.safetensors").exists() == finished
@@ -73,7 +82,7 @@ def test_a_killed_generation_asks_nothing_twice(workspace, monkeypatch):
     chance, killed = random.Random(7), 0
     replies: dict[str, object] = {}
     for _ in range(KILLS):
-        kill_worker(run, chance.uniform(0, 4))
+        kill_worker(run, chance.uniform(0, 0.5))
         now = {call["key"]: call["reply"] for call in read(run.folder / CALLS) if "reply" in call}
         assert {key: now[key] for key in replies} == replies  # nothing that was saved is lost
         replies = now
