@@ -45,9 +45,7 @@ _KINDS = (
         f"Close other apps. {_SMALLER_BATCHES}",
     ),
     _GpuErrorKind(
-        re.compile(r"Resource limit \(\d+\) exceeded"),
-        "MLX reached the GPU's limit on the number of buffers.",
-        _SMALLER_BATCHES,
+        re.compile(r"Resource limit \(\d+\) exceeded"), "MLX reached the GPU's limit on the number of buffers.", _SMALLER_BATCHES
     ),
     _GpuErrorKind(
         re.compile(r"Command buffer execution failed"),

@@ -275,8 +275,7 @@ class EvaluationReport:
 def strongest_arm(arms: Sequence[ArmResult], metric: str) -> ArmResult:
     """Return the arm with the most hits on ``metric``; ties go to the later one that is not free."""
     return max(
-        reversed(arms),
-        key=lambda arm: (sum(rate.hits for rate in arm.rates if rate.metric == metric), not is_free(arm.name)),
+        reversed(arms), key=lambda arm: (sum(rate.hits for rate in arm.rates if rate.metric == metric), not is_free(arm.name))
     )
 
 

@@ -17,11 +17,7 @@ from mlxtune.recipe.schema import Thinking
 
 # Qwen3, SmolLM3, GLM, Gemma 4, Nemotron 3 and many others; Granite 3 and DeepSeek V3; Seed-OSS (a number of tokens; 0 is off)
 # Variables that turn reasoning on and off, with both values; None leaves the variable undefined.
-_SWITCHES: dict[str, tuple[Any, Any]] = {
-    "enable_thinking": (True, False),
-    "thinking": (True, False),
-    "thinking_budget": (None, 0),
-}
+_SWITCHES: dict[str, tuple[Any, Any]] = {"enable_thinking": (True, False), "thinking": (True, False), "thinking_budget": (None, 0)}
 _HISTORY = {  # variables that keep the reasoning of earlier turns, with the value that keeps it
     "preserve_thinking": True,  # Qwen3.6, Gemma 4, LFM2.5
     "keep_past_thinking": True,  # LFM2.5

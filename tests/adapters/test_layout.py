@@ -43,10 +43,7 @@ def test_experts_are_stacked_matrices(tmp_path: Path) -> None:
         ({"lora_parameters": {"rank": 4, "scale": float("nan")}}, "invalid rank, scale"),
         ({"lora_parameters": {"rank": 4, "scale": 10**300}}, "invalid rank, scale"),
         ({"lora_parameters": {"rank": 0, "scale": 2.0}}, "invalid rank, scale"),
-        (
-            {"lora_parameters": {"rank": 8, "scale": 2.0}},
-            "has rank 4, but the configuration says 8",
-        ),
+        ({"lora_parameters": {"rank": 8, "scale": 2.0}}, "has rank 4, but the configuration says 8"),
         ({"lora_parameters": {"rank": 4, "scale": 2.0, "keys": ["self_attn.q_proj"]}}, "self_attn.v_proj, which the configuration"),
         ({"num_layers": None}, "lacks the kind"),
         ({"fine_tune_type": "dora"}, "lacks DoRA magnitudes for its 64 outputs"),

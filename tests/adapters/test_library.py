@@ -218,10 +218,7 @@ def test_adapter_that_is_being_evaluated_cannot_be_removed(empty_workspace: Path
     evaluation.mkdir(parents=True)
     (evaluation / "recipe.toml").touch()
     (evaluation / "launch.json").write_text(json.dumps({"request": request_of(str(folder))}))
-    with (
-        file_lock(evaluation / "run.lock", busy=""),
-        pytest.raises(InputError, match="20261127-0900-shop is using") as caught,
-    ):
+    with file_lock(evaluation / "run.lock", busy=""), pytest.raises(InputError, match="20261127-0900-shop is using") as caught:
         library.remove(empty_workspace, FIRST)
     assert caught.value.hint.endswith("mlxtune runs stop 20261127-0900-shop")
     assert folder.exists()

@@ -212,14 +212,7 @@ def exported(shop: Path, monkeypatch: pytest.MonkeyPatch, loss: LogitDistance) -
 def test_faithful_fuse_prints_location_and_loss(ok, cli, shop, monkeypatch):
     exported(shop, monkeypatch, NEAR)
     ended = ok("export", "mlx")
-    for words in (
-        "✓ faithful",
-        "19 of 20",
-        "adapter's effect",
-        "0.50000",
-        "whole contract",
-        "1.0 GB",
-    ):
+    for words in ("✓ faithful", "19 of 20", "adapter's effect", "0.50000", "whole contract", "1.0 GB"):
         assert words in ended.out
     assert "mlxtune runs show 20261124-1500-shop" in cli("adapters", "show", "last").out
 

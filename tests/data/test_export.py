@@ -287,13 +287,7 @@ def test_a_new_export_replaces_an_old_one(tmp_path):
     path = tmp_path / "shop.jsonl"
     _file(path)
     export(read_source(path), SOME, "mlx-lm", tmp_path / "out", pending=True)
-    export(
-        read_source(path),
-        DataSection("d", holdout=0.2, validation=0.0),
-        "mlx-lm",
-        tmp_path / "out",
-        pending=True,
-    )
+    export(read_source(path), DataSection("d", holdout=0.2, validation=0.0), "mlx-lm", tmp_path / "out", pending=True)
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["manifest.json", "test.jsonl", "train.jsonl"]
 
 

@@ -44,10 +44,7 @@ def test_the_sample_shop_gets_its_contract(tmp_path: Path) -> None:
 def test_calls_are_compared_as_calls(tmp_path: Path) -> None:
     call = {"function": {"name": "f", "arguments": {"a": 1}}}
     turns = [{"role": "user", "content": "Do it."}, {"role": "assistant", "content": "", "tool_calls": [call]}]
-    for name, row in (
-        ("turns", {"messages": turns}),
-        ("text", {"prompt": "Do it.", "completion": json.dumps(call["function"])}),
-    ):
+    for name, row in (("turns", {"messages": turns}), ("text", {"prompt": "Do it.", "completion": json.dumps(call["function"])})):
         recipe = load(write(guess(write_rows(tmp_path / f"{name}.jsonl", [row] * 9)), tmp_path))
         assert recipe.evaluation.correct == ["calls"]
 
@@ -149,8 +146,7 @@ def test_the_method_follows_from_the_rows(row: dict[str, Any], method: str, tmp_
 
 
 @pytest.mark.parametrize(
-    ("answer", "limit"),
-    [("a word " * 120, 512), ("7 " * 400, 1024), ("鍋" * 300, 1024), ("a word " * 4000, 8192)],
+    ("answer", "limit"), [("a word " * 120, 512), ("7 " * 400, 1024), ("鍋" * 300, 1024), ("a word " * 4000, 8192)]
 )
 def test_the_token_limit_fits_the_longest_row(answer: str, limit: int, tmp_path: Path) -> None:
     """Digits and characters outside ASCII need a token each, or more."""

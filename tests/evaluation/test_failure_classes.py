@@ -36,10 +36,7 @@ def test_confused_labels_without_such_training_rows_need_more_of_them() -> None:
         failed(name, "/category", {"category": "billing"}, {"category": "other"}, ("?", {"category": "other"})) for name in "abc"
     ]
     once = failed("d", "/category", {"category": "order"}, {"category": "other"}, ("?", {"category": "order"}))
-    assert classes(*rows, once) == [
-        ("label", "more_rows", 3, "billing", "other"),
-        ("field", "larger_base", 1, "", ""),
-    ]
+    assert classes(*rows, once) == [("label", "more_rows", 3, "billing", "other"), ("field", "larger_base", 1, "", "")]
     assert classes(once, updates=40) == [("field", "more_updates", 1, "", "")]
 
 

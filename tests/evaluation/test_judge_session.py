@@ -82,10 +82,7 @@ def test_batches_are_reproducible_by_seed():
     assert not {call.key for call in one} & {call.key for call in other}
 
 
-@pytest.mark.parametrize(
-    ("passed", "named"),
-    [("", "empty"), (":", "colon"), ("Thought process:", "thought")],
-)
+@pytest.mark.parametrize(("passed", "named"), [("", "empty"), (":", "colon"), ("Thought process:", "thought")])
 def test_judge_that_passes_a_sentinel_is_unreliable(evaluation, passed, named):
     def behavior(material, question):
         if material.get("answer") == passed:

@@ -131,8 +131,7 @@ def test_budget_and_a_prompt_without_room_for_answers_end_the_search(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("more", "first"),
-    [("", "You help."), ('prompt = "Say thanks."\n', "Say thanks."), (None, "Answer the user.")],
+    ("more", "first"), [("", "You help."), ('prompt = "Say thanks."\n', "Say thanks."), (None, "Answer the user.")]
 )
 def test_optimization_begins_with_the_recipes_prompt_or_the_rows_own(more, first):
     train = _rows(3) if more is not None else []

@@ -132,10 +132,7 @@ def test_the_rival_is_the_arm_that_is_most_often_right():
     assert "rammar" not in verdict_text(verdict)
 
 
-@pytest.mark.parametrize(
-    ("hits", "met"),
-    [(40, "contract"), (9, "schema")],
-)
+@pytest.mark.parametrize(("hits", "met"), [(40, "contract"), (9, "schema")])
 def test_sufficient_grammar_is_reported(hits, met):
     assert _report(base=0, base_grammar=hits, tuned=30).verdict.grammar == met
     assert _report(base=0, base_grammar=hits).verdict.grammar == met

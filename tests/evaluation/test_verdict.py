@@ -30,8 +30,7 @@ def test_outcome_follows_evidence(table, word):
 
 
 @pytest.mark.parametrize(
-    ("share", "points"),
-    [(0.825 - 0.8, "+2.5"), (-0.025, "−2.5"), (0.0004, "0.0"), (-0.0004, "0.0"), (0.0, "0.0"), (1.0, "+100.0")],
+    ("share", "points"), [(0.825 - 0.8, "+2.5"), (-0.025, "−2.5"), (0.0004, "0.0"), (-0.0004, "0.0"), (0.0, "0.0"), (1.0, "+100.0")]
 )
 def test_points_have_a_sign_and_as_many_decimals_as_rates(share, points):
     assert signed_points(share) == points

@@ -50,11 +50,7 @@ def test_products_and_attention(dtype: mx.Dtype) -> None:
     with mx.stream(mx.cpu):
         x, w, queries, keys, values = (array.astype(mx.float32) for array in (x, w, queries, keys, values))
         dense = mx.dequantize(*(array.astype(mx.float32) if array.dtype == dtype else array for array in weights), 64, 4)
-        expected = [
-            x @ w.T,
-            x @ dense.T,
-            mx.fast.scaled_dot_product_attention(queries, keys, values, scale=0.125, mask="causal"),
-        ]
+        expected = [x @ w.T, x @ dense.T, mx.fast.scaled_dot_product_attention(queries, keys, values, scale=0.125, mask="causal")]
         mx.eval(expected)
         for result, reference in zip(results, expected, strict=True):
             assert relative_error(result, reference) < 4 * epsilon(dtype)

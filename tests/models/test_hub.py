@@ -70,10 +70,7 @@ def test_without_range_support_the_whole_file_is_downloaded(hub_server: Hub, tin
 
 def test_only_one_process_downloads_a_model(hub_server: Hub, tmp_path: Path) -> None:
     folder = tmp_path / "cache" / "models--mlx-community--tiny"
-    with (
-        file_lock(folder / "pull.lock", busy=""),
-        pytest.raises(MachineError, match="is being downloaded by another process"),
-    ):
+    with file_lock(folder / "pull.lock", busy=""), pytest.raises(MachineError, match="is being downloaded by another process"):
         hub.pull(ID)
 
 

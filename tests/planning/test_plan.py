@@ -88,13 +88,7 @@ def test_held_out_pairs_that_cannot_be_compared_are_counted(workspace: Path) -> 
         for number in range(40)
     ]
     (workspace / "pairs.jsonl").write_text("".join(f"{json.dumps(pair)}\n" for pair in pairs))
-    overrides = [
-        "data.source=../pairs.jsonl",
-        "method.kind=dpo",
-        "data.max_tokens=96",
-        "data.too_long=skip",
-        "data.holdout=0.3",
-    ]
+    overrides = ["data.source=../pairs.jsonl", "method.kind=dpo", "data.max_tokens=96", "data.too_long=skip", "data.holdout=0.3"]
     given = load(workspace / "recipes" / "tiny.toml", overrides)
     base = resolve(given.model.base, relative_to=given.folder)
     plan = planned(given, base, this_machine())
@@ -120,8 +114,7 @@ def test_answers_over_the_limit_of_an_evaluation_are_counted(given: Recipe, base
 
 
 @pytest.mark.parametrize(
-    ("kind", "rate", "is_high"),
-    [("dpo", 2e-4, True), ("dpo", 1e-4, False), ("kto", 1e-3, True), ("sft", 1e-3, False)],
+    ("kind", "rate", "is_high"), [("dpo", 2e-4, True), ("dpo", 1e-4, False), ("kto", 1e-3, True), ("sft", 1e-3, False)]
 )
 def test_a_rate_for_sft_is_too_high_for_preferences(kind: Any, rate: float, is_high: bool, given: Recipe) -> None:
     recipe = replace(given, method=replace(given.method, kind=kind), training=replace(given.training, learning_rate=rate))

@@ -201,8 +201,7 @@ def test_decisions_of_a_search(decision, text):
 
 
 @pytest.mark.parametrize(
-    ("is_worse", "text"),
-    [(True, "12 points below trial 2 (7 to 17)"), (False, "ranked 5 of 8; cannot be told apart from trial 2")],
+    ("is_worse", "text"), [(True, "12 points below trial 2 (7 to 17)"), (False, "ranked 5 of 8; cannot be told apart from trial 2")]
 )
 def test_why_a_trial_was_pruned(is_worse, text):
     standing = {"place": 5, "trials": 8, "best": 2, "is_worse": is_worse, "low": 0.07, "change": 0.12, "high": 0.17}

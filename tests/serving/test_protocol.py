@@ -6,16 +6,7 @@ import pytest
 
 from mlxtune.core.json_fields import from_json, to_json
 from mlxtune.data.rows import Message
-from mlxtune.serving.protocol import (
-    Accepted,
-    Done,
-    GenerateRequest,
-    Piece,
-    Ready,
-    Sampling,
-    event_from_json,
-    event_to_json,
-)
+from mlxtune.serving.protocol import Accepted, Done, GenerateRequest, Piece, Ready, Sampling, event_from_json, event_to_json
 
 
 @pytest.mark.parametrize(

@@ -149,16 +149,7 @@ def story(
             if samples:
                 answer = '{"category": "shipping", "priority": "normal", "answer": "It left Hamburg on Monday."}'
                 events.append(
-                    (
-                        "sample",
-                        {
-                            "step": step,
-                            "row": "a",
-                            "prompt": "Where is my parcel?",
-                            "output": answer,
-                            "outcome": "passes",
-                        },
-                    )
+                    ("sample", {"step": step, "row": "a", "prompt": "Where is my parcel?", "output": answer, "outcome": "passes"})
                 )
     return events
 

@@ -52,10 +52,7 @@ def evaluated(
         [{name: Score(at < hits, "schema") for name in ("schema", "contract")} for at in range(rows)] for hits in (base, tuned)
     ]
     facts = {"name": "support-json", "run": run, "rows": rows, "row_ids": [str(row) for row in range(rows)]}
-    report.save(
-        build(facts, [scored_arm("base", scored[0]), scored_arm(arm, scored[1])]),
-        folder,
-    )
+    report.save(build(facts, [scored_arm("base", scored[0]), scored_arm(arm, scored[1])]), folder)
     return folder
 
 

@@ -25,11 +25,7 @@ def marked(text: str, span: tuple[int, int], width: int) -> str:
 def test_json_has_one_member_per_row_and_a_mark_on_the_failing_part():
     text = '{"category": "login", "priority": "hgih", "answer": "Open, the {app}"}'
     at = text.index('"hgih"')
-    assert plain_rows(text, (at, at + 6)) == [
-        '{"category": "login",',
-        ' "priority": "hgih",',
-        ' "answer": "Open, the {app}"}',
-    ]
+    assert plain_rows(text, (at, at + 6)) == ['{"category": "login",', ' "priority": "hgih",', ' "answer": "Open, the {app}"}']
     assert [is_marked(row) for row in output_rows(text, (at, at + 6), 60)] == [False, True, False]
     assert marked(text, (at, at + 6), 60) == '"hgih"'
 

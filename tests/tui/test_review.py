@@ -136,11 +136,7 @@ async def test_review_opens_on_an_undecided_row_unless_the_user_opens_a_row(room
 
 async def test_each_decision_is_one_key_and_moves_on(room):
     source = room.staged
-    for key, notice, following in (
-        ("a", "✓ Row 1 accepted.", 2),
-        ("x", "✗ Row 2 rejected.", 3),
-        ("space", "○ Row 3 skipped.", 4),
-    ):
+    for key, notice, following in (("a", "✓ Row 1 accepted.", 2), ("x", "✗ Row 2 rejected.", 3), ("space", "○ Row 3 skipped.", 4)):
         await room.press(key, notice=notice)
         assert room.undo_key == "u"
         await at_row(room, following)

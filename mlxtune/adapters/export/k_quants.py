@@ -24,12 +24,7 @@ MIXES = {  # the type of most matrices, and the file's type
     "q3_k_m": (Type.Q3_K, LlamaFileType.MOSTLY_Q3_K_M),
 }
 TYPES = frozenset({*(main for main, _ in MIXES.values()), Type.Q4_0, Type.Q5_0, Type.Q5_1})
-_FALLBACK = {
-    Type.Q3_K: Type.Q4_0,
-    Type.Q4_K: Type.Q5_0,
-    Type.Q5_K: Type.Q5_1,
-    Type.Q6_K: Type.Q8_0,
-}  # for rows of no whole blocks
+_FALLBACK = {Type.Q3_K: Type.Q4_0, Type.Q4_K: Type.Q5_0, Type.Q5_K: Type.Q5_1, Type.Q6_K: Type.Q8_0}  # for rows of no whole blocks
 _LIKE_V = ("attn_v", "attn_qkv", "attn_kv_b")
 
 

@@ -62,10 +62,7 @@ def _json(answer: str) -> Any:
 
 
 _CHECKS: Mapping[tuple[type, ...], Mapping[str, Callable[..., bool]]] = {
-    (): {
-        "lowercase": str.islower,
-        "uppercase": str.isupper,
-    },
+    (): {"lowercase": str.islower, "uppercase": str.isupper},
     (int,): {
         "max_words": lambda answer, most: len(_words(answer)) <= most,
         "min_words": lambda answer, least: len(_words(answer)) >= least,
@@ -87,9 +84,7 @@ _CHECKS: Mapping[tuple[type, ...], Mapping[str, Callable[..., bool]]] = {
         "ends": lambda answer, text: answer.rstrip("\"'”*").lower().endswith(text.lower()),
         "json_key": lambda answer, key: isinstance(value := _json(answer), dict) and key in value,
     },
-    (str, int): {
-        "word_times": lambda answer, word, least: _words(answer).count(word.lower()) >= least,
-    },
+    (str, int): {"word_times": lambda answer, word, least: _words(answer).count(word.lower()) >= least},
     (str, str): {  # text between two signs: somewhere in a line, or the whole answer
         "enclosed": lambda answer, left, right: bool(re.search(rf"{re.escape(left)}.*?\w.*?{re.escape(right)}", answer)),
         "wrapped": lambda answer, left, right: (

@@ -75,9 +75,7 @@ GEMMA3 = BundledModel(
     ),
     gguf_sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
     template=WheelFile(  # Google's own, from the instruction-tuned version
-        "trl==1.16.0",
-        "c4726e139dd40e1a41661511c639c8a68416782b2e3e8c0befebd77bb7ba0396",
-        "trl/chat_templates/gemma3.jinja",
+        "trl==1.16.0", "c4726e139dd40e1a41661511c639c8a68416782b2e3e8c0befebd77bb7ba0396", "trl/chat_templates/gemma3.jinja"
     ),
     download_bytes=239_123_000,
     converter="mlxtune.models.bundled.gemma3",
