@@ -6,7 +6,7 @@ notify_command = "say"      # run when a queue ends, with a summary as its last 
 
 [keys]                      # a binding's ID = one key, or several separated by commas; F1 in the app shows the IDs
 "train.zoom" = "x"
-"app.jump" = "ctrl+g,f2"
+"app.help" = "f2,?"
 
 [commands]                  # a key = a command for the terminal; {workspace}, {recipe}, {run}, {adapter}, and {row} are filled in
 f5 = "code {recipe}"

@@ -193,6 +193,18 @@ def key_metrics(changes: Sequence[tuple[Rate, Rate]]) -> list[tuple[Rate, Rate]]
     return [*sorted(changed, key=lambda change: -abs(change[1].share - change[0].share))[:1], contract]
 
 
+def brief_result(view: RunView) -> str:
+    """Return a run's result for one cell of a list: its progress, its validation loss, or its status."""
+    state = view.state
+    if view.alive and state.total:
+        return f"{state.step:,}/{state.total:,}"
+    if not view.alive and (step := view.nan_step) is not None:
+        return f"NaN at {step:,}"
+    if view.status == "finished" and state.validations:
+        return f"{state.validations[-1].loss:.3f}"
+    return STATUS_LABELS[view.status].text
+
+
 def recipe_summary(recipe: Recipe) -> str:
     """Summarize a recipe in a few words."""
     training = recipe.training

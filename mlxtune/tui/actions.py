@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual.actions import parse
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 else:  # styles follow only the first of a class's bases that is a node
     _Mixin = object
 
-Condition = Callable[[Any], object]  # from the screen to whether something is so now
+Condition = str | Callable[[Any], object]  # the path of an attribute of the screen, or a function of the screen
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class HasActions(_Mixin):
     def shown_actions(self) -> list[ShownAction]:
         """Return the actions that are possible now and have a label, in the order of the footer."""
         possible = [action for action in self.ACTIONS if self.is_possible(action) and action.words(self)]
-        return [self.show_action(action) for action in sorted(possible, key=lambda action: bool(action.late(self)))]
+        return [self.show_action(action) for action in sorted(possible, key=lambda action: self.holds(action.late))]
 
     def show_action(self, action: Action | str) -> ShownAction:
         """Return an action, or the one named ``action``, as drawn."""
@@ -110,12 +111,15 @@ class HasActions(_Mixin):
         return self.app.key_changes.get(action.binding_id(self.GROUP), action.key).split(",")
 
     def is_possible(self, action: Action) -> bool:
-        return bool(action.when(self)) and bool(self.check_action(*action.call))
+        return self.holds(action.when) and bool(self.check_action(*action.call))
+
+    def holds(self, condition: Condition) -> bool:
+        return bool(attrgetter(condition)(self) if isinstance(condition, str) else condition(self))
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Return whether an action is possible now. Those that are not declared always are."""
         declared = [one for one in self.ACTIONS if one.call == (action, parameters)]
-        return not declared or any(one.when(self) for one in declared)
+        return not declared or any(self.holds(one.when) for one in declared)
 
     def refusal(self, name: str) -> Notice | None:
         """Return why an action is impossible now, or ``None`` if its key has another one, here or in the app, that is possible."""

@@ -36,7 +36,6 @@ from mlxtune.tui import keys, terminal_watch
 from mlxtune.tui.actions import Action, HasActions
 from mlxtune.tui.help import HelpPage, help_rows
 from mlxtune.tui.jobs import Jobs
-from mlxtune.tui.jump import JumpScreen
 from mlxtune.tui.key_order import OrderedKeys
 from mlxtune.tui.notices import Notice, Notices
 from mlxtune.tui.palette import CommandProvider, Palette
@@ -89,13 +88,11 @@ class MlxtuneApp(HasActions, OrderedKeys):
     GROUP = NAMESPACE = "app"
     ACTIONS = (
         *(Action(f"room('{mode}')", entry.key, help=f"open {entry.name}", id=mode) for mode, entry in ROOMS.items()),
-        Action("jump", ";,ctrl+o", "jump", "show a jump label on every panel"),
         Action(
             "copy", "ctrl+y", "copy", "copy the item under the cursor",
             when=lambda app: app.copyable[0], why="There is nothing to copy here.",
         ),
-        Action("choose_recipe", label="recipe", help="choose the recipe to show", when=lambda app: app.selection.has_several),
-        Action("copy_serve", label="serve", help="copy the command that serves this workspace's adapters over HTTP"),
+        Action("choose_recipe", label="recipe", help="choose the recipe to show", when="selection.has_several"),
         Action("picture", label="screenshot", help="save the screen as an SVG in the workspace"),
         Action("help", "f1", "help", "show this room's keys and glyphs", priority=True, when=lambda app: not app.is_help_typed),
         Action("command_palette", "ctrl+p", help="search all available actions", id="more", priority=True),
@@ -119,7 +116,7 @@ class MlxtuneApp(HasActions, OrderedKeys):
         self.stylesheet = CachedStylesheet(variables=self.get_css_variables())
         self.workspace = workspace
         self.notices, self.jobs, self.selection, self.runs = Notices(self), Jobs(self), RecipeSelection(self), RunControl(self)
-        self.snapshot: Snapshot | None = None
+        self.snapshot = Snapshot(0.0, workspace)  # empty until the workspace has been read
         self.selected = self.saved.run()  # the ID of the displayed run; None means the newest
         self.selection.recipe_path = self.saved.recipe()
         self.planned: tuple[Recipe, Plan] | None = None  # the last recipe that was planned, and its plan
@@ -156,6 +153,11 @@ class MlxtuneApp(HasActions, OrderedKeys):
         if errors := [*user.errors, *(f"{settings.FILE}: {error}" for error in errors)]:
             more = f" Other errors in the file: {len(errors) - 1}." if len(errors) > 1 else ""
             self.notices.current = Notice("warning", errors[0] + more, f"Edit {one_line(str(settings.path()))}.")
+
+    @property
+    def has_read(self) -> bool:
+        """Whether the workspace has been read."""
+        return self.snapshot.now > 0
 
     @cached_property
     def sessions(self) -> SessionManager:
@@ -256,18 +258,18 @@ class MlxtuneApp(HasActions, OrderedKeys):
                 entry.load()
 
     def on_snapshot_taken(self, message: SnapshotTaken) -> None:
-        if self.snapshot is None:
+        if not self.has_read:
             self.jobs.run(self._load_rooms, group="load rooms")
         before, snapshot = self.snapshot, message.snapshot
         self.snapshot = snapshot
         self._snapshot_pending = False
-        if before and before.live and not snapshot.live:
+        if before.live and not snapshot.live:
             self.notices.drop("in_use", "working")
         alive = {view.id for view in snapshot.runs if view.alive}
         if self.runs.stopping - alive:
             self.notices.drop("stopped")  # the room shows that the run has stopped
         self.runs.stopping &= alive
-        was_alive = {view.run.folder for view in (before.generations if before else ()) if view.alive}
+        was_alive = {view.run.folder for view in before.generations if view.alive}
         for view in snapshot.generations:
             if view.run.folder in was_alive and not view.alive:
                 self.notices.current = self._proposal_notice(view)
@@ -345,7 +347,7 @@ class MlxtuneApp(HasActions, OrderedKeys):
         """Run a command of the user's settings in the terminal, and come back when it has ended."""
         if not isinstance(self.screen, Room):
             return
-        newest = next(iter(self.snapshot.runs), None) if self.snapshot else None
+        newest = next(iter(self.snapshot.runs), None)
         fields = {
             "workspace": str(self.workspace),
             "recipe": str(self.selection.recipe.path) if self.selection.recipe else "",
@@ -393,11 +395,6 @@ class MlxtuneApp(HasActions, OrderedKeys):
     def action_choose_recipe(self) -> None:
         self.selection.choose_recipe()
 
-    def action_copy_serve(self) -> None:
-        """Copy the command that serves the workspace, which needs a terminal of its own."""
-        self.copy_to_clipboard("mlxtune serve")
-        self.notices.show(Notice("done", "Copied: mlxtune serve", "Run it in another terminal, in this workspace."))
-
     @property
     def is_help_typed(self) -> bool:
         """Whether the key of the help is a character that the user is typing into a text field."""
@@ -413,10 +410,6 @@ class MlxtuneApp(HasActions, OrderedKeys):
     def action_command_palette(self) -> None:
         if not isinstance(self.screen, Palette):
             self.push_screen(Palette(id="--command-palette"))
-
-    def action_jump(self) -> None:
-        if isinstance(self.screen, Room):
-            self.push_screen(JumpScreen(self.screen))
 
     def _quit(self) -> None:
         self._update_state()

@@ -103,8 +103,7 @@ def open_file(app: MlxtuneApp) -> None:
         app.notices.show(Notice("done", f"Opened {one_line(path.name, 60)}.", "c creates a recipe for it."))
 
     def chosen(path: Path) -> None:
-        recipes = app.snapshot.recipes if app.snapshot else ()
-        views = [view for view in recipes if view.recipe and view.recipe.source.resolve() == path]
+        views = [view for view in app.snapshot.recipes if view.recipe and view.recipe.source.resolve() == path]
         if not views:
             open_mapped(app, path, show, label="open")
             return

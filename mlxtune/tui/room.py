@@ -20,7 +20,7 @@ from mlxtune.workspace.index import RunView, Snapshot
 T = TypeVar("T")
 OTHER_RECIPE = Action(
     "other", "r", "recipe", "switch to another recipe",
-    when=lambda room: room.app.selection.has_several, why="There is no other recipe.",
+    when="app.selection.has_several", why="There is no other recipe.",
 )  # fmt: skip
 
 
@@ -94,7 +94,7 @@ class Room(HasActions, Screen[None]):
 
     def running(self, kind: str) -> RunView | None:
         """Return the run that uses this machine now, if it is of this kind."""
-        live = self.app.snapshot.live if self.app.snapshot else None
+        live = self.app.snapshot.live
         return live if live and live.run.kind == kind else None
 
     def field_actions(self) -> Sequence[ShownAction]:
@@ -131,7 +131,7 @@ class Room(HasActions, Screen[None]):
         if not (self.is_mounted and self.is_attached and self.app.is_running):  # else its widgets may be gone already
             return
         app = self.app
-        if app.snapshot is not None:
+        if app.has_read:
             self.draw(app.snapshot)
         self.query_one(RoomHeader).set(app.snapshot, self.mode, app.runs.stopping)
         notice = app.notices.current

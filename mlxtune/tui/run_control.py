@@ -40,17 +40,17 @@ class RunControl:
     @property
     def can_start(self) -> bool:
         """Whether a new run can start: there is a recipe, and no other run holds the accelerator."""
-        return bool(self._app.snapshot and self._app.snapshot.recipes) and self.accelerator_free
+        return bool(self._app.snapshot.recipes) and self.accelerator_free
 
     @property
     def accelerator_free(self) -> bool:
         """Whether nothing is running or being started."""
-        return self._app.snapshot is not None and self._app.snapshot.live is None and not self._app.jobs.busy
+        return self._app.has_read and self._app.snapshot.live is None and not self._app.jobs.busy
 
     @property
     def in_use(self) -> Notice | None:
         """What is using the accelerator, and how to stop it."""
-        live = self._app.snapshot.live if self._app.snapshot else None
+        live = self._app.snapshot.live
         if live is None:
             return self._app.jobs.busy_notice if self._app.jobs.busy else None
         room = ROOMS.get({"train": "train", "search": "train", "eval": "evaluate"}.get(live.run.kind, ""))
@@ -63,13 +63,13 @@ class RunControl:
 
     def open_run(self, id: str) -> None:
         """Show a run in the Train room."""
-        newest = self._app.snapshot.runs[0].id if self._app.snapshot and self._app.snapshot.runs else None
+        newest = self._app.snapshot.runs[0].id if self._app.snapshot.runs else None
         self._app.selected = None if id == newest else id
         self._app.action_room("train")
 
     def new_run(self) -> None:
         """Start a run of the workspace's recipe after asking, or ask which one if there are several."""
-        current, startable = self._app.selection.recipe, self._app.snapshot.startable if self._app.snapshot else ()
+        current, startable = self._app.selection.recipe, self._app.snapshot.startable
         views = sorted(startable, key=lambda view: (view.recipe is None, view is not current))
         recipe = views[0].recipe if len(views) == 1 else None
         if recipe is None or check_warning(views[0].last_check):  # start_run asks about these rows
@@ -83,7 +83,7 @@ class RunControl:
         """Start a run of the recipe in ``path``, and show both. Ask first if its rows should be checked or fixed before; ``about`` is
         what else the question says about the run.
         """
-        view = next((view for view in (self._app.snapshot.recipes if self._app.snapshot else ()) if view.path == path), None)
+        view = next((view for view in self._app.snapshot.recipes if view.path == path), None)
         if view is None or not (check_note := check_warning(view.last_check)):
             self._start_run(path)
             return
@@ -117,7 +117,7 @@ class RunControl:
             control.search(self._app.workspace, recipe)
             return Notice("done", f"Searching hyperparameters for {one_line(recipe.name)}.", "h in Train shows it.")
 
-        views = [view for view in self._app.snapshot.startable if view.recipe] if self._app.snapshot else []
+        views = [view for view in self._app.snapshot.startable if view.recipe]
         busy = "Starting a hyperparameter search for {}."
         self.with_recipe(views, lambda path: self._run_recipe_job(path, start, busy))
 

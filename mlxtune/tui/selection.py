@@ -29,8 +29,6 @@ class RecipeSelection:
     @property
     def recipe(self) -> RecipeView | None:
         """The recipe that Data, Review, Plan and Evaluate show: the chosen one, the newest run's, or the first that can start."""
-        if self._app.snapshot is None:
-            return None
         views, newest = self._app.snapshot.recipes, next(iter(self._app.snapshot.runs), None)
         chosen = next((view for view in views if view.path == self.recipe_path), None)
         of_newest = next((view for view in views if newest and view.recipe and view.recipe.name == newest.name), None)
@@ -38,10 +36,10 @@ class RecipeSelection:
 
     @property
     def has_several(self) -> bool:
-        return self._app.snapshot is not None and len(self._app.snapshot.recipes) > 1
+        return len(self._app.snapshot.recipes) > 1
 
     def select_recipe(self, name: str) -> None:
-        views = self._app.snapshot.recipes if self._app.snapshot else ()
+        views = self._app.snapshot.recipes
         self.recipe_path = next((view.path for view in views if view.recipe and view.recipe.name == name), self.recipe_path)
 
     def show_recipe(self, path: Path) -> None:
@@ -58,7 +56,7 @@ class RecipeSelection:
             then()
             self._app.redraw()
 
-        self.ask_for_recipe(self._app.snapshot.recipes if self._app.snapshot else (), choose)
+        self.ask_for_recipe(self._app.snapshot.recipes, choose)
 
     def ask_for_recipe(self, views: Sequence[RecipeView], then: Callable[[Path], object]) -> None:
         options = [
@@ -69,7 +67,7 @@ class RecipeSelection:
     @property
     def evaluations(self) -> list[RunView]:
         """The finished evaluations, newest first."""
-        return [view for view in self._app.snapshot.evals if view.status == "finished"] if self._app.snapshot else []
+        return [view for view in self._app.snapshot.evals if view.status == "finished"]
 
     def preferred_evaluation(self, selected: str | None, views: Sequence[RunView]) -> RunView | None:
         """Return the evaluation with the ID ``selected``, or else the newest one: of the current recipe, and of an adapter, if any is."""
@@ -79,11 +77,10 @@ class RecipeSelection:
         return chosen or next((view for view in own if dict(view.state.summary).get("outcome")), None) or next(iter(own), None)
 
     def choose_evaluation(self, title: str, views: Sequence[RunView], then: Callable[[RunView], None]) -> None:
-        now = self._app.snapshot.now if self._app.snapshot else 0.0
-        options = [
-            ChoiceOption(view, f"{self.evaluated_name(view)}, {age(now - view.updated)}", _brief_verdict(dict(view.state.summary)))
-            for view in views
-        ]
+        options = []
+        for view in views:
+            name = f"{self.evaluated_name(view)}, {age(self._app.snapshot.now - view.updated)}"
+            options.append(ChoiceOption(view, name, _brief_verdict(dict(view.state.summary))))
         self._app.choose(title, options, then)
 
     def evaluated_name(self, view: RunView) -> str:
@@ -93,7 +90,7 @@ class RecipeSelection:
 
     def adapter_name(self, run_id: str) -> str:
         """Return the name of a run's adapter, which is the run's ID unless it was renamed."""
-        return one_line((self._app.snapshot.adapter_names if self._app.snapshot else {}).get(run_id, run_id))
+        return one_line(self._app.snapshot.adapter_names.get(run_id, run_id))
 
     def check_note(self, view: RecipeView | None) -> str:
         """Return why training a recipe should wait for a check of its rows, and the key to them, or ``""``."""

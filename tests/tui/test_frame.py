@@ -1,4 +1,4 @@
-"""The frame of the rooms: notices, jobs, tabs, keys that settings change, jumping, and the state after a restart."""
+"""The frame of the rooms: notices, jobs, tabs, keys that settings change, and the state after a restart."""
 
 import json
 import signal
@@ -18,13 +18,11 @@ from mlxtune.tui import keys, notices
 from mlxtune.tui.actions import Action, ShownAction
 from mlxtune.tui.app import MlxtuneApp
 from mlxtune.tui.help import HelpPage
-from mlxtune.tui.jump import JumpScreen
 from mlxtune.tui.notices import Notice
 from mlxtune.tui.room import Room
 from mlxtune.tui.rooms import ROOMS
-from mlxtune.tui.rooms.home.screen import RunList
 from mlxtune.tui.widgets import ChoiceDialog, PromptDialog
-from mlxtune.tui.widgets.frame import tab_places, tabs
+from mlxtune.tui.widgets.frame import tabs
 
 from .conftest import loaded_shop
 from .driver import NARROW, Gate, Opening, RoomDriver, opens
@@ -149,8 +147,6 @@ def test_all_tabs_fit_with_their_names(width):
     strip = tabs("train", width)
     assert strip.cell_length <= width
     assert [mode for mode, entry in ROOMS.items() if entry.name not in strip.plain] == ["groups"]
-    assert list(tab_places("train", width)) == [mode for mode in ROOMS if mode != "groups"]
-    assert all(strip.plain[column].upper() == ROOMS[mode].key for mode, column in tab_places("train", width).items())
 
 
 @pytest.mark.parametrize("width", [60, 40, 20, 12])
@@ -159,13 +155,11 @@ def test_narrow_tabs_are_keys_and_the_current_name(width, room):
     strip = tabs(room, width).plain
     assert f"▎{ROOMS[room].name}" in strip
     assert len(strip) <= width
-    assert all(strip[column].upper() == ROOMS[mode].key for mode, column in tab_places(room, width).items())
 
 
 @pytest.mark.parametrize("width", [140, 80, 40, 12])
 def test_a_room_inside_another_one_highlights_its_tab(width):
     assert tabs("groups", width) == tabs("data", width)
-    assert tab_places("groups", width) == tab_places("data", width)
 
 
 # Keys
@@ -212,7 +206,7 @@ async def test_a_character_for_the_help_can_still_be_typed(room):
         ('"train.zom" = "x"', "Unknown key binding train.zom. Did you mean train.zoom?"),
         ('"train.zoom" = "s"', "train.zoom: s is already bound to train.stop."),
         ('"train.zoom" = "q"', "train.zoom: q is already bound to app.quit."),
-        ('"app.jump" = "j"', "app.jump: j is already bound to"),
+        ('"app.help" = "j"', "app.help: j is already bound to"),
         ('"train.zoom" = "hyperspace"', "train.zoom: unknown key hyperspace."),
         ('"train.zoom" = "x"\n"train.stop" = "x"', "x is already bound to"),
         ("oops", "settings.toml cannot be read"),
@@ -262,22 +256,6 @@ async def test_tab_cycles_and_f1_describes_the_focused_panel(room):
     await room.press("T", "f1", until=lambda: "the smoothed line is colored" in room.text("#rows"))
 
 
-@pytest.mark.parametrize("opener", ["semicolon", "ctrl+o"])
-@opens(mode="home", size=NARROW)
-async def test_jump_labels_every_panel_and_tab(room, opener):
-    await room.press(opener, until=lambda: isinstance(room.screen, JumpScreen))
-    labels = {label.render().plain.strip(): label.region.offset for label in room.screen.query(".jump")}
-    assert set(labels) == {entry.key for entry in ROOMS.values() if entry.mode != "groups"} | {"s", "f"}
-    runs = room.app.screen_stack[0].query_one(RunList)
-    assert labels["f"] == runs.region.offset
-    await room.press("f", until=lambda: room.focus == "runs-picture")
-    await room.press(opener, "t", mode="train")
-    await room.press(opener, "escape", mode="train")
-    await room.press(opener)
-    await room.pilot.resize_terminal(90, 30)
-    await room.until(lambda: room.mode == "train")
-
-
 async def test_ctrl_q_quits_from_a_dialog(loaded, open_room):
     async with open_room("train", size=NARROW) as room:
         await room.press("s", until=lambda: isinstance(room.screen, ChoiceDialog))
@@ -293,7 +271,7 @@ async def test_ctrl_q_quits_from_a_dialog(loaded, open_room):
 async def test_room_run_and_cursor_come_back(loaded):
     first = MlxtuneApp(loaded.folder, clock=lambda: NOW)
     async with first.run_test(size=(120, 36)) as pilot:
-        await until(pilot, lambda: first.snapshot is not None)
+        await until(pilot, lambda: first.has_read)
         await pilot.press("down", "down", "down", "enter")
         await until(pilot, lambda: first.current_mode == "train")
         await pilot.press("q")
@@ -338,7 +316,7 @@ async def test_an_invalid_saved_state_is_ignored(loaded, left):
     app_state.save(loaded.folder, left)
     app = MlxtuneApp(loaded.folder, clock=lambda: NOW)
     async with app.run_test(size=(80, 24)) as pilot:
-        await until(pilot, lambda: app.snapshot is not None)
+        await until(pilot, lambda: app.has_read)
         for room in ROOMS:
             app.action_room(room)
             await pilot.pause()
@@ -353,7 +331,7 @@ async def test_an_error_while_the_state_is_saved_is_ignored(loaded, monkeypatch)
     app = MlxtuneApp(loaded.folder, clock=lambda: NOW)
     async with app.run_test(size=(80, 24)) as pilot:
         await pilot.press("T")
-        await until(pilot, lambda: app.snapshot is not None)
+        await until(pilot, lambda: app.has_read)
         await pilot.press("q")
     assert app.return_code == 0
 

@@ -17,7 +17,7 @@ from mlxtune.runs.registry import Run
 from mlxtune.tui.app import MlxtuneApp
 from mlxtune.tui.rooms.home.screen import draw_changes
 from mlxtune.tui.widgets import ChoiceDialog
-from mlxtune.tui.widgets.frame import tab_places
+from mlxtune.tui.widgets.frame import tabs
 
 from .conftest import loaded_shop
 from .driver import NARROW, Opening, RoomDriver, drive, opens
@@ -201,7 +201,7 @@ async def test_while_a_run_trains_no_other_can_start(room, monkeypatch):
 
 
 async def test_the_mouse_opens_tabs_runs_and_actions(room):
-    await room.pilot.click("#top", offset=(tab_places("home", 120)["train"], 1))
+    await room.pilot.click("#top", offset=(tabs("home", 120).plain.index("Train"), 1))
     assert room.mode == "train"
     await room.pilot.click("#top", offset=(4, 1))
     assert room.mode == "home"
@@ -248,7 +248,7 @@ async def test_a_baseline_alone_is_shown_without_a_comparison(shop, open_room):
 
 async def test_what_ended_since_the_last_visit_is_listed(loaded):
     async with drive(MlxtuneApp(loaded.folder, clock=lambda: NOW), "home") as room:
-        await room.until(lambda: room.app.snapshot is not None)
+        await room.until(lambda: room.app.has_read)
         assert not room.screen.query_one("#home-changes").display  # the first visit
     generation = loaded.folder / "generations" / "20261124-1500-support-json"
     generation.mkdir(parents=True)

@@ -49,7 +49,7 @@ class Walk(RoomDriver):
 
     @property
     def runs(self) -> tuple[RunView, ...]:
-        return self.app.snapshot.runs if self.app.snapshot else ()
+        return self.app.snapshot.runs
 
     @property
     def run(self) -> RunView:
@@ -71,7 +71,7 @@ async def opened(workspace: Path) -> AsyncIterator[Walk]:
     app = MlxtuneApp(workspace)
     async with app.run_test(size=SIZE) as pilot:
         walk = Walk(app, pilot)
-        await walk.until(lambda: app.snapshot is not None)
+        await walk.until(lambda: app.has_read)
         yield walk
 
 
@@ -108,7 +108,7 @@ async def test_from_an_empty_folder_to_a_trained_adapter(workspace):
         await user.press("enter")
         await user.choose("0")
         await user.choose("0")
-        await user.until(lambda: bool(user.app.snapshot and user.app.snapshot.verdict))
+        await user.until(lambda: bool(user.app.snapshot.verdict))
         # Train: a run, and its curve
         await user.open("T", "train")
         await user.press("n")
@@ -157,7 +157,7 @@ async def test_from_a_trained_adapter_to_a_chat(workspace):
         await user.press("enter")
         await user.choose("0")
         await user.choose("0")
-        await user.until(lambda: bool(user.app.snapshot and user.app.snapshot.verdict and user.app.snapshot.verdict.outcome))
+        await user.until(lambda: bool(user.app.snapshot.verdict and user.app.snapshot.verdict.outcome))
         await user.until(lambda: user.focus == "ev-list" and "row" in user.actions)
         await user.press("enter")
         await user.until(lambda: user.mode == "")

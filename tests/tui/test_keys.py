@@ -338,7 +338,6 @@ async def press_all(pilot: Any, stage: Stage, ran: Ran, silent: list[tuple[keys.
 
 SHARED = {  # the rooms in which keys of shared widgets are pressed
     "mlxtune.tui.app": "data",
-    "mlxtune.tui.jump": "train",
     "mlxtune.tui.widgets.dialog": "data",
     "mlxtune.tui.widgets.field": "plan",
     "mlxtune.tui.transform_dialog": "data",

@@ -51,7 +51,3 @@ def test_dialog(loaded, snap_compare):
 def test_help(loaded, snap_compare, monkeypatch):
     monkeypatch.setattr("mlxtune.core.settings.path", lambda: Path("/home/ada/.cache/mlxtune/settings.toml"))
     assert snap_compare(loaded.app(), terminal_size=LARGE, press=["f1"])
-
-
-def test_jump(loaded, snap_compare):
-    assert snap_compare(loaded.app(), terminal_size=NARROW, press=["semicolon"])

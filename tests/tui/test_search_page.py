@@ -29,11 +29,7 @@ async def test_before_the_first_search(shop, open_room):
         await opened(room)
         assert "No searches yet." in room.text("#search-banner")
         assert "n start a search" in room.text("#search-banner")
-        for key, reason in (
-            ("x", "Not possible now: drop."),
-            ("e", "The search has not finished."),
-            ("[", "Not possible now: older."),
-        ):
+        for key, reason in (("x", "Not possible now: drop."), ("[", "Not possible now: older.")):
             await room.press(key)
             assert reason in room.notice
 

@@ -27,11 +27,6 @@ class RoomEntry:
         """The room's name in :meth:`action_room` and in bindings, and the name of its folder."""
         return self.name.lower()
 
-    @property
-    def key_index(self) -> int:
-        """The position of the key's letter in the name."""
-        return self.mode.index(self.key.lower())
-
     def load(self) -> type[Room]:
         """Import the room's class. Rooms are loaded when they are first opened, so that startup waits for only one."""
         room: type[Room] = getattr(import_module(f"mlxtune.tui.rooms.{self.mode}.screen"), f"{self.name}Room")

@@ -40,13 +40,10 @@ REDO = Action(
 )  # fmt: skip
 SOURCE_ACTIONS = (
     Action("import_rows", "i", "import", "import rows in any format into this workspace"),
-    Action(
-        "recipe", "r", "recipe", "switch to another recipe",
-        when=lambda room: room.app.snapshot and room.app.snapshot.recipes, why="There is no recipe.",
-    ),
+    Action("recipe", "r", "recipe", "switch to another recipe", when="app.snapshot.recipes", why="There is no recipe."),
     Action(
         "generate", "w", "write", "let a teacher write rows",
-        when=lambda room: room.can_generate, why="These rows have no recipe.", needs_accelerator=True,
+        when="can_generate", why="These rows have no recipe.", needs_accelerator=True,
     ),
 )  # fmt: skip
 NOTE = "The note is saved with your decisions and never used for training."
@@ -98,9 +95,9 @@ class SourceRoom(Room):
         """Return the content of the room while there are no rows to show."""
         if session is not None:
             return source_unavailable(session, self.app.workspace, self.MAP_KEY, width)
-        snapshot, view = self.app.snapshot, self.app.selection.recipe
+        view = self.app.selection.recipe
         error = relative_paths(self.app.workspace, view.error) if view else ""
-        return no_source(error, bool(snapshot and snapshot.recipes), width)
+        return no_source(error, bool(self.app.snapshot.recipes), width)
 
     @property
     def rows_session(self) -> SourceSession | None:

@@ -4,31 +4,34 @@ Textual's Header and Tabs have no memory bar and no underlined keys, and its Foo
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from textual.content import Content
 
-from mlxtune.core.text import one_line
+from mlxtune.core.text import duration, one_line
 from mlxtune.present.labels import power_problems
+from mlxtune.present.run import STATUS_LABELS, prompt_noun
+from mlxtune.runs.events import HELD_OUT_ROW, TIMED
+from mlxtune.runs.registry import RUN_KINDS
 from mlxtune.tui.actions import ShownAction
 from mlxtune.tui.notices import Notice
 from mlxtune.tui.paths import base_name
 from mlxtune.tui.render.bars import bar, memory_style
-from mlxtune.tui.render.text import Part, clickable, gigabytes, justify, key, line, lines, paragraph
+from mlxtune.tui.render.text import Part, ago, clickable, gigabytes, justify, key, line, lines, paragraph
 from mlxtune.tui.rooms import ROOMS, RoomEntry
-from mlxtune.tui.status import headline
 from mlxtune.tui.widgets.panel import Panel
 from mlxtune.workspace.index import RunView, Snapshot
 
 WIDE = 100  # minimum columns to show words
 ROOMY = 140  # minimum columns to show the run's name, too
 MAX_ACTIONS = 6  # maximum number of actions in the footer
+_RUNNING = {"train": "training", "eval": "evaluating", "search": "searching", "generate": "generating", "export": "exporting"}
+_PARTS = {HELD_OUT_ROW: "", "prompt": ", similar rows", "reference": ", likelihoods", TIMED: ", timing"}
 
 
 class RoomHeader(Panel):
     """The two rows at the top: the workspace, power, memory and the run, above the tabs."""
 
-    def set(self, snapshot: Snapshot | None, mode: str, stopping: frozenset[str]) -> None:
+    def set(self, snapshot: Snapshot, mode: str, stopping: frozenset[str]) -> None:
         self.update(lambda width, _height: lines(_header(snapshot, width, stopping), tabs(mode, width)))
 
 
@@ -48,87 +51,56 @@ class NoticeLine(Panel):
             self.update(lambda width, _height: _notice(notice, undo, width))
 
 
-@dataclass(frozen=True)
-class _Tab:
-    """A tab with ``gap`` empty cells on both sides. A ``short`` one shows only its key."""
-
-    entry: RoomEntry
-    gap: int = 0
-    short: bool = False
-
-
 def tabs(current: str, width: int) -> Content:
     """Return the tab strip, with each room's key underlined and the room ``current`` highlighted. A click opens a room.
 
-    If the names do not fit, the other rooms show only their keys.
+    If the names do not fit, the other rooms show only their keys, and the first ones are left out if they would hide the current one.
     """
     current = ROOMS[current].inside or current
-    return line(*(_draw_tab(tab, tab.entry.mode == current) for tab in _visible_tabs(current, width))).truncate(max(width, 0))
-
-
-def tab_places(current: str, width: int) -> dict[str, int]:
-    """Return the column of the key of each visible tab, by mode."""
-    current = ROOMS[current].inside or current
-    places: dict[str, int] = {}
-    left = 0
-    for tab in _visible_tabs(current, width):
-        column = left + 1 + tab.gap + (0 if tab.short else tab.entry.key_index)
-        if column < width:
-            places[tab.entry.mode] = column
-        left += _draw_tab(tab, tab.entry.mode == current).cell_length
-    return places
-
-
-def _visible_tabs(current: str, width: int) -> list[_Tab]:
-    """Return the tabs that fit, which always include the current one."""
-    entries = tuple(entry for entry in ROOMS.values() if not entry.inside)
+    entries = [entry for entry in ROOMS.values() if not entry.inside]
     names = sum(len(entry.name) + 2 for entry in entries)
-    if names <= width:
-        gap = 1 if width >= WIDE and names + 2 * len(entries) <= width else 0
-        return [_Tab(entry, gap) for entry in entries]
-    first, index = 0, [entry.mode for entry in entries].index(current)
-    while first < index and 3 * (index - first) + len(current) + 2 > width:
-        first += 1
-    return [_Tab(entry, short=entry.mode != current) for entry in entries[first:]]
+    if is_narrow := names > width:
+        first, index = 0, [entry.mode for entry in entries].index(current)
+        while first < index and 3 * (index - first) + len(current) + 2 > width:
+            first += 1
+        entries = entries[first:]
+    gap = " " if width >= WIDE and names + 2 * len(entries) <= width else ""
+    shown = (_tab(entry, entry.mode == current, gap, is_narrow) for entry in entries)
+    return line(*shown).truncate(max(width, 0))
 
 
-def _draw_tab(tab: _Tab, here: bool) -> Content:
-    entry, index = tab.entry, tab.entry.key_index
-    background = " on $background" if here else ""
-    style = "bold $foreground on $background" if here else "$muted"
-    gap = (" " * tab.gap, background.strip())
-    tail = (" " * tab.gap + " ", background.strip())
-    bar_and_gap = line(("▎" if here else " ", f"$primary{background}"), gap)
-    key_style = f"bold $primary{background or ' underline'}"
-    if tab.short:
-        content = line(bar_and_gap, (entry.key, key_style), tail)
-    else:
-        before, letter, after = entry.name[:index], entry.name[index], entry.name[index + 1 :]
-        content = line(bar_and_gap, (before, style), (letter, key_style), (after, style), tail)
-    return clickable(content, f"app.room('{entry.mode}')")
+def _tab(entry: RoomEntry, here: bool, gap: str, is_narrow: bool) -> Content:
+    """Draw a tab with ``gap`` on both sides. In a narrow strip, a room that is not shown has only its key."""
+    index, background = entry.mode.index(entry.key.lower()), "on $background" if here else ""
+    style, key_style = f"{'bold $foreground' if here else '$muted'} {background}", f"bold $primary {background or 'underline'}"
+    before, letter, after = entry.name[:index], entry.name[index], entry.name[index + 1 :]
+    if is_narrow and not here:
+        before, letter, after = "", entry.key, ""
+    bar = ("▎" if here else " ", f"$primary {background}")
+    name = ((before, style), (letter, key_style), (after, style))
+    return clickable(line(bar, (gap, background), *name, (f"{gap} ", background)), f"app.room('{entry.mode}')")
 
 
-def _header(snapshot: Snapshot | None, width: int, stopping: frozenset[str]) -> Content:
+def _header(snapshot: Snapshot, width: int, stopping: frozenset[str]) -> Content:
     """Return the header: the workspace, its model, power problems, memory in use, and the current or most recent run."""
     left: list[Part] = [("  mlxtune", "bold $primary")]
     right: list[Part] = []
-    if snapshot is not None:
-        kinds = (snapshot.runs, snapshot.evals, snapshot.searches, snapshot.generations, snapshot.exports)
-        newest = max((views[0] for views in kinds if views), key=lambda view: view.updated, default=None)
-        view = snapshot.live or newest
-        name = one_line(snapshot.workspace.resolve().name, 40)
-        left += [f"  {name}"] if name else []
-        recipe = next((item.recipe for item in snapshot.recipes if item.recipe), None)
-        base = base_name(view.state.base if view and view.state.base else recipe.model.base if recipe else "")
-        if base and width >= 60:
-            left.append((f"   {base}", "$muted"))
-        if problems := power_problems(snapshot.power)[: 3 if width >= ROOMY else 1 if width >= 60 else 0]:
-            right += [("! ", "bold $warning"), (", ".join(problems), "$warning"), "   "]
-        if snapshot.memory and width >= 40:
-            used = _memory(snapshot.memory.used, snapshot.memory.total, width >= WIDE)
-            right.append(used if view else line(used.rstrip(), " "))
-        if view:
-            right.append(_run_status(view, snapshot.now, view.id in stopping, width))
+    kinds = (snapshot.runs, snapshot.evals, snapshot.searches, snapshot.generations, snapshot.exports)
+    newest = max((views[0] for views in kinds if views), key=lambda view: view.updated, default=None)
+    view = snapshot.live or newest
+    name = one_line(snapshot.workspace.resolve().name, 40)
+    left += [f"  {name}"] if name else []
+    recipe = next((item.recipe for item in snapshot.recipes if item.recipe), None)
+    base = base_name(view.state.base if view and view.state.base else recipe.model.base if recipe else "")
+    if base and width >= 60:
+        left.append((f"   {base}", "$muted"))
+    if problems := power_problems(snapshot.power)[: 3 if width >= ROOMY else 1 if width >= 60 else 0]:
+        right += [("! ", "bold $warning"), (", ".join(problems), "$warning"), "   "]
+    if snapshot.memory and width >= 40:
+        used = _memory(snapshot.memory.used, snapshot.memory.total, width >= WIDE)
+        right.append(used if view else line(used.rstrip(), " "))
+    if view:
+        right.append(_run_status(view, snapshot.now, view.id in stopping, width))
     return justify(width, line(*left), line("  ", *right))
 
 
@@ -141,21 +113,50 @@ def _memory(used: int, total: int, wide: bool) -> Content:
     return line(("memory ", "$muted"), gauge, " ", warning, figure, (f" of {total / 2**30:.0f} GB    ", "$muted"))
 
 
-def _run_status(view: RunView, time: float, stopping: bool, width: int) -> Content:
-    now = headline(view, time, stopping)
-    usual = now.label in ("training", "finished")
-    parts: list[Part] = [(f"{now.glyph} ", f"bold {now.style}")]
+def _run_status(view: RunView, now: float, stopping: bool, width: int) -> Content:
+    """Draw the status of a run of any kind: its glyph, a word, its progress, and its time left or its age."""
+    sign, label, (step, total) = STATUS_LABELS[view.status], _label(view, now, stopping), _progress(view)
+    if not view.alive:
+        time = ago(now - view.updated)
+    elif stopping or view.status != "running" or view.run.kind in ("eval", "export"):
+        time = ""  # an estimate would be about one of several kinds of work
+    else:
+        time = "" if (left := view.time_left(now)) is None else f"{duration(left)} left"
+    parts: list[Part] = [(f"{sign.glyph} ", f"bold ${sign.style}")]
     if width >= ROOMY:
         parts.append(f"{view.name}  ")
-    if width >= WIDE or not usual or not now.step:
-        parts.append((f"{now.label} ", "$muted"))
-    if now.step:
-        parts.append((now.step, "bold"))
-    if now.total:
-        parts.append((f"/{now.total}", "$muted"))
-    if now.time and width >= 60:
-        parts.append((f"  {now.time} " if now.step else f" {now.time} ", "$muted"))
+    if width >= WIDE or label not in ("training", "finished") or not step:
+        parts.append((f"{label} ", "$muted"))
+    parts += [(step, "bold")] if step else []
+    parts += [(f"/{total}", "$muted")] if total else []
+    if time and width >= 60:
+        parts.append((f"  {time} " if step else f" {time} ", "$muted"))
     return line(*parts)
+
+
+def _label(view: RunView, now: float, stopping: bool) -> str:
+    label, kind = STATUS_LABELS[view.status].text, view.run.kind
+    if view.status == "quiet":
+        return f"quiet for {duration(now - view.updated)}"
+    if stopping and view.alive:
+        return "stopping"
+    if view.status == "running":
+        return _RUNNING.get(kind, label)
+    return f"{RUN_KINDS[kind].noun} {label}" if kind != "train" and not view.alive else label
+
+
+def _progress(view: RunView) -> tuple[str, str]:
+    """Return how far a run is, and the total, if it is known."""
+    state, kind = view.state, view.run.kind
+    if kind in ("eval", "generate", "export"):
+        if not view.alive or (one := state.answering) is None:
+            return "", ""
+        part = _PARTS.get(one.kind, f", {prompt_noun(one.kind)}")
+        return f"{'' if kind == 'generate' else f'{one.arm}{part} '}{one.done:,}", f"{one.total:,}"
+    total = f"{state.total:,}" if state.total else ""
+    if kind == "search":
+        return f"trial {state.trial}" if state.trial and view.alive else "", total
+    return f"{state.step:,}" if state.total or state.step else "", total
 
 
 def _footer(actions: Sequence[ShownAction], width: int) -> Content:

@@ -19,24 +19,14 @@ class PageScreen(HasActions, ModalScreen[None]):
     """Shows ``rows(width)``, which every :meth:`redraw` evaluates again, and the app's notices."""
 
     GROUP = "page"
-    ACTIONS: ClassVar[Sequence[Action]] = (
-        Action("dismiss", "escape,q,l,g", help="close", id="close"),
-        Action("scroll(-1)", "up,k", help="up", id="up"),
-        Action("scroll(1)", "down,j", help="down", id="down"),
-        Action("leap(-1)", "pageup,ctrl+u", help="page up", id="page-up"),
-        Action("leap(1)", "pagedown,space,ctrl+d", help="page down", id="page-down"),
-        Action("edge(False)", "home", help="first row", id="first"),
-        Action("edge(True)", "end", help="last row", id="last"),
-    )
+    ACTIONS: ClassVar[Sequence[Action]] = (Action("dismiss", "escape,q,l,g", help="close", id="close"),)
 
-    def __init__(self, title: str, rows: Callable[[int], Rows], *, at_end: bool = False) -> None:
+    def __init__(self, title: str, rows: Callable[[int], Rows] = lambda _width: (), *, at_end: bool = False) -> None:
         super().__init__()
-        self._heading, self._rows = title, rows
-        self._panel = ScrollPanel(at_end=at_end, id="rows")
-        self._panel.can_focus = False  # it scrolls with the page's own keys, which settings can change
+        self._heading, self._rows, self._panel = title, rows, ScrollPanel(at_end=at_end, id="rows")
 
     def compose(self) -> ComposeResult:
-        keys = line("  ", key("↑↓", "move", "screen.scroll(1)", "$muted"), "   ", key("esc", "close", "screen.dismiss", "$muted"))
+        keys = line("  ", key("↑↓", "move", "focused.by(1)", "$muted"), "   ", key("esc", "close", "screen.dismiss", "$muted"))
         with Vertical(classes="page"):
             yield from self.compose_body()
             yield NoticeLine(id="answer")
@@ -72,12 +62,3 @@ class PageScreen(HasActions, ModalScreen[None]):
 
     def on_resize(self) -> None:
         self.redraw()
-
-    def action_scroll(self, rows: int) -> None:
-        self._panel.action_by(rows)
-
-    def action_leap(self, pages: int) -> None:
-        self._panel.action_leap(pages)
-
-    def action_edge(self, end: bool) -> None:
-        self._panel.action_edge(end)

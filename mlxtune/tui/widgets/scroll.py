@@ -22,7 +22,9 @@ class ScrollPanel(FocusPanel):
         Binding("up,k", "by(-1)", "up", id="scroll.up"),
         Binding("down,j", "by(1)", "down", id="scroll.down"),
         Binding("pageup,ctrl+u", "leap(-1)", "page up", id="scroll.page-up"),
-        Binding("pagedown,ctrl+d", "leap(1)", "page down", id="scroll.page-down"),
+        Binding("pagedown,space,ctrl+d", "leap(1)", "page down", id="scroll.page-down"),
+        Binding("home", "edge(False)", "first row", id="scroll.first"),
+        Binding("end", "edge(True)", "last row", id="scroll.last"),
     ]
 
     def __init__(self, *, at_end: bool = True, **kwargs: Any) -> None:

@@ -37,31 +37,24 @@ from mlxtune.tui.widgets import ChoiceOption, ListPanel, PageScreen, Panel, Sect
 from mlxtune.workspace.index import Snapshot
 
 
-def _is_usable(room: AdaptersRoom) -> bool:
-    return room.usable_adapter is not None
-
-
 class AdaptersRoom(Room):
     """A list of adapters next to the details of the one under the cursor."""
 
     ABOUT = "the adapters in this workspace and their evaluations"
     CSS_PATH = "style.tcss"
     ACTIONS = (
-        Action("use", "a", "chat", "chat with it", when=_is_usable),
-        Action("detail", "d", "details", "verdict, lineage, exports, and facts", when=_is_usable, late=lambda room: room.wide),
-        Action(
-            "compare", "c", "compare", "compare it with another adapter",
-            when=lambda room: room.can_compare, why="There is no other adapter.",
-        ),
-        Action("export", "f", "export", "fuse it into its base, or export it for other programs", when=_is_usable),
+        Action("use", "a", "chat", "chat with it", when="usable_adapter"),
+        Action("detail", "d", "details", "verdict, lineage, exports, and facts", when="usable_adapter", late="wide"),
+        Action("compare", "c", "compare", "compare it with another adapter", when="can_compare", why="There is no other adapter."),
+        Action("export", "f", "export", "fuse it into its base, or export it for other programs", when="usable_adapter"),
         Action("stop", "s", "stop", "stop the running export", when=lambda room: room.running("export"), why="No export is running."),
-        Action("remove", "x", "remove", "remove it; u restores it", when=lambda room: room.adapter),
+        Action("remove", "x", "remove", "remove it; u restores it", when="adapter"),
         Action(
             "undo", "u", "undo", "restore the adapter that was removed last",
             when=lambda room: room.library and room.library.removed, why="No adapter was removed.",
         ),
-        Action("rename", "r", "rename", "rename it", when=_is_usable),
-        Action("tag", "t", "tag", "edit its tags", when=_is_usable),
+        Action("rename", "r", "rename", "rename it", when="usable_adapter"),
+        Action("tag", "t", "tag", "edit its tags", when="usable_adapter"),
         Action("import", "i", "import", "import an adapter from a folder"),
     )  # fmt: skip
 
@@ -164,7 +157,7 @@ class AdaptersRoom(Room):
 
     @property
     def can_compare(self) -> bool:
-        return _is_usable(self) and sum(not other.entry.problem for other in self._adapters) > 1
+        return self.usable_adapter is not None and sum(not other.entry.problem for other in self._adapters) > 1
 
     def on_list_panel_moved(self) -> None:
         self.redraw()

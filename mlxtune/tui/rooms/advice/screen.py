@@ -34,11 +34,11 @@ class AdviceRoom(Room):
     CSS_PATH = "style.tcss"
     ACTIONS = (
         Action("choose", "space", "choose", "select the option under the cursor; enter does the same"),
-        Action("reasons", "w", "why", "the full advice: reasons, contradictions, what would change it", when=lambda room: room.advice),
+        Action("reasons", "w", "why", "the full advice: reasons, contradictions, what would change it", when="advice"),
         Action("table", "t", "table", "RAG or fine-tuning: nine questions"),
         Action(
             "measure", "m", "measure", "measure the base, your prompt and a few examples on 30 held-out rows",
-            when=lambda room: room.can_measure, why="There is no recipe to measure.", needs_accelerator=True,
+            when="can_measure", why="There is no recipe to measure.", needs_accelerator=True,
         ),
         OTHER_RECIPE,
     )  # fmt: skip

@@ -42,27 +42,23 @@ DEFAULT_PAIRS = 40
 DEBOUNCE = 0.05  # seconds after which the same key is another vote
 
 
-def _is_voting(room: BlindRoom) -> bool:
-    return room.state == "vote"
-
-
 class BlindRoom(Room):
     """Holds a session's lock while it is open. Every vote is written to disk immediately."""
 
     ABOUT = "compare two arms' answers without knowing which is which"
     CSS_PATH = "style.tcss"
     ACTIONS = (
-        Action("vote('a')", "a", "A", "the left answer", when=_is_voting, id="a"),
-        Action("vote('tie')", "s,t", "same", "no difference that matters", when=_is_voting, id="same"),
-        Action("vote('b')", "d,b", "B", "the right answer", when=_is_voting, id="b"),
+        Action("vote('a')", "a", "A", "the left answer", when="pair", id="a"),
+        Action("vote('tie')", "s,t", "same", "no difference that matters", when="pair", id="same"),
+        Action("vote('b')", "d,b", "B", "the right answer", when="pair", id="b"),
         Action(
             "enter", "enter", lambda room: room.enter_label, "open the session, or reveal the arms and the result",
-            when=lambda room: room.enter_label,
+            when="enter_label",
         ),
-        Action("undo", "u", "undo", "undo the last vote", when=lambda room: room.can_undo, why="There is no vote to undo."),
-        Action("prompt", "p", "prompt", "the whole prompt", when=_is_voting),
+        Action("undo", "u", "undo", "undo the last vote", when="can_undo", why="There is no vote to undo."),
+        Action("prompt", "p", "prompt", "the whole prompt", when="pair"),
         Action("export", "e", "export", "write the votes as preference pairs", when=lambda room: room.state == "result"),
-        Action("arms", "m", "arms", "compare two other arms", when=lambda room: room.has_other_arms, why="There are no other arms."),
+        Action("arms", "m", "arms", "compare two other arms", when="has_other_arms", why="There are no other arms."),
         Action(
             "other", "o", "other", "another evaluation",
             when=lambda room: len(room.app.selection.evaluations) > 1, why="There is no other evaluation.",
@@ -116,7 +112,7 @@ class BlindRoom(Room):
         return "vote" if self._session.current else "end"
 
     @property
-    def _pair(self) -> PresentedPair | None:
+    def pair(self) -> PresentedPair | None:
         return self._session.current if self._session else None
 
     def draw(self, snapshot: Snapshot) -> None:
@@ -131,7 +127,7 @@ class BlindRoom(Room):
                 self._load_arms(view, (self._arms.first, self._arms.second))
         for state in ("choice", "vote", "end", "result"):
             self.set_class(state == self.state, f"-{state}")
-        session, result, pair = self._session, self._result, self._pair
+        session, result, pair = self._session, self._result, self.pair
         arms, error = self._arms, self._error
         if error is not None and session is None:
             self.query_one("#bl-invite", Panel).update(lambda width, _height: lines(*error_rows(error, width)))
@@ -262,7 +258,7 @@ class BlindRoom(Room):
         self._typed = (event.key, event.time)
 
     def action_vote(self, vote: Vote) -> None:
-        session, pair, (key, time), (last_key, last_time) = self._session, self._pair, self._typed, self._voted
+        session, pair, (key, time), (last_key, last_time) = self._session, self.pair, self._typed, self._voted
         self._voted = self._typed
         bounces = key == last_key and time - last_time < DEBOUNCE
         if session is not None and pair is not None and not bounces:
@@ -276,13 +272,13 @@ class BlindRoom(Room):
         """Write a vote or an undo. Scroll to the top if a pair other than ``pair`` is shown."""
         with self.app.notices.showing_errors():
             change()
-            after = self._pair
+            after = self.pair
             if pair is None or after is None or after.index != pair.index:
                 self._scroll = 0
             self.app.notices.show(None)
 
     def action_scroll(self, by: int) -> None:
-        pair = self._pair
+        pair = self.pair
         if pair is None:
             return
         seals = [(self.query_one(f"#bl-{name}", Panel), text) for name, text in (("a", pair.a), ("b", pair.b))]
@@ -291,7 +287,7 @@ class BlindRoom(Room):
         self.redraw()
 
     def action_prompt(self) -> None:
-        if pair := self._pair:
+        if pair := self.pair:
             self.app.push_screen(PageScreen("Prompt", partial(message_rows, pair.prompt)))
 
     def action_arms(self) -> None:

@@ -33,38 +33,30 @@ _STILL_ANSWERING = Notice(
 )
 
 
-def _is_ready(room: ChatRoom) -> bool:
-    return room.chat.state not in ("idle", "failed", "loading")
-
-
-def _has_answer(room: ChatRoom) -> bool:
-    return _is_ready(room) and bool(room.chat.last_answer) and not room.chat.streaming
-
-
 class ChatRoom(Room):
     """The conversation above an input field. Escape leaves the field, so that letter keys trigger actions."""
 
     ABOUT = "talk to the base or an adapter, and save answers as training data"
     CSS_PATH = "style.tcss"
     ACTIONS = (
-        Action("load", "enter", "load", "load the model in its own process", when=lambda room: room.offer),
+        Action("load", "enter", "load", "load the model in its own process", when="offer"),
         Action("load_base", "o", "base", "load the base alone", when=lambda room: room.offer and room.offer.key),
-        Action("cancel", "x", "stop", "stop the answer", when=lambda room: room.chat.streaming, why="Nothing is being answered."),
+        Action("cancel", "x", "stop", "stop the answer", when="chat.streaming", why="Nothing is being answered."),
         Action("write", "i", "write", "go to the input field; esc leaves it", when=lambda room: room.chat.state in ("loading", "ready")),
-        Action("switch", "s", "switch", "answer with another adapter, or with the base", when=_is_ready),
+        Action("switch", "s", "switch", "answer with another adapter, or with the base", when="is_ready"),
         Action(
             "both", "b", lambda room: "alone" if room.with_base else "both", "also ask the base, side by side",
-            when=lambda room: _is_ready(room) and room.chat.adapter, why="No adapter is loaded.",
+            when=lambda room: room.is_ready and room.chat.adapter, why="No adapter is loaded.",
         ),
         Action(
             "save", "w", "save", "save as a training row; an edited answer also makes a preference pair",
-            when=_has_answer, why="There is no answer to save.",
+            when="has_answer", why="There is no answer to save.",
         ),
-        Action("undo", "u", "undo", "remove the last question and its answer", when=_has_answer, why="There is no question to remove."),
-        Action("system", "y", "system", "edit the system prompt", when=_is_ready),
+        Action("undo", "u", "undo", "remove the last question and its answer", when="has_answer", why="There is no question to remove."),
+        Action("system", "y", "system", "edit the system prompt", when="is_ready"),
         Action(
             "reset", "n", "new", "start a new conversation",
-            when=lambda room: _is_ready(room) and room.chat.exchanges and not room.chat.streaming,
+            when=lambda room: room.is_ready and room.chat.exchanges and not room.chat.streaming,
         ),
         Action(
             "end", "e", "unload", "end the model's process and free its memory",
@@ -107,6 +99,14 @@ class ChatRoom(Room):
             self._chat = ChatService(self.app.workspace, lambda: self.post_message(self.Changed()))
             self.app.runs.has_idle_chat, self.app.runs.unload_idle_chat = self._chat.is_idle, self._chat.unload_if_idle
         return self._chat
+
+    @property
+    def is_ready(self) -> bool:
+        return self.chat.state == "ready"
+
+    @property
+    def has_answer(self) -> bool:
+        return self.is_ready and bool(self.chat.last_answer) and not self.chat.streaming
 
     def on_unmount(self) -> None:
         if self._chat:
@@ -193,7 +193,7 @@ class ChatRoom(Room):
 
     def _confirm_load(self, key: str) -> None:
         """Load the adapter ``key``, or the base alone. If something else is using the accelerator, ask first."""
-        live = self.app.snapshot.live if self.app.snapshot else None
+        live = self.app.snapshot.live
         if live is None:
             self._load(key, share_accelerator=False)
         else:

@@ -46,10 +46,6 @@ class FilterField(Input):
     BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "screen.leave", "rows", id="filter.leave")]
 
 
-def _has_rows(room: SourceRoom) -> bool:
-    return room.rows_session is not None and len(room.rows_session.selection.rows) > 0
-
-
 class DataRoom(SourceRoom):
     """Actions apply to the row or the finding under the cursor. The cursor of the findings follows the one of the rows."""
 
@@ -58,34 +54,34 @@ class DataRoom(SourceRoom):
     AUTO_FOCUS = "#list"
     MAP_KEY = "="
     ACTIONS = (
-        Action("filter", "/", "filter", "filter rows by status, tag, finding, length or text", when=lambda room: room.rows_session),
-        Action("clear_filter", "backspace", "all rows", "clear the filter", when=lambda room: room.is_filtered),
-        Action("focused.choose", "enter", "rows", "show the rows with this finding", when=lambda room: room.on_finding, bound=False),
-        Action("review", "enter", "review", "open this row in Review", when=lambda room: room.on_row, bound=False),
+        Action("filter", "/", "filter", "filter rows by status, tag, finding, length or text", when="rows_session"),
+        Action("clear_filter", "backspace", "all rows", "clear the filter", when="is_filtered"),
+        Action("focused.choose", "enter", "rows", "show the rows with this finding", when="on_finding", bound=False),
+        Action("review", "enter", "review", "open this row in Review", when="on_row", bound=False),
         Action(
             "stats", "g", lambda room: room.next_statistics, "switch between the rows, their findings, and their labels",
-            when=lambda room: room.rows_session, late=lambda room: room.wide,
+            when="rows_session", late="wide",
         ),
         Action(
             "fix", "f", "fix", "show the rows with this finding, and fix them",
-            when=lambda room: room._marked_check, why="There is no finding to fix.",
+            when="_marked_check", why="There is no finding to fix.",
         ),
         Action(
             "mute", "m", "mute", "stop reporting this check for this source, with a reason",
-            when=lambda room: room.check_to_mute, why="Only a finding can be muted, in the list of findings.",
+            when="check_to_mute", why="Only a finding can be muted, in the list of findings.",
         ),
-        Action("decide('accept')", "a", "accept", "accept this row", when=lambda room: room.on_row, id="accept"),
+        Action("decide('accept')", "a", "accept", "accept this row", when="on_row", id="accept"),
         Action(
             "decide('reject')", "x", "reject", "reject this row: it is not used for training or evaluation",
-            when=lambda room: room.on_row, id="reject",
+            when="on_row", id="reject",
         ),
         UNDO,
-        Action("bulk", "b", "bulk", "decide on all displayed rows, or on those with the finding under the cursor", when=_has_rows),
-        Action("tag", "t", "tag", "add or remove a tag", when=lambda room: room.on_row),
-        Action("transform", ":", "change", "change many rows: replace text, cap a category, and more", when=_has_rows),
-        Action("sort", "s", "sort", "sort by row number, severity or length", when=lambda room: room.rows_session),
+        Action("bulk", "b", "bulk", "decide on all displayed rows, or on those with the finding under the cursor", when="has_rows"),
+        Action("tag", "t", "tag", "add or remove a tag", when="on_row"),
+        Action("transform", ":", "change", "change many rows: replace text, cap a category, and more", when="has_rows"),
+        Action("sort", "s", "sort", "sort by row number, severity or length", when="rows_session"),
         REDO,
-        Action("check_again", "n", "recheck", "run the checks again", when=lambda room: room.can_check_again),
+        Action("check_again", "n", "recheck", "run the checks again", when="can_check_again"),
         Action("open_file", "o", "open", "open a file of your own, in any format"),
         Action("new_recipe", "c", "new recipe", "create a recipe for this file, or for another one"),
         Action(
@@ -347,8 +343,12 @@ class DataRoom(SourceRoom):
         return self.rows_session is not None and self.focused is not None and self.focused.id == "findings-list"
 
     @property
+    def has_rows(self) -> bool:
+        return self.rows_session is not None and len(self.rows_session.selection.rows) > 0
+
+    @property
     def on_row(self) -> bool:
-        return _has_rows(self) and not self.on_finding
+        return self.has_rows and not self.on_finding
 
     @property
     def can_check_again(self) -> bool:

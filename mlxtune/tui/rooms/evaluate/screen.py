@@ -54,10 +54,10 @@ class EvaluateRoom(Room):
     CSS_PATH = "style.tcss"
     AUTO_FOCUS = "#ev-list"
     ACTIONS = (
-        Action("enter", "enter", lambda room: room.enter_label, "open the item under the cursor", when=lambda room: room.enter_label),
+        Action("enter", "enter", lambda room: room.enter_label, "open the item under the cursor", when="enter_label"),
         Action(
             "evaluate", "n", lambda room: "new" if room.report else "", "evaluate a run or a base",
-            when=lambda room: room.app.runs.can_start, why="There is no recipe.", needs_accelerator=True,
+            when="app.runs.can_start", why="There is no recipe.", needs_accelerator=True,
         ),
         Action(
             "metric", "m", "metric", "show the next metric",
@@ -69,9 +69,9 @@ class EvaluateRoom(Room):
         ),
         Action(
             "versus", "v", "versus", "compare with the reference or another arm's answer",
-            when=lambda room: room.has_other_answers, why="There is no other arm whose answer could be compared.",
+            when="has_other_answers", why="There is no other arm whose answer could be compared.",
         ),
-        Action("review", "w", "review", "open a similar training row in Review", when=lambda room: room.can_review),
+        Action("review", "w", "review", "open a similar training row in Review", when="can_review"),
         Action(
             "generate", "g", "generate", "let a teacher write training rows like the failing ones",
             when=lambda room: room.can_review and room.app.runs.can_start, needs_accelerator=True,
@@ -81,7 +81,7 @@ class EvaluateRoom(Room):
             when=lambda room: room.running("eval"), why="No evaluation is running.",
         ),
         Action("compare", "c", "compare", "compare this report with another one", when=lambda room: room.report and room.has_others),
-        Action("other", "o", "other", "show another report", when=lambda room: room.has_others, why="There is no other report."),
+        Action("other", "o", "other", "show another report", when="has_others", why="There is no other report."),
         Action("html", "e", "html", "show where the HTML report is", when=lambda room: room.report and room.report.html),
         Action(
             "off_task", "r", "off task", "the off-task prompts and answers",
@@ -126,7 +126,7 @@ class EvaluateRoom(Room):
     @property
     def _unfinished(self) -> RunView | None:
         """The newest evaluation if it ended without a report. It can be continued."""
-        newest = next(iter(self.app.snapshot.evals), None) if self.app.snapshot else None
+        newest = next(iter(self.app.snapshot.evals), None)
         return newest if newest and newest.status in ("failed", "crashed", "stopped") and not self.running("eval") else None
 
     @property
@@ -206,15 +206,15 @@ class EvaluateRoom(Room):
         max_rows = 2 if not self.tall else 3 if self.app.size.height < 40 else 5
         name, view = str(report.facts.get("name", "")), self.app.selection.recipe
         snapshot = self.app.snapshot
-        runs = [run for run in snapshot.runs if run.name == name and run.status == "finished"] if snapshot else []
+        runs = [run for run in snapshot.runs if run.name == name and run.status == "finished"]
         adapter: render.AdapterState = "none"
-        if runs and snapshot:
+        if runs:
             adapter = "evaluated" if snapshot.verdict_on(runs[0].id) else "trained"
-        step = after_evaluation(loaded.folder, snapshot) if snapshot else None
+        step = after_evaluation(loaded.folder, snapshot)
         self.query_one("#ev-summary", FocusPanel).update(
             lambda width, _height: render.verdict(loaded, live, unfinished, adapter, step, width, max_rows)
         )
-        of = [run.id for run in snapshot.runs if run.name == name] if snapshot else []
+        of = [run.id for run in snapshot.runs if run.name == name]
         is_named = self._selected or live or len(of) > 1 or not (view and view.recipe and view.recipe.name == name)
         run_id = str(report.facts.get("run", ""))
         subject = self.app.selection.adapter_name(run_id) if run_id else one_line(name)
@@ -408,7 +408,7 @@ class EvaluateRoom(Room):
         updates = int(loaded.report.facts.get("adapter_step", 0))
         classes = [one for one in failure_classes(found.rows, found.filter.arm, updates) if one.nearest]
         classes.sort(key=lambda one: row not in one.rows)  # the one under the cursor first
-        recipes, own = self.app.snapshot.recipes if self.app.snapshot else (), loaded.report.facts.get("name")
+        recipes, own = self.app.snapshot.recipes, loaded.report.facts.get("name")
         recipe = next((view for view in recipes if view.recipe and view.recipe.name == own), None)
         if not classes or recipe is None:
             text = "There are no training rows to use as examples." if recipe else "The recipe of this report is not in recipes/."
@@ -466,10 +466,10 @@ class EvaluateRoom(Room):
         super().on_screen_resume()
         snapshot, run = self.app.snapshot, self.app.run_to_evaluate
         self.app.run_to_evaluate = None
-        view = snapshot.find_run(run.folder.name) if snapshot and run else None
+        view = snapshot.find_run(run.folder.name) if run else None
         if view is not None and not self.app.runs.can_start:
             self.app.notices.show(self.app.runs.in_use)
-        elif view is not None and snapshot is not None and run is not None:
+        elif view is not None and run is not None:
             recipes = self._recipes_for(view, snapshot, _recipe_paths(snapshot).get(view.name))
             if len(recipes) == 1:
                 self._choose_arms(run, recipes[0][0])
@@ -487,7 +487,7 @@ class EvaluateRoom(Room):
     def action_evaluate(self) -> None:
         """Ask for a run or a recipe, then for the arms; then start."""
         snapshot = self.app.snapshot
-        if snapshot is None or not self.app.runs.can_start:
+        if not self.app.runs.can_start:
             self.app.notices.show(self.app.runs.in_use)
             return
         unfinished = self._unfinished

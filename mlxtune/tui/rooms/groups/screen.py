@@ -40,14 +40,6 @@ class _Clusters:
     process: ClusterProcess | None = None
 
 
-def _has_group(room: GroupsRoom) -> bool:
-    return room.group is not None
-
-
-def _has_one_group(room: GroupsRoom) -> bool:
-    return _has_group(room) and not room.has_several_marked
-
-
 class GroupsRoom(SourceRoom):
     """A decision on a group is one event in the journal, so a single undo reverts it. Rows that were left out are not shown."""
 
@@ -57,18 +49,14 @@ class GroupsRoom(SourceRoom):
     ACTIONS = (
         Action("open", "enter", "members", "go to the members of this group", when=lambda room: room.group and not room.on_members, bound=False),
         Action("open", "enter", "review", "open this row in Review", when=lambda room: room.group and room.on_members, bound=False),
-        Action("keep_one", "o", "keep one", "keep the row under the cursor, or the first, and reject the others", when=_has_group),
-        Action("keep_diverse", "m", "diverse", "keep the rows that differ most and reject the others", when=_has_one_group),
-        Action(
-            "drop_rest", "d", "drop rest", "reject all rows but the marked ones, or but the one under the cursor",
-            when=_has_one_group,
-        ),
+        Action("keep", "o", "keep", "keep the marked rows, or the one under the cursor, and reject the others", when="group"),
+        Action("keep_diverse", "m", "diverse", "keep the rows that differ most and reject the others", when="has_one_group"),
         Action(
             "ignore", "n", "ignore", "do not report this group again",
             when=lambda room: room.group and room.shows_repeats, why="Only duplicates and conflicts are reported.",
         ),
-        Action("decide('reject')", "x", "reject", "reject the marked rows, or the one under the cursor", when=_has_group, id="reject"),
-        Action("decide('accept')", "a", "accept", "accept the marked rows, or the one under the cursor", when=_has_group, id="accept"),
+        Action("decide('reject')", "x", "reject", "reject the marked rows, or the one under the cursor", when="group", id="reject"),
+        Action("decide('accept')", "a", "accept", "accept the marked rows, or the one under the cursor", when="group", id="accept"),
         UNDO,
         Action(
             "clusters", "c", "clusters", "cluster all rows by the model's hidden states",
@@ -78,8 +66,8 @@ class GroupsRoom(SourceRoom):
             "switch('repeats')", "c", "repeats", "back to duplicates and conflicts",
             when=lambda room: room.rows_session and not room.shows_repeats, id="repeats",
         ),
-        Action("tag", "t", "tag", "tag the marked rows, or the one under the cursor", when=_has_group),
-        Action("transform", ":", "change", "change the rows of the group: replace text, and more", when=_has_group),
+        Action("tag", "t", "tag", "tag the marked rows, or the one under the cursor", when="group"),
+        Action("transform", ":", "change", "change the rows of the group: replace text, and more", when="group"),
         REDO,
         *SOURCE_ACTIONS,
         Action("back", "escape", help="back"),
@@ -103,7 +91,7 @@ class GroupsRoom(SourceRoom):
                 message = Panel(id="groups-message")
                 yield Section("Groups", message, MarkableList(id="group-list"), id="groups-section", classes="fill")
             with Vertical(id="members-side"):
-                about = "Space marks the rows to keep with d."
+                about = "Space marks the rows to keep with o."
                 yield Section("Members", MarkableList(id="member-list", about=about), id="members")
                 about = "The first row, and the one under the cursor. Differences are underlined, and flagged text is highlighted."
                 yield Section("Comparison", RowReader(id="compared", about=about), id="comparison", classes="fill")
@@ -249,9 +237,10 @@ class GroupsRoom(SourceRoom):
         return self._view == "repeats"
 
     @property
-    def has_several_marked(self) -> bool:
-        """Whether groups are marked, which decisions then are about."""
-        return self.session is not None and any(group.key in self._list.marked for group in self._groups(self.session))
+    def has_one_group(self) -> bool:
+        """Whether decisions are about the group under the cursor, because none is marked."""
+        session = self.session
+        return session is not None and self._target_groups(session) == [self.group]
 
     def on_list_panel_moved(self, event: ListPanel.Moved) -> None:
         if event.panel is self._list:
@@ -328,17 +317,10 @@ class GroupsRoom(SourceRoom):
                 self.app.notices.show(Notice("note", "All rows are kept."))
             self._decide("reject", rows, reason=reason)
 
-    def action_keep_one(self) -> None:
-        current = self.group
-
-        def kept(group: RowGroup) -> Sequence[int]:
-            return [self._member(group) if current is not None and group.key == current.key else group.rows[0]]
-
-        self._keep(kept, "groups: keep one")
-
-    def action_drop_rest(self) -> None:
-        rows = self._rows()
-        self._keep(lambda group: rows, "groups: drop the rest")
+    def action_keep(self) -> None:
+        """Keep the marked rows of this group, or the one under the cursor, and the first row of each other marked group."""
+        key, rows = self._shown_group, self._rows()
+        self._keep(lambda group: rows if group.key == key else group.rows[:1], "groups: keep")
 
     def action_keep_diverse(self) -> None:
         session, group = self.session, self.group

@@ -18,7 +18,7 @@ from mlxtune.present.blocks import ActionBlock
 from mlxtune.present.labels import GLYPHS, word
 from mlxtune.present.next_step import step_action, step_mark, step_title, step_why
 from mlxtune.present.run import STATUS_LABELS
-from mlxtune.present.workflow import StageState, WorkflowStage, best_document, workflow
+from mlxtune.present.workflow import StageState, WorkflowStage, best_document, brief_result, workflow
 from mlxtune.runs.registry import RUN_KINDS
 from mlxtune.tui import draw
 from mlxtune.tui.actions import Action
@@ -26,7 +26,6 @@ from mlxtune.tui.render.bars import axis, interval
 from mlxtune.tui.render.text import age, ago, cell, clickable, key, line, lines, marked, paragraph
 from mlxtune.tui.room import Room
 from mlxtune.tui.rooms import ROOMS
-from mlxtune.tui.status import brief_result
 from mlxtune.tui.widgets import FocusPanel, ListPanel, Panel, Section
 from mlxtune.workspace.index import RunView, Snapshot
 
@@ -67,10 +66,7 @@ class HomeRoom(Room):
             "do the next step, or open the run under the cursor",
             when=lambda room: room.on_runs or room.step, bound=False, id="do",
         ),
-        Action(
-            "new", "n", "new", "start a new run",
-            when=lambda room: room.app.runs.can_start, why="There is no recipe.", needs_accelerator=True,
-        ),
+        Action("new", "n", "new", "start a new run", when="app.runs.can_start", why="There is no recipe.", needs_accelerator=True),
         Action("open_file", "o", "open", "open a file of your own, in any format, and look at its rows", id="open"),
         Action("new_recipe", "c", "new recipe", "create a recipe for a file of your own", id="recipe"),
     )  # fmt: skip
@@ -173,8 +169,8 @@ class HomeRoom(Room):
     @property
     def step(self) -> ActionBlock | None:
         """The action of the next step, unless n does the same."""
-        action = step_action(self._next_step(self.app.snapshot)) if self.app.snapshot else None
-        return action if action and action.id != "home.new" else None
+        action = step_action(self._next_step(self.app.snapshot))
+        return action if self.app.has_read and action.id != "home.new" else None
 
     def save_state(self) -> Mapping[str, Any]:
         return {"run": self._run_id}
@@ -183,14 +179,12 @@ class HomeRoom(Room):
         self._run_id = str(state["run"])
 
     def on_list_panel_chosen(self, event: ListPanel.Chosen) -> None:
-        runs = self.app.snapshot.runs if self.app.snapshot else ()
-        if event.index < len(runs):
-            self.app.runs.open_run(runs[event.index].id)
+        self.app.runs.open_run(self.app.snapshot.runs[event.index].id)
 
     async def action_do(self) -> None:
         if isinstance(self.focused, RunList):
             self.focused.action_choose()
-        elif self.app.snapshot:
+        elif self.app.has_read:
             action = self._binding(step_action(self._next_step(self.app.snapshot)).id)[1]
             if action == "screen.new" and not self.app.runs.can_start:
                 self.app.notices.show(self.app.runs.in_use)
@@ -199,9 +193,8 @@ class HomeRoom(Room):
 
     def action_evaluate(self) -> None:
         """Evaluate the newest run of the recipe."""
-        if self.app.snapshot:
-            self.app.run_to_evaluate = self._own(self.app.snapshot).runs[0].run
-            self.app.action_room("evaluate")
+        self.app.run_to_evaluate = self._own(self.app.snapshot).runs[0].run
+        self.app.action_room("evaluate")
 
     def action_samples(self) -> None:
         self.app.runs.create_samples()

@@ -20,7 +20,6 @@ from mlxtune.core.text import duration, one_line, plural
 from mlxtune.models import catalog
 from mlxtune.models.resolve import check_name  # its imports would slow down the app's start
 from mlxtune.planning.cost import Bill
-from mlxtune.planning.machine import PowerState
 from mlxtune.planning.plan import Plan
 from mlxtune.present.labels import base_summary
 from mlxtune.present.plan import BASIS, time_fact, verdict_sentence
@@ -107,10 +106,10 @@ class PlanRoom(Room):
     CSS_PATH = "style.tcss"
     ABOUT = "a recipe and its cost; edit it until it fits"
     ACTIONS = (
-        Action("edit", "enter", "edit", "edit the key under the cursor", when=lambda room: room.form, bound=False),
+        Action("edit", "enter", "edit", "edit the key under the cursor", when="form", bound=False),
         Action(
             "fit", "g", "fit", "apply the next change toward a recipe that fits",
-            when=lambda room: room.next_change, why="No change of the recipe is suggested.",
+            when="next_change", why="No change of the recipe is suggested.",
         ),
         Action(
             "train", "t", "train", "start a run after confirmation",
@@ -119,18 +118,18 @@ class PlanRoom(Room):
         ),
         Action(
             "fetch_base", "f", "download", "download its base",
-            when=lambda room: room.can_fetch, why="The base is on this machine.", needs_accelerator=True,
+            when="can_fetch", why="The base is on this machine.", needs_accelerator=True,
         ),
         Action(
             "probe", "b", "probe", "measure memory and time with two steps of the largest batch, which may take minutes",
-            when=lambda room: room.can_probe, why=lambda room: room.why_wait, needs_accelerator=True,
+            when="can_probe", why=lambda room: room.why_wait, needs_accelerator=True,
         ),
-        Action("stop", "s", "stop", "stop the probe", when=lambda room: room.probe, why="No probe is running."),
+        Action("stop", "s", "stop", "stop the probe", when="probe", why="No probe is running."),
         Action("undo", "u", "undo", "undo the last edit", when=lambda room: room.form and room.form.edits, why="There is no edit to undo."),
         Action("memory", "m", "costs", "memory, time and cost in full", when=lambda room: room.form and room.form.plan),
         Action(
             "default", "d,backspace,delete", "default", "restore the key's default",
-            when=lambda room: room.has_other_value, why="The key has its default.",
+            when="has_other_value", why="The key has its default.",
         ),
         OTHER_RECIPE,
         Action("step(1)", "right,plus,=,l", help="next value", id="next-value"),
@@ -229,7 +228,7 @@ class PlanRoom(Room):
         side = self.query_one("#plan-side", Panel)
         side.display = plan is not None and self.wide
         if plan and bill:
-            sections = partial(render.side_sections, plan, bill, self._power, self._check_note, self._keys_now, False)
+            sections = partial(render.side_sections, plan, bill, self.app.snapshot.power, self._check_note, self._keys_now, False)
             more = ("m", "all figures", "screen.memory")
             side.update(lambda width, height: cut_rows(render.side(sections(width), width, height), height, more))
 
@@ -326,10 +325,6 @@ class PlanRoom(Room):
     def can_probe(self) -> bool:
         form = self.form
         return form is not None and form.plan is not None and form.local and self._idle
-
-    @property
-    def _power(self) -> PowerState:
-        return self.app.snapshot.power if self.app.snapshot else PowerState()
 
     @property
     def can_fetch(self) -> bool:
@@ -527,7 +522,9 @@ class PlanRoom(Room):
             form = self.form
             if not (form and form.plan and form.bill):
                 return []
-            sections = render.side_sections(form.plan, form.bill, self._power, self._check_note, self._keys_now, True, width)
+            sections = render.side_sections(
+                form.plan, form.bill, self.app.snapshot.power, self._check_note, self._keys_now, True, width
+            )
             return render.side(sections, width)
 
         self.app.push_screen(PageScreen("Memory, time and cost", rows))

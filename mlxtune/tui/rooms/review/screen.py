@@ -38,14 +38,6 @@ _PAUSE = 60.0  # seconds; a longer gap between two decisions counts as a break
 _ONLY_PAIRS = "This row is not a pair of answers."
 
 
-def _has_source(room: SourceRoom) -> bool:
-    return room.session is not None
-
-
-def _has_pair(room: SourceRoom) -> bool:
-    return room.session is not None and is_pair(room.row)
-
-
 class ReviewRoom(SourceRoom):
     """Every decision takes one key, shows a one-line notice, and moves on to the next undecided row."""
 
@@ -53,45 +45,42 @@ class ReviewRoom(SourceRoom):
     CSS_PATH = "style.tcss"
     AUTO_FOCUS = "#reader"
     ACTIONS = (
-        Action("keep", "ctrl+s", "save", "save the edit, without accepting the row", when=lambda room: room.is_editing),
-        Action("leave", "escape", "leave", "leave the row unchanged and keep a draft", when=lambda room: room.is_editing, bound=False),
-        Action("disclaimer", "d", "disclaimer", "add the missing disclaimer", when=lambda room: room.with_disclaimers),
+        Action("keep", "ctrl+s", "save", "save the edit, without accepting the row", when="is_editing"),
+        Action("leave", "escape", "leave", "leave the row unchanged and keep a draft", when="is_editing", bound=False),
+        Action("disclaimer", "d", "disclaimer", "add the missing disclaimer", when="with_disclaimers"),
         Action(
             "decide('accept')", "a", lambda room: "left" if is_pair(room.row) else "accept", "accept the row, or prefer the left answer",
-            when=lambda room: room.row, id="accept",
+            when="row", id="accept",
         ),
-        Action("decide('swap')", "d", "right", "the right answer is better", when=_has_pair, id="prefer-right"),
-        Action("decide('tie')", "=", "tie", "both are equally good: the pair is not used", when=_has_pair, why=_ONLY_PAIRS, id="tie"),
-        Action("decide('bad')", "b", "bad", "both are bad: the pair is not used", when=_has_pair, why=_ONLY_PAIRS, id="bad"),
+        Action("decide('swap')", "d", "right", "the right answer is better", when="has_pair", id="prefer-right"),
+        Action("decide('tie')", "=", "tie", "both are equally good: the pair is not used", when="has_pair", why=_ONLY_PAIRS, id="tie"),
+        Action("decide('bad')", "b", "bad", "both are bad: the pair is not used", when="has_pair", why=_ONLY_PAIRS, id="bad"),
         Action(
             "decide('reject')", "x", "reject", "reject this row: it is not used for training or evaluation",
-            when=lambda room: room.session, late=_has_pair, id="reject",
+            when="session", late="has_pair", id="reject",
         ),
-        Action("skip", "space", "skip", "decide later; a decision on the row stays", when=lambda room: room.row),
-        Action(
-            "edit", "e", "edit", "edit the part under the cursor, or an unreadable record",
-            when=lambda room: room.session, late=_has_pair,
-        ),
+        Action("skip", "space", "skip", "decide later; a decision on the row stays", when="row"),
+        Action("edit", "e", "edit", "edit the part under the cursor, or an unreadable record", when="session", late="has_pair"),
         UNDO,
-        Action("clear_filter", "backspace", "all rows", "clear the filter", when=lambda room: room.is_filtered),
+        Action("clear_filter", "backspace", "all rows", "clear the filter", when="is_filtered"),
         Action(
             "details", "c", lambda room: "row" if room.shows_details else "contract",
             "switch between the row and its contract, tags and origin",
             when=lambda room: room.session and not room.wide, why="The contract is on the right.",
         ),
-        Action("open_editor", "v", "editor", "edit the part under the cursor in $EDITOR", when=lambda room: room.row),
-        Action("tag", "t", "tag", "add or remove a tag; digits do so for the listed tags", when=lambda room: room.row),
-        Action("swap", "s", "swap", "swap the answers on the screen", when=_has_pair, why=_ONLY_PAIRS),
-        Action("note", "n", "note", "write a note about this row", when=lambda room: room.row),
+        Action("open_editor", "v", "editor", "edit the part under the cursor in $EDITOR", when="row"),
+        Action("tag", "t", "tag", "add or remove a tag; digits do so for the listed tags", when="row"),
+        Action("swap", "s", "swap", "swap the answers on the screen", when="has_pair", why=_ONLY_PAIRS),
+        Action("note", "n", "note", "write a note about this row", when="row"),
         REDO,
-        Action("annotator", "y", "annotator", "decide under another name, and see only that person's decisions", when=_has_source),
-        Action("transform", ":", "change", "change many rows: replace text, cap a category, and more", when=_has_source),
-        Action("go(1)", "right,l", "next", "next row, decided or not", when=_has_source, id="next"),
-        Action("go(-1)", "left,h", "previous", "previous row", when=_has_source, id="previous"),
+        Action("annotator", "y", "annotator", "decide under another name, and see only that person's decisions", when="session"),
+        Action("transform", ":", "change", "change many rows: replace text, cap a category, and more", when="session"),
+        Action("go(1)", "right,l", "next", "next row, decided or not", when="session", id="next"),
+        Action("go(-1)", "left,h", "previous", "previous row", when="session", id="previous"),
         *SOURCE_ACTIONS,
-        Action("edge(False)", "home", help="first row", when=_has_source, id="first"),
-        Action("edge(True)", "end", help="last row", when=_has_source, id="last"),
-        *(Action(f"digit({n})", str(n), help=f"add or remove tag {n}", when=_has_source, id=f"tag-{n}") for n in range(1, 10)),
+        Action("edge(False)", "home", help="first row", when="session", id="first"),
+        Action("edge(True)", "end", help="last row", when="session", id="last"),
+        *(Action(f"digit({n})", str(n), help=f"add or remove tag {n}", when="session", id=f"tag-{n}") for n in range(1, 10)),
         Action("back", "escape", help="back"),
     )  # fmt: skip
 
@@ -139,6 +128,10 @@ class ReviewRoom(SourceRoom):
         """The displayed session, once its source is open and has rows."""
         session = super().session
         return session if session is not None and not session.has_no_rows and session.error is None else None
+
+    @property
+    def has_pair(self) -> bool:
+        return is_pair(self.row)
 
     def on_screen_resume(self) -> None:
         self._is_arriving = True

@@ -28,9 +28,9 @@ class QueuePage(PageScreen):
 
     GROUP = "queue"
     ACTIONS = (
-        Action("start", "s", "start", "run the commands", when=lambda page: page.can_start),
-        Action("add", "a", "add", "add a command", when=lambda page: page.recipes, why="There is no recipe."),
-        Action("remove", "x", "remove", "remove the command", when=lambda page: page.waiting, why="The command was started."),
+        Action("start", "s", "start", "run the commands", when="can_start"),
+        Action("add", "a", "add", "add a command", when="recipes", why="There is no recipe."),
+        Action("remove", "x", "remove", "remove the command", when="waiting", why="The command was started."),
         Action(
             "clear", "c", "clear", "remove all commands that have not been started",
             when=lambda page: any(entry.status == "waiting" for entry in page.entries), why="No command is waiting.",
@@ -39,7 +39,7 @@ class QueuePage(PageScreen):
     )  # fmt: skip
 
     def __init__(self) -> None:
-        super().__init__("Queue", lambda width: [])
+        super().__init__("Queue")
         self._cache: tuple[object, list[QueueEntry]] | None = None
 
     def compose_body(self) -> ComposeResult:
@@ -60,7 +60,7 @@ class QueuePage(PageScreen):
 
     @property
     def recipes(self) -> list[RecipeView]:
-        return [view for view in self.app.snapshot.startable if view.recipe] if self.app.snapshot else []
+        return [view for view in self.app.snapshot.startable if view.recipe]
 
     @property
     def waiting(self) -> QueueEntry | None:

@@ -11,6 +11,7 @@ from textual.containers import Horizontal, Vertical
 from textual.content import Content
 
 from mlxtune.present.run import STATUS_LABELS, LogLine, log_line
+from mlxtune.present.workflow import brief_result
 from mlxtune.runs import queue
 from mlxtune.runs.registry import ACTIVE, Run
 from mlxtune.runs.state import RunState
@@ -19,7 +20,6 @@ from mlxtune.tui.render.text import ago
 from mlxtune.tui.room import Room
 from mlxtune.tui.rooms.train import render
 from mlxtune.tui.rooms.train.chart import LOSS, ChartMetric, RunChart, available_metrics
-from mlxtune.tui.status import brief_result
 from mlxtune.tui.widgets import ChoiceOption, FocusPanel, PageScreen, Panel, Section
 from mlxtune.workspace import control
 from mlxtune.workspace.index import RunView, Snapshot, with_history
@@ -39,10 +39,6 @@ class LogPanel(FocusPanel):
     BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "screen.log_page", "show every line", id="log.open")]
 
 
-def _steps(room: TrainRoom) -> int:
-    return len(room.view.state.steps) if room.view else 0
-
-
 class TrainRoom(Room):
     """Shows the selected run or, by default, the newest one."""
 
@@ -51,46 +47,43 @@ class TrainRoom(Room):
     ACTIONS = (
         Action(
             "stop", "s", "stop", "save a checkpoint and stop after confirmation; r resumes the run",
-            when=lambda room: room.can_stop, why="This run is not running.",
+            when="can_stop", why="This run is not running.",
         ),
         Action(
             "resume", "r", "resume", "resume from the newest checkpoint",
             when=lambda room: room.view and room.view.can_resume and room.app.runs.accelerator_free,
             why="This run cannot be resumed.", needs_accelerator=True,
         ),
-        Action(
-            "new", "n", "new", "start a new run",
-            when=lambda room: room.app.runs.can_start, why="There is no recipe.", needs_accelerator=True,
-        ),
+        Action("new", "n", "new", "start a new run", when="app.runs.can_start", why="There is no recipe.", needs_accelerator=True),
         Action(
             "searches", "h", "search", "search for better hyperparameters, and show earlier searches",
-            when=lambda room: room.app.runs.can_start or (room.app.snapshot and room.app.snapshot.searches), why="There is no recipe.",
+            when=lambda room: room.app.runs.can_start or room.app.snapshot.searches, why="There is no recipe.",
         ),
         Action(
             "measure", "m", "metric", "show the loss, rewards, their margin, accuracy, or the KL divergence",
-            when=lambda room: _steps(room) and len(available_metrics(room.view.state)) > 1, why="Only the loss was measured.",
+            when=lambda room: room.steps and len(available_metrics(room.view.state)) > 1, why="Only the loss was measured.",
         ),
         Action(
             "compare", "c", lambda room: "alone" if room.compared else "compare", "show another run for comparison, or hide it",
-            when=lambda room: room.comparable_runs, why="There is no other run to compare with.",
+            when="comparable_runs", why="There is no other run to compare with.",
         ),
         Action(
             "zoom", "z", lambda room: "whole" if room.zoomed else "zoom", "show the last fifth, or the whole run",
-            when=lambda room: _steps(room) >= 10, why="There are too few steps.",
+            when=lambda room: room.steps >= 10, why="There are too few steps.",
         ),
         Action(
             "samples", "g", "samples", "all answers to validation rows, by step",
-            when=lambda room: room.view and room.view.state.samples, why="There are no answers yet.", late=lambda room: room.wide,
+            when=lambda room: room.view and room.view.state.samples, why="There are no answers yet.", late="wide",
         ),
         Action("log_page", "l", "log", "every line of the log", when=lambda room: room.view and (room.view.log or room.view.process_output)),
         Action(
             "turn(1)", "[,down", "older", "show the previous run",
-            when=lambda room: room.app.snapshot and room.index < len(room.app.snapshot.runs) - 1, why="This is the oldest run.",
-            late=lambda room: room.wide, id="older",
+            when=lambda room: room.index < len(room.app.snapshot.runs) - 1, why="This is the oldest run.",
+            late="wide", id="older",
         ),
         Action(
             "turn(-1)", "],up", "newer", "show the next run",
-            when=lambda room: room.index > 0, why="This is the newest run.", late=lambda room: room.wide, id="newer",
+            when=lambda room: room.index > 0, why="This is the newest run.", late="wide", id="newer",
         ),
         Action(
             "checkpoints", "k", "checkpoints", "evaluate one of this run's checkpoints, or load it in Chat",
@@ -98,7 +91,7 @@ class TrainRoom(Room):
         ),
         Action(
             "queue", "w", "queue", "commands that run one after another",
-            when=lambda room: room.has_queue or (room.app.snapshot and room.app.snapshot.recipes), why="There is no recipe.",
+            when=lambda room: room.has_queue or room.app.snapshot.recipes, why="There is no recipe.",
             late=lambda room: not room.has_queue,
         ),
     )  # fmt: skip
@@ -123,20 +116,22 @@ class TrainRoom(Room):
     @property
     def index(self) -> int:
         """The position of the displayed run among all runs."""
-        runs = self.app.snapshot.runs if self.app.snapshot else ()
-        return next((index for index, view in enumerate(runs) if view.id == self.app.selected), 0)
+        return next((index for index, view in enumerate(self.app.snapshot.runs) if view.id == self.app.selected), 0)
 
     @property
     def view(self) -> RunView | None:
         """The displayed run, with its history."""
-        runs = self.app.snapshot.runs if self.app.snapshot else ()
+        runs = self.app.snapshot.runs
         return with_history(runs[self.index]) if runs else None
+
+    @property
+    def steps(self) -> int:
+        return len(self.view.state.steps) if self.view else 0
 
     @property
     def compared(self) -> RunView | None:
         """The run that the chart shows for comparison, with its history."""
-        snapshot, view = self.app.snapshot, self.view
-        other = snapshot.find_run(self._compared_id) if snapshot and self._compared_id else None
+        view, other = self.view, self.app.snapshot.find_run(self._compared_id or "")
         return with_history(other) if other and view and other.id != view.id else None
 
     def draw(self, snapshot: Snapshot) -> None:
@@ -163,12 +158,11 @@ class TrainRoom(Room):
         return next((metric for metric in available_metrics(state) if metric.id == self._metric_id), LOSS)
 
     def _draw_legend(self) -> None:
-        snapshot, view = self.app.snapshot, self.view
-        if snapshot and view:
+        if view := self.view:
             chart, head = self.query_one(RunChart), self.query_one("#chart", Section).head
             title = chart.metric.title
             if self.index:
-                title += f" of {view.name}, {ago(snapshot.now - view.updated)}"
+                title += f" of {view.name}, {ago(self.app.snapshot.now - view.updated)}"
             head.set(title=title, note=chart.legend(head.size.width - len(title) - 6))
 
     on_run_chart_cursor_moved = _draw_legend
@@ -200,20 +194,20 @@ class TrainRoom(Room):
     @property
     def comparable_runs(self) -> list[RunView]:
         """Return the runs that this one can be compared with, newest first."""
-        snapshot, view = self.app.snapshot, self.view
-        if snapshot is None or view is None or not view.state.steps:
+        view = self.view
+        if view is None or not view.state.steps:
             return []
-        return [other for other in snapshot.runs if other.id != view.id and other.state.steps]
+        return [other for other in self.app.snapshot.runs if other.id != view.id and other.state.steps]
 
     def action_compare(self) -> None:
         """Draw another run for comparison, asking which if there are several, or hide it again."""
-        snapshot, others = self.app.snapshot, self.comparable_runs
-        if self.compared or len(others) == 1 or snapshot is None:
+        others = self.comparable_runs
+        if self.compared or len(others) == 1:
             self._compare_with(None if self.compared else others[0].id)
             return
         options = []
         for other in others[:_MAX_COMPARED]:
-            about = f"{STATUS_LABELS[other.status].text}, {brief_result(other)}, {ago(snapshot.now - other.updated)}"
+            about = f"{STATUS_LABELS[other.status].text}, {brief_result(other)}, {ago(self.app.snapshot.now - other.updated)}"
             options.append(ChoiceOption(other.id, other.name, about))
         self.app.choose("Compare with which run?", options, self._compare_with)
 
@@ -284,10 +278,9 @@ class TrainRoom(Room):
         self.app.push_screen(PageScreen("Log", rows, at_end=True))
 
     def action_turn(self, by: int) -> None:
-        snapshot = self.app.snapshot
-        if snapshot and snapshot.runs:
-            index = max(0, min(self.index + by, len(snapshot.runs) - 1))
-            self.app.selected = snapshot.runs[index].id if index else None  # None follows the newest run, including later ones
+        if runs := self.app.snapshot.runs:
+            index = max(0, min(self.index + by, len(runs) - 1))
+            self.app.selected = runs[index].id if index else None  # None follows the newest run, including later ones
             self.redraw()
 
 

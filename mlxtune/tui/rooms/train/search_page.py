@@ -24,31 +24,23 @@ from mlxtune.workspace import control
 from mlxtune.workspace.index import RunView
 
 
-def _is_alive(page: SearchPage) -> bool:
-    return page.view is not None and page.view.alive
-
-
 class SearchPage(PageScreen):
     """Shows the newest search or, after [ and ], an older one."""
 
     GROUP = "search"
     ACTIONS = (
-        Action("choose('drop')", "x", "drop", "drop the trial", when=_is_alive, id="drop"),
-        Action("choose('pin')", "p", "pin", "keep the trial from being pruned", when=_is_alive, id="pin"),
-        Action("stop", "s", "stop", "stop the search", when=_is_alive),
-        Action("resume", "r", "continue", "continue the search", when=lambda page: page.can_resume, needs_accelerator=True),
-        Action("new", "n", "new search", "start another search", when=lambda page: page.app.runs.can_start, needs_accelerator=True),
-        Action(
-            "evaluation", "e", "evaluation", "open its evaluation",
-            when=lambda page: page.view and page.view.status == "finished", why="The search has not finished.",
-        ),
+        Action("choose('drop')", "x", "drop", "drop the trial", when="is_alive", id="drop"),
+        Action("choose('pin')", "p", "pin", "keep the trial from being pruned", when="is_alive", id="pin"),
+        Action("stop", "s", "stop", "stop the search", when="is_alive"),
+        Action("resume", "r", "continue", "continue the search", when="can_resume", needs_accelerator=True),
+        Action("new", "n", "new search", "start another search", when="app.runs.can_start", needs_accelerator=True),
         Action("turn(1)", "[", "older", "show an older search", when=lambda page: page.can_turn(1), id="older"),
         Action("turn(-1)", "]", "newer", "show a newer search", when=lambda page: page.can_turn(-1), id="newer"),
         Action("dismiss", "escape,q,h", "close", "close", id="close"),
     )  # fmt: skip
 
     def __init__(self) -> None:
-        super().__init__("Search", lambda width: [])
+        super().__init__("Search")
         self._index = 0
         self._cache: tuple[object, Leaderboard | None] | None = None
 
@@ -60,8 +52,12 @@ class SearchPage(PageScreen):
 
     @property
     def view(self) -> RunView | None:
-        searches = self.app.snapshot.searches if self.app.snapshot else ()
+        searches = self.app.snapshot.searches
         return searches[min(self._index, len(searches) - 1)] if searches else None
+
+    @property
+    def is_alive(self) -> bool:
+        return self.view is not None and self.view.alive
 
     def _board(self, view: RunView) -> Leaderboard | None:
         """Return the leaderboard, read again only if the search has written an event or the user has chosen something."""
@@ -85,7 +81,7 @@ class SearchPage(PageScreen):
     def redraw(self) -> None:
         if not self.is_mounted or not self.query("#search-board"):  # the page is closing
             return
-        view, snapshot = self.view, self.app.snapshot
+        view = self.view
         board = self._board(view) if view else None
         for name in ("#search-board", "#search-strips"):
             self.query_one(name).display = board is not None
@@ -93,11 +89,11 @@ class SearchPage(PageScreen):
         self.draw_keys()
         self.draw_notices()
         head, panel = self.query_one("#search-head", Section).head, self.query_one("#search-banner", Panel)
-        if view is None or snapshot is None:
+        if view is None:
             panel.update(lambda width, _height: empty_page(self.app.runs.can_start, width))
             return
         head.set(title=f"Search {view.name}", note=view.title)
-        panel.update(lambda width, _height: draw_banner(view, board, snapshot.now, width))
+        panel.update(lambda width, _height: draw_banner(view, board, self.app.snapshot.now, width))
         if board is None:
             return
         shown, trials = board, self.query_one("#search-trials", ListPanel)
@@ -126,7 +122,7 @@ class SearchPage(PageScreen):
         return view is not None and view.status in ("stopped", "crashed", "failed") and self.app.runs.accelerator_free
 
     def can_turn(self, by: int) -> bool:
-        searches = self.app.snapshot.searches if self.app.snapshot else ()
+        searches = self.app.snapshot.searches
         return 0 <= self._index + by < len(searches)
 
     def action_turn(self, by: int) -> None:
@@ -150,10 +146,6 @@ class SearchPage(PageScreen):
     def action_new(self) -> None:
         self.dismiss()  # the room shows whether the search starts
         self.app.runs.new_search()
-
-    def action_evaluation(self) -> None:
-        self.dismiss()
-        self.app.action_room("evaluate")
 
 
 def empty_page(can_start: bool, width: int) -> Content:
