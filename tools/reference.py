@@ -287,8 +287,8 @@ def _text(text: str) -> str:
 def _tree(command: Any, name: str) -> Iterator[tuple[str, Any]]:
     """Yield a command and all commands below it, each with its whole name."""
     yield name, command
-    for word, child in getattr(command, "commands", {}).items():
-        yield from _tree(child, f"{name} {word}")
+    for word in getattr(command, "commands", ()):
+        yield from _tree(command.get_command(None, word), f"{name} {word}")
 
 
 def _described(command: Any, name: str) -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""``adapters``: list, show, compare, rename, tag, import, remove, and restore adapters."""
+"""``adapters``: list, show, compare, rename, tag, import, push, pull, remove, and restore adapters."""
 
 import time
 from pathlib import Path
@@ -8,12 +8,14 @@ import typer
 
 from mlxtune.adapters import library
 from mlxtune.adapters.entry import AdapterEntry
+from mlxtune.adapters.export import fidelity
 from mlxtune.adapters.library import compare
 from mlxtune.cli.options import Json
 from mlxtune.cli.output import draw, info, progress_bar, show, show_json, show_missing_workspace
 from mlxtune.core.json_fields import to_json
 from mlxtune.data import samples
 from mlxtune.present.adapter import AdapterDetail, adapter_document, adapters_table, comparison_document
+from mlxtune.present.card import adapter_card, export_card
 from mlxtune.present.verdict import caveat_text
 
 app = typer.Typer(
@@ -37,13 +39,8 @@ OtherWeights = Annotated[
 @app.callback()
 def default(context: typer.Context, json: Json = False) -> None:
     """List the adapters of this workspace, newest first."""
-    if context.invoked_subcommand is None:
-        list_adapters(json)
-
-
-@app.command("list")
-def list_adapters(json: Json = False) -> None:
-    """List the adapters of this workspace, newest first."""
+    if context.invoked_subcommand:
+        return
     entries = library.all_adapters(Path.cwd())
     if json:
         show_json([document(entry) for entry in entries])
@@ -162,3 +159,48 @@ def report_import(entry: AdapterEntry, json: bool) -> None:
 
 def _report(entry: AdapterEntry, text: str, json: bool) -> None:
     show_json(document(entry)) if json else info(("✓ ", "bold success"), text)
+
+
+Repo = Annotated[str, typer.Argument(help="A Hub repository in the form OWNER/NAME.")]
+
+
+@app.command()
+def push(
+    which: Annotated[str, typer.Argument(help="An adapter, or an export's folder.")],
+    repo: Repo,
+    public: Annotated[bool, typer.Option("--public", help="Make the repository public.")] = False,
+    json: Json = False,
+) -> None:
+    """Push an adapter or an export with a model card to the Hub. The repository is private by default."""
+    from mlxtune.adapters import hub
+
+    folder = Path(which)
+    with progress_bar("contacting the Hub") as update:
+        if (folder / fidelity.FILE).is_file():
+            result = hub.push_export(folder, repo, export_card, public=public, progress=update)
+        else:
+            result = hub.push_adapter(library.find_usable(Path.cwd(), which), repo, adapter_card, public=public, progress=update)
+    if json:
+        show_json(to_json(result))
+        return
+    visibility = "private" if result.private else "public"
+    info(("✓ ", "bold success"), f"Pushed to {result.url} ({visibility}): {', '.join(result.files)}")
+    if public and result.private:
+        info(("  ! ", "warning"), "The repository already existed and remains private.")
+
+
+@app.command()
+def pull(
+    repo: Repo,
+    name: Name = "",
+    base: Base = "",
+    revision: Annotated[str, typer.Option("--revision", help="A branch, tag, or commit.")] = "",
+    other_weights: OtherWeights = False,
+    json: Json = False,
+) -> None:
+    """Download an adapter from the Hub and import it, with the same checks as 'adapters import'."""
+    from mlxtune.adapters import hub
+
+    with progress_bar("contacting the Hub") as update:
+        entry = hub.pull(Path.cwd(), repo, name, base, revision=revision, other_weights=other_weights, progress=update)
+    report_import(entry, json)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -72,9 +71,6 @@ def apply(
     pipeline = parse(line, Path.cwd())
     copy = shlex.quote(os.path.relpath(path.with_name(f"{path.stem}.applied.jsonl")))
     hint = f"mlxtune data apply {shlex.quote(str(source))} {shlex.quote(line)} --out {copy}"
-    if pipeline.mapping and not new_file:
-        raise InputError("map changes how the file is read, so it needs a new file.", hint=hint)
-    section = replace(section, map={**section.map, **pipeline.mapping})
     with_checks = bool((pipeline.fields | filters.fields(filter)) & filters.CHECKED)
     with open_browser(source, path, section, with_checks) as browser, ReviewSession(path) as session:
         browser.apply_review(session.state)

@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from mlxtune.cli.options import Json
-from mlxtune.cli.output import out, print_columns, print_facts, print_section, progress_bar, show, show_json
+from mlxtune.cli.output import Cell, out, print_columns, print_facts, print_section, progress_bar, show_json
 from mlxtune.core.text import size as size_text
-from mlxtune.planning.benchmark import BenchmarkReport, Measurement, run_benchmark
+from mlxtune.planning.benchmark import run_benchmark
 from mlxtune.present.labels import power_problems
 from mlxtune.present.terminal import print_heading
 
@@ -22,8 +22,7 @@ def bench(
 ) -> None:
     """Benchmark this machine: matrix products, attention, generation and training at three sizes, and the disk.
 
-    Once it has run, mlxtune plan can estimate a recipe's training time before its first run. The output ends with a
-    block to paste into a bug report. Nothing is sent anywhere.
+    Once it has run, mlxtune plan can estimate a recipe's training time before its first run. Nothing is sent anywhere.
     """
     with progress_bar("benchmarking") as update:
         report = run_benchmark(Path.cwd(), update, quick=quick)
@@ -31,23 +30,8 @@ def bench(
         show_json({"v": 1, **asdict(report)})
         return
     print_heading(out, "Machine")
-    print_facts(_machine_facts(report))
-    print_section("Measurements", "a tiny size, rough results" if quick else "random models and matrices of three sizes")
-    print_columns(
-        [[(_label(item), "muted"), (_number(item), "bold"), item.unit, (item.detail, "faint")] for item in report.measurements],
-        right=(1,),
-    )
-    print_section("For a bug report", "copy from here")
-    measured = ((_label(item), f"{_number(item)} {item.unit}  ({item.detail})") for item in report.measurements)
-    rows = [*_machine_facts(report), *measured]
-    width = max(len(name) for name, _ in rows)
-    for line in ("```", *(f"{name.ljust(width)}  {value}" for name, value in rows), "```"):
-        show(line)
-
-
-def _machine_facts(report: BenchmarkReport) -> list[tuple[str, str]]:
     memory = report.memory
-    return [
+    print_facts([
         ("system", report.system),
         ("chip", f"{report.chip}, {report.cores} cores"),
         ("backend", report.backend),
@@ -55,12 +39,11 @@ def _machine_facts(report: BenchmarkReport) -> list[tuple[str, str]]:
         ("power", ", ".join(["on battery" if report.power.on_battery else "connected", *power_problems(report.power)])),
         ("limit", f"{size_text(report.limit)} for a run"),
         *((name, version or "not installed") for name, version in report.versions.items()),
-    ]
-
-
-def _label(item: Measurement) -> str:
-    return f"{item.name}, {item.size}" if item.size else item.name
-
-
-def _number(item: Measurement) -> str:
-    return f"{item.value:,.0f}" if item.value >= 100 else f"{item.value:.3g}"
+    ])  # fmt: skip
+    print_section("Measurements", "a tiny size, rough results" if quick else "random models and matrices of three sizes")
+    rows: list[list[Cell]] = []
+    for item in report.measurements:
+        number = f"{item.value:,.0f}" if item.value >= 100 else f"{item.value:.3g}"
+        label = f"{item.name}, {item.size}" if item.size else item.name
+        rows.append([(label, "muted"), (number, "bold"), item.unit, (item.detail, "faint")])
+    print_columns(rows, right=(1,))

@@ -2,11 +2,11 @@
 
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -94,34 +94,17 @@ def evaluate(
     if seeds > 1 and run:
         first = min(trained_seeds(Path.cwd(), recipe), default=recipe.training.seed)
         recipe = replace(recipe, training=replace(recipe.training, seed=first))
-    runs = train_seeds(recipe, seeds) if seeds > 1 else []
+    runs = [trained(one) for one in seed_recipes(recipe, seeds)] if seeds > 1 else []
     entry = _adapter(adapter, recipe, run) if adapter else None
     evaluation = _start(recipe, run, entry=entry, seeds=runs, consent=consent, last_look=last_look)
     if detach:
         announce(evaluation, detach=True, json=json)
         return
-    report = _follow_report(evaluation, json=json)
-    if gate.gate and (why := refusal_text(report, accept_unknown=gate.accept_unknown)):
-        raise GateError(f"Gate failed: {why}", hint=refusal_hint(report))
-
-
-def train_and_evaluate(recipe: Recipe, number: int, request: Mapping[str, Any], *, json: bool) -> None:
-    """Train ``recipe`` with ``number`` seeds, evaluate the runs together, and print the report. Raise ``typer.Exit`` if a run fails."""
-    consent = _consent(recipe, False)
-    _follow_report(_start(recipe, None, seeds=train_seeds(recipe, number, request), consent=consent), json=json)
-
-
-def train_seeds(recipe: Recipe, number: int, request: Mapping[str, Any] | None = None) -> list[Run]:
-    """Return a run of ``recipe`` for each of ``number`` seeds from its own on. Train those that are missing, one after another."""
-    return [_trained(variant, request) for variant in seed_recipes(recipe, number)]
-
-
-def _follow_report(evaluation: Run, *, json: bool) -> EvaluationReport:
-    """Wait for ``evaluation``, and print and return its report. Raise ``typer.Exit`` if it fails."""
     folder = _finished(evaluation)
     report = reports.load(folder)
     show_json({"folder": str(folder), **to_json(report)}) if json else show_report(report, folder)
-    return report
+    if gate.gate and (why := refusal_text(report, accept_unknown=gate.accept_unknown)):
+        raise GateError(f"Gate failed: {why}", hint=refusal_hint(report))
 
 
 def _compare_generated(recipe: Recipe, *, consent: str, gate: bool, json: bool) -> None:
@@ -131,7 +114,7 @@ def _compare_generated(recipe: Recipe, *, consent: str, gate: bool, json: bool) 
     """
     variants = generated_variants(recipe)
     info(("  ", ""), f"{plural(variants.own, 'training row')} of your own, {variants.generated:,} generated.")
-    result, steps = compare_generated(Path.cwd(), variants, _trained, partial(measure, consent=consent))
+    result, steps = compare_generated(Path.cwd(), variants, trained, partial(measure, consent=consent))
     if json:
         show_json({"own": variants.own, "generated": variants.generated, "steps": steps, **to_json(result)})
     else:
@@ -144,14 +127,14 @@ def _compare_generated(recipe: Recipe, *, consent: str, gate: bool, json: bool) 
         raise GateError(f"Gate failed: {comparison_verdict(result)}")
 
 
-def _trained(recipe: Recipe, request: Mapping[str, Any] | None = None) -> Run:
+def trained(recipe: Recipe) -> Run:
     """Return the newest run of ``recipe`` on its current rows, or train one. Raise ``typer.Exit`` if it does not finish."""
     run = trained_seeds(Path.cwd(), recipe).get(recipe.training.seed)
     if run is not None:
         info(("  ", ""), f"Seed {recipe.training.seed} was trained before: {run.id}")
         return run
     with progress_bar("looking for the model") as update:
-        run = control.train(Path.cwd(), recipe, request, progress=update)
+        run = control.train(Path.cwd(), recipe, progress=update)
     info(("  ", ""), f"Seed {recipe.training.seed}: {run.id}   ", ("press Ctrl-C to detach; the run continues", "muted"))
     code = 0
     try:

@@ -1,4 +1,4 @@
-"""``export``: write an adapter in the format of another program."""
+"""``export`` and ``verify-export``: write an adapter in the format of another program, and compare that program's answers with it."""
 
 import os
 import shlex
@@ -15,17 +15,19 @@ from mlxtune.adapters import library
 from mlxtune.adapters.entry import AdapterEntry
 from mlxtune.adapters.export import fidelity, lmstudio
 from mlxtune.adapters.export import start as exports
+from mlxtune.adapters.export.endpoint_prompts import api_url, served_model
 from mlxtune.adapters.export.formats import FORMATS, NAMES, ExportFormat, FormatOption, copy_adapter, find_format
-from mlxtune.adapters.export.tried import use_commands
+from mlxtune.adapters.export.tried import find_export, tried_exports, use_commands
 from mlxtune.cli.adapters import Which
 from mlxtune.cli.follow import announce, follow_answers
 from mlxtune.cli.options import Json, Overrides, with_option_groups
 from mlxtune.cli.output import draw, info, progress_bar, say_changed_evaluation, show_json
-from mlxtune.core.errors import InputError, MachineError
+from mlxtune.cli.train import fetch
+from mlxtune.core.errors import GateError, InputError, MachineError
 from mlxtune.core.json_fields import to_json
 from mlxtune.core.text import one_line, suggest
 from mlxtune.present.card import adapter_card
-from mlxtune.present.export import fidelity_document
+from mlxtune.present.export import fidelity_document, form_label, verification_document
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs import launch
 from mlxtune.runs.registry import Run, run_of
@@ -210,3 +212,48 @@ def _document(run: Run, code: int) -> dict[str, Any]:
     proof, summary = fidelity.load(run.folder), dict(run.state().summary)
     place = {"run": run.id, "folder": summary.get("folder"), "bytes": summary.get("bytes")}
     return {**place, "outcome": proof.outcome, "refused": code == 1, "lost": proof.lost_share, **to_json(proof)}
+
+
+def verify_export(
+    which: Which,
+    endpoint: Annotated[
+        str,
+        typer.Option("--endpoint", help="The URL of llama.cpp's server, Ollama, LM Studio, or a similar program on this machine."),
+    ],
+    model: Annotated[
+        str, typer.Option("--model", help="The model's name at the endpoint. Default: its model, if it serves only one.")
+    ] = "",
+    export: Annotated[
+        str, typer.Option("--export", help="The ID of the export that the endpoint serves, if the adapter has several.")
+    ] = "",
+    recipe: Rows = None,
+    overrides: Overrides = None,
+    json: Json = False,
+) -> None:
+    """Measure the quality lost by export and quantization: an installed program answers the held-out rows, and so does the adapter.
+
+    Exits 1 if the program renders a prompt differently than in training, or if its answers are worse.
+    """
+    entry = library.find_usable(Path.cwd(), which)
+    url = api_url(endpoint)
+    served = served_model(url, model)
+    found = find_export(tried_exports(entry), served.files, export)
+    rows = compared_recipe(entry, recipe, overrides or [])
+    run = exports.start_verification(Path.cwd(), entry, url, served.name, found.id if found else "", recipe=rows, prepare=fetch)
+    if code := follow_answers(run):
+        raise typer.Exit(code)
+    result = fidelity.load_verification(run.folder)
+    if json:
+        show_json({"run": run.id, "failure": result.failure, **to_json(result)})
+    else:
+        draw(verification_document(result, form_label(found.form, found.precision, found.program) if found else ""))
+    if result.failure == "prompts":
+        raise GateError(
+            "The program renders prompts differently than in training.",
+            hint="Export the adapter again, and let the program use the exported template.",
+        )
+    if result.failure:
+        raise GateError(
+            "The program's answers are worse than the adapter's.",
+            hint="If the program's file is quantized, use one in 16 bits: mlxtune export llamacpp --precision f16",
+        )

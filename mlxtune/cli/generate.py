@@ -65,10 +65,10 @@ class RowOptions:
     """Which rows to write, and how many."""
 
     like: Annotated[
-        str, typer.Option("--like", help="Write variations of the training rows that match this filter (see data review).")
-    ] = ""
-    where: Annotated[
-        str, typer.Option("--where", help="Use only training rows with this metadata, for example category=account.")
+        str,
+        typer.Option(
+            "--like", help="Use only training rows that match this filter, such as meta.category:account (see data review)."
+        ),
     ] = ""
     thin: Annotated[
         int | None,
@@ -139,14 +139,14 @@ def generate(
     """Have a teacher write rows for a recipe's source, and follow its progress.
 
     Rows that pass the contract and all checks and do not repeat another row are proposed. They are trained on only after you accept
-    them in the review, and are never held out. The teacher sees only training rows. Without --like, --where, or --about, it writes
+    them in the review, and are never held out. The teacher sees only training rows. Without --like or --about, it writes
     rows for an area that has too few; without a teacher, the command lists these areas.
     """
     from mlxtune.data.generate.start import quote, start
 
     loaded = load(recipe, overrides or [])
     request = _request(tasks, rows, teacher.spec)
-    if request.task == "variations" and not (rows.like or rows.where or rows.about):
+    if request.task == "variations" and not (rows.like or rows.about):
         if rows.thin != 0:
             places = _thin_rows(recipe, loaded)
             if not request.teacher.base and not request.teacher.model:
@@ -188,7 +188,7 @@ def _request(tasks: TaskOptions, rows: RowOptions, teacher: TeacherSpec) -> Gene
     task, rubric = tasks.task, rows.rubric or ("default" if tasks.score else "")
     return GenerationRequest(
         task, teacher, rows.n or (ALL_PROMPTS if task == "answers" else DEFAULT_ROWS), 1 if task == "scores" else rows.candidates,
-        rows.like, rows.where, (), rows.about, _absolute(tasks.prompts), _absolute(tasks.documents),
+        rows.like, (), rows.about, _absolute(tasks.prompts), _absolute(tasks.documents),
         rubric if rubric == "default" else _absolute(rubric), seed=rows.seed,
     )  # fmt: skip
 

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from mlxtune.adapters import library
-from mlxtune.cli.evaluate import train_seeds
+from mlxtune.cli.evaluate import trained
 from mlxtune.cli.follow import announce, follow_answers
 from mlxtune.cli.generate import TeacherOptions, consent_to, show_generation
 from mlxtune.cli.options import Json, with_option_groups
@@ -101,7 +101,7 @@ def _train(run: Run, recipe: Recipe, *, continued: bool, json: bool) -> None:
     if continued:
         recipe = replace(recipe, adapter=replace(recipe.adapter, parent=str(run.adapter)))
     info(("  ", ""), f"{variants.own:,} training rows of your own, {variants.generated:,} generated.")
-    (after,) = train_seeds(recipe, 1)
+    after = trained(recipe)
     second = _validate(after)
     first = _validate(run, reports.load(second).facts["decoding"]["max_tokens"])  # which may depend on the training rows
     result = compare_evaluations(*(find_side(Path.cwd(), str(folder)) for folder in (first, second)))

@@ -5,7 +5,7 @@ import os
 import shlex
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -37,13 +37,13 @@ VERBS = {
     "queue": "queue:app",
     "compare": "compare:compare",
     "score": "score:score",
-    "selftest": "selftest:selftest",
+    "selftest": "score:selftest",
     "blind": "blind:blind",
     "judge": "judge:judge",
     "report": "report:report",
-    "verify": "verify:verify",
+    "verify": "report:verify",
     "export": "export:export",
-    "verify-export": "verify_export:verify_export",
+    "verify-export": "export:verify_export",
     "chat": "chat:chat",
     "serve": "serve:serve",
     "mcp": "mcp:mcp",
@@ -55,11 +55,10 @@ VERBS = {
     "runs": "runs:app",
     "models": "models:app",
     "adapters": "adapters:app",
-    "adapters push": "hub:push",
-    "adapters pull": "hub:pull",
 }
 
 
+@cache
 def load_verb(name: str) -> Any:
     """Import an entry of ``VERBS`` and return its Typer command."""
     module, _, attribute = VERBS[name].partition(":")
@@ -74,30 +73,15 @@ def load_verb(name: str) -> Any:
     return typer.main.get_command(app)
 
 
-class LazyVerbs(Mapping[str, Any]):
-    """The top-level commands in ``VERBS``. A command is imported when it is looked up."""
-
-    def __init__(self) -> None:
-        self._loaded: dict[str, Any] = {name: None for name in VERBS if " " not in name}
-
-    def __getitem__(self, name: str) -> Any:
-        if self._loaded[name] is None:
-            self._loaded[name] = load_verb(name)
-        return self._loaded[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._loaded)
-
-    def __len__(self) -> int:
-        return len(self._loaded)
-
-
 class VerbGroup(TyperGroup):
-    """A group with the commands in ``VERBS``."""
+    """A group with the top-level commands in ``VERBS``. A command is imported when it is looked up."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.commands: Any = LazyVerbs()
+        self.commands: Any = dict.fromkeys(name for name in VERBS if " " not in name)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        return load_verb(cmd_name) if cmd_name in self.commands else None
 
     def invoke(self, ctx: Any) -> Any:
         try:

@@ -28,19 +28,15 @@ CHECKED = "tested here: weights (the real ones), template (and the layers in a t
 _FITS = {"go": ("✓ ", "success"), "warn": ("! ", "warning"), "refuse": ("✗ ", "error")}
 
 
-Search = Annotated[str, typer.Option("--search", help="Also search the Hugging Face Hub.", metavar="TEXT")]
-
-
 @app.callback()
-def models(context: typer.Context, search: Search = "", json: Json = False) -> None:
+def models(
+    context: typer.Context,
+    search: Annotated[str, typer.Option("--search", help="Also search the Hugging Face Hub.", metavar="TEXT")] = "",
+    json: Json = False,
+) -> None:
     """List known base models with their license, their size, and whether they can be trained on this machine."""
-    if context.invoked_subcommand is None:
-        list_models(search, json)
-
-
-@app.command("list")
-def list_models(search: Search = "", json: Json = False) -> None:
-    """List known base models with their license, their size, and whether they can be trained on this machine."""
+    if context.invoked_subcommand:
+        return
     machine = this_machine()
     text = search.lower()
     known = [model for model in catalog.models() if text in f"{model.id} {model.name} {model.license}".lower()]

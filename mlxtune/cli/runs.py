@@ -39,19 +39,17 @@ app = typer.Typer(
 RunName = Annotated[
     str, typer.Argument(help="A run ID, a unique part of it, a folder, or last (the active run, else the newest training run).")
 ]
-Kind = Annotated[str, typer.Option("--kind", help=f"Show only one kind of run: {', '.join(RUN_KINDS)}.", metavar="KIND")]
 
 
 @app.callback()
-def default(context: typer.Context, kind: Kind = "", json: Json = False) -> None:
+def default(
+    context: typer.Context,
+    kind: Annotated[str, typer.Option("--kind", help=f"Show only one kind of run: {', '.join(RUN_KINDS)}.", metavar="KIND")] = "",
+    json: Json = False,
+) -> None:
     """List the runs of this workspace, newest first."""
-    if context.invoked_subcommand is None:
-        list_runs(kind, json)
-
-
-@app.command("list")
-def list_runs(kind: Kind = "", json: Json = False) -> None:
-    """List the runs of this workspace, newest first."""
+    if context.invoked_subcommand:
+        return
     if kind and kind not in RUN_KINDS:
         raise InputError(f"Unknown run kind: {kind}.", hint=suggest(kind, RUN_KINDS, "Use one of:"))
     runs = registry.list_runs(Path.cwd(), kind or None)

@@ -1,4 +1,4 @@
-"""``score``: score outputs from any source."""
+"""``score`` and ``selftest``: score outputs from any source, and check the scorers."""
 
 import json as jsonlib
 from dataclasses import asdict
@@ -9,16 +9,17 @@ import typer
 
 from mlxtune.cli.options import Json
 from mlxtune.cli.output import draw, show_json
-from mlxtune.core.errors import InputError
+from mlxtune.core.errors import GateError, InputError
 from mlxtune.core.files import read_failure, read_text
-from mlxtune.core.text import plural
+from mlxtune.core.text import one_line, plural
 from mlxtune.evaluation.contract import Contract, check_patterns
 from mlxtune.evaluation.report_builder import metric_rates
 from mlxtune.evaluation.scorers import CONTRACT, ModelAnswer
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.scorers.schema_valid import SchemaValidator
+from mlxtune.evaluation.selftest.checks import run_checks
 from mlxtune.models.thoughts import split_thought
-from mlxtune.present.blocks import Cell, Column, Table
+from mlxtune.present.blocks import ActionBlock, Cell, Column, Fact, Facts, Heading, Table, text
 from mlxtune.present.report import rate_cells
 from mlxtune.recipe import Disclaimer, EvaluationSection, load
 from mlxtune.recipe.schema import CORRECT_PARTS
@@ -113,11 +114,11 @@ def _lines(path: Path) -> list[tuple[Any, ModelAnswer]]:
         raise InputError(f"Cannot read {path}: {read_failure(error)}.") from error
     rows: list[tuple[Any, ModelAnswer]] = []
     named: bool | None = None
-    for number, text in enumerate(lines, 1):
-        if not text.strip():
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
             continue
         try:
-            row = jsonlib.loads(text)
+            row = jsonlib.loads(line)
             optional = {name: row[name] for name in ("ended", "reference", "prompt") if name in row}
             answer = ModelAnswer(split_thought(row["output"])[1], **optional)
             good = all(isinstance(value, str) for value in (answer.output, *optional.values()))
@@ -132,3 +133,32 @@ def _lines(path: Path) -> list[tuple[Any, ModelAnswer]]:
     if not rows:
         raise InputError(f"{path} contains no outputs.")
     return rows
+
+
+_SHOWN = 10
+
+
+def selftest(
+    suites: Annotated[
+        Path | None, typer.Option("--suites", help="A folder with the jsontestsuite and jsonschema2020-12 suites.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Check the scorers against known cases and the public conformance suites. Exits 1 if any case fails."""
+    results = list(run_checks(suites))
+    wrong = sum(len(check.wrong) for check in results)
+    if json:
+        show_json({"holds": not wrong, "checks": [asdict(check) | {"holds": check.passed} for check in results]})
+    else:
+        found = [
+            Fact(check.name, f"{check.right:,} of {check.total:,}", check.note, "success" if check.passed else "error")
+            for check in results
+        ]
+        wrong_cases = [
+            text(f"{check.name}: {one_line(case, 160)}", mark="error") for check in results for case in check.wrong[:_SHOWN]
+        ]
+        suite = () if suites else (ActionBlock("", "adds the public conformance suites", "--suites DIR"),)
+        cases = plural(sum(check.total for check in results), "case")
+        draw((Heading("Self-test", cases), Facts(tuple(found)), *wrong_cases, *suite))
+    if wrong:
+        raise GateError(f"The scorers fail {plural(wrong, 'case')}.")

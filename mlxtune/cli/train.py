@@ -7,12 +7,10 @@ from typing import Annotated
 import typer
 
 from mlxtune.advice.next_step import after_run
-from mlxtune.cli.evaluate import train_and_evaluate
 from mlxtune.cli.follow import announce, follow
-from mlxtune.cli.options import Json, Online, Overrides, RecipeFile, Seeds
+from mlxtune.cli.options import Json, Online, Overrides, RecipeFile
 from mlxtune.cli.output import err, info, progress_bar, show
 from mlxtune.core.child_process import python_command, start_detached
-from mlxtune.core.errors import InputError
 from mlxtune.data import check_cache
 from mlxtune.present.check import check_warning
 from mlxtune.present.next_step import next_step_document
@@ -35,7 +33,6 @@ def train(
         Path | None, typer.Option("--hostfile", help="A file that lists the machines to use, in mlx.launch format.")
     ] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Start the run and return immediately.")] = False,
-    seeds: Seeds = 1,
     track: Annotated[
         str, typer.Option("--track", help=f"Log the metrics while the run trains: {', '.join(FORMATS)}.", metavar="FORMAT")
     ] = "",
@@ -49,13 +46,6 @@ def train(
         info(("! ", "bold warning"), f"{check_note} See: mlxtune data check {shlex.quote(str(recipe))}")
     if track:
         open_sink(track, "", loaded.name, online=online)  # before the run starts: raises if it cannot be used
-        if seeds > 1:
-            raise InputError("--seeds and --track cannot be combined.", hint="Export each run: mlxtune runs export RUN --to FORMAT")
-    if seeds > 1:
-        if detach:
-            raise InputError("--seeds and --detach cannot be combined, because the runs follow one another.")
-        train_and_evaluate(loaded, seeds, request, json=json)
-        return
     with progress_bar("looking for the model") as update:
         run = control.train(Path.cwd(), loaded, request, progress=update)
     if track:

@@ -28,9 +28,6 @@ class ColumnUse:
     places: Mapping[str, str] = field(default_factory=dict)
 
 
-NO_COLUMNS = ColumnUse({}, ())
-
-
 @dataclass(frozen=True)
 class SampleRecords:
     """The first records of a source's first file that are objects, as the file has them, and the number of all its records."""

@@ -27,8 +27,7 @@ import fcntl
 import getpass
 import os
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -240,16 +239,11 @@ def judgments(decisions: Iterable[Decision]) -> dict[tuple[str, str], list[tuple
     return dict(sorted(pairs.items()))
 
 
-def with_keys(rows: Iterable[Row]) -> Iterator[tuple[str, Row]]:
-    """Yield the rows of a source with their keys. Copies are numbered, so that removing one keeps the decisions of the others."""
-    seen: Counter[str] = Counter()
-    for row in rows:
-        seen[row.hash] += 1
-        yield key_of_copy(row.hash, seen[row.hash]), row
-
-
 def key_of_copy(hash: str, number: int) -> str:
-    """Return the key of a row that is number ``number`` (from 1) among its copies in a source."""
+    """Return the key of a row that is number ``number`` (from 1) among its copies in a source.
+
+    Copies are numbered, so that removing one keeps the decisions of the others.
+    """
     return hash if number == 1 else f"{hash}#{number}"
 
 
@@ -285,8 +279,8 @@ class Change:
 def plan_changes(action: Action, rows: Iterable[KeyedRow], state: ReviewState, what: Change, who: str = "") -> list[dict[str, Any]]:
     """Return the changes that ``action`` of ``who`` makes, as the ``rows`` of an event, without rows that stay the same.
 
-    A status that another annotator gave the row is a change if ``who`` has not given it. ``rows`` are the original rows, as from
-    :func:`with_keys`. Raises ``DataError`` for a record that is not a row of the same kind, and for a pair action on a row that is
+    A status that another annotator gave the row is a change if ``who`` has not given it. ``rows`` are the original rows with their
+    keys. Raises ``DataError`` for a record that is not a row of the same kind, and for a pair action on a row that is
     not a pair.
     """
     result: dict[str, dict[str, Any]] = {}

@@ -162,9 +162,9 @@ class TransformDialog(ModalScreen["Pipeline | None"]):
         if self._error is not None:
             self.app.bell()
         elif self._pipeline is not None and (outcome := self._outcome) is not None and outcome.shown:
-            if outcome.added or self._pipeline.mapping:
+            if outcome.added:
                 self._error = InputError(
-                    "This pipeline adds rows or maps columns, so it must write to a new file: mlxtune data apply … --out NEW.jsonl."
+                    "This pipeline adds rows, so it must write to a new file: mlxtune data apply … --out NEW.jsonl."
                 )
                 self._draw()
             else:

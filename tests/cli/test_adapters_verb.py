@@ -67,13 +67,12 @@ def test_a_changed_evaluation_is_announced(cli, shop, command, own):
     assert announcement in " ".join(cli(*command).err.split())
 
 
-@pytest.mark.parametrize("command", [("adapters",), ("adapters", "list")])
-def test_empty_workspace_explains_how_to_create_adapter(cli, cwd, command):
+def test_empty_workspace_explains_how_to_create_adapter(cli, cwd):
     (cwd / "runs").mkdir()
-    ended = cli(*command)
+    ended = cli("adapters")
     assert (ended.code, ended.err) == (0, "")
     assert ended.out.startswith("There are no adapters yet. Train one:  mlxtune train RECIPE")
-    assert json.loads(cli(*command, "--json").out) == []
+    assert json.loads(cli("adapters", "--json").out) == []
 
 
 def test_list_shows_one_line_per_adapter_with_verdict(cli, shop):
@@ -109,7 +108,7 @@ def test_better_adapter_with_caveat_is_listed_as_warning(cli, shop):
 
 def test_json_list_has_every_field(cli, shop):
     scored(shop)
-    (entry,) = json.loads(cli("adapters", "list", "--json").out)
+    (entry,) = json.loads(cli("adapters", "--json").out)
     assert entry["name"] == entry["run"] == RUN
     assert (entry["kind"], entry["rank"], entry["targets"]) == ("lora", 4, ["self_attn.q_proj", "self_attn.v_proj"])
     assert entry["score"]["outcome"] == "cannot_tell"

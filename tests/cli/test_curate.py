@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from keyed_rows import with_keys
 
 from mlxtune.core.errors import DataError
 from mlxtune.data import review
@@ -357,8 +358,7 @@ def test_apply_writes_a_new_file_for_verbs_that_add_rows(refused, cli, shop, cwd
 
 def test_apply_maps_columns_into_a_new_file(cli, cwd):
     (cwd / "qa.jsonl").write_text('{"q": "Why?", "a": " Because. "}\n')
-    assert cli("data", "apply", "qa.jsonl", "map prompt=q,completion=a").code == 2
-    assert cli("data", "apply", "qa.jsonl", "map prompt=q,completion=a | trim", "--out", "chat.jsonl").code == 0
+    assert cli("data", "apply", "qa.jsonl", "trim", "--map", "prompt=q,completion=a", "--out", "chat.jsonl").code == 0
     assert read_file(cwd / "chat.jsonl")[0].messages[1].content == "Because."
 
 
@@ -376,7 +376,7 @@ def test_a_dismissed_conflict_is_not_reported(cli, cwd):
     )
     assert _json(cli("data", "check", "rows.jsonl", "--json"))["findings"][0]["check"] == "conflict"
     with ReviewSession(path) as session:
-        session.decide("dismiss", list(review.with_keys(read_file(path))), check="conflict", reason="both are true")
+        session.decide("dismiss", list(with_keys(read_file(path))), check="conflict", reason="both are true")
     assert not [one for one in _json(cli("data", "check", "rows.jsonl", "--json"))["findings"] if one["check"] == "conflict"]
     with ReviewSession(path) as session:
         session.undo()

@@ -8,9 +8,10 @@ from types import SimpleNamespace
 
 import jsonschema
 import pytest
+from keyed_rows import with_keys
 
 from mlxtune.data.checks.report import SCHEMA
-from mlxtune.data.review import ReviewSession, with_keys
+from mlxtune.data.review import ReviewSession
 from mlxtune.data.source import read_source
 from mlxtune.data.split import split
 from mlxtune.present.check import check_title

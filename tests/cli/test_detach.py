@@ -67,7 +67,7 @@ def test_more_seeds_are_not_trained(ok, run, monkeypatch):
     monkeypatch.setattr(control, "train", lambda *_, **__: run)
     monkeypatch.setattr("mlxtune.cli.evaluate.trained_seeds", lambda *_: {})
     monkeypatch.setattr(follow, "watch", _interrupt(KeyboardInterrupt()))
-    result = ok("train", "shop.toml", "--seeds", "2")
+    result = ok("eval", "shop.toml", "--seeds", "2")
     assert "When it has finished, run the same command again." in result.err
 
 
@@ -93,4 +93,3 @@ def test_a_process_beside_the_run_logs_its_metrics(ok, refused, run, monkeypatch
     assert [command[3:] for command in started] == [["mlxtune", "runs", "export", run.id, "--to", "csv", "--live"]]
     refused(("train", "shop.toml", "--track", "wandbb"), "Did you mean wandb?")
     refused(("train", "shop.toml", "--track", "csv", "--online"), "--online cannot be used with csv")
-    refused(("train", "shop.toml", "--track", "csv", "--seeds", "2"), "--seeds and --track cannot be combined")

@@ -161,7 +161,7 @@ def parse_command(arguments: list[str]) -> None:
     """Parse a command without running it. Raises for an unknown verb, option or argument."""
     command, rest = PARSER, arguments
     while rest and rest[0] in getattr(command, "commands", {}):
-        command, rest = command.commands[rest[0]], rest[1:]
+        command, rest = command.get_command(None, rest[0]), rest[1:]
     command.make_context("mlxtune", list(rest))
 
 
@@ -253,7 +253,7 @@ def _check_command(words: list[str], where: str) -> None:
     for word in words:
         subcommands = getattr(command, "commands", {})
         if word in subcommands:
-            command = subcommands[word]
+            command = command.get_command(None, word)
         elif word.startswith("--"):
             assert word in {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)} | {
                 "--help"

@@ -64,6 +64,6 @@ def test_commands_are_checked_and_cleared(refused, cli, cwd):
 def test_several_seeds_are_one_entry_that_runs_to_its_end(cli, cwd, monkeypatch):
     calls = []
     monkeypatch.setattr(verb, "_call", lambda *command: (calls.append(command), (0, ""))[1])
-    cli("queue", "add", "train", "x.toml", "--seeds", "3")
+    cli("queue", "add", "eval", "x.toml", "--seeds", "3")
     assert cli("queue", "run").code == 0
-    assert calls == [("train", "x.toml", "--seeds", "3")]
+    assert calls == [("eval", "x.toml", "--seeds", "3")]

@@ -42,10 +42,9 @@ FINISHED = ("run.finished", {"summary": {"steps": 10}})
 FAILED = ("run.failed", {"error": "No luck.", "hint": "Try again.", "code": 2})
 
 
-@pytest.mark.parametrize("command", [("runs",), ("runs", "list")])
-def test_an_empty_workspace_shows_how_to_start(cli, cwd, command):
+def test_an_empty_workspace_shows_how_to_start(cli, cwd):
     (cwd / "runs").mkdir()
-    result = cli(*command)
+    result = cli("runs")
     assert (result.code, result.err) == (0, "")
     assert result.out.startswith("There are no training runs yet.   Start one with: mlxtune train RECIPE")
 
@@ -73,9 +72,8 @@ def test_commands_outside_a_workspace_name_the_nearest_one(cli, cwd, command):
     assert "mlxtune train RECIPE" in result.out + result.err
 
 
-@pytest.mark.parametrize("command", [("runs", "--json"), ("runs", "list", "--json")])
-def test_an_empty_workspace_is_an_empty_list(cli, command):
-    assert json.loads(cli(*command).out) == []
+def test_an_empty_workspace_is_an_empty_list(cli):
+    assert json.loads(cli("runs", "--json").out) == []
 
 
 def test_list_has_one_line_per_run(cli, cwd):
@@ -112,7 +110,7 @@ def test_runs_of_every_kind_are_listed_and_can_be_filtered(refused, cli, cwd):
     assert ["kind", "eval"] in map(str.split, cli("runs", "show", "20261121").out.splitlines())
     assert _strict_json(cli("runs", "show", "--json").out)["kind"] == "train", "last is the newest training run"
     refused(("runs", "--kind", "evals"), "Did you mean eval?")
-    assert cli("runs", "list", "--kind", "export").out.count("\n") == 2
+    assert cli("runs", "--kind", "export").out.count("\n") == 2
     assert cli("runs", "attach", "20261121").code == 0
     assert cli("runs", "remove", "20261121", "--yes").code == 0
     assert not evaluation.exists()
@@ -120,13 +118,13 @@ def test_runs_of_every_kind_are_listed_and_can_be_filtered(refused, cli, cwd):
 
 def test_list_as_json(cli, cwd):
     folder = _run(cwd, "20261122-0900-shop", end=FINISHED)
-    (item,) = _strict_json(cli("runs", "list", "--json").out)
+    (item,) = _strict_json(cli("runs", "--json").out)
     assert item["run"] == "20261122-0900-shop"
     assert (item["status"], item["base"], item["step"], item["steps"], item["validation"]) == ("finished", "m", 1204, 10, 1.5)
     assert item["folder"] == str(folder)
 
 
-@pytest.mark.parametrize("command", [("runs", "list", "--json"), ("runs", "show", "--json")])
+@pytest.mark.parametrize("command", [("runs", "--json"), ("runs", "show", "--json")])
 def test_a_nan_loss_is_null_in_json(cli, cwd, command):
     _run(cwd, "20261122-0900-shop", loss=None, end=FAILED)
     document = _strict_json(cli(*command).out)

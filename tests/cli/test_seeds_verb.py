@@ -27,7 +27,7 @@ def test_seeds_are_trained_once_and_one_is_recommended(ok, cli, cwd, workspace, 
     )
     assert cli("train", "recipes/tiny.toml", *short).code == 0
     how = (*short, "--set", 'evaluation.arms=["base", "tuned"]', "--set", "evaluation.max_tokens=4")
-    result = ok("train", "recipes/tiny.toml", *how, "--seeds", "2")
+    result = ok("eval", "recipes/tiny.toml", *how, "--seeds", "2")
     assert "Seed 7 was trained before" in result.err
     assert [run.recipe().training.seed for run in registry.list_runs(workspace)] == [8, 7]
     assert "recommended by the validation rows alone" in result.out
@@ -47,5 +47,5 @@ def test_seeds_are_trained_once_and_one_is_recommended(ok, cli, cwd, workspace, 
 
 def test_seeds_cannot_be_detached(refused, workspace, monkeypatch):
     monkeypatch.chdir(workspace)
-    refused(("train", "recipes/tiny.toml", "--seeds", "2", "--detach"), "cannot be combined")
+    refused(("eval", "recipes/tiny.toml", "--seeds", "2", "--detach"), "cannot be combined")
     assert not (workspace / "runs").exists()

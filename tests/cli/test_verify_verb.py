@@ -24,7 +24,7 @@ def test_a_correct_report(cli, cwd, name):
 
 def test_a_promotion_caveat_is_printed(ok, cwd, monkeypatch):
     write_evaluation(cwd)
-    monkeypatch.setattr("mlxtune.cli.verify.promotion_caveat", lambda _: Caveat("off_task_dropped", 0.58, 0.44, 0.05))
+    monkeypatch.setattr("mlxtune.cli.report.promotion_caveat", lambda _: Caveat("off_task_dropped", 0.58, 0.44, 0.05))
     result = ok("verify")
     assert "! Not recommended: off-task accuracy dropped from 58.0% to 44.0%." in result.out
 

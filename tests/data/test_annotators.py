@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+from keyed_rows import with_keys
 
-from mlxtune.data.review import Decision, ReviewSession, judgments, load, with_keys
+from mlxtune.data.review import Decision, ReviewSession, judgments, load
 from mlxtune.data.source import read_file
 from mlxtune.evaluation.statistics.agreement import agreements
 from mlxtune.present.review import agreement_fact

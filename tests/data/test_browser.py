@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from keyed_rows import with_keys
 from tiny_model import write_rows as write
 
 from mlxtune.core.errors import DataError
@@ -15,7 +16,7 @@ from mlxtune.data.browser import ORDERS, HashIndex, SourceBrowser
 from mlxtune.data.checks.check_input import TokenCount
 from mlxtune.data.checks.report import CheckResult, CheckVerdict, Skip
 from mlxtune.data.checks.run import CheckRules, check
-from mlxtune.data.review import Decision, ReviewSession, ReviewState, apply_decision, load, with_keys
+from mlxtune.data.review import Decision, ReviewSession, ReviewState, apply_decision, load
 from mlxtune.data.reviewed_records import ReviewedRecords
 from mlxtune.data.rows import RowError
 from mlxtune.data.source_files import source_files

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from keyed_rows import with_keys
 from planted import KEY, SAMPLES, make_planted
 from tiny_model import write_rows as write
 
@@ -26,7 +27,7 @@ from mlxtune.data.checks.report import CheckReport, Improvement, MutedCheck, imp
 from mlxtune.data.checks.run import CheckRules, check
 from mlxtune.data.checks.statistics import Statistics, effective_number, tier
 from mlxtune.data.export import native_record
-from mlxtune.data.review import ReviewSession, journal_path, load, with_keys
+from mlxtune.data.review import ReviewSession, journal_path, load
 from mlxtune.data.source import read_file, read_source
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"

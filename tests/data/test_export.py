@@ -9,6 +9,7 @@ import pytest
 from exhaustive import EXHAUSTIVE
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
+from keyed_rows import with_keys
 
 from mlxtune.core.errors import DataError, InputError
 from mlxtune.core.hashing import sha256_file
@@ -16,7 +17,7 @@ from mlxtune.data import review
 from mlxtune.data.export import LAYOUTS, TARGETS, Target, export, export_record, native_record
 from mlxtune.data.importer import import_rows, locate
 from mlxtune.data.readers.formats import parse
-from mlxtune.data.review import KeyedRow, ReviewSession, apply_decision, with_keys
+from mlxtune.data.review import KeyedRow, ReviewSession, apply_decision
 from mlxtune.data.rows import Location, Row, prompt_hash
 from mlxtune.data.source import read_file, read_source
 from mlxtune.recipe import DataSection

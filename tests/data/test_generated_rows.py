@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from keyed_rows import with_keys
 from texts import WORDS
 
 from mlxtune.core.errors import DataError, InputError
@@ -17,7 +18,7 @@ from mlxtune.data.generate.documents import Passage, find_quote, read_passages, 
 from mlxtune.data.generate.lineage import KEY, DocumentSpan, Lineage, lineage_of
 from mlxtune.data.generate.questions import read_prompts_reply
 from mlxtune.data.generate.selection import Proposal, best_of_each, propose, ranked
-from mlxtune.data.review import ReviewSession, with_keys
+from mlxtune.data.review import ReviewSession
 from mlxtune.data.rows import Conversation, Location, Message, Row
 from mlxtune.data.source import Source, read_file, read_source
 from mlxtune.data.source_files import generated_path

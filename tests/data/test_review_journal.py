@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from keyed_rows import with_keys
 
 from mlxtune.core import journal
 from mlxtune.core.errors import DataError, InputError, MachineError
 from mlxtune.data import review
 from mlxtune.data.readers.formats import parse
-from mlxtune.data.review import ReviewSession, ReviewState, apply_decision, apply_events, with_keys
+from mlxtune.data.review import ReviewSession, ReviewState, apply_decision, apply_events
 from mlxtune.data.rows import Conversation, Location, Row, TextRow
 from mlxtune.data.source import read_file, read_source
 
@@ -297,9 +298,11 @@ def test_killing_a_session_frees_the_lock_and_keeps_every_decision(tmp_path):
     source = tmp_path / "shop.jsonl"
     code = (
         "import sys, time; from pathlib import Path; from mlxtune.data.readers.formats import parse; from mlxtune.data.rows import Location\n"
-        "from mlxtune.data.review import ReviewSession, with_keys\n"
+        "from mlxtune.data.review import ReviewSession\n"
         "window = ReviewSession(Path(sys.argv[1]))\n"
-        "for i in range(9): window.decide('accept', with_keys([parse({'text': str(i)}, Location(Path('x'), 1))])); print(i, flush=True)\n"
+        "for i in range(9):\n"
+        "    row = parse({'text': str(i)}, Location(Path('x'), 1))\n"
+        "    window.decide('accept', [(row.hash, row)]); print(i, flush=True)\n"
         "time.sleep(60)\n"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(source)], stdout=subprocess.PIPE, text=True) as process:

@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from keyed_rows import with_keys
 
 from mlxtune.core.errors import InputError
 from mlxtune.data import review
 from mlxtune.data.browser import SourceBrowser
 from mlxtune.data.readers.formats import parse as parse_row
-from mlxtune.data.review import Decision, ReviewSession, apply_decision, with_keys
+from mlxtune.data.review import Decision, ReviewSession, apply_decision
 from mlxtune.data.rows import Location, Row, row_tags
 from mlxtune.data.source import read_file, read_source
 from mlxtune.data.transforms.pipeline import VERBS, Pipeline, RowEdit, parse
@@ -143,7 +144,7 @@ def test_merge_adds_the_rows_of_a_file(tmp_path):
         ("replace /a/b/ in moon", "unknown role"), ("trim x", "unexpected x"), ("sample", "needs"), ("sample many", "not a number"),
         ("sample 0", "at least 1"), ("cap category x", "not a number"), ("keep", "needs a filter"), ("keep status:x", "Unknown status"),
         ("system fly x", "unknown action"), ("system set nothing.txt", "does not exist"), ("turn drop 0", "from 1"), ("turn fly 2", "unknown"),
-        ("merge nothing", "does not exist"), ("map a=b", "unknown key"), ("@nothing", "cannot be read"), ("set a", "needs a value"), ("dedupe best", "unknown rule best"),
+        ("merge nothing", "does not exist"), ("@nothing", "cannot be read"), ("set a", "needs a value"), ("dedupe best", "unknown rule best"),
     ],
 )  # fmt: skip
 def test_errors_name_the_step(line, message, tmp_path):

@@ -4,10 +4,10 @@ from random import Random
 
 import numpy as np
 import pytest
+from keyed_rows import with_keys
 
 from mlxtune.data import review
 from mlxtune.data.duplicates import jaccard
-from mlxtune.data.review import with_keys
 from mlxtune.data.rows import Conversation, Location, Message, prompt_text
 from mlxtune.data.source import read_source
 from mlxtune.evaluation import nearest_rows

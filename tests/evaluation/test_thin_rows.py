@@ -71,7 +71,10 @@ def test_the_command_lists_thin_rows_and_uses_one(tmp_path, monkeypatch):
     teacher = ["--local", "m", "--dry-run"]
     chosen = CliRunner().invoke(app, [*command, *teacher])
     assert f"because {thin_rows_text(place)}" in " ".join(chosen.output.split())
-    for options, message in ((["--thin", "2"], "no entry 2"), (["--thin", "1", "--where", "category=order"], "cannot be combined")):
+    for options, message in (
+        (["--thin", "2"], "no entry 2"),
+        (["--thin", "1", "--like", "meta.category:order"], "cannot be combined"),
+    ):
         refused = CliRunner().invoke(app, [*command, *teacher, *options])
         assert refused.exit_code
         assert message in str(refused.exception)

@@ -6,9 +6,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from keyed_rows import with_keys
 
 from mlxtune.core.errors import DataError
-from mlxtune.data.review import ReviewSession, with_keys
+from mlxtune.data.review import ReviewSession
 from mlxtune.data.source import read_file, read_source
 from mlxtune.data.split import record_splits, split
 from mlxtune.recipe import load

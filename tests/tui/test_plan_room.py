@@ -4,12 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from keyed_rows import with_keys
 from textual.content import Content
 
 from mlxtune.core.errors import DataError, MachineError
 from mlxtune.data import check_cache
 from mlxtune.data.check_cache import CheckOutcome
-from mlxtune.data.review import ReviewSession, with_keys
+from mlxtune.data.review import ReviewSession
 from mlxtune.data.source import read_source
 from mlxtune.data.split import split
 from mlxtune.models import catalog

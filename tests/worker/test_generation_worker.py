@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from judge_stub import JudgeStub, serve
+from keyed_rows import with_keys
 from waiting import PATIENCE
 
 from mlxtune.core import journal
@@ -28,7 +29,7 @@ from mlxtune.data.generate import start
 from mlxtune.data.generate.lineage import lineage_of
 from mlxtune.data.generate.request import GenerationRequest, TeacherSpec
 from mlxtune.data.generate.worker import CALLS, REFUSED, generate_rows
-from mlxtune.data.review import ReviewSession, with_keys
+from mlxtune.data.review import ReviewSession
 from mlxtune.data.rows import Conversation, Preference
 from mlxtune.data.source import read_file, read_source
 from mlxtune.data.source_files import generated_path
@@ -288,7 +289,7 @@ def test_variations_show_only_matching_training_rows_and_keep_the_best_answer(
         )
 
     stub.answer = reply
-    run = generate(recipe, GenerationRequest("variations", endpoint(stub), 2, 3, where="category=Tent", rubric="default"))
+    run = generate(recipe, GenerationRequest("variations", endpoint(stub), 2, 3, "meta.category:Tent", rubric="default"))
     rows = read_file(generated_path(recipe.source))
     assert sorted(row.prompt[-1].content for row in rows if isinstance(row, Conversation)) == sorted(new)
     assert {row.meta["category"] for row in rows} == {"Tent"}

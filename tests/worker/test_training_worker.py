@@ -5,11 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from keyed_rows import with_keys
 from waiting import kill_worker, wait_for_state
 
 from mlxtune.adapters import library
 from mlxtune.core.errors import InputError
-from mlxtune.data.review import ReviewSession, with_keys
+from mlxtune.data.review import ReviewSession
 from mlxtune.data.source import read_source
 from mlxtune.data.split import split
 from mlxtune.evaluation import history, report

@@ -1,7 +1,6 @@
 """The context of a generation: the rows that the teacher may see, the texts that it must not repeat, and its first questions."""
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,8 @@ from mlxtune.data.generate.questions import Subject, TeacherQuestion
 from mlxtune.data.generate.request import GenerationRequest
 from mlxtune.data.generate.selection import HELD_OUT
 from mlxtune.data.replay import read_prompts
-from mlxtune.data.review import EXCLUDED, Decision, ReviewState, apply_decision, key_of_copy
+from mlxtune.data.review import EXCLUDED, Decision, ReviewState
+from mlxtune.data.reviewed_records import ReviewedRecords
 from mlxtune.data.rows import Conversation, Location, Message, Preference, PromptRow, Row, shared_system_prompt
 from mlxtune.data.source import Source, read_source
 from mlxtune.data.source_files import GENERATED
@@ -125,21 +125,17 @@ def known_rows(context: GenerationContext, recipe: Recipe) -> Iterator[tuple[str
     state = review.load(context.source.path)
     held_out = {row.hash for row in (*context.splits.test, *context.splits.valid)}
     with SourceRecords(context.source.path, recipe.data.format, recipe.data.map) as records:
-        rows = ((part, record) for part, file in records.files for record in file if not isinstance(record, DataError))
-        copies: Counter[str] = Counter()
-        for part, row in rows:
-            copies[row.hash] += 1
-            decision = state.decision(key_of_copy(row.hash, copies[row.hash]))
-            current = apply_decision(row, decision)
-            if part in ("test", "valid") or not held_out.isdisjoint((row.hash, current.hash)):
+        for item in ReviewedRecords(records, state):
+            status = item.decision.status if item.decision else "pending"
+            versions = [item.record, *([records.record(item.index)] if item.is_edited else [])]
+            rows = [row for row in versions if not isinstance(row, DataError)]
+            if item.part in ("test", "valid") or not held_out.isdisjoint(row.hash for row in rows):
                 kind = HELD_OUT
-            elif decision.status in EXCLUDED:
+            elif status in EXCLUDED:
                 kind = "rejected"
             else:
-                kind = "proposed" if part == GENERATED and decision.status != "accepted" else "training"
-            yield kind, current
-            if current.hash != row.hash:
-                yield kind, row
+                kind = "proposed" if item.part == GENERATED and status != "accepted" else "training"
+            yield from ((kind, row) for row in rows)
 
 
 def prompt_only(subject: Subject, file: Path) -> Conversation:
@@ -179,25 +175,15 @@ def _examples(
         raise InputError(
             "Training rows cannot be selected by findings, splits, or tokens.", hint="Select them by tag, status, id, len, or text."
         )
-    key, _, value = request.where.partition("=")
-    if request.where and not value:
-        raise InputError(f"--where {one_line(request.where, 40)} has no value.", hint="For example: --where category=account")
     chosen = tuple(
         row
         for row in train
         if (not request.rows or row.id in request.rows)
-        and (not key or str(row.meta.get(key)) == value)
         and matches(_TrainRow(row, state.decision(source.edited.get(row.hash, row.hash))))
     )
     if not chosen:
-        what = " ".join(filter(None, [request.filter, f"{key}={value}" if key else ""])) or "the given IDs"
-        known = sorted({str(row.meta[key]) for row in train if key in row.meta})[:8] if key else []
-        raise InputError(
-            f"No training row matches {one_line(what, 80)}.",
-            hint=f"{key} is one of {', '.join(known)}."
-            if known
-            else "Only training rows are shown to a teacher. Use a wider filter.",
-        )
+        what = one_line(request.filter, 80) or "the given IDs"
+        raise InputError(f"No training row matches {what}.", hint="Use a filter that matches more of the training rows.")
     return chosen
 
 

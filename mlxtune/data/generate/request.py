@@ -30,8 +30,7 @@ class TeacherSpec:
 class GenerationRequest:
     """A request for ``count`` rows, each with the best of ``candidates`` answers.
 
-    Examples are the training rows that match ``filter`` and have the value of ``where`` (``category=account``), or those with the
-    IDs ``rows``. ``about`` tells the teacher what to write about. ``prompts`` is a file with prompts to answer, ``documents`` a
+    Examples are the training rows that match ``filter``, or those with the IDs ``rows``. ``about`` tells the teacher what to write about. ``prompts`` is a file with prompts to answer, ``documents`` a
     folder. ``retries`` are new answers to the prompts of the examples, which must be correct by their references. With ``rubric``
     (a file, or ``default``), the teacher also grades the candidates.
     """
@@ -41,7 +40,6 @@ class GenerationRequest:
     count: int = DEFAULT_ROWS
     candidates: int = 4
     filter: str = ""
-    where: str = ""
     rows: tuple[str, ...] = ()
     about: str = ""
     prompts: str = ""

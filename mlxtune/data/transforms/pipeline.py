@@ -11,9 +11,9 @@ of the file, or to the working directory. ``@FILE`` as the whole line reads a fi
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
@@ -54,14 +54,10 @@ class RowEdit:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Parsed steps. ``text`` is what they were parsed from; ``mapping`` has the columns that ``map`` names.
-
-    ``fields`` are those of the filters in it.
-    """
+    """Parsed steps. ``text`` is what they were parsed from, and ``fields`` are those of the filters in it."""
 
     text: str
     steps: tuple[Step, ...]
-    mapping: Mapping[str, str] = field(default_factory=dict)
     fields: frozenset[str] = frozenset()
 
     def run(self, rows: Rows) -> Iterator[PipelineRow]:
@@ -164,7 +160,7 @@ def parse(text: str, folder: Path, including: frozenset[Path] = frozenset()) -> 
             raise scanner.error(f"{verb.name}: unexpected {rest}. Separate steps with |.")
     if not steps:
         raise InputError("The pipeline has no steps.", hint=f"Begin with a verb: {', '.join(VERBS)}.")
-    return Pipeline(_summary(scanner.text), tuple(steps), scanner.mapping, frozenset(scanner.fields))
+    return Pipeline(_summary(scanner.text), tuple(steps), frozenset(scanner.fields))
 
 
 def _summary(text: str) -> str:

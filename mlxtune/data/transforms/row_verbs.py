@@ -14,7 +14,6 @@ from mlxtune.data import filters
 from mlxtune.data.checks.check_input import target_text
 from mlxtune.data.checks.contract import PREFIX
 from mlxtune.data.checks.corpus import ANSWER, is_label, json_fields
-from mlxtune.data.readers.formats import parse_mapping
 from mlxtune.data.rows import REVIEW_STATUS, Row, prompt_hash, row_tags
 from mlxtune.data.source import read_source
 from mlxtune.data.transforms.transform import (
@@ -200,11 +199,6 @@ def _parse_rename(scanner: ArgumentScanner) -> Rewrite:
     return _step(scanner, rename, old, new)
 
 
-def _parse_map(scanner: ArgumentScanner) -> Rewrite:
-    scanner.mapping |= parse_mapping(scanner.word("columns"))
-    return Rewrite(no_change)
-
-
 VERBS = (
     Verb("drop FILTER", "leave out the rows that match", _parse_filter(keep=False)),
     Verb("keep FILTER", "leave out the rows that do not match", _parse_filter(keep=True)),
@@ -221,6 +215,5 @@ VERBS = (
     Verb("unset KEY", "remove a metadata key", _parse_unset),
     Verb("rename KEY NEW", "rename a metadata key", _parse_rename),
     Verb("where [FILTER]", "change only matching rows from here on; without a filter, all rows again", _parse_where),
-    Verb("map KEY=COLUMN,…", "read columns as our keys, such as prompt=question; needs a new file", _parse_map),
     Verb("merge FILE", "add the rows of another file; needs a new file", _parse_merge),
 )

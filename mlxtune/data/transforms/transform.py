@@ -155,7 +155,7 @@ _FILTER = re.compile(r'(?:\s*(?:[-(]*(?:[\w.-]+:)?(?:/(?:\\.|[^/\\\n])+/i?|"[^"\
 class ArgumentScanner:
     """Reads the arguments of the verbs in a pipeline. Relative paths are relative to ``folder``; ``where`` is the condition for the next step.
 
-    ``mapping`` collects the columns of ``map``, and ``fields`` those of filters.
+    ``fields`` collects those of filters.
     """
 
     def __init__(self, text: str, folder: Path) -> None:
@@ -163,7 +163,6 @@ class ArgumentScanner:
         self.position = 0
         self.usage = ""
         self.where: Filter | None = None
-        self.mapping: dict[str, str] = {}
         self.fields: set[str] = set()
         self.time = SearchTime()  # of all patterns
 
