@@ -10,7 +10,7 @@ from mlxtune.adapters import library
 from mlxtune.adapters.entry import AdapterEntry
 from mlxtune.adapters.export import fidelity
 from mlxtune.adapters.library import compare
-from mlxtune.cli.options import Json
+from mlxtune.cli.options import Json, argument, option
 from mlxtune.cli.output import draw, info, progress_bar, show, show_json, show_missing_workspace
 from mlxtune.core.json_fields import to_json
 from mlxtune.data import samples
@@ -24,15 +24,11 @@ app = typer.Typer(
     no_args_is_help=False,
 )
 
-Which = Annotated[str, typer.Argument(help="An adapter's name, a unique part of the name, its run or folder, or last.")]
-Name = Annotated[str, typer.Option("--name", help="The adapter's name in this workspace.")]
-Base = Annotated[str, typer.Option("--base", help="The adapter's base model: an alias, a folder, or a Hub ID.")]
+Which = Annotated[str, argument("An adapter's name, a unique part of the name, its run or folder, or last.")]
+Name = Annotated[str, option("--name", "The adapter's name in this workspace.")]
+Base = Annotated[str, option("--base", "The adapter's base model: an alias, a folder, or a Hub ID.")]
 OtherWeights = Annotated[
-    bool,
-    typer.Option(
-        "--other-weights",
-        help="Accept a base whose weights differ but have the same shapes. The adapter's evaluation scores are discarded.",
-    ),
+    bool, option("--other-weights", "Accept a base with other weights of the same shapes, without the adapter's scores.")
 ]
 
 
@@ -80,7 +76,7 @@ def compare_adapters(first: Which, second: Which, json: Json = False) -> None:
 
 
 @app.command("rename")
-def rename_adapter(which: Which, name: Annotated[str, typer.Argument(help="The new name.")], json: Json = False) -> None:
+def rename_adapter(which: Which, name: Annotated[str, argument("The new name.")], json: Json = False) -> None:
     """Rename an adapter. Its files stay where they are."""
     before = library.find(Path.cwd(), which)
     _report(library.rename(Path.cwd(), before.key, name), f"Renamed {before.name} to {name}.", json)
@@ -89,8 +85,8 @@ def rename_adapter(which: Which, name: Annotated[str, typer.Argument(help="The n
 @app.command("tag")
 def tag_adapter(
     which: Which,
-    tags: Annotated[list[str] | None, typer.Argument(help="Tags to add.")] = None,
-    drop: Annotated[list[str] | None, typer.Option("--drop", help="A tag to remove.")] = None,
+    tags: Annotated[list[str] | None, argument("Tags to add.")] = None,
+    drop: Annotated[list[str] | None, option("--drop", "A tag to remove.")] = None,
     json: Json = False,
 ) -> None:
     """Add or remove an adapter's tags."""
@@ -100,7 +96,7 @@ def tag_adapter(
 
 @app.command("import")
 def import_adapter(
-    folder: Annotated[Path, typer.Argument(help="A folder in mlx-lm's or PEFT's layout.")],
+    folder: Annotated[Path, argument("A folder in mlx-lm's or PEFT's layout.")],
     name: Name = "",
     base: Base = "",
     other_weights: OtherWeights = False,
@@ -129,8 +125,8 @@ def remove_adapter(which: Which, json: Json = False) -> None:
 
 @app.command("restore")
 def restore_adapter(
-    which: Annotated[str, typer.Argument(help="The adapter's name, or last.")] = "last",
-    list_: Annotated[bool, typer.Option("--list", help="List the removed adapters.")] = False,
+    which: Annotated[str, argument("The adapter's name, or last.")] = "last",
+    list_: Annotated[bool, option("--list", "List the removed adapters.")] = False,
     json: Json = False,
 ) -> None:
     """Restore a removed adapter."""
@@ -161,14 +157,14 @@ def _report(entry: AdapterEntry, text: str, json: bool) -> None:
     show_json(document(entry)) if json else info(("✓ ", "bold success"), text)
 
 
-Repo = Annotated[str, typer.Argument(help="A Hub repository in the form OWNER/NAME.")]
+Repo = Annotated[str, argument("A Hub repository in the form OWNER/NAME.")]
 
 
 @app.command()
 def push(
-    which: Annotated[str, typer.Argument(help="An adapter, or an export's folder.")],
+    which: Annotated[str, argument("An adapter, or an export's folder.")],
     repo: Repo,
-    public: Annotated[bool, typer.Option("--public", help="Make the repository public.")] = False,
+    public: Annotated[bool, option("--public", "Make the repository public.")] = False,
     json: Json = False,
 ) -> None:
     """Push an adapter or an export with a model card to the Hub. The repository is private by default."""
@@ -194,7 +190,7 @@ def pull(
     repo: Repo,
     name: Name = "",
     base: Base = "",
-    revision: Annotated[str, typer.Option("--revision", help="A branch, tag, or commit.")] = "",
+    revision: Annotated[str, option("--revision", "A branch, tag, or commit.")] = "",
     other_weights: OtherWeights = False,
     json: Json = False,
 ) -> None:

@@ -12,7 +12,7 @@ from mlxtune.advice.interview import Answers
 from mlxtune.advice.rules import InterviewQuestion, rules
 from mlxtune.advice.verdict import give_advice
 from mlxtune.cli.evaluate import measure
-from mlxtune.cli.options import Json, Overrides
+from mlxtune.cli.options import Json, Overrides, argument, option
 from mlxtune.cli.output import draw, err, info, out, show, show_json, styled
 from mlxtune.core.errors import InputError
 from mlxtune.present.advice import advice_document
@@ -21,16 +21,13 @@ from mlxtune.recipe import Recipe, load
 
 
 def advise(
-    recipe: Annotated[Path | None, typer.Argument(help="A recipe whose data and evaluations are considered.")] = None,
+    recipe: Annotated[Path | None, argument("A recipe whose data and evaluations are considered.")] = None,
     overrides: Overrides = None,
-    answers: Annotated[Path | None, typer.Option("--answers", help="A .json file with the interview's answers.")] = None,
+    answers: Annotated[Path | None, option("--answers", "A .json file with the interview's answers.")] = None,
     measure_first: Annotated[
-        bool,
-        typer.Option("--measure", help=f"First evaluate the base, a prompt, and few-shot examples on {SAMPLE_ROWS} held-out rows."),
+        bool, option("--measure", f"First evaluate the base, a prompt, and few-shot examples on {SAMPLE_ROWS} held-out rows.")
     ] = False,
-    questions: Annotated[
-        bool, typer.Option("--questions", help="Show the questions, or with --json the schema of an answers file.")
-    ] = False,
+    questions: Annotated[bool, option("--questions", "Show the questions, or with --json the schema of an answers file.")] = False,
     json: Json = False,
 ) -> None:
     """Advise on whether to fine-tune at all, based on a short interview and the workspace's data and evaluations."""

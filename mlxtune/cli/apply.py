@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mlxtune.cli.data import Format, Map, SourceArgument, resolve_source
-from mlxtune.cli.options import Json
+from mlxtune.cli.options import Json, argument, option
 from mlxtune.cli.output import info, print_columns, progress_bar, show, show_json
 from mlxtune.cli.review import Filter, matching_rows, open_browser, require_tokens
 from mlxtune.core.errors import InputError
@@ -28,19 +28,17 @@ if TYPE_CHECKING:  # imports numpy
 
 _PREVIEW_ROWS = 5
 
-Line = Annotated[str, typer.Argument(metavar="LINE", help='The pipeline, such as "trim | cap category 200", or @FILE.')]
+Line = Annotated[str, argument('The pipeline, such as "trim | cap category 200", or @FILE.', metavar="LINE")]
 
 
 def apply(
     source: SourceArgument,
     line: Line = "",
     filter: Filter = "",
-    yes: Annotated[
-        bool, typer.Option("--yes", help="Record the change. Without it, the command shows a preview and asks.")
-    ] = False,
-    new_file: Annotated[Path | None, typer.Option("--out", help="Write all rows to this new .jsonl file instead.")] = None,
-    verbs: Annotated[bool, typer.Option("--verbs", help="List the verbs.")] = False,
-    applied: Annotated[bool, typer.Option("--applied", help="Print what was applied, as a pipeline file.")] = False,
+    yes: Annotated[bool, option("--yes", "Record the change. Without it, the command shows a preview and asks.")] = False,
+    new_file: Annotated[Path | None, option("--out", "Write all rows to this new .jsonl file instead.")] = None,
+    verbs: Annotated[bool, option("--verbs", "List the verbs.")] = False,
+    applied: Annotated[bool, option("--applied", "Print what was applied, as a pipeline file.")] = False,
     format: Format = "auto",
     map: Map = "",
     json: Json = False,

@@ -4,9 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from mlxtune.cli.options import Json
+from mlxtune.cli.options import Json, option
 from mlxtune.cli.output import Cell, out, print_columns, print_facts, print_section, progress_bar, show_json
 from mlxtune.core.text import size as size_text
 from mlxtune.planning.benchmark import run_benchmark
@@ -15,9 +13,7 @@ from mlxtune.present.terminal import print_heading
 
 
 def bench(
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Benchmark only a tiny model. This is quick, but does not calibrate the planner.")
-    ] = False,
+    quick: Annotated[bool, option("--quick", "Benchmark only a tiny model, without calibrating the planner.")] = False,
     json: Json = False,
 ) -> None:
     """Benchmark this machine: matrix products, attention, generation and training at three sizes, and the disk.

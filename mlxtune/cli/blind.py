@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from mlxtune.cli.options import Json
+from mlxtune.cli.options import Json, argument, option
 from mlxtune.cli.output import draw, err, info, show_json
 from mlxtune.core.json_fields import to_json
 from mlxtune.core.text import one_line, plural
@@ -27,20 +27,14 @@ _VOTES: dict[str, Vote] = {"a": "a", "b": "b", "t": "tie", "d": "b", "s": "tie"}
 
 
 def blind(
-    which: Annotated[str, typer.Argument(help="An evaluation's folder or ID, or last.", metavar="EVALUATION")] = "last",
-    first: Annotated[str, typer.Argument(help="The first arm.")] = "base",
-    second: Annotated[str, typer.Argument(help="The second arm, which the verdict is about.")] = "tuned",
-    n: Annotated[
-        int | None, typer.Option("--n", min=1, help="Number of pairs to vote on, fixed before the first vote. Default: 40.")
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option("--seed", help="Random seed for the choice of rows and sides. Default: random.")
-    ] = None,
-    target: Annotated[
-        Path | None, typer.Option("--export", help="Write the votes to this file as preference pairs (JSON Lines).")
-    ] = None,
+    which: Annotated[str, argument("An evaluation's folder or ID, or last.", metavar="EVALUATION")] = "last",
+    first: Annotated[str, argument("The first arm.")] = "base",
+    second: Annotated[str, argument("The second arm, which the verdict is about.")] = "tuned",
+    n: Annotated[int | None, option("--n", "Number of pairs to vote on, fixed before the first vote. Default: 40.", min=1)] = None,
+    seed: Annotated[int | None, option("--seed", "Random seed for the choice of rows and sides. Default: random.")] = None,
+    target: Annotated[Path | None, option("--export", "Write the votes to this file as preference pairs (JSON Lines).")] = None,
     question: Annotated[
-        Literal["format", "voice", "send"], typer.Option("--question", help="Export the votes on this question.")
+        Literal["format", "voice", "send"], option("--question", "Export the votes on this question.")
     ] = HEADLINE_QUESTION,  # type: ignore[assignment]
     json: Json = False,
 ) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from mlxtune.adapters import library
-from mlxtune.cli.options import Json
+from mlxtune.cli.options import Json, argument, option
 from mlxtune.cli.output import Cell, info, out, print_columns, print_error, progress_bar
 from mlxtune.core.errors import InputError, MlxtuneError
 from mlxtune.core.files import user_path
@@ -23,10 +23,8 @@ from mlxtune.serving.chat_session import ChatSession
 from mlxtune.serving.client import Client
 from mlxtune.serving.protocol import Done, Event, Failed, Piece, Sampling
 
-Which = Annotated[str, typer.Argument(help="An adapter (name, run, folder, or last) or a base model. Default: the bundled model.")]
-ShareAccelerator = Annotated[
-    bool, typer.Option("--share-accelerator", help="Run even while a training run is using this machine. Both become slower.")
-]
+Which = Annotated[str, argument("An adapter (name, run, folder, or last) or a base model. Default: the bundled model.")]
+ShareAccelerator = Annotated[bool, option("--share-accelerator", "Run even during a training run. Both become slower.")]
 
 _COMMANDS = {
     "/adapter": "NAME    switch to another adapter, or none for the base",
@@ -42,20 +40,14 @@ _COMMANDS = {
 
 def chat(
     which: Which = "",
-    adapter: Annotated[str, typer.Option("--adapter", help="Start with this adapter on the given base.")] = "",
-    system: Annotated[
-        str | None, typer.Option("--system", help="The system prompt. Default: the one in the adapter's training rows.")
-    ] = None,
-    temperature: Annotated[float, typer.Option("--temperature", help="Sampling temperature; 0 is greedy.")] = 0.0,
-    top_p: Annotated[float, typer.Option("--top-p", help="Sample from the most likely tokens with this total probability.")] = 1.0,
-    seed: Annotated[int | None, typer.Option("--seed", help="Random seed, to reproduce answers.")] = None,
-    max_tokens: Annotated[int, typer.Option("--max-tokens", help="Maximum tokens per answer, including reasoning.")] = 1024,
+    adapter: Annotated[str, option("--adapter", "Start with this adapter on the given base.")] = "",
+    system: Annotated[str | None, option("--system", "The system prompt. Default: the one in the adapter's training rows.")] = None,
+    temperature: Annotated[float, option("--temperature", "Sampling temperature; 0 is greedy.")] = 0.0,
+    top_p: Annotated[float, option("--top-p", "Sample from the most likely tokens with this total probability.")] = 1.0,
+    seed: Annotated[int | None, option("--seed", "Random seed, to reproduce answers.")] = None,
+    max_tokens: Annotated[int, option("--max-tokens", "Maximum tokens per answer, including reasoning.")] = 1024,
     effort: Annotated[
-        str,
-        typer.Option(
-            "--effort",
-            help="Reasoning before an answer: none, low, medium, or high. Default: as in the adapter's training; none for a base.",
-        ),
+        str, option("--effort", "Reasoning: none, low, medium, or high. Default: as in the adapter's training, or none.")
     ] = "",
     share_accelerator: ShareAccelerator = False,
     json: Json = False,

@@ -4,9 +4,7 @@ import math
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from mlxtune.cli.options import Json
+from mlxtune.cli.options import Json, argument, option
 from mlxtune.cli.output import draw, show_json
 from mlxtune.core.errors import GateError, InputError
 from mlxtune.core.json_fields import to_json
@@ -20,10 +18,10 @@ from mlxtune.runs import registry
 
 
 def compare(
-    first: Annotated[str, typer.Argument(help="An evaluation, or a run that has been evaluated.")],
-    second: Annotated[str, typer.Argument(help="The candidate: the evaluation or run to test against the first.")],
-    more: Annotated[list[str] | None, typer.Argument(help="Further evaluations or runs to test against the first.")] = None,
-    gate: Annotated[bool, typer.Option("--gate", help="Exit 1 unless the second one is better.")] = False,
+    first: Annotated[str, argument("An evaluation, or a run that has been evaluated.")],
+    second: Annotated[str, argument("The candidate: the evaluation or run to test against the first.")],
+    more: Annotated[list[str] | None, argument("Further evaluations or runs to test against the first.")] = None,
+    gate: Annotated[bool, option("--gate", "Exit 1 unless the second one is better.")] = False,
     json: Json = False,
 ) -> None:
     """Compare evaluations row by row with the first one. Their rows, schema, template, and decoding must be the same."""

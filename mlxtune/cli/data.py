@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mlxtune.advice.next_step import after_check
-from mlxtune.cli.options import Json, with_option_groups
+from mlxtune.cli.options import Json, argument, option, with_option_groups
 from mlxtune.cli.output import draw, progress_bar, show_json
 from mlxtune.core.errors import DataError, InputError
 from mlxtune.core.files import similar_file
@@ -37,9 +37,9 @@ if TYPE_CHECKING:  # the checks import numpy
     from mlxtune.data.checks.fixes import FixResult
     from mlxtune.data.checks.report import CheckReport
 
-SourceArgument = Annotated[Path, typer.Argument(metavar="SRC", help="A file or folder with rows, or a recipe.")]
-Format = Annotated[str, typer.Option("--format", help=f"The format of the rows: auto, {', '.join(FORMATS)}.")]
-Map = Annotated[str, typer.Option("--map", help="Column names, for example prompt=question,completion=answer.")]
+SourceArgument = Annotated[Path, argument("A file or folder with rows, or a recipe.", metavar="SRC")]
+Format = Annotated[str, option("--format", f"The format of the rows: auto, {', '.join(FORMATS)}.")]
+Map = Annotated[str, option("--map", "Column names, for example prompt=question,completion=answer.")]
 
 app = typer.Typer(help="Check, split, review, import, and export data.", no_args_is_help=True)
 
@@ -99,35 +99,29 @@ class ReadOptions:
 class SplitOptions:
     """How to split a source."""
 
-    seed: Annotated[int | None, typer.Option("--seed", help="Random seed of the split.")] = None
-    holdout: Annotated[float | None, typer.Option("--holdout", help="Fraction of rows in the test split.", min=0.0, max=0.9)] = None
-    validation: Annotated[
-        float | None, typer.Option("--validation", help="Fraction of rows in the validation split.", min=0.0, max=0.9)
-    ] = None
-    group_by: Annotated[str | None, typer.Option("--group-by", help="A metadata key. Rows with the same value stay together.")] = (
+    seed: Annotated[int | None, option("--seed", "Random seed of the split.")] = None
+    holdout: Annotated[float | None, option("--holdout", "Fraction of rows in the test split.", min=0.0, max=0.9)] = None
+    validation: Annotated[float | None, option("--validation", "Fraction of rows in the validation split.", min=0.0, max=0.9)] = (
         None
     )
+    group_by: Annotated[str | None, option("--group-by", "A metadata key. Rows with the same value stay together.")] = None
 
 
 @dataclass(frozen=True)
 class FixOptions:
     """What to fix."""
 
-    fix: Annotated[bool, typer.Option("--fix", help="Record every safe fix in the review, then check again.")] = False
-    also: Annotated[list[str] | None, typer.Option("--also", help="With --fix, also apply this check's fix.", metavar="CHECK")] = (
-        None
-    )
+    fix: Annotated[bool, option("--fix", "Record every safe fix in the review, then check again.")] = False
+    also: Annotated[list[str] | None, option("--also", "With --fix, also apply this check's fix.", metavar="CHECK")] = None
 
 
 @dataclass(frozen=True)
 class MuteOptions:
     """The check to mute or to report again."""
 
-    mute: Annotated[
-        str, typer.Option("--mute", help="Stop reporting this check for this source; requires --reason.", metavar="CHECK")
-    ] = ""
-    reason: Annotated[str, typer.Option("--reason", help="Why the check is muted; recorded in the journal.")] = ""
-    unmute: Annotated[str, typer.Option("--unmute", help="Report this check again.", metavar="CHECK")] = ""
+    mute: Annotated[str, option("--mute", "Stop reporting this check for this source; requires --reason.", metavar="CHECK")] = ""
+    reason: Annotated[str, option("--reason", "Why the check is muted; recorded in the journal.")] = ""
+    unmute: Annotated[str, option("--unmute", "Report this check again.", metavar="CHECK")] = ""
 
 
 @app.command("check")
@@ -137,7 +131,7 @@ def check(
     fixes: FixOptions,
     muting: MuteOptions,
     reading: ReadOptions,
-    every: Annotated[bool, typer.Option("--all", help="Show every finding.")] = False,
+    every: Annotated[bool, option("--all", "Show every finding.")] = False,
     json: Json = False,
 ) -> None:
     """Find problems in the rows and show how to fix them. Exits 1 if rows should not be trained on as they are.
@@ -243,11 +237,11 @@ def split(source: SourceArgument, splitting: SplitOptions, reading: ReadOptions,
 @with_option_groups
 def export(
     source: SourceArgument,
-    to: Annotated[str, typer.Option("--to", help=f"The target format: {', '.join(exports.ALL_TARGETS)}.")],
-    folder: Annotated[Path, typer.Option("--out", help="The folder to write.")],
+    to: Annotated[str, option("--to", f"The target format: {', '.join(exports.ALL_TARGETS)}.")],
+    folder: Annotated[Path, option("--out", "The folder to write.")],
     splitting: SplitOptions,
     reading: ReadOptions,
-    pending: Annotated[bool, typer.Option("--pending", help="Also export undecided rows.")] = False,
+    pending: Annotated[bool, option("--pending", "Also export undecided rows.")] = False,
     json: Json = False,
 ) -> None:
     """Write the accepted rows as train.jsonl, valid.jsonl, and test.jsonl with a manifest.
@@ -270,12 +264,12 @@ def export(
 @app.command("import")
 @with_option_groups
 def import_(
-    name: Annotated[str, typer.Argument(metavar="FILE|ID", help="A file, a folder, or a Hub dataset.")],
-    to: Annotated[Path, typer.Option("--out", help="The .jsonl file to write.")],
+    name: Annotated[str, argument("A file, a folder, or a Hub dataset.", metavar="FILE|ID")],
+    to: Annotated[Path, option("--out", "The .jsonl file to write.")],
     reading: ReadOptions,
-    file: Annotated[str, typer.Option("--file", help="The file to import from a Hub dataset or a folder of Parquet files.")] = "",
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out invalid rows.")] = False,
-    each_turn: Annotated[bool, typer.Option("--each-turn", help="Write one row for every answer of a conversation.")] = False,
+    file: Annotated[str, option("--file", "The file to import from a Hub dataset or a folder of Parquet files.")] = "",
+    skip_bad: Annotated[bool, option("--skip-bad", "Leave out invalid rows.")] = False,
+    each_turn: Annotated[bool, option("--each-turn", "Write one row for every answer of a conversation.")] = False,
     json: Json = False,
 ) -> None:
     """Convert rows in any supported format to one file of chats, pairs, or texts, with their metadata."""

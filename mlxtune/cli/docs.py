@@ -4,19 +4,17 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-import typer
 from rich.console import Console
 from rich.markdown import Markdown
 
 import mlxtune
+from mlxtune.cli.options import argument
 from mlxtune.cli.output import info, out, show
 from mlxtune.core.errors import InputError
 from mlxtune.core.text import one_line, suggest
 
 
-def docs(
-    page: Annotated[str, typer.Argument(help="The page, for example evaluation. Without it, the pages are listed.")] = "",
-) -> None:
+def docs(page: Annotated[str, argument("The page, for example evaluation. Without it, the pages are listed.")] = "") -> None:
     """Read the documentation in the terminal, or print a page as Markdown into a pipe or file."""
     pages = documentation()
     name = page.lower().removeprefix("docs/").removesuffix(".md")

@@ -14,7 +14,7 @@ from mlxtune.adapters import library
 from mlxtune.adapters.entry import AdapterEntry
 from mlxtune.advice.next_step import after_evaluation
 from mlxtune.cli.follow import announce, follow, follow_answers
-from mlxtune.cli.options import Json, Overrides, Seeds, with_option_groups
+from mlxtune.cli.options import Json, Overrides, argument, option, with_option_groups
 from mlxtune.cli.output import draw, err, info, progress_bar, require_consent, say_changed_evaluation, show_json
 from mlxtune.core.errors import GateError, InputError
 from mlxtune.core.json_fields import to_json
@@ -44,33 +44,23 @@ from mlxtune.workspace.index import WorkspaceIndex
 class GateOptions:
     """What sets the exit code."""
 
-    gate: Annotated[bool, typer.Option("--gate", help="Exit 1 unless the verdict is 'better' and off-task accuracy is 'held'.")] = (
+    gate: Annotated[bool, option("--gate", "Exit 1 unless the verdict is 'better' and off-task accuracy is 'held'.")] = False
+    accept_unknown: Annotated[bool, option("--accept-unknown", "With --gate, also accept 'cannot tell' for off-task accuracy.")] = (
         False
     )
-    accept_unknown: Annotated[
-        bool, typer.Option("--accept-unknown", help="With --gate, also accept 'cannot tell' for off-task accuracy.")
-    ] = False
 
 
 @with_option_groups
 def evaluate(
-    which: Annotated[
-        str, typer.Argument(help="A recipe (base only), or a run, RUN@STEP, or its adapter (base and tuned).")
-    ] = "last",
-    adapter: Annotated[str, typer.Option("--adapter", help="With a recipe, the adapter to evaluate.")] = "",
+    which: Annotated[str, argument("A recipe (base only), or a run, RUN@STEP, or its adapter (base and tuned).")] = "last",
+    adapter: Annotated[str, option("--adapter", "With a recipe, the adapter to evaluate.")] = "",
     overrides: Overrides = None,
     gate: GateOptions = GateOptions(),
-    seeds: Seeds = 1,
-    generated: Annotated[
-        bool, typer.Option("--generated", help="Compare training with and without the generated rows. Trains missing runs first.")
-    ] = False,
-    last_look: Annotated[
-        bool, typer.Option("--last-look", help="Evaluate the adapter once on the rows that data.reserve keeps aside.")
-    ] = False,
-    send: Annotated[
-        bool, typer.Option("--send", help="Consent to sending held-out prompts to arms that are remote endpoints.")
-    ] = False,
-    detach: Annotated[bool, typer.Option("--detach", help="Start the evaluation and return immediately.")] = False,
+    seeds: Annotated[int, option("--seeds", "Train what is missing of N seeds, and evaluate them together.", min=1)] = 1,
+    generated: Annotated[bool, option("--generated", "Compare training with and without the generated rows.")] = False,
+    last_look: Annotated[bool, option("--last-look", "Evaluate the adapter once on the rows of data.reserve.")] = False,
+    send: Annotated[bool, option("--send", "Consent to sending held-out prompts to arms that are remote endpoints.")] = False,
+    detach: Annotated[bool, option("--detach", "Start the evaluation and return immediately.")] = False,
     json: Json = False,
 ) -> None:
     """Evaluate the base model, the baselines, and the adapter on the same held-out rows.

@@ -20,7 +20,7 @@ from mlxtune.adapters.export.formats import FORMATS, NAMES, ExportFormat, Format
 from mlxtune.adapters.export.tried import find_export, tried_exports, use_commands
 from mlxtune.cli.adapters import Which
 from mlxtune.cli.follow import announce, follow_answers
-from mlxtune.cli.options import Json, Overrides, with_option_groups
+from mlxtune.cli.options import Json, Overrides, argument, option, with_option_groups
 from mlxtune.cli.output import draw, info, progress_bar, say_changed_evaluation, show_json
 from mlxtune.cli.train import fetch
 from mlxtune.core.errors import GateError, InputError, MachineError
@@ -34,12 +34,7 @@ from mlxtune.runs.registry import Run, run_of
 from mlxtune.training.preflight import check_recipe
 from mlxtune.workspace import control
 
-Rows = Annotated[
-    Path | None,
-    typer.Option(
-        "--recipe", help="A recipe whose held-out rows are used to check the export. For fewer: --set evaluation.rows=50."
-    ),
-]
+Rows = Annotated[Path | None, option("--recipe", "A recipe with other held-out rows to check the export on.")]
 
 
 def _with(option: FormatOption) -> str:
@@ -47,28 +42,14 @@ def _with(option: FormatOption) -> str:
     return ", ".join(one.name for one in FORMATS if one.option == option)
 
 
-Format = Annotated[str, typer.Argument(help="; ".join(f"{one.label}: {one.about}" for one in FORMATS) + ".", metavar="FORMAT")]  # fmt: skip
-Lora = Annotated[bool, typer.Option("--lora", help=f"Export only the adapter, not fused into its base ({_with('--lora')}).")]
-Requantize = Annotated[
-    bool,
-    typer.Option(
-        "--requantize", help=f"Quantize the adapted weights as in the base: smaller, but lossy ({_with('--requantize')})."
-    ),
-]
-PrecisionName = Annotated[
-    str, typer.Option("--precision", help=f"The precision of a GGUF file: {', '.join(exports.PRECISIONS)}. Default: f16.")
-]
-Smallest = Annotated[
-    bool, typer.Option("--smallest", help="Try 4 to 8 bits, and export the smallest that holds on the held-out rows (GGUF, mlx).")
-]
-OllamaBase = Annotated[
-    str, typer.Option("--from", help="With --lora, the name of the adapter's base in Ollama, such as llama3.2:3b.")
-]
-To = Annotated[Path | None, typer.Option("--to", help="The folder to create. Default: a folder in exports/.")]
-Force = Annotated[
-    bool,
-    typer.Option("--force", help="Keep the export even if it is not faithful, and replace LM Studio's preset of the same name."),
-]
+Format = Annotated[str, argument("; ".join(f"{one.label}: {one.about}" for one in FORMATS) + ".", metavar="FORMAT")]  # fmt: skip
+Lora = Annotated[bool, option("--lora", f"Export only the adapter, not fused into its base ({_with('--lora')}).")]
+Requantize = Annotated[bool, option("--requantize", f"Quantize as in the base: smaller, but lossy ({_with('--requantize')}).")]
+PrecisionName = Annotated[str, option("--precision", f"Precision of a GGUF file: {', '.join(exports.PRECISIONS)}. Default: f16.")]
+Smallest = Annotated[bool, option("--smallest", "Export the smallest of 4 to 8 bits that holds on the held-out rows (GGUF, mlx).")]
+OllamaBase = Annotated[str, option("--from", "With --lora, the name of the adapter's base in Ollama, such as llama3.2:3b.")]
+To = Annotated[Path | None, option("--to", "The folder to create. Default: a folder in exports/.")]
+Force = Annotated[bool, option("--force", "Keep an export that is not faithful, and replace LM Studio's preset of the same name.")]
 
 
 @dataclass(frozen=True)
@@ -91,7 +72,7 @@ def export(
     options: ExportOptions = ExportOptions(),
     recipe: Rows = None,
     overrides: Overrides = None,
-    detach: Annotated[bool, typer.Option("--detach", help="Start the export and return immediately.")] = False,
+    detach: Annotated[bool, option("--detach", "Start the export and return immediately.")] = False,
     json: Json = False,
 ) -> None:
     """Export an adapter for another program: fused into its base and checked against the adapter, or on its own."""
@@ -216,16 +197,9 @@ def _document(run: Run, code: int) -> dict[str, Any]:
 
 def verify_export(
     which: Which,
-    endpoint: Annotated[
-        str,
-        typer.Option("--endpoint", help="The URL of llama.cpp's server, Ollama, LM Studio, or a similar program on this machine."),
-    ],
-    model: Annotated[
-        str, typer.Option("--model", help="The model's name at the endpoint. Default: its model, if it serves only one.")
-    ] = "",
-    export: Annotated[
-        str, typer.Option("--export", help="The ID of the export that the endpoint serves, if the adapter has several.")
-    ] = "",
+    endpoint: Annotated[str, option("--endpoint", "The URL of llama.cpp's server, Ollama, LM Studio, or a similar program.")],
+    model: Annotated[str, option("--model", "The model's name at the endpoint. Default: its model, if it serves only one.")] = "",
+    export: Annotated[str, option("--export", "The ID of the export that the endpoint serves, if the adapter has several.")] = "",
     recipe: Rows = None,
     overrides: Overrides = None,
     json: Json = False,

@@ -13,7 +13,7 @@ import typer
 
 from mlxtune.adapters import library
 from mlxtune.cli.follow import announce, follow_answers
-from mlxtune.cli.options import CostCap, EndpointUrl, Json, Overrides, PromptPrice, RecipeFile, ReplyPrice, with_option_groups
+from mlxtune.cli.options import Json, ModelOptions, Overrides, RecipeFile, option, with_option_groups
 from mlxtune.cli.output import Cell, draw, info, print_columns, print_section, progress_bar, require_consent, show_json
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import user_path
@@ -21,7 +21,6 @@ from mlxtune.core.journal import read
 from mlxtune.core.text import one_line, plural
 from mlxtune.data.generate.lineage import Task
 from mlxtune.data.generate.request import ALL_PROMPTS, DEFAULT_ROWS, GenerationRequest, TeacherSpec
-from mlxtune.evaluation.judge import endpoint
 from mlxtune.present.generation import generation_document, thin_rows_text
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs.registry import Run
@@ -37,16 +36,10 @@ _TEACHER = "qwen3-4b"  # suggested
 class TaskOptions:
     """What to generate; new prompts like the training rows by default."""
 
-    prompts: Annotated[
-        str, typer.Option("--prompts", help="Answer the prompts in this file (.jsonl, or .txt with one per line).")
-    ] = ""
-    documents: Annotated[
-        str, typer.Option("--documents", help="Write prompts that the Markdown, text, or PDF files in a folder answer.")
-    ] = ""
-    worse: Annotated[bool, typer.Option("--worse", help="Write worse answers for preference pairs, each with a named flaw.")] = (
-        False
-    )
-    score: Annotated[bool, typer.Option("--score", help="Grade training rows by the rubric instead of writing new ones.")] = False
+    prompts: Annotated[str, option("--prompts", "Answer the prompts in this file (.jsonl, or .txt with one per line).")] = ""
+    documents: Annotated[str, option("--documents", "Write prompts that the Markdown, text, or PDF files in a folder answer.")] = ""
+    worse: Annotated[bool, option("--worse", "Write worse answers for preference pairs, each with a named flaw.")] = False
+    score: Annotated[bool, option("--score", "Grade training rows by the rubric instead of writing new ones.")] = False
 
     @property
     def task(self) -> Task:
@@ -64,51 +57,20 @@ class TaskOptions:
 class RowOptions:
     """Which rows to write, and how many."""
 
-    like: Annotated[
-        str,
-        typer.Option(
-            "--like", help="Use only training rows that match this filter, such as meta.category:account (see data review)."
-        ),
-    ] = ""
-    thin: Annotated[
-        int | None,
-        typer.Option("--thin", min=0, help="Choose an entry in the list of areas with too few rows. Default: 1; 0 uses all rows."),
-    ] = None
-    about: Annotated[str, typer.Option("--about", help="A subject for the new prompts.")] = ""
-    n: Annotated[
-        int | None, typer.Option("-n", "--rows", min=1, max=10_000, help="Number of rows. Default: 20, or all prompts of a file.")
-    ] = None
-    candidates: Annotated[
-        int, typer.Option("-k", "--candidates", min=1, max=32, help="Answers per prompt, of which the best is kept.")
-    ] = 4
-    rubric: Annotated[
-        str,
-        typer.Option(
-            "--rubric",
-            help="Have the teacher grade the answers with this rubric: a TOML file of questions, or default for the built-in one.",
-        ),
-    ] = ""
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed.")] = 7
+    like: Annotated[str, option("--like", "Use only training rows that match this filter, such as meta.category:account.")] = ""
+    thin: Annotated[int | None, option("--thin", "An area in the list of those with too few rows. 0: all rows.", min=0)] = None
+    about: Annotated[str, option("--about", "A subject for the new prompts.")] = ""
+    n: Annotated[int | None, option("-n", "--rows", "Number of rows. Default: 20, or all prompts.", min=1, max=10_000)] = None
+    candidates: Annotated[int, option("-k", "--candidates", "Answers per prompt, of which the best is kept.", min=1, max=32)] = 4
+    rubric: Annotated[str, option("--rubric", "Have the teacher grade answers by a TOML file of questions, or default.")] = ""
+    seed: Annotated[int, option("--seed", "Random seed.", min=0)] = 7
 
 
 @dataclass(frozen=True)
-class TeacherOptions:
+class TeacherOptions(ModelOptions):
     """The model that writes the rows."""
 
-    local: Annotated[str, typer.Option("--local", help="A teacher on this machine: an alias, a Hub ID, or a folder.")] = ""
-    adapter: Annotated[str, typer.Option("--adapter", help="The teacher is this adapter, on its own base.")] = ""
-    model: Annotated[str, typer.Option("--model", help="The teacher's model name at its endpoint.")] = ""
-    url: EndpointUrl = endpoint.OFFICIAL
-    key_env: Annotated[
-        str,
-        typer.Option(
-            "--key-env", help="The environment variable with the API key.", show_default="OPENAI_API_KEY or MLXTUNE_ENDPOINT_KEY"
-        ),
-    ] = ""
-    price_in: PromptPrice = 0.0
-    price_out: ReplyPrice = 0.0
-    cap: CostCap = None
-    send: Annotated[bool, typer.Option("--send", help="Consent to sending training rows to the endpoint.")] = False
+    adapter: Annotated[str, option("--adapter", "The teacher is this adapter, on its own base.")] = ""
 
     @property
     def spec(self) -> TeacherSpec:
@@ -131,8 +93,8 @@ def generate(
     tasks: TaskOptions,
     rows: RowOptions,
     teacher: TeacherOptions,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show only the cost.")] = False,
-    detach: Annotated[bool, typer.Option("--detach", help="Start the generation and return immediately.")] = False,
+    dry_run: Annotated[bool, option("--dry-run", "Show only the cost.")] = False,
+    detach: Annotated[bool, option("--detach", "Start the generation and return immediately.")] = False,
     overrides: Overrides = None,
     json: Json = False,
 ) -> None:

@@ -14,7 +14,7 @@ from mlxtune.adapters import library
 from mlxtune.cli.evaluate import trained
 from mlxtune.cli.follow import announce, follow_answers
 from mlxtune.cli.generate import TeacherOptions, consent_to, show_generation
-from mlxtune.cli.options import Json, with_option_groups
+from mlxtune.cli.options import Json, argument, option, with_option_groups
 from mlxtune.cli.output import draw, info, progress_bar, show_json
 from mlxtune.core.errors import InputError
 from mlxtune.core.json_fields import to_json
@@ -36,13 +36,11 @@ from mlxtune.workspace import control
 @with_option_groups
 def improve(
     teacher: TeacherOptions,
-    which: Annotated[str, typer.Argument(help="A run, RUN@STEP, or its adapter.")] = "last",
-    train: Annotated[
-        bool, typer.Option("--train", help="Train again with the accepted rows, and compare both adapters on the validation rows.")
-    ] = False,
-    continued: Annotated[bool, typer.Option("--continue", help="With --train, continue from the adapter.")] = False,
-    n: Annotated[int, typer.Option("-n", "--rows", min=1, max=10_000, help="Number of rows to propose, at most.")] = 20,
-    candidates: Annotated[int, typer.Option("-k", "--candidates", min=1, max=32, help="Answers per prompt.")] = 8,
+    which: Annotated[str, argument("A run, RUN@STEP, or its adapter.")] = "last",
+    train: Annotated[bool, option("--train", "Train with the accepted rows, and compare on the validation rows.")] = False,
+    continued: Annotated[bool, option("--continue", "With --train, continue from the adapter.")] = False,
+    n: Annotated[int, option("-n", "--rows", "Number of rows to propose, at most.", min=1, max=10_000)] = 20,
+    candidates: Annotated[int, option("-k", "--candidates", "Answers per prompt.", min=1, max=32)] = 8,
     json: Json = False,
 ) -> None:
     """Class an adapter's failures on the validation rows, and propose training rows like those that it fails.

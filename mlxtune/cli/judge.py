@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from mlxtune.cli.options import CostCap, EndpointUrl, Json, PromptPrice, ReplyPrice, with_option_groups
+from mlxtune.cli.options import Json, ModelOptions, argument, option, with_option_groups
 from mlxtune.cli.output import draw, info, progress_bar, require_consent, show_json
 from mlxtune.core.errors import GateError, InputError
 from mlxtune.core.files import write_json
@@ -32,33 +30,14 @@ from mlxtune.runs import registry
 WORKERS = 4  # concurrent questions
 
 
-@dataclass(frozen=True)
-class JudgeOptions:
-    """The model that judges, and what it may cost."""
-
-    local: Annotated[str, typer.Option("--local", help="A judge on this machine: an alias, a Hub ID, or a folder.")] = ""
-    model: Annotated[str, typer.Option("--model", help="The judge's model name at its endpoint.")] = ""
-    url: EndpointUrl = endpoint.OFFICIAL
-    key_env: Annotated[
-        str,
-        typer.Option(
-            "--key-env", help="The environment variable with the API key.", show_default="OPENAI_API_KEY or MLXTUNE_JUDGE_KEY"
-        ),
-    ] = ""
-    price_in: PromptPrice = 0.0
-    price_out: ReplyPrice = 0.0
-    cap: CostCap = None
-    send: Annotated[bool, typer.Option("--send", help="Consent to sending rows to the endpoint.")] = False
-
-
 @with_option_groups
 def judge(
-    which: Annotated[str, typer.Argument(help="An evaluation's folder or ID, or last.", metavar="EVALUATION")] = "last",
-    first: Annotated[str, typer.Argument(help="The first arm.")] = "base",
-    second: Annotated[str, typer.Argument(help="The second arm, which the verdict is about.")] = "tuned",
-    options: JudgeOptions = JudgeOptions(),
-    questions: Annotated[Path | None, typer.Option("--rubric", help="A TOML file with the questions.")] = None,
-    n: Annotated[int | None, typer.Option("--n", min=1, help="Number of rows, chosen at random. Default: all.")] = None,
+    which: Annotated[str, argument("An evaluation's folder or ID, or last.", metavar="EVALUATION")] = "last",
+    first: Annotated[str, argument("The first arm.")] = "base",
+    second: Annotated[str, argument("The second arm, which the verdict is about.")] = "tuned",
+    options: ModelOptions = ModelOptions(),
+    questions: Annotated[Path | None, option("--rubric", "A TOML file with the questions.")] = None,
+    n: Annotated[int | None, option("--n", "Number of rows, chosen at random. Default: all.", min=1)] = None,
     json: Json = False,
 ) -> None:
     """Ask a judge narrow questions about both arms' answers, and about each pair in both orders.
@@ -108,7 +87,7 @@ class _Judge:
     open: Callable[[Path], AbstractContextManager[AskJudge]]
 
 
-def _here(options: JudgeOptions) -> _Judge:
+def _here(options: ModelOptions) -> _Judge:
     """Return a local judge, identified by its weights. Raise ``InputError`` if a model behind an endpoint is named, too."""
     if options.model:
         raise InputError("--local and --model cannot be combined.", hint="Use only one of them.")
@@ -119,7 +98,7 @@ def _here(options: JudgeOptions) -> _Judge:
     )
 
 
-def _behind(options: JudgeOptions, meter: CostMeter) -> _Judge:
+def _behind(options: ModelOptions, meter: CostMeter) -> _Judge:
     """Return a judge behind an endpoint. Raise ``InputError`` if the model name, the API key, or the cost cap is missing."""
     url, model = options.url, options.model
     if not model:

@@ -15,6 +15,7 @@ from typer.core import TyperGroup, TyperOption
 from typer.exceptions import TyperException
 
 import mlxtune
+from mlxtune.cli.options import option
 from mlxtune.cli.output import info, out, print_error, terminal_error
 from mlxtune.core.errors import EmptyWorkspaceError, InputError, MachineError, MlxtuneError
 from mlxtune.core.text import one_line
@@ -117,8 +118,7 @@ app = typer.Typer(
 
 @app.callback()
 def default(
-    context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+    context: typer.Context, version: Annotated[bool, option("--version", "Print the version and exit.", is_eager=True)] = False
 ) -> None:
     """Print the version, or explain why the app did not open."""
     if version:

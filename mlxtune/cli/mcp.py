@@ -4,14 +4,11 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
+from mlxtune.cli.options import argument
 from mlxtune.core.errors import InputError
 
 
-def mcp(
-    workspace: Annotated[Path, typer.Argument(help="The workspace, which no path may leave.", metavar="WORKSPACE")] = Path(),
-) -> None:
+def mcp(workspace: Annotated[Path, argument("The workspace, which no path may leave.", metavar="WORKSPACE")] = Path()) -> None:
     """Serve a workspace to a coding agent over the Model Context Protocol, on standard input and output.
 
     The agent can check, train, evaluate, and export. The user is asked before rows are sent to another machine.

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mlxtune.cli.options import Json
+from mlxtune.cli.options import Json, argument, option
 from mlxtune.cli.output import Cell, out, print_columns, progress_bar, show, show_json
 from mlxtune.core.text import one_line, plural, size
 from mlxtune.models import catalog, hub
@@ -31,7 +31,7 @@ _FITS = {"go": ("✓ ", "success"), "warn": ("! ", "warning"), "refuse": ("✗ "
 @app.callback()
 def models(
     context: typer.Context,
-    search: Annotated[str, typer.Option("--search", help="Also search the Hugging Face Hub.", metavar="TEXT")] = "",
+    search: Annotated[str, option("--search", "Also search the Hugging Face Hub.", metavar="TEXT")] = "",
     json: Json = False,
 ) -> None:
     """List known base models with their license, their size, and whether they can be trained on this machine."""
@@ -65,9 +65,7 @@ def models(
 
 
 @app.command("pull")
-def pull(
-    id: Annotated[str, typer.Argument(help="The model's Hub ID (OWNER/NAME), or a bundled model's name.")], json: Json = False
-) -> None:
+def pull(id: Annotated[str, argument("The model's Hub ID (OWNER/NAME), or a bundled model's name.")], json: Json = False) -> None:
     """Download a base model, or only the files that changed. Interrupted downloads resume, and every file's hash is verified."""
     with progress_bar("contacting the Hub") as update:
         if "/" in id:

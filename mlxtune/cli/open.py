@@ -5,9 +5,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from mlxtune.adapters import library
+from mlxtune.cli.options import argument
 from mlxtune.cli.output import terminal_error
 from mlxtune.cli.start import open_app
 from mlxtune.core.errors import InputError
@@ -17,13 +16,9 @@ from mlxtune.runs import registry
 
 
 def open_room(
-    room: Annotated[str, typer.Argument(help="The room, for example train.")],
+    room: Annotated[str, argument("The room, for example train.")],
     item: Annotated[
-        str,
-        typer.Argument(
-            help="The item to show there: a recipe (data, plan), a row's ID (review), a run (train), an evaluation (evaluate), or an "
-            "adapter (adapters, chat)."
-        ),
+        str, argument("A recipe (data, plan), a row's ID (review), a run (train), an evaluation (evaluate), or an adapter.")
     ] = "",
 ) -> None:
     """Open the app in one of its rooms (screens)."""

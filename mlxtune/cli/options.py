@@ -3,26 +3,44 @@
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
 
-RecipeFile = Annotated[Path, typer.Argument(help="The recipe (a .toml file).")]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", help="Override a key, for example --set training.epochs=3.", metavar="KEY=VALUE")
-]
-ReportName = Annotated[str, typer.Argument(help="A report.json, an evaluation's folder or ID, or last.", metavar="REPORT")]
-EndpointUrl = Annotated[str, typer.Option("--url", help="An OpenAI-compatible endpoint.")]
-PromptPrice = Annotated[float, typer.Option("--price-in", min=0, help="Dollars per million prompt tokens.")]
-ReplyPrice = Annotated[float, typer.Option("--price-out", min=0, help="Dollars per million reply tokens.")]
-CostCap = Annotated[float | None, typer.Option("--cap", min=0, help="Maximum cost in dollars.")]
-Seeds = Annotated[
-    int, typer.Option("--seeds", min=1, help="Train the recipe with N seeds, those that are missing, and evaluate them together.")
-]
-Online = Annotated[bool, typer.Option("--online", help="Also send the metrics to the tracker's server, with the key that you set.")]
-Json = Annotated[bool, typer.Option("--json", help="Print machine-readable output on stdout.")]
+from mlxtune.evaluation.judge.endpoint import KEY, OFFICIAL, OFFICIAL_KEY
+
+
+def option(*names_and_help: str, **settings: Any) -> Any:
+    """Return an option with these names. The last text is its help."""
+    *names, help = names_and_help
+    return typer.Option(*names, help=help, **settings)
+
+
+def argument(help: str, **settings: Any) -> Any:
+    return typer.Argument(help=help, **settings)
+
+
+RecipeFile = Annotated[Path, argument("The recipe (a .toml file).")]
+Overrides = Annotated[list[str] | None, option("--set", "Override a key, such as --set training.epochs=3.", metavar="KEY=VALUE")]
+ReportName = Annotated[str, argument("A report.json, an evaluation's folder or ID, or last.", metavar="REPORT")]
+Online = Annotated[bool, option("--online", "Also send the metrics to the tracker's server, with the key that you set.")]
+Json = Annotated[bool, option("--json", "Print machine-readable output on stdout.")]
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """A model on this machine or at an endpoint, and what it may cost."""
+
+    local: Annotated[str, option("--local", "A model on this machine: an alias, a Hub ID, or a folder.")] = ""
+    model: Annotated[str, option("--model", "The model's name at its endpoint.")] = ""
+    url: Annotated[str, option("--url", "An OpenAI-compatible endpoint.")] = OFFICIAL
+    key_env: Annotated[str, option("--key-env", "The variable with the API key.", show_default=f"{OFFICIAL_KEY} or {KEY}")] = ""
+    price_in: Annotated[float, option("--price-in", "Dollars per million prompt tokens.", min=0)] = 0.0
+    price_out: Annotated[float, option("--price-out", "Dollars per million reply tokens.", min=0)] = 0.0
+    cap: Annotated[float | None, option("--cap", "Maximum cost in dollars.", min=0)] = None
+    send: Annotated[bool, option("--send", "Consent to sending rows to the endpoint.")] = False
 
 
 def with_option_groups(function: Callable[..., None]) -> Callable[..., None]:

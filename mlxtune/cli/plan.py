@@ -4,10 +4,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from mlxtune.advice import evidence
-from mlxtune.cli.options import Json, Overrides, RecipeFile
+from mlxtune.cli.options import Json, Overrides, RecipeFile, option
 from mlxtune.cli.output import draw, progress_bar, show_json
 from mlxtune.core.errors import GateError
 from mlxtune.core.text import size
@@ -38,15 +36,9 @@ from mlxtune.training.search.rungs import MIN_STEPS
 def plan(
     recipe: RecipeFile,
     overrides: Overrides = None,
-    probe: Annotated[
-        bool, typer.Option("--probe", help="Run two steps on the largest batch, and use the measured memory and time.")
-    ] = False,
-    watts: Annotated[
-        float, typer.Option("--watts", help="Power draw of this machine while training, from a meter or a data sheet.", min=0.0)
-    ] = 0.0,
-    electricity_price: Annotated[
-        float | None, typer.Option("--electricity-price", help="Your electricity price in dollars per kWh.", min=0.0)
-    ] = None,
+    probe: Annotated[bool, option("--probe", "Run two steps on the largest batch, and use the measured memory and time.")] = False,
+    watts: Annotated[float, option("--watts", "Power draw while training, from a meter or a data sheet.", min=0.0)] = 0.0,
+    electricity_price: Annotated[float | None, option("--electricity-price", "Your price in dollars per kWh.", min=0.0)] = None,
     json: Json = False,
 ) -> None:
     """Estimate a recipe's memory, time, energy, and cost on this machine. Exits 1 if it does not fit.

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from mlxtune.cli.options import Json
+from mlxtune.cli.options import Json, argument, option
 from mlxtune.cli.output import ERROR_FILE, Cell, err, info, print_columns, show, show_json
 from mlxtune.core import settings
 from mlxtune.core.child_process import python_command, python_environment
@@ -39,7 +39,7 @@ _GLYPHS: dict[str, Cell] = {
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
-def add(command: Annotated[list[str], typer.Argument(help="A command, for example: train recipes/support-json.toml")]) -> None:
+def add(command: Annotated[list[str], argument("A command, for example: train recipes/support-json.toml")]) -> None:
     """Add a command: train, eval, search, data generate, or export, with its arguments. A trained adapter is also evaluated."""
     from mlxtune.cli.main import load_verb  # imports this module
 
@@ -71,7 +71,7 @@ def clear() -> None:
 
 
 @app.command()
-def remove(number: Annotated[int, typer.Argument(help="The command's number in mlxtune queue list.", show_default=False)]) -> None:
+def remove(number: Annotated[int, argument("The command's number in mlxtune queue list.", show_default=False)]) -> None:
     """Remove a command that has not been started."""
     queue = Queue(Path.cwd())
     if not queue.remove(number):
@@ -80,9 +80,7 @@ def remove(number: Annotated[int, typer.Argument(help="The command's number in m
 
 
 @app.command()
-def run(
-    detach: Annotated[bool, typer.Option("--detach", help="Run the queue in the background, and return immediately.")] = False,
-) -> None:
+def run(detach: Annotated[bool, option("--detach", "Run the queue in the background, and return immediately.")] = False) -> None:
     """Run the commands in order. After an interruption, run it again: it continues with the command that was interrupted."""
     queue = Queue(Path.cwd())
     if detach:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from mlxtune.cli.options import Json
+from mlxtune.cli.options import Json, argument, option
 from mlxtune.cli.output import info, show, show_json
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import write_text
@@ -20,9 +20,9 @@ def recipe() -> None:
 
 @app.command("import")
 def import_(
-    config: Annotated[Path, typer.Argument(help="An mlx_lm.lora YAML config.")],
-    to: Annotated[Path | None, typer.Option("--to", help="The recipe to write. Default: next to the config.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing recipe.")] = False,
+    config: Annotated[Path, argument("An mlx_lm.lora YAML config.")],
+    to: Annotated[Path | None, option("--to", "The recipe to write. Default: next to the config.")] = None,
+    force: Annotated[bool, option("--force", "Replace an existing recipe.")] = False,
     json: Json = False,
 ) -> None:
     """Write a recipe with the same effect as an mlx_lm.lora config. Reports settings that have no equivalent."""

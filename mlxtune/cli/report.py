@@ -5,10 +5,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from mlxtune.cli.evaluate import show_report
-from mlxtune.cli.options import Json, ReportName
+from mlxtune.cli.options import Json, ReportName, option
 from mlxtune.cli.output import show, show_json
 from mlxtune.core.errors import GateError
 from mlxtune.core.json_fields import to_json
@@ -23,7 +21,7 @@ from mlxtune.present.verdict import caveat_text, verdict_text
 
 def report(
     which: ReportName = "last",
-    open_page: Annotated[bool, typer.Option("--open", help="Open the HTML report in the browser, and print its path.")] = False,
+    open_page: Annotated[bool, option("--open", "Open the HTML report in the browser, and print its path.")] = False,
     json: Json = False,
 ) -> None:
     """Print an evaluation's report, or open its HTML page, which can be printed and read on a phone."""
@@ -45,13 +43,8 @@ _SHOWN = 20
 
 def verify(
     report: ReportName = "last",
-    sign: Annotated[
-        Path | None, typer.Option("--sign", help="Sign the report, if it is correct, with this SSH key.", metavar="KEY")
-    ] = None,
-    signers: Annotated[
-        Path | None,
-        typer.Option("--signers", help="Exit 1 unless a signer in this file (ssh-keygen's allowed signers) signed the report."),
-    ] = None,
+    sign: Annotated[Path | None, option("--sign", "Sign the report, if it is correct, with this SSH key.", metavar="KEY")] = None,
+    signers: Annotated[Path | None, option("--signers", "Exit 1 unless a signer in this file (ssh-keygen's) signed it.")] = None,
     json: Json = False,
 ) -> None:
     """Recompute every number in a report offline from the stored outputs. Exits 1 if any differs."""

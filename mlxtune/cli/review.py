@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from mlxtune.cli.data import ReadOptions, SourceArgument, resolve_source, run_checks
-from mlxtune.cli.options import Json, with_option_groups
+from mlxtune.cli.options import Json, argument, option, with_option_groups
 from mlxtune.cli.output import draw, info, progress_bar, show, show_json
 from mlxtune.core.errors import GateError, InputError
 from mlxtune.core.files import read_failure
@@ -34,15 +34,12 @@ if TYPE_CHECKING:  # imports numpy
 
 _PREVIEW_ROWS = 5
 
-Rows = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="ROW", help="Rows to decide on, by ID or by line number (for a JSON array, by position)."),
-]
+Rows = Annotated[list[str] | None, argument("Rows to decide on, by ID or line number (in a JSON array, position).", metavar="ROW")]
 Filter = Annotated[
     str,
-    typer.Option(
+    option(
         "--filter",
-        help="status:pending tag:billing finding:near-duplicate split:test len>400 (characters) tokens>100 meta.lang:en answer:/regex/ text -tag:x; or ( )",
+        "status:pending tag:billing finding:near-duplicate split:test len>400 (characters) tokens>100 meta.lang:en answer:/regex/ text -tag:x; or ( )",
     ),
 ]
 
@@ -51,27 +48,25 @@ Filter = Annotated[
 class StatusOptions:
     """The decision on a row's status."""
 
-    accept: Annotated[bool, typer.Option("--accept", help="Accept the rows.")] = False
-    reject: Annotated[bool, typer.Option("--reject", help="Reject the rows; they are not used for training or evaluation.")] = False
-    skip: Annotated[bool, typer.Option("--skip", help="Decide later.")] = False
-    swap: Annotated[bool, typer.Option("--swap", help="For pairs: the rejected answer is better.")] = False
-    tie: Annotated[bool, typer.Option("--tie", help="For pairs: neither answer is better.")] = False
-    bad: Annotated[bool, typer.Option("--both-bad", help="For pairs: both answers are bad.")] = False
+    accept: Annotated[bool, option("--accept", "Accept the rows.")] = False
+    reject: Annotated[bool, option("--reject", "Reject the rows; they are not used for training or evaluation.")] = False
+    skip: Annotated[bool, option("--skip", "Decide later.")] = False
+    swap: Annotated[bool, option("--swap", "For pairs: the rejected answer is better.")] = False
+    tie: Annotated[bool, option("--tie", "For pairs: neither answer is better.")] = False
+    bad: Annotated[bool, option("--both-bad", "For pairs: both answers are bad.")] = False
 
 
 @dataclass(frozen=True)
 class EditOptions:
     """Another decision on a row."""
 
-    edit: Annotated[
-        str, typer.Option("--edit", metavar="FILE", help="Replace the content with the JSON in FILE; - reads stdin.")
-    ] = ""
-    tag: Annotated[list[str] | None, typer.Option("--tag", help="Add a tag.")] = None
-    untag: Annotated[list[str] | None, typer.Option("--untag", help="Remove a tag.")] = None
-    note: Annotated[str | None, typer.Option("--note", help="Set a note.")] = None
-    undo: Annotated[bool, typer.Option("--undo", help="Undo the most recent decision.")] = False
-    redo: Annotated[bool, typer.Option("--redo", help="Redo the last undone decision.")] = False
-    reason: Annotated[str, typer.Option("--reason", help="A reason to record in the journal.")] = ""
+    edit: Annotated[str, option("--edit", "Replace the content with the JSON in FILE; - reads stdin.", metavar="FILE")] = ""
+    tag: Annotated[list[str] | None, option("--tag", "Add a tag.")] = None
+    untag: Annotated[list[str] | None, option("--untag", "Remove a tag.")] = None
+    note: Annotated[str | None, option("--note", "Set a note.")] = None
+    undo: Annotated[bool, option("--undo", "Undo the most recent decision.")] = False
+    redo: Annotated[bool, option("--redo", "Redo the last undone decision.")] = False
+    reason: Annotated[str, option("--reason", "A reason to record in the journal.")] = ""
 
     @property
     def change(self) -> dict[str, Any]:
@@ -88,13 +83,10 @@ class SelectOptions:
     """Which rows to decide on or to list, and in whose name."""
 
     filter: Filter = ""
-    all: Annotated[bool, typer.Option("--all", help="Decide on all rows that match the filter.")] = False
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False
-    who: Annotated[
-        str,
-        typer.Option("--as", metavar="NAME", help="Decide as this annotator, and see only their decisions.", show_default=False),
-    ] = ""
-    list_: Annotated[bool, typer.Option("--list", help="List the rows that match the filter.")] = False
+    all: Annotated[bool, option("--all", "Decide on all rows that match the filter.")] = False
+    yes: Annotated[bool, option("--yes", "Do not ask for confirmation.")] = False
+    who: Annotated[str, option("--as", "Decide as this annotator; see only their work.", metavar="NAME", show_default=False)] = ""
+    list_: Annotated[bool, option("--list", "List the rows that match the filter.")] = False
 
 
 @with_option_groups

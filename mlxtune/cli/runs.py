@@ -12,7 +12,7 @@ from mlxtune.cli.evaluate import show_report
 from mlxtune.cli.export import show_export
 from mlxtune.cli.follow import follow, follow_answers
 from mlxtune.cli.generate import show_generation
-from mlxtune.cli.options import Json, Online
+from mlxtune.cli.options import Json, Online, argument, option
 from mlxtune.cli.output import Cell, draw, info, print_columns, progress_bar, show, show_json, show_missing_workspace
 from mlxtune.cli.search import show_search
 from mlxtune.cli.train import show_adapter
@@ -36,15 +36,13 @@ app = typer.Typer(
     help="List, show, attach to, stop, resume, export, and remove runs.", invoke_without_command=True, no_args_is_help=False
 )
 
-RunName = Annotated[
-    str, typer.Argument(help="A run ID, a unique part of it, a folder, or last (the active run, else the newest training run).")
-]
+RunName = Annotated[str, argument("A run ID, a unique part of it, a folder, or last (the active one or newest training run).")]
 
 
 @app.callback()
 def default(
     context: typer.Context,
-    kind: Annotated[str, typer.Option("--kind", help=f"Show only one kind of run: {', '.join(RUN_KINDS)}.", metavar="KIND")] = "",
+    kind: Annotated[str, option("--kind", f"Show only one kind of run: {', '.join(RUN_KINDS)}.", metavar="KIND")] = "",
     json: Json = False,
 ) -> None:
     """List the runs of this workspace, newest first."""
@@ -118,7 +116,7 @@ def stop(name: RunName = "last", json: Json = False) -> None:
 @app.command()
 def resume(
     name: RunName = "last",
-    detach: Annotated[bool, typer.Option("--detach", help="Resume the run and return immediately.")] = False,
+    detach: Annotated[bool, option("--detach", "Resume the run and return immediately.")] = False,
     json: Json = False,
 ) -> None:
     """Resume a run from its newest checkpoint and follow it."""
@@ -134,9 +132,9 @@ def resume(
 @app.command()
 def export(
     name: RunName = "last",
-    to: Annotated[str, typer.Option("--to", help=f"Format: {', '.join(FORMATS)}.", metavar="FORMAT")] = "csv",
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="The file (csv) or folder to write.")] = None,
-    live: Annotated[bool, typer.Option("--live", help="Continue until the run ends.")] = False,
+    to: Annotated[str, option("--to", f"Format: {', '.join(FORMATS)}.", metavar="FORMAT")] = "csv",
+    output: Annotated[Path | None, option("--output", "-o", "The file (csv) or folder to write.")] = None,
+    live: Annotated[bool, option("--live", "Continue until the run ends.")] = False,
     online: Online = False,
 ) -> None:
     """Export the metrics of a training run, or of all trials of a search."""
@@ -177,7 +175,7 @@ def export(
 
 
 @app.command()
-def remove(name: RunName, yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False) -> None:
+def remove(name: RunName, yes: Annotated[bool, option("--yes", "Do not ask for confirmation.")] = False) -> None:
     """Delete a run's folder, including its checkpoints, adapter, or results."""
     run = registry.find_run(Path.cwd(), name, None)
     contents = "its checkpoints and adapter" if run.kind == "train" else "its results"

@@ -5,9 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
-from mlxtune.cli.options import Json
+from mlxtune.cli.options import Json, argument, option
 from mlxtune.cli.output import draw, show_json
 from mlxtune.core.errors import GateError, InputError
 from mlxtune.core.files import read_failure, read_text
@@ -26,27 +24,15 @@ from mlxtune.recipe.schema import CORRECT_PARTS
 
 
 def score(
-    outputs: Annotated[
-        Path,
-        typer.Argument(
-            help='JSON Lines with "output" and optional "id", "reference", "prompt", "ended"; or a folder with one output per file.'
-        ),
-    ],
-    schema: Annotated[Path | None, typer.Option("--schema", help="A JSON Schema file.")] = None,
-    disclaimer: Annotated[
-        list[str] | None, typer.Option("--disclaimer", help="A sentence that outputs must contain. Repeatable.")
-    ] = None,
-    forbid: Annotated[
-        list[str] | None, typer.Option("--forbid", help="A phrase that outputs must not contain. Repeatable.")
-    ] = None,
-    pattern: Annotated[str, typer.Option("--pattern", help="A regular expression that outputs must match somewhere.")] = "",
+    outputs: Annotated[Path, argument('JSON Lines with "output" (and "id", "reference", "prompt", "ended"), or a folder.')],
+    schema: Annotated[Path | None, option("--schema", "A JSON Schema file.")] = None,
+    disclaimer: Annotated[list[str] | None, option("--disclaimer", "A sentence that outputs must contain. Repeatable.")] = None,
+    forbid: Annotated[list[str] | None, option("--forbid", "A phrase that outputs must not contain. Repeatable.")] = None,
+    pattern: Annotated[str, option("--pattern", "A regular expression that outputs must match somewhere.")] = "",
     correct: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--correct", help='What must equal the "reference": answer, fields, number, calls, or a JSON Pointer. Repeatable.'
-        ),
+        list[str] | None, option("--correct", 'What must be as in "reference": answer, fields, number, calls, or a JSON Pointer.')
     ] = None,
-    recipe: Annotated[Path | None, typer.Option("--recipe", help="A recipe whose contract replaces these options.")] = None,
+    recipe: Annotated[Path | None, option("--recipe", "A recipe whose contract replaces these options.")] = None,
     json: Json = False,
 ) -> None:
     """Score outputs from any source for valid JSON, schema, disclaimers, phrases, length, a pattern, and equality with references.
@@ -83,9 +69,9 @@ def score(
 
 
 def _contract(schema: Path | None, disclaimer: list[str], forbid: list[str], pattern: str, correct: list[str]) -> Contract:
-    for option, phrases in (("--disclaimer", disclaimer), ("--forbid", forbid)):
+    for name, phrases in (("--disclaimer", disclaimer), ("--forbid", forbid)):
         if not all(phrase.strip() for phrase in phrases):
-            raise InputError(f"{option} must not be empty.")
+            raise InputError(f"{name} must not be empty.")
     if not CORRECT_PARTS.is_valid(correct):
         raise InputError(f"--correct must be {CORRECT_PARTS.expected}.")
     rules = [Disclaimer(text) for text in disclaimer]
@@ -139,9 +125,7 @@ _SHOWN = 10
 
 
 def selftest(
-    suites: Annotated[
-        Path | None, typer.Option("--suites", help="A folder with the jsontestsuite and jsonschema2020-12 suites.")
-    ] = None,
+    suites: Annotated[Path | None, option("--suites", "A folder with the jsontestsuite and jsonschema2020-12 suites.")] = None,
     json: Json = False,
 ) -> None:
     """Check the scorers against known cases and the public conformance suites. Exits 1 if any case fails."""

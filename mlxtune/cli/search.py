@@ -7,7 +7,7 @@ import typer
 
 from mlxtune.cli.evaluate import show_report
 from mlxtune.cli.follow import announce, follow
-from mlxtune.cli.options import Json, Overrides, RecipeFile
+from mlxtune.cli.options import Json, Overrides, RecipeFile, option
 from mlxtune.cli.output import draw, progress_bar, show
 from mlxtune.evaluation import report as reports
 from mlxtune.present.blocks import facts
@@ -21,9 +21,9 @@ from mlxtune.workspace import control
 def search(
     recipe: RecipeFile,
     overrides: Overrides = None,
-    trials: Annotated[int, typer.Option("--trials", help="Number of trials, including the recipe itself.", show_default=False)] = 0,
-    budget: Annotated[str, typer.Option("--budget", help='Limit for all trials: "30m", "2h", "50Wh", or "500 steps".')] = "",
-    detach: Annotated[bool, typer.Option("--detach", help="Start the search and return immediately.")] = False,
+    trials: Annotated[int, option("--trials", "Number of trials, including the recipe itself.", show_default=False)] = 0,
+    budget: Annotated[str, option("--budget", 'Limit for all trials: "30m", "2h", "50Wh", or "500 steps".')] = "",
+    detach: Annotated[bool, option("--detach", "Start the search and return immediately.")] = False,
     json: Json = False,
 ) -> None:
     """Search for better hyperparameters, and follow the search. Closing the terminal or pressing Ctrl-C does not stop it."""

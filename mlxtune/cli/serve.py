@@ -6,11 +6,9 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from mlxtune.adapters import library
 from mlxtune.cli.chat import ShareAccelerator, Which, parse_model
-from mlxtune.cli.options import Json
+from mlxtune.cli.options import Json, option
 from mlxtune.cli.output import info, print_columns, progress_bar, show, show_json
 from mlxtune.core import allocator
 from mlxtune.core.errors import InputError
@@ -26,32 +24,17 @@ TOKEN_VARIABLE = "MLXTUNE_SERVE_TOKEN"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-Host = Annotated[str, typer.Option("--host", help="The address to listen on. The default is reachable only from this machine.")]
-Port = Annotated[int, typer.Option("--port", help="The port to listen on; 0 picks a free one.", min=0, max=65535)]
-Slots = Annotated[int, typer.Option("--slots", help="Number of answers generated concurrently.", min=1, max=256)]
-Queue = Annotated[int, typer.Option("--queue", help="Maximum number of requests waiting for a slot.", min=0, max=10_000)]
+Host = Annotated[str, option("--host", "The address to listen on. The default is reachable only from this machine.")]
+Port = Annotated[int, option("--port", "The port to listen on; 0 picks a free one.", min=0, max=65535)]
+Slots = Annotated[int, option("--slots", "Number of answers generated concurrently.", min=1, max=256)]
+Queue = Annotated[int, option("--queue", "Maximum number of requests waiting for a slot.", min=0, max=10_000)]
 Exact = Annotated[
-    bool | None,
-    typer.Option(
-        "--exact/--no-exact",
-        help="Make greedy and seeded answers independent of the other requests. Default: on a CPU only. In 16-bit precision, "
-        "which GPUs use, this is slower, because many more tokens have to be recomputed one at a time.",
-    ),
+    bool | None, option("--exact/--no-exact", "Make answers independent of other requests. Default: on a CPU; slower on a GPU.")
 ]
-KeepAlive = Annotated[
-    float,
-    typer.Option(
-        "--keep-alive",
-        metavar="MINUTES",
-        min=0,
-        help="Unload the model after this time without a request; the next one loads it again. The default, 0, keeps it loaded.",
-    ),
-]
+KeepAlive = Annotated[float, option("--keep-alive", "Unload the model when idle this long; 0: never.", metavar="MINUTES", min=0)]
 Origins = Annotated[
     list[str] | None,
-    typer.Option(
-        "--allow-origin", metavar="URL", help="Let web pages from this origin, such as https://example.com, use the server (CORS)."
-    ),
+    option("--allow-origin", "An origin, such as https://example.com, whose web pages may use the server.", metavar="URL"),
 ]
 
 

@@ -8,7 +8,7 @@ import typer
 
 from mlxtune.advice.next_step import after_run
 from mlxtune.cli.follow import announce, follow
-from mlxtune.cli.options import Json, Online, Overrides, RecipeFile
+from mlxtune.cli.options import Json, Online, Overrides, RecipeFile, option
 from mlxtune.cli.output import err, info, progress_bar, show
 from mlxtune.core.child_process import python_command, start_detached
 from mlxtune.data import check_cache
@@ -28,14 +28,10 @@ from mlxtune.workspace.index import WorkspaceIndex
 def train(
     recipe: RecipeFile,
     overrides: Overrides = None,
-    hosts: Annotated[int, typer.Option("--hosts", help="Number of local processes for data-parallel training.")] = 1,
-    hostfile: Annotated[
-        Path | None, typer.Option("--hostfile", help="A file that lists the machines to use, in mlx.launch format.")
-    ] = None,
-    detach: Annotated[bool, typer.Option("--detach", help="Start the run and return immediately.")] = False,
-    track: Annotated[
-        str, typer.Option("--track", help=f"Log the metrics while the run trains: {', '.join(FORMATS)}.", metavar="FORMAT")
-    ] = "",
+    hosts: Annotated[int, option("--hosts", "Number of local processes for data-parallel training.")] = 1,
+    hostfile: Annotated[Path | None, option("--hostfile", "A file that lists the machines to use, in mlx.launch format.")] = None,
+    detach: Annotated[bool, option("--detach", "Start the run and return immediately.")] = False,
+    track: Annotated[str, option("--track", f"Log the metrics while the run trains: {', '.join(FORMATS)}.", metavar="FORMAT")] = "",
     online: Online = False,
     json: Json = False,
 ) -> None:

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 import mlxtune
-from mlxtune.cli.options import Json
+from mlxtune.cli.options import Json, argument, option
 from mlxtune.cli.output import draw, info, out, print_facts, show, show_json
 from mlxtune.core.errors import DataError, InputError
 from mlxtune.core.files import home, similar_file, write_text
@@ -34,20 +34,12 @@ _EXTRAS = {  # a package of each extra
 
 
 def init(
-    folder: Annotated[
-        Path | None, typer.Argument(help="The folder to create; with --from, the current folder unless given.")
-    ] = None,
-    source: Annotated[
-        Path | None, typer.Option("--from", metavar="FILE", help="Write a recipe for your own rows instead of samples.")
-    ] = None,
-    name: Annotated[str, typer.Option("--name", help="With --from, the name of the recipe.")] = "",
-    map: Annotated[str, typer.Option("--map", help="With --from, column names: prompt=question,completion=answer.")] = "",
-    format: Annotated[
-        str, typer.Option("--format", help=f"With --from, the format of the rows: auto, {', '.join(FORMATS)}.")
-    ] = "auto",
-    agents: Annotated[
-        bool, typer.Option("--agents", help="Also write AGENTS.md, which tells coding agents how to use mlxtune.")
-    ] = False,
+    folder: Annotated[Path | None, argument("The folder to create; with --from, the current folder unless given.")] = None,
+    source: Annotated[Path | None, option("--from", "Write a recipe for your own rows instead of samples.", metavar="FILE")] = None,
+    name: Annotated[str, option("--name", "With --from, the name of the recipe.")] = "",
+    map: Annotated[str, option("--map", "With --from, column names: prompt=question,completion=answer.")] = "",
+    format: Annotated[str, option("--format", f"With --from, the format of the rows: auto, {', '.join(FORMATS)}.")] = "auto",
+    agents: Annotated[bool, option("--agents", "Also write AGENTS.md, which tells coding agents how to use mlxtune.")] = False,
     json: Json = False,
 ) -> None:
     """Create a workspace with recipes and sample data, or a recipe for your own rows with --from."""

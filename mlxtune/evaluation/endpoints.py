@@ -5,8 +5,6 @@ from mlxtune.evaluation.arms import ENDPOINT, OPTIMIZED
 from mlxtune.evaluation.judge.endpoint import api_key, host, is_local
 from mlxtune.recipe import Endpoint, Recipe
 
-KEY = "MLXTUNE_ENDPOINT_KEY"
-
 
 def endpoint_arms(recipe: Recipe) -> dict[str, Endpoint]:
     """Return the endpoints that the recipe's arms use, by the name of the arm."""
@@ -44,4 +42,4 @@ def require_endpoints(recipe: Recipe, consent: str) -> None:
 
 def secret_key(endpoint: Endpoint) -> str:
     """Return the endpoint's key from the environment. Raises ``InputError`` if it is missing."""
-    return api_key(endpoint.url, endpoint.key_env, default=KEY)
+    return api_key(endpoint.url, endpoint.key_env)

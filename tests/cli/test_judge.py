@@ -114,7 +114,7 @@ def test_blind_votes_calibrate_the_judge(cli, judge, folder):
 
 
 def test_no_rows_are_sent_without_consent(refused, cli, folder, monkeypatch, rubric):
-    monkeypatch.setenv("MLXTUNE_JUDGE_KEY", CANARY)
+    monkeypatch.setenv("MLXTUNE_ENDPOINT_KEY", CANARY)
     requests = []
     monkeypatch.setattr(endpoint.EndpointClient, "ask", lambda self, messages: requests.append(messages) or "{}")
     arguments = ("judge", ID, "--model", "m", "--url", "https://judge.example/v1", "--rubric", rubric, "--n", "2")
@@ -147,14 +147,14 @@ def test_the_cost_cap_stops_it_and_it_resumes_later(judge, stub):
     [
         (("--model", ""), "No judge was specified"),
         (("--url", "http://judge.example/v1"), "unencrypted"),
-        (("--url", "https://judge.example/v1"), "MLXTUNE_JUDGE_KEY is not set"),
+        (("--url", "https://judge.example/v1"), "MLXTUNE_ENDPOINT_KEY is not set"),
         (("--key-env", "NOT_THERE"), "NOT_THERE is not set"),
         (("--rubric", "none.toml"), "Cannot read the rubric"),
         (("--n", "99"), "16 rows"),
     ],
 )
 def test_bad_input_is_one_message(judge, arguments, words, monkeypatch):
-    monkeypatch.delenv("MLXTUNE_JUDGE_KEY", raising=False)
+    monkeypatch.delenv("MLXTUNE_ENDPOINT_KEY", raising=False)
     result = judge(*arguments)
     assert result.code == 2, result.err
     assert words in result.err
@@ -168,7 +168,7 @@ def _all_text(folder: Path) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("step", [200, 401, 500, "drop", "garbage"])
 def test_the_key_is_in_no_artifact(judge, stub, cwd, monkeypatch, step):
-    monkeypatch.setenv("MLXTUNE_JUDGE_KEY", CANARY)
+    monkeypatch.setenv("MLXTUNE_ENDPOINT_KEY", CANARY)
     monkeypatch.setenv("MLXTUNE_DEBUG", "1")
     stub.behavior = lambda *_: 'KEY {"evidence": "KEY", "verdict": "yes", "better": "KEY"}'
     stub.script = [step] * 400
@@ -188,7 +188,7 @@ def test_the_key_is_in_no_traceback(stub, folder, cwd, rubric):
         f"sys.argv = ['mlxtune', 'judge', {ID!r}, '--model', 'm', '--url', {stub.url!r}, '--rubric', {rubric!r}]\nmain()"
     )
     environment = {
-        "PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "MLXTUNE_JUDGE_KEY": CANARY, "MLXTUNE_DEBUG": "1", "OPENAI_LOG": "debug",
+        "PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "MLXTUNE_ENDPOINT_KEY": CANARY, "MLXTUNE_DEBUG": "1", "OPENAI_LOG": "debug",
     }  # fmt: skip
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=cwd, env=environment, check=False)
     assert process.returncode == 4

@@ -209,7 +209,7 @@ def test_only_loopback_is_local(name, local):
 
 
 def test_keys_come_from_environment_and_go_only_to_their_endpoint():
-    both = {"OPENAI_API_KEY": "a", "MLXTUNE_JUDGE_KEY": "b", "OTHER": "c"}
+    both = {"OPENAI_API_KEY": "a", "MLXTUNE_ENDPOINT_KEY": "b", "OTHER": "c"}
     assert endpoint.api_key(endpoint.OFFICIAL, environment=both) == "a"
     assert endpoint.api_key("https://judge.example/v1", environment=both) == "b"
     assert endpoint.api_key("https://judge.example/v1", "OTHER", both) == "c"

@@ -18,7 +18,6 @@ from mlxtune.core.text import one_line
 from mlxtune.data.generate.questions import TeacherQuestion
 from mlxtune.data.generate.request import TeacherSpec
 from mlxtune.data.rows import Message
-from mlxtune.evaluation import endpoints
 from mlxtune.evaluation.judge.endpoint import REPLY_TOKENS, CostMeter, EndpointClient, api_key, host, is_local
 from mlxtune.models.thoughts import split_thought
 from mlxtune.recipe import Recipe
@@ -71,7 +70,7 @@ def require_teacher(spec: TeacherSpec) -> None:
         )
     if spec.base:
         return
-    api_key(spec.url, spec.key_env, default=endpoints.KEY)
+    api_key(spec.url, spec.key_env)
     if remote_host(spec) and not (spec.cap and spec.price_in and spec.price_out):
         raise InputError(
             "A remote teacher costs money, so it needs prices and a cap.",
@@ -104,7 +103,7 @@ class EndpointTeacher:
         require_consent(spec)
         self.name, self.host = spec.model, remote_host(spec)
         self.meter = make_meter(spec)
-        self._client = EndpointClient(spec.url, spec.model, api_key(spec.url, spec.key_env, default=endpoints.KEY), self.meter)
+        self._client = EndpointClient(spec.url, spec.model, api_key(spec.url, spec.key_env), self.meter)
 
     def ask(self, call: TeacherCall, progress: Callable[[int, int], None]) -> dict[str, Any]:
         """Return the reply to the call's only question as the journal stores it. Raises as :meth:`EndpointClient.complete` does."""

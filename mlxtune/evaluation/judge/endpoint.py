@@ -18,7 +18,7 @@ from mlxtune.core.hashing import sha256_json
 from mlxtune.core.text import one_line
 
 OFFICIAL = "https://api.openai.com/v1"
-KEY, OFFICIAL_KEY = "MLXTUNE_JUDGE_KEY", "OPENAI_API_KEY"
+KEY, OFFICIAL_KEY = "MLXTUNE_ENDPOINT_KEY", "OPENAI_API_KEY"
 REPLY_TOKENS = 1024  # limit for a judge's reply, including reasoning
 TIMEOUT = 120.0  # seconds
 TRIES = 5
@@ -162,17 +162,17 @@ def is_local(name: str) -> bool:
         return name == "localhost"
 
 
-def api_key(url: str, variable: str = "", environment: Mapping[str, str] = os.environ, *, default: str = KEY) -> str:
-    """Return the key from the environment: ``variable``, or OpenAI's for its endpoint and ``default`` for all others.
+def api_key(url: str, variable: str = "", environment: Mapping[str, str] = os.environ) -> str:
+    """Return the key from the environment: ``variable``, or OpenAI's for its endpoint and :data:`KEY` for all others.
 
     Raises ``InputError`` if a required key is missing.
     """
     if variable and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", variable):  # not shown, since it may be the key
         raise InputError(
             "key_env must be the name of an environment variable, not the key itself.",
-            hint=f"Run: export {default}=…, and omit key_env.",
+            hint=f"Run: export {KEY}=…, and omit key_env.",
         )
-    name = variable or (OFFICIAL_KEY if host(url) == host(OFFICIAL) else default)
+    name = variable or (OFFICIAL_KEY if host(url) == host(OFFICIAL) else KEY)
     secret = environment.get(name, "").strip()
     if not secret and (variable or not is_local(host(url))):
         raise InputError(
