@@ -27,7 +27,7 @@ import mlxtune
 from mlxtune.cli.main import app
 from mlxtune.core import errors
 from mlxtune.recipe.edit import toml_literal
-from mlxtune.recipe.schema import Disclaimer, Endpoint, Key, Length, Phrase, Recipe, annotated_types
+from mlxtune.recipe.schema import Disclaimer, Endpoint, Key, Length, Phrase, Recipe, key_types
 from mlxtune.tui import keys
 
 ROOT = Path(__file__).parent.parent
@@ -131,15 +131,14 @@ def _recipe() -> Iterator[str]:
 
 
 def _table(kind: type) -> str:
-    hints = annotated_types(kind)
+    hints = key_types(kind)
     rows = ["| key | type | default | |\n|---|---|---|---|\n"]
     for field in _fields(kind):
-        inner, *extras = get_args(hints[field.name]) or [hints[field.name]]
-        if not extras:
+        if not field.metadata:
             required = "required" if _default(field) is dataclasses.MISSING else "–"
             rows.append(f"| [`[{field.name}]`](#{field.name}) | section | {required} | |\n")
             continue
-        key: Key = extras[0]
+        key: Key = field.metadata["about"]
         description = key.description
         if key.methods:
             description += f"; only for {' and '.join(key.methods)}"
@@ -149,7 +148,7 @@ def _table(kind: type) -> str:
             description += "; 0 = by the [rule](#training)"
         if key.overridden_by:
             description += f"; `{key.overridden_by}` takes precedence"
-        rows.append(f"| `{field.name}` | {_takes(inner)} | {_shown(_default(field))} | {_cell(description)} |\n")
+        rows.append(f"| `{field.name}` | {_takes(hints[field.name])} | {_shown(_default(field))} | {_cell(description)} |\n")
     return "".join(rows) + "\n"
 
 

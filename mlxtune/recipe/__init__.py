@@ -15,24 +15,9 @@ from mlxtune.recipe.schema import (
     Recipe,
     SearchSection,
     TrainingSection,
-)
+)  # fmt: skip
 
 __all__ = [
-    "AUTO",
-    "AdapterSection",
-    "DataSection",
-    "Disclaimer",
-    "Endpoint",
-    "EvaluationSection",
-    "Length",
-    "MethodSection",
-    "ModelSection",
-    "Phrase",
-    "Recipe",
-    "SearchSection",
-    "TrainingSection",
-    "dump",
-    "load",
-    "parse",
-    "read_template",
-]
+    "AUTO", "AdapterSection", "DataSection", "Disclaimer", "Endpoint", "EvaluationSection", "Length", "MethodSection", "ModelSection",
+    "Phrase", "Recipe", "SearchSection", "TrainingSection", "dump", "load", "parse", "read_template",
+]  # fmt: skip

@@ -11,7 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from mlxtune.core.text import one_line, safe_text
 from mlxtune.recipe.edit import toml_literal
-from mlxtune.recipe.schema import AUTO, Key, Recipe, Stepping, annotated_types
+from mlxtune.recipe.schema import AUTO, Key, Recipe, Stepping, key_types
 
 _DECADE = (1, 2, 5)  # steps within each power of ten
 _MAX_LAYERS = 32  # any higher number becomes "all"
@@ -88,7 +88,7 @@ class RecipeKey:
             return value if by > 0 else _MAX_LAYERS // 2
         if not isinstance(value, int | float):
             return value
-        number = _step(value, self.about.stepping, by)
+        number = _step(value, self.about.by, by)
         if AUTO in words and number < _MIN_TOKENS:
             return AUTO
         return words[0] if "all" in words and number > _MAX_LAYERS else int(number) if isinstance(value, int) else number
@@ -111,10 +111,10 @@ def value_at(recipe: Recipe, path: str) -> Any:
 def _form_keys() -> Iterator[RecipeKey]:
     for section, kind in get_type_hints(Recipe).items():
         for field in dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ():
-            value_type, about, *_ = get_args(annotated_types(kind)[field.name])
+            about = field.metadata["about"]
             if about.in_form:
                 default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-                yield RecipeKey(section, field.name, value_type, _plain(default), about)
+                yield RecipeKey(section, field.name, key_types(kind)[field.name], _plain(default), about)
 
 
 KEYS = tuple(_form_keys())

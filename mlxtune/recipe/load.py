@@ -16,7 +16,7 @@ import tomlkit
 from mlxtune.core.errors import RecipeError
 from mlxtune.core.files import read_failure, read_text, similar_file
 from mlxtune.core.text import nearest, one_line, suggest
-from mlxtune.recipe.schema import SHIPPED_TEMPLATES, Disclaimer, Phrase, Recipe, Rule, annotated_types
+from mlxtune.recipe.schema import SHIPPED_TEMPLATES, Disclaimer, Phrase, Recipe, Rule, key_types
 
 _SENTENCES = {Disclaimer: "a sentence or { text, when }", Phrase: "a sentence or { text, match }"}  # may also be a plain string
 _ROW_FILES = (".json", ".jsonl", ".csv", ".parquet")
@@ -155,7 +155,7 @@ def _build(kind: type, values: Any, path: tuple[str, ...], locate: _KeyLocations
         if len(path) > 1:
             form, hint = "table", f"{hint} Or write it in braces: {{ {keys[0]} = … }}."
         raise RecipeError(f"{locate(path)}{name} must be a {form}, but is {_shown(values)}.", hint=hint)
-    hints = annotated_types(kind)
+    hints = key_types(kind)
     fields = {item.name: item for item in dataclasses.fields(kind) if item.name != "folder"}
     for key in values:
         if key not in fields:
@@ -165,7 +165,16 @@ def _build(kind: type, values: Any, path: tuple[str, ...], locate: _KeyLocations
         if key not in values and item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
             what = f"the section [{key}]" if dataclasses.is_dataclass(hints[key]) else f"the key {'.'.join((*path, key))}"
             raise RecipeError(f"{locate(path)}{what} is missing.")
-    return kind(**{key: _value(hints[key], value, (*path, key), locate) for key, value in values.items()})
+    given = {key: _value(hints[key], value, (*path, key), locate) for key, value in values.items()}
+    for key, value in given.items():
+        _check_rules(fields[key].metadata["about"].rules if fields[key].metadata else (), value, (*path, key), locate)
+    return kind(**given)
+
+
+def _check_rules(rules: Sequence[Rule], value: Any, path: tuple[str, ...], locate: _KeyLocations) -> None:
+    for rule in rules:
+        if not rule.is_valid(value):
+            raise RecipeError(f"{locate(path)}{'.'.join(path)} must be {rule.expected}, but is {_shown(value)}.")
 
 
 _PEER_KEYS = {  # names of mlx-lm and TRL
@@ -180,9 +189,9 @@ _PEER_KEYS = {  # names of mlx-lm and TRL
 def _known(key: str, value: Any, path: tuple[str, ...], fields: Mapping[str, Any]) -> str:
     """Suggest a known key for an unknown one. A key that belongs to a section is often written without it."""
     if not path and not (isinstance(value, Mapping) and nearest(key, fields)):
-        sections = {name: kind for name, kind in annotated_types(Recipe).items() if dataclasses.is_dataclass(kind)}
+        sections = {name: kind for name, kind in key_types(Recipe).items() if dataclasses.is_dataclass(kind)}
         keys = list(value) if isinstance(value, Mapping) else [key]
-        full = [f"{name}.{key}" for key in keys for name, kind in sections.items() if key in annotated_types(kind)]  # type: ignore[arg-type]
+        full = [f"{name}.{key}" for key in keys for name, kind in sections.items() if key in key_types(kind)]  # type: ignore[arg-type]
         full += [_PEER_KEYS[key] for key in keys if key in _PEER_KEYS]
         if full:
             return f"Did you mean {' or '.join(full)}?"
@@ -198,9 +207,7 @@ def _value(kind: Any, value: Any, path: tuple[str, ...], locate: _KeyLocations) 
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Annotated:
         result = _value(arguments[0], value, path, locate)
-        for rule in arguments[1:]:
-            if isinstance(rule, Rule) and not rule.is_valid(result):
-                raise RecipeError(f"{locate(path)}{'.'.join(path)} must be {rule.expected}, but is {_shown(result)}.")
+        _check_rules(arguments[1:], result, path, locate)
         return result
     if origin is list and isinstance(value, list):
         return [_value(arguments[0], item, path, locate) for item in value]
@@ -245,7 +252,7 @@ def _expected(kind: Any) -> str:
     if origin is Literal:
         return " or ".join(f'"{word}"' if isinstance(word, str) else str(word) for word in arguments)
     if origin is Annotated:
-        return " ".join(rule.expected for rule in arguments[1:] if isinstance(rule, Rule))
+        return " ".join(rule.expected for rule in arguments[1:])
     if origin is list:
         return f"a list of {_PLURALS.get(arguments[0]) or f'values, each {_expected(arguments[0])}'}"
     if origin in (Union, types.UnionType):

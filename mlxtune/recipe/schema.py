@@ -1,6 +1,6 @@
 """The sections and keys of a recipe. Field names are TOML keys; a key with a default may be omitted from the file.
 
-A field's :class:`Key` describes its meaning. A :class:`Rule` restricts its values.
+A field's :class:`Key` describes its meaning and the :class:`Rule` of its values.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, field
 from datetime import date
 from functools import cache
@@ -28,15 +29,27 @@ class Rule(NamedTuple):
 
 @dataclass(frozen=True)
 class Key:
-    """A key's meaning, and how the app's form treats it."""
+    """A key's meaning, the rules for its values, and how the app's form treats it."""
 
     description: str
-    stepping: Stepping = ""  # how a number is stepped
+    rules: tuple[Rule, ...] = ()
+    by: Stepping = ""  # how a number is stepped
     in_form: bool = True
     overridden_by: str = ""  # a key in the same section that takes precedence
     methods: tuple[str, ...] = ()  # the training methods that use the key; all if empty
     inherited: bool = False  # from the parent adapter
     by_rule: bool = False  # if it is 0: from the base and the rows (planning.training_rule)
+
+
+def described(description: str, *rules: Rule, **options: Any) -> dict[str, Key]:
+    """Return the metadata of a key's field; ``options`` are further fields of :class:`Key`."""
+    return {"about": Key(description, rules, **options)}
+
+
+def key(default: Any, description: str, *rules: Rule, **options: Any) -> Any:
+    """Return the field of a key that may be omitted from the file. Each recipe gets its own copy of a list or a table."""
+    how: dict[str, Any] = {"default_factory": lambda: copy(default)} if isinstance(default, list | dict) else {"default": default}
+    return field(metadata=described(description, *rules, **options), **how)
 
 
 _POSITIVE = Rule(lambda number: 0 < number < math.inf, "above 0")
@@ -76,12 +89,14 @@ class ModelSection:
     Phi-4-mini, or "gemma-tools" for Gemma 2 and 3. Training, evaluation, serving, and exports all use this template.
     """
 
-    base: Annotated[str, Key("base model: an alias, a Hub ID, or a folder"), Rule(bool, "an alias, a Hub ID, or a folder")]
-    quantize: Annotated[Literal[0, 4, 8], Key("bits for unquantized weights; 0 leaves them unquantized")] = 0
-    thinking: Annotated[Thinking, Key("reasoning before the answer; keep = also in earlier turns")] = "off"
-    template: Annotated[
-        str, Key("Jinja file, chatml-tools, phi-tools, or gemma-tools, that replaces the model's chat template; empty = its own")
-    ] = ""
+    base: str = field(
+        metadata=described("base model: an alias, a Hub ID, or a folder", Rule(bool, "an alias, a Hub ID, or a folder"))
+    )
+    quantize: Literal[0, 4, 8] = key(0, "bits for unquantized weights; 0 leaves them unquantized")
+    thinking: Thinking = key("off", "reasoning before the answer; keep = also in earlier turns")
+    template: str = key(
+        "", "Jinja file, chatml-tools, phi-tools, or gemma-tools, that replaces the model's chat template; empty = its own"
+    )
 
 
 RowFormatName = Literal[
@@ -107,42 +122,39 @@ class DataSection:
     prompts without the system prompt that all rows share.
     """
 
-    source: Annotated[
-        str,
-        Key(
-            "file or folder with the rows, relative to the recipe, or a dataset on the Hub: hf:owner/name[@revision][:config][:split]"
-        ),
-        Rule(bool, "a file or a folder"),
-    ]
-    format: Annotated[RowFormatName, Key("format of the rows")] = "auto"
-    map: Annotated[dict[str, str], Key("map from keys to the source's column names", in_form=False)] = field(default_factory=dict)
-    holdout: Annotated[float, Key("fraction of rows held out for evaluation", "twentieths"), _FRACTION] = 0.15
-    reserve: Annotated[
-        float, Key("fraction of the held-out rows kept for one last evaluation: eval --last-look", "twentieths"), _FRACTION
-    ] = 0.0
-    validation: Annotated[float, Key("fraction of rows used for the validation loss", "twentieths"), _FRACTION] = 0.10
-    group_by: Annotated[str, Key("metadata key; rows with the same value stay in the same split")] = ""
-    generated: Annotated[bool, Key("train on generated rows that were accepted in the review", in_form=False)] = True
-    max_tokens: Annotated[
-        int, Key("maximum tokens per row; longer texts are divided, other longer rows truncated", "doubles"), _AT_LEAST_1
-    ] = 1024
-    too_long: Annotated[Literal["refuse", "skip"], Key("what to do with rows that truncation leaves without trained tokens")] = (
-        "refuse"
+    source: str = field(
+        metadata=described(
+            "file or folder with the rows, relative to the recipe, or a dataset on the Hub: hf:owner/name[@revision][:config][:split]",
+            Rule(bool, "a file or a folder"),
+        )
     )
-    seed: Annotated[int, Key("random seed of the split", in_form=False), _SEED] = 7
-    turns: Annotated[
-        Turns, Key("answers of a conversation to train on: all in one example, one example each, or the last", in_form=False)
-    ] = "auto"
-    date: Annotated[str, Key("date that templates insert as today's; empty = the day the run starts", in_form=False), _DATE] = ""
-    replay: Annotated[
-        float,
-        Key("fraction of training rows that are the base's own answers to general prompts", "twentieths", methods=_SFT),
+    format: RowFormatName = key("auto", "format of the rows")
+    map: dict[str, str] = key({}, "map from keys to the source's column names", in_form=False)
+    holdout: float = key(0.15, "fraction of rows held out for evaluation", _FRACTION, by="twentieths")
+    reserve: float = key(
+        0.0, "fraction of the held-out rows kept for one last evaluation: eval --last-look", _FRACTION, by="twentieths"
+    )
+    validation: float = key(0.10, "fraction of rows used for the validation loss", _FRACTION, by="twentieths")
+    group_by: str = key("", "metadata key; rows with the same value stay in the same split")
+    generated: bool = key(True, "train on generated rows that were accepted in the review", in_form=False)
+    max_tokens: int = key(
+        1024, "maximum tokens per row; longer texts are divided, other longer rows truncated", _AT_LEAST_1, by="doubles"
+    )
+    too_long: Literal["refuse", "skip"] = key("refuse", "what to do with rows that truncation leaves without trained tokens")
+    seed: int = key(7, "random seed of the split", _SEED, in_form=False)
+    turns: Turns = key(
+        "auto", "answers of a conversation to train on: all in one example, one example each, or the last", in_form=False
+    )
+    date: str = key("", "date that templates insert as today's; empty = the day the run starts", _DATE, in_form=False)
+    replay: float = key(
+        0.0,
+        "fraction of training rows that are the base's own answers to general prompts",
         _FRACTION,
-    ] = 0.0
-    replay_system: Annotated[
-        bool, Key("whether the task's system prompt precedes replayed prompts", in_form=False, methods=_SFT)
-    ] = True
-    replay_prompts: Annotated[str, Key("prompts for replay: shipped, or a file", in_form=False, methods=_SFT)] = "shipped"
+        by="twentieths",
+        methods=_SFT,
+    )
+    replay_system: bool = key(True, "whether the task's system prompt precedes replayed prompts", in_form=False, methods=_SFT)
+    replay_prompts: str = key("shipped", "prompts for replay: shipped, or a file", in_form=False, methods=_SFT)
 
 
 # To add a preference loss, write a function with its name in training/preference/losses.py and add the name here.
@@ -164,26 +176,18 @@ class MethodSection:
     is likelier under the reference, by mean log-probability per token.
     """
 
-    kind: Annotated[Literal["sft", "dpo", "kto"], Key("answers (sft), preference pairs (dpo), or good and bad answers (kto)")] = (
-        "sft"
+    kind: Literal["sft", "dpo", "kto"] = key("sft", "answers (sft), preference pairs (dpo), or good and bad answers (kto)")
+    loss: list[Loss] = key(["sigmoid"], "preference losses, summed", _LOSSES, methods=_DPO)
+    weights: list[float] = key([], "weight of each loss; empty = all 1", _WEIGHTS, methods=_DPO)
+    beta: float = key(0.1, "how close the policy stays to the reference", _POSITIVE, by="decade", methods=_PREFERENCE)
+    label_smoothing: float = key(0.0, "assumed fraction of pairs with flipped labels", _SMOOTHING, by="twentieths", methods=_DPO)
+    gamma: float = key(0.5, "target margin for simpo", _GAMMA, in_form=False, methods=_DPO)
+    reference: Literal["start", "base"] = key(
+        "start", "the starting model, including its parent adapter, or the base model", methods=_PREFERENCE
     )
-    loss: Annotated[list[Loss], Key("preference losses, summed", methods=_DPO), _LOSSES] = field(
-        default_factory=lambda: ["sigmoid"]
-    )
-    weights: Annotated[list[float], Key("weight of each loss; empty = all 1", methods=_DPO), _WEIGHTS] = field(default_factory=list)
-    beta: Annotated[float, Key("how close the policy stays to the reference", "decade", methods=_PREFERENCE), _POSITIVE] = 0.1
-    label_smoothing: Annotated[
-        float, Key("assumed fraction of pairs with flipped labels", "twentieths", methods=_DPO), _SMOOTHING
-    ] = 0.0
-    gamma: Annotated[float, Key("target margin for simpo", in_form=False, methods=_DPO), _GAMMA] = 0.5
-    reference: Annotated[
-        Literal["start", "base"], Key("the starting model, including its parent adapter, or the base model", methods=_PREFERENCE)
-    ] = "start"
-    pairs: Annotated[
-        Literal["all", "wrong"], Key("all pairs, or only those that the reference ranks incorrectly", methods=_DPO)
-    ] = "all"
-    desirable: Annotated[float, Key("weight of good answers", "decade", methods=_KTO), _POSITIVE] = 1.0
-    undesirable: Annotated[float, Key("weight of bad answers", "decade", methods=_KTO), _POSITIVE] = 1.0
+    pairs: Literal["all", "wrong"] = key("all", "all pairs, or only those that the reference ranks incorrectly", methods=_DPO)
+    desirable: float = key(1.0, "weight of good answers", _POSITIVE, by="decade", methods=_KTO)
+    undesirable: float = key(1.0, "weight of bad answers", _POSITIVE, by="decade", methods=_KTO)
 
     @property
     def reference_free(self) -> bool:
@@ -209,15 +213,15 @@ class AdapterSection:
     arXiv:2402.12354). A new adapter inherits the kind, rank, alpha, layers, and targets of its parent.
     """
 
-    parent: Annotated[str, Key("adapter to start from: a run, a recipe, or a folder")] = ""
-    kind: Annotated[Literal["lora", "dora"], Key("LoRA or DoRA", inherited=True)] = "lora"
-    rank: Annotated[int, Key("rank of the update matrices", "doubles", inherited=True), _AT_LEAST_1] = 16
-    alpha: Annotated[float, Key("scale = alpha / rank", "doubles", inherited=True), _POSITIVE] = 32.0
-    layers: Annotated[Layers, Key("number of adapted layers, counted from the last", "doubles", inherited=True), _LAYERS] = "all"
-    targets: Annotated[list[str] | Literal["all-linear", "attention"], Key("adapted matrices", inherited=True)] = "all-linear"
-    dropout: Annotated[float, Key("dropout on the adapter's input", "twentieths"), _FRACTION] = 0.0
-    rslora: Annotated[bool, Key("scale = alpha / sqrt(rank)", inherited=True)] = False
-    lora_plus: Annotated[float, Key("ratio of B's learning rate to A's", in_form=False), _RATIO] = 1.0
+    parent: str = key("", "adapter to start from: a run, a recipe, or a folder")
+    kind: Literal["lora", "dora"] = key("lora", "LoRA or DoRA", inherited=True)
+    rank: int = key(16, "rank of the update matrices", _AT_LEAST_1, by="doubles", inherited=True)
+    alpha: float = key(32.0, "scale = alpha / rank", _POSITIVE, by="doubles", inherited=True)
+    layers: Layers = key("all", "number of adapted layers, counted from the last", _LAYERS, by="doubles", inherited=True)
+    targets: list[str] | Literal["all-linear", "attention"] = key("all-linear", "adapted matrices", inherited=True)
+    dropout: float = key(0.0, "dropout on the adapter's input", _FRACTION, by="twentieths")
+    rslora: bool = key(False, "scale = alpha / sqrt(rank)", inherited=True)
+    lora_plus: float = key(1.0, "ratio of B's learning rate to A's", _RATIO, in_form=False)
 
     @property
     def scale(self) -> float:
@@ -244,35 +248,33 @@ class TrainingSection:
     or the last step lost the format, and the earlier step's answers to the validation rows are at least as good.
     """
 
-    epochs: Annotated[int, Key("passes over the rows", "ones", overridden_by="steps", by_rule=True), _EPOCHS] = 0
-    steps: Annotated[int, Key("optimizer steps; 0 uses epochs", "tens"), _STEPS] = 0
-    batch_size: Annotated[int, Key("rows per batch; 0 = batch_tokens", "doubles"), _AT_LEAST_0] = 0
-    batch_tokens: Annotated[int, Key("tokens per batch", "doubles", overridden_by="batch_size", by_rule=True), _AT_LEAST_0] = 0
-    accumulate: Annotated[int, Key("batches per optimizer step", "doubles"), _AT_LEAST_1] = 1
-    learning_rate: Annotated[float, Key("peak learning rate", "decade", by_rule=True), _RATE] = 0.0
-    schedule: Annotated[Schedule, Key("learning rate schedule after warmup")] = "cosine"
-    warmup: Annotated[float, Key("fraction of the steps used for warmup", "twentieths"), _FRACTION_OF_STEPS] = 0.05
-    decay: Annotated[float, Key("fraction of the steps over which wsd decays", in_form=False), _DECAY] = 0.2
-    optimizer: Annotated[Optimizer, Key("optimizer")] = "adamw"
-    weight_decay: Annotated[float, Key("decoupled weight decay", in_form=False), _AT_LEAST_0] = 0.0
-    clip: Annotated[float, Key("maximum gradient norm; 0 = no clipping", in_form=False), _AT_LEAST_0] = 1.0
-    grad_checkpoint: Annotated[bool | Literal["auto"], Key("recompute activations to save memory; auto = if needed")] = "auto"
-    cache_frozen: Annotated[
-        bool | Literal["auto"], Key("cache the frozen layers' outputs across epochs; auto = if faster", in_form=False)
-    ] = "auto"
-    validate_every: Annotated[
-        int,
-        Key("steps between validations; there is one before the first step and one after the last, too", "doubles"),
-        _AT_LEAST_1,
-    ] = 25
-    save_every: Annotated[int, Key("steps between checkpoints", "doubles"), _AT_LEAST_1] = 50
-    early_stop: Annotated[int, Key("validations without improvement before stopping; 0 = off", "ones"), _AT_LEAST_0] = 0
-    samples: Annotated[int, Key("validation rows to generate answers for at each validation", "ones"), _AT_LEAST_0] = 2
-    keep: Annotated[int, Key("number of newest checkpoints to keep, besides the best", in_form=False), _AT_LEAST_1] = 3
-    seed: Annotated[int, Key("random seed for the row order and the initial adapter", stepping="ones"), _SEED] = 7
-    wait_for: Annotated[
-        WaitFor, Key("pauses the run on battery power (power), under heavy thermal pressure (cool), or both", in_form=False)
-    ] = ""
+    epochs: int = key(0, "passes over the rows", _EPOCHS, by="ones", overridden_by="steps", by_rule=True)
+    steps: int = key(0, "optimizer steps; 0 uses epochs", _STEPS, by="tens")
+    batch_size: int = key(0, "rows per batch; 0 = batch_tokens", _AT_LEAST_0, by="doubles")
+    batch_tokens: int = key(0, "tokens per batch", _AT_LEAST_0, by="doubles", overridden_by="batch_size", by_rule=True)
+    accumulate: int = key(1, "batches per optimizer step", _AT_LEAST_1, by="doubles")
+    learning_rate: float = key(0.0, "peak learning rate", _RATE, by="decade", by_rule=True)
+    schedule: Schedule = key("cosine", "learning rate schedule after warmup")
+    warmup: float = key(0.05, "fraction of the steps used for warmup", _FRACTION_OF_STEPS, by="twentieths")
+    decay: float = key(0.2, "fraction of the steps over which wsd decays", _DECAY, in_form=False)
+    optimizer: Optimizer = key("adamw", "optimizer")
+    weight_decay: float = key(0.0, "decoupled weight decay", _AT_LEAST_0, in_form=False)
+    clip: float = key(1.0, "maximum gradient norm; 0 = no clipping", _AT_LEAST_0, in_form=False)
+    grad_checkpoint: bool | Literal["auto"] = key("auto", "recompute activations to save memory; auto = if needed")
+    cache_frozen: bool | Literal["auto"] = key(
+        "auto", "cache the frozen layers' outputs across epochs; auto = if faster", in_form=False
+    )
+    validate_every: int = key(
+        25, "steps between validations; there is one before the first step and one after the last, too", _AT_LEAST_1, by="doubles"
+    )
+    save_every: int = key(50, "steps between checkpoints", _AT_LEAST_1, by="doubles")
+    early_stop: int = key(0, "validations without improvement before stopping; 0 = off", _AT_LEAST_0, by="ones")
+    samples: int = key(2, "validation rows to generate answers for at each validation", _AT_LEAST_0, by="ones")
+    keep: int = key(3, "number of newest checkpoints to keep, besides the best", _AT_LEAST_1, in_form=False)
+    seed: int = key(7, "random seed for the row order and the initial adapter", _SEED, by="ones")
+    wait_for: WaitFor = key(
+        "", "pauses the run on battery power (power), under heavy thermal pressure (cool), or both", in_form=False
+    )
 
 
 Match = Literal["exact", "normalized", "regex", "fuzzy"]
@@ -289,9 +291,9 @@ _LOCATION = Rule(
 class Phrase:
     """An alternative wording of a disclaimer. Empty fields are inherited from the disclaimer."""
 
-    text: Annotated[str, Key("the wording")]
-    match: Annotated[Match | Literal[""], Key("how to match; inherited from the disclaimer if empty")] = ""
-    threshold: Annotated[float, Key("minimum similarity for fuzzy; inherited from the disclaimer if 0"), _THRESHOLD_OR_0] = 0.0
+    text: str = field(metadata=described("the wording"))
+    match: Match | Literal[""] = key("", "how to match; inherited from the disclaimer if empty")
+    threshold: float = key(0.0, "minimum similarity for fuzzy; inherited from the disclaimer if 0", _THRESHOLD_OR_0)
 
 
 @dataclass(frozen=True)
@@ -303,15 +305,13 @@ class Disclaimer:
     ``{category = "safety"}`` or ``{"/order/kind" = "gift"}``. The sentence is forbidden if all fields in ``unless`` match.
     """
 
-    text: Annotated[str, Key("the sentence, also used as its name in reports")] = ""
-    when: Annotated[dict[str, Any], Key("reference answer fields and values that require the sentence; empty = always")] = field(
-        default_factory=dict
-    )
-    unless: Annotated[dict[str, Any], Key("fields and values for which the sentence is forbidden")] = field(default_factory=dict)
-    any_of: Annotated[list[Phrase], Key("alternative wordings")] = field(default_factory=list)
-    match: Annotated[Match, Key("how to match the sentence")] = "normalized"
-    threshold: Annotated[float, Key("minimum similarity for fuzzy; 100 = identical"), _THRESHOLD] = 90.0
-    at: Annotated[str, Key('"anywhere", "last paragraph", or a JSON Pointer to a field of the answer'), _LOCATION] = "anywhere"
+    text: str = key("", "the sentence, also used as its name in reports")
+    when: dict[str, Any] = key({}, "reference answer fields and values that require the sentence; empty = always")
+    unless: dict[str, Any] = key({}, "fields and values for which the sentence is forbidden")
+    any_of: list[Phrase] = key([], "alternative wordings")
+    match: Match = key("normalized", "how to match the sentence")
+    threshold: float = key(90.0, "minimum similarity for fuzzy; 100 = identical", _THRESHOLD)
+    at: str = key("anywhere", '"anywhere", "last paragraph", or a JSON Pointer to a field of the answer', _LOCATION)
 
     @property
     def phrases(self) -> list[Phrase]:
@@ -329,10 +329,10 @@ class Disclaimer:
 class Length:
     """Minimum and maximum length of an answer."""
 
-    min: Annotated[int, Key("minimum length; 0 = no limit")] = 0
-    max: Annotated[int, Key("maximum length; 0 = no limit")] = 0
-    unit: Annotated[Literal["characters", "words"], Key("unit of length")] = "characters"
-    at: Annotated[str, Key("JSON Pointer to a field of the answer; empty = the whole answer"), _POINTER_OR_EMPTY] = ""
+    min: int = key(0, "minimum length; 0 = no limit")
+    max: int = key(0, "maximum length; 0 = no limit")
+    unit: Literal["characters", "words"] = key("characters", "unit of length")
+    at: str = key("", "JSON Pointer to a field of the answer; empty = the whole answer", _POINTER_OR_EMPTY)
 
 
 @dataclass(frozen=True)
@@ -343,12 +343,12 @@ class Endpoint:
     is read from the environment variable ``key_env``, by default OPENAI_API_KEY for OpenAI and MLXTUNE_ENDPOINT_KEY for all others.
     """
 
-    model: Annotated[str, Key("the model's name at the endpoint"), Rule(bool, "a model name")]
-    url: Annotated[str, Key("base URL of the endpoint, up to and including /v1")] = "https://api.openai.com/v1"
-    key_env: Annotated[str, Key("environment variable with the key")] = ""
-    price_in: Annotated[float, Key("dollars per million prompt tokens"), _AT_LEAST_0] = 0.0
-    price_out: Annotated[float, Key("dollars per million answer tokens"), _AT_LEAST_0] = 0.0
-    cap: Annotated[float, Key("spending cap in dollars, over all evaluations that send the same requests"), _AT_LEAST_0] = 0.0
+    model: str = field(metadata=described("the model's name at the endpoint", Rule(bool, "a model name")))
+    url: str = key("https://api.openai.com/v1", "base URL of the endpoint, up to and including /v1")
+    key_env: str = key("", "environment variable with the key")
+    price_in: float = key(0.0, "dollars per million prompt tokens", _AT_LEAST_0)
+    price_out: float = key(0.0, "dollars per million answer tokens", _AT_LEAST_0)
+    cap: float = key(0.0, "spending cap in dollars, over all evaluations that send the same requests", _AT_LEAST_0)
 
 
 AUTO: Literal["auto"] = "auto"
@@ -385,57 +385,37 @@ class EvaluationSection:
     in the training and validation rows, or that length plus 64 tokens, whichever is greater; reasoning is not counted.
     """
 
-    schema: Annotated[str, Key("JSON Schema that answers must conform to")] = ""
-    disclaimers: Annotated[list[Disclaimer], Key("sentences that answers must contain", in_form=False), _DISCLAIMERS] = field(
-        default_factory=list
-    )
-    forbid: Annotated[list[str], Key("phrases that answers must not contain"), _PHRASES] = field(default_factory=list)
-    length: Annotated[Length, Key('length limits, such as max = 40, unit = "words"'), _LENGTH] = field(default_factory=Length)
-    pattern: Annotated[str, Key("regular expression that answers must match somewhere; ^ and $ are their start and end")] = ""
-    labels: Annotated[
-        list[str], Key("labels, one of which must be the whole answer; replaces pattern", in_form=False), _PHRASES
-    ] = field(default_factory=list)
-    correct: Annotated[
-        list[str], Key('parts of an answer that must equal the reference, such as "/category" or "answer"'), CORRECT_PARTS
-    ] = field(default_factory=list)
-    arms: Annotated[
-        list[ArmName | EndpointArmName],
-        Key("arms to evaluate on the held-out rows; empty = base, base+kshot, tuned; with a schema, also those with a grammar"),
+    schema: str = key("", "JSON Schema that answers must conform to")
+    disclaimers: list[Disclaimer] = key([], "sentences that answers must contain", _DISCLAIMERS, in_form=False)
+    forbid: list[str] = key([], "phrases that answers must not contain", _PHRASES)
+    length: Length = key(Length(), 'length limits, such as max = 40, unit = "words"', _LENGTH)
+    pattern: str = key("", "regular expression that answers must match somewhere; ^ and $ are their start and end")
+    labels: list[str] = key([], "labels, one of which must be the whole answer; replaces pattern", _PHRASES, in_form=False)
+    correct: list[str] = key([], 'parts of an answer that must equal the reference, such as "/category" or "answer"', CORRECT_PARTS)
+    arms: list[ArmName | EndpointArmName] = key(
+        [],
+        "arms to evaluate on the held-out rows; empty = base, base+kshot, tuned; with a schema, also those with a grammar",
         _WITH_BASE,
         _DISTINCT,
-    ] = field(default_factory=list)
-    endpoints: Annotated[dict[str, Endpoint], Key("models at endpoints, by name, for arms named endpoint:NAME", in_form=False)] = (
-        field(default_factory=dict)
     )
-    optimizer: Annotated[
-        str, Key("endpoint, by name, whose model proposes prompts for base+optimized; empty = the base", in_form=False)
-    ] = ""
-    optimizer_calls: Annotated[
-        int,
-        Key("number of answers for optimizing the prompt of base+optimized; 0 = as long as the training", in_form=False),
-        _AT_LEAST_0,
-    ] = 0
-    prompt: Annotated[str, Key("system prompt for base+prompt and tuned+prompt, or a file that contains it")] = ""
-    shots: Annotated[int, Key("number of examples per prompt for base+kshot", "ones"), _AT_LEAST_1] = 3
-    rows: Annotated[int, Key("maximum number of held-out rows; 0 = all", "tens"), _AT_LEAST_0] = 0
-    regression: Annotated[str, Key("off-task prompts: shipped, a file, or empty for none")] = "shipped"
-    regression_rows: Annotated[
-        int, Key("maximum number of off-task prompts, of each category in proportion; 0 = all", in_form=False), _AT_LEAST_0
-    ] = 0
-    regression_system: Annotated[bool, Key("also send off-task prompts with the task's system prompt", in_form=False)] = True
-    regression_margin: Annotated[
-        float, Key("the drop in off-task accuracy that the evaluation must rule out", in_form=False), _MARGIN
-    ] = 0.05
-    max_tokens: Annotated[int | Literal["auto"], Key("maximum length of an answer in tokens", "doubles"), _AUTO_OR_AT_LEAST_1] = (
-        AUTO
+    endpoints: dict[str, Endpoint] = key({}, "models at endpoints, by name, for arms named endpoint:NAME", in_form=False)
+    optimizer: str = key("", "endpoint, by name, whose model proposes prompts for base+optimized; empty = the base", in_form=False)
+    optimizer_calls: int = key(
+        0, "number of answers for optimizing the prompt of base+optimized; 0 = as long as the training", _AT_LEAST_0, in_form=False
     )
-    thinking_tokens: Annotated[int, Key("maximum length of the reasoning before an answer in tokens", "doubles"), _AT_LEAST_1] = (
-        1024
+    prompt: str = key("", "system prompt for base+prompt and tuned+prompt, or a file that contains it")
+    shots: int = key(3, "number of examples per prompt for base+kshot", _AT_LEAST_1, by="ones")
+    rows: int = key(0, "maximum number of held-out rows; 0 = all", _AT_LEAST_0, by="tens")
+    regression: str = key("shipped", "off-task prompts: shipped, a file, or empty for none")
+    regression_rows: int = key(
+        0, "maximum number of off-task prompts, of each category in proportion; 0 = all", _AT_LEAST_0, in_form=False
     )
-    stop_loops: Annotated[
-        bool, Key("end answers that repeat themselves more than a reference or the schema allows", in_form=False)
-    ] = True
-    batch_size: Annotated[int, Key("number of answers generated in one batch", in_form=False), _AT_LEAST_1] = 96
+    regression_system: bool = key(True, "also send off-task prompts with the task's system prompt", in_form=False)
+    regression_margin: float = key(0.05, "the drop in off-task accuracy that the evaluation must rule out", _MARGIN, in_form=False)
+    max_tokens: int | Literal["auto"] = key(AUTO, "maximum length of an answer in tokens", _AUTO_OR_AT_LEAST_1, by="doubles")
+    thinking_tokens: int = key(1024, "maximum length of the reasoning before an answer in tokens", _AT_LEAST_1, by="doubles")
+    stop_loops: bool = key(True, "end answers that repeat themselves more than a reference or the schema allows", in_form=False)
+    batch_size: int = key(96, "number of answers generated in one batch", _AT_LEAST_1, in_form=False)
 
     @property
     def answer_pattern(self) -> str:
@@ -465,38 +445,26 @@ class SearchSection:
     a fraction ``validation`` of all rows, or on ``data.validation`` if that is larger. A range whose ends are equal is not searched.
     """
 
-    trials: Annotated[int, Key("number of trials, including the recipe itself", in_form=False), _AT_LEAST_1] = 8
-    budget: Annotated[
-        str, Key('limit for all trials: "30m", "2h", "50Wh", or "500 steps"; empty = none', in_form=False), _BUDGET
-    ] = ""
-    validation: Annotated[float, Key("fraction of rows on which trials are compared", in_form=False), _FRACTION] = 0.15
-    learning_rate: Annotated[
-        list[float], Key("lowest and highest learning rate; empty = a fifth to five times the rule's", in_form=False), _RATES
-    ] = field(default_factory=list)
-    rank: Annotated[list[int], Key("ranks; alpha / rank stays the same; empty = half to twice", in_form=False), _COUNTS] = field(
-        default_factory=list
+    trials: int = key(8, "number of trials, including the recipe itself", _AT_LEAST_1, in_form=False)
+    budget: str = key("", 'limit for all trials: "30m", "2h", "50Wh", or "500 steps"; empty = none', _BUDGET, in_form=False)
+    validation: float = key(0.15, "fraction of rows on which trials are compared", _FRACTION, in_form=False)
+    learning_rate: list[float] = key(
+        [], "lowest and highest learning rate; empty = a fifth to five times the rule's", _RATES, in_form=False
     )
-    layers: Annotated[list[Layers], Key("numbers of adapted layers; empty = half to twice", in_form=False), _LAYER_COUNTS] = field(
-        default_factory=list
+    rank: list[int] = key([], "ranks; alpha / rank stays the same; empty = half to twice", _COUNTS, in_form=False)
+    layers: list[Layers] = key([], "numbers of adapted layers; empty = half to twice", _LAYER_COUNTS, in_form=False)
+    epochs: list[int] = key(
+        [], "epochs; empty = half to twice the rule's, or none if the recipe has training.steps", _COUNTS, in_form=False
     )
-    epochs: Annotated[
-        list[int], Key("epochs; empty = half to twice the rule's, or none if the recipe has training.steps", in_form=False), _COUNTS
-    ] = field(default_factory=list)
-    batch_size: Annotated[list[int], Key("rows per batch; empty = half to twice the rule's", in_form=False), _COUNTS] = field(
-        default_factory=list
+    batch_size: list[int] = key([], "rows per batch; empty = half to twice the rule's", _COUNTS, in_form=False)
+    replay: list[float] = key([], "shares of replay; empty = the recipe's", _FRACTIONS, in_form=False, methods=_SFT)
+    seed: list[int] = key([], "seeds of the row order and the initial adapter; empty = the recipe's", in_form=False)
+    beta: list[float] = key(
+        [], "lowest and highest beta; empty = a third to three times", _RANGE, in_form=False, methods=_PREFERENCE
     )
-    replay: Annotated[list[float], Key("shares of replay; empty = the recipe's", in_form=False, methods=_SFT), _FRACTIONS] = field(
-        default_factory=list
+    sft_weight: list[float] = key(
+        [], "lowest and highest weight of the sft loss, if the recipe has it", _RANGE, in_form=False, methods=_DPO
     )
-    seed: Annotated[list[int], Key("seeds of the row order and the initial adapter; empty = the recipe's", in_form=False)] = field(
-        default_factory=list
-    )
-    beta: Annotated[
-        list[float], Key("lowest and highest beta; empty = a third to three times", in_form=False, methods=_PREFERENCE), _RANGE
-    ] = field(default_factory=list)
-    sft_weight: Annotated[
-        list[float], Key("lowest and highest weight of the sft loss, if the recipe has it", in_form=False, methods=_DPO), _RANGE
-    ] = field(default_factory=list)
 
 
 RECIPE_NAME = Rule(
@@ -519,7 +487,9 @@ def hub_copy(folder: Path, source: str) -> Path | None:
 class Recipe:
     """A recipe. Its paths are relative to ``folder``, which is not part of the file."""
 
-    name: Annotated[str, Key("name used for runs and evaluations: letters, digits, dots, dashes, underscores"), RECIPE_NAME]
+    name: str = field(
+        metadata=described("name used for runs and evaluations: letters, digits, dots, dashes, underscores", RECIPE_NAME)
+    )
     model: ModelSection
     data: DataSection
     method: MethodSection = field(default_factory=MethodSection)
@@ -566,5 +536,5 @@ class Recipe:
 
 
 @cache
-def annotated_types(section: type) -> dict[str, Any]:
+def key_types(section: type) -> dict[str, Any]:
     return get_type_hints(section, include_extras=True)
