@@ -161,10 +161,8 @@ def score_from_report(report: EvaluationReport, folder: Path | None = None) -> A
     headline = report.headline
     if headline is None:
         return None
-    arms = {arm.name: arm for arm in report.arms}
-    before, after = (
-        tuple(rate for rate in arms[name].rates if rate.metric not in FORMS) for name in (headline.first, headline.second)
-    )
+    rates = {arm.name: tuple(rate for rate in arm.rates if rate.metric not in FORMS) for arm in report.arms}
+    before, after = rates[headline.first], rates[headline.second]
     rows = int(report.facts.get("rows", headline.paired.total))
     made = str(report.facts.get("made", ""))
     return AdapterScore(

@@ -24,12 +24,13 @@ from mlxtune.models.resolve import ModelFolder
 
 _COPIED = ("*.json", "*.txt", "*.model", "*.jinja")  # the tokenizer and generation defaults, but no code
 _WRITTEN = ("config.json", "model.safetensors.index.json", "mlxtune.json", "fidelity.json")
+Config = dict[str, Any]
 _QUANTIZED = nn.QuantizedLinear | nn.QuantizedEmbedding | QuantizedSwitchLinear
 
 
 def fuse(
     source: ModelFolder, adapter: Path, *, requantize: bool, quantize: load.Quantize = 0, bits: int = 0
-) -> tuple[nn.Module, dict[str, Any]]:
+) -> tuple[nn.Module, Config]:
     """Return the base ``source`` with ``adapter`` fused into its weights (lazily), and its configuration.
 
     ``quantize`` is the number of bits to which its weights are quantized on load, as in training. With ``requantize``, adapted
@@ -60,9 +61,7 @@ def fuse(
     return model, config
 
 
-def write_folder(
-    model: nn.Module, config: dict[str, Any], source: ModelFolder, folder: Path, name: str, template: str = ""
-) -> None:
+def write_folder(model: nn.Module, config: Config, source: ModelFolder, folder: Path, name: str, template: str = "") -> None:
     """Write weights, configuration and tokenizer into ``folder``, with the chat ``template``. This removes the weights from ``model``.
 
     Raise ``MachineError`` if the disk is full; ``name`` is what the export is called.

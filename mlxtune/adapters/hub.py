@@ -137,9 +137,7 @@ def _push(repo: str, files: dict[str, Path], message: str, public: bool, progres
 
     api = _api(repo)
     if not get_token():
-        raise InputError(
-            "You are not logged in to the Hub.", hint="Run hf auth login, or set HF_TOKEN to a token with write access."
-        )
+        raise InputError("You are not logged in to the Hub.", hint="Run hf auth login, or set HF_TOKEN to one with write access.")
     total = sum(file.stat().st_size for file in files.values())
     progress(f"sending {plural(len(files), 'file')}, {size(total)}, to {repo}", 0.0)
     with hub_errors(repo, "repository"):
@@ -183,6 +181,6 @@ def _endpoint() -> str:
         raise InputError("HF_ENDPOINT must be an address of the form https://host.", hint="Correct or unset it.")
     if parts.scheme == "http" and not is_local(parts.hostname):
         raise InputError(
-            f"Your token would be sent unencrypted to {one_line(parts.hostname, 60)}.", hint="Use https:// in HF_ENDPOINT."
+            f"The token would be sent unencrypted to {one_line(parts.hostname, 60)}.", hint="Use https in HF_ENDPOINT."
         )
     return url

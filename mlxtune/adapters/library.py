@@ -175,9 +175,8 @@ def find_compatible(workspace: Path, which: str, fingerprint: str) -> AdapterEnt
     """Return the adapter ``which``, like :func:`find_usable`. Raise ``ModelError`` if it belongs to another base."""
     entry = find_usable(workspace, which)
     if not same_base(entry.base_hash, fingerprint):
-        raise ModelError(
-            f"{entry.name} was trained from different weights: {entry.base}.", hint=f"Load that base: mlxtune chat {entry.name}"
-        )
+        hint = f"Load that base: mlxtune chat {entry.name}"
+        raise ModelError(f"{entry.name} was trained from different weights: {entry.base}.", hint=hint)
     return entry
 
 
@@ -227,9 +226,7 @@ def rename(workspace: Path, which: str, name: str) -> AdapterEntry:
 def check_tags(names: Iterable[str]) -> None:
     for name in names:
         if not _TAG.fullmatch(name):
-            raise InputError(
-                f"{one_line(name, 60)!r} is not a valid tag.", hint="Use one word of up to 32 letters, digits, dots and dashes."
-            )
+            raise InputError(f"{one_line(name, 60)!r} is not a valid tag.", hint="Use up to 32 letters, digits, dots and dashes.")
 
 
 def tag(workspace: Path, which: str, add: Sequence[str] = (), drop: Sequence[str] = ()) -> AdapterEntry:

@@ -50,9 +50,8 @@ def parse_answer(question: InterviewQuestion, value: Any, where: str = "answer")
     wrong = [str(item) for item in (value if isinstance(value, list) else [value]) if str(item) not in question.options]
     suggestion = nearest(wrong[0], question.options) if wrong and question.options else None
     shown = one_line(", ".join(wrong) or str(value), 60)
-    raise InputError(
-        f"{where}: {question.key} cannot be {shown}.", hint=f"Did you mean {suggestion}?" if suggestion else _expected(question)
-    )
+    hint = f"Did you mean {suggestion}?" if suggestion else _expected(question)
+    raise InputError(f"{where}: {question.key} cannot be {shown}.", hint=hint)
 
 
 def parse_number(text: str) -> int | float | None:

@@ -35,9 +35,7 @@ class Advice:
 
     def as_json(self) -> dict[str, Any]:
         because = [answers_json({name: self.facts.get(name) for name in rule.because(self.facts)}) for rule in self.reasons]
-        reasons = [
-            {"rule": rule.key, "side": rule.section, "because": facts} for rule, facts in zip(self.reasons, because, strict=True)
-        ]
+        reasons = [{"rule": one.key, "side": one.section, "because": why} for one, why in zip(self.reasons, because, strict=True)]
         return {
             "verdict": self.verdict, "method": self.method.key if self.method else "", "reasons": reasons, "next": self.next.code,
             "contradictions": [rule.key for rule in self.contradictions], "points": dict(self.points),

@@ -44,9 +44,7 @@ def disk_errors(name: str) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise MachineError(
-                f"The disk is full, so {name} was not saved.", hint="Free up some disk space, then try again."
-            ) from error
+            raise MachineError(f"The disk is full, so {name} was not saved.", hint="Free up disk space, then try again.") from error
         if error.errno == errno.EFBIG:
             raise MachineError(f"{name} would be larger than the limit for files.", hint="Raise it: ulimit -f unlimited") from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):

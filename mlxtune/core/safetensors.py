@@ -69,7 +69,7 @@ def read_header(file: Path, *, follow: bool = False) -> Header:
         except (OSError, ValueError, RecursionError) as error:
             reason = "the header is nested too deeply" if isinstance(error, RecursionError) else one_line(str(error), 160)
             raise ModelError(
-                f"{file} has an invalid header: {reason}.", hint="The file is damaged or not in safetensors format."
+                f"{file} has an invalid header: {reason}.", hint="It is damaged, or not a safetensors file."
             ) from error
 
 

@@ -48,9 +48,7 @@ class CatalogModel:
         entry = _shape_table()[self.id]
         rows = [(-1, row) for row in entry["outside"]]
         rows += [(layer, row) for layer, kind in enumerate(entry["layers"]) for row in entry["kinds"][kind]]
-        weights = tuple(
-            WeightShape(name, layer, tuple(shape), nbytes, size, bits) for layer, (name, shape, nbytes, size, bits) in rows
-        )
+        weights = tuple(WeightShape(row[0], layer, tuple(row[1]), *row[2:]) for layer, row in rows)
         facts = (entry[name] for name in ("heads", "kv_heads", "head_dim", "active_experts", "tied"))
         return replace(ModelShapes(weights, *facts), gelu=has_gelu(self._text_config))
 
@@ -100,9 +98,8 @@ class CatalogModel:
         model = replace(model, base=bundled.DEFAULT.alias, thinking="off", template=template)
         data = replace(data, turns="each") if self.rewrites and data.turns == "auto" else data
         lengths = measurements.row_lengths(replace(recipe, model=model, data=data))
-        lengths = replace(
-            lengths, notes=(), thinking=self._thinking(recipe.model.thinking), date=run_date(recipe) if self.dated else ""
-        )
+        date, thinking = run_date(recipe) if self.dated else "", self._thinking(recipe.model.thinking)
+        lengths = replace(lengths, notes=(), thinking=thinking, date=date)
         if not self.full_attention:
             lengths = replace(lengths, prefix=0, full_attention=False)
         return Planner(machine, self.shapes, lengths)

@@ -248,9 +248,8 @@ class _Probe:
         candidates.append(("parts", {**_ASSISTANT, "content": parts}))
         for key, turn in candidates:
             text = self._text([_USER, turn])
-            is_rendered = (
-                _appear_in_order(text[len(prompt) :], (_REASON, _ANSWER)) and "'type'" not in text and '"type"' not in text
-            )
+            in_order = _appear_in_order(text[len(prompt) :], (_REASON, _ANSWER))
+            is_rendered = in_order and "'type'" not in text and '"type"' not in text
             if text.startswith(prompt) and is_rendered:
                 return key
         return ""

@@ -15,6 +15,8 @@ from mlxtune.models.encoded import common_prefix
 from mlxtune.models.generate import Progress
 from mlxtune.models.prefix_cache import MAX_POSITIONS, BatchKVCache, PrefixCache, SharedPrefix, forward_in_steps, part_size
 
+Pairs = Sequence[tuple[Sequence[int], Sequence[int]]]  # tokenized prompts and answers
+
 
 @dataclass(frozen=True)
 class _AnswerGroup:
@@ -41,7 +43,7 @@ class _AnswerGroup:
 
 def negative_log_likelihoods(
     model: nn.Module,
-    pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
+    pairs: Pairs,
     *,
     batch_size: int,
     progress: Progress = lambda done, total: None,
@@ -90,9 +92,7 @@ def _alternating(batches: list[list[int]]) -> Iterator[list[int]]:
     yield from batches[:rest]
 
 
-def _group_by_prompt(
-    pairs: Sequence[tuple[Sequence[int], Sequence[int]]], prefix_length: int, max_answers: int
-) -> list[_AnswerGroup]:
+def _group_by_prompt(pairs: Pairs, prefix_length: int, max_answers: int) -> list[_AnswerGroup]:
     """Group ``pairs`` by prompt, with at most ``max_answers`` per group: fewer for long answers, but at least two."""
     rows_by_prompt: dict[tuple[int, ...], list[int]] = {}
     for row, (prompt, _) in enumerate(pairs):

@@ -120,9 +120,7 @@ def _keys(model: nn.Module, section: AdapterSection) -> list[str]:
         linear = sorted(name for name, module in layers.items() if isinstance(module, _LINEAR) and not NOT_ADAPTED.search(name))
         keys = linear if section.targets == "all-linear" else [name for name in linear if "attn" in name or "attention" in name]
         if not keys:
-            raise RecipeError(
-                f'adapter.targets: this model has no modules for "{section.targets}".', hint="List module names instead."
-            )
+            raise RecipeError(f'adapter.targets: this model has no modules for "{section.targets}".', hint="List modules instead.")
         return keys
     in_layers = {id(module) for layer in model.layers for module in layer.modules()}
     outside = {name: module for name, module in model.named_modules() if _is_adaptable(module) and id(module) not in in_layers}

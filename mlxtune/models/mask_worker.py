@@ -19,6 +19,8 @@ from mlxtune.planning.masks import TrainingMask, TurnTokens
 from mlxtune.recipe import parse as parse_recipe
 
 _NO_LIMIT = 2**31 - 1  # tokens
+_NOT_ALIGNED = "The tokens of this row cannot be aligned with its text."
+_COUNTS_ONLY = "Only the token counts are available."
 
 
 def mask(template: ChatTemplate, row: Row, max_tokens: int) -> TrainingMask:
@@ -34,9 +36,7 @@ def mask(template: ChatTemplate, row: Row, max_tokens: int) -> TrainingMask:
             tokens, end = encoded.tokens.tolist(), len(row.text)
             start = next((index for index in (0, 1) if tokens[index : index + len(inside)] == inside), None)
             if start is None:
-                raise DataError(
-                    "The tokens of this row cannot be aligned with its text.", hint="Only the token counts are available."
-                )
+                raise DataError(_NOT_ALIGNED, hint=_COUNTS_ONLY)
             # bos and eos are not in the text
             spans = [*[(0, 0)] * start, *spans, *[(end, end)] * (len(tokens) - start - len(inside))]
             trained = encoded.trained.tolist()
@@ -45,10 +45,8 @@ def mask(template: ChatTemplate, row: Row, max_tokens: int) -> TrainingMask:
         case Conversation():
             answers, separate = template.answers(row)
             last = max(answers)
-            trained_turns = [last] if separate else list(answers)
-            turns = _answer_turns(
-                template, row.messages[:last], answers[last], [answers[turn] for turn in trained_turns], max_tokens
-            )
+            trained = [answers[turn] for turn in ([last] if separate else answers)]
+            turns = _answer_turns(template, row.messages[:last], answers[last], trained, max_tokens)
             rows = [answers[last]]
             if separate:
                 for turn in [*answers][:-1]:
@@ -82,7 +80,7 @@ def _answer_turns(
     """Divide the tokens of ``sequence`` before index ``end`` among the turns. The tokens in ``trained_spans`` are trained."""
     tokens, spans = template.control.encode_with_spans(sequence.text)
     if tokens != sequence.tokens:
-        raise DataError("The tokens of this row cannot be aligned with its text.", hint="Only the token counts are available.")
+        raise DataError(_NOT_ALIGNED, hint=_COUNTS_ONLY)
     trained = [any(span.start <= index < span.end for span in trained_spans) for index in range(len(tokens))]
     ends = [span.end for span in trained_spans]
     parts = [(message.content, message.role == "assistant" and message.trained) for message in messages]

@@ -163,9 +163,8 @@ class ChatTemplate:
     def _variables(self) -> dict[str, Any]:
         """The template's inputs besides the conversation: its variables, and its source if it differs from the model's own."""
         settings = self.settings
-        thinking = (
-            self.thinking.effort_variables(settings.effort) if settings.effort else self.thinking.variables(settings.thinking)
-        )
+        controls, effort = self.thinking, settings.effort
+        thinking = controls.effort_variables(effort) if effort else controls.variables(settings.thinking)
         variables = thinking | dict(settings.variables)
         if self.settings.date and prints_date(self.source):
             return variables | {"chat_template": freeze_date(self.source, self.settings.date)}
@@ -245,9 +244,8 @@ class ChatTemplate:
                 hint="Raise data.max_tokens, or shorten the prompt.",
             )
         cut = {TemplateNote.CUT} if len(inside) < len(encoded) else set()
-        return [
-            replace(one, tokens=one.tokens[:max_tokens], trained=one.trained[:max_tokens], notes=one.notes | cut) for one in inside
-        ]
+        short = slice(max_tokens)
+        return [replace(one, tokens=one.tokens[short], trained=one.trained[short], notes=one.notes | cut) for one in inside]
 
     def encode_pair(self, row: Row, max_tokens: int) -> EncodedPair:
         """Encode a preference pair. Each completion is truncated to fit in ``max_tokens`` together with the prompt, which is kept whole.
@@ -292,9 +290,7 @@ class ChatTemplate:
         Raises the same errors as :meth:`encode_pair`, except that both completions may be identical.
         """
         if not isinstance(row, Unpaired) or not isinstance(other, Unpaired):
-            raise DataError(
-                f"{row.location}: KTO trains on unpaired rows only.", hint="Use rows with prompt, completion and label."
-            )
+            raise DataError(f"{row.location}: KTO trains on unpaired rows only.", hint="Use rows with prompt, completion, label.")
         return replace(self._pair(row, (row.completion, other.completion), max_tokens), label=row.label)
 
     def _pair(self, row: Preference | Unpaired, texts: tuple[str, str], max_tokens: int) -> EncodedPair:
@@ -307,9 +303,8 @@ class ChatTemplate:
                 "so no answer token would be trained.",
                 hint="Raise data.max_tokens, or shorten the prompt.",
             )
-        notes = frozenset().union(
-            *(self._notes(one, row.tools, [two]) for one, two in zip(conversations, (first, second), strict=True))
-        )
+        answers = zip(conversations, (first, second), strict=True)
+        notes = frozenset().union(*(self._notes(messages, row.tools, [span]) for messages, span in answers))
         chosen, rejected = (one.tokens[one.start : one.end] for one in (first, second))
         prompt, better, worse = (np.array(part, np.int32) for part in (first.tokens[: first.start], chosen[:room], rejected[:room]))
         return EncodedPair(row.id, row.location, prompt, better, worse, (len(chosen), len(rejected)), notes=notes)
@@ -469,9 +464,8 @@ class ChatTemplate:
         for span in answers:
             for turn in messages:
                 if turn.role == "assistant" and turn.content.strip() in span.answer:
-                    found.update(
-                        answer_span.notes(span.answer, turn, partial(self.tokenizer.decode, span.tokens[span.start : span.end - 1]))
-                    )
+                    decode = partial(self.tokenizer.decode, span.tokens[span.start : span.end - 1])
+                    found.update(answer_span.notes(span.answer, turn, decode))
         return frozenset(found)
 
     def render(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], *, generation_prompt: bool) -> str:
@@ -488,9 +482,7 @@ class ChatTemplate:
     ) -> str:
         """Render ``messages`` to text, with a break in every control token that they contain."""
         thinking = self.settings.thinking
-        broken = [
-            replace(turn, content=self.control.broken(turn.content), extra=self.control.broken(turn.extra)) for turn in messages
-        ]
+        broken = [replace(one, content=self.control.broken(one.content), extra=self.control.broken(one.extra)) for one in messages]
         adapted = self.dialect.adapt(broken, thinking=thinking != "off", keep=self.thinking.keeps(thinking))
         turns: Sequence[dialects.TurnDict] = adapted
         tools = self.control.broken(list(tools))

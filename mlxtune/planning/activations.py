@@ -30,9 +30,8 @@ class Kernels:
     def scores(self, tokens: int, before: int) -> int:
         """Return the number of query-key pairs in a row of ``tokens`` that follow ``before`` other tokens."""
         block = self.block if 0 < 2 * self.block <= tokens else tokens  # the same condition as in models.cpu.exp.attention
-        return sum(
-            (min(start + block, tokens) - start) * (before + min(start + block, tokens)) for start in range(0, tokens, block)
-        )
+        ends = ((start, min(start + block, tokens)) for start in range(0, tokens, block))
+        return sum((end - start) * (before + end) for start, end in ends)
 
 
 # MLX's own attention is not fused in training, not even on Metal: see its ScaledDotProductAttention::use_fallback. On a CPU, attention

@@ -56,9 +56,8 @@ def run_benchmark(folder: Path, progress: Callable[[str, float], None], *, quick
     measurements = [Measurement(*row) for row in rows]
     progress("benchmarking the disk", 0.9)
     measurements += _measure_disk(folder, 2**22 if quick else 2**27)
-    measurements.append(
-        Measurement("swapped out", "", (pressure().swapped - memory.swapped) / 2**20, "MiB", "during the benchmark")
-    )
+    swapped = (pressure().swapped - memory.swapped) / 2**20
+    measurements.append(Measurement("swapped out", "", swapped, "MiB", "during the benchmark"))
     if not quick:
         store_rates(machine, [TrainingRate(item.parameters, 1e9 * item.value) for item in measurements if item.parameters])
     versions = {name: installed_version(name) for name in ("mlx", "mlx-lm", "numpy", "transformers", "huggingface-hub")}

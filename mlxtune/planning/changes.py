@@ -31,14 +31,13 @@ class MemoryChange:
 
 
 Estimator = Callable[[Recipe], MemoryEstimate]
+Changes = list[MemoryChange]
 _Options = Iterator[tuple[dict[str, Any], Disadvantage, int]]  # new values by key, their disadvantage, and the truncated rows
 
 
-def suggest_changes(
-    recipe: Recipe, lengths: DatasetLengths, shapes: ModelShapes, estimator: Estimator, limit: int
-) -> list[MemoryChange]:
+def suggest_changes(recipe: Recipe, lengths: DatasetLengths, shapes: ModelShapes, estimator: Estimator, limit: int) -> Changes:
     """Return changes, each on top of the previous ones, until the recipe fits in ``limit`` bytes or needs a smaller model."""
-    changes: list[MemoryChange] = []
+    changes: Changes = []
     current = estimator(recipe)
     for options in (_checkpointing, _smaller_batch, _shorter_window, _fewer_layers, _lower_rank, _quantization):
         best: tuple[Recipe, MemoryChange] | None = None

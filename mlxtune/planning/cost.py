@@ -17,13 +17,13 @@ from mlxtune.planning.plan import Plan
 FLOPS = 4  # per parameter and token: 2 forward and 2 for the inputs' gradients (arXiv:2001.08361); frozen weights have none
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class PriceEntry:
     source: str
     listed: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Tariff(PriceEntry):
     """The price of a kWh, in dollars."""
 
@@ -31,14 +31,14 @@ class Tariff(PriceEntry):
     what: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class PowerDraw(PriceEntry):
     chip: str
     watts: float
     what: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class PurchasedMachine(PriceEntry):
     """A machine to buy, depreciated over ``months``."""
 
@@ -48,7 +48,7 @@ class PurchasedMachine(PriceEntry):
     what: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class RentedGpu(PriceEntry):
     """A GPU rented by the hour; ``peak`` in FLOP/s."""
 
@@ -58,7 +58,7 @@ class RentedGpu(PriceEntry):
     peak: float
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class RentalAssumptions(PriceEntry):
     """Assumptions about a rented GPU: the fraction of its peak that training reaches, and the paid setup time in seconds."""
 
@@ -67,7 +67,7 @@ class RentalAssumptions(PriceEntry):
     what: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class HostedTraining(PriceEntry):
     """Fine-tuning priced per million tokens, for models of up to ``largest`` parameters; 0 if a method is not offered."""
 
@@ -78,7 +78,7 @@ class HostedTraining(PriceEntry):
     dpo: float = 0.0
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class HostedModel(PriceEntry):
     """A hosted model priced per million tokens."""
 
@@ -101,7 +101,7 @@ class Prices:
     served: tuple[HostedModel, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class CloudOffer(PriceEntry):
     """A vendor's price for the plan, in dollars. ``seconds`` is the paid time, or 0 if priced by tokens."""
 
@@ -111,7 +111,7 @@ class CloudOffer(PriceEntry):
     seconds: float
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class BreakEven(PriceEntry):
     """The ``calls`` per month above which owning a machine is cheaper; ``None`` if its electricity alone costs more.
 
@@ -216,7 +216,5 @@ def _break_even(plan: Plan, own_call: float, machine: PurchasedMachine, hosted: 
     for model in hosted:
         call = (plan.prompt_tokens * model.input + plan.answer_tokens * model.output) / 1e6
         calls = round(per_month / (call - own_call)) if call > own_call else None
-        points.append(
-            BreakEven(name=model.name, vendor=model.vendor, call=call, calls=calls, source=model.source, listed=model.listed)
-        )
+        points.append(BreakEven(model.source, model.listed, model.name, model.vendor, call, calls))
     return points

@@ -16,6 +16,7 @@ checkpointing (arXiv:1604.06174) saves the input of each layer, and the activati
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 
 from mlxtune.planning import activations
@@ -177,9 +178,8 @@ class _Step:
             activations.layer_activations(shapes, weights, [weight for weight in targets if weight.layer == i], section, kernels)
             for i, weights in enumerate(shapes.layers)
         ]
-        self.weights = sum(
-            weight.loaded_nbytes(float32=kernels.float32, quantize=recipe.model.quantize) for weight in shapes.weights
-        )
+        size = partial(WeightShape.loaded_nbytes, float32=kernels.float32, quantize=recipe.model.quantize)
+        self.weights = sum(map(size, shapes.weights))
         # the CPU's 16-bit products make packed weights dense, in float32 (models.cpu.exp). mx.compile merges equal ones, so
         # the dense weights of adapted layers exist from the forward to the backward pass, for all streams; as measured, the head's exist twice.
         dense = machine.backend == "cpu" and not kernels.float32 and (recipe.model.quantize or shapes.embedding.bits)

@@ -115,9 +115,7 @@ class ModelShapes:
     def adapter_targets(self, section: AdapterSection) -> list[WeightShape]:
         """Return the weights that get an adapter, following the rules in ``models.lora``. Raises ``RecipeError`` if a target matches none."""
         count = self.depth if section.layers == "all" else min(section.layers, self.depth)
-        linear = [
-            weight for weight in self.weights if weight.layer >= 0 and weight.is_matrix and not NOT_ADAPTED.search(weight.name)
-        ]
+        linear = [one for one in self.weights if one.layer >= 0 and one.is_matrix and not NOT_ADAPTED.search(one.name)]
         if section.targets == "attention":
             chosen = [weight for weight in linear if weight.is_attention]
         elif section.targets == "all-linear":

@@ -97,9 +97,8 @@ def toml_literal(value: object) -> str:
         case list() | tuple():
             return f"[{', '.join(map(toml_literal, value))}]"
         case Mapping():
-            fields = (
-                f"{key if _BARE_KEY.fullmatch(key) else toml_literal(key)} = {toml_literal(one)}" for key, one in value.items()
-            )
+            names = (key if _BARE_KEY.fullmatch(key) else toml_literal(key) for key in value)
+            fields = (f"{name} = {toml_literal(one)}" for name, one in zip(names, value.values(), strict=True))
             return f"{{ {', '.join(fields)} }}" if value else "{}"
     return tomlkit.item(value).as_string()
 

@@ -98,9 +98,7 @@ def read_template(recipe: Recipe) -> str:
     try:
         return read_text(file) if file else ""
     except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(
-            f"Cannot read the chat template {file}: {read_failure(error)}.", hint="Correct model.template."
-        ) from error
+        raise RecipeError(f"Cannot read the chat template {file}: {read_failure(error)}.", hint="Fix model.template.") from error
 
 
 def parse_override(text: str) -> tuple[str, Any]:

@@ -52,6 +52,7 @@ def key(default: Any, description: str, *rules: Rule, **options: Any) -> Any:
     return field(metadata=described(description, *rules, **options), **how)
 
 
+_BASE = Rule(bool, "an alias, a Hub ID, or a folder")
 _POSITIVE = Rule(lambda number: 0 < number < math.inf, "above 0")
 _AT_LEAST_0 = Rule(lambda number: number >= 0, "at least 0")
 _AT_LEAST_1 = Rule(lambda number: number >= 1, "at least 1")
@@ -64,9 +65,8 @@ _FRACTION_OF_STEPS = Rule(lambda fraction: 0 <= fraction < 1, "a fraction of the
 _POINTER_OR_EMPTY = Rule(lambda at: not at or at.startswith("/"), 'empty or a JSON Pointer such as "/reply"')
 
 
-SHIPPED_TEMPLATES = {
-    name: Path(__file__).parent / "templates" / f"{name}.jinja" for name in ("chatml-tools", "phi-tools", "gemma-tools")
-}
+_TEMPLATES = Path(__file__).parent / "templates"
+SHIPPED_TEMPLATES = {name: _TEMPLATES / f"{name}.jinja" for name in ("chatml-tools", "phi-tools", "gemma-tools")}
 Thinking = Literal["off", "on", "keep"]
 Turns = Literal["auto", "all", "last", "each"]
 _DATE = Rule(lambda day: not day or is_date(day), 'empty or a date such as "2026-11-26"')
@@ -89,14 +89,10 @@ class ModelSection:
     Phi-4-mini, or "gemma-tools" for Gemma 2 and 3. Training, evaluation, serving, and exports all use this template.
     """
 
-    base: str = field(
-        metadata=described("base model: an alias, a Hub ID, or a folder", Rule(bool, "an alias, a Hub ID, or a folder"))
-    )
+    base: str = field(metadata=described("base model: an alias, a Hub ID, or a folder", _BASE))
     quantize: Literal[0, 4, 8] = key(0, "bits for unquantized weights; 0 leaves them unquantized")
     thinking: Thinking = key("off", "reasoning before the answer; keep = also in earlier turns")
-    template: str = key(
-        "", "Jinja file, chatml-tools, phi-tools, or gemma-tools, that replaces the model's chat template; empty = its own"
-    )
+    template: str = key("", "chat template: a Jinja file, chatml-tools, phi-tools, or gemma-tools; empty = the model's own")
 
 
 RowFormatName = Literal[
@@ -105,7 +101,7 @@ RowFormatName = Literal[
 ]  # fmt: skip
 
 
-_SFT, _DPO, _KTO, _PREFERENCE = ("sft",), ("dpo",), ("kto",), ("dpo", "kto")
+_SFT, _DPO, _KTO, _PAIRS = ("sft",), ("dpo",), ("kto",), ("dpo", "kto")
 
 
 @dataclass(frozen=True)
@@ -131,20 +127,14 @@ class DataSection:
     format: RowFormatName = key("auto", "format of the rows")
     map: dict[str, str] = key({}, "map from keys to the source's column names", in_form=False)
     holdout: float = key(0.15, "fraction of rows held out for evaluation", _FRACTION, by="twentieths")
-    reserve: float = key(
-        0.0, "fraction of the held-out rows kept for one last evaluation: eval --last-look", _FRACTION, by="twentieths"
-    )
+    reserve: float = key(0.0, "share of held-out rows kept for one last evaluation: eval --last-look", _FRACTION, by="twentieths")
     validation: float = key(0.10, "fraction of rows used for the validation loss", _FRACTION, by="twentieths")
     group_by: str = key("", "metadata key; rows with the same value stay in the same split")
     generated: bool = key(True, "train on generated rows that were accepted in the review", in_form=False)
-    max_tokens: int = key(
-        1024, "maximum tokens per row; longer texts are divided, other longer rows truncated", _AT_LEAST_1, by="doubles"
-    )
+    max_tokens: int = key(1024, "maximum tokens per row; longer texts are divided, other rows truncated", _AT_LEAST_1, by="doubles")
     too_long: Literal["refuse", "skip"] = key("refuse", "what to do with rows that truncation leaves without trained tokens")
     seed: int = key(7, "random seed of the split", _SEED, in_form=False)
-    turns: Turns = key(
-        "auto", "answers of a conversation to train on: all in one example, one example each, or the last", in_form=False
-    )
+    turns: Turns = key("auto", "answers of a conversation to train on: all in one example, one each, or the last", in_form=False)
     date: str = key("", "date that templates insert as today's; empty = the day the run starts", _DATE, in_form=False)
     replay: float = key(
         0.0,
@@ -179,11 +169,11 @@ class MethodSection:
     kind: Literal["sft", "dpo", "kto"] = key("sft", "answers (sft), preference pairs (dpo), or good and bad answers (kto)")
     loss: list[Loss] = key(["sigmoid"], "preference losses, summed", _LOSSES, methods=_DPO)
     weights: list[float] = key([], "weight of each loss; empty = all 1", _WEIGHTS, methods=_DPO)
-    beta: float = key(0.1, "how close the policy stays to the reference", _POSITIVE, by="decade", methods=_PREFERENCE)
+    beta: float = key(0.1, "how close the policy stays to the reference", _POSITIVE, by="decade", methods=_PAIRS)
     label_smoothing: float = key(0.0, "assumed fraction of pairs with flipped labels", _SMOOTHING, by="twentieths", methods=_DPO)
     gamma: float = key(0.5, "target margin for simpo", _GAMMA, in_form=False, methods=_DPO)
     reference: Literal["start", "base"] = key(
-        "start", "the starting model, including its parent adapter, or the base model", methods=_PREFERENCE
+        "start", "the starting model, including its parent adapter, or the base model", methods=_PAIRS
     )
     pairs: Literal["all", "wrong"] = key("all", "all pairs, or only those that the reference ranks incorrectly", methods=_DPO)
     desirable: float = key(1.0, "weight of good answers", _POSITIVE, by="decade", methods=_KTO)
@@ -262,7 +252,7 @@ class TrainingSection:
     clip: float = key(1.0, "maximum gradient norm; 0 = no clipping", _AT_LEAST_0, in_form=False)
     grad_checkpoint: bool | Literal["auto"] = key("auto", "recompute activations to save memory; auto = if needed")
     cache_frozen: bool | Literal["auto"] = key(
-        "auto", "cache the frozen layers' outputs across epochs; auto = if faster", in_form=False
+        "auto", "cache frozen layers' outputs across epochs; auto = if faster", in_form=False
     )
     validate_every: int = key(
         25, "steps between validations; there is one before the first step and one after the last, too", _AT_LEAST_1, by="doubles"
@@ -272,9 +262,7 @@ class TrainingSection:
     samples: int = key(2, "validation rows to generate answers for at each validation", _AT_LEAST_0, by="ones")
     keep: int = key(3, "number of newest checkpoints to keep, besides the best", _AT_LEAST_1, in_form=False)
     seed: int = key(7, "random seed for the row order and the initial adapter", _SEED, by="ones")
-    wait_for: WaitFor = key(
-        "", "pauses the run on battery power (power), under heavy thermal pressure (cool), or both", in_form=False
-    )
+    wait_for: WaitFor = key("", "pauses the run on battery (power), under heavy thermal pressure (cool), or both", in_form=False)
 
 
 Match = Literal["exact", "normalized", "regex", "fuzzy"]
@@ -407,9 +395,7 @@ class EvaluationSection:
     shots: int = key(3, "number of examples per prompt for base+kshot", _AT_LEAST_1, by="ones")
     rows: int = key(0, "maximum number of held-out rows; 0 = all", _AT_LEAST_0, by="tens")
     regression: str = key("shipped", "off-task prompts: shipped, a file, or empty for none")
-    regression_rows: int = key(
-        0, "maximum number of off-task prompts, of each category in proportion; 0 = all", _AT_LEAST_0, in_form=False
-    )
+    regression_rows: int = key(0, "most off-task prompts, of each category in proportion; 0 = all", _AT_LEAST_0, in_form=False)
     regression_system: bool = key(True, "also send off-task prompts with the task's system prompt", in_form=False)
     regression_margin: float = key(0.05, "the drop in off-task accuracy that the evaluation must rule out", _MARGIN, in_form=False)
     max_tokens: int | Literal["auto"] = key(AUTO, "maximum length of an answer in tokens", _AUTO_OR_AT_LEAST_1, by="doubles")
@@ -448,23 +434,15 @@ class SearchSection:
     trials: int = key(8, "number of trials, including the recipe itself", _AT_LEAST_1, in_form=False)
     budget: str = key("", 'limit for all trials: "30m", "2h", "50Wh", or "500 steps"; empty = none', _BUDGET, in_form=False)
     validation: float = key(0.15, "fraction of rows on which trials are compared", _FRACTION, in_form=False)
-    learning_rate: list[float] = key(
-        [], "lowest and highest learning rate; empty = a fifth to five times the rule's", _RATES, in_form=False
-    )
+    learning_rate: list[float] = key([], "lowest and highest rate; empty = a fifth to five times the rule's", _RATES, in_form=False)
     rank: list[int] = key([], "ranks; alpha / rank stays the same; empty = half to twice", _COUNTS, in_form=False)
     layers: list[Layers] = key([], "numbers of adapted layers; empty = half to twice", _LAYER_COUNTS, in_form=False)
-    epochs: list[int] = key(
-        [], "epochs; empty = half to twice the rule's, or none if the recipe has training.steps", _COUNTS, in_form=False
-    )
+    epochs: list[int] = key([], "epochs; empty = half to twice the rule's, or none with training.steps", _COUNTS, in_form=False)
     batch_size: list[int] = key([], "rows per batch; empty = half to twice the rule's", _COUNTS, in_form=False)
     replay: list[float] = key([], "shares of replay; empty = the recipe's", _FRACTIONS, in_form=False, methods=_SFT)
     seed: list[int] = key([], "seeds of the row order and the initial adapter; empty = the recipe's", in_form=False)
-    beta: list[float] = key(
-        [], "lowest and highest beta; empty = a third to three times", _RANGE, in_form=False, methods=_PREFERENCE
-    )
-    sft_weight: list[float] = key(
-        [], "lowest and highest weight of the sft loss, if the recipe has it", _RANGE, in_form=False, methods=_DPO
-    )
+    beta: list[float] = key([], "lowest and highest beta; empty = a third to three times", _RANGE, in_form=False, methods=_PAIRS)
+    sft_weight: list[float] = key([], "lowest and highest weight of the sft loss, if any", _RANGE, in_form=False, methods=_DPO)
 
 
 RECIPE_NAME = Rule(
@@ -487,9 +465,7 @@ def hub_copy(folder: Path, source: str) -> Path | None:
 class Recipe:
     """A recipe. Its paths are relative to ``folder``, which is not part of the file."""
 
-    name: str = field(
-        metadata=described("name used for runs and evaluations: letters, digits, dots, dashes, underscores", RECIPE_NAME)
-    )
+    name: str = field(metadata=described("name of runs and evaluations: letters, digits, dots, dashes, underscores", RECIPE_NAME))
     model: ModelSection
     data: DataSection
     method: MethodSection = field(default_factory=MethodSection)

@@ -231,9 +231,8 @@ def find_run(workspace: Path, name: str, kind: str | None = "train") -> Run:
     if len(matches) == 1:
         return matches[0]
     if matches:
-        raise InputError(
-            f"{name} is ambiguous: it matches {', '.join(run.id for run in matches[:5])}.", hint="Use a longer part of the ID."
-        )
+        ids = ", ".join(run.id for run in matches[:5])
+        raise InputError(f"{name} is ambiguous: it matches {ids}.", hint="Use a longer part of the ID.")
     suggestion = nearest(name, [part for run in runs for part in (run.id, run.id.split("-", 2)[-1])])
     raise InputError(f"There is no {item.noun} named {name}.", hint=f"Did you mean {suggestion}?" if suggestion else list_hint)
 
@@ -276,9 +275,8 @@ def _parent_folder(workspace: Path, recipe: Recipe, parent: str) -> Path:
     if "@" in parent:
         return find_run(workspace, parent).adapter
     runs = [run for run in list_runs(workspace) if (run.adapter / CONFIG).is_file()]
-    match = next((run for run in runs if run.id == parent), None) or next(
-        (run for run in runs if run.recipe().name == parent), None
-    )
+    match = next((run for run in runs if run.id == parent), None)
+    match = match or next((run for run in runs if run.recipe().name == parent), None)
     if match:
         return match.adapter
     raise RecipeError(
@@ -296,9 +294,7 @@ def stop(run: Run) -> None:
     if run.status(state) not in ACTIVE:
         raise InputError(f"{run.id} is not running, but {run.status(state)}.")
     if host := other_host(run):
-        raise InputError(
-            f"{run.id} runs on {one_line(host, 80)}, not on this machine.", hint=f"Stop it there: mlxtune runs stop {run.id}"
-        )
+        raise InputError(f"{run.id} runs on {one_line(host, 80)}, not here.", hint=f"Stop it there: mlxtune runs stop {run.id}")
     if not _is_worker(run, state.pid):
         raise MachineError(
             f"Process {state.pid} is not the worker of {run.id}, so it was not stopped.",

@@ -283,9 +283,8 @@ class RunState:
             elif one:
                 is_new = not one.longest or event["done"] < one.longest
                 start = (now, event["done"]) if is_new else (one.batch_started, one.batch_first)
-                self.answering = replace(
-                    one, longest=event["done"], most=event["total"], batch_started=start[0], batch_first=start[1]
-                )
+                tokens = event["done"]
+                self.answering = replace(one, longest=tokens, most=event["total"], batch_started=start[0], batch_first=start[1])
             return
         if event["type"] == "arm.progress":
             done, total = event["done"], event["total"]

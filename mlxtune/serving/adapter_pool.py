@@ -89,15 +89,11 @@ class AdapterPool:
         except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
             raise ModelError(f"The adapter in {folder} does not match this model: {error}.") from error
         modules = {name: module for name, module in self.model.named_modules() if self._base.get(name, module) is not module}
-        slots = {
-            f"{name}.{array}": (module, array) for name, module in modules.items() for array in ADAPTER_ARRAYS if array in module
-        }
+        slots = {f"{name}.{own}": (module, own) for name, module in modules.items() for own in ADAPTER_ARRAYS if own in module}
         arrays: Any = mx.load(str(folder / WEIGHTS_FILE))
         check_fit(folder, {name: module[own] for name, (module, own) in slots.items()}, arrays)
         if not modules:
-            raise ModelError(
-                f"The adapter in {folder} adapts no module of this model.", hint="It may have been trained from a different base."
-            )
+            raise ModelError(f"The adapter in {folder} adapts no module of this model.", hint="Its base may be a different one.")
         for name, array in arrays.items():
             module, own = slots[name]
             module[own] = array

@@ -109,9 +109,8 @@ class Client:
         def on_reply(reply: Reply) -> None:
             if reply.kind != "progress":
                 self._pending.pop(answer.id, None)
-            listener(
-                Failed(answer.id, self._error or reply.value) if reply.kind == "error" else protocol.event_from_json(reply.value)
-            )
+            is_error = reply.kind == "error"
+            listener(Failed(answer.id, self._error or reply.value) if is_error else protocol.event_from_json(reply.value))
 
         self._child.request("embed" if isinstance(request, EmbedRequest) else "generate", to_json(request), on_reply)
         return answer

@@ -74,9 +74,7 @@ def parse_prompt(value: Any, name: str) -> Prompt:
         return value
     if isinstance(value, list) and value and all(type(token) is int for token in value):
         return tuple(value)
-    raise ApiError(
-        400, f"{name} must be a string or a list of token IDs that is not empty; send one prompt per request.", param=name
-    )
+    raise ApiError(400, f"{name} must be a string or a list of token IDs, not empty; send one prompt per request.", param=name)
 
 
 def get_tools(given: Parameters) -> tuple[Document, ...]:
@@ -122,9 +120,8 @@ def parse_message(message: Any, where: str) -> Message:
         raise ApiError(400, f"{where}.role must be one of {', '.join(_ROLES)}.", param=where)
     names = {name for name, value in message.items() if value is not None}
     if unsupported := names - {"role", "content", "name", "tool_calls", "tool_call_id", *_REASONING}:
-        raise ApiError(
-            400, f"{where}.{one_line(min(unsupported), 60)} is not supported.", code="unsupported_parameter", param=where
-        )
+        name = one_line(min(unsupported), 60)
+        raise ApiError(400, f"{where}.{name} is not supported.", code="unsupported_parameter", param=where)
     extra = {name: message[name] for name in ("name", "tool_call_id") if message.get(name) is not None}
     if reasoning := next(filter(None, map(message.get, _REASONING)), None):
         if not isinstance(reasoning, str):
@@ -151,9 +148,9 @@ def text_of(content: Any, where: str, *kinds: str, field: str = "content") -> st
 def _tool_calls(calls: Any, where: str) -> list[dict[str, Any]]:
     """Return tool calls with their arguments as objects, which is what templates expect."""
     try:
-        parsed = [
-            {**call, "function": {**call["function"], "arguments": json.loads(call["function"]["arguments"])}} for call in calls
-        ]
+        functions = [call["function"] for call in calls]
+        arguments = [json.loads(function["arguments"]) for function in functions]
+        parsed = [{**one, "function": {**one["function"], "arguments": own}} for one, own in zip(calls, arguments, strict=True)]
         api.require_flat(parsed, f"{where}.tool_calls")
         return parsed
     except (KeyError, TypeError, ValueError, RecursionError) as error:

@@ -146,7 +146,7 @@ class Engine:
         self._find_adapter, self._on_event = find_adapter, on_event
         self._changed = threading.Condition()
         self._waiting: deque[ActiveRequest] = deque()
-        self._embeddings: deque[_EmbeddingJob] = deque()
+        self._jobs: deque[_EmbeddingJob] = deque()
         self._cancelled: set[str] = set()
         self._closing = False
         self._prefilling: list[ActiveRequest] = []
@@ -161,9 +161,7 @@ class Engine:
         prompt = self._encode(request, template)
         room = self.context - len(prompt)
         if room < 1:
-            raise InputError(
-                f"The prompt has {len(prompt):,} tokens, but the model's context is {self.context:,} tokens.", hint="Shorten it."
-            )
+            raise _too_long("The prompt", len(prompt), self.context)
         schema, sampling = request.schema, request.sampling
         grammar = Grammar(self.loaded.tokenizer, schema, template.stop_tokens).start(1) if schema is not None else None
         seed = random.getrandbits(63) if sampling.seed is None else sampling.seed
@@ -180,13 +178,11 @@ class Engine:
         """Queue a request for vectors. Raises the same errors as :meth:`submit`."""
         rows = [self._tokens(prompt) for prompt in request.inputs]
         if (longest := max(map(len, rows), default=0)) > self.context:
-            raise InputError(
-                f"An input has {longest:,} tokens, but the model's context is {self.context:,} tokens.", hint="Shorten it."
-            )
+            raise _too_long("An input", longest, self.context)
         with self._changed:
-            if len(self._embeddings) >= max(1, self.queue):  # the first one is not waiting
+            if len(self._jobs) >= max(1, self.queue):  # the first one is not waiting
                 raise protocol.QueueFullError("Too many requests are waiting.", hint="Try again in a moment.")
-            self._embeddings.append(_EmbeddingJob(request.id, rows))
+            self._jobs.append(_EmbeddingJob(request.id, rows))
             self._changed.notify()
 
     def cancel(self, id: str) -> None:
@@ -205,16 +201,14 @@ class Engine:
         """Answer requests until :meth:`close`. Afterward, the model is the base without adapters."""
         while True:
             with self._changed:
-                self._changed.wait_for(
-                    lambda: self._closing or self._waiting or self._cancelled or self._active or self._embeddings
-                )
+                self._changed.wait_for(lambda: self._closing or self._waiting or self._cancelled or self._active or self._jobs)
                 if self._closing:
                     break
             self._drop_cancelled()
             self._admit()
             if self._prefilling:
                 self._guarded([self._prefilling[0]], self._prefill)
-            if self._embeddings:
+            if self._jobs:
                 self._embed()
             for batch in list(self._batches.values()):
                 self._guarded(batch.requests, partial(self._step, batch))
@@ -239,9 +233,7 @@ class Engine:
         known = {*template_variables(template.source), "enable_thinking"} - _OTHER_VARIABLES
         if unknown := sorted(set(request.variables) - known):
             names = ", ".join(sorted(known))
-            raise InputError(
-                f"The chat template has no variable named {one_line(unknown[0], 60)}.", hint=f"Its variables: {names}."
-            )
+            raise InputError(f"The chat template has no variable {one_line(unknown[0], 60)}.", hint=f"Its variables: {names}.")
         mode: Thinking = settings.thinking if not request.effort else "off" if request.effort == "none" else "on"
         mode = template.thinking.mode(request.variables, mode)
         settings = replace(settings, thinking=mode, effort=request.effort, variables=tuple(request.variables.items()))
@@ -265,14 +257,11 @@ class Engine:
     def _encode(self, request: protocol.GenerateRequest, template: ChatTemplate) -> list[int]:
         if request.prompt is not None:
             return self._tokens(request.prompt)
-        self._check_text(
-            [message.content for message in request.messages], [message.extra for message in request.messages], request.tools
-        )
+        messages = request.messages
+        self._check_text([turn.content for turn in messages], [turn.extra for turn in messages], request.tools)
         prompt = template.prompt(request.messages, request.tools)
         if request.tools and prompt == template.prompt(request.messages):
-            raise InputError(
-                "This model's chat template does not support tools.", hint="Remove tools, or describe them in the prompt."
-            )
+            raise InputError("This model's chat template does not support tools.", hint="Remove them, or describe them as text.")
         return prompt
 
     def _check_text(self, texts: Sequence[str], *others: Any) -> None:
@@ -290,18 +279,15 @@ class Engine:
         for block in blocks if sum(map(len, texts)) > TEXT_BLOCK else ():
             count += len(self.loaded.tokenizer.encode(block, add_special_tokens=False))
             if count > 2 * self.context:
-                raise InputError(
-                    f"The prompt has more than {count:,} tokens, but the model's context is {self.context:,} tokens.",
-                    hint="Shorten it.",
-                )
+                raise _too_long("The prompt", count, self.context, "more than ")
 
     def _drop_cancelled(self) -> None:
         with self._changed:
             cancelled, self._cancelled = self._cancelled, set()
             waiting = [request for request in self._waiting if request.id in cancelled]
             self._waiting = deque(request for request in self._waiting if request.id not in cancelled)
-            unwanted = [job for job in self._embeddings if job.id in cancelled]
-            self._embeddings = deque(job for job in self._embeddings if job.id not in cancelled)
+            unwanted = [job for job in self._jobs if job.id in cancelled]
+            self._jobs = deque(job for job in self._jobs if job.id not in cancelled)
         for job in unwanted:
             self._on_event(protocol.Failed(job.id, InputError("The request was canceled.")))
         for request in waiting:
@@ -426,7 +412,7 @@ class Engine:
             self._finish(request, reason)
 
     def _embed(self) -> None:
-        job = self._embeddings[0]
+        job = self._jobs[0]
         event: protocol.Event | None = None
         self.pool.activate(None)
         try:
@@ -439,7 +425,7 @@ class Engine:
             event = protocol.Failed(job.id, _known_error(error))
         if event:
             with self._changed:
-                self._embeddings.popleft()
+                self._jobs.popleft()
             self._on_event(event)
 
     def _choose_each(self, requests: Sequence[ActiveRequest], logits: mx.array) -> list[TokenChoice | Exception]:
@@ -487,6 +473,10 @@ class Engine:
                 self._release(request)
                 self._on_event(protocol.Failed(request.id, known))
         return True
+
+
+def _too_long(what: str, tokens: int, context: int, about: str = "") -> InputError:
+    return InputError(f"{what} has {about}{tokens:,} tokens, but the model's context is {context:,} tokens.", hint="Shorten it.")
 
 
 @contextmanager

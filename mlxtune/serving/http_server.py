@@ -28,9 +28,7 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=2048)
     except (OSError, OverflowError) as error:
         reason = error.strerror if isinstance(error, OSError) else "invalid port"
-        raise InputError(
-            f"Cannot listen on {host}:{port}: {reason}.", hint="Use another port; --port 0 finds a free one."
-        ) from error
+        raise InputError(f"Cannot listen on {host}:{port}: {reason}.", hint="Use another port; 0 finds a free one.") from error
 
 
 class HeaderTimeoutProtocol(H11Protocol):

@@ -343,13 +343,10 @@ async def _read_body(request: Request) -> bytes:
                 elif length > MAX_DRAIN:
                     break
     except TimeoutError as error:
-        raise ApiError(
-            408, f"The request body did not arrive within {BODY_TIMEOUT:.0f} s.", code="timeout", Connection="close"
-        ) from error
+        message = f"The request body did not arrive within {BODY_TIMEOUT:.0f} s."
+        raise ApiError(408, message, code="timeout", Connection="close") from error
     if length > MAX_BODY:
-        raise ApiError(
-            413, f"The request body is larger than {MAX_BODY // 2**20} MB.", code="request_too_large", Connection="close"
-        )
+        raise ApiError(413, f"The request body is over {MAX_BODY // 2**20} MB.", code="request_too_large", Connection="close")
     return bytes(data)
 
 

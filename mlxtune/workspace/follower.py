@@ -57,9 +57,8 @@ class Follower:
                 self._restart()  # a partial line was overwritten between two reads
                 self._size = size
                 new = self._reader.read()
-            self._apply(
-                [cast(events.Event, {key: _safe_value(value, key in _MULTILINE) for key, value in one.items()}) for one in new]
-            )
+            safe = ({key: _safe_value(value, key in _MULTILINE) for key, value in one.items()} for one in new)
+            self._apply(cast(list[events.Event], list(safe)))
         except InputError as error:
             self.state = refused_state(error)
         except (KeyError, TypeError, ValueError, AttributeError):  # JSON that is no event

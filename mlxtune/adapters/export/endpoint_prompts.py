@@ -65,22 +65,18 @@ def served_model(url: str, name: str = "") -> ServedModel:
         case _:
             names = []
     if not names:
-        raise MachineError(
-            f"{one_line(url, 80)} lists no models.", hint="Start the program with the exported model, then try again."
-        )
+        raise MachineError(f"{one_line(url, 80)} lists no models.", hint="Start the program with the exported model.")
     if not name and len(names) > 1:
-        raise InputError(
-            f"The endpoint has {len(names)} models: {one_line(', '.join(names[:5]), 160)}.", hint="Name one with --model."
-        )
+        shown = one_line(", ".join(names[:5]), 160)
+        raise InputError(f"The endpoint has {len(names)} models: {shown}.", hint="Name one with --model.")
     if name and name not in names and f"{name}:latest" not in names:
         raise InputError(f"The endpoint has no model {one_line(name, 60)}.", hint=f"It has: {one_line(', '.join(names[:5]), 160)}")
     root = url.removesuffix("/v1")
     props, adapters = _request(f"{root}/props"), _request(f"{root}/lora-adapters")
     paths = [props.get("model_path")] if isinstance(props, dict) else []
     paths += [one.get("path") for one in adapters if isinstance(one, dict)] if isinstance(adapters, list) else []
-    return ServedModel(
-        name or names[0], tuple(Path(path) for path in paths if isinstance(path, str) and path and path.isprintable())
-    )
+    files = (Path(path) for path in paths if isinstance(path, str) and path and path.isprintable())
+    return ServedModel(name or names[0], tuple(files))
 
 
 def rendered_prompt(url: str, model: str, row: PromptRow, encode: Callable[[str], list[int]]) -> list[int] | None:
@@ -103,9 +99,8 @@ def rendered_prompt(url: str, model: str, row: PromptRow, encode: Callable[[str]
             return None
     if _request(f"{root}/api/version") is None:
         return None
-    match _request(
-        f"{root}/api/chat", body | {"model": model, "stream": False, "_debug_render_only": True, "options": {"num_predict": 1}}
-    ):
+    options = {"model": model, "stream": False, "_debug_render_only": True, "options": {"num_predict": 1}}
+    match _request(f"{root}/api/chat", body | options):
         case {"_debug_info": {"rendered_template": str(text)}}:
             return encode(text.encode("utf-8", "replace").decode())  # JSON can hold lone surrogates
     return None

@@ -30,6 +30,7 @@ from mlxtune.models.resolve import ModelFolder
 from mlxtune.recipe.parent import WEIGHTS
 
 LORA_FILE = "adapter.gguf"
+_FUSE_HINT = "Export it fused into its base: mlxtune export llamacpp"
 _TYPES = {
     "f32": (GGMLQuantizationType.F32, LlamaFileType.ALL_F32),
     "f16": (GGMLQuantizationType.F16, LlamaFileType.MOSTLY_F16),
@@ -85,9 +86,8 @@ def write_gguf(
     for name, place in places.items():
         shape = place.shape or _file_shape(weights[name])
         if precision in k_quants.MIXES and len(shape) > 1:
-            matrix = k_quants.matrix_type(
-                precision, place.tensor, shape[-1], text["num_hidden_layers"], tied="lm_head.weight" not in places
-            )
+            tied, layers = "lm_head.weight" not in places, text["num_hidden_layers"]
+            matrix = k_quants.matrix_type(precision, place.tensor, shape[-1], layers, tied=tied)
         types[name] = _type(place.tensor, shape, matrix)
         block, nbytes = gguf.GGML_QUANT_SIZES[types[name]]
         size = int(np.prod(shape)) // block * nbytes
@@ -172,15 +172,13 @@ def _describable(model: nn.Module, config: Mapping[str, Any]) -> tuple[architect
 
 def _lora_places(source: ModelFolder, layout: AdapterLayout) -> tuple[architectures.Architecture, dict[str, Placement]]:
     if layout.kind != "lora":
-        raise ModelError(
-            "llama.cpp cannot add a DoRA adapter to a model.", hint="Export it fused into its base: mlxtune export llamacpp"
-        )
+        raise ModelError("llama.cpp cannot add a DoRA adapter to a model.", hint=_FUSE_HINT)
     model, config = load_model(source.folder, lazy=True)
     architecture, text = _describable(model, config)
     places = dict(architectures.placements(model, architecture, text))
     for name, module in layout.modules.items():
         if module.expert or name.endswith("embed_tokens") or f"{name}.weight" not in places:
-            raise ModelError(f"llama.cpp cannot adapt {name}.", hint="Export it fused into its base: mlxtune export llamacpp")
+            raise ModelError(f"llama.cpp cannot adapt {name}.", hint=_FUSE_HINT)
     return architecture, {name: places[f"{name}.weight"] for name in layout.modules}
 
 

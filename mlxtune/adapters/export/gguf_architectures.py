@@ -307,9 +307,7 @@ def _granite_hybrid_place(name: str, tensor: str, config: Config) -> Placement:
 
 def _only_in(kind: str) -> Callable[[Config], Config]:
     """Return the number of key and value heads in each layer: none in layers that are not of this ``kind``."""
-    return lambda config: {
-        "num_key_value_heads": [config["num_key_value_heads"] * (type == kind) for type in config["layer_types"]]
-    }
+    return lambda config: {"num_key_value_heads": [config["num_key_value_heads"] * (one == kind) for one in config["layer_types"]]}
 
 
 def _lfm2_settings(config: Config) -> Config:

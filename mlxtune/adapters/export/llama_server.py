@@ -43,9 +43,8 @@ def llama_server(settings: LlamaSettings) -> Iterator[str]:
             assert process.stderr is not None
             url = process.stdout.readline().strip()
             if not url.startswith("http"):
-                raise MachineError(
-                    f"llama.cpp cannot load {Path(settings.model).name}: {one_line(process.stderr.read()[-300:], 200)}"
-                )
+                reason = one_line(process.stderr.read()[-300:], 200)
+                raise MachineError(f"llama.cpp cannot load {Path(settings.model).name}: {reason}")
             yield url
         finally:
             process.kill()

@@ -58,9 +58,8 @@ def expressed_template(template: ChatTemplate, rows: Sequence[PromptRow]) -> tup
 
     turns = derive(template, template.added_bos)
     if turns is None or not is_writable(turns.go):
-        return "", PromptDifference(
-            rows[0].id, 0, template.tokenizer.decode(template.prompt(rows[0].prompt, rows[0].tools)[:1]), ""
-        )
+        first = template.prompt(rows[0].prompt, rows[0].tools)[:1]
+        return "", PromptDifference(rows[0].id, 0, template.tokenizer.decode(first), "")
     known = template.rendered_prompts(probes(template.dialect, template.settings.thinking))
     compared = [*rows, *(row for row, _ in known if not row.tools)]
     return turns.go, first_difference(template, turns, compared, template.added_bos)
@@ -83,9 +82,8 @@ def create_command(name: str, folder: str) -> list[str]:
 
 def is_writable(text: str) -> bool:
     """Return whether Ollama's parser returns ``text`` unchanged. Python and Go agree on which characters are printable."""
-    return (
-        '"""' not in text and not text.endswith('"') and all(character.isprintable() or character in "\n\r\t" for character in text)
-    )
+    is_printable = all(character.isprintable() or character in "\n\r\t" for character in text)
+    return is_printable and '"""' not in text and not text.endswith('"')
 
 
 def _quoted(text: str) -> str:

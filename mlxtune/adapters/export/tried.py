@@ -112,9 +112,7 @@ def find_export(exports: Sequence[TriedExport], files: Sequence[Path], which: st
     if which:
         named = [export for export in exports if export.id == which]
         if not named:
-            raise InputError(
-                f"This adapter has no export {one_line(which, 60)}.", hint="List its exports with: mlxtune adapters show"
-            )
+            raise InputError(f"This adapter has no export {one_line(which, 60)}.", hint="List them: mlxtune adapters show")
         return named[0]
     folders = {os.path.dirname(os.path.realpath(file)) for file in files}
     named = [export for export in exports if os.path.realpath(export.target) in folders] or list(exports)

@@ -186,9 +186,8 @@ class _ExportJob:
         if self.form == "gguf":
             return program_prompts.gguf_difference(self.chat, scratch / start.GGUF_FILE, self.rows.rows)
         folder = self.source.folder if self.form == "gguf-lora" else scratch
-        return program_prompts.folder_difference(
-            self.chat, folder, self.rows.rows, self.chat.frozen_source if folder != scratch else ""
-        )
+        template = self.chat.frozen_source if folder != scratch else ""
+        return program_prompts.folder_difference(self.chat, folder, self.rows.rows, template)
 
     def _read_back(self, scratch: Path) -> LoadedModel:
         from mlxtune.models import load, lora

@@ -86,9 +86,8 @@ def _write_tokenizer(metadata: dict[str, Any], target: Path) -> None:
     tokenizer.decoder = decoders.ByteLevel()
     control = 3  # GGUF's token type for special tokens
     token_types = metadata["tokenizer.ggml.token_type"].tolist()
-    tokenizer.add_special_tokens(
-        [AddedToken(token, special=True) for token, type in zip(tokens, token_types, strict=True) if type == control]
-    )
+    special = [token for token, type in zip(tokens, token_types, strict=True) if type == control]
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in special])
     tokenizer.save(str(target / "tokenizer.json"))
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",

@@ -84,9 +84,7 @@ def import_config(path: Path, target: Path) -> ImportedRecipe:
         if file.name == _WEIGHTS_FILE:
             adapter["parent"] = _relative(file.parent, target)
         else:
-            notes.append(
-                f"resume_adapter_file: only a file named {_WEIGHTS_FILE} can be a parent, so training starts from scratch."
-            )
+            notes.append(f"resume_adapter_file: only a file named {_WEIGHTS_FILE} can be a parent; training starts from scratch.")
     document = {
         "name": re.sub(r"[^\w.-]+", "-", path.stem, flags=re.ASCII).strip("-._")[:64] or "imported",
         "model": {"base": _model(str(values["model"]), target)},
@@ -129,9 +127,8 @@ def _read(path: Path) -> dict[str, Any]:
         if key in _REJECTED:
             raise RecipeError(f"{shown}: {key} cannot be imported.", hint=_REJECTED[key])
         if key not in known:
-            raise RecipeError(
-                f"{shown}: unknown key {one_line(str(key), 60)}.", hint=suggest(str(key), sorted(known), "Known keys:")
-            )
+            hint = suggest(str(key), sorted(known), "Known keys:")
+            raise RecipeError(f"{shown}: unknown key {one_line(str(key), 60)}.", hint=hint)
     lora = config.get("lora_parameters") or {}
     lora_keys = ["dropout", "keys", "rank", "scale"]
     for key in lora if isinstance(lora, dict) else ():
@@ -152,9 +149,7 @@ def _data(values: Mapping[str, Any], target: Path, notes: list[str]) -> dict[str
     if mapping := {ours: values[key] for key, ours in _FEATURES.items() if values[key] != ours}:
         data["map"] = mapping
     if not (folder / "test.jsonl").exists():
-        notes.append(
-            "data: there is no test.jsonl, so the fraction data.holdout of the rows is held out for evaluation and not trained on."
-        )
+        notes.append("data: there is no test.jsonl, so the fraction data.holdout of the rows is held out for evaluation.")
     return data
 
 
