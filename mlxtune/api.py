@@ -104,15 +104,9 @@ def load_adapter(which: str = "last", *, workspace: str | Path = ".") -> Adapter
 
 
 def generate(
-    prompts: Prompt | Sequence[Prompt],
-    *,
-    adapter: AdapterEntry | None = None,
-    base: str = "",
-    system: str | None = None,
-    schema: Mapping[str, Any] | None = None,
-    sampling: Sampling = GREEDY,
-    workspace: str | Path = ".",
-) -> list[str]:
+    prompts: Prompt | Sequence[Prompt], *, adapter: AdapterEntry | None = None, base: str = "", system: str | None = None,
+    schema: Mapping[str, Any] | None = None, sampling: Sampling = GREEDY, workspace: str | Path = ".",
+) -> list[str]:  # fmt: skip
     """Answer each prompt with a base model, with or without an adapter, in one model process; return the answers in order.
 
     A prompt is a question, or a conversation as a list of messages (``{"role": …, "content": …}``). ``base`` defaults to the

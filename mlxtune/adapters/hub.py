@@ -82,15 +82,9 @@ def push_export(
 
 
 def pull(
-    workspace: Path,
-    repo: str,
-    name: str = "",
-    base: str = "",
-    *,
-    revision: str = "",
-    other_weights: bool = False,
+    workspace: Path, repo: str, name: str = "", base: str = "", *, revision: str = "", other_weights: bool = False,
     progress: Progress = lambda what, share: None,
-) -> AdapterEntry:
+) -> AdapterEntry:  # fmt: skip
     """Download the adapter in ``repo`` and import it with :func:`importer.import_adapter`.
 
     Only the safetensors file, configuration and lineage of one commit are downloaded; the adapter's origin records the commit. The

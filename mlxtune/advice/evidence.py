@@ -68,19 +68,14 @@ class AdviceEvidence:
         gain = detectable_gain(self.held_out, 0.0, baselines, LEVEL / tuned) if self.held_out else None
         rates: dict[str, Fact] = {fact: _percent(arms[arm]) if arm in arms else None for fact, arm in ARMS.items()}
         return rates | {
-            "rows": self.rows,
-            "groups": self.groups,
-            "tier": self.tier,
-            "pairs": self.pairs,
-            "held_out": self.held_out,
+            "rows": self.rows, "groups": self.groups, "tier": self.tier, "pairs": self.pairs, "held_out": self.held_out,
             "detectable": None if gain is None else round(100 * gain),
             "contract": None if self.contract is None else "yes" if self.contract else "no",
             "prompted": None if self.prompted is None else "yes" if self.prompted else "no",
             "size": None if self.parameters is None else round(self.parameters / 1e9, 2),
-            "evaluated": frozenset(self.arms) & _METRICS or None,
-            "best": best,
+            "evaluated": frozenset(self.arms) & _METRICS or None, "best": best,
             "gap": None if best is None else round(target - best, 1),
-        }
+        }  # fmt: skip
 
     def as_json(self) -> dict[str, object]:
         arms = {

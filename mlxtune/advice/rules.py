@@ -169,17 +169,11 @@ def parse_condition(text: str, known: Mapping[str, object]) -> Condition:
 def _rule(section: str, entry: Mapping[str, Any], facts: Mapping[str, FactInfo]) -> AdviceRule:
     when, any_ = (tuple(parse_condition(text, facts) for text in entry.get(name, ())) for name in ("when", "any"))
     return AdviceRule(
-        section=section,
-        key=entry.get("key") or entry["name"],
-        when=when,
-        any=any_,
-        text=entry.get("why") or entry.get("text") or "",
-        changes=entry.get("changes", ""),
-        next=StepCode(entry["next"]) if "next" in entry else None,
-        source=entry.get("source", ""),
-        points=entry.get("points", "fine-tune" if section == "right" else ""),
-        verdict=entry.get("verdict", ""),
-    )
+        section=section, key=entry.get("key") or entry["name"], when=when, any=any_,
+        text=entry.get("why") or entry.get("text") or "", changes=entry.get("changes", ""),
+        next=StepCode(entry["next"]) if "next" in entry else None, source=entry.get("source", ""),
+        points=entry.get("points", "fine-tune" if section == "right" else ""), verdict=entry.get("verdict", ""),
+    )  # fmt: skip
 
 
 def _is_number(text: str) -> bool:

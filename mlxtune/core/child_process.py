@@ -66,14 +66,9 @@ def start_detached(command: Sequence[str], log: Path, cwd: Path | None = None) -
     """Start a process in ``cwd`` that outlives this one, and append its output to ``log``. Raise ``MachineError`` if the disk is full."""
     with disk_errors(log.name), log.open("ab") as output:
         return subprocess.Popen(
-            command,
-            env=python_environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
+            command, env=python_environment(), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
             cwd=cwd,
-        )
+        )  # fmt: skip
 
 
 # Parent side

@@ -166,18 +166,11 @@ def find_dialect(apply: Apply, *, thinking: bool, inline: bool) -> Dialect:
     reasoning_before_calls = probe.reasoning_before_calls() if thinking and not reasoning else ""
     tools, tools_in_system = probe.tools(), probe.tools(in_system=True)
     return Dialect(
-        systems=probe.systems(),
-        arguments=arguments,
-        reasoning=reasoning or reasoning_before_calls,
-        reasons_before_calls=bool(reasoning_before_calls),
-        content_parts=probe.content_parts,
-        short_ids=probe.short_ids,
-        tools=tools or tools_in_system,
-        tools_in_system=tools_in_system and not tools,
-        calls=probe.calls(arguments),
-        header=header,
+        systems=probe.systems(), arguments=arguments, reasoning=reasoning or reasoning_before_calls,
+        reasons_before_calls=bool(reasoning_before_calls), content_parts=probe.content_parts, short_ids=probe.short_ids,
+        tools=tools or tools_in_system, tools_in_system=tools_in_system and not tools, calls=probe.calls(arguments), header=header,
         extra=extra,
-    )
+    )  # fmt: skip
 
 
 class _Probe:

@@ -56,18 +56,11 @@ class GenerationSettings:
 
 
 def generate(
-    model: nn.Module,
-    tokenizer: TokenizerWrapper,
-    prompts: Sequence[Sequence[int]],
-    settings: GenerationSettings,
-    *,
-    progress: Progress = lambda done, total: None,
-    on_answer: AnswerListener = lambda prompt, answer: None,
-    on_batch: Callable[[int], None] = lambda waiting: None,
-    on_token: Callable[[int], None] = lambda longest: None,
-    prefix: SharedPrefix | None = None,
-    sample_seeds: Sequence[int] = (),
-) -> list[GeneratedAnswer]:
+    model: nn.Module, tokenizer: TokenizerWrapper, prompts: Sequence[Sequence[int]], settings: GenerationSettings, *,
+    progress: Progress = lambda done, total: None, on_answer: AnswerListener = lambda prompt, answer: None,
+    on_batch: Callable[[int], None] = lambda waiting: None, on_token: Callable[[int], None] = lambda longest: None,
+    prefix: SharedPrefix | None = None, sample_seeds: Sequence[int] = (),
+) -> list[GeneratedAnswer]:  # fmt: skip
     """Return the answer to each prompt: greedy, or sampled for prompts with a seed other than 0 (see :class:`TokenSampler`).
 
     ``prefix`` is the shared prefix of ``prompts`` if it is already computed. Architectures whose cache is not plain keys and values

@@ -42,14 +42,9 @@ class _AnswerGroup:
 
 
 def negative_log_likelihoods(
-    model: nn.Module,
-    pairs: Pairs,
-    *,
-    batch_size: int,
-    progress: Progress = lambda done, total: None,
-    on_answer: Callable[[int, float], None] = lambda pair, nats: None,
-    prefix: SharedPrefix | None = None,
-) -> list[float]:
+    model: nn.Module, pairs: Pairs, *, batch_size: int, progress: Progress = lambda done, total: None,
+    on_answer: Callable[[int, float], None] = lambda pair, nats: None, prefix: SharedPrefix | None = None,
+) -> list[float]:  # fmt: skip
     """Return the negative log-likelihood of each answer given its prompt, in nats, summed over the answer's tokens.
 
     ``pairs`` are tokenized prompts and answers, none empty; ``prefix`` is the prompts' shared prefix if it is already computed.

@@ -70,13 +70,9 @@ def _completion_turns(template: ChatTemplate, row: Preference | Unpaired, text: 
 
 
 def _answer_turns(
-    template: ChatTemplate,
-    messages: Sequence[Message],
-    sequence: AnswerSpan,
-    trained_spans: Sequence[AnswerSpan],
-    max_tokens: int,
+    template: ChatTemplate, messages: Sequence[Message], sequence: AnswerSpan, trained_spans: Sequence[AnswerSpan], max_tokens: int,
     end: int | None = None,
-) -> list[TurnTokens]:
+) -> list[TurnTokens]:  # fmt: skip
     """Divide the tokens of ``sequence`` before index ``end`` among the turns. The tokens in ``trained_spans`` are trained."""
     tokens, spans = template.control.encode_with_spans(sequence.text)
     if tokens != sequence.tokens:

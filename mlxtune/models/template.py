@@ -473,13 +473,9 @@ class ChatTemplate:
         return self.control.plain(self._rendered(messages, tools, generation_prompt=generation_prompt))
 
     def _rendered(
-        self,
-        messages: Sequence[Message],
-        tools: Sequence[dict[str, Any]],
-        *,
-        generation_prompt: bool,
+        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], *, generation_prompt: bool,
         location: Location | None = None,
-    ) -> str:
+    ) -> str:  # fmt: skip
         """Render ``messages`` to text, with a break in every control token that they contain."""
         thinking = self.settings.thinking
         broken = [replace(one, content=self.control.broken(one.content), extra=self.control.broken(one.extra)) for one in messages]

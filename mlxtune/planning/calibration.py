@@ -57,14 +57,9 @@ def find(recipe: Recipe, fingerprint: str, machine: Machine, *, checkpointed: bo
 def store(recipe: Recipe, fingerprint: str, machine: Machine, calibration: StepCalibration, *, checkpointed: bool) -> None:
     """Store the result of a probe. Raises ``MachineError`` when the disk is full or read-only."""
     entry = {
-        "here": _machine_key(recipe, fingerprint, machine),
-        "base": recipe.model.base,
-        "chip": machine.chip,
-        "mlx": installed_version("mlx"),
-        "checkpointed": checkpointed,
-        "measured": time.time(),
-        "calibration": asdict(calibration),
-    }
+        "here": _machine_key(recipe, fingerprint, machine), "base": recipe.model.base, "chip": machine.chip,
+        "mlx": installed_version("mlx"), "checkpointed": checkpointed, "measured": time.time(), "calibration": asdict(calibration),
+    }  # fmt: skip
     entries = _read_entries() | {_key(recipe, fingerprint, machine, checkpointed): entry}
     write_json(home() / FILE, {"v": VERSION, "entries": entries})
 

@@ -168,17 +168,11 @@ def make_bill(
     energy = plan.cost.seconds * watts / 3.6e6 if plan.cost.seconds is not None and watts else None
     call = answering * watts / 3.6e6 * per_kwh if answering is not None and watts else None
     return Bill(
-        watts=watts,
-        rated=rated,
-        electricity_price=per_kwh,
-        kilowatt_hours=energy,
-        money=None if energy is None else energy * per_kwh,
-        call=call,
-        rented=tuple(_rented(plan, known)),
-        hosted=tuple(_hosted(plan, method, known)),
-        machine=known.machine,
+        watts=watts, rated=rated, electricity_price=per_kwh, kilowatt_hours=energy,
+        money=None if energy is None else energy * per_kwh, call=call, rented=tuple(_rented(plan, known)),
+        hosted=tuple(_hosted(plan, method, known)), machine=known.machine,
         break_even=tuple(_break_even(plan, call or 0.0, known.machine, known.served)),
-    )
+    )  # fmt: skip
 
 
 def typical_watts(chip: str, given: float = 0.0) -> tuple[float, str]:

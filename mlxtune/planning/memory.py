@@ -101,17 +101,9 @@ class MemoryEstimate:
 
 
 def estimate(
-    shapes: ModelShapes,
-    recipe: Recipe,
-    work: Workload,
-    machine: Machine,
-    *,
-    cached: bool,
-    checkpointed: bool,
-    scale: float = 1.0,
-    coefficients: Coefficients | None = None,
-    kernels: Kernels | None = None,
-) -> MemoryEstimate:
+    shapes: ModelShapes, recipe: Recipe, work: Workload, machine: Machine, *, cached: bool, checkpointed: bool, scale: float = 1.0,
+    coefficients: Coefficients | None = None, kernels: Kernels | None = None,
+) -> MemoryEstimate:  # fmt: skip
     """Estimate the peak of the largest batch.
 
     ``cached``: the outputs of the frozen layers are cached across epochs. ``scale`` is the measured working memory relative to this
@@ -158,16 +150,9 @@ class _Step:
     """A recipe's training step on a machine, for any batch."""
 
     def __init__(
-        self,
-        shapes: ModelShapes,
-        recipe: Recipe,
-        machine: Machine,
-        cached: bool,
-        checkpointed: bool,
-        scale: float,
-        coefficients: Coefficients,
-        kernels: Kernels,
-    ) -> None:
+        self, shapes: ModelShapes, recipe: Recipe, machine: Machine, cached: bool, checkpointed: bool, scale: float,
+        coefficients: Coefficients, kernels: Kernels,
+    ) -> None:  # fmt: skip
         self.shapes, self.recipe, self.machine, self.cached = shapes, recipe, machine, cached
         self.checkpointed, self.scale, self.coefficients = checkpointed, scale, coefficients
         section = recipe.adapter
@@ -201,20 +186,10 @@ class _Step:
         gradients, saved, head = (round(self.scale * part) for part in moments[moment])
         cache = work.cached_positions * self.shapes.width * self.number_size
         estimate = MemoryEstimate(
-            weights=self.weights,
-            adapter=self.adapter,
-            optimizer=self.optimizer,
-            gradients=gradients,
-            activations=saved,
-            head=head,
-            frozen=min(cache, self.machine.limit // CACHED) if self.cached else 0,
-            loading=self.loading,
-            buffers=BUFFERS,
-            process=PROCESS + TRACE * work.traces,
-            moment=moment,
-            batch=batch,
-            checkpointed=self.checkpointed,
-        )
+            weights=self.weights, adapter=self.adapter, optimizer=self.optimizer, gradients=gradients, activations=saved, head=head,
+            frozen=min(cache, self.machine.limit // CACHED) if self.cached else 0, loading=self.loading, buffers=BUFFERS,
+            process=PROCESS + TRACE * work.traces, moment=moment, batch=batch, checkpointed=self.checkpointed,
+        )  # fmt: skip
         if self.machine.backend == "cpu":
             return estimate
         # a GPU keeps buffers that a step has used, up to a limit, and releases them if memory runs short

@@ -216,14 +216,10 @@ class Planner:
         frozen = cost["frozen"] / (rows * batch.width if rows else batch.tokens)
         measured = StepCalibration(
             scale=(cost["peak"] - cost["rest"]) / (expected.step - expected.rest),
-            seconds=max(0.0, cost["step"] / batch.tokens - (0.0 if cached else frozen)),
-            frozen=frozen,
-            source="probe",
-            trace=cost["trace"],
-            uncompiled=max(0.0, cost["uncompiled"] / batch.tokens - (0.0 if cached else frozen)),
-            batch=calibration.batch_key(recipe, batch),
-            busy=busy_load() > 0,
-        )
+            seconds=max(0.0, cost["step"] / batch.tokens - (0.0 if cached else frozen)), frozen=frozen, source="probe",
+            trace=cost["trace"], uncompiled=max(0.0, cost["uncompiled"] / batch.tokens - (0.0 if cached else frozen)),
+            batch=calibration.batch_key(recipe, batch), busy=busy_load() > 0,
+        )  # fmt: skip
         calibration.store(recipe, self.fingerprint, self.machine, measured, checkpointed=checkpointed)
         return measured
 
@@ -243,42 +239,19 @@ class Planner:
         cost = _cost(recipe, work, speed, watts, cached=cached, checkpointed=checkpointed)
         rule = training_rule(recipe.method.kind, self.shapes.width, example_count(splits.train, recipe.data.max_tokens))
         return Plan(
-            train=len(splits.train) - self.lengths.skipped[0],
-            valid=len(splits.valid) - self.lengths.skipped[1],
-            test=len(splits.test),
-            reserved=len(splits.reserved),
-            steps=work.steps,
-            epochs=work.epochs,
-            computed=work.computed,
-            trained=work.trained,
-            read=work.tokens_read,
-            longest=work.longest,
-            truncated=self.lengths.count_truncated(recipe.data.max_tokens),
-            prefix=self.lengths.prefix,
-            parameters=self.shapes.parameters,
-            traces=work.traces,
-            compiles=computes_natively(self.machine.backend),
-            prompt_tokens=prompt_tokens,
-            answer_tokens=answer_tokens,
-            estimate=estimate,
-            limit=self.machine.limit,
-            calibrated=bool(measured),
-            probed=probed,
-            cost=cost,
-            changes=tuple(changes),
-            notes=self.lengths.notes,
-            thinking=self.lengths.thinking,
-            date=self.lengths.date,
-            replayed=self.lengths.replayed,
-            skipped=sum(self.lengths.skipped),
-            most_evaluated=recipe.evaluation.rows,
-            incomparable=len(incomparable & evaluated),
-            learning_rate=recipe.training.learning_rate,
-            usual_updates=(rule.least, rule.most),
-            high_rate=high_rate(recipe),
+            train=len(splits.train) - self.lengths.skipped[0], valid=len(splits.valid) - self.lengths.skipped[1],
+            test=len(splits.test), reserved=len(splits.reserved), steps=work.steps, epochs=work.epochs, computed=work.computed,
+            trained=work.trained, read=work.tokens_read, longest=work.longest,
+            truncated=self.lengths.count_truncated(recipe.data.max_tokens), prefix=self.lengths.prefix,
+            parameters=self.shapes.parameters, traces=work.traces, compiles=computes_natively(self.machine.backend),
+            prompt_tokens=prompt_tokens, answer_tokens=answer_tokens, estimate=estimate, limit=self.machine.limit,
+            calibrated=bool(measured), probed=probed, cost=cost, changes=tuple(changes), notes=self.lengths.notes,
+            thinking=self.lengths.thinking, date=self.lengths.date, replayed=self.lengths.replayed,
+            skipped=sum(self.lengths.skipped), most_evaluated=recipe.evaluation.rows, incomparable=len(incomparable & evaluated),
+            learning_rate=recipe.training.learning_rate, usual_updates=(rule.least, rule.most), high_rate=high_rate(recipe),
             long_answers=0 if most == AUTO else sum(count > most for hash, count in self.lengths.references if hash in evaluated),
             time_keys=_time_keys(recipe, cost),
-        )
+        )  # fmt: skip
 
     def _speed(self, recipe: Recipe, decisions: StepDecisions, probed: bool, workspace: Path | None) -> StepCalibration | None:
         """Return the measured time of a step, with its source.
@@ -334,13 +307,9 @@ def high_rate(recipe: Recipe) -> float:
 
 def _time_keys(recipe: Recipe, cost: Cost) -> tuple[str, ...]:
     keys = {
-        "training.steps": True,
-        "data.validation": "validations" in cost.long_parts,
-        "training.samples": cost.sample_answers > 0,
-        "evaluation.rows": True,
-        "evaluation.max_tokens": True,
-        "evaluation.regression": bool(recipe.evaluation.regression),
-    }
+        "training.steps": True, "data.validation": "validations" in cost.long_parts, "training.samples": cost.sample_answers > 0,
+        "evaluation.rows": True, "evaluation.max_tokens": True, "evaluation.regression": bool(recipe.evaluation.regression),
+    }  # fmt: skip
     return tuple(key for key, has_effect in keys.items() if has_effect)
 
 

@@ -163,16 +163,12 @@ def read_shapes(folder: Path, config: dict[str, Any]) -> ModelShapes:
     width = next(weight.shape[-1] for weight in weights if weight.layer < 0 and weight.is_embedding)
     heads = int(text.get("num_attention_heads") or text.get("n_heads") or text.get("n_head") or 1)
     return ModelShapes(
-        weights,
-        heads,
-        kv_heads=int(text.get("num_key_value_heads") or heads),
+        weights, heads, kv_heads=int(text.get("num_key_value_heads") or heads),
         head_dim=int(text.get("head_dim") or width // heads),
         active_experts=int(text.get("num_experts_per_tok") or text.get("top_k_experts") or 1),
-        tied=tied or not any(_HEAD.search(weight.name) for weight in weights if weight.layer < 0),
-        gelu=has_gelu(config | text),
-        residual_streams=int(text.get("altup_num_inputs") or 1),
-        can_checkpoint=config.get("model_type") not in _NOT_CHECKPOINTED,
-    )
+        tied=tied or not any(_HEAD.search(weight.name) for weight in weights if weight.layer < 0), gelu=has_gelu(config | text),
+        residual_streams=int(text.get("altup_num_inputs") or 1), can_checkpoint=config.get("model_type") not in _NOT_CHECKPOINTED,
+    )  # fmt: skip
 
 
 def has_gelu(config: Mapping[str, Any]) -> bool:

@@ -125,20 +125,14 @@ def workload(
     singles = [rows.batch([index]) for rows in (train, valid) for index in range(len(rows.lengths))]
     kl_batches = map(valid.batch, valid.arrange(range(min(KL_PAIRS, len(lengths.valid)))) if valid.sides else ())
     return Workload(
-        steps=len(steps),
-        epochs=batching.passes(last, taken, math.ceil(len(last_epoch) / section.accumulate)),
-        computed=computed,
-        positions_per_epoch=sum(train.batch(rows).tokens for rows in train.separate(epoch)),
-        trained=trained,
+        steps=len(steps), epochs=batching.passes(last, taken, math.ceil(len(last_epoch) / section.accumulate)), computed=computed,
+        positions_per_epoch=sum(train.batch(rows).tokens for rows in train.separate(epoch)), trained=trained,
         validation_positions=sum(valid.batch(rows).tokens for rows in valid.arrange(range(len(lengths.valid)))),
         cached_positions=sum(batch.rows * batch.width for batch in singles) + lengths.prefix,
-        longest=max(min(row.full, max_tokens) for row in lengths.train),
-        batches=tuple(batches.values()),
-        tokens_read=tokens_read,
-        batch_count=sum(len(groups) for _, groups in steps),
-        traces=len(set(shapes.values())),
+        longest=max(min(row.full, max_tokens) for row in lengths.train), batches=tuple(batches.values()), tokens_read=tokens_read,
+        batch_count=sum(len(groups) for _, groups in steps), traces=len(set(shapes.values())),
         kl_positions=sum(batch.rows * sum(batch.sides[:-1]) + batch.prefix for batch in kl_batches),
-    )
+    )  # fmt: skip
 
 
 class _TruncatedRows:

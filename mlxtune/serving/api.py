@@ -19,13 +19,8 @@ SAMPLING = frozenset({"temperature", "top_p", "seed", "stop"})
 _MAX_STOPS = 16
 _MAX_DEPTH = 100  # levels of nesting, of which each is a call of a function where a request is converted
 _TYPE_NAMES: dict[type, str] = {
-    str: "a string",
-    list: "a list",
-    dict: "an object",
-    bool: "true or false",
-    int: "an integer",
-    float: "a number",
-}
+    str: "a string", list: "a list", dict: "an object", bool: "true or false", int: "an integer", float: "a number",
+}  # fmt: skip
 
 Document = dict[str, Any]
 Parameters = dict[str, Any]

@@ -122,16 +122,9 @@ class Engine:
     """
 
     def __init__(
-        self,
-        loaded: LoadedModel,
-        find_adapter: Callable[[str], AdapterEntry],
-        on_event: Callable[[protocol.Event], None],
-        *,
-        slots: int = 16,
-        queue: int = 64,
-        exact: bool = True,
-        context: int = 0,
-    ) -> None:
+        self, loaded: LoadedModel, find_adapter: Callable[[str], AdapterEntry], on_event: Callable[[protocol.Event], None], *,
+        slots: int = 16, queue: int = 64, exact: bool = True, context: int = 0,
+    ) -> None:  # fmt: skip
         self.loaded, self.slots, self.queue, self.exact = loaded, slots, queue, exact
         self.pool = AdapterPool(loaded.model)
         text_config = loaded.source.config.get("text_config") or loaded.source.config

@@ -27,16 +27,9 @@ class ActiveRequest:
     """
 
     def __init__(
-        self,
-        request: GenerateRequest,
-        prompt: Sequence[int],
-        template: ChatTemplate,
-        entry: AdapterEntry | None,
-        max_tokens: int,
-        seed: int,
-        decode: Decode,
-        grammar: GrammarState | None,
-    ) -> None:
+        self, request: GenerateRequest, prompt: Sequence[int], template: ChatTemplate, entry: AdapterEntry | None, max_tokens: int,
+        seed: int, decode: Decode, grammar: GrammarState | None,
+    ) -> None:  # fmt: skip
         self.request, self.prompt, self.max_tokens, self.seed, self.grammar = request, list(prompt), max_tokens, seed, grammar
         self.template, self.entry = template, entry
         self.output: list[int] = []
@@ -127,14 +120,7 @@ class ActiveRequest:
         now = time.perf_counter()
         started = self._started or now
         return Done(
-            id=self.id,
-            ended=reason,
-            prompt_tokens=len(self.prompt),
-            cached=self.cached,
-            tokens=len(self.output),
-            alone=self.computed_alone,
-            waited=started - self._submitted,
-            first=(self._first_token or now) - started,
-            seconds=now - self._submitted,
-            reasoning_tokens=self.reasoning_tokens if self._reasoned else 0,
-        )
+            id=self.id, ended=reason, prompt_tokens=len(self.prompt), cached=self.cached, tokens=len(self.output),
+            alone=self.computed_alone, waited=started - self._submitted, first=(self._first_token or now) - started,
+            seconds=now - self._submitted, reasoning_tokens=self.reasoning_tokens if self._reasoned else 0,
+        )  # fmt: skip

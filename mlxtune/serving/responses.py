@@ -44,12 +44,9 @@ def parse_request(body: Any, models: Sequence[str]) -> AnswerRequest:
         raise ApiError(400, message, code="unsupported_parameter", param="reasoning")
     request = GenerateRequest(
         messages=tuple(parse_message(message, where) for message, where in _messages(given)),
-        sampling=api.get_sampling(given, ("max_output_tokens",)),
-        tools=_tools(given),
-        schema=_schema(given),
-        effort=get(reasoning, "effort", str, default=""),
-        variables=get(given, "chat_template_kwargs", dict, default={}),
-    )
+        sampling=api.get_sampling(given, ("max_output_tokens",)), tools=_tools(given), schema=_schema(given),
+        effort=get(reasoning, "effort", str, default=""), variables=get(given, "chat_template_kwargs", dict, default={}),
+    )  # fmt: skip
     return AnswerRequest(model, request, get(given, "stream", bool, default=False))
 
 

@@ -99,14 +99,9 @@ class Server:
     """
 
     def __init__(
-        self,
-        host: ModelHost,
-        workspace: Path,
-        *,
-        slots: int,
-        queue: int,
+        self, host: ModelHost, workspace: Path, *, slots: int, queue: int,
         on_finish: Callable[[str, Done | Failed], None] = lambda model, event: None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.host, self.workspace, self.capacity = host, workspace, slots + queue
         self.on_finish = on_finish
         self.metrics = Metrics()
@@ -197,13 +192,9 @@ class Server:
             self._open -= 1
 
     async def _chunks(
-        self,
-        wanted: AnswerRequest,
-        response: ResponseFormat,
-        answer: PendingAnswer,
-        events: _EventQueue,
+        self, wanted: AnswerRequest, response: ResponseFormat, answer: PendingAnswer, events: _EventQueue,
         stack: contextlib.AsyncExitStack,
-    ) -> Chunks:
+    ) -> Chunks:  # fmt: skip
         """Yield the documents of a response: one, or many for a stream. Closes ``stack`` afterward.
 
         Raises ``ApiError`` before the first document if there is no answer, and ``ClientDisconnect`` when the client disconnects.

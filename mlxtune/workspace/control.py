@@ -59,16 +59,9 @@ def search(workspace: Path, recipe: Recipe, *, progress: Progress = _quiet) -> R
 
 
 def evaluate(
-    workspace: Path,
-    recipe: Recipe,
-    run: Run | None = None,
-    entry: AdapterEntry | None = None,
-    *,
-    seeds: Sequence[Run] = (),
-    consent: str = "",
-    last_look: bool = False,
-    progress: Progress = _quiet,
-) -> Run:
+    workspace: Path, recipe: Recipe, run: Run | None = None, entry: AdapterEntry | None = None, *, seeds: Sequence[Run] = (),
+    consent: str = "", last_look: bool = False, progress: Progress = _quiet,
+) -> Run:  # fmt: skip
     """Start an evaluation of ``recipe`` with the adapter of ``run`` or ``entry``, or of its base alone, and return its run.
 
     ``seeds`` are runs that differ from ``run`` only in the seed. ``consent`` is how the user agreed to send prompts to an endpoint.
@@ -97,17 +90,9 @@ def validate(workspace: Path, run: Run, *, max_tokens: int | None = None, progre
 
 
 def export(
-    workspace: Path,
-    entry: AdapterEntry,
-    format: ExportFormat,
-    *,
-    target: Path | None = None,
-    recipe: Recipe | None = None,
-    force: bool = False,
-    precision: Precision = "f16",
-    ollama_base: str = "",
-    progress: Progress = _quiet,
-) -> Run:
+    workspace: Path, entry: AdapterEntry, format: ExportFormat, *, target: Path | None = None, recipe: Recipe | None = None,
+    force: bool = False, precision: Precision = "f16", ollama_base: str = "", progress: Progress = _quiet,
+) -> Run:  # fmt: skip
     """Start an export of ``entry`` in a ``format`` that needs a worker, and return its run; see :func:`mlxtune.adapters.export.start.start`."""
     from mlxtune.adapters.export import start
 

@@ -232,22 +232,11 @@ class WorkspaceIndex:
         self._read_machine(now)
         self._read_library()
         return Snapshot(
-            now=now,
-            workspace=self.workspace,
-            recipes=self._read_recipes(now),
-            runs=runs,
-            evals=evals,
-            searches=searches,
-            generations=generations,
-            exports=exports,
-            evaluations=tuple(self._evaluations),
-            verdicts=self._verdicts,
-            memory=self._memory,
-            power=self._power,
-            adapter_names=self._library[1],
-            removed_runs=self._library[2],
+            now=now, workspace=self.workspace, recipes=self._read_recipes(now), runs=runs, evals=evals, searches=searches,
+            generations=generations, exports=exports, evaluations=tuple(self._evaluations), verdicts=self._verdicts,
+            memory=self._memory, power=self._power, adapter_names=self._library[1], removed_runs=self._library[2],
             blind_status=self._read_blind_status(),
-        )
+        )  # fmt: skip
 
     def _read_runs(self, kind: str, now: float) -> tuple[RunView, ...]:
         views = []

@@ -21,14 +21,9 @@ MIN_CONTEXT = 4096  # Ollama's default
 
 
 def modelfile(
-    template: ChatTemplate,
-    rows: Sequence[PromptRow],
-    *,
-    source: str,
-    adapter: str = "",
-    system: str = "",
+    template: ChatTemplate, rows: Sequence[PromptRow], *, source: str, adapter: str = "", system: str = "",
     context: int = MIN_CONTEXT,
-) -> str:
+) -> str:  # fmt: skip
     """Return the Modelfile for the model ``source`` (a file, or a name in Ollama), to which the file ``adapter`` is added if set.
 
     Its template is included only if :func:`expressed_template` finds no difference. ``system`` is the system turn that

@@ -61,18 +61,10 @@ HF = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "phi3", "smollm3"
 
 
 def start(
-    workspace: Path,
-    entry: AdapterEntry,
-    form: ExportForm,
-    *,
-    target: Path | None = None,
-    recipe: Recipe | None = None,
-    force: bool = False,
-    precision: Precision = "f16",
-    program: Program = "",
-    ollama_base: str = "",
+    workspace: Path, entry: AdapterEntry, form: ExportForm, *, target: Path | None = None, recipe: Recipe | None = None,
+    force: bool = False, precision: Precision = "f16", program: Program = "", ollama_base: str = "",
     prepare: Callable[[Recipe], None] = lambda recipe: None,
-) -> Run:
+) -> Run:  # fmt: skip
     """Start the worker that exports ``entry`` to ``target`` or, by default, into its run folder. Return the run.
 
     Fidelity is measured on the held-out rows of ``recipe``, which defaults to the recipe of the adapter's run, or on mlxtune's
@@ -140,15 +132,9 @@ def require_packages(form: ExportForm | None) -> None:
 
 
 def start_verification(
-    workspace: Path,
-    entry: AdapterEntry,
-    endpoint: str,
-    model: str,
-    export: str = "",
-    *,
-    recipe: Recipe | None = None,
+    workspace: Path, entry: AdapterEntry, endpoint: str, model: str, export: str = "", *, recipe: Recipe | None = None,
     prepare: Callable[[Recipe], None] = lambda recipe: None,
-) -> Run:
+) -> Run:  # fmt: skip
     """Start the worker that compares ``model`` at the API ``endpoint`` with ``entry``, on the same rows as :func:`start`. Return the run.
 
     ``export`` is the ID of the export that runs there, if known.

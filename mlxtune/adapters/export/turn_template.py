@@ -92,13 +92,10 @@ def derive(template: ChatTemplate, bos: str = "") -> TurnTemplate | None:
         user_after_system = between.endswith(before_user)
         system = (with_system[0].removeprefix(bos), between.removesuffix(before_user) if user_after_system else between)
     result = TurnTemplate(
-        start=start.removeprefix(bos).removesuffix(before_user),
-        system=system,
-        user=(before_user, after_user),
-        assistant=(to_answer.removeprefix(after_user), to_user.removesuffix(before_user)),
-        generation=end.removeprefix(after_user),
+        start=start.removeprefix(bos).removesuffix(before_user), system=system, user=(before_user, after_user),
+        assistant=(to_answer.removeprefix(after_user), to_user.removesuffix(before_user)), generation=end.removeprefix(after_user),
         user_after_system=user_after_system,
-    )
+    )  # fmt: skip
     parts = (result.start, *(system or ()), *result.user, *result.assistant, result.generation)
     return None if any(mark in part for part in parts for mark in ("{{", "}}")) else result
 

@@ -259,15 +259,10 @@ def _lineage(adapter: Path, source: ModelFolder, form: str, evaluation: dict[str
     layout = read_layout(adapter)
     own = {"kind": layout.kind, "rank": layout.rank, "scale": layout.scale, "weights": sha256_file(adapter / WEIGHTS)}
     return {
-        "v": 1,
-        "mlxtune": __version__,
-        "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "export": form,
-        **({"evaluation": evaluation} if evaluation else {}),
-        "base": source.name,
-        "base_fingerprint": source.fingerprint,
+        "v": 1, "mlxtune": __version__, "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "export": form,
+        **({"evaluation": evaluation} if evaluation else {}), "base": source.name, "base_fingerprint": source.fingerprint,
         "adapter": own | read_lineage(adapter),
-    }
+    }  # fmt: skip
 
 
 def main() -> int:

@@ -28,15 +28,9 @@ _KEPT = ("method", "run", "recipe_hash", "data_hash", "steps", "validation", "th
 
 
 def import_adapter(
-    workspace: Path,
-    folder: Path,
-    name: str = "",
-    base: str = "",
-    *,
-    origin: str = "",
-    other_weights: bool = False,
+    workspace: Path, folder: Path, name: str = "", base: str = "", *, origin: str = "", other_weights: bool = False,
     progress: Progress = lambda what, share: None,
-) -> AdapterEntry:
+) -> AdapterEntry:  # fmt: skip
     """Copy the adapter in ``folder`` to ``adapters/NAME``, in mlx-lm's layout.
 
     ``base`` is its base; the default is the base that the adapter names, if it is on this machine. ``other_weights`` accepts an
@@ -120,14 +114,8 @@ def _lineage(lineage: Mapping[str, Any], source: ModelFolder, origin: str, base_
         kept["evaluation"] = lineage["evaluation"]
     now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     return {
-        "v": 1,
-        "mlxtune": __version__,
-        "made": made if isinstance(made, str) else now,
-        "imported": now,
-        "origin": origin,
+        "v": 1, "mlxtune": __version__, "made": made if isinstance(made, str) else now, "imported": now, "origin": origin,
         "base": str(source.folder) if Path(source.name).expanduser().is_dir() else source.name,
-        "base_fingerprint": source.fingerprint,
-        "weights": sha256_file(weights),
-        **kept,
+        "base_fingerprint": source.fingerprint, "weights": sha256_file(weights), **kept,
         "parent": parent if isinstance(parent, dict) else None,
-    }
+    }  # fmt: skip

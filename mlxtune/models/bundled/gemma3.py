@@ -20,22 +20,12 @@ from mlxtune.core.files import write_json
 from mlxtune.models.bundled.install import GGUF, TEMPLATE
 
 _MODULES = {
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "attn_q_norm": "self_attn.q_norm",
-    "attn_k_norm": "self_attn.k_norm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-    "attn_norm": "input_layernorm",
-    "post_attention_norm": "post_attention_layernorm",
-    "ffn_norm": "pre_feedforward_layernorm",
-    "post_ffw_norm": "post_feedforward_layernorm",
-    "token_embd": "model.embed_tokens",
+    "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj", "attn_norm": "input_layernorm", "post_attention_norm": "post_attention_layernorm",
+    "ffn_norm": "pre_feedforward_layernorm", "post_ffw_norm": "post_feedforward_layernorm", "token_embd": "model.embed_tokens",
     "output_norm": "model.norm",
-}
+}  # fmt: skip
 _EMBEDDING, _EMBEDDING_BITS = "model.embed_tokens", 8
 _GROUP = 64
 # Not in the GGUF's metadata, because llama.cpp sets them for every Gemma 3 model; values from Gemma 3's report (arXiv:2503.19786).
@@ -127,15 +117,10 @@ def _write_tokenizer(reader: gguf.GGUFReader, source: Path, target: Path) -> tup
     tokenizer.add_tokens([AddedToken(token, special=token in _SPECIAL, normalized=False) for token in added])
     tokenizer.save(str(target / "tokenizer.json"))
     settings = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": "<bos>",
-        "eos_token": "<eos>",
-        "pad_token": "<pad>",
-        "unk_token": "<unk>",
-        "model_max_length": reader.fields["gemma3.context_length"].contents(),
-        "clean_up_tokenization_spaces": False,
-        "chat_template": (source / TEMPLATE).read_text(encoding="utf-8"),
-    }
+        "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>",
+        "unk_token": "<unk>", "model_max_length": reader.fields["gemma3.context_length"].contents(),
+        "clean_up_tokenization_spaces": False, "chat_template": (source / TEMPLATE).read_text(encoding="utf-8"),
+    }  # fmt: skip
     write_json(target / "tokenizer_config.json", settings)
     return tokens, [ids["<eos>"], ids["<end_of_turn>"]]
 

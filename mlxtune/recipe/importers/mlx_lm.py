@@ -28,16 +28,12 @@ DEFAULTS: dict[str, Any] = {
     "completion_feature": "completion", "chat_feature": "messages", "text_feature": "text",
 }  # fmt: skip
 NO_COUNTERPART = {
-    "adapter_path": "a run has its own folder",
-    "clear_cache_threshold": "the cache is managed automatically",
-    "config": "this file is the config",
-    "project_name": "experiment tracking is not supported",
-    "report_to": "experiment tracking is not supported",
-    "steps_per_report": "every step is reported",
-    "test": "run mlxtune eval instead",
-    "test_batches": "all held-out rows are evaluated",
+    "adapter_path": "a run has its own folder", "clear_cache_threshold": "the cache is managed automatically",
+    "config": "this file is the config", "project_name": "experiment tracking is not supported",
+    "report_to": "experiment tracking is not supported", "steps_per_report": "every step is reported",
+    "test": "run mlxtune eval instead", "test_batches": "all held-out rows are evaluated",
     "trust_remote_code": "remote code is never run",
-}
+}  # fmt: skip
 _REJECTED = {"hf_dataset": "Download the dataset and set data to its folder."}
 _FEATURES = {"prompt_feature": "prompt", "completion_feature": "completion", "chat_feature": "messages", "text_feature": "text"}
 _WEIGHTS_FILE = "adapters.safetensors"
