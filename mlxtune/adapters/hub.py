@@ -22,7 +22,7 @@ from mlxtune.adapters.importers.checks import find_weights_file
 from mlxtune.adapters.importers.importer import find_base, import_adapter
 from mlxtune.adapters.layout import LINEAGE
 from mlxtune.adapters.library import FOLDER
-from mlxtune.core.child_process import Progress
+from mlxtune.core.child_process import Progress, quiet
 from mlxtune.core.errors import InputError, MachineError
 from mlxtune.core.files import disk_errors, write_json, write_text
 from mlxtune.core.text import one_line, plural, size
@@ -47,7 +47,7 @@ class PushResult:
 
 
 def push_adapter(
-    entry: AdapterEntry, repo: str, card: publish.Card, *, public: bool = False, progress: Progress = lambda what, share: None
+    entry: AdapterEntry, repo: str, card: publish.Card, *, public: bool = False, progress: Progress = quiet
 ) -> PushResult:
     """Push ``entry`` with its model ``card`` to ``repo``, which is created if needed. No local paths are published.
 
@@ -66,7 +66,7 @@ def push_adapter(
 
 def push_export(
     folder: Path, repo: str, card: Callable[[str, Path, publish.PublishedBase], str], *, public: bool = False,
-    progress: Progress = lambda what, share: None,
+    progress: Progress = quiet,
 ) -> PushResult:  # fmt: skip
     """Push the export in ``folder`` to ``repo``. ``card`` returns the model card of a name, a folder and its base. Raise ``InputError`` if it is not one, else like :func:`push_adapter`."""
     name = repo.rsplit("/", 1)[-1]
@@ -83,7 +83,7 @@ def push_export(
 
 def pull(
     workspace: Path, repo: str, name: str = "", base: str = "", *, revision: str = "", other_weights: bool = False,
-    progress: Progress = lambda what, share: None,
+    progress: Progress = quiet,
 ) -> AdapterEntry:  # fmt: skip
     """Download the adapter in ``repo`` and import it with :func:`importer.import_adapter`.
 
@@ -104,10 +104,8 @@ def pull(
     wanted = [*(file for file in _METADATA if file in sizes), weights]
     total = sum(sizes[file] for file in wanted)
     parent = workspace / FOLDER
-    if total > disk_free(parent):
-        raise MachineError(
-            f"{repo} needs {size(total)}, but only {size(disk_free(parent))} is free in {parent}.", hint="Free up some disk space."
-        )
+    if total > (free := disk_free(parent)):
+        raise MachineError(f"{repo} needs {size(total)}, but only {size(free)} is free in {parent}.", hint="Free up disk space.")
     scratch = parent / f".pull-{repo.replace('/', '--')}-{commit[:12]}"
     with disk_errors(str(scratch)):
         scratch.mkdir(parents=True, exist_ok=True)
@@ -174,7 +172,5 @@ def _endpoint() -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.password:
         raise InputError("HF_ENDPOINT must be an address of the form https://host.", hint="Correct or unset it.")
     if parts.scheme == "http" and not is_local(parts.hostname):
-        raise InputError(
-            f"The token would be sent unencrypted to {one_line(parts.hostname, 60)}.", hint="Use https in HF_ENDPOINT."
-        )
+        raise InputError(f"Your token would go unencrypted to {one_line(parts.hostname, 60)}.", hint="Use https in HF_ENDPOINT.")
     return url

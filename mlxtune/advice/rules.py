@@ -146,9 +146,8 @@ def read_rules(text: str) -> Rules:
     def section(name: str) -> tuple[AdviceRule, ...]:
         return tuple(_rule(name, entry, facts) for entry in data[name])
 
-    tradeoffs = tuple(
-        Tradeoff(rule, entry["ask"], entry["rag"], entry["tuned"]) for rule, entry in zip(section("row"), data["row"], strict=True)
-    )
+    rows = zip(section("row"), data["row"], strict=True)
+    tradeoffs = tuple(Tradeoff(rule, entry["ask"], entry["rag"], entry["tuned"]) for rule, entry in rows)
     return Rules(
         facts, questions, tradeoffs, section("right"), section("wrong"), section("gate"), section("caution"), section("method"),
         section("contradiction"),

@@ -22,7 +22,6 @@ from mlxtune.cli.adapters import Which
 from mlxtune.cli.follow import announce, follow_answers
 from mlxtune.cli.options import Json, Overrides, argument, option, with_option_groups
 from mlxtune.cli.output import draw, info, progress_bar, say_changed_evaluation, show_json
-from mlxtune.cli.train import fetch
 from mlxtune.core.errors import GateError, InputError, MachineError
 from mlxtune.core.json_fields import to_json
 from mlxtune.core.text import one_line, suggest
@@ -32,7 +31,6 @@ from mlxtune.recipe import Recipe, load
 from mlxtune.runs import launch
 from mlxtune.runs.registry import Run, run_of
 from mlxtune.training.preflight import check_recipe
-from mlxtune.workspace import control
 
 Rows = Annotated[Path | None, option("--recipe", "A recipe with other held-out rows to check the export on.")]
 
@@ -94,8 +92,8 @@ def export(
         return
     own = compared_recipe(entry, recipe, overrides or [])
     with progress_bar("looking for the model") as update:
-        run = control.export(
-            Path.cwd(), entry, chosen, target=options.to, recipe=own, force=options.force,
+        run = exports.start(
+            Path.cwd(), entry, chosen.form, target=options.to, recipe=own, force=options.force, program=chosen.program,
             precision=exports.precision_of(exports.SMALLEST if options.smallest else options.precision), ollama_base=options.base, progress=update,
         )  # fmt: skip
     if detach:
@@ -213,7 +211,8 @@ def verify_export(
     served = served_model(url, model)
     found = find_export(tried_exports(entry), served.files, export)
     rows = compared_recipe(entry, recipe, overrides or [])
-    run = exports.start_verification(Path.cwd(), entry, url, served.name, found.id if found else "", recipe=rows, prepare=fetch)
+    with progress_bar("looking for the model") as update:
+        run = exports.start_verification(Path.cwd(), entry, url, served.name, found.id if found else "", recipe=rows, progress=update)
     if code := follow_answers(run):
         raise typer.Exit(code)
     result = fidelity.load_verification(run.folder)

@@ -48,6 +48,10 @@ ReplyKind = Literal["progress", "result", "error"]
 Progress = Callable[[str, float], None]  # description, completed fraction
 
 
+def quiet(what: str, share: float) -> None:
+    """Report no progress."""
+
+
 def python_command(module: str, *arguments: str) -> list[str]:
     """Return the command that runs ``module`` with this Python; files in the working directory cannot shadow modules (``-P``)."""
     return [sys.executable, "-P", "-m", module, *arguments]

@@ -44,9 +44,7 @@ _KINDS = (
         "The GPU ran out of memory.",
         f"Close other apps. {_SMALLER_BATCHES}",
     ),
-    _GpuErrorKind(
-        re.compile(r"Resource limit \(\d+\) exceeded"), "MLX reached the GPU's limit on the number of buffers.", _SMALLER_BATCHES
-    ),
+    _GpuErrorKind(re.compile(r"Resource limit \(\d+\) exceeded"), "MLX reached the GPU's limit on buffers.", _SMALLER_BATCHES),
     _GpuErrorKind(
         re.compile(r"Command buffer execution failed"),
         "The GPU failed while it ran a command.",

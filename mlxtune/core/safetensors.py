@@ -68,9 +68,7 @@ def read_header(file: Path, *, follow: bool = False) -> Header:
             return _parse(stream.read(8), stream.read, os.fstat(stream.fileno()).st_size)
         except (OSError, ValueError, RecursionError) as error:
             reason = "the header is nested too deeply" if isinstance(error, RecursionError) else one_line(str(error), 160)
-            raise ModelError(
-                f"{file} has an invalid header: {reason}.", hint="It is damaged, or not a safetensors file."
-            ) from error
+            raise ModelError(f"{file} has an invalid header: {reason}.", hint="It is damaged, or no safetensors file.") from error
 
 
 def _parse(head: bytes, read: Any, size: int) -> Header:

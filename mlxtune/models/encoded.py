@@ -20,9 +20,7 @@ class Encoded:
     tokens: Tokens  # (tokens,)
     trained: TokenMask  # (tokens,): whether each is a target
     full_length: int  # before truncation to data.max_tokens
-    turn: int = (
-        0  # number of the trained turn if each answer of a conversation becomes a separate row, or of the window in a text; else 0
-    )
+    turn: int = 0  # the trained turn's number if each answer of a conversation becomes a row, or the window's in a text; else 0
     notes: frozenset[TemplateNote] = frozenset()  # what the template changes
     replay: bool = False  # an answer of the base, not one of the recipe's rows
     unprefixed: bool = False  # it does not begin with the prefix that the others share

@@ -19,7 +19,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlxtune.core.child_process import Progress
+from mlxtune.core.child_process import Progress, quiet
 from mlxtune.core.errors import InputError, MachineError, MlxtuneError, ModelError
 from mlxtune.core.files import disk_errors
 from mlxtune.core.hashing import sha256_file
@@ -89,7 +89,7 @@ def cached(id: str) -> Path | None:
     return folder if (folder / "config.json").is_file() else None
 
 
-def pull(id: str, progress: Progress = lambda what, share: None) -> Path:
+def pull(id: str, progress: Progress = quiet) -> Path:
     """Download model ``id``, or only the files that changed, and return its folder in the Hub's cache.
 
     An interrupted download resumes in any process; every file is verified against its hash. Raises ``ModelError`` if the model
@@ -253,9 +253,7 @@ def hub_errors(what: str, noun: str = "model") -> Iterator[None]:
         ) from None
     except RepositoryNotFoundError:
         find = "Search with mlxtune models --search TEXT" if noun == "model" else "Check the name"
-        raise ModelError(
-            f"The Hub has no {noun} {shown}, or it is private.", hint=f"{find}; for a private {noun}, run: hf auth login"
-        ) from None
+        raise ModelError(f"The Hub has no {noun} {shown}, or it is private.", hint=f"{find}, or run: hf auth login") from None
     except RevisionNotFoundError:
         raise ModelError(f"{shown} does not have this revision.", hint="Check --revision.") from None
     except HFValidationError:

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mlxtune.core.child_process import Progress
+from mlxtune.core.child_process import Progress, quiet
 from mlxtune.core.errors import ModelError
 from mlxtune.core.files import user_path
 from mlxtune.core.hashing import sha256_json
@@ -43,9 +43,7 @@ class ModelFolder:
         return tuple(sorted({one for one in ids if isinstance(one, int)}))
 
 
-def resolve(
-    base: str, *, relative_to: Path = Path(), progress: Progress = lambda what, share: None, fetch: bool = True
-) -> ModelFolder:
+def resolve(base: str, *, relative_to: Path = Path(), progress: Progress = quiet, fetch: bool = True) -> ModelFolder:
     """Return the folder of ``base``, downloading it if needed and ``fetch`` is set.
 
     Folders are looked up relative to ``relative_to`` first, then to the working directory. Raises ``ModelError`` if the

@@ -27,6 +27,7 @@ from mlxtune.models import answer_span
 from mlxtune.models import dialect as dialects
 from mlxtune.models.answer_span import AnswerSpan
 from mlxtune.models.control_tokens import ControlTokens
+from mlxtune.models.dialect import Tools
 from mlxtune.models.encoded import Encoded, EncodedPair
 from mlxtune.models.portable import message_converter, plain_messages, probes, with_variables
 from mlxtune.models.resolve import ModelFolder
@@ -214,7 +215,7 @@ class ChatTemplate:
         """Return the number of tokens in ``text``, without the tokens that the template adds."""
         return len(self.tokenizer.encode(text, add_special_tokens=False))
 
-    def prompt(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] = ()) -> list[int]:
+    def prompt(self, messages: Sequence[Message], tools: Tools = ()) -> list[int]:
         """Return the inference prompt: ``messages`` plus the generation prompt. Raises ``TemplateError``."""
         return self.control.encode(self._rendered(messages, tools, generation_prompt=True))
 
@@ -355,7 +356,7 @@ class ChatTemplate:
             )
         return answers, rewritten is not None
 
-    def answer(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], location: Location) -> AnswerSpan:
+    def answer(self, messages: Sequence[Message], tools: Tools, location: Location) -> AnswerSpan:
         """Return the tokens of ``messages``, and which of them are the answer in the last turn.
 
         Raises ``TemplateError`` unless the tokens start with the inference prompt and contain everything that the messages say.
@@ -410,7 +411,7 @@ class ChatTemplate:
             )
         return span
 
-    def _check_tools(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], location: Location) -> None:
+    def _check_tools(self, messages: Sequence[Message], tools: Tools, location: Location) -> None:
         calls = any("tool_calls" in message.extra for message in messages)
         lacking = "calls" if calls and not self.dialect.calls else "the list of tools" if tools and not self.dialect.tools else ""
         if lacking:
@@ -445,9 +446,7 @@ class ChatTemplate:
             return ""
         return "Remove /think and /no_think from the turns. model.thinking decides whether the model reasons."
 
-    def _notes(
-        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], answers: Sequence[AnswerSpan]
-    ) -> frozenset[TemplateNote]:
+    def _notes(self, messages: Sequence[Message], tools: Tools, answers: Sequence[AnswerSpan]) -> frozenset[TemplateNote]:
         """Return the changes that the template makes to a conversation, given the spans of its trained ``answers``."""
         found: set[TemplateNote] = set()
         if self.dialect.folds(messages):
@@ -457,9 +456,8 @@ class ChatTemplate:
         text = answers[-1].text
         if any("name" in turn.extra and turn.role != "tool" and str(turn.extra["name"]) not in text for turn in messages):
             found.add(TemplateNote.NAME)
-        if any(BREAK in span.text for span in answers) and self.control.typed_in(
-            [[turn.content, turn.extra] for turn in messages] + list(tools)
-        ):
+        texts = [[turn.content, turn.extra] for turn in messages] + list(tools)
+        if any(BREAK in span.text for span in answers) and self.control.typed_in(texts):
             found.add(TemplateNote.CONTROL)
         for span in answers:
             for turn in messages:
@@ -468,12 +466,12 @@ class ChatTemplate:
                     found.update(answer_span.notes(span.answer, turn, decode))
         return frozenset(found)
 
-    def render(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], *, generation_prompt: bool) -> str:
+    def render(self, messages: Sequence[Message], tools: Tools, *, generation_prompt: bool) -> str:
         """Render ``messages`` to text, with the generation prompt appended if requested. Raises ``TemplateError``."""
         return self.control.plain(self._rendered(messages, tools, generation_prompt=generation_prompt))
 
     def _rendered(
-        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], *, generation_prompt: bool,
+        self, messages: Sequence[Message], tools: Tools, *, generation_prompt: bool,
         location: Location | None = None,
     ) -> str:  # fmt: skip
         """Render ``messages`` to text, with a break in every control token that they contain."""
@@ -491,7 +489,7 @@ class ChatTemplate:
                 raise
             raise TemplateError(error.problem, location=location, hint=error.hint) from error
 
-    def _apply(self, turns: Sequence[dialects.TurnDict], tools: Sequence[dict[str, Any]], generation_prompt: bool) -> str:
+    def _apply(self, turns: Sequence[dialects.TurnDict], tools: Tools, generation_prompt: bool) -> str:
         if not self.tokenizer.has_chat_template and not self.settings.source:
             raise TemplateError(f"The model {self.name} has no chat template.", hint="Use its instruct version, or text rows.")
         if word := self.thinking.word(self.settings.thinking):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
-from mlxtune.core.child_process import Progress, StoppableCall
+from mlxtune.core.child_process import Progress, StoppableCall, quiet
 from mlxtune.core.machine_load import busy_load
 from mlxtune.data.constant_rate import ConstantRate
 from mlxtune.data.split import Splits, sample_rows
@@ -193,10 +193,7 @@ class Planner:
         return self._estimate(recipe, decisions, scale=decisions.calibration.scale if decisions.calibration else 1.0)
 
     def probe(
-        self,
-        recipe: Recipe,
-        progress: Progress = lambda what, share: None,
-        on_start: Callable[[StoppableCall], None] = lambda process: None,
+        self, recipe: Recipe, progress: Progress = quiet, on_start: Callable[[StoppableCall], None] = lambda process: None
     ) -> StepCalibration | None:
         """Run two steps on the largest batch in a child process, and store the result. Raises ``MachineError`` if it dies.
 

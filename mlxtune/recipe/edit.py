@@ -19,6 +19,7 @@ from mlxtune.core.text import one_line
 from mlxtune.recipe.load import parse
 from mlxtune.recipe.schema import Recipe
 
+_EDITOR = "Edit the file in a text editor."
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -75,12 +76,8 @@ def edit_text(text: str, changes: Mapping[str, object]) -> str:
         if tomllib.loads(result) == expected:
             return result
     except (TOMLKitError, tomllib.TOMLDecodeError, TypeError, AttributeError, KeyError, ValueError) as error:
-        raise RecipeError(
-            f"{', '.join(changes)} cannot be edited: {one_line(str(error), 120)}.", hint="Edit the file in a text editor."
-        ) from error
-    raise RecipeError(
-        f"{', '.join(changes)} cannot be edited without changing the rest of the file.", hint="Edit the file in a text editor."
-    )
+        raise RecipeError(f"{', '.join(changes)} cannot be edited: {one_line(str(error), 120)}.", hint=_EDITOR) from error
+    raise RecipeError(f"{', '.join(changes)} cannot be edited without changing the rest of the file.", hint=_EDITOR)
 
 
 def toml_literal(value: object) -> str:

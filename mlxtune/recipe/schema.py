@@ -172,9 +172,7 @@ class MethodSection:
     beta: float = key(0.1, "how close the policy stays to the reference", _POSITIVE, by="decade", methods=_PAIRS)
     label_smoothing: float = key(0.0, "assumed fraction of pairs with flipped labels", _SMOOTHING, by="twentieths", methods=_DPO)
     gamma: float = key(0.5, "target margin for simpo", _GAMMA, in_form=False, methods=_DPO)
-    reference: Literal["start", "base"] = key(
-        "start", "the starting model, including its parent adapter, or the base model", methods=_PAIRS
-    )
+    reference: Literal["start", "base"] = key("start", "the starting model with its parent adapter, or the base", methods=_PAIRS)
     pairs: Literal["all", "wrong"] = key("all", "all pairs, or only those that the reference ranks incorrectly", methods=_DPO)
     desirable: float = key(1.0, "weight of good answers", _POSITIVE, by="decade", methods=_KTO)
     undesirable: float = key(1.0, "weight of bad answers", _POSITIVE, by="decade", methods=_KTO)
@@ -251,11 +249,9 @@ class TrainingSection:
     weight_decay: float = key(0.0, "decoupled weight decay", _AT_LEAST_0, in_form=False)
     clip: float = key(1.0, "maximum gradient norm; 0 = no clipping", _AT_LEAST_0, in_form=False)
     grad_checkpoint: bool | Literal["auto"] = key("auto", "recompute activations to save memory; auto = if needed")
-    cache_frozen: bool | Literal["auto"] = key(
-        "auto", "cache frozen layers' outputs across epochs; auto = if faster", in_form=False
-    )
+    cache_frozen: bool | Literal["auto"] = key("auto", "cache frozen layers' output across epochs; auto = if faster", in_form=False)
     validate_every: int = key(
-        25, "steps between validations; there is one before the first step and one after the last, too", _AT_LEAST_1, by="doubles"
+        25, "steps between validations; one precedes the first step, and one follows the last", _AT_LEAST_1, by="doubles"
     )
     save_every: int = key(50, "steps between checkpoints", _AT_LEAST_1, by="doubles")
     early_stop: int = key(0, "validations without improvement before stopping; 0 = off", _AT_LEAST_0, by="ones")
@@ -389,7 +385,7 @@ class EvaluationSection:
     endpoints: dict[str, Endpoint] = key({}, "models at endpoints, by name, for arms named endpoint:NAME", in_form=False)
     optimizer: str = key("", "endpoint, by name, whose model proposes prompts for base+optimized; empty = the base", in_form=False)
     optimizer_calls: int = key(
-        0, "number of answers for optimizing the prompt of base+optimized; 0 = as long as the training", _AT_LEAST_0, in_form=False
+        0, "answers for optimizing the prompt of base+optimized; 0 = as long as the training", _AT_LEAST_0, in_form=False
     )
     prompt: str = key("", "system prompt for base+prompt and tuned+prompt, or a file that contains it")
     shots: int = key(3, "number of examples per prompt for base+kshot", _AT_LEAST_1, by="ones")
@@ -410,16 +406,12 @@ class EvaluationSection:
 
 
 _RANGE = Rule(lambda ends: not ends or (len(ends) == 2 and 0 < ends[0] <= ends[1]), "two numbers above 0, the smaller one first")
-_RATES = Rule(
-    lambda ends: not ends or (len(ends) == 2 and 0 < ends[0] <= ends[1] < 1), "two numbers between 0 and 1, the smaller one first"
-)
+_RATES = Rule(lambda ends: _RANGE.is_valid(ends) and max(ends, default=0) < 1, "two numbers between 0 and 1, the smaller one first")
 _COUNTS = Rule(lambda values: all(value >= 1 for value in values), "at least 1")
 _FRACTIONS = Rule(lambda values: all(0 <= value < 1 for value in values), "fractions from 0 to less than 1")
 _LAYER_COUNTS = Rule(lambda values: all(value == "all" or value >= 1 for value in values), '"all" or at least 1')
 BUDGET_PATTERN = re.compile(r"(\d+(?:\.\d+)?) ?(s|m|h|Wh|steps)")
-_BUDGET = Rule(
-    lambda text: not text or BUDGET_PATTERN.fullmatch(text), 'empty, a time ("30m", "2h"), an energy ("50Wh"), or "500 steps"'
-)
+_BUDGET = Rule(lambda own: not own or BUDGET_PATTERN.fullmatch(own), 'empty, a time ("30m", "2h"), energy ("50Wh"), or "500 steps"')
 
 
 @dataclass(frozen=True)
@@ -445,9 +437,7 @@ class SearchSection:
     sft_weight: list[float] = key([], "lowest and highest weight of the sft loss, if any", _RANGE, in_form=False, methods=_DPO)
 
 
-RECIPE_NAME = Rule(
-    re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}").fullmatch, "1 to 64 letters, digits, dots, dashes, or underscores"
-)
+RECIPE_NAME = Rule(re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}").fullmatch, "1 to 64 letters, digits, dots, dashes, underscores")
 
 
 HUB_FOLDER = "hf"  # of the copies of datasets, next to a recipe

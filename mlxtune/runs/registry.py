@@ -39,30 +39,27 @@ ALIVE: frozenset[RunStatus] = ACTIVE | {"starting"}
 
 @dataclass(frozen=True)
 class RunKind:
-    """A kind of run, and a hint on how to create one."""
-
     folder: str  # in the workspace
     module: str  # of its worker
     noun: str
-    create_hint: str
-    many: str = ""
+    command: str  # that starts one
 
     @property
     def nouns(self) -> str:
-        return self.many or f"{self.noun}s"
+        return f"{self.noun}{'es' if self.noun.endswith('ch') else 's'}"
+
+    @property
+    def create_hint(self) -> str:
+        return f"Start one with: mlxtune {self.command}"
 
 
 RUN_KINDS = {
-    "train": RunKind("runs", "mlxtune.training.worker", "training run", "Start one with: mlxtune train RECIPE"),
-    "eval": RunKind("evals", "mlxtune.evaluation.worker", "evaluation", "Create one with: mlxtune eval RECIPE"),
-    "validate": RunKind("validations", "mlxtune.evaluation.worker", "validation", "Create one with: mlxtune improve RUN"),
-    "search": RunKind(
-        "searches", "mlxtune.training.search.search_worker", "search", "Start one with: mlxtune search RECIPE", "searches"
-    ),
-    "export": RunKind("exports", "mlxtune.adapters.export.worker", "export", "Create one with: mlxtune export mlx ADAPTER"),
-    "generate": RunKind(
-        "generations", "mlxtune.data.generate.worker", "generation", "Start one with: mlxtune data generate RECIPE"
-    ),
+    "train": RunKind("runs", "mlxtune.training.worker", "training run", "train RECIPE"),
+    "eval": RunKind("evals", "mlxtune.evaluation.worker", "evaluation", "eval RECIPE"),
+    "validate": RunKind("validations", "mlxtune.evaluation.worker", "validation", "improve RUN"),
+    "search": RunKind("searches", "mlxtune.training.search.search_worker", "search", "search RECIPE"),
+    "export": RunKind("exports", "mlxtune.adapters.export.worker", "export", "export mlx ADAPTER"),
+    "generate": RunKind("generations", "mlxtune.data.generate.worker", "generation", "data generate RECIPE"),
 }
 
 

@@ -178,9 +178,8 @@ def _as_failure(error: Exception, folder: Path) -> MlxtuneError:
     traceback.print_exc()
     if isinstance(error, RuntimeError) and (failure := gpu_errors.gpu_error(str(error))):
         return failure
-    return MlxtuneError(
-        f"Internal error: {type(error).__name__}: {error}", hint=f"Report this bug with the traceback in {folder / 'worker.log'}."
-    )
+    hint = f"Report this bug with the traceback in {folder / 'worker.log'}."
+    return MlxtuneError(f"Internal error: {type(error).__name__}: {error}", hint=hint)
 
 
 CAFFEINATE = "/usr/bin/caffeinate"  # only macOS has it

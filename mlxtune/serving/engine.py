@@ -368,11 +368,9 @@ class Engine:
     def _choose_ahead(self, batch: _DecodeBatch, look_ahead: bool) -> list[TokenChoice | Exception]:
         """Choose a token for every request, which may be the one computed ahead, while computing the next one."""
         requests = batch.requests
-        settings, seeds = [request.request.sampling for request in requests], [request.seed for request in requests]
 
         def choose(tokens: mx.array, count: int) -> tuple[mx.array, mx.array]:
-            positions = [len(request.output) + count for request in requests]
-            return choose_lazily(self._logits(batch, tokens), settings, seeds, positions)
+            return choose_lazily(self._logits(batch, tokens), [request.draw(count) for request in requests])
 
         chosen = batch.ahead or choose(mx.array([request.last_token for request in requests]), 0)
         batch.ahead = None
@@ -433,8 +431,7 @@ class Engine:
     def _choose(self, requests: Sequence[ActiveRequest], logits: mx.array) -> list[TokenChoice]:
         if any(request.grammar for request in requests):
             logits = mx.concatenate([request.mask(logits[i : i + 1]) for i, request in enumerate(requests)])
-        seeds, positions = [request.seed for request in requests], [len(request.output) for request in requests]
-        return choose_tokens(logits, [request.request.sampling for request in requests], seeds, positions)
+        return choose_tokens(logits, [request.draw() for request in requests])
 
     def _finish(self, request: ActiveRequest, reason: protocol.FinishReason) -> None:
         self._release(request)

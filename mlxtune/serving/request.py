@@ -18,6 +18,7 @@ from mlxtune.models.tool_calls import CallSplitter
 from mlxtune.serving.adapter_pool import LoadedAdapter
 from mlxtune.serving.batch_invariance import BatchInvariantScorer
 from mlxtune.serving.protocol import Done, FinishReason, GenerateRequest, Piece, ToolCall
+from mlxtune.serving.sampling import Draw
 
 
 class ActiveRequest:
@@ -58,6 +59,10 @@ class ActiveRequest:
     @property
     def last_token(self) -> int:
         return self.output[-1] if self.output else self.prompt[-1]
+
+    def draw(self, ahead: int = 0) -> Draw:
+        """Return how the token is chosen that follows the next ``ahead`` ones."""
+        return self.request.sampling, self.seed, len(self.output) + ahead
 
     @property
     def max_positions(self) -> int:

@@ -28,33 +28,26 @@ class TokenChoice:
     margin: float
 
 
-def choose_tokens(
-    logits: mx.array, settings: Sequence[Sampling], seeds: Sequence[int], positions: Sequence[int]
-) -> list[TokenChoice]:
-    """Choose the next token for each row of float32 ``logits`` ``(rows, vocabulary)``.
+Draw = tuple[Sampling, int, int]  # how to sample, the seed, and the number of tokens that the answer already has
 
-    ``positions`` holds the number of tokens that each answer already has. Raises ``MlxtuneError`` for NaN logits.
-    """
-    if all(map(_is_greedy, settings)):
+
+def choose_tokens(logits: mx.array, draws: Sequence[Draw]) -> list[TokenChoice]:
+    """Choose the next token for each row of float32 ``logits`` ``(rows, vocabulary)``. Raises ``MlxtuneError`` for NaN logits."""
+    if all(_is_greedy(sampling) for sampling, *_ in draws):
         return _greedy(logits)
     choices: list[TokenChoice] = []
-    for row, sampling in enumerate(settings):
+    for row, draw in enumerate(draws):
         own = logits[row : row + 1]
-        choices += _greedy(own) if _is_greedy(sampling) else [_sample(own, sampling, seeds[row], positions[row])]
+        choices += _greedy(own) if _is_greedy(draw[0]) else [_sample(own, *draw)]
     return choices
 
 
-def choose_lazily(
-    logits: mx.array, settings: Sequence[Sampling], seeds: Sequence[int], positions: Sequence[int]
-) -> tuple[mx.array, mx.array]:
+def choose_lazily(logits: mx.array, draws: Sequence[Draw]) -> tuple[mx.array, mx.array]:
     """Return the tokens that :func:`choose_tokens` chooses, ``(rows,)``, and whether each row is finite, both unevaluated."""
     scores = logits
-    if not all(map(_is_greedy, settings)):
-        rows = [logits[row : row + 1] for row in range(len(settings))]
-        scores = mx.concatenate([
-            own if _is_greedy(sampling) else _scores(own, sampling, seed, position)
-            for own, sampling, seed, position in zip(rows, settings, seeds, positions, strict=True)
-        ])  # fmt: skip
+    if not all(_is_greedy(sampling) for sampling, *_ in draws):
+        rows = ((logits[row : row + 1], draw) for row, draw in enumerate(draws))
+        scores = mx.concatenate([own if _is_greedy(draw[0]) else _scores(own, *draw) for own, draw in rows])
     return mx.argmax(scores, axis=-1), mx.isfinite(logits.max(axis=-1))
 
 

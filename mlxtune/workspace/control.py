@@ -13,7 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlxtune.core.child_process import Progress
+from mlxtune.core.child_process import Progress, quiet
 from mlxtune.core.errors import MachineError
 from mlxtune.core.text import duration
 from mlxtune.recipe import Recipe
@@ -23,8 +23,6 @@ from mlxtune.runs.state import RunState
 
 if TYPE_CHECKING:
     from mlxtune.adapters.entry import AdapterEntry
-    from mlxtune.adapters.export.formats import ExportFormat
-    from mlxtune.adapters.export.start import Precision
 
 STOP_PATIENCE = 5.0  # seconds after which a caller learns that a run is still finishing its step
 STOP_LIMIT = 600.0  # seconds after which waiting for a run to stop gives up
@@ -39,18 +37,14 @@ class StopEffect(StrEnum):
     NOTHING = "nothing"  # the work has to start again
 
 
-def _quiet(_what: str, _share: float) -> None:
-    pass
-
-
-def train(workspace: Path, recipe: Recipe, request: Mapping[str, Any] | None = None, *, progress: Progress = _quiet) -> Run:
+def train(workspace: Path, recipe: Recipe, request: Mapping[str, Any] | None = None, *, progress: Progress = quiet) -> Run:
     """Start a training run after the checks of :func:`mlxtune.training.preflight.preflight`, and return it."""
     from mlxtune.training.preflight import preflight
 
     return launch.start(workspace, "train", preflight(workspace, recipe, progress), request)
 
 
-def search(workspace: Path, recipe: Recipe, *, progress: Progress = _quiet) -> Run:
+def search(workspace: Path, recipe: Recipe, *, progress: Progress = quiet) -> Run:
     """Start a hyperparameter search after the same checks, and return its run. Raise ``InputError`` if ``recipe`` cannot be searched."""
     from mlxtune.training.preflight import preflight, require_searchable
 
@@ -60,7 +54,7 @@ def search(workspace: Path, recipe: Recipe, *, progress: Progress = _quiet) -> R
 
 def evaluate(
     workspace: Path, recipe: Recipe, run: Run | None = None, entry: AdapterEntry | None = None, *, seeds: Sequence[Run] = (),
-    consent: str = "", last_look: bool = False, progress: Progress = _quiet,
+    consent: str = "", last_look: bool = False, progress: Progress = quiet,
 ) -> Run:  # fmt: skip
     """Start an evaluation of ``recipe`` with the adapter of ``run`` or ``entry``, or of its base alone, and return its run.
 
@@ -75,7 +69,7 @@ def evaluate(
     return start.start(workspace, recipe, run, entry, seeds=seeds, consent=consent, last_look=last_look)
 
 
-def validate(workspace: Path, run: Run, *, max_tokens: int | None = None, progress: Progress = _quiet) -> Run:
+def validate(workspace: Path, run: Run, *, max_tokens: int | None = None, progress: Progress = quiet) -> Run:
     """Start an evaluation of a run's adapter and its base on the validation rows, which counts neither as a verdict nor as a look.
 
     ``max_tokens`` replaces the recipe's limit of answers.
@@ -89,28 +83,14 @@ def validate(workspace: Path, run: Run, *, max_tokens: int | None = None, progre
     return start.start(workspace, recipe, run, kind="validate")
 
 
-def export(
-    workspace: Path, entry: AdapterEntry, format: ExportFormat, *, target: Path | None = None, recipe: Recipe | None = None,
-    force: bool = False, precision: Precision = "f16", ollama_base: str = "", progress: Progress = _quiet,
-) -> Run:  # fmt: skip
-    """Start an export of ``entry`` in a ``format`` that needs a worker, and return its run; see :func:`mlxtune.adapters.export.start.start`."""
-    from mlxtune.adapters.export import start
-
-    assert format.form
-    return start.start(
-        workspace, entry, format.form, target=target, recipe=recipe, force=force, precision=precision,
-        program=format.program, ollama_base=ollama_base, prepare=lambda own: fetch_base(own, progress),
-    )  # fmt: skip
-
-
-def fetch_base(recipe: Recipe, progress: Progress = _quiet) -> None:
+def fetch_base(recipe: Recipe, progress: Progress = quiet) -> None:
     """Download the base model if it is missing. Raise ``ModelError`` or ``MachineError`` if that fails."""
     from mlxtune.models.resolve import resolve
 
     resolve(recipe.model.base, relative_to=recipe.folder, progress=progress)
 
 
-def resume(run: Run, *, progress: Progress = _quiet) -> Run:
+def resume(run: Run, *, progress: Progress = quiet) -> Run:
     """Continue a run that ended early. A training run is checked again as when it was started."""
     if run.kind == "train" and run.status() not in ACTIVE | {"finished"}:
         from mlxtune.training.preflight import preflight

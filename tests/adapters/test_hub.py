@@ -167,7 +167,7 @@ def test_invalid_repository_name_is_refused(empty_workspace: Path, entry: Adapte
 @pytest.mark.parametrize("url", ["http://hub.example", "ftp://127.0.0.1", "http://me:secret@127.0.0.1", "nonsense"])
 def test_token_is_not_sent_over_plain_http(entry: AdapterEntry, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", url)
-    with pytest.raises(InputError, match=r"sent unencrypted|must be an address") as caught:
+    with pytest.raises(InputError, match=r"unencrypted|must be an address") as caught:
         hub.push_adapter(entry, REPO, adapter_card)
     assert "secret" not in caught.value.message
 

@@ -153,9 +153,9 @@ def test_tokens_computed_ahead_are_reused_by_the_next_turn(make_engine, gpu) -> 
 def test_nans_computed_ahead_fail_only_their_request(make_engine, gpu, monkeypatch) -> None:
     choose = engines.choose_lazily
 
-    def spoiled(logits, settings, *rest):
-        rows = mx.array([sampling.max_tokens == 7 for sampling in settings])
-        return choose(mx.where(rows[:, None], mx.nan, logits), settings, *rest)
+    def spoiled(logits, draws):
+        rows = mx.array([sampling.max_tokens == 7 for sampling, *_ in draws])
+        return choose(mx.where(rows[:, None], mx.nan, logits), draws)
 
     monkeypatch.setattr(engines, "choose_lazily", spoiled)
     log = run_requests(make_engine(exact=False), [make_request("1", "Hi.", max_tokens=7), make_request("2", "Hi.", max_tokens=8)])

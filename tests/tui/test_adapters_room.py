@@ -14,7 +14,7 @@ from textual.widgets import Input
 from mlxtune.adapters import library
 from mlxtune.adapters.entry import AdapterEntry
 from mlxtune.adapters.export.fidelity import ComparedAnswers, Fidelity, LogitDistance
-from mlxtune.adapters.export.formats import FORMATS, ExportFormat
+from mlxtune.adapters.export.formats import FORMATS
 from mlxtune.adapters.export.start import GGUF_FORMS
 from mlxtune.adapters.export.tried import TriedExport
 from mlxtune.advice.next_step import next_step
@@ -180,11 +180,11 @@ async def test_two_adapters_are_compared(room):
 async def test_an_export_asks_first_and_starts_the_worker(stocked, open_room, monkeypatch):
     started: list[tuple[str, ...]] = []
 
-    def start(workspace: Path, entry: Any, format: ExportFormat, *, precision: str, ollama_base: str) -> Any:
-        started.append((entry.key, str(format.form), precision, format.program, ollama_base))
+    def start(workspace: Path, entry: Any, form: str, *, precision: str, program: str, ollama_base: str) -> Any:
+        started.append((entry.key, form, precision, program, ollama_base))
         return SimpleNamespace(folder=workspace / "exports" / "x")
 
-    monkeypatch.setattr("mlxtune.workspace.control.export", start)
+    monkeypatch.setattr("mlxtune.adapters.export.start.start", start)
     async with open_room("adapters") as room:
         await move_to(room, "tone")
         await room.press("f", until=lambda: "…" in room.text("#choices"))

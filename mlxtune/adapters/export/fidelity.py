@@ -7,7 +7,7 @@ program that runs the export are compared with the adapter's, too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,6 +17,7 @@ from mlxtune.core.files import write_json
 from mlxtune.core.json_fields import load_record, to_json
 from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.evaluation.verdict import Comparison
+from mlxtune.models.detokenizer import Decode
 
 FILE, VERIFICATION_FILE = "fidelity.json", "verification.json"
 VERSION = 2  # of both
@@ -138,9 +139,7 @@ class Verification:
         return "prompts" if self.difference else "contract" if self.answers.is_worse else ""
 
 
-def compare_tokens(
-    row: str, expected: Sequence[int], actual: Sequence[int], decode: Callable[[list[int]], str]
-) -> PromptDifference | None:
+def compare_tokens(row: str, expected: Sequence[int], actual: Sequence[int], decode: Decode) -> PromptDifference | None:
     """Return the first difference between two token sequences for the prompt of ``row``, or ``None`` if they are equal."""
     if list(expected) == list(actual):
         return None

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,13 +19,14 @@ from typing import Any, Literal
 
 from mlxtune.adapters.entry import AdapterEntry, with_template_settings
 from mlxtune.adapters.export import lmstudio, ollama
+from mlxtune.core.child_process import Progress, quiet
 from mlxtune.core.errors import InputError, MlxtuneError, ModelError
 from mlxtune.core.files import scratch_folder
 from mlxtune.core.json_fields import to_json
 from mlxtune.core.text import one_line
 from mlxtune.data import samples
 from mlxtune.evaluation.off_task import prompts
-from mlxtune.models.resolve import ModelFolder
+from mlxtune.models.resolve import ModelFolder, resolve
 from mlxtune.recipe import DataSection, ModelSection, Recipe
 from mlxtune.runs import launch, registry
 from mlxtune.runs.registry import Run
@@ -62,15 +63,14 @@ HF = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "phi3", "smollm3"
 
 def start(
     workspace: Path, entry: AdapterEntry, form: ExportForm, *, target: Path | None = None, recipe: Recipe | None = None,
-    force: bool = False, precision: Precision = "f16", program: Program = "", ollama_base: str = "",
-    prepare: Callable[[Recipe], None] = lambda recipe: None,
+    force: bool = False, precision: Precision = "f16", program: Program = "", ollama_base: str = "", progress: Progress = quiet,
 ) -> Run:  # fmt: skip
     """Start the worker that exports ``entry`` to ``target`` or, by default, into its run folder. Return the run.
 
     Fidelity is measured on the held-out rows of ``recipe``, which defaults to the recipe of the adapter's run, or on mlxtune's
     off-task prompts if there is no recipe. ``force`` keeps an export that is not faithful. ``precision`` is the precision of the matrices in a
     GGUF file, or :data:`SMALLEST` for the smallest of :data:`SMALLER` that holds, if one does. ``program`` selects which other files (Modelfile, preset) are written next to it. ``ollama_base`` is the name in Ollama of the base that an adapter is added to. For LM
-    Studio, the default target is its folder of models, and ``force`` replaces its preset of the same name. ``prepare`` is called with the recipe before the worker starts, to download its base. Raise ``InputError`` if the adapter cannot be used, or
+    Studio, the default target is its folder of models, and ``force`` replaces its preset of the same name. The base is downloaded if it is missing. Raise ``InputError`` if the adapter cannot be used, or
     ``target`` or the preset exists or a package is missing, and ``MachineError`` if a program is missing.
     """
     if entry.problem:
@@ -94,7 +94,7 @@ def start(
         "force": force, "target": str(target.resolve()) if target else "",
         "evaluation": to_json(entry.score),
     }  # fmt: skip
-    return _launch(workspace, entry, request, recipe, prepare)
+    return _launch(workspace, entry, request, recipe, progress)
 
 
 def precision_of(name: str) -> Precision:
@@ -133,13 +133,13 @@ def require_packages(form: ExportForm | None) -> None:
 
 def start_verification(
     workspace: Path, entry: AdapterEntry, endpoint: str, model: str, export: str = "", *, recipe: Recipe | None = None,
-    prepare: Callable[[Recipe], None] = lambda recipe: None,
+    progress: Progress = quiet,
 ) -> Run:  # fmt: skip
     """Start the worker that compares ``model`` at the API ``endpoint`` with ``entry``, on the same rows as :func:`start`. Return the run.
 
     ``export`` is the ID of the export that runs there, if known.
     """
-    return _launch(workspace, entry, {"endpoint": endpoint, "model": model, "export": export}, recipe, prepare)
+    return _launch(workspace, entry, {"endpoint": endpoint, "model": model, "export": export}, recipe, progress)
 
 
 def run_recipe(entry: AdapterEntry, overrides: Sequence[str] = ()) -> tuple[Recipe | None, Path | None]:
@@ -149,16 +149,14 @@ def run_recipe(entry: AdapterEntry, overrides: Sequence[str] = ()) -> tuple[Reci
     return registry.evaluation_recipe(run, overrides) if has_recipe else (None, None)
 
 
-def _launch(
-    workspace: Path, entry: AdapterEntry, request: dict[str, Any], recipe: Recipe | None, prepare: Callable[[Recipe], None]
-) -> Run:
+def _launch(workspace: Path, entry: AdapterEntry, request: dict[str, Any], recipe: Recipe | None, progress: Progress) -> Run:
     recipe = recipe or run_recipe(entry)[0]
     request |= {"adapter": str(entry.folder), "rows": "held-out" if recipe else "probes"}
     if recipe is None:
         recipe = Recipe(entry.stem, ModelSection(entry.base), DataSection(str(samples.samples_root() / prompts.SHIPPED)))
     if not entry.is_from_run or entry.name != entry.run:  # not just the ID of its training run
         recipe = replace(recipe, name=entry.stem)
-    prepare(recipe)
+    resolve(recipe.model.base, relative_to=recipe.folder, progress=progress)
     template = "" if recipe.model.template else entry.template
     return launch.start(workspace, "export", with_template_settings(recipe, entry), request, template=template)
 

@@ -14,7 +14,7 @@ from mlxtune.adapters.importers import peft
 from mlxtune.adapters.importers.checks import check_finite, check_fits, check_folder
 from mlxtune.adapters.layout import LINEAGE, read_config, read_layout
 from mlxtune.adapters.library import FOLDER, check_name, find, lock_library, require_free_name
-from mlxtune.core.child_process import Progress
+from mlxtune.core.child_process import Progress, quiet
 from mlxtune.core.errors import ModelError
 from mlxtune.core.files import disk_errors, sync_folder, write_json
 from mlxtune.core.hashing import sha256_file
@@ -29,7 +29,7 @@ _KEPT = ("method", "run", "recipe_hash", "data_hash", "steps", "validation", "th
 
 def import_adapter(
     workspace: Path, folder: Path, name: str = "", base: str = "", *, origin: str = "", other_weights: bool = False,
-    progress: Progress = lambda what, share: None,
+    progress: Progress = quiet,
 ) -> AdapterEntry:  # fmt: skip
     """Copy the adapter in ``folder`` to ``adapters/NAME``, in mlx-lm's layout.
 
@@ -73,7 +73,7 @@ def import_adapter(
     return find(workspace, f"{FOLDER}/{name}")
 
 
-def find_base(folder: Path, base: str, progress: Progress = lambda what, share: None) -> ModelFolder:
+def find_base(folder: Path, base: str, progress: Progress = quiet) -> ModelFolder:
     """Return ``base`` or, if it is empty, the base named by the adapter in ``folder``, without downloading it.
 
     Raise ``ModelError`` if the adapter does not name a base, or if its base is not on this machine.
@@ -87,9 +87,8 @@ def find_base(folder: Path, base: str, progress: Progress = lambda what, share: 
     try:
         return resolve(name, fetch=False)
     except ModelError as error:
-        raise ModelError(
-            f"The adapter's base, {one_line(name, 120)}, is not on this machine.", hint="Specify the model to use: --base MODEL"
-        ) from error
+        message = f"The adapter's base, {one_line(name, 120)}, is not on this machine."
+        raise ModelError(message, hint="Specify the model to use: --base MODEL") from error
 
 
 def _copy_weights(folder: Path, config: Mapping[str, Any], source: ModelFolder, target: Path) -> None:

