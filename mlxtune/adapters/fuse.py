@@ -16,7 +16,7 @@ from mlx_lm.models.switch_layers import QuantizedSwitchLinear
 from mlx_lm.utils import dequantize_model, load_model, save_config, save_model
 
 from mlxtune.adapters.layout import read_layout
-from mlxtune.adapters.tokenizer_files import copy_tokenizer
+from mlxtune.adapters.publish import copy_tokenizer
 from mlxtune.core.errors import MachineError
 from mlxtune.core.text import one_line
 from mlxtune.models import load, lora

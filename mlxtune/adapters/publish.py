@@ -1,10 +1,10 @@
-"""The files published with an adapter or export: a model card, and a lineage without local paths. Imports no mlx."""
+"""The files beside an adapter or export: a model card, a lineage without local paths, and a tokenizer. Imports no mlx."""
 
 from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,14 +12,16 @@ from typing import Any, Literal
 from mlxtune.adapters.entry import AdapterEntry, read_lineage, score_from_lineage
 from mlxtune.adapters.layout import LINEAGE, read_layout
 from mlxtune.core.child_process import StoppableCall
-from mlxtune.core.files import new_folder, write_json, write_text
+from mlxtune.core.files import new_folder, read_json, write_json, write_text
 from mlxtune.core.hashing import sha256_file
 from mlxtune.core.json_fields import to_json
 from mlxtune.models import bundled
+from mlxtune.models.resolve import ModelFolder
 from mlxtune.recipe.parent import CONFIG, WEIGHTS
 from mlxtune.runs.launch import TEMPLATE_FILE
 
 README = "README.md"
+_TOKENIZER = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model")
 Library = Literal["mlx", "peft"]
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _PUBLIC_KEYS = (
@@ -120,3 +122,25 @@ def adapter_lineage(lineage: Mapping[str, Any]) -> dict[str, Any]:
 
 def _public(lineage: Mapping[str, Any]) -> dict[str, Any]:
     return {key: lineage[key] for key in _PUBLIC_KEYS if isinstance(lineage.get(key), str | int | float)}
+
+
+def copy_tokenizer(
+    source: ModelFolder, folder: Path, template: str, patterns: Sequence[str] = _TOKENIZER, *, without: Sequence[str] = ()
+) -> list[str]:
+    """Copy the files of ``source`` that match ``patterns`` into ``folder``, with ``template`` as chat template if it is not empty.
+
+    Transformers and mlx-lm read ``chat_template.jinja``, and older programs ``tokenizer_config.json``. Return the names of the files.
+    """
+    names = {file.name for pattern in patterns for file in source.folder.glob(pattern) if file.is_file()} - {*without}
+    if template:
+        names -= {"chat_template.json", TEMPLATE_FILE}
+    for name in names:
+        shutil.copyfile(source.folder / name, folder / name)
+    if not template:
+        return sorted(names)
+    write_text(folder / TEMPLATE_FILE, template)
+    config = folder / "tokenizer_config.json"
+    if config.is_file():  # without the name of a renderer in Python, which mlx-lm would prefer
+        settings = {key: value for key, value in read_json(config).items() if key != "chat_template_type"}
+        write_json(config, settings | {"chat_template": template})
+    return sorted({*names, TEMPLATE_FILE})

@@ -10,8 +10,8 @@ from mlxtune.adapters import library
 from mlxtune.cli.chat import ShareAccelerator, Which, parse_model
 from mlxtune.cli.options import Json, option
 from mlxtune.cli.output import info, print_columns, progress_bar, show, show_json
-from mlxtune.core import allocator
 from mlxtune.core.errors import InputError
+from mlxtune.core.machine_load import share_arena
 from mlxtune.core.text import one_line, speed
 from mlxtune.models.resolve import resolve
 from mlxtune.serving.client import Client
@@ -72,7 +72,7 @@ def serve(
             raise InputError(
                 f"{one_line(origin, 80)} is not an origin.", hint="Use scheme, host, and port: https://example.com, or *."
             )
-    allocator.share_arena()
+    share_arena()
     base, _ = parse_model(Path.cwd(), which)
     with progress_bar("looking for the model") as update:
         resolve(base, progress=update)

@@ -145,6 +145,16 @@ def read_json(path: Path, *, unique_keys: bool = False) -> Any:
         raise InputError(f"{path} cannot be read as JSON: {read_failure(error)}.") from error
 
 
+def require_version(found: object, expected: int, path: Path, *, replaceable: bool = True) -> None:
+    """Raise ``InputError`` unless ``found``, the value of ``v`` in the file at ``path``, is the version that this mlxtune writes.
+
+    A file of another version is refused; there are no readers of older files. One that is not ``replaceable`` holds the user's decisions.
+    """
+    if found != expected or isinstance(found, bool):
+        again = "Create it again with this version, or use" if replaceable else "Use"
+        raise InputError(f"{path} was written by another version of mlxtune.", hint=f"{again} the version that wrote it.")
+
+
 def unique_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Build a JSON object, and reject a key that occurs twice, because readers differ in which of the values they use."""
     result = dict(pairs)

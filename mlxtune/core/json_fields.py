@@ -13,8 +13,7 @@ from types import UnionType
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from mlxtune.core.errors import InputError
-from mlxtune.core.files import read_json
-from mlxtune.core.versions import require_version
+from mlxtune.core.files import read_json, require_version
 
 T = TypeVar("T")
 

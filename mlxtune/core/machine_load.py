@@ -1,7 +1,9 @@
-"""Detect when other programs compete for this machine's cores, which makes every run slow."""
+"""Share this machine: its cores with other programs, which make every run slow, and memory among this process's threads."""
 
+import ctypes
 import os
 
+_ARENA_MAX = -8  # M_ARENA_MAX in glibc's malloc.h
 _BUSY = 2.0  # runnable threads per core; a single mlxtune run causes at most 1.5
 
 
@@ -23,3 +25,17 @@ def fair_threads(load: float) -> int:
     """Return this process's fair share of the cores, in threads, if it competes with ``load`` other threads."""
     cores = os.cpu_count() or 1
     return max(1, int(cores * cores / (load + cores)))
+
+
+def share_arena() -> None:
+    """Let all threads of this process allocate from the same memory. Call this before the first thread starts.
+
+    By default, glibc keeps what a thread frees for that thread. Threads of a pool, which take turns, then each keep the memory of
+    the largest job that they ever ran. Python mostly runs one thread at a time, so they rarely wait for each other. Other
+    C libraries do not have this setting, and nothing happens.
+    """
+    try:
+        set_option = ctypes.CDLL(None).mallopt
+    except AttributeError:
+        return
+    set_option(_ARENA_MAX, 1)

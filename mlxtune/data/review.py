@@ -36,10 +36,9 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 from mlxtune.core.errors import DataError, InputError
-from mlxtune.core.files import disk_errors, home, sync_folder
+from mlxtune.core.files import disk_errors, home, require_version, sync_folder
 from mlxtune.core.hashing import sha256_json
 from mlxtune.core.journal import Journal, read
-from mlxtune.core.versions import require_version
 from mlxtune.data.generate.lineage import lineage_of
 from mlxtune.data.readers.formats import CONTENT_FORMATS, parse
 from mlxtune.data.rows import REVIEW_STATUS, TAG_KEYS, Preference, Row, RowError, row_tags

@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 from mlxtune.core.errors import DataError, InputError
-from mlxtune.core.files import disk_errors, read_json, write_json
+from mlxtune.core.files import disk_errors, read_json, require_version, write_json
 from mlxtune.core.hashing import unit_interval
 from mlxtune.core.text import plural
-from mlxtune.core.versions import require_version
 from mlxtune.data.generate.lineage import lineage_of
 from mlxtune.data.rows import Location, PromptRow, Row, prompt_hash, prompt_hashes, prompt_text, row_tags, turn_rows
 from mlxtune.data.source import Source

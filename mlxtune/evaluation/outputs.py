@@ -20,7 +20,6 @@ from mlxtune.evaluation.answers import Answer, ArmAnswers
 from mlxtune.evaluation.arms import Arm
 from mlxtune.evaluation.loop_rule import loop_rule
 from mlxtune.evaluation.scorers import GRAMMAR_LIMIT
-from mlxtune.models import lora
 from mlxtune.models.call_grammar import call_syntax, calls_grammar
 from mlxtune.models.generate import GenerationSettings, Progress, generate
 from mlxtune.models.grammar import Grammar
@@ -30,6 +29,7 @@ from mlxtune.models.prefix_cache import PrefixCache, SharedPrefix
 from mlxtune.models.template import ChatTemplate, TemplateSettings, load_template
 from mlxtune.models.thoughts import GeneratedAnswer
 from mlxtune.recipe import Recipe
+from mlxtune.recipe.parent import CONFIG, WEIGHTS
 from mlxtune.runs.events import HELD_OUT_ROW, TIMED, TOKEN, WAITING
 
 SAVED = ".saved.jsonl"  # suffix of a model's answers to single prompts, and of the likelihoods that it assigns to given answers
@@ -170,7 +170,7 @@ def model_identity(arm: Arm, loaded: LoadedModel) -> dict[str, Any]:
         "v": 10,
         "made with": {name: version(name) for name in ("mlxtune", "mlx", "mlx-lm")},
         "base": [loaded.source.fingerprint, [_file_hash(file, file.stat().st_size, file.stat().st_mtime_ns) for file in files]],
-        "adapter": [sha256_file(arm.adapter / name) for name in (lora.WEIGHTS_FILE, lora.CONFIG_FILE)] if arm.adapter else [],
+        "adapter": [sha256_file(arm.adapter / name) for name in (WEIGHTS, CONFIG)] if arm.adapter else [],
         "compute": loaded.description,
     }
 

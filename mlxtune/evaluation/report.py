@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
 from mlxtune.core.errors import InputError
-from mlxtune.core.files import read_json, write_json
+from mlxtune.core.files import read_json, require_version, write_json
 from mlxtune.core.json_fields import from_json, optional, to_json
-from mlxtune.core.versions import require_version
 from mlxtune.evaluation.answers import AnswerStatistics
 from mlxtune.evaluation.arms import has_grammar, is_free, is_tuned
 from mlxtune.evaluation.evidence import FILES, hashes

@@ -18,10 +18,9 @@ from typing import Any
 import jsonschema
 
 from mlxtune.core.errors import InputError
-from mlxtune.core.files import read_json
+from mlxtune.core.files import read_json, require_version
 from mlxtune.core.json_fields import to_json
 from mlxtune.core.text import one_line
-from mlxtune.core.versions import require_version
 from mlxtune.evaluation import report
 from mlxtune.evaluation.answer_budget import auto_limit, grammar_limit
 from mlxtune.evaluation.answers import Answer, ArmAnswers, SeedAnswers, score_answers, score_seed

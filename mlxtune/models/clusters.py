@@ -10,9 +10,8 @@ import math
 import re
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,25 +51,17 @@ _WORD = re.compile(r"[^\W\d_]{3,}")
 _LABEL_WORDS = 4
 
 
-@dataclass(frozen=True)
-class Clustering:
-    """``labels`` has each text's cluster, or -1 for an outlier; ``words`` the words that set each cluster apart."""
-
-    labels: tuple[int, ...]
-    words: tuple[str, ...]
-
-
-def cluster(vectors: Vectors, texts: Sequence[str]) -> Clustering:
-    """Cluster unit vectors ``(texts, width)``. The number of clusters is √(texts / 2), and the result is always the same."""
+def cluster(vectors: Vectors, texts: Mapping[int, str]) -> ClusterResult:
+    """Cluster unit vectors ``(texts, width)`` of the rows ``texts`` into √(texts / 2) clusters. The result is always the same."""
     count = len(texts)
     if count < _MIN_TEXTS:
-        return Clustering((0,) * count, ("",) if count else ())
+        return ClusterResult(tuple(texts), (0,) * count, ("",) if count else ())
     typical = ~_outliers(vectors)
     clusters = min(_MAX_CLUSTERS, max(2, round(math.sqrt(count / 2))))
     labels = np.full(count, -1, np.int64)
     labels[typical] = _k_means(vectors[typical], min(clusters, int(typical.sum())))
     used, labels[typical] = np.unique(labels[typical], return_inverse=True)
-    return Clustering(tuple(labels.tolist()), _names(labels, len(used), texts))
+    return ClusterResult(tuple(texts), tuple(labels.tolist()), _names(labels, len(used), list(texts.values())))
 
 
 def _k_means(vectors: Vectors, clusters: int) -> Labels:
@@ -168,8 +159,7 @@ def clusters(request: Request) -> Any:
     if vectors is None:
         raise ModelError(f"The hidden states of {recipe.model.base} cannot be read.", hint="Use another base to cluster rows.")
     request.progress(["clustering", 0.0])
-    found = cluster(standardized(vectors), list(texts.values()))
-    result = to_json(ClusterResult(tuple(texts), found.labels, found.words))
+    result = to_json(cluster(standardized(vectors), texts))
     with suppress(MachineError):  # a full disk: the result is still good
         write_json(file, result)
     return result

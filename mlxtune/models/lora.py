@@ -16,11 +16,11 @@ from mlxtune.core.safetensors import read_header
 from mlxtune.core.text import nearest
 from mlxtune.planning.shapes import NOT_ADAPTED
 from mlxtune.recipe import AdapterSection
+from mlxtune.recipe.parent import CONFIG, WEIGHTS
 
 _LINEAR = nn.Linear | nn.QuantizedLinear
 _ADAPTABLE = _LINEAR | nn.Embedding | nn.QuantizedEmbedding | SwitchLinear | QuantizedSwitchLinear
 
-WEIGHTS_FILE, CONFIG_FILE = "adapters.safetensors", "adapter_config.json"
 ADAPTER_ARRAYS = ("lora_a", "lora_b", "m")  # the arrays of one module; m is DoRA's magnitude
 
 
@@ -57,8 +57,8 @@ def wrapped_module(adapter: Any) -> nn.Module:
 
 def load_weights(model: nn.Module, folder: Path) -> None:
     """Load the weights in ``folder`` into the adapters on ``model``. Raises ``ModelError`` if they do not match."""
-    read_header(folder / WEIGHTS_FILE)
-    loaded: Any = mx.load(str(folder / WEIGHTS_FILE))
+    read_header(folder / WEIGHTS)
+    loaded: Any = mx.load(str(folder / WEIGHTS))
     expected: dict[str, mx.array] = {}
     for name, module in adapter_modules(model).items():
         expected |= {f"{name}.{array}": module[array] for array in ADAPTER_ARRAYS if array in module}
@@ -86,13 +86,13 @@ def adapter_arrays(model: nn.Module) -> dict[str, mx.array]:
 def save(folder: Path, arrays: dict[str, mx.array], config: dict[str, Any]) -> None:
     """Write an adapter folder, each file atomically. Raises ``MachineError`` when the disk is full."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_bytes(folder / WEIGHTS_FILE, to_bytes(arrays))
-    write_json(folder / CONFIG_FILE, config)
+    write_bytes(folder / WEIGHTS, to_bytes(arrays))
+    write_json(folder / CONFIG, config)
 
 
 def load(model: nn.Module, folder: Path) -> None:
     """Add the adapter in ``folder`` to ``model``, frozen, for inference. Raises ``ModelError`` if it does not match."""
-    read_header(folder / WEIGHTS_FILE)
+    read_header(folder / WEIGHTS)
     try:
         load_adapters(model, str(folder))
     except (OSError, ValueError, KeyError, AttributeError) as error:

@@ -10,7 +10,7 @@ from mlxtune.data.template_notes import TemplateNote
 from mlxtune.present.blocks import ActionBlock, Block, Document, Fact, Facts, Heading, Mark, Span, Text, text
 from mlxtune.present.generation import refusal_title
 from mlxtune.present.labels import failure_name
-from mlxtune.runs.events import HELD_OUT_ROW, TIMED, DataReady, Event, ReferenceProgress, ReplayProgress, ValidationProgress
+from mlxtune.runs.events import HELD_OUT_ROW, TIMED, DataReady, Event, WorkProgress
 from mlxtune.runs.registry import Run, RunStatus
 from mlxtune.runs.state import RunState, RunWarning, SampleAnswer, Work, earlier_adapter_step
 
@@ -270,7 +270,7 @@ _PROGRESS = {  # what was done, one of them, and several, by the type of an even
 }
 
 
-def progress_line(event: ReferenceProgress | ReplayProgress | ValidationProgress) -> LogLine:
+def progress_line(event: WorkProgress) -> LogLine:
     """Return a line about a phase that has not ended: how many pairs, prompts, or batches are done."""
     words, one, many = _PROGRESS[event["type"]] if "of" not in event else ("the reference model read", "pair", "validation pairs")
     return LogLine(event["t"], "·", "faint", f"{words} {event['done']:,} of {plural(event['total'], one, many)}")

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict, cast
 
 from mlxtune.core.errors import MachineError
+from mlxtune.core.files import require_version
 from mlxtune.core.journal import Journal, Tail
-from mlxtune.core.versions import require_version
 
 FILE = "events.jsonl"
 VERSION = 2
@@ -60,19 +60,17 @@ class ModelLoaded(BaseEvent):
     limit: int  # the recommended memory limit in bytes
 
 
-class ReferenceProgress(BaseEvent):
-    """The number of pairs that the reference model has scored for preference training."""
+class WorkProgress(BaseEvent):
+    """The pairs that the reference model has scored, the prompts that the base has answered for replay, or the validation batches.
 
-    type: Literal["reference"]
+    ``validating`` is emitted only if a validation takes long.
+    """
+
+    type: Literal["reference", "replay", "validating"]
     done: int
     total: int
-    of: NotRequired[Literal["distance"]]  # it reads validation pairs on which the distance from it is measured
-
-
-class ReplayProgress(BaseEvent):
-    type: Literal["replay"]
-    done: int
-    total: int
+    step: NotRequired[int]
+    of: NotRequired[Literal["distance"]]  # the reference model reads validation pairs on which the distance from it is measured
 
 
 class DataReady(BaseEvent):
@@ -109,15 +107,6 @@ class StepDone(BaseEvent):
     memory: int  # bytes
     peak: int  # bytes
     metrics: NotRequired[dict[str, float | None]]  # of preference training, with TRL's names
-
-
-class ValidationProgress(BaseEvent):
-    """The number of validation batches whose loss has been computed. Emitted only if the validation takes long."""
-
-    type: Literal["validating"]
-    step: int
-    done: int
-    total: int
 
 
 class ValidationDone(BaseEvent):
@@ -245,10 +234,10 @@ class RowsProposed(BaseEvent):
     refused: dict[str, int]
 
 
-class Heartbeat(BaseEvent):
-    """A sign of life, written every 5 s by a thread that never uses MLX."""
+class BareEvent(BaseEvent):
+    """A sign of life, written every 5 s by a thread that never uses MLX, or the end of a wait."""
 
-    type: Literal["heartbeat"]
+    type: Literal["heartbeat", "run.continued"]
 
 
 class WarningRaised(BaseEvent):
@@ -269,10 +258,6 @@ class RunWaiting(BaseEvent):
 
     type: Literal["run.waiting"]
     reason: WaitReason
-
-
-class RunContinued(BaseEvent):
-    type: Literal["run.continued"]
 
 
 class RunRestarting(BaseEvent):
@@ -304,10 +289,9 @@ class RunFailed(BaseEvent):
 
 
 Event = (
-    RunStarted | ModelLoaded | ReferenceProgress | ReplayProgress | DataReady | StepDone | ValidationProgress | ValidationDone
-    | SamplingStarted | SampleWritten | CheckpointSaved | ArmProgress | ArmEvent | ExportWritten | FidelityMeasured | SearchPlanned | TrialStarted | TrialScored
-    | TrialEnded | SearchDecided | RowsProposed | Heartbeat | WarningRaised | SleepPrevented | RunWaiting | RunContinued
-    | RunRestarting | RunFinished | RunStopped | RunFailed
+    RunStarted | ModelLoaded | WorkProgress | DataReady | StepDone | ValidationDone | SamplingStarted | SampleWritten | CheckpointSaved
+    | ArmProgress | ArmEvent | ExportWritten | FidelityMeasured | SearchPlanned | TrialStarted | TrialScored | TrialEnded | SearchDecided
+    | RowsProposed | BareEvent | WarningRaised | SleepPrevented | RunWaiting | RunRestarting | RunFinished | RunStopped | RunFailed
 )  # fmt: skip
 EventType = Literal[
     "run.started", "run.resumed", "model.loaded", "reference", "replay", "data.ready", "step", "validating", "validation", "sampling", "sample",

@@ -15,7 +15,8 @@ from mlx_lm.tuner.utils import linear_to_lora_layers
 
 from mlxtune.adapters.layout import read_config, read_layout
 from mlxtune.core.errors import ModelError
-from mlxtune.models.lora import ADAPTER_ARRAYS, CONFIG_FILE, WEIGHTS_FILE, check_fit
+from mlxtune.models.lora import ADAPTER_ARRAYS, check_fit
+from mlxtune.recipe.parent import CONFIG, WEIGHTS
 
 _FileState = list[tuple[int, int]]  # modification time and size of each file
 
@@ -43,7 +44,7 @@ class AdapterPool:
 
         Raises ``ModelError`` for an invalid header, names or shapes that do not match this base, and values that are not finite.
         """
-        files = folder / WEIGHTS_FILE, folder / CONFIG_FILE
+        files = folder / WEIGHTS, folder / CONFIG
         try:
             state = [(status.st_mtime_ns, status.st_size) for status in (file.stat() for file in files)]
         except OSError as error:
@@ -83,14 +84,14 @@ class AdapterPool:
 
     def _read(self, folder: Path) -> LoadedAdapter:
         layout = read_layout(folder)
-        parameters = read_config(folder / CONFIG_FILE)["lora_parameters"]
+        parameters = read_config(folder / CONFIG)["lora_parameters"]
         try:
             linear_to_lora_layers(self.model, layout.num_layers, parameters, use_dora=layout.kind == "dora")
         except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
             raise ModelError(f"The adapter in {folder} does not match this model: {error}.") from error
         modules = {name: module for name, module in self.model.named_modules() if self._base.get(name, module) is not module}
         slots = {f"{name}.{own}": (module, own) for name, module in modules.items() for own in ADAPTER_ARRAYS if own in module}
-        arrays: Any = mx.load(str(folder / WEIGHTS_FILE))
+        arrays: Any = mx.load(str(folder / WEIGHTS))
         check_fit(folder, {name: module[own] for name, (module, own) in slots.items()}, arrays)
         if not modules:
             raise ModelError(f"The adapter in {folder} adapts no module of this model.", hint="Its base may be a different one.")

@@ -29,6 +29,7 @@ from mlxtune.core.hashing import sha256_file
 from mlxtune.models import lora
 from mlxtune.models.resolve import same_base
 from mlxtune.recipe import Recipe
+from mlxtune.recipe.parent import CONFIG, WEIGHTS
 
 MANIFEST = "manifest.json"
 OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
@@ -85,7 +86,7 @@ def save(
 def write_lineage(adapter: Path, origin: Mapping[str, Any], step: int, **more: Any) -> None:
     """Write the lineage of the weights in ``adapter``, which are those after ``step``."""
     made = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    record = {**origin, "made": made, "weights": sha256_file(adapter / lora.WEIGHTS_FILE), "steps": step, **more}
+    record = {**origin, "made": made, "weights": sha256_file(adapter / WEIGHTS), "steps": step, **more}
     write_json(adapter / LINEAGE, record)
 
 
@@ -106,7 +107,7 @@ def damaged_folders(run: Path) -> list[Path]:
 
 def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: optim.Optimizer | None = None) -> None:
     """Load the adapter and optimizer of ``checkpoint``. Raise ``ModelError`` if they do not match the model."""
-    adapter: Any = mx.load(str(checkpoint.folder / lora.WEIGHTS_FILE))
+    adapter: Any = mx.load(str(checkpoint.folder / WEIGHTS))
     expected = {name: array.shape for name, array in lora.adapter_arrays(model).items()}
     if {name: array.shape for name, array in adapter.items()} != expected:
         raise ModelError(
@@ -140,7 +141,7 @@ def _remove(folder: Path) -> None:
 def _verified(folder: Path) -> Checkpoint | None:
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
-        if not manifest.keys() >= {OPTIMIZER, STATE, lora.WEIGHTS_FILE, lora.CONFIG_FILE} or any(
+        if not manifest.keys() >= {OPTIMIZER, STATE, WEIGHTS, CONFIG} or any(
             sha256_file(folder / name) != digest for name, digest in manifest.items()
         ):
             return None

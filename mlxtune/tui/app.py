@@ -27,9 +27,10 @@ from textual.screen import Screen
 from textual.strip import Strip
 from textual.widgets import Input, TextArea
 
-from mlxtune.core import allocator, settings
+from mlxtune.core import settings
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.files import read_json
+from mlxtune.core.machine_load import share_arena
 from mlxtune.core.text import one_line, plural
 from mlxtune.runs.registry import Run
 from mlxtune.tui import keys, terminal_watch
@@ -463,7 +464,7 @@ def _commands(node: HasActions, names: Container[str] | None = None) -> Iterator
 
 def run(workspace: Path, state: Mapping[str, Any] | None = None) -> None:
     """Open the app on a workspace and return when the user quits. Raise ``SystemExit`` with code 4 after an internal error."""
-    allocator.share_arena()
+    share_arena()
     app = MlxtuneApp(workspace, state=state)
     terminal_watch.start_watch(app.saved.write)
     app.run()

@@ -92,7 +92,7 @@ def test_a_limit_for_files_is_named(tmp_path, monkeypatch, write):
 def test_a_checkpoint_whose_state_is_no_state_is_damaged(tmp_path, state):
     folder = tmp_path / "checkpoints" / "0000003"
     folder.mkdir(parents=True)
-    names = [checkpoint.OPTIMIZER, checkpoint.STATE, checkpoint.lora.WEIGHTS_FILE, checkpoint.lora.CONFIG_FILE]
+    names = [checkpoint.OPTIMIZER, checkpoint.STATE, checkpoint.lora.WEIGHTS, checkpoint.lora.CONFIG]
     for name in names:
         (folder / name).write_text(state if name == checkpoint.STATE else "x")
     (folder / checkpoint.MANIFEST).write_text(json.dumps({name: sha256_file(folder / name) for name in names}))

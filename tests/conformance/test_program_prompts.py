@@ -14,7 +14,7 @@ from tiny_model import make_tiny
 from mlxtune.adapters.export import gguf
 from mlxtune.adapters.export.llama_server import LlamaSettings, llama_server
 from mlxtune.adapters.export.program_prompts import folder_difference
-from mlxtune.adapters.tokenizer_files import copy_tokenizer
+from mlxtune.adapters.publish import copy_tokenizer
 from mlxtune.core.files import read_json, write_json
 from mlxtune.data.rows import REASONING, PromptRow
 from mlxtune.evaluation.endpoint_answers import openai_message

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mlxtune.core.errors import InputError
-from mlxtune.core.versions import require_version
+from mlxtune.core.files import require_version
 
 
 def test_the_written_version_is_accepted():

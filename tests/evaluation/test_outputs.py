@@ -236,7 +236,7 @@ def test_changed_adapter_weights_or_scale_invalidate_cache(loaded, tmp_path):
     config = lora.add(loaded.model, AdapterSection(rank=2), 1)
     for name in ("one", "two", "three"):
         lora.save(tmp_path / name, lora.adapter_arrays(loaded.model), config)
-    (tmp_path / "two" / lora.CONFIG_FILE).write_text((tmp_path / "two" / lora.CONFIG_FILE).read_text().replace("scale", "scale "))
+    (tmp_path / "two" / lora.CONFIG).write_text((tmp_path / "two" / lora.CONFIG).read_text().replace("scale", "scale "))
     assert not _answer(loaded, tmp_path / "cache", Arm("tuned", tmp_path / "one")).cached
     assert _answer(loaded, tmp_path / "cache", Arm("tuned", tmp_path / "three")).cached
     assert not _answer(loaded, tmp_path / "cache", Arm("tuned", tmp_path / "two")).cached

@@ -134,9 +134,7 @@ def end(run: Path) -> dict[str, Any]:
     assert steps == list(range(saved + 1, STEPS + 1)), steps
     state, newest = Run(run).state(), checkpoint.newest(run)
     assert newest is not None
-    saved_files = (
-        newest.folder / name for name in (lora.WEIGHTS_FILE, checkpoint.OPTIMIZER, checkpoint.STATE)
-    )  # others name the run
+    saved_files = (newest.folder / name for name in (lora.WEIGHTS, checkpoint.OPTIMIZER, checkpoint.STATE))  # others name the run
     results = [run / "certificate.json", run / "data.json", run / "adapter" / "adapters.safetensors"]
     return {
         **{str(path.relative_to(run)): sha256_file(path) for path in (*saved_files, *results)},

@@ -77,7 +77,7 @@ def test_a_saved_adapter_loads_exactly(tiny: Path, tmp_path: Path) -> None:
 def test_a_truncated_adapter_is_refused_before_it_is_opened(tiny: Path, tmp_path: Path) -> None:
     model, _ = load_model(tiny)
     lora.save(tmp_path, randomize(model) if lora.add(model, AdapterSection(rank=4), seed=1) else {}, {})
-    file = tmp_path / lora.WEIGHTS_FILE
+    file = tmp_path / lora.WEIGHTS
     for data in (file.read_bytes()[:-10], b"", b"\x80\x05pickle", (2**40).to_bytes(8, "little") + b"{}"):
         file.write_bytes(data)
         for open_ in (lora.load_weights, lora.load):
@@ -123,7 +123,7 @@ def test_every_kind_and_target_starts_at_the_base_and_round_trips_through_mlx_lm
     stock.eval()
     assert mx.array_equal(stock(tokens), model(tokens))
     assert not mx.allclose(stock(tokens), before, rtol=1e-2, atol=1e-2)
-    assert json.loads((tmp_path / "adapter" / lora.CONFIG_FILE).read_text())["fine_tune_type"] == section.kind
+    assert json.loads((tmp_path / "adapter" / lora.CONFIG).read_text())["fine_tune_type"] == section.kind
 
 
 def test_an_embedding_trained_on_dequantized_weights_fits_the_quantized_base(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ def _planted(per_topic: int = 30):
     rows.append(-np.eye(1, 16, 9, dtype=np.float32)[0])
     vectors = np.stack(rows)
     texts = [f"{topic} number {index}" for topic in TOPICS for index in range(per_topic)] + ["zebra"]
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True), texts
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True), dict(enumerate(texts))
 
 
 def test_planted_groups_and_the_outlier_are_found():
@@ -37,9 +37,9 @@ def test_planted_groups_and_the_outlier_are_found():
 
 
 def test_few_or_equal_texts_are_one_cluster():
-    assert cluster(np.ones((3, 4), np.float32) / 2, ["a"] * 3).labels == (0, 0, 0)
-    assert cluster(np.zeros((0, 4), np.float32), []).labels == ()
-    assert set(cluster(np.ones((20, 4), np.float32) / 2, ["same text"] * 20).labels) == {0}
+    assert cluster(np.ones((3, 4), np.float32) / 2, dict.fromkeys(range(3), "a")).labels == (0, 0, 0)
+    assert cluster(np.zeros((0, 4), np.float32), {}).labels == ()
+    assert set(cluster(np.ones((20, 4), np.float32) / 2, dict.fromkeys(range(20), "same text")).labels) == {0}
 
 
 def test_groups_of_a_result():

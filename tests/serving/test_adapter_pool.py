@@ -64,7 +64,7 @@ def test_adapters_cost_only_their_own_bytes(pool: AdapterPool, tiny_adapters: di
         pool.activate(pool.load(tiny_adapters[name]))
         mx.eval(pool.model(TOKENS))
     pool.activate(None)
-    files = sum((tiny_adapters[name] / lora.WEIGHTS_FILE).stat().st_size for name in ("all", "dora", "wide"))
+    files = sum((tiny_adapters[name] / lora.WEIGHTS).stat().st_size for name in ("all", "dora", "wide"))
     assert pool.nbytes < files
     assert mx.get_active_memory() - before < files
 
@@ -109,16 +109,16 @@ def test_a_changed_file_is_loaded_again(tiny: Path, pool: AdapterPool, tmp_path:
 
 
 def _nan_values(folder: Path) -> None:
-    arrays: dict[str, mx.array] = mx.load(str(folder / lora.WEIGHTS_FILE))  # type: ignore[assignment]
+    arrays: dict[str, mx.array] = mx.load(str(folder / lora.WEIGHTS))  # type: ignore[assignment]
     name = sorted(arrays)[0]
-    mx.save_safetensors(str(folder / lora.WEIGHTS_FILE), arrays | {name: arrays[name] * float("nan")})
+    mx.save_safetensors(str(folder / lora.WEIGHTS), arrays | {name: arrays[name] * float("nan")})
 
 
 def _module_missing(folder: Path) -> None:
-    arrays: dict[str, mx.array] = mx.load(str(folder / lora.WEIGHTS_FILE))  # type: ignore[assignment]
+    arrays: dict[str, mx.array] = mx.load(str(folder / lora.WEIGHTS))  # type: ignore[assignment]
     removed = sorted(arrays)[0].rpartition(".")[0]
     mx.save_safetensors(
-        str(folder / lora.WEIGHTS_FILE), {name: array for name, array in arrays.items() if not name.startswith(f"{removed}.")}
+        str(folder / lora.WEIGHTS), {name: array for name, array in arrays.items() if not name.startswith(f"{removed}.")}
     )
 
 
@@ -127,8 +127,8 @@ def _module_missing(folder: Path) -> None:
     [
         (_nan_values, "NaN or infinite"),
         (_module_missing, "has no counterpart"),
-        (lambda folder: (folder / lora.CONFIG_FILE).write_text("[]"), "JSON object"),
-        (lambda folder: (folder / lora.CONFIG_FILE).unlink(), "no adapter"),
+        (lambda folder: (folder / lora.CONFIG).write_text("[]"), "JSON object"),
+        (lambda folder: (folder / lora.CONFIG).unlink(), "no adapter"),
     ],
 )  # fmt: skip
 def test_an_invalid_adapter_is_refused_and_the_model_is_unchanged(

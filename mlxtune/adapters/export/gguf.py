@@ -5,6 +5,7 @@ that the user already has (``--lora``).
 """
 
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from mlxtune.core.errors import ModelError
 from mlxtune.core.files import disk_errors, sync_file
 from mlxtune.models.load import LoadedModel
 from mlxtune.models.resolve import ModelFolder
-from mlxtune.recipe.parent import WEIGHTS
+from mlxtune.recipe.parent import CONFIG, WEIGHTS
 
 LORA_FILE = "adapter.gguf"
 _FUSE_HINT = "Export it fused into its base: mlxtune export llamacpp"
@@ -147,8 +148,6 @@ def read_back(file: Path, loaded: LoadedModel, config: Mapping[str, Any]) -> Non
 
 def read_lora_back(file: Path, source: ModelFolder, adapter: Path, target: Path) -> None:
     """Write the adapter in ``file`` as a folder ``target`` in mlx-lm's layout; ``adapter`` is the original, with the configuration."""
-    import shutil
-
     layout = read_layout(adapter)
     _, places = _lora_places(source, layout)
     tensors = {tensor.name: tensor.data for tensor in GGUFReader(file).tensors}
@@ -159,7 +158,7 @@ def read_lora_back(file: Path, source: ModelFolder, adapter: Path, target: Path)
         weights[f"{name}.lora_b"] = mx.array((b if place.rows is None else b[np.argsort(place.rows)]).T)
     target.mkdir(parents=True)
     mx.save_safetensors(str(target / WEIGHTS), weights, metadata={"format": "mlx"})
-    shutil.copyfile(adapter / "adapter_config.json", target / "adapter_config.json")
+    shutil.copyfile(adapter / CONFIG, target / CONFIG)
 
 
 def _describable(model: nn.Module, config: Mapping[str, Any]) -> tuple[architectures.Architecture, architectures.Config]:

@@ -15,8 +15,7 @@ from mlxtune.adapters.export.start import HF
 from mlxtune.adapters.importers.checks import find_weight
 from mlxtune.adapters.importers.peft import FILE, write_transposed
 from mlxtune.adapters.layout import AdapterLayout, read_layout
-from mlxtune.adapters.publish import Card, published_base, write_publishable
-from mlxtune.adapters.tokenizer_files import copy_tokenizer
+from mlxtune.adapters.publish import Card, copy_tokenizer, published_base, write_publishable
 from mlxtune.core.errors import ModelError
 from mlxtune.core.files import new_folder, write_json
 from mlxtune.core.safetensors import TensorInfo

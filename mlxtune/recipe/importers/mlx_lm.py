@@ -18,6 +18,7 @@ from mlxtune.core.errors import RecipeError
 from mlxtune.core.files import read_failure, read_text
 from mlxtune.core.text import one_line, suggest
 from mlxtune.recipe.load import parse
+from mlxtune.recipe.parent import WEIGHTS
 
 DEFAULTS: dict[str, Any] = {
     "model": "Qwen/Qwen3-0.6b", "fine_tune_type": "lora", "optimizer": "adam", "optimizer_config": {},
@@ -36,7 +37,6 @@ NO_COUNTERPART = {
 }  # fmt: skip
 _REJECTED = {"hf_dataset": "Download the dataset and set data to its folder."}
 _FEATURES = {"prompt_feature": "prompt", "completion_feature": "completion", "chat_feature": "messages", "text_feature": "text"}
-_WEIGHTS_FILE = "adapters.safetensors"
 _FLOAT = re.compile(r"[-+]?(?:\d[\d_]*)?\.?\d+[eE][-+]?\d+|[-+]?(?:\d[\d_]*\.\d*|\.\d+)")
 
 
@@ -77,10 +77,10 @@ def import_config(path: Path, target: Path) -> ImportedRecipe:
         adapter["targets"] = lora["keys"]
     if values["resume_adapter_file"]:
         file = Path(str(values["resume_adapter_file"]))
-        if file.name == _WEIGHTS_FILE:
+        if file.name == WEIGHTS:
             adapter["parent"] = _relative(file.parent, target)
         else:
-            notes.append(f"resume_adapter_file: only a file named {_WEIGHTS_FILE} can be a parent; training starts from scratch.")
+            notes.append(f"resume_adapter_file: only a file named {WEIGHTS} can be a parent; training starts from scratch.")
     document = {
         "name": re.sub(r"[^\w.-]+", "-", path.stem, flags=re.ASCII).strip("-._")[:64] or "imported",
         "model": {"base": _model(str(values["model"]), target)},

@@ -10,8 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
-from mlxtune.core.files import read_json
-from mlxtune.core.versions import require_version
+from mlxtune.core.files import read_json, require_version
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.arms import TUNED
 from mlxtune.evaluation.report import Rate
