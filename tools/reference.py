@@ -251,12 +251,26 @@ def _errors() -> Iterator[str]:
 
 
 def raised_errors(tree: ast.AST) -> Iterator[tuple[str, str]]:
-    """Yield the message and the hint of each error in a module whose texts are written out."""
+    """Yield the message and the hint of each error in a module whose texts are written out, in the call or in a variable before it."""
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ERRORS and node.args:
-            hint = next((_literal(keyword.value) for keyword in node.keywords if keyword.arg == "hint"), "")
-            if len(_letters(message := _literal(node.args[0]))) > 1 and _letters(hint):
+            around = [one for one in functions if one.lineno <= node.lineno <= (one.end_lineno or 0)][-1:]
+            hint = next((_variable(keyword.value, tree, *around) for keyword in node.keywords if keyword.arg == "hint"), "")
+            if len(_letters(message := _variable(node.args[0], tree, *around))) > 1 and _letters(hint):
                 yield message, hint
+
+
+def _variable(value: ast.expr, *places: ast.AST) -> str:
+    """Return a text, which may be in a variable that is assigned once, or just before: in the innermost of ``places`` that assigns it."""
+    for place in reversed(places) if isinstance(value, ast.Name) else ():
+        nodes = ast.iter_child_nodes(place) if isinstance(place, ast.Module) else ast.walk(place)
+        found = [one for one in nodes if isinstance(one, ast.Assign) and ast.unparse(one.targets[0]) == value.id]
+        if found := [one for one in found if len(found) == 1 or 0 < value.lineno - (one.end_lineno or 0) <= 2]:
+            return _literal(found[-1].value)
+        if isinstance(place, ast.FunctionDef) and value.id in [one.arg for one in (*place.args.args, *place.args.kwonlyargs)]:
+            return ""
+    return _literal(value)
 
 
 def _literal(node: ast.expr) -> str:

@@ -157,10 +157,8 @@ def _api(repo: str) -> Any:
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     if not _REPO.fullmatch(repo) or ".." in repo:
-        raise InputError(
-            f"{one_line(repo, 80)!r} is not a valid Hub repository ID.",
-            hint="Use the form OWNER/NAME, for example someone/support-json.",
-        )
+        hint = "Use the form OWNER/NAME, for example someone/support-json."
+        raise InputError(f"{one_line(repo, 80)!r} is not a valid Hub repository ID.", hint=hint)
     disable_progress_bars()
     return HfApi(endpoint=_endpoint())
 

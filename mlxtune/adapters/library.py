@@ -296,10 +296,8 @@ def restore(workspace: Path, which: str = "last") -> AdapterEntry:
 def check_name(name: str) -> str:
     """Return ``name`` if it can be an adapter's name, which can become a folder name. Raise ``InputError`` if not."""
     if not _NAME.fullmatch(name) or name in RESERVED:
-        raise InputError(
-            f"{one_line(name, 60)!r} is not a valid adapter name.",
-            hint="Use up to 64 letters, digits, dots, dashes and underscores, but not base or last.",
-        )
+        hint = "Use up to 64 letters, digits, dots, dashes and underscores, but not base or last."
+        raise InputError(f"{one_line(name, 60)!r} is not a valid adapter name.", hint=hint)
     return name
 
 

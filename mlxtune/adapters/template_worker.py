@@ -17,10 +17,8 @@ def _frozen(request: Request) -> str:
     chat = load_template(source, TemplateSettings(params["thinking"], params["date"], params["template"]))
     frozen = chat.frozen_source
     if frozen and folder_difference(chat, Path(source.folder), template=frozen):
-        raise GateError(
-            f"Other programs render the prompts of {source.name} differently than in training.",
-            hint="Name a template in model.template that renders them alike, and train again.",
-        )
+        hint = "Name a template in model.template that renders them alike, and train again."
+        raise GateError(f"Other programs render the prompts of {source.name} differently than in training.", hint=hint)
     return frozen
 
 

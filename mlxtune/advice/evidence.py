@@ -133,10 +133,8 @@ def sample_recipe(recipe: Recipe) -> Recipe:
     Raise ``InputError`` if the recipe has no metric.
     """
     if not can_measure(recipe):
-        raise InputError(
-            "The recipe has no contract.",
-            hint='Add correct = ["answer"], a schema, disclaimers or forbidden phrases to [evaluation].',
-        )
+        hint = 'Add correct = ["answer"], a schema, disclaimers or forbidden phrases to [evaluation].'
+        raise InputError("The recipe has no contract.", hint=hint)
     arms = [BASE, *([PROMPT] if recipe.evaluation.prompt.strip() else []), KSHOT]
     section = replace(recipe.evaluation, arms=arms, rows=SAMPLE_ROWS)
     return replace(recipe, name=sample_name(recipe.name), evaluation=section)

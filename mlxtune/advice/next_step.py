@@ -102,13 +102,11 @@ def of_recipe(snapshot: Snapshot, view: RecipeView) -> Snapshot:
     name = view.recipe.name if view.recipe else ""
     verdicts = tuple(verdict for verdict in snapshot.verdicts if verdict.name == name)
     return replace(
-        snapshot,
-        recipes=(view, *(other for other in snapshot.recipes if other is not view)),
+        snapshot, recipes=(view, *(other for other in snapshot.recipes if other is not view)),
         runs=tuple(run for run in snapshot.runs if run.name == name),
-        evals=tuple(run for run in snapshot.evals if run.name == name),
-        verdicts=verdicts,
+        evals=tuple(run for run in snapshot.evals if run.name == name), verdicts=verdicts,
         blind_status=snapshot.blind_status if snapshot.newest_comparison in verdicts else None,
-    )
+    )  # fmt: skip
 
 
 def next_step(snapshot: Snapshot, open_file: str = "") -> NextStep:

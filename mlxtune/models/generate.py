@@ -276,10 +276,8 @@ def _generate_with_mlx_lm(
     sampler: TokenSampler, progress: Progress, on_answer: AnswerListener, on_token: Callable[[int], None],
 ) -> list[GeneratedAnswer]:  # fmt: skip
     if settings.grammar:
-        raise ModelError(
-            "This architecture does not support grammar-constrained answers.",
-            hint="Remove the arms with a grammar from evaluation.arms.",
-        )
+        hint = "Remove the arms with a grammar from evaluation.arms."
+        raise ModelError("This architecture does not support grammar-constrained answers.", hint=hint)
     answers: dict[int, GeneratedAnswer] = {}
     settings = replace(settings, max_tokens=max(builder.most_tokens for builder in builders))
     if id(model) not in _batching_models:

@@ -30,10 +30,8 @@ class Grammar:
         matcher = self._llguidance.LLMatcher
         self._grammar = lark or matcher.grammar_from_json_schema(json.dumps(schema))
         if reason := matcher.validate_grammar(self._grammar, self._vocabulary):
-            raise InputError(
-                f"The schema cannot be converted to a grammar: {one_line(reason, 200)}",
-                hint="Generate without a grammar, or simplify the schema.",
-            )
+            hint = "Generate without a grammar, or simplify the schema."
+            raise InputError(f"The schema cannot be converted to a grammar: {one_line(reason, 200)}", hint=hint)
 
     def start(self, rows: int) -> GrammarState:
         return GrammarState([self.matcher() for _ in range(rows)])

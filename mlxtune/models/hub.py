@@ -230,10 +230,8 @@ def _has_listed_hash(file: Path, entry: RepoFile) -> bool:
 
 
 def _damaged(id: str, names: list[str]) -> ModelError:
-    return ModelError(
-        f"The download of {id} has {plural(len(names), 'corrupt file')}: {one_line(', '.join(names[:5]), 200)}.",
-        hint=f"Download it again, because corrupt files were deleted: mlxtune models pull {id}",
-    )
+    message = f"The download of {id} has {plural(len(names), 'corrupt file')}: {one_line(', '.join(names[:5]), 200)}."
+    return ModelError(message, hint=f"Download it again, because corrupt files were deleted: mlxtune models pull {id}")
 
 
 @contextmanager
@@ -277,10 +275,8 @@ def _converted(what: str, error: Exception) -> MlxtuneError:
     if isinstance(error, _http_library().ConnectError):
         message = "no network, or unknown host."
     problem = f"answered with status {status}" if status else f"cannot be reached for {what}"
-    return MachineError(
-        f"The Hub {problem}: {message}",
-        hint="Run the command again: what was transferred is kept; offline, use a model that `mlxtune models` marks as downloaded.",
-    )
+    hint = "Run the command again: what was transferred is kept; offline, use a model that `mlxtune models` marks as downloaded."
+    return MachineError(f"The Hub {problem}: {message}", hint=hint)
 
 
 def redact(text: str) -> str:

@@ -72,10 +72,8 @@ def check_fit(folder: Path, expected: dict[str, mx.array], loaded: dict[str, mx.
     unmatched = sorted(expected.keys() ^ loaded.keys())
     unmatched = unmatched or [name for name in expected if expected[name].shape != loaded[name].shape]
     if unmatched:
-        raise ModelError(
-            f"The adapter in {folder} does not match this model: {unmatched[0]} has no counterpart.",
-            hint="It may have been trained from a different base.",
-        )
+        hint = "It may have been trained from a different base."
+        raise ModelError(f"The adapter in {folder} does not match this model: {unmatched[0]} has no counterpart.", hint=hint)
 
 
 def adapter_arrays(model: nn.Module) -> dict[str, mx.array]:

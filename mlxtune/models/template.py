@@ -206,10 +206,8 @@ class ChatTemplate:
         """Raise ``TemplateError`` if there is no template, or if it has no token that ends an answer, like GLM-4's."""
         self.render([Message("user", "Hi")], (), generation_prompt=True)
         if self._end_tokens == frozenset():
-            raise TemplateError(
-                f"The chat template of {self.name} ends answers without a stop token, so the model would not learn to stop.",
-                hint=(self.settings.source and self._shipped_hint()) or _ENDLESS_HINT,
-            )
+            message = f"The chat template of {self.name} ends answers without a stop token, so the model would not learn to stop."
+            raise TemplateError(message, hint=(self.settings.source and self._shipped_hint()) or _ENDLESS_HINT)
 
     def count_tokens(self, text: str) -> int:
         """Return the number of tokens in ``text``, without the tokens that the template adds."""
@@ -231,19 +229,13 @@ class ChatTemplate:
         elif isinstance(row, TextRow):
             encoded = self._text(row, max_tokens)
         elif isinstance(row, Unpaired):
-            raise DataError(
-                f"{row.location}: the row is labeled good or bad, and SFT would learn the bad answers, too.",
-                hint='Set method.kind to "kto", or data.format to "chat" or "completion" to train on every answer.',
-            )
+            hint = 'Set method.kind to "kto", or data.format to "chat" or "completion" to train on every answer.'
+            raise DataError(f"{row.location}: the row is labeled good or bad, and SFT would learn the bad answers, too.", hint=hint)
         else:
             raise DataError(f"{row.location}: SFT cannot train on a pair.", hint='Set method.kind to "dpo".')
         inside = [one for one in encoded if one.trained[:max_tokens].any()]
         if not inside:
-            raise TooLongError(
-                f"{row.location}: the prompt fills the window of {max_tokens:,} tokens (the row has {encoded[0].full_length:,}), "
-                "so it has no trained tokens.",
-                hint="Raise data.max_tokens, or shorten the prompt.",
-            )
+            raise _prompt_fills_window(row.location, max_tokens)
         cut = {TemplateNote.CUT} if len(inside) < len(encoded) else set()
         short = slice(max_tokens)
         return [replace(one, tokens=one.tokens[short], trained=one.trained[short], notes=one.notes | cut) for one in inside]
@@ -264,14 +256,10 @@ class ChatTemplate:
         pair = self._pair(row, (row.chosen, row.rejected), max_tokens)
         if pair.chosen.tolist() == pair.rejected.tolist():
             if TemplateNote.REASONING in pair.notes:
-                raise DataError(
-                    f"{row.location}: chosen and rejected are identical without their reasoning.",
-                    hint='Set model.thinking to "on", or remove the row.',
-                )
-            raise TooLongError(
-                f"{row.location}: chosen and rejected are identical within the window of {max_tokens:,} tokens.",
-                hint="Raise data.max_tokens, or remove the row.",
-            )
+                hint = 'Set model.thinking to "on", or remove the row.'
+                raise DataError(f"{row.location}: chosen and rejected are identical without their reasoning.", hint=hint)
+            message = f"{row.location}: chosen and rejected are identical within the window of {max_tokens:,} tokens."
+            raise TooLongError(message, hint="Raise data.max_tokens, or remove the row.")
         return pair
 
     def can_compare(self, pair: Preference, max_tokens: int) -> bool:
@@ -299,11 +287,7 @@ class ChatTemplate:
         first, second = (self.answer(messages, row.tools, row.location) for messages in conversations)
         room = max_tokens - first.start
         if room < 1:
-            raise TooLongError(
-                f"{row.location}: the prompt of {first.start:,} tokens fills the window of {max_tokens:,}, "
-                "so no answer token would be trained.",
-                hint="Raise data.max_tokens, or shorten the prompt.",
-            )
+            raise _prompt_fills_window(row.location, max_tokens)
         answers = zip(conversations, (first, second), strict=True)
         notes = frozenset().union(*(self._notes(messages, row.tools, [span]) for messages, span in answers))
         chosen, rejected = (one.tokens[one.start : one.end] for one in (first, second))
@@ -348,12 +332,11 @@ class ChatTemplate:
         whole = answers[turns[-1]].tokens
         rewritten = next((turn for turn, one in answers.items() if whole[: one.end] != one.tokens[: one.end]), None)
         if rewritten and self.settings.turns == "all":
-            raise TemplateError(
-                f"turn {rewritten} renders differently inside the conversation than as an answer, "
-                "so it cannot be trained together with later turns.",
-                location=row.location,
-                hint='Set data.turns to "auto": each answer then becomes a separate training example.',
+            problem = (
+                f"turn {rewritten} renders differently inside the conversation than as an answer, so it cannot be trained in it."
             )
+            hint = 'Set data.turns to "auto": each answer then becomes a separate training example.'
+            raise TemplateError(problem, location=row.location, hint=hint)
         return answers, rewritten is not None
 
     def answer(self, messages: Sequence[Message], tools: Tools, location: Location) -> AnswerSpan:
@@ -363,11 +346,9 @@ class ChatTemplate:
         """
         number, message = len(messages), messages[-1]
         if number == 1:
-            raise TemplateError(
-                "the conversation begins with the assistant, so this turn has no prompt.",
-                location=location,
-                hint='Set the "weight" of the turn to 0 to use it as context, or remove it.',
-            )
+            problem = "the conversation begins with the assistant, so this turn has no prompt."
+            hint = 'Set the "weight" of the turn to 0 to use it as context, or remove it.'
+            raise TemplateError(problem, location=location, hint=hint)
         self._check_tools(messages, tools, location)
         self._check_reasoning(message, number, location)
         prompt = self._rendered(messages[:-1], tools, generation_prompt=True, location=location)
@@ -378,37 +359,24 @@ class ChatTemplate:
             hint = "The template cannot turn thinking off. Name a template in model.template that does not open a thinking block."
             if self.settings.thinking != "off" and (self.thinking.switch or self.thinking.words[0]):
                 hint = 'Set model.thinking to "off", or add the reasoning as reasoning_content.'
-            raise TemplateError(
-                f"the generation prompt of turn {number} opens a thinking block, but the turn has no reasoning.",
-                location=location,
-                hint=self._switch_hint(messages) or hint,
-            ) from None
+            problem = f"the generation prompt of turn {number} opens a thinking block, but the turn has no reasoning."
+            raise TemplateError(problem, location=location, hint=self._switch_hint(messages) or hint) from None
         except answer_span.RewrittenAnswerError:
-            raise TemplateError(
-                f"the chat template of {self.name} renders the start of turn {number} differently from its "
-                "generation prompt, so its trained tokens cannot be verified.",
-                location=location,
-                hint="Name a template in model.template whose assistant turns begin with its generation prompt.",
-            ) from None
+            problem = f"the chat template of {self.name} renders the start of turn {number} differently from its generation prompt."
+            hint = "Name a template in model.template whose assistant turns begin with its generation prompt."
+            raise TemplateError(problem, location=location, hint=hint) from None
         except answer_span.EndlessAnswerError:
-            raise TemplateError(
-                f"the chat template of {self.name} ends turn {number} without a stop token, so the model would not learn to stop.",
-                location=location,
-                hint=(self.settings.source and self._shipped_hint()) or _ENDLESS_HINT,
-            ) from None
+            problem = (
+                f"the chat template of {self.name} ends turn {number} without a stop token, so the model would not learn to stop."
+            )
+            raise TemplateError(problem, location=location, hint=self._endless_hint) from None
         if lacking := answer_span.missing_in_answer(span.answer, message, thinking=self.settings.thinking != "off"):
-            raise TemplateError(
-                f"the chat template of {self.name} drops or changes {lacking.part} in turn {number}: "
-                f"it trains on {one_line(span.answer, 60)!r}.",
-                location=location,
-                hint=_REASONING_HINT if lacking.code == "reasoning" else "Name a template in model.template that renders it.",
-            )
+            problem = f"the chat template of {self.name} drops or changes {lacking.part} in turn {number}"
+            hint = _REASONING_HINT if lacking.code == "reasoning" else "Name a template in model.template that renders it."
+            raise TemplateError(f"{problem}: it trains on {one_line(span.answer, 60)!r}.", location=location, hint=hint)
         if lacking := answer_span.missing_in_text(self.control.plain(text), messages[:-1], tools):
-            raise TemplateError(
-                f"the chat template of {self.name} drops or changes {lacking.part}.",
-                location=location,
-                hint=self._switch_hint(messages) or "Remove it from the row, or name a template in model.template that renders it.",
-            )
+            hint = self._switch_hint(messages) or "Remove it from the row, or name a template in model.template that renders it."
+            raise TemplateError(f"the chat template of {self.name} drops or changes {lacking.part}.", location=location, hint=hint)
         return span
 
     def _check_tools(self, messages: Sequence[Message], tools: Tools, location: Location) -> None:
@@ -416,11 +384,12 @@ class ChatTemplate:
         lacking = "calls" if calls and not self.dialect.calls else "the list of tools" if tools and not self.dialect.tools else ""
         if lacking:
             shipped = self._shipped_hint() or "Name a template with tools in model.template"
-            raise TemplateError(
-                f"the row has tools, but the chat template of {self.name} does not render {lacking}.",
-                location=location,
-                hint=f"{shipped}, or remove the tools from the rows.",
-            )
+            message = f"the row has tools, but the chat template of {self.name} does not render {lacking}."
+            raise TemplateError(message, location=location, hint=f"{shipped}, or remove the tools from the rows.")
+
+    @property
+    def _endless_hint(self) -> str:
+        return (self.settings.source and self._shipped_hint()) or _ENDLESS_HINT
 
     def _shipped_hint(self) -> str:
         """Return the advice to use the shipped template with tools that fits the model's own template, if one does."""
@@ -500,10 +469,9 @@ class ChatTemplate:
             )
         except Exception as error:  # a template is a program and may raise anything
             reason = one_line(str(error), 120)
-            raise TemplateError(
-                f"The chat template of {self.name} rejects this conversation: {reason or type(error).__name__}",
-                hint="Change the turns, or name a template in model.template that accepts them.",
-            ) from error
+            message = f"The chat template of {self.name} rejects this conversation: {reason or type(error).__name__}"
+            hint = "Change the turns, or name a template in model.template that accepts them."
+            raise TemplateError(message, hint=hint) from error
         return text
 
 
@@ -514,6 +482,11 @@ def _encoded(
     for span in answers:
         trained[span.start : span.end] = True
     return Encoded(row.id, row.location, np.array(tokens, np.int32), trained, len(tokens), turn, notes)
+
+
+def _prompt_fills_window(location: Location, max_tokens: int) -> TooLongError:
+    message = f"{location}: the prompt fills the window of {max_tokens:,} tokens, so no token is trained."
+    return TooLongError(message, hint="Raise data.max_tokens, or shorten the prompt.")
 
 
 def _normalized(text: str) -> list[str]:

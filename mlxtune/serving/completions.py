@@ -50,11 +50,9 @@ def parse_chat_request(body: Any, models: Sequence[str]) -> AnswerRequest:
     request = GenerateRequest(
         tools=get_tools(given),
         messages=tuple(parse_message(message, f"messages[{index}]") for index, message in enumerate(messages)),
-        sampling=api.get_sampling(given, ("max_tokens", "max_completion_tokens")),
-        schema=get_schema(given),
-        effort=get(given, "reasoning_effort", str, default=""),
-        variables=get(given, "chat_template_kwargs", dict, default={}),
-    )
+        sampling=api.get_sampling(given, ("max_tokens", "max_completion_tokens")), schema=get_schema(given),
+        effort=get(given, "reasoning_effort", str, default=""), variables=get(given, "chat_template_kwargs", dict, default={}),
+    )  # fmt: skip
     return AnswerRequest(model, request, get(given, "stream", bool, default=False), api.get_include_usage(given))
 
 

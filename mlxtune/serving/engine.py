@@ -226,7 +226,7 @@ class Engine:
         known = {*template_variables(template.source), "enable_thinking"} - _OTHER_VARIABLES
         if unknown := sorted(set(request.variables) - known):
             names = ", ".join(sorted(known))
-            raise InputError(f"The chat template has no variable {one_line(unknown[0], 60)}.", hint=f"Its variables: {names}.")
+            raise InputError(f"The chat template has no variable named {one_line(unknown[0], 60)}.", hint=f"It has: {names}.")
         mode: Thinking = settings.thinking if not request.effort else "off" if request.effort == "none" else "on"
         mode = template.thinking.mode(request.variables, mode)
         settings = replace(settings, thinking=mode, effort=request.effort, variables=tuple(request.variables.items()))

@@ -211,39 +211,21 @@ class ModelResponse:
         request = self._request
         tools = [{"type": "function", **tool["function"]} for tool in request.tools]
         format = {"type": "text"} if request.schema is None else {"type": "json_schema", "name": "answer", "schema": request.schema}
+        done = answer.done if answer else None
+        usage = done and {
+            "input_tokens": done.prompt_tokens, "input_tokens_details": {"cached_tokens": done.cached}, "output_tokens": done.tokens,
+            "output_tokens_details": {"reasoning_tokens": done.reasoning_tokens}, "total_tokens": done.prompt_tokens + done.tokens,
+        }  # fmt: skip
         return {
-            "id": self._id,
-            "object": "response",
-            "created_at": self._created,
-            "model": self._model,
-            "system_fingerprint": self._fingerprint,
-            "status": status,
-            "error": None,
-            "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
-            "instructions": None,
-            "max_output_tokens": request.sampling.max_tokens,
-            "output": deepcopy(self._items),
-            "parallel_tool_calls": True,
-            "previous_response_id": None,
-            "reasoning": {"effort": request.effort or None, "summary": None},
-            "store": False,
-            "temperature": request.sampling.temperature,
-            "text": {"format": format},
-            "tool_choice": "auto",
-            "tools": tools,
-            "top_p": request.sampling.top_p,
-            "truncation": "disabled",
-            "usage": answer
-            and {
-                "input_tokens": answer.done.prompt_tokens,
-                "input_tokens_details": {"cached_tokens": answer.done.cached},
-                "output_tokens": answer.done.tokens,
-                "output_tokens_details": {"reasoning_tokens": answer.done.reasoning_tokens},
-                "total_tokens": answer.done.prompt_tokens + answer.done.tokens,
-            },
-            "metadata": {},
+            "id": self._id, "object": "response", "created_at": self._created, "model": self._model,
+            "system_fingerprint": self._fingerprint, "status": status, "error": None,
+            "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None, "instructions": None,
+            "max_output_tokens": request.sampling.max_tokens, "output": deepcopy(self._items), "parallel_tool_calls": True,
+            "previous_response_id": None, "reasoning": {"effort": request.effort or None, "summary": None}, "store": False,
+            "temperature": request.sampling.temperature, "text": {"format": format}, "tool_choice": "auto", "tools": tools,
+            "top_p": request.sampling.top_p, "truncation": "disabled", "usage": usage, "metadata": {},
             **(answer.own_fields if answer else {}),
-        }
+        }  # fmt: skip
 
 
 def _text_item(reasoning: bool) -> Document:

@@ -114,10 +114,8 @@ def wait_until_stopped(run: Run, on_wait: Callable[[], object]) -> None:
     while run.status() in ACTIVE:
         waited = time.monotonic() - started
         if waited > STOP_LIMIT:
-            raise MachineError(
-                f"{run.id} has not stopped within {duration(STOP_LIMIT)}.",
-                hint=f"If its process hangs, end it without a checkpoint: kill -9 {run.state().pid}",
-            )
+            hint = f"If its process hangs, end it without a checkpoint: kill -9 {run.state().pid}"
+            raise MachineError(f"{run.id} has not stopped within {duration(STOP_LIMIT)}.", hint=hint)
         if not announced and waited > STOP_PATIENCE:
             announced = True
             on_wait()

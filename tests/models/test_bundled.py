@@ -70,7 +70,7 @@ def test_verified_parts_are_joined_for_the_converter(tmp_path: Path, monkeypatch
 def test_a_missing_package_is_named_before_the_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLXTUNE_HOME", str(tmp_path))
     monkeypatch.setattr(install, "_run", lambda *_, **__: pytest.fail("downloaded"))
-    with pytest.raises(MachineError, match="requires not_installed") as error:
+    with pytest.raises(MachineError, match="requires the package not_installed") as error:
         install.ensure(replace(bundled.GEMMA3, requires="not_installed"))
     assert error.value.hint == "Run: pip install 'mlxtune[not_installed]'"
 

@@ -124,7 +124,5 @@ def _request(url: str, body: dict[str, Any] | None = None) -> Any:
     except (urllib.error.HTTPError, ValueError, RecursionError):
         return None
     except (OSError, HTTPException) as error:
-        raise MachineError(
-            f"Cannot reach {one_line(url, 80)}: {one_line(str(error), 80)}.",
-            hint="Start the program with the exported model, then try again.",
-        ) from error
+        hint = "Start the program with the exported model, then try again."
+        raise MachineError(f"Cannot reach {one_line(url, 80)}: {one_line(str(error), 80)}.", hint=hint) from error

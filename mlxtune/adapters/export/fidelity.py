@@ -154,18 +154,14 @@ def require_faithful(proof: Fidelity, *, quantized: bool = False) -> None:
     if not proof.failure:
         return
     if proof.failure == "prompts":
-        raise GateError(
-            f"The export is not faithful: {_FAILURES['prompts']}.",
-            hint="Export it for llama.cpp or LM Studio, or use the adapter itself. --force keeps the export anyway.",
-        )
+        hint = "Export it for llama.cpp or LM Studio, or use the adapter itself. --force keeps the export anyway."
+        raise GateError(f"The export is not faithful: {_FAILURES['prompts']}.", hint=hint)
     alternatives = {
         "quantized": "Fuse it without --requantize, or use the adapter itself.",
         "gguf": "Export it with --precision f16." if quantized else "Use the adapter itself, or mlxtune export hf.",
     }
-    raise GateError(
-        f"The export is not faithful: {_FAILURES[proof.failure]}.",
-        hint=f"{alternatives.get(proof.form, 'Use the adapter itself.')} --force keeps the export anyway.",
-    )
+    hint = f"{alternatives.get(proof.form, 'Use the adapter itself.')} --force keeps the export anyway."
+    raise GateError(f"The export is not faithful: {_FAILURES[proof.failure]}.", hint=hint)
 
 
 def save(proof: Fidelity | Verification, folder: Path) -> None:

@@ -74,10 +74,8 @@ def find(config: Mapping[str, Any]) -> Architecture:
     kind = str(config.get("model_type", ""))
     kind = str(config["text_config"].get("model_type", kind)) if kind in WRAPPERS and "text_config" in config else kind
     if kind not in ARCHITECTURES:
-        raise ModelError(
-            f"The architecture {kind or 'of this base'} cannot be written as GGUF.",
-            hint=f"Fuse it for MLX (mlxtune export mlx), or use a base that GGUF supports: {', '.join(ARCHITECTURES)}.",
-        )
+        hint = f"Fuse it for MLX (mlxtune export mlx), or use a base that GGUF supports: {', '.join(ARCHITECTURES)}."
+        raise ModelError(f"The architecture {kind or 'of this base'} cannot be written as GGUF.", hint=hint)
     return ARCHITECTURES[kind]
 
 

@@ -53,10 +53,8 @@ def write(entry: AdapterEntry, source: ModelFolder, folder: Path, card: Card) ->
 def _renamed(layout: AdapterLayout, source: ModelFolder) -> dict[str, TensorInfo]:
     kind = str(source.config.get("model_type", ""))
     if kind not in NAMED_ALIKE:
-        raise ModelError(
-            f"mlx-lm and Transformers use different module names for {kind or 'this architecture'}.",
-            hint=f"Supported by PEFT exports: {', '.join(NAMED_ALIKE)}.",
-        )
+        hint = f"Supported by PEFT exports: {', '.join(NAMED_ALIKE)}."
+        raise ModelError(f"mlx-lm and Transformers use different module names for {kind or 'this architecture'}.", hint=hint)
     base = shapes.read_shapes(source.folder, source.config)
     tensors = {}
     for module in layout.modules.values():
@@ -66,10 +64,8 @@ def _renamed(layout: AdapterLayout, source: ModelFolder) -> dict[str, TensorInfo
         parts = _PARTS
         if weight and weight.is_embedding and not module.name.endswith("lm_head"):
             if base.tied:
-                raise ModelError(
-                    f"{shown} is tied to the head. mlx-lm adapts both, but PEFT adapts only the embedding.",
-                    hint="Export the fused model instead: mlxtune export hf",
-                )
+                hint = "Export the fused model instead: mlxtune export hf"
+                raise ModelError(f"{shown} is tied to the head. mlx-lm adapts both, but PEFT adapts only the embedding.", hint=hint)
             parts = _EMBEDDING_PARTS
         for own, tensor in (("lora_a", module.a), ("lora_b", module.b), ("m", module.m)):
             if tensor:

@@ -78,10 +78,8 @@ def start(
     if program == "lmstudio":
         target = target or lmstudio.model_folder(entry.stem)
         if not force and lmstudio.has_other_preset(entry.stem, entry.system):
-            raise InputError(
-                f"LM Studio already has a different preset named {entry.name}.",
-                hint=f"Replace it: mlxtune export lmstudio {entry.name} --force",
-            )
+            hint = f"Replace it: mlxtune export lmstudio {entry.name} --force"
+            raise InputError(f"LM Studio already has a different preset named {entry.name}.", hint=hint)
     if ollama_base and not ollama.is_model_name(ollama_base):
         raise InputError(f"{one_line(ollama_base, 80)} is not a model name in Ollama.", hint="For example: --from llama3.2:3b")
     if target is not None and os.path.lexists(target):  # also a link that leads nowhere, which would be followed
@@ -167,7 +165,6 @@ def require_exportable(form: ExportForm, source: ModelFolder, quantize: int = 0)
     if form == "quantized" and not (quantize or source.config.get("quantization")):
         raise ModelError(f"--requantize needs a quantized base, but {source.name} is not quantized.", hint="Remove --requantize.")
     if form == "hf" and kind not in HF:
-        raise ModelError(
-            f"mlx-lm stores the weights of {kind or 'this architecture'} in a different layout than transformers.",
-            hint=f"Fuse it for MLX (mlxtune export mlx), or use a base that mlxtune export hf supports: {', '.join(HF)}.",
-        )
+        message = f"mlx-lm stores the weights of {kind or 'this architecture'} in a different layout than transformers."
+        hint = f"Fuse it for MLX (mlxtune export mlx), or use a base that mlxtune export hf supports: {', '.join(HF)}."
+        raise ModelError(message, hint=hint)

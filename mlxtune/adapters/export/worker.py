@@ -95,10 +95,8 @@ class _ExportJob:
         self.source = resolve(self.recipe.model.base, relative_to=self.recipe.folder)
         self.target, self.again = start.target_folder(registry.Run(worker.folder), worker.request), worker.folder / start.AGAIN
         if not same_base(str(read_lineage(self.adapter).get("base_fingerprint") or ""), self.source.fingerprint):
-            raise ModelError(
-                f"The adapter in {self.adapter} was trained from a different base than {one_line(self.source.name, 80)}.",
-                hint="Export it with the base that it was trained from.",
-            )
+            message = f"The adapter in {self.adapter} was trained from a different base than {one_line(self.source.name, 80)}."
+            raise ModelError(message, hint="Export it with the base that it was trained from.")
         start.require_exportable(self.form, self.source, self.quantize)
         if self.form in start.GGUF_FORMS:
             from mlxtune.adapters.export import gguf  # needs the package gguf
@@ -249,10 +247,8 @@ def _check_disk(target: Path, parameters: int, form: str, precision: str) -> Non
     needed = int(parameters * per_parameter)
     free = disk_free(target.parent)
     if free < needed:
-        raise MachineError(
-            f"The export needs about {size(needed)}, but only {size(free)} is free in {target.parent}.",
-            hint="Free up some disk space.",
-        )
+        hint = "Free up some disk space."
+        raise MachineError(f"The export needs about {size(needed)}, but only {size(free)} is free in {target.parent}.", hint=hint)
 
 
 def _lineage(adapter: Path, source: ModelFolder, form: str, evaluation: dict[str, Any] | None) -> dict[str, Any]:

@@ -49,10 +49,8 @@ def import_adapter(
     source = find_base(folder, base, progress)
     base_differs = not same_base(str(lineage.get("base_fingerprint") or ""), source.fingerprint)
     if base_differs and not other_weights:
-        raise ModelError(
-            f"The adapter was trained from different weights than {one_line(source.name, 80)}.",
-            hint="Use its own base, or use --other-weights to import it without its scores.",
-        )
+        hint = "Use its own base, or use --other-weights to import it without its scores."
+        raise ModelError(f"The adapter was trained from different weights than {one_line(source.name, 80)}.", hint=hint)
     require_free_name(workspace, name)
     parent = workspace / FOLDER
     with disk_errors(f"the adapter {name}"):

@@ -87,10 +87,9 @@ def _parameters(config: Mapping[str, Any], folder: Path) -> tuple[Kind, int, flo
             raise ModelError(f"{folder}: mlx-lm does not support {key}.", hint="Merge it with PEFT, and use the full model.")
     initialization = config.get("init_lora_weights", True)
     if isinstance(initialization, str) and initialization.lower().startswith(_BASE_CHANGING):
-        raise ModelError(
-            f"{folder} uses the initialization {one_line(initialization, 40)}, which changes the base's weights.",
-            hint="Save it with PEFT's path_initial_model_for_weight_conversion, which converts it to plain LoRA.",
-        )
+        message = f"{folder} uses the initialization {one_line(initialization, 40)}, which changes the base's weights."
+        hint = "Save it with PEFT's path_initial_model_for_weight_conversion, which converts it to plain LoRA."
+        raise ModelError(message, hint=hint)
     match config.get("r"), config.get("lora_alpha"):
         case int(rank), (int() | float()) as alpha if 1 <= rank <= 2**20 and abs(alpha) <= 2**20:
             scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)

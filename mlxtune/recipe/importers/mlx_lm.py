@@ -137,10 +137,8 @@ def _read(path: Path) -> dict[str, Any]:
 def _data(values: Mapping[str, Any], target: Path, notes: list[str]) -> dict[str, Any]:
     folder = Path(str(values["data"]))
     if not folder.exists():
-        raise RecipeError(
-            f"data: {one_line(str(folder), 100)} does not exist.",
-            hint="Run this in the directory where you run mlx_lm.lora, or download the dataset and set data to its folder.",
-        )
+        hint = "Run this in the directory where you run mlx_lm.lora, or download the dataset and set data to its folder."
+        raise RecipeError(f"data: {one_line(str(folder), 100)} does not exist.", hint=hint)
     data: dict[str, Any] = {"source": _relative(folder, target), "max_tokens": _count(values, "max_seq_length")}
     if mapping := {ours: values[key] for key, ours in _FEATURES.items() if values[key] != ours}:
         data["map"] = mapping
