@@ -211,8 +211,9 @@ def verify_export(
     served = served_model(url, model)
     found = find_export(tried_exports(entry), served.files, export)
     rows = compared_recipe(entry, recipe, overrides or [])
+    id = found.id if found else ""
     with progress_bar("looking for the model") as update:
-        run = exports.start_verification(Path.cwd(), entry, url, served.name, found.id if found else "", recipe=rows, progress=update)
+        run = exports.start_verification(Path.cwd(), entry, url, served.name, id, recipe=rows, progress=update)
     if code := follow_answers(run):
         raise typer.Exit(code)
     result = fidelity.load_verification(run.folder)
