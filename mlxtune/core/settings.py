@@ -29,12 +29,9 @@ from mlxtune.core.text import one_line, suggest
 FILE = "settings.toml"
 FIELDS = ("workspace", "recipe", "run", "adapter", "row")  # that a command may contain
 _KINDS: dict[str, tuple[type, str]] = {
-    "theme": (str, "a quoted name"),
-    "relax_gpu_watchdog": (bool, "true or false"),
-    "notify_command": (str, "a quoted command"),
-    "keys": (dict, "a table: [keys]"),
-    "commands": (dict, "a table: [commands]"),
-}
+    "theme": (str, "a quoted name"), "relax_gpu_watchdog": (bool, "true or false"), "notify_command": (str, "a quoted command"),
+    "keys": (dict, "a table: [keys]"), "commands": (dict, "a table: [commands]"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

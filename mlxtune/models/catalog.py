@@ -127,12 +127,9 @@ class MachineFit:
 
 
 TYPICAL_RECIPE = Recipe(
-    "usual",
-    ModelSection("usual"),
-    DataSection("usual"),
-    adapter=AdapterSection(rank=8, alpha=16),
+    "usual", ModelSection("usual"), DataSection("usual"), adapter=AdapterSection(rank=8, alpha=16),
     training=TrainingSection(epochs=1, batch_size=4),
-)
+)  # fmt: skip
 _TYPICAL_ROWS = DatasetLengths((RowLength(512, 128, 384),) * 4, (), 0, True)  # 512 tokens per row, 128 of them trained
 
 

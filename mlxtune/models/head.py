@@ -147,12 +147,9 @@ def split_head(model: nn.Module) -> BackboneHead:
     through the model's own code. A model that cannot be split runs as a whole. Call this after adapters are added.
     """
     whole = BackboneHead(
-        lambda tokens, cache=None: model(tokens, cache=cache),
-        lambda logits: logits,
-        plain_logp,
-        plain_logp,
+        lambda tokens, cache=None: model(tokens, cache=cache), lambda logits: logits, plain_logp, plain_logp,
         "This architecture's head cannot be computed separately. All logits are computed at once.",
-    )
+    )  # fmt: skip
     head = next((head for parts in _find_parts(model) if (head := _verified_or_none(model, parts))), whole)
     return _with_fresh_caches(head, model) if _shares_keys_through_caches(model) else head
 

@@ -113,12 +113,9 @@ class ChatTemplate:
         """Return the prompt of ``row`` as transformers renders it with the template ``source``, or ``None`` if that fails."""
         try:
             tokens: list[int] = self.tokenizer._tokenizer.apply_chat_template(
-                plain_messages(row),
-                tools=list(row.tools) or None,
-                chat_template=source,
-                add_generation_prompt=True,
+                plain_messages(row), tools=list(row.tools) or None, chat_template=source, add_generation_prompt=True,
                 return_dict=False,
-            )
+            )  # fmt: skip
         except Exception:  # a template is a program and may raise anything
             return None
         return tokens

@@ -62,12 +62,10 @@ def run_benchmark(folder: Path, progress: Callable[[str, float], None], *, quick
         store_rates(machine, [TrainingRate(item.parameters, 1e9 * item.value) for item in measurements if item.parameters])
     versions = {name: installed_version(name) for name in ("mlx", "mlx-lm", "numpy", "transformers", "huggingface-hub")}
     return BenchmarkReport(
-        **vars(machine),
-        memory=memory,
-        power=power(),
+        **vars(machine), memory=memory, power=power(),
         versions={"mlxtune": mlxtune.__version__, "python": platform.python_version(), **versions},
         measurements=tuple(measurements),
-    )
+    )  # fmt: skip
 
 
 def _measure_disk(folder: Path, nbytes: int) -> list[Measurement]:

@@ -58,11 +58,8 @@ class MaskProcess:
     def mask(self, row: Row) -> TrainingMask:
         """Return the mask of ``row``. Raises errors of the model, its template or the row; ``MachineError`` if the process dies."""
         params = {
-            "recipe": self._recipe,
-            "format": CONTENT_FORMATS[type(row)],
-            "record": row.content,
-            "max_tokens": self._max_tokens,
-        }
+            "recipe": self._recipe, "format": CONTENT_FORMATS[type(row)], "record": row.content, "max_tokens": self._max_tokens,
+        }  # fmt: skip
         with self._lock:
             if self._closed:
                 raise MachineError("The tokenizer process was closed.")

@@ -137,12 +137,9 @@ class DataSection:
     turns: Turns = key("auto", "answers of a conversation to train on: all in one example, one each, or the last", in_form=False)
     date: str = key("", "date that templates insert as today's; empty = the day the run starts", _DATE, in_form=False)
     replay: float = key(
-        0.0,
-        "fraction of training rows that are the base's own answers to general prompts",
-        _FRACTION,
-        by="twentieths",
+        0.0, "fraction of training rows that are the base's own answers to general prompts", _FRACTION, by="twentieths",
         methods=_SFT,
-    )
+    )  # fmt: skip
     replay_system: bool = key(True, "whether the task's system prompt precedes replayed prompts", in_form=False, methods=_SFT)
     replay_prompts: str = key("shipped", "prompts for replay: shipped, or a file", in_form=False, methods=_SFT)
 
@@ -377,11 +374,9 @@ class EvaluationSection:
     labels: list[str] = key([], "labels, one of which must be the whole answer; replaces pattern", _PHRASES, in_form=False)
     correct: list[str] = key([], 'parts of an answer that must equal the reference, such as "/category" or "answer"', CORRECT_PARTS)
     arms: list[ArmName | EndpointArmName] = key(
-        [],
-        "arms to evaluate on the held-out rows; empty = base, base+kshot, tuned; with a schema, also those with a grammar",
-        _WITH_BASE,
-        _DISTINCT,
-    )
+        [], "arms to evaluate on the held-out rows; empty = base, base+kshot, tuned; with a schema, also those with a grammar",
+        _WITH_BASE, _DISTINCT,
+    )  # fmt: skip
     endpoints: dict[str, Endpoint] = key({}, "models at endpoints, by name, for arms named endpoint:NAME", in_form=False)
     optimizer: str = key("", "endpoint, by name, whose model proposes prompts for base+optimized; empty = the base", in_form=False)
     optimizer_calls: int = key(

@@ -32,11 +32,9 @@ def metric_rows(run: str, events: list[Event]) -> Iterator[MetricRow]:
         match event["type"]:
             case "step":
                 values = {
-                    "loss": event["loss"],
-                    "learning_rate": event["rate"],
-                    "tokens_per_second": event["speed"],
+                    "loss": event["loss"], "learning_rate": event["rate"], "tokens_per_second": event["speed"],
                     "norm": event.get("norm"),
-                }
+                }  # fmt: skip
                 yield _row(run, "train", event["step"], event["t"], values | dict(event.get("metrics", {})))
             case "validation":
                 yield _row(run, "validation", event["step"], event["t"], {"loss": event["loss"], **event.get("metrics", {})})

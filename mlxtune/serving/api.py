@@ -151,11 +151,9 @@ def get_sampling(given: Parameters, limits: Sequence[str], default_limit: int = 
     if not isinstance(stops, list) or len(stops) > _MAX_STOPS or not all(isinstance(stop, str) for stop in stops):
         raise ApiError(400, f"stop must be a string or a list of at most {_MAX_STOPS} strings.", param="stop")
     settings = {
-        "max_tokens": get(given, limit, int, default=default_limit),
-        "temperature": get(given, "temperature", int, float),
-        "top_p": get(given, "top_p", int, float),
-        "seed": get(given, "seed", int),
-    }
+        "max_tokens": get(given, limit, int, default=default_limit), "temperature": get(given, "temperature", int, float),
+        "top_p": get(given, "top_p", int, float), "seed": get(given, "seed", int),
+    }  # fmt: skip
     try:
         return protocol.Sampling(**{name: value for name, value in settings.items() if value is not None}, stop=tuple(stops))
     except protocol.SamplingError as error:
@@ -180,9 +178,7 @@ def finish_reason(done: protocol.Done, calls: Sequence[protocol.ToolCall] = ()) 
 def usage(done: protocol.Done) -> Document:
     """Return the token counts of an answer, in OpenAI's format for completions."""
     return {
-        "prompt_tokens": done.prompt_tokens,
-        "completion_tokens": done.tokens,
-        "total_tokens": done.prompt_tokens + done.tokens,
+        "prompt_tokens": done.prompt_tokens, "completion_tokens": done.tokens, "total_tokens": done.prompt_tokens + done.tokens,
         "prompt_tokens_details": {"cached_tokens": done.cached},
         **({"completion_tokens_details": {"reasoning_tokens": done.reasoning_tokens}} if done.reasoning_tokens else {}),
-    }
+    }  # fmt: skip

@@ -76,12 +76,8 @@ class Client:
             "mlxtune.serving.worker", name="The model process", hint="Start it again.", cwd=workspace, on_exit=self._on_exit
         )
         params: protocol.LoadParams = {
-            "base": base,
-            "slots": slots,
-            "queue": queue,
-            "exact": exact,
-            "share_accelerator": share_accelerator,
-        }
+            "base": base, "slots": slots, "queue": queue, "exact": exact, "share_accelerator": share_accelerator,
+        }  # fmt: skip
         self._child.request("load", params, self._on_load)
 
     def ready(self) -> Ready:

@@ -279,12 +279,9 @@ class WorkspaceIndex:
                 watch.read(now)
                 last_check = check_cache.outcome_for(view.recipe, watch.checks)
                 new = replace(
-                    view,
-                    source_exists=watch.exists,
-                    last_check=last_check,
-                    reviewed_rows=watch.reviewed,
+                    view, source_exists=watch.exists, last_check=last_check, reviewed_rows=watch.reviewed,
                     review_entries=watch.entries,
-                )
+                )  # fmt: skip
                 view = view if new == view else new
             views[path] = (stamp, view)
         self._recipes = views

@@ -33,12 +33,10 @@ from mlxtune.recipe.parent import CONFIG, WEIGHTS
 LORA_FILE = "adapter.gguf"
 _FUSE_HINT = "Export it fused into its base: mlxtune export llamacpp"
 _TYPES = {
-    "f32": (GGMLQuantizationType.F32, LlamaFileType.ALL_F32),
-    "f16": (GGMLQuantizationType.F16, LlamaFileType.MOSTLY_F16),
-    "bf16": (GGMLQuantizationType.BF16, LlamaFileType.MOSTLY_BF16),
-    "q8_0": (GGMLQuantizationType.Q8_0, LlamaFileType.MOSTLY_Q8_0),
+    "f32": (GGMLQuantizationType.F32, LlamaFileType.ALL_F32), "f16": (GGMLQuantizationType.F16, LlamaFileType.MOSTLY_F16),
+    "bf16": (GGMLQuantizationType.BF16, LlamaFileType.MOSTLY_BF16), "q8_0": (GGMLQuantizationType.Q8_0, LlamaFileType.MOSTLY_Q8_0),
     **k_quants.MIXES,
-}
+}  # fmt: skip
 _FLOAT32 = (
     "shortconv.conv.weight",
     "ssm_conv1d.weight",

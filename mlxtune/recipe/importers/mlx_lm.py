@@ -68,11 +68,9 @@ def import_config(path: Path, target: Path) -> ImportedRecipe:
     steps = max(1, _count(values, "iters") // accumulate)
     adapter: dict[str, Any] = {
         "kind": _choice(values, "fine_tune_type", {"lora": "lora", "dora": "dora"}, "Only lora and dora adapters can be trained."),
-        "rank": _count(lora, "rank"),
-        "alpha": _number(lora, "scale") * _count(lora, "rank"),
-        "dropout": _number(lora, "dropout"),
+        "rank": _count(lora, "rank"), "alpha": _number(lora, "scale") * _count(lora, "rank"), "dropout": _number(lora, "dropout"),
         "layers": "all" if values["num_layers"] == -1 else _count(values, "num_layers"),
-    }
+    }  # fmt: skip
     if "keys" in lora:
         adapter["targets"] = lora["keys"]
     if values["resume_adapter_file"]:
