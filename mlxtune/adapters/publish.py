@@ -64,10 +64,7 @@ Card = Callable[[AdapterEntry, PublishedBase, Library], str]
 
 
 def trained_template(entry: AdapterEntry) -> str:
-    """Return the chat template that ``entry`` was trained with, frozen; empty if its base has none.
-
-    Raise ``ModelError`` if its base is not on this machine, and ``GateError`` if programs would render it differently.
-    """
+    """Return the frozen template of ``entry``, if any. Raise ``ModelError``, or ``GateError`` if programs render it differently."""
     params = {"base": entry.base, "thinking": entry.thinking, "date": entry.date, "template": entry.template}
     call = StoppableCall("mlxtune.adapters.template_worker", "frozen", params, name="The tokenizer process", hint="Try it again.")
     return str(call.result(lambda what, share: None))
@@ -95,10 +92,7 @@ def write_publishable(entry: AdapterEntry, base: PublishedBase, folder: Path, ca
 
 
 def write_adapter(entry: AdapterEntry, folder: Path, card: Card) -> list[str]:
-    """Write only the adapter into a new ``folder``, as it would be published. Return the names of its files.
-
-    Raise ``InputError`` if ``folder`` exists.
-    """
+    """Write only the adapter into a new ``folder``, as published, and return its files. Raise ``InputError`` if it exists."""
     with new_folder(folder) as scratch:
         names = write_publishable(entry, published_base(entry.base), scratch, card)
         shutil.copyfile(entry.weights, scratch / WEIGHTS)
@@ -127,10 +121,7 @@ def _public(lineage: Mapping[str, Any]) -> dict[str, Any]:
 def copy_tokenizer(
     source: ModelFolder, folder: Path, template: str, patterns: Sequence[str] = _TOKENIZER, *, without: Sequence[str] = ()
 ) -> list[str]:
-    """Copy the files of ``source`` that match ``patterns`` into ``folder``, with ``template`` as chat template if it is not empty.
-
-    Transformers and mlx-lm read ``chat_template.jinja``, and older programs ``tokenizer_config.json``. Return the names of the files.
-    """
+    """Copy files of ``source`` with ``template``, if set, as chat template for new and old programs. Return their names."""
     names = {file.name for pattern in patterns for file in source.folder.glob(pattern) if file.is_file()} - {*without}
     if template:
         names -= {"chat_template.json", TEMPLATE_FILE}

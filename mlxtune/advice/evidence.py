@@ -128,10 +128,7 @@ def can_measure(recipe: Recipe) -> bool:
 
 
 def sample_recipe(recipe: Recipe) -> Recipe:
-    """Return a recipe that evaluates the base, the prompt and a few examples on ``SAMPLE_ROWS`` held-out rows.
-
-    Raise ``InputError`` if the recipe has no metric.
-    """
+    """Return a recipe that evaluates a sample with the base, the prompt and examples. Raise ``InputError`` without a metric."""
     if not can_measure(recipe):
         hint = 'Add correct = ["answer"], a schema, disclaimers or forbidden phrases to [evaluation].'
         raise InputError("The recipe has no contract.", hint=hint)

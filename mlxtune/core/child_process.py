@@ -256,10 +256,7 @@ class ChildProcess:
 
 
 class StoppableCall:
-    """One request to a child process that ends with it. One thread waits for the result; any thread can stop it.
-
-    The other arguments are those of :class:`ChildProcess`.
-    """
+    """One request to a child process that ends with it. One thread waits for the result; any thread can stop it."""
 
     def __init__(self, module: str, method: str, params: Mapping[str, Any], *, name: str, hint: str) -> None:
         self._stopped = False
@@ -307,10 +304,7 @@ class Request:
 
 
 class Channel:
-    """The child's end of the pipe. Standard output is reserved for replies; anything else printed goes to standard error.
-
-    ``on_close`` is called in the reader thread once the parent has closed the pipe.
-    """
+    """The child's end of the pipe. What else is printed goes to standard error. ``on_close`` is called in the reader thread."""
 
     def __init__(self, on_close: Callable[[], None] = lambda: None) -> None:
         self._output = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -388,10 +382,7 @@ def serve(handlers: Mapping[str, Callable[[Request], Any]]) -> int:
 
 
 def run_session(channel: Channel, session: Callable[[Request], None]) -> int:
-    """Pass the first request to ``session``, which runs until the parent closes the pipe, and return the exit code.
-
-    An ``MlxtuneError`` that ``session`` raises is the reply to that request.
-    """
+    """Pass the first request to ``session``, which runs until the pipe is closed; reply with its error. Return the exit code."""
     request = channel.receive()
     if request is None:
         return 0

@@ -83,10 +83,7 @@ class Tail:
         self._offset = 0  # after the last complete line; the writer may replace an incomplete one
 
     def read(self) -> list[dict[str, Any]]:
-        """Return new records, oldest first. A file that shrank is read from the start. A missing file counts as empty.
-
-        Raise ``InputError`` if it is a pipe or a device.
-        """
+        """Return new records, oldest first; all if the file shrank, none if it is missing. Raise ``InputError`` for a pipe."""
         try:
             with open(self.path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
                 if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # a named pipe may never end

@@ -93,10 +93,7 @@ def _commands(given: Mapping[str, Any], warnings: list[str]) -> dict[str, tuple[
 
 
 def save_theme(name: str) -> None:
-    """Set ``theme`` and keep the rest of the file, including comments.
-
-    Raise ``InputError`` if the file is not valid TOML, or ``MachineError`` if it cannot be written.
-    """
+    """Set ``theme`` and keep the rest of the file, including comments. Raise ``InputError`` or ``MachineError``."""
     import tomlkit  # slow to import, and not needed for the first screen
 
     try:

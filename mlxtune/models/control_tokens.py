@@ -21,10 +21,7 @@ Span = tuple[int, int]
 
 
 class ControlTokens:
-    """The control tokens of a tokenizer and a chat template.
-
-    These are the special tokens, and the other added tokens that the template's ``source`` contains, except whitespace.
-    """
+    """The special tokens, and the other added tokens that the template's ``source`` contains, except whitespace."""
 
     def __init__(self, tokenizer: TokenizerWrapper, source: str) -> None:
         self._tokenizer, self._source = tokenizer, source

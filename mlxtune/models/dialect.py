@@ -64,10 +64,7 @@ class Dialect:
         return any(turn.is_system and turn.content.strip() and not self._renders(index) for index, turn in enumerate(messages))
 
     def adapt(self, messages: Sequence[Message], *, thinking: bool, keep: bool) -> list[TurnDict]:
-        """Return ``messages`` as the template expects them.
-
-        Without ``thinking``, reasoning is left out; without ``keep``, so is that of turns before the last user turn.
-        """
+        """Return ``messages`` as the template expects them, with reasoning if ``thinking``, of earlier turns only if ``keep``."""
         turns = self._folded(messages)
         last_user = max((index for index, turn in enumerate(turns) if turn.role == "user"), default=0)
         adapted = []
@@ -155,10 +152,7 @@ class Dialect:
 
 
 def find_dialect(apply: Apply, *, thinking: bool, inline: bool) -> Dialect:
-    """Return the dialect of the template that ``apply`` renders; it raises ``TemplateError`` for turns that the template rejects.
-
-    Reasoning is probed only with ``thinking``. ``inline`` is set if the template mentions ``<think>``.
-    """
+    """Return the dialect of the template that ``apply`` renders. ``inline`` is set if the template mentions ``<think>``."""
     probe = _Probe(apply)
     arguments = probe.arguments()
     header, extra = probe.generation_prompt()

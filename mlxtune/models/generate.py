@@ -331,10 +331,7 @@ def _single_steps(
 
 
 def _batches_correctly(model: nn.Module) -> bool:
-    """Whether mlx-lm's batch generator gives the same results as the model does for each row, verified on two short prompts.
-
-    For some architectures, it fails or ignores the padding.
-    """
+    """Whether mlx-lm's batch generator gives the model's own results on two prompts; for some architectures, it does not."""
     prompts = [[1, 5, 2, 9, 4, 7], [1, 5, 3]]
     batched: list[list[mx.array]] = [[], []]
     greedy, settings = TokenSampler([0, 0]), GenerationSettings(max_tokens=2, stops=frozenset(), batch_size=2)

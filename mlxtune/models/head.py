@@ -194,10 +194,7 @@ def _verified_or_none(model: nn.Module, parts: _Parts | _InnerParts) -> Backbone
 
 
 def _verified(model: nn.Module, parts: _Parts | _InnerParts) -> BackboneHead | None:
-    """Return the first split that reproduces the model's logits on a few tokens.
-
-    ``None`` if there is none, or if the backbone returns the logits itself.
-    """
+    """Return the first split that reproduces the model's logits on a few tokens, or ``None``."""
     tokens = mx.array([_TEST_TOKENS])
     hidden, expected = parts.backbone(tokens, None)[0], model(tokens)[0]
     if hidden.ndim != 2 or hidden.shape == expected.shape or not _agree(parts.logits(hidden), expected, expected):
@@ -242,10 +239,7 @@ def plain_logp(logits: mx.array, targets: mx.array) -> mx.array:
 
 
 def fused_logp(head: nn.Module, chunk: int = CHUNK, *, scale: float = 1.0, cap: float = 0.0) -> LogProbabilities:
-    """Return a differentiable ``logp(hidden (positions, width), targets (positions,)) -> (positions,)`` for a frozen linear head.
-
-    Logits are multiplied by ``scale``, then capped at ``cap`` unless it is 0. The head's own arrays get no gradient.
-    """
+    """Return a differentiable ``logp(hidden (positions, width), targets)`` for a frozen linear head; its arrays get no gradient."""
     matrix = _HeadMatrix(head)
 
     @mx.custom_function
@@ -312,10 +306,7 @@ def _softmax_parts(logits: mx.array, targets: mx.array) -> tuple[mx.array, mx.ar
 
 
 def chunked_logp(logits: Logits, heads: Sequence[nn.Module], chunk: int = CHUNK) -> LogProbabilities:
-    """Return a differentiable ``logp`` like :func:`fused_logp` for any head; trainable parameters of ``heads`` get gradients too.
-
-    The backward pass recomputes the logits of each chunk. Dropout inside a head is disabled, because it would differ between passes.
-    """
+    """Return :func:`fused_logp` for any head, without dropout, recomputing each chunk; trainable ``heads`` get gradients."""
 
     def chunk_logp(targets: mx.array, hidden: mx.array, *parameters: mx.array) -> mx.array:
         with _with_parameters(heads, parameters):

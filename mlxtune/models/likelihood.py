@@ -20,10 +20,7 @@ Pairs = Sequence[tuple[Sequence[int], Sequence[int]]]  # tokenized prompts and a
 
 @dataclass(frozen=True)
 class _AnswerGroup:
-    """Answers to one prompt. ``prompt`` is the part after the shared prefix; ``rows`` are the answers' indices in the request.
-
-    All answers start with the ``common`` tokens and then continue. For a single answer, these are all but its last token.
-    """
+    """Answers, at ``rows``, to one ``prompt`` (after the shared prefix); all start with ``common`` tokens."""
 
     prompt: Sequence[int]
     rows: Sequence[int]
@@ -75,10 +72,7 @@ def negative_log_likelihoods(
 
 
 def _alternating(batches: list[list[int]]) -> Iterator[list[int]]:
-    """Yield ``batches``, which are sorted by length, from both ends in turn, so that progress is even: the mean speed predicts the rest.
-
-    Batches that are computed concurrently stay together.
-    """
+    """Yield ``batches``, sorted by length, from both ends in turn, so that progress is even; concurrent ones stay together."""
     size = thread_pool().size
     rest = len(batches) % size
     waves = deque(batches[start : start + size] for start in range(rest, len(batches), size))

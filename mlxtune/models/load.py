@@ -89,10 +89,7 @@ def load(source: ModelFolder, compute: Compute | None = None, quantize: Quantize
 
 
 def quantize_weights(model: nn.Module, bits: int) -> None:
-    """Quantize the modules that mlx-lm's converter would, in groups of 64, or of 32 where a width is not divisible by 64.
-
-    An architecture's own ``quant_predicate`` takes precedence.
-    """
+    """Quantize the modules that mlx-lm's converter or the architecture's ``quant_predicate`` would, in groups of 64 or else 32."""
     own_predicate = getattr(model, "quant_predicate", None)
 
     def predicate(path: str, module: nn.Module) -> bool | dict[str, Any]:

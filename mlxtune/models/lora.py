@@ -109,10 +109,7 @@ def to_bytes(arrays: dict[str, mx.array]) -> bytes:
 
 
 def _keys(model: nn.Module, section: AdapterSection) -> list[str]:
-    """Return mlx-lm's names of the target modules, relative to the layer, or to the model for modules outside the layers.
-
-    ``all-linear`` excludes experts, whose adapters would be larger than all others, and what ``planning.shapes.NOT_ADAPTED`` matches.
-    """
+    """Return mlx-lm's names of the target modules. ``all-linear`` excludes experts and ``planning.shapes.NOT_ADAPTED``."""
     layers = {name: module for layer in model.layers for name, module in layer.named_modules() if _is_adaptable(module)}
     if isinstance(section.targets, str):
         linear = sorted(name for name, module in layers.items() if isinstance(module, _LINEAR) and not NOT_ADAPTED.search(name))

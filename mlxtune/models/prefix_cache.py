@@ -59,10 +59,7 @@ class SharedPrefix:
             yield batch
 
     def prefill(self, tails: Sequence[Sequence[int]]) -> tuple[mx.array, list[BatchKVCache]]:
-        """Return hidden states ``(rows, width, hidden)`` of left-padded ``tails``, and a cache per layer to continue with.
-
-        A single row is computed in pieces of :data:`STEP` tokens, so that its whole attention matrix is never in memory.
-        """
+        """Return hidden states ``(rows, width, hidden)`` of left-padded ``tails`` and caches; a single row in steps of tokens."""
         width = max(map(len, tails))
         padding = mx.array([width - len(tail) for tail in tails])
         tokens = mx.array([[0] * (width - len(tail)) + list(tail) for tail in tails])
@@ -76,10 +73,7 @@ def part_size() -> int:
 
 
 class PrefixCache:
-    """Computes shared prefixes for a model with its current adapter, reusing the part that matches the previous prefix.
-
-    The arms of an evaluation start with the same system turn, so it is computed once.
-    """
+    """Computes shared prefixes for a model with its current adapter, reusing the part that matches the previous prefix."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
@@ -172,10 +166,7 @@ def forward_in_steps(head: BackboneHead, tokens: mx.array, caches: Sequence[Any]
 
 
 class BatchKVCache:
-    """One layer's keys and values for a batch: a shared prefix, then each row's left-padded tail, then its generated tokens.
-
-    mlx-lm's batch cache would pad the prefix of every row, and cannot be split, joined or indexed.
-    """
+    """One layer's keys and values of a batch: shared prefix, left-padded tails, generated tokens. mlx-lm's pads the prefix."""
 
     def __init__(self, prefix: KVCache, prefix_length: int, padding: mx.array, grouped_mask: bool) -> None:
         """``prefix`` holds ``prefix_length`` tokens. ``padding`` ``(rows,)`` is the left padding of each tail."""
@@ -211,10 +202,7 @@ class BatchKVCache:
         return self.keys[:, :, : end + new], self.values[:, :, : end + new]
 
     def make_mask(self, length: int, window_size: int | None = None, **_: Any) -> mx.array:
-        """Return the causal mask without padding: bool ``(rows, 1, length, columns)``, with an extra axis if ``grouped_mask``.
-
-        With a window, each token attends to itself and the ``window_size - 1`` tokens before it.
-        """
+        """Return the causal mask, bool ``(rows, 1, length, columns)``, for the last ``window_size`` tokens if there is a window."""
         end = self.prefix_length + self.length
         columns, padding = mx.arange(end + length), self.padding[:, None]
         queries = mx.arange(end, end + length)[:, None]

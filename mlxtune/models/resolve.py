@@ -80,10 +80,7 @@ def is_local(base: str, *, relative_to: Path = Path()) -> bool:
 
 
 def same_base(recorded: str, fingerprint: str) -> bool:
-    """Return whether an adapter whose base has the ``recorded`` fingerprint matches the model with ``fingerprint``.
-
-    True if nothing was recorded, and between layouts of a bundled model, which contain the same values.
-    """
+    """Return whether two base fingerprints match: if nothing was ``recorded``, too, or both are layouts of a bundled model."""
     return recorded in ("", fingerprint) or any({recorded, fingerprint} <= set(model.fingerprints) for model in bundled.MODELS)
 
 
@@ -109,10 +106,7 @@ def _open(name: str, folder: Path) -> ModelFolder:
 
 
 def _fingerprint(config: dict[str, Any], files: list[Path]) -> str:
-    """Return a hash of the config, headers, sizes, and blocks sampled from each file, to identify weights without reading them all.
-
-    Training, fusing and quantizing change whole matrices, so at least one sampled block differs.
-    """
+    """Return a hash of the config, headers, sizes, and sampled blocks: whatever changes weights changes whole matrices."""
     parts: list[Any] = [config]
     for file in files:
         size = file.stat().st_size

@@ -89,10 +89,7 @@ class ChatTemplate:
 
     @cached_property
     def frozen_source(self) -> str:
-        """The Jinja source that renders plain messages as in training, whatever a program passes besides them; empty if there is none.
-
-        Messages are converted only if the template renders one of the probes differently without that.
-        """
+        """The Jinja source that renders plain messages as in training, and converts them if needed; empty if there is none."""
         thinking = self.settings.thinking
         variables = self.thinking.history_variables(thinking) | self._variables
         source = str(variables.pop("chat_template", self.source))
@@ -260,10 +257,7 @@ class ChatTemplate:
         return pair
 
     def can_compare(self, pair: Preference, max_tokens: int) -> bool:
-        """Return whether the likelihoods of a held-out pair's answers can be compared, which :meth:`encode_pair` decides.
-
-        Raises the other errors of :meth:`encode_pair`.
-        """
+        """Return whether a held-out pair's likelihoods can be compared. Raises the other errors of :meth:`encode_pair`."""
         try:
             self.encode_pair(pair, max_tokens)
         except TooLongError:
@@ -271,10 +265,7 @@ class ChatTemplate:
         return True
 
     def encode_unpaired(self, row: Row, other: Row, max_tokens: int) -> EncodedPair:
-        """Encode ``row`` with its own completion as ``chosen`` and the completion of ``other`` as ``rejected``.
-
-        Raises the same errors as :meth:`encode_pair`, except that both completions may be identical.
-        """
+        """Encode ``row`` with the completion of ``other``, perhaps the same, as ``rejected``. Raises as :meth:`encode_pair`."""
         if not isinstance(row, Unpaired) or not isinstance(other, Unpaired):
             raise DataError(f"{row.location}: KTO trains on unpaired rows only.", hint="Use rows with prompt, completion, label.")
         return replace(self._pair(row, (row.completion, other.completion), max_tokens), label=row.label)
@@ -337,10 +328,7 @@ class ChatTemplate:
         return answers, rewritten is not None
 
     def answer(self, messages: Sequence[Message], tools: Tools, location: Location) -> AnswerSpan:
-        """Return the tokens of ``messages``, and which of them are the answer in the last turn.
-
-        Raises ``TemplateError`` unless the tokens start with the inference prompt and contain everything that the messages say.
-        """
+        """Return the tokens of ``messages`` and their last answer. Raises ``TemplateError`` if they cannot be verified."""
         number, message = len(messages), messages[-1]
         if number == 1:
             problem = "the conversation begins with the assistant, so this turn has no prompt."

@@ -113,10 +113,7 @@ class CloudOffer(PriceEntry):
 
 @dataclass(frozen=True)
 class BreakEven(PriceEntry):
-    """The ``calls`` per month above which owning a machine is cheaper; ``None`` if its electricity alone costs more.
-
-    ``call`` is the price of one call of the hosted model, in dollars.
-    """
+    """The ``calls`` per month above which owning a machine is cheaper, if ever, and a hosted ``call``'s price in dollars."""
 
     name: str
     vendor: str

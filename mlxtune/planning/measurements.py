@@ -47,10 +47,7 @@ class StepCost(TypedDict):
 
 
 def row_lengths(recipe: Recipe) -> DatasetLengths:
-    """Return the lengths of the recipe's rows in tokens, as the training worker encodes them.
-
-    Raises the errors that the worker would raise, and ``MachineError`` if the process dies.
-    """
+    """Return the lengths of the recipe's rows as training encodes them. Raises the worker's errors, and ``MachineError``."""
     record = _measure("lengths", {"recipe": dump(recipe)})
     train, valid = (
         tuple(
@@ -63,10 +60,7 @@ def row_lengths(recipe: Recipe) -> DatasetLengths:
 
 
 def record_tokens(recipe: Recipe) -> list[TokenCount | None]:
-    """Return the length of every record of the recipe's source, in order; ``None`` for invalid rows.
-
-    Raises the errors of the model, and ``MachineError`` if the process dies.
-    """
+    """Return the length of every record of the source, ``None`` for invalid rows. Raises the model's errors, ``MachineError``."""
     from mlxtune.data.checks.check_input import TokenCount
 
     counts = _measure("tokens", {"recipe": dump(recipe)})
@@ -78,10 +72,7 @@ def record_tokens(recipe: Recipe) -> list[TokenCount | None]:
 
 
 def start_steps(recipe: Recipe, batch: BatchShape, *, grouped: int, checkpointed: bool) -> StoppableCall:
-    """Start a process that runs two steps on ``batch``. The result is a :class:`StepCost`, or ``None`` if the process was stopped.
-
-    ``grouped`` rows run together through the frozen layers to fill their cache; 0 without a cache.
-    """
+    """Start two steps on ``batch``; the result is a :class:`StepCost`. ``grouped`` rows fill the frozen layers' cache first."""
     trained = min(-(-batch.trained // batch.rows), batch.width)
     shape = ProbeBatch(batch.rows, batch.prefix + batch.width + 1, trained, batch.prefix, grouped, checkpointed, batch.sides)
     params = {"recipe": dump(recipe), "batch": asdict(shape)}

@@ -143,10 +143,7 @@ def margin(calibrated: bool) -> float:
 
 
 class StepDecisions(NamedTuple):
-    """A run's work, whether it caches the frozen layers and checkpoints gradients, and a measurement of such a step.
-
-    The work has ``traces`` if steps are compiled.
-    """
+    """A run's work (with ``traces`` if compiled), whether it caches frozen layers and checkpoints, and a measurement."""
 
     work: Workload
     cached: bool
@@ -195,10 +192,7 @@ class Planner:
     def probe(
         self, recipe: Recipe, progress: Progress = quiet, on_start: Callable[[StoppableCall], None] = lambda process: None
     ) -> StepCalibration | None:
-        """Run two steps on the largest batch in a child process, and store the result. Raises ``MachineError`` if it dies.
-
-        ``on_start`` is called with the process. If that is stopped, nothing is stored, and the result is ``None``.
-        """
+        """Measure two steps on the largest batch in a child process, and store them unless stopped. Raises ``MachineError``."""
         decisions = self.decisions(recipe)
         work, cached, checkpointed, _ = decisions
         batch = self._estimate(recipe, decisions).batch
@@ -279,20 +273,14 @@ class Planner:
 
 
 def compiling_pays(work: Workload, measured: StepCalibration | None) -> bool:
-    """Return whether compiling the steps of ``work`` saves more time than tracing its shapes takes.
-
-    Without a measurement, it is assumed to do so if each shape is used a few times.
-    """
+    """Return whether compiled steps save more time than tracing takes; if unmeasured, whether each shape is used a few times."""
     if measured and measured.uncompiled:
         return work.traces * measured.trace < work.computed * (measured.uncompiled - measured.seconds)
     return work.batch_count >= MIN_USES * work.traces
 
 
 def local_planner(recipe: Recipe, folder: Path, config: dict[str, Any], machine: Machine, fingerprint: str = "") -> Planner:
-    """Return a planner for ``recipe`` with the base in ``folder``. ``fingerprint`` is the key for stored measurements of the base.
-
-    Raises ``InputError`` for anything that the worker would reject.
-    """
+    """Return a planner for the base in ``folder`` with its measurements' ``fingerprint``. Raises what the worker would reject."""
     return Planner(machine, shapes.read_shapes(folder, config), measurements.row_lengths(recipe), fingerprint)
 
 
@@ -313,10 +301,7 @@ def _time_keys(recipe: Recipe, cost: Cost) -> tuple[str, ...]:
 def _cost(
     recipe: Recipe, work: Workload, speed: StepCalibration | None, watts: float, *, cached: bool, checkpointed: bool
 ) -> Cost:  # fmt: skip
-    """Compute the time of all steps, validations and the reference pass. Generating sample answers is not included.
-
-    The frozen layers run once if their outputs are cached, and otherwise every time.
-    """
+    """Compute the time of all steps, validations and the reference pass, but no sample answers. Cached layers run once."""
     if speed is None:
         return Cost(None, "", watts)
     validations = 1 + -(-work.steps // recipe.training.validate_every)

@@ -61,10 +61,7 @@ class ModelLoaded(BaseEvent):
 
 
 class WorkProgress(BaseEvent):
-    """The pairs that the reference model has scored, the prompts that the base has answered for replay, or the validation batches.
-
-    ``validating`` is emitted only if a validation takes long.
-    """
+    """Pairs scored by the reference, replay prompts answered by the base, or batches of a long validation."""
 
     type: Literal["reference", "replay", "validating"]
     done: int

@@ -78,10 +78,7 @@ def accelerator_lock() -> Path:
 
 
 def accelerator_lease(holder: str, folder: Path, run: str = "") -> contextlib.AbstractContextManager[int]:
-    """Hold the accelerator for ``run`` in the workspace ``folder``, or other work. Raise ``MachineError`` if it is in use.
-
-    ``holder`` is the kind of run or work, a key in ``_HOLDERS``.
-    """
+    """Hold the accelerator for ``run`` or other work, as ``holder`` in ``_HOLDERS``. Raise ``MachineError`` if it is in use."""
     note = json.dumps({"holder": holder, "run": run, "folder": str(folder), "pid": os.getpid()})
     return file_lock(accelerator_lock(), busy=_in_use, note=note)
 

@@ -65,10 +65,7 @@ RUN_KINDS = {
 
 @dataclass(frozen=True)
 class Run:
-    """A run's folder, and the ``step`` of the checkpoint that is used as its adapter; 0 for the adapter of a finished run.
-
-    Everything else is read from disk on demand.
-    """
+    """A run's folder, and the ``step`` of the checkpoint that is used as its adapter; 0 for the adapter of a finished run."""
 
     folder: Path
     step: int = 0
@@ -166,10 +163,7 @@ class Run:
 
 
 def create(workspace: Path, kind: str, name: str) -> Run:
-    """Create an empty run folder, such as ``runs/20261124-1412-name``, with an ID that no run of any kind has.
-
-    Raise ``MachineError`` if that fails.
-    """
+    """Create a run folder, such as ``runs/20261124-1412-name``, with a new ID. Raise ``MachineError`` if that fails."""
     parent = workspace / RUN_KINDS[kind].folder
     stem = f"{time.strftime('%Y%m%d-%H%M')}-{name}"
     with disk_errors(str(parent)):
@@ -242,10 +236,7 @@ def run_of(adapter: Path) -> Run:
 
 
 def evaluation_recipe(run: Run, overrides: Sequence[str] = ()) -> tuple[Recipe, Path | None]:
-    """Return the recipe to evaluate ``run`` by: its own, with the ``[evaluation]`` that the workspace's recipe of this name has now.
-
-    Also return the file of that recipe if its ``[evaluation]`` differs from that of the run. Raise ``RecipeError`` if it is invalid.
-    """
+    """Return the run's recipe with the workspace's ``[evaluation]`` of now, and that file if it differs. Raise ``RecipeError``."""
     own = run.recipe()
     file = run.folder.parent.parent / "recipes" / f"{own.name}.toml"
     before, now = tomllib.loads(dump(own)), tomllib.loads(dump(load(file))) if file.is_file() else {}
@@ -281,10 +272,7 @@ def _parent_folder(workspace: Path, recipe: Recipe, parent: str) -> Path:
 
 
 def stop(run: Run) -> None:
-    """Ask the worker to finish its step, save, and exit.
-
-    Raise ``InputError`` if the run is not running or runs on another machine, and ``MachineError`` if its process is unknown.
-    """
+    """Ask the worker to finish its step, save, and exit. Raise ``InputError``, or ``MachineError`` if its process is unknown."""
     state = run.state()
     if run.status(state) not in ACTIVE:
         raise InputError(f"{run.id} is not running, but {run.status(state)}.")
@@ -300,10 +288,7 @@ def stop(run: Run) -> None:
 
 
 def other_host(run: Run) -> str:
-    """Return the name of the machine that ``run`` was started on if it is not this one.
-
-    On a shared disk, runs of other machines are visible.
-    """
+    """Return the name of the machine that ``run`` was started on, which may share the disk, if it is not this one."""
     try:
         record = read_json(run.folder / LAUNCH_FILE)
     except InputError:  # it has not been written yet

@@ -149,10 +149,7 @@ class RunState:
 
     @property
     def remaining_seconds(self) -> float | None:
-        """An estimate from the last 50 steps of this worker and an earlier validation, or ``None`` with fewer than two steps.
-
-        It is the time from the last step on, with the validation after that step, if there is one. Ignores sleep and clock changes.
-        """
+        """An estimate from the last step on, from 50 steps and a validation, or ``None`` with fewer than two steps."""
         recent = [step for step in self.steps[-50:] if step.step > self.resumed_step]
         pairs = list(itertools.pairwise(recent))
         every = self.validate_every  # the pairs without a validation between their steps, as far as is known
@@ -309,10 +306,7 @@ def refused_state(error: InputError) -> RunState:
 
 
 def earlier_adapter_step(summary: Mapping[str, Any]) -> int:
-    """Return the step whose weights the adapter has because its validation loss was the lowest, or 0 if it is the last step.
-
-    ``summary`` is that of ``run.finished``.
-    """
+    """Return the step whose weights the adapter of a finished run has because of its validation loss, or 0 for the last step."""
     step, last = (summary.get(key) for key in ("adapter_step", "steps"))
     return step if isinstance(step, int) and isinstance(last, int) and step < last else 0
 

@@ -66,10 +66,7 @@ class AccessGuard:
             raise ApiError(401, "The API token is missing or invalid.", code="invalid_api_key", **{"WWW-Authenticate": "Bearer"})
 
     def _is_own(self, url: str, *, any_address: bool) -> bool:
-        """Return whether a URL's host is a name of this machine, or an IP address, which cannot be rebound.
-
-        Only loopback addresses count unless ``any_address``.
-        """
+        """Return whether a URL's host is a name of this machine or an IP address (``any_address``, or else a loopback one)."""
         try:
             name = (urlsplit(url).hostname or "").lower()
             if name in self.names or name.removesuffix(".local") in self.names:

@@ -258,10 +258,7 @@ class Engine:
         return prompt
 
     def _check_text(self, texts: Sequence[str], *others: Any) -> None:
-        """Raise ``InputError`` if ``texts`` or ``others`` are not Unicode, or if ``texts`` are so long that tokenizing them would take long.
-
-        The exact length is checked afterward, because a template may leave out a part.
-        """
+        """Raise ``InputError`` for text that is not Unicode or far too long to tokenize; the exact length is checked afterward."""
         try:
             for text in (*texts, json.dumps(others, ensure_ascii=False)):
                 text.encode()
@@ -382,10 +379,7 @@ class Engine:
         return [TokenChoice(token, 0.0) if good else nan_error() for token, good in zip(tokens, finite, strict=True)]
 
     def _extend(self, batch: _DecodeBatch, index: int, choice: TokenChoice | Exception, logits: mx.array | None) -> None:
-        """Append the chosen token to a request, and finish it if that ends its answer. Raise ``choice`` if it is an error.
-
-        ``logits`` of the batch are needed only if answers are exact.
-        """
+        """Append the chosen token, and finish the request if that ends its answer. Raise ``choice`` if it is an error."""
         request = batch.requests[index]
         if isinstance(choice, Exception):
             raise choice

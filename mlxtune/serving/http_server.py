@@ -78,10 +78,7 @@ class DrainingServer(uvicorn.Server):
 
 
 def run(app: App, listener: socket.socket, on_start: Callable[[uvicorn.Server], None]) -> None:
-    """Serve ``app`` until SIGINT or SIGTERM, or until ``should_exit`` is set on the server passed to ``on_start``.
-
-    New connections are refused from then on.
-    """
+    """Serve ``app`` until a signal or ``should_exit`` on the server passed to ``on_start``; then refuse new connections."""
     config = uvicorn.Config(
         app, log_config=None, access_log=False, lifespan="off", server_header=False, timeout_graceful_shutdown=INTERRUPT_TIMEOUT,
         timeout_keep_alive=IDLE_TIMEOUT, http=HeaderTimeoutProtocol, ws="none",

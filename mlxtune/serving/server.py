@@ -93,10 +93,7 @@ class Metrics:
 
 
 class Server:
-    """Serves the model of ``host``. ``slots`` and ``queue`` have the same values as in its engine.
-
-    ``on_finish`` is called with the model's name when a request ends.
-    """
+    """Serves the model of ``host``, whose engine has ``slots`` and ``queue``. ``on_finish`` gets the model of each request."""
 
     def __init__(
         self, host: ModelHost, workspace: Path, *, slots: int, queue: int,
@@ -195,10 +192,7 @@ class Server:
         self, wanted: AnswerRequest, response: ResponseFormat, answer: PendingAnswer, events: _EventQueue,
         stack: contextlib.AsyncExitStack,
     ) -> Chunks:  # fmt: skip
-        """Yield the documents of a response: one, or many for a stream. Closes ``stack`` afterward.
-
-        Raises ``ApiError`` before the first document if there is no answer, and ``ClientDisconnect`` when the client disconnects.
-        """
+        """Yield a response's documents, then close ``stack``. Raises ``ApiError`` before the first, and ``ClientDisconnect``."""
         try:
             accepted = await events.next()
             event = await events.next() if isinstance(accepted, Accepted) else accepted

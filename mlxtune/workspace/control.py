@@ -70,10 +70,7 @@ def evaluate(
 
 
 def validate(workspace: Path, run: Run, *, max_tokens: int | None = None, progress: Progress = quiet) -> Run:
-    """Start an evaluation of a run's adapter and its base on the validation rows, which counts neither as a verdict nor as a look.
-
-    ``max_tokens`` replaces the recipe's limit of answers.
-    """
+    """Start an evaluation of a run's adapter and base on the validation rows, which is no verdict and no look."""
     from mlxtune.evaluation import start
 
     recipe = registry.evaluation_recipe(run)[0]

@@ -40,10 +40,7 @@ SOURCE_SECONDS = 2.0  # between two reads of a source
 
 @dataclass(frozen=True, eq=False)  # the view of an unchanged run is the same object in the next snapshot
 class RunView:
-    """A run as the rooms show it. ``process_output`` has the last lines of a failed process.
-
-    Once the run has ended, it has only its last step, no sample answers, and no log: :func:`with_history` reads them again.
-    """
+    """A run as the rooms show it. If it has ended, it lacks steps, samples and log, which :func:`with_history` reads again."""
 
     run: Run
     status: RunStatus
@@ -83,10 +80,7 @@ class RunView:
         return steps[-1].step if steps and not math.isfinite(steps[-1].loss) else None
 
     def time_left(self, now: float) -> float | None:
-        """Return the estimated seconds until a live run ends, counting down between two steps, or until its current arm does.
-
-        ``None`` if they are unknown.
-        """
+        """Return the estimated seconds until a live run or its current arm ends, counting down between steps, if known."""
         state = self.state
         answering = state.answering.remaining_seconds(state.updated) if state.answering else None
         left = state.remaining_seconds if state.steps else answering

@@ -102,10 +102,7 @@ def write_gguf(
 
 
 def write_lora_gguf(source: ModelFolder, adapter: Path, file: Path) -> None:
-    """Write the ``adapter`` of ``source`` to ``file``, in float32, for llama.cpp to add to a GGUF file of the same base.
-
-    Raise ``ModelError`` if it is not LoRA, or adapts modules that llama.cpp cannot adapt, and ``MachineError`` if the disk is full.
-    """
+    """Write a LoRA ``adapter`` of ``source`` to ``file``, in float32. Raise ``ModelError`` if llama.cpp cannot adapt a module."""
     layout = read_layout(adapter)
     architecture, places = _lora_places(source, layout)
     weights: Any = mx.load(str(adapter / WEIGHTS))

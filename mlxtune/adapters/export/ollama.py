@@ -44,10 +44,7 @@ def modelfile(
 
 
 def expressed_template(template: ChatTemplate, rows: Sequence[PromptRow]) -> tuple[str, PromptDifference | None]:
-    """Return ``template`` in Ollama's language, and where it first renders a prompt differently.
-
-    Compared are ``rows`` and conversations of several kinds, without tools: Ollama refuses tools if a template does not list them.
-    """
+    """Return ``template`` in Ollama's language, and where it first renders ``rows`` or probes (without tools) differently."""
     from mlxtune.adapters.export.turn_template import derive, first_difference
     from mlxtune.models.portable import probes
 

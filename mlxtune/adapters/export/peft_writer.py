@@ -95,10 +95,7 @@ def _config(layout: AdapterLayout, base: str) -> dict[str, Any]:
 
 
 def _alpha(scale: float, rank: int) -> tuple[float, bool]:
-    """Return the ``lora_alpha``, an integer if possible, and the ``use_rslora`` from which the importer gets exactly ``scale``.
-
-    PEFT itself computes ``lora_alpha / rank`` (by its square root for rsLoRA), which may differ in the last bit of 64.
-    """
+    """Return the ``lora_alpha``, an integer if possible, and the ``use_rslora`` from which the importer gets exactly ``scale``."""
     for divisor in (rank, math.sqrt(rank)):
         near = scale * divisor
         candidates = (float(round(near)), near, math.nextafter(near, math.inf), math.nextafter(near, -math.inf))
