@@ -71,11 +71,7 @@ def trained_template(entry: AdapterEntry) -> str:
 
 
 def write_publishable(entry: AdapterEntry, base: PublishedBase, folder: Path, card: Card, library: Library = "mlx") -> list[str]:
-    """Write the published files of ``entry``, except the weights, into ``folder``. Return their names.
-
-    They include the chat template that was trained. The configuration (mlx-lm's) and lineage contain no local paths. ``library``
-    loads the adapter. Raise ``ModelError`` if the adapter cannot be read.
-    """
+    """Write the published files of ``entry``, with its template but without weights and local paths. Return their names."""
     layout = read_layout(entry.folder)
     write_json(folder / CONFIG, layout.config | {"model": base.hub_id or base.name})
     lineage = _public(read_lineage(entry.folder)) | {"base": base.name, "weights": sha256_file(entry.weights)}

@@ -351,11 +351,7 @@ class Channel:
 
 
 def serve(handlers: Mapping[str, Callable[[Request], Any]]) -> int:
-    """Answer requests one at a time until the parent closes the pipe, and return the exit code.
-
-    A handler returns the result or raises an ``MlxtuneError``; any other exception ends the process. If the parent closes the pipe
-    while a handler is running, ``SystemExit`` interrupts the handler.
-    """
+    """Answer requests until the pipe is closed, which raises ``SystemExit`` in a handler; return the exit code."""
     busy = threading.Event()
 
     def interrupt() -> None:

@@ -194,11 +194,7 @@ def similar_file(path: Path, folder: Path | None = None) -> str:
 
 
 def sync_file(handle: int) -> None:
-    """Flush a file descriptor to the disk itself.
-
-    On macOS, ``fsync`` may leave the data in the disk's cache, and only ``F_FULLFSYNC`` survives a power failure (``fsync(2)``). File
-    systems that do not support it get ``fsync``.
-    """
+    """Flush a file to the disk itself. On macOS, only ``F_FULLFSYNC`` survives a power failure, where it is supported."""
     full_sync = getattr(fcntl, "F_FULLFSYNC", None)
     if full_sync is not None:
         try:

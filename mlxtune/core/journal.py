@@ -12,11 +12,7 @@ from mlxtune.core.files import disk_errors, sync_file, sync_folder
 
 
 class Journal:
-    """The writer. Only one process may write, but any number may read with :class:`Tail`.
-
-    Another program may replace the file with a new one by renaming it, as git, sync tools and editors do, or delete it. The next
-    record is then appended to the new file, because the old one no longer has a name.
-    """
+    """The only writer; many may read. If git or an editor replaced or deleted the file, the next record goes to the new one."""
 
     def __init__(self, path: Path) -> None:
         """Open ``path`` for appending, and remove an incomplete last line. Raise ``MachineError`` if the disk is full."""

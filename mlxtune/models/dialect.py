@@ -77,11 +77,7 @@ class Dialect:
         return self.systems == "all" or (self.systems != "none" and index == 0)
 
     def _folded(self, messages: Sequence[Message]) -> list[Message]:
-        """Return ``messages`` with each system turn that the template does not render joined to a user turn.
-
-        It is the next user turn, or else the previous one. The authors of Gemma 2 and older Mistral models recommend this. A system
-        turn without such a neighbor stays.
-        """
+        """Return ``messages`` with each system turn that is not rendered joined to the next or else the previous user turn."""
         if self.systems == "last" and messages and messages[0].is_system:
             _, *folded = self._folded([replace(messages[0], role="user"), *messages[1:]])
             last = max((index for index, turn in enumerate(folded) if turn.role == "user"), default=0)

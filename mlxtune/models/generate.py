@@ -97,11 +97,7 @@ def generate(
 
 
 class TokenSampler:
-    """Chooses the next token of each row: the likeliest one, or a sample at temperature 1 if the row's seed is not 0.
-
-    A sample depends only on the row's seed and the tokens before it, not on the other rows of the batch or the number of cores.
-    Rows with equal seeds get equal noise, so rows that should be independent need different seeds.
-    """
+    """Chooses each row's likeliest token, or samples at temperature 1 with its seed, whatever the other rows are."""
 
     def __init__(self, seeds: Sequence[int]) -> None:
         self._seeds = seeds
@@ -146,11 +142,7 @@ class _Lane:
 
 
 class _BatchDecoder:
-    """Decodes the answers of a batch.
-
-    Prefill is fastest in small parts of equal length, and decoding in large batches, so parts are joined after prefill. On a CPU,
-    half of a step is work that a stream does on a single core, so there is one lane per core.
-    """
+    """Decodes a batch's answers, prefilled in small parts, in one lane per core on a CPU, as half of a step uses a single core."""
 
     def __init__(
         self, prefix: SharedPrefix, builders: Sequence[AnswerBuilder], sampler: TokenSampler, settings: GenerationSettings,

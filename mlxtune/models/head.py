@@ -141,11 +141,7 @@ class _FixedBackbone:
 
 
 def split_head(model: nn.Module) -> BackboneHead:
-    """Split ``model`` into backbone and head, using the fastest method that matches the model's own forward pass.
-
-    A frozen head that is a matrix multiplication, possibly scaled and capped, takes one pass. Any other head runs in chunks
-    through the model's own code. A model that cannot be split runs as a whole. Call this after adapters are added.
-    """
+    """Split ``model``, with its adapters, into backbone and head, by the fastest method that matches its own forward pass."""
     whole = BackboneHead(
         lambda tokens, cache=None: model(tokens, cache=cache), lambda logits: logits, plain_logp, plain_logp,
         "This architecture's head cannot be computed separately. All logits are computed at once.",

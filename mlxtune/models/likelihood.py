@@ -42,11 +42,7 @@ def negative_log_likelihoods(
     model: nn.Module, pairs: Pairs, *, batch_size: int, progress: Progress = lambda done, total: None,
     on_answer: Callable[[int, float], None] = lambda pair, nats: None, prefix: SharedPrefix | None = None,
 ) -> list[float]:  # fmt: skip
-    """Return the negative log-likelihood of each answer given its prompt, in nats, summed over the answer's tokens.
-
-    ``pairs`` are tokenized prompts and answers, none empty; ``prefix`` is the prompts' shared prefix if it is already computed.
-    ``on_answer`` is called with the index of each pair and its likelihood as soon as it is computed.
-    """
+    """Return each answer's negative log-likelihood given its prompt, in nats, also to ``on_answer``; ``prefix`` if computed."""
     prefix = prefix or PrefixCache(model)([prompt for prompt, _ in pairs])
     nlls = [0.0] * len(pairs)
     if prefix is None:

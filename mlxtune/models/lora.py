@@ -25,11 +25,7 @@ ADAPTER_ARRAYS = ("lora_a", "lora_b", "m")  # the arrays of one module; m is DoR
 
 
 def add(model: nn.Module, section: AdapterSection, seed: int) -> dict[str, Any]:
-    """Add new adapters to ``model`` and return their mlx-lm configuration. B is zero, so outputs do not change.
-
-    Only A, B and DoRA's magnitudes ``m`` are trainable afterwards. Raises ``RecipeError`` if a target matches no module, or a
-    module that does not support this kind of adapter.
-    """
+    """Add new, trainable adapters that change no output, and return mlx-lm's configuration. Raises ``RecipeError``."""
     mx.random.seed(seed)
     layers = len(model.layers)
     count = layers if section.layers == "all" else min(section.layers, layers)

@@ -81,11 +81,7 @@ class PrefixCache:
         self._grouped_mask = type(model).__module__.rsplit(".", 1)[-1] in _GROUPED_MASK
 
     def __call__(self, prompts: Sequence[Sequence[int]]) -> SharedPrefix | None:
-        """Return the common prefix of ``prompts``, leaving at least one token of each.
-
-        Returns ``None`` for architectures that cache more than keys and values (recurrent layers), or whose results change with
-        such a cache.
-        """
+        """Return the common prefix of ``prompts``, or ``None`` for architectures that cache more than keys and values."""
         head, caches = self._head, complete_caches(self._model)
         if head is None or caches is None:
             return None

@@ -44,11 +44,7 @@ class ModelFolder:
 
 
 def resolve(base: str, *, relative_to: Path = Path(), progress: Progress = quiet, fetch: bool = True) -> ModelFolder:
-    """Return the folder of ``base``, downloading it if needed and ``fetch`` is set.
-
-    Folders are looked up relative to ``relative_to`` first, then to the working directory. Raises ``ModelError`` if the
-    model does not exist or cannot be fine-tuned, or the folder contains no model, and ``MachineError`` if the download fails.
-    """
+    """Return the folder of ``base``, downloaded if ``fetch``. Raises ``ModelError``, or ``MachineError`` if that fails."""
     if model := bundled.find(base):
         if not fetch and not install.is_ready(model):
             raise ModelError(f"{base} is not on this machine.", hint=f"Download it: mlxtune models pull {base}")

@@ -308,11 +308,7 @@ class ChatTemplate:
         return [_encoded(row, one.tokens, [one], turn=turn, notes=notes) for turn, one in answers.items()]
 
     def answers(self, row: Conversation) -> tuple[dict[int, AnswerSpan], bool]:
-        """Return the trained answers of ``row`` by the number of their turn, and whether each becomes a separate row.
-
-        Otherwise the last answer's tokens begin with those of each earlier one, so that all are trained in one row. Raises
-        ``TemplateError`` when an answer cannot be verified.
-        """
+        """Return the trained answers by turn, and whether each becomes a separate row. Raises ``TemplateError`` if unverified."""
         turns = data_rows.trained_turns(row, self.settings.turns)
         answers = {turn: self.answer(row.messages[:turn], row.tools, row.location) for turn in turns}
         if len(turns) == 1 or self.settings.turns == "each":

@@ -101,11 +101,7 @@ def estimate(
     shapes: ModelShapes, recipe: Recipe, work: Workload, machine: Machine, *, cached: bool, checkpointed: bool, scale: float = 1.0,
     coefficients: Coefficients | None = None, kernels: Kernels | None = None,
 ) -> MemoryEstimate:  # fmt: skip
-    """Estimate the peak of the largest batch.
-
-    ``cached``: the outputs of the frozen layers are cached across epochs. ``scale`` is the measured working memory relative to this
-    estimate, from a probe.
-    """
+    """Estimate the peak of the largest batch; ``cached`` frozen layers' outputs; ``scale`` from a probe."""
     kernels = kernels or kernels_for(machine)
     coefficients = coefficients or (Coefficients() if kernels.float32 else NATIVE_COEFFICIENTS)
     step = _Step(shapes, recipe, machine, cached, checkpointed, scale, coefficients, kernels)

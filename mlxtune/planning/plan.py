@@ -245,11 +245,7 @@ class Planner:
         )  # fmt: skip
 
     def _speed(self, recipe: Recipe, decisions: StepDecisions, probed: bool, workspace: Path | None) -> StepCalibration | None:
-        """Return the measured time of a step, with its source.
-
-        Without a probe of the largest batch, it is taken from past runs in ``workspace``, from a probe of another batch, or
-        estimated from a benchmark of this machine.
-        """
+        """Return a step's time and its source: a probe, past runs in ``workspace``, another batch's probe, or a benchmark."""
         work, _, checkpointed, measured = decisions
         speed = measured if measured and measured.exact else None
         if workspace and not (speed and probed and not speed.busy):

@@ -247,11 +247,7 @@ def evaluation_recipe(run: Run, overrides: Sequence[str] = ()) -> tuple[Recipe, 
 
 
 def resolve_parent(workspace: Path, recipe: Recipe) -> Recipe:
-    """Return ``recipe`` with the settings of its parent adapter, if it has one.
-
-    ``adapter.parent`` is a folder, a run, or the name of a recipe whose newest run has an adapter. Raise ``RecipeError`` if there
-    is no such adapter.
-    """
+    """Return ``recipe`` with its parent's settings: of a folder, a run, or a recipe's newest run. Raise ``RecipeError``."""
     parent = recipe.adapter.parent
     return inherit(recipe, _parent_folder(workspace, recipe, parent)) if parent else recipe
 
@@ -297,11 +293,7 @@ def other_host(run: Run) -> str:
 
 
 def _is_worker(run: Run, pid: int) -> bool:
-    """Return whether ``pid`` is the process that holds the lock of ``run``, as far as can be determined.
-
-    The lock's file names its holder. In a container, that process ID may belong to another process, whose command line does not
-    contain the run's folder.
-    """
+    """Return whether ``pid`` holds the lock of ``run``, as far as known: in a container, it may be another process."""
     if lock_note(run.lock) not in ("", str(pid)):
         return False
     try:

@@ -53,11 +53,7 @@ _OTHER_VARIABLES = {"messages", "tools", "add_generation_prompt", "bos_token", "
 
 
 class _DecodeBatch:
-    """The active requests for one adapter and their caches. Holds a single request if the model is not ``batchable``.
-
-    ``ahead`` holds the next token of each request and whether its logits are finite, if they are already being computed. The caches
-    then include each request's last token.
-    """
+    """One adapter's active requests and caches (one request unless ``batchable``), and tokens computed ``ahead``, if any."""
 
     def __init__(self, batchable: bool) -> None:
         self.requests: list[ActiveRequest] = []

@@ -24,11 +24,7 @@ def modelfile(
     template: ChatTemplate, rows: Sequence[PromptRow], *, source: str, adapter: str = "", system: str = "",
     context: int = MIN_CONTEXT,
 ) -> str:  # fmt: skip
-    """Return the Modelfile for the model ``source`` (a file, or a name in Ollama), to which the file ``adapter`` is added if set.
-
-    Its template is included only if :func:`expressed_template` finds no difference. ``system`` is the system turn that
-    all rows share, and ``context`` the number of tokens in a conversation.
-    """
+    """Return the Modelfile for ``source`` (a file, or a name in Ollama), with a template only if it renders ``rows`` alike."""
     lines = [f"FROM {source}"]
     if adapter:
         lines.append(f"ADAPTER {adapter}")

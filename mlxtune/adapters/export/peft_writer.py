@@ -33,11 +33,7 @@ _EMBEDDING_PARTS = {"lora_a": "lora_embedding_A", "lora_b": "lora_embedding_B"}
 
 
 def write(entry: AdapterEntry, source: ModelFolder, folder: Path, card: Card) -> list[str]:
-    """Write ``entry``, an adapter for ``source``, into a new ``folder`` with a model card and the base's tokenizer, which vLLM
-    and Transformers load from there. Return the names of its files.
-
-    Raise ``ModelError`` if PEFT cannot represent the adapter, and ``InputError`` if ``folder`` exists.
-    """
+    """Write ``entry`` with card and tokenizer into a new ``folder``; return the files. Raise ``ModelError`` or ``InputError``."""
     layout = read_layout(entry.folder)
     tensors = _renamed(layout, source)
     base = published_base(entry.base)
