@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from mlxtune.planning.memory import MemoryEstimate
 from mlxtune.planning.shapes import ModelShapes
@@ -15,7 +15,7 @@ _WINDOW_QUANTILES = (0.95, 0.9, 0.75, 0.5)  # fraction of rows that are not trun
 
 Disadvantage = Literal[
     "slower_steps", "more_passes", "truncated_rows", "fewer_layers", "less_capacity", "rounded_weights", "smaller_base"
-]
+]  # the least harmful first
 
 
 @dataclass(frozen=True)
@@ -32,16 +32,16 @@ class MemoryChange:
 
 Estimator = Callable[[Recipe], MemoryEstimate]
 Changes = list[MemoryChange]
-_Options = Iterator[tuple[dict[str, Any], Disadvantage, int]]  # new values by key, their disadvantage, and the truncated rows
+_Options = Iterator[tuple[dict[str, Any], int]]  # new values by key, and the rows that they truncate
 
 
 def suggest_changes(recipe: Recipe, lengths: DatasetLengths, shapes: ModelShapes, estimator: Estimator, limit: int) -> Changes:
     """Return changes, each on top of the previous ones, until the recipe fits in ``limit`` bytes or needs a smaller model."""
     changes: Changes = []
     current = estimator(recipe)
-    for options in (_checkpointing, _smaller_batch, _shorter_window, _fewer_layers, _lower_rank, _quantization):
+    for disadvantage in get_args(Disadvantage):
         best: tuple[Recipe, MemoryChange] | None = None
-        for values, disadvantage, truncated in options(recipe, lengths, shapes):
+        for values, truncated in _options(disadvantage, recipe, lengths, shapes):
             candidate = recipe
             for key, value in values.items():
                 section, _, name = key.partition(".")
@@ -62,40 +62,37 @@ def suggest_changes(recipe: Recipe, lengths: DatasetLengths, shapes: ModelShapes
     return [*changes, MemoryChange((), "smaller_base", 0, True, largest_weights=room)]
 
 
-def _checkpointing(recipe: Recipe, lengths: DatasetLengths, shapes: ModelShapes) -> _Options:
-    if recipe.training.grad_checkpoint is not True and shapes.can_checkpoint:
-        yield {"training.grad_checkpoint": True}, "slower_steps", 0
+def _options(disadvantage: Disadvantage, recipe: Recipe, lengths: DatasetLengths, shapes: ModelShapes) -> _Options:
+    """Yield the changes of one kind, the smallest first."""
+    section, adapter = recipe.training, recipe.adapter
+    match disadvantage:
+        case "slower_steps" if section.grad_checkpoint is not True and shapes.can_checkpoint:
+            yield {"training.grad_checkpoint": True}, 0
+        case "more_passes":
+            longest = min(recipe.data.max_tokens, max(row.full for row in lengths.train))
+            for bound, accumulate in smaller_batches(section, longest):
+                yield (
+                    {
+                        f"training.{'batch_size' if section.batch_size else 'batch_tokens'}": bound,
+                        "training.accumulate": accumulate,
+                    },
+                    0,
+                )
+        case "truncated_rows":
+            known = sorted(row.full for row in (*lengths.train, *lengths.valid))
+            for window in (known[int(quantile * (len(known) - 1))] for quantile in _WINDOW_QUANTILES):
+                if lengths.shortest_window <= window < min(recipe.data.max_tokens, known[-1]):
+                    yield {"data.max_tokens": window}, lengths.count_truncated(window)
+        case "fewer_layers":
+            count = shapes.depth if adapter.layers == "all" else min(adapter.layers, shapes.depth)
+            yield from (({"adapter.layers": one}, 0) for one in _halves(count))
+        case "less_capacity":
+            yield from (({"adapter.rank": one}, 0) for one in _halves(adapter.rank))
+        case "rounded_weights" if not recipe.model.quantize and not any(weight.bits for weight in shapes.weights):
+            yield {"model.quantize": 4}, 0
 
 
-def _smaller_batch(recipe: Recipe, lengths: DatasetLengths, shapes: ModelShapes) -> _Options:
-    name = "batch_size" if recipe.training.batch_size else "batch_tokens"
-    longest = min(recipe.data.max_tokens, max(row.full for row in lengths.train))
-    for bound, accumulate in smaller_batches(recipe.training, longest):
-        yield {f"training.{name}": bound, "training.accumulate": accumulate}, "more_passes", 0
-
-
-def _shorter_window(recipe: Recipe, lengths: DatasetLengths, shapes: ModelShapes) -> _Options:
-    known = sorted(row.full for row in (*lengths.train, *lengths.valid))
-    for quantile in _WINDOW_QUANTILES:
-        window = known[int(quantile * (len(known) - 1))]
-        if lengths.shortest_window <= window < min(recipe.data.max_tokens, known[-1]):
-            yield {"data.max_tokens": window}, "truncated_rows", lengths.count_truncated(window)
-
-
-def _fewer_layers(recipe: Recipe, lengths: DatasetLengths, shapes: ModelShapes) -> _Options:
-    count = shapes.depth if recipe.adapter.layers == "all" else min(recipe.adapter.layers, shapes.depth)
-    while count > 4:
-        count = max(4, count // 2)
-        yield {"adapter.layers": count}, "fewer_layers", 0
-
-
-def _lower_rank(recipe: Recipe, lengths: DatasetLengths, shapes: ModelShapes) -> _Options:
-    rank = recipe.adapter.rank
-    while rank > 4:
-        rank = max(4, rank // 2)
-        yield {"adapter.rank": rank}, "less_capacity", 0
-
-
-def _quantization(recipe: Recipe, lengths: DatasetLengths, shapes: ModelShapes) -> _Options:
-    if not recipe.model.quantize and not any(weight.bits for weight in shapes.weights):
-        yield {"model.quantize": 4}, "rounded_weights", 0
+def _halves(number: int) -> Iterator[int]:
+    while number > 4:
+        number = max(4, number // 2)
+        yield number
