@@ -25,7 +25,7 @@ from mlxtune.data.importer import import_rows, locate
 from mlxtune.data.readers.formats import FORMATS, check_format, parse_mapping
 from mlxtune.data.source import read_source
 from mlxtune.data.source_files import source_files
-from mlxtune.data.split import SPLIT_NAMES, SplitSettings, SplitSummary
+from mlxtune.data.split import SPLIT_NAMES, SplitSettings
 from mlxtune.present.check import NAME_THE_COLUMNS, check_document, statistics_document
 from mlxtune.present.data_files import export_document, import_document, split_document
 from mlxtune.present.next_step import step_action
@@ -88,14 +88,6 @@ def run_checks(source: Path, path: Path, section: DataSection, *, fetch: bool = 
 
 
 @dataclass(frozen=True)
-class ReadOptions:
-    """How to read a source."""
-
-    format: Format = "auto"
-    map: Map = ""
-
-
-@dataclass(frozen=True)
 class SplitOptions:
     """How to split a source."""
 
@@ -107,30 +99,16 @@ class SplitOptions:
     group_by: Annotated[str | None, option("--group-by", "A metadata key. Rows with the same value stay together.")] = None
 
 
-@dataclass(frozen=True)
-class FixOptions:
-    """What to fix."""
-
-    fix: Annotated[bool, option("--fix", "Record every safe fix in the review, then check again.")] = False
-    also: Annotated[list[str] | None, option("--also", "With --fix, also apply this check's fix.", metavar="CHECK")] = None
-
-
-@dataclass(frozen=True)
-class MuteOptions:
-    """The check to mute or to report again."""
-
-    mute: Annotated[str, option("--mute", "Stop reporting this check for this source; requires --reason.", metavar="CHECK")] = ""
-    reason: Annotated[str, option("--reason", "Why the check is muted; recorded in the journal.")] = ""
-    unmute: Annotated[str, option("--unmute", "Report this check again.", metavar="CHECK")] = ""
-
-
 @app.command("check")
-@with_option_groups
 def check(
     source: SourceArgument,
-    fixes: FixOptions,
-    muting: MuteOptions,
-    reading: ReadOptions,
+    fix: Annotated[bool, option("--fix", "Record every safe fix in the review, then check again.")] = False,
+    also: Annotated[list[str] | None, option("--also", "With --fix, also apply this check's fix.", metavar="CHECK")] = None,
+    mute: Annotated[str, option("--mute", "Stop reporting this check for this source; requires --reason.", metavar="CHECK")] = "",
+    reason: Annotated[str, option("--reason", "Why the check is muted; recorded in the journal.")] = "",
+    unmute: Annotated[str, option("--unmute", "Report this check again.", metavar="CHECK")] = "",
+    format: Format = "auto",
+    map: Map = "",
     every: Annotated[bool, option("--all", "Show every finding.")] = False,
     json: Json = False,
 ) -> None:
@@ -141,16 +119,15 @@ def check(
     from mlxtune.data.checks.fixes import select_fixes
     from mlxtune.data.checks.report import report_json
 
-    also = fixes.also or []
-    if also and not fixes.fix:
+    if also and not fix:
         raise InputError("--also requires --fix.", hint="Add --fix.")
-    path, section = resolve_source(source, reading.format, reading.map)
-    select_fixes((), also)
-    _mute(path, muting)
+    path, section = resolve_source(source, format, map)
+    select_fixes((), also or ())
+    _mute(path, mute, unmute, reason)
     report = run_checks(source, path, section)
     fixed = None
-    if fixes.fix:
-        fixed = _record_fixes(path, section, report, also)
+    if fix:
+        fixed = _record_fixes(path, section, report, also or ())
         report = run_checks(source, path, section)
     if json:
         show_json(report_json(report, fixed.to_json() if fixed else None))
@@ -177,12 +154,11 @@ def _record_fixes(path: Path, section: DataSection, report: CheckReport, also: S
         return record_fixes(browser, session, report.findings, also)
 
 
-def _mute(path: Path, options: MuteOptions) -> None:
+def _mute(path: Path, mute: str, unmute: str, reason: str) -> None:
     """Mute and unmute checks in the review of ``path``. Raise ``InputError`` for an unknown check or a missing reason."""
     from mlxtune.data.checks.registry import check_named, may_mute
 
-    reason = options.reason
-    mute, unmute = (check_named(name) if name else "" for name in (options.mute, options.unmute))
+    mute, unmute = (check_named(name) if name else "" for name in (mute, unmute))
     if reason and not mute:
         raise InputError("--reason requires --mute.", hint="Add --mute CHECK.")
     if mute and not reason.strip():
@@ -198,12 +174,11 @@ def _mute(path: Path, options: MuteOptions) -> None:
 
 
 @app.command("stats")
-@with_option_groups
-def stats(source: SourceArgument, reading: ReadOptions, json: Json = False) -> None:
+def stats(source: SourceArgument, format: Format = "auto", map: Map = "", json: Json = False) -> None:
     """Show data statistics: size, lengths, balance, and variety."""
     from mlxtune.data.checks.report import report_json
 
-    report = run_checks(source, *resolve_source(source, reading.format, reading.map))
+    report = run_checks(source, *resolve_source(source, format, map))
     if json:
         whole = report_json(report)
         show_json({name: whole[name] for name in ("source", "read", "kept", "refused", "formats", "files", "facts", "next")})
@@ -213,34 +188,34 @@ def stats(source: SourceArgument, reading: ReadOptions, json: Json = False) -> N
 
 @app.command("split")
 @with_option_groups
-def split(source: SourceArgument, splitting: SplitOptions, reading: ReadOptions, json: Json = False) -> None:
+def split(source: SourceArgument, splitting: SplitOptions, format: Format = "auto", map: Map = "", json: Json = False) -> None:
     """Split the rows into train, valid, and test, and record the split. Adding rows later does not move existing ones."""
-    path, section = resolve_source(source, reading.format, reading.map, **vars(splitting))
+    path, section = resolve_source(source, format, map, **vars(splitting))
     with progress_bar("reading") as update:
         rows = read_source(path, section.format, section.map)
         update("finding near-duplicates", 0.5)
         result = splits.split(rows, section)
     splits.record_splits(rows, section, result)
-    summary = SplitSummary.of(rows, result)
     file = splits.membership_path(path)
     if json:
         show_json({
             **{name: len(getattr(result, name)) for name in SPLIT_NAMES}, "set_aside": [row.id for row in result.set_aside],
-            "sealed": summary.sealed, "left_out": rows.left_out, "edited": len(rows.edited), **vars(SplitSettings.from_section(section)),
-            "tags": summary.tags, "file": str(file),
+            "sealed": result.sealed_count, "left_out": rows.left_out, "edited": len(rows.edited), **vars(SplitSettings.from_section(section)),
+            "tags": result.tags, "file": str(file),
         })  # fmt: skip
     else:
-        draw(split_document(path.name, summary, file.name))
+        draw(split_document(rows, result, file.name))
 
 
 @app.command("export")
 @with_option_groups
 def export(
     source: SourceArgument,
-    to: Annotated[str, option("--to", f"The target format: {', '.join(exports.ALL_TARGETS)}.")],
+    to: Annotated[str, option("--to", f"The target format: {', '.join(exports.LAYOUTS)}.")],
     folder: Annotated[Path, option("--out", "The folder to write.")],
     splitting: SplitOptions,
-    reading: ReadOptions,
+    format: Format = "auto",
+    map: Map = "",
     pending: Annotated[bool, option("--pending", "Also export undecided rows.")] = False,
     json: Json = False,
 ) -> None:
@@ -248,9 +223,9 @@ def export(
 
     From then on, the rows of the test split can never be used for training.
     """
-    if to not in exports.ALL_TARGETS:
-        raise InputError(f"Unknown export target {one_line(to, 30)}.", hint=f"Valid targets: {', '.join(exports.ALL_TARGETS)}.")
-    path, section = resolve_source(source, reading.format, reading.map, **vars(splitting))
+    if to not in exports.LAYOUTS:
+        raise InputError(f"Unknown export target {one_line(to, 30)}.", hint=f"Valid targets: {', '.join(exports.LAYOUTS)}.")
+    path, section = resolve_source(source, format, map, **vars(splitting))
     with progress_bar("reading"):
         rows = read_source(path, section.format, section.map)
         result = exports.export(rows, section, to, folder, pending=pending)
@@ -262,11 +237,11 @@ def export(
 
 
 @app.command("import")
-@with_option_groups
 def import_(
     name: Annotated[str, argument("A file, a folder, or a Hub dataset.", metavar="FILE|ID")],
     to: Annotated[Path, option("--out", "The .jsonl file to write.")],
-    reading: ReadOptions,
+    format: Format = "auto",
+    map: Map = "",
     file: Annotated[str, option("--file", "The file to import from a Hub dataset or a folder of Parquet files.")] = "",
     skip_bad: Annotated[bool, option("--skip-bad", "Leave out invalid rows.")] = False,
     each_turn: Annotated[bool, option("--each-turn", "Write one row for every answer of a conversation.")] = False,
@@ -275,7 +250,7 @@ def import_(
     """Convert rows in any supported format to one file of chats, pairs, or texts, with their metadata."""
     with progress_bar(f"fetching {one_line(name, 60)}"):
         path = locate(name, file)
-    _, section = resolve_source(path, reading.format, reading.map)
+    _, section = resolve_source(path, format, map)
     result = import_rows(path, to, section.format, section.map, skip_bad=skip_bad, each_turn=each_turn)
     if json:
         facts = {"out": str(to), "rows": result.rows, "formats": result.formats, "left_out": len(result.bad)}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from mlxtune.cli.data import ReadOptions, SourceArgument, resolve_source, run_checks
+from mlxtune.cli.data import Format, Map, SourceArgument, resolve_source, run_checks
 from mlxtune.cli.options import Json, argument, option, with_option_groups
 from mlxtune.cli.output import draw, info, progress_bar, show, show_json
 from mlxtune.core.errors import GateError, InputError
@@ -95,8 +95,9 @@ def review(
     status: StatusOptions,
     edits: EditOptions,
     selecting: SelectOptions,
-    reading: ReadOptions,
     rows: Rows = None,
+    format: Format = "auto",
+    map: Map = "",
     json: Json = False,
 ) -> None:
     """Show the review's status, or decide on rows. Decisions are stored in a journal next to the source."""
@@ -106,7 +107,7 @@ def review(
     actions = [action for action in get_args(Action) if flags.get(action)]
     if len(actions) + edits.undo + edits.redo > 1:
         raise InputError("Only one decision can be made at a time.", hint="Run the command once for each decision.")
-    path, section = resolve_source(source, reading.format, reading.map)
+    path, section = resolve_source(source, format, map)
     if edits.undo or edits.redo:
         with ReviewSession(path, who=selecting.who) as session:
             step = session.undo() if edits.undo else session.redo()

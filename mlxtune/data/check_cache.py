@@ -37,15 +37,6 @@ class CheckOutcome:
         return self.changed == "recipe" or self.outcome == "blocked"
 
 
-@dataclass(frozen=True)
-class _Check:
-    """A check as it is cached: how its source was ``read``, the stamps of the ``review`` then, and its outcome."""
-
-    read: list[Any]
-    review: list[list[Any]]
-    outcome: CheckOutcome
-
-
 def outcome_for(recipe: Recipe, checks: Sequence[CheckOutcome]) -> CheckOutcome | None:
     """Return what the ``checks`` of its source, newest first, say about ``recipe`` as it is now. ``None`` if there are none.
 
@@ -75,30 +66,30 @@ def save(source: Path, outcome: CheckOutcome, format: str = "auto", mapping: Map
     """Cache the ``outcome`` of a source that was read in ``format`` and with ``mapping``. Disk errors are ignored."""
     with suppress(MlxtuneError, OSError):
         files, review = _stamps(source)
-        check = _Check([format, dict(mapping)], review, outcome)
-        others = [one for one in _checks(source, files) if (one.read, one.outcome.rules) != (check.read, outcome.rules)]
-        checks = [asdict(one) for one in (check, *others)[:_MOST]]
-        write_json(_cache_file(source), {"v": _VERSION, "files": files, "checks": checks})
+        check = {"read": [format, dict(mapping)], "review": review, "outcome": asdict(outcome)}
+        others = [one for one in _checks(source, files) if (one["read"], one["outcome"]["rules"]) != (check["read"], outcome.rules)]
+        write_json(_cache_file(source), {"v": _VERSION, "files": files, "checks": [check, *others][:_MOST]})
 
 
 def load(source: Path, format: str = "auto", mapping: Mapping[str, str] = NO_MAPPING) -> tuple[CheckOutcome, ...]:
     """Return the outcomes of the last checks of a source as it is now, read in ``format`` and with ``mapping``, newest first."""
-    with suppress(MlxtuneError, OSError):
+    with suppress(MlxtuneError, OSError, KeyError, TypeError):
         files, review = _stamps(source)
         return tuple(
-            replace(one.outcome, changed="" if one.review == review else "review")
+            CheckOutcome(**one["outcome"] | {"changed": "" if one["review"] == review else "review"})
             for one in _checks(source, files)
-            if one.read == [format, dict(mapping)]
+            if one["read"] == [format, dict(mapping)]
         )
     return ()
 
 
-def _checks(source: Path, files: list[list[Any]]) -> list[_Check]:
-    """Return the cached checks of a source whose files have these stamps, newest first."""
-    with suppress(MlxtuneError, OSError, KeyError, TypeError):
+def _checks(source: Path, files: list[list[Any]]) -> list[dict[str, Any]]:
+    """Return the cached checks of a source whose files have these stamps, newest first: how it was ``read``, the stamp of its
+    ``review``, and the ``outcome``."""
+    with suppress(MlxtuneError, KeyError, TypeError):
         entry = read_json(_cache_file(source))
         if (entry["v"], entry["files"]) == (_VERSION, files):
-            return [_Check(one["read"], one["review"], CheckOutcome(**one["outcome"])) for one in entry["checks"]]
+            return list(entry["checks"])
     return []
 
 

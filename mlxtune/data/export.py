@@ -18,6 +18,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -68,29 +69,23 @@ def export(source: Source, data: DataSection, to: str, folder: Path, *, pending:
         )
     splits.refuse_sealed([*rows["train"], *rows["valid"]])
     kind = _row_kind([row for split_rows in rows.values() for row in split_rows])
-    files = {name: _encoded(split_rows, to) for name, split_rows in rows.items() if split_rows}
+    layout = LAYOUTS[to]
+    files = {name: layout.write(split_rows, to) for name, split_rows in rows.items() if split_rows}
     _check_folder(folder)
     record_splits(source, data, splits, seal=True)
     write_json(folder / MANIFEST, {"mlxtune": mlxtune.__version__, "whole": False})
-    suffix = LAYOUTS[to].suffix if to in LAYOUTS else ".jsonl"
     for name in SPLIT_NAMES:
-        file = folder / f"{name}{suffix}"
+        file = folder / f"{name}{layout.suffix}"
         if name in files:
             write_bytes(file, files[name])
         else:
             file.unlink(missing_ok=True)
-    hashes = {f"{name}{suffix}": sha256_file(folder / f"{name}{suffix}") for name in files}
+    hashes = {file: sha256_file(folder / file) for file in (f"{name}{layout.suffix}" for name in files)}
     write_json(folder / MANIFEST, _manifest(source, data, to, kind, hashes, rows, splits))
     set_aside = sum(pending or row.location in source.accepted for row in splits.set_aside)
     counts = {name: len(split_rows) for name, split_rows in rows.items()}
     undecided = sum(len(getattr(splits, name)) - count for name, count in counts.items())
     return ExportResult(folder, counts, set_aside, undecided)
-
-
-def _encoded(rows: list[Row], to: str) -> bytes:
-    if to in LAYOUTS:
-        return LAYOUTS[to].write(rows, to)
-    return jsonl_bytes(export_record(row, next(target for target in TARGETS if target == to)) for row in rows)
 
 
 def export_record(row: Row, to: Target) -> dict[str, Any]:
@@ -206,23 +201,24 @@ def _manifest(
     }
 
 
-# Formats of other tools
+# The formats of tools
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A format of another tool: the suffix of its files, how it holds a row (``None`` if it cannot), and how records are encoded."""
+    """The format of a tool: the suffix of its files, how it holds a row (``None`` if it cannot), and how records are encoded."""
 
     suffix: str
     record: Callable[[Row], dict[str, Any] | None]
     encode: Callable[[list[dict[str, Any]]], bytes] = jsonl_bytes
+    is_lossless: bool = False  # holds every row that has a record
 
     def write(self, rows: Sequence[Row], name: str) -> bytes:
         """Return a file with ``rows``. Raises ``DataError`` if ``name``, the format, cannot hold one so that it is read back unchanged."""
         records = []
         for row in rows:
             record = self.record(row)
-            if record is None or not _is_held(record, row):
+            if record is None or not (self.is_lossless or _is_held(record, row)):
                 raise DataError(f"{row.location}: {name} cannot hold this row.", hint="Use --to trl, or reject the row.")
             records.append(record)
         return self.encode(records)
@@ -331,7 +327,8 @@ def _cells(row: Row) -> dict[str, Any]:
     return {key: _cell(value) for key, value in {**row.meta, **export_record(row, "trl")}.items()}
 
 
-LAYOUTS = {
+LAYOUTS: dict[str, Layout] = {
+    **{to: Layout(".jsonl", partial(export_record, to=to), is_lossless=True) for to in TARGETS},
     "alpaca": Layout(".jsonl", _alpaca),
     "sharegpt": Layout(".jsonl", _sharegpt),
     "csv": Layout(".csv", _columns, _csv),
@@ -339,4 +336,3 @@ LAYOUTS = {
     "argilla": Layout(".jsonl", _argilla),
     "label-studio": Layout(".json", _label_studio, lambda records: json.dumps(records, ensure_ascii=False).encode()),
 }
-ALL_TARGETS = (*TARGETS, *LAYOUTS)

@@ -97,6 +97,9 @@ class Decision:
         return self.status == "pending" and not self.note and not self.dismissed and nothing
 
 
+NO_DECISION = Decision("", "")
+
+
 def is_left_out(row: Row, decision: Decision) -> bool:
     """Return whether ``row`` is rejected, here or in the tool that it comes from, or a proposal that has not been accepted."""
     is_proposal = lineage_of(row) is not None or row.meta.get(REVIEW_STATUS) in ("rejected", "skipped")

@@ -6,10 +6,8 @@ from dataclasses import dataclass
 
 from mlxtune.core.errors import DataError
 from mlxtune.data.access.records import SourceRecords
-from mlxtune.data.review import EXCLUDED, Decision, ReviewState, apply_decision, is_left_out, is_resolved, key_of_copy
+from mlxtune.data.review import EXCLUDED, NO_DECISION, Decision, ReviewState, apply_decision, is_left_out, is_resolved, key_of_copy
 from mlxtune.data.rows import Row, RowError
-
-_NO_DECISION = Decision("", "")
 
 
 @dataclass(frozen=True)
@@ -24,7 +22,7 @@ class ReviewedRecord:
     @property
     def is_left_out(self) -> bool:
         """Whether the record is rejected, or a proposal that was not accepted."""
-        decision = self.decision or _NO_DECISION
+        decision = self.decision or NO_DECISION
         return decision.status in EXCLUDED if isinstance(self.record, DataError) else is_left_out(self.record, decision)
 
     @property
@@ -59,7 +57,7 @@ class ReviewedRecords:
 
     def is_resolved(self, check: str, rows: Sequence[int]) -> bool:
         """Return whether a finding of ``check`` about several records no longer needs a decision."""
-        decisions = [self._decisions.get(index) or _NO_DECISION for index in rows]
+        decisions = [self._decisions.get(index) or NO_DECISION for index in rows]
         return len(rows) > 1 and is_resolved(check, decisions)
 
     def row(self, index: int) -> Row:

@@ -21,7 +21,7 @@ from mlxtune.core.files import disk_errors, read_json, require_version, write_js
 from mlxtune.core.hashing import unit_interval
 from mlxtune.core.text import plural
 from mlxtune.data.generate.lineage import lineage_of
-from mlxtune.data.rows import Location, PromptRow, Row, prompt_hash, prompt_hashes, prompt_text, row_tags, turn_rows
+from mlxtune.data.rows import PromptRow, Row, prompt_hash, prompt_hashes, prompt_text, row_tags, turn_rows
 from mlxtune.data.source import Source
 from mlxtune.data.source_files import GENERATED, PARTS, sidecar_path
 from mlxtune.recipe import DataSection
@@ -95,6 +95,18 @@ class Splits:
         """Hashes that must never be used for training: earlier sealed ones, and the prompts of the test split."""
         return self.previously_sealed | {prompt_hash(row) for row in self.test}
 
+    @property
+    def sealed_count(self) -> int:
+        """The number of test rows that an evaluation or an export has recorded."""
+        return sum(row.hash in self.previously_sealed for row in self.test)
+
+    @property
+    def tags(self) -> dict[str, dict[SplitName, int]]:
+        """The number of rows in each split that have each of the most frequent tags."""
+        counts = {name: Counter(next(iter(row_tags(row)), "") for row in getattr(self, name)) for name in SPLIT_NAMES}
+        total: Counter[str] = sum(counts.values(), Counter())
+        return {tag: {name: counts[name][tag] for name in SPLIT_NAMES} for tag, _ in total.most_common(_MAX_TAGS) if tag}
+
     def refuse_sealed(self, rows: Iterable[Row]) -> None:
         """Raise ``DataError`` if one of the training ``rows`` is sealed or trains an answer to a held-out prompt."""
         sealed = self.sealed
@@ -105,31 +117,6 @@ class Splits:
                 f"{plural(len(leaked), 'training row')} {'is' if len(leaked) == 1 else 'are'} also in the test split: {locations}.",
                 hint=f"An evaluation on rows used for training proves nothing, so leave them out: {_fix_command(leaked)}",
             )
-
-
-@dataclass(frozen=True)
-class SplitSummary:
-    counts: dict[SplitName, int]
-    tags: dict[str, dict[SplitName, int]]  # rows in each split for the most frequent tags
-    sealed: int  # test rows that an evaluation or an export has recorded
-    left_out: int  # by the review
-    edited: int
-    set_aside: tuple[Location, ...]
-
-    @classmethod
-    def of(cls, source: Source, splits: Splits) -> SplitSummary:
-        by_split: dict[SplitName, Counter[str]] = {
-            name: Counter(next(iter(row_tags(row)), "") for row in getattr(splits, name)) for name in SPLIT_NAMES
-        }
-        total: Counter[str] = sum(by_split.values(), Counter())
-        return cls(
-            counts={name: len(getattr(splits, name)) for name in SPLIT_NAMES},
-            tags={tag: {name: by_split[name][tag] for name in SPLIT_NAMES} for tag, _ in total.most_common(_MAX_TAGS) if tag},
-            sealed=sum(row.hash in splits.previously_sealed for row in splits.test),
-            left_out=source.left_out,
-            edited=len(source.edited),
-            set_aside=tuple(row.location for row in splits.set_aside),
-        )
 
 
 def _fix_command(rows: Sequence[Row]) -> str:

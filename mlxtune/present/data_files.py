@@ -8,7 +8,8 @@ from mlxtune.core.text import one_line, plural
 from mlxtune.data.column_map import ColumnUse
 from mlxtune.data.export import ExportResult
 from mlxtune.data.importer import ImportResult
-from mlxtune.data.split import SPLIT_NAMES, SplitSummary
+from mlxtune.data.source import Source
+from mlxtune.data.split import SPLIT_NAMES, Splits
 from mlxtune.present.blocks import Cell, Column, Document, Fact, Facts, Heading, Table
 from mlxtune.present.blocks import text as paragraph
 from mlxtune.present.check import FILE_NOTES, column_facts
@@ -22,30 +23,33 @@ _SEALED = "can never be used for training"
 _SHOWN = 5  # rows that were set aside, and errors
 
 
-def split_document(name: str, split: SplitSummary, file: str) -> Document:
-    """Describe the split of the source ``name``, which is recorded in ``file``."""
-    total = sum(split.counts.values())
+def split_document(source: Source, splits: Splits, file: str) -> Document:
+    """Describe the split of a source, which is recorded in ``file``."""
+    sizes = {name: len(getattr(splits, name)) for name in SPLIT_NAMES}
+    total, tags = sum(sizes.values()), splits.tags
     rows = tuple(
         (
-            Cell(part, "bold"), Cell(f"{count:,}"), Cell(f"{count / max(total, 1):.1%}"),
-            *(Cell(f"{counts[part]:,}") for counts in split.tags.values()),
+            Cell(name, "bold"),
+            Cell(f"{count:,}"),
+            Cell(f"{count / max(total, 1):.1%}"),
+            *(Cell(f"{own[name]:,}") for own in tags.values()),
         )
-        for part, count in split.counts.items()
-    )  # fmt: skip
-    columns = (Column("split"), *(Column(label, right=True) for label in ("rows", "", *split.tags)))
+        for name, count in sizes.items()
+    )
+    columns = (Column("split"), *(Column(label, right=True) for label in ("rows", "", *tags)))
     facts = []
-    share, (low, high) = split.counts["test"] / max(total, 1), _USUAL_HOLDOUT
-    if split.counts["test"] and not low <= round(share, 2) <= high:
+    share, (low, high) = sizes["test"] / max(total, 1), _USUAL_HOLDOUT
+    if sizes["test"] and not low <= round(share, 2) <= high:
         facts.append(Fact("test split", f"{share:.1%}", f"usual: {low:.0%} to {high:.0%}", "warning"))
-    if split.left_out or split.edited:
-        facts.append(Fact("review", f"{split.left_out:,} left out, {split.edited:,} edited"))
-    if split.sealed:
-        facts.append(Fact("sealed", plural(split.sealed, "test row"), f"{_SEALED}: an evaluation or an export has recorded them"))
-    if split.set_aside:
-        places = ", ".join(map(str, split.set_aside[:_SHOWN])) + (" …" if len(split.set_aside) > _SHOWN else "")
-        facts.append(Fact("set aside", plural(len(split.set_aside), "new row"), f"near-duplicates in different splits: {places}"))
+    if source.left_out or source.edited:
+        facts.append(Fact("review", f"{source.left_out:,} left out, {len(source.edited):,} edited"))
+    if sealed := splits.sealed_count:
+        facts.append(Fact("sealed", plural(sealed, "test row"), f"{_SEALED}: an evaluation or an export has recorded them"))
+    if aside := splits.set_aside:
+        places = ", ".join(str(row.location) for row in aside[:_SHOWN]) + (" …" if len(aside) > _SHOWN else "")
+        facts.append(Fact("set aside", plural(len(aside), "new row"), f"near-duplicates in different splits: {places}"))
     facts.append(Fact("recorded", file, "every row stays in its split unless [data] changes", "success"))
-    return (Heading(name, plural(total, "row")), Table("", "", columns, rows), Facts(tuple(facts)))
+    return (Heading(source.path.name, plural(total, "row")), Table("", "", columns, rows), Facts(tuple(facts)))
 
 
 def export_document(result: ExportResult) -> Document:

@@ -8,18 +8,8 @@ from typing import Any
 
 from mlxtune.data.rows import REASONING, Conversation, Message, Preference, Row, TextRow, Unpaired, json_strings
 
-ROLES = (
-    "system",
-    "user",
-    "assistant",
-    "tool",
-    "text",
-    "chosen",
-    "rejected",
-    "completion",
-    "prompt",
-    "answer",
-)  # for TextPart.is_of
+# For TextPart.is_of
+ROLES = ("system", "user", "assistant", "tool", "text", "chosen", "rejected", "completion", "prompt", "answer")
 _ANSWERS = ("chosen", "rejected", "completion")
 
 

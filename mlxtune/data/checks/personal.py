@@ -98,17 +98,11 @@ def ibans(text: str) -> Iterator[Hit]:
                 break
 
 
+_MASK_UNSAFE = Fix("put", "mask", everywhere=True)
+
+
 @family.text_check(
-    Check(
-        "government-id",
-        "warn",
-        "rows with a government ID",
-        f"{_WORDING}ID number.",
-        Fix("put", "mask", everywhere=True),
-        "@",
-        short="ID",
-        illustrates=True,
-    )
+    Check("government-id", "warn", "rows with a government ID", f"{_WORDING}ID number.", _MASK_UNSAFE, "@", "ID", illustrates=True)
 )
 def government_ids(text: str) -> Iterator[Hit]:
     for match in _ID.finditer(text) if _FIVE_DIGITS.search(text) else ():
