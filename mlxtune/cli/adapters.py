@@ -28,7 +28,11 @@ Which = Annotated[str, argument("An adapter's name, a unique part of the name, i
 Name = Annotated[str, option("--name", "The adapter's name in this workspace.")]
 Base = Annotated[str, option("--base", "The adapter's base model: an alias, a folder, or a Hub ID.")]
 OtherWeights = Annotated[
-    bool, option("--other-weights", "Accept a base with other weights of the same shapes, without the adapter's scores.")
+    bool,
+    option(
+        "--other-weights",
+        "Accept a base whose weights differ but have the same shapes. The adapter's evaluation scores are discarded.",
+    ),
 ]
 
 

@@ -47,7 +47,11 @@ def chat(
     seed: Annotated[int | None, option("--seed", "Random seed, to reproduce answers.")] = None,
     max_tokens: Annotated[int, option("--max-tokens", "Maximum tokens per answer, including reasoning.")] = 1024,
     effort: Annotated[
-        str, option("--effort", "Reasoning: none, low, medium, or high. Default: as in the adapter's training, or none.")
+        str,
+        option(
+            "--effort",
+            "Reasoning before an answer: none, low, medium, or high. Default: as in the adapter's training; none for a base.",
+        ),
     ] = "",
     share_accelerator: ShareAccelerator = False,
     json: Json = False,

@@ -57,7 +57,9 @@ def evaluate(
     overrides: Overrides = None,
     gate: GateOptions = GateOptions(),
     seeds: Annotated[int, option("--seeds", "Train what is missing of N seeds, and evaluate them together.", min=1)] = 1,
-    generated: Annotated[bool, option("--generated", "Compare training with and without the generated rows.")] = False,
+    generated: Annotated[
+        bool, option("--generated", "Compare training with and without the generated rows. Trains missing runs first.")
+    ] = False,
     last_look: Annotated[bool, option("--last-look", "Evaluate the adapter once on the rows of data.reserve.")] = False,
     send: Annotated[bool, option("--send", "Consent to sending held-out prompts to arms that are remote endpoints.")] = False,
     detach: Annotated[bool, option("--detach", "Start the evaluation and return immediately.")] = False,

@@ -32,7 +32,10 @@ from mlxtune.runs import launch
 from mlxtune.runs.registry import Run, run_of
 from mlxtune.training.preflight import check_recipe
 
-Rows = Annotated[Path | None, option("--recipe", "A recipe with other held-out rows to check the export on.")]
+Rows = Annotated[
+    Path | None,
+    option("--recipe", "A recipe whose held-out rows are used to check the export. For fewer: --set evaluation.rows=50."),
+]
 
 
 def _with(option: FormatOption) -> str:

@@ -58,11 +58,21 @@ class RowOptions:
     """Which rows to write, and how many."""
 
     like: Annotated[str, option("--like", "Use only training rows that match this filter, such as meta.category:account.")] = ""
-    thin: Annotated[int | None, option("--thin", "An area in the list of those with too few rows. 0: all rows.", min=0)] = None
+    thin: Annotated[
+        int | None, option("--thin", "Choose an entry in the list of areas with too few rows. Default: 1; 0 uses all rows.", min=0)
+    ] = None
     about: Annotated[str, option("--about", "A subject for the new prompts.")] = ""
-    n: Annotated[int | None, option("-n", "--rows", "Number of rows. Default: 20, or all prompts.", min=1, max=10_000)] = None
+    n: Annotated[
+        int | None, option("-n", "--rows", "Number of rows. Default: 20, or all prompts of a file.", min=1, max=10_000)
+    ] = None
     candidates: Annotated[int, option("-k", "--candidates", "Answers per prompt, of which the best is kept.", min=1, max=32)] = 4
-    rubric: Annotated[str, option("--rubric", "Have the teacher grade answers by a TOML file of questions, or default.")] = ""
+    rubric: Annotated[
+        str,
+        option(
+            "--rubric",
+            "Have the teacher grade the answers with this rubric: a TOML file of questions, or default for the built-in one.",
+        ),
+    ] = ""
     seed: Annotated[int, option("--seed", "Random seed.", min=0)] = 7
 
 

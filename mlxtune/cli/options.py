@@ -36,7 +36,9 @@ class ModelOptions:
     local: Annotated[str, option("--local", "A model on this machine: an alias, a Hub ID, or a folder.")] = ""
     model: Annotated[str, option("--model", "The model's name at its endpoint.")] = ""
     url: Annotated[str, option("--url", "An OpenAI-compatible endpoint.")] = OFFICIAL
-    key_env: Annotated[str, option("--key-env", "The variable with the API key.", show_default=f"{OFFICIAL_KEY} or {KEY}")] = ""
+    key_env: Annotated[
+        str, option("--key-env", "The environment variable with the API key.", show_default=f"{OFFICIAL_KEY} or {KEY}")
+    ] = ""
     price_in: Annotated[float, option("--price-in", "Dollars per million prompt tokens.", min=0)] = 0.0
     price_out: Annotated[float, option("--price-out", "Dollars per million reply tokens.", min=0)] = 0.0
     cap: Annotated[float | None, option("--cap", "Maximum cost in dollars.", min=0)] = None

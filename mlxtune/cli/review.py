@@ -85,7 +85,9 @@ class SelectOptions:
     filter: Filter = ""
     all: Annotated[bool, option("--all", "Decide on all rows that match the filter.")] = False
     yes: Annotated[bool, option("--yes", "Do not ask for confirmation.")] = False
-    who: Annotated[str, option("--as", "Decide as this annotator; see only their work.", metavar="NAME", show_default=False)] = ""
+    who: Annotated[
+        str, option("--as", "Decide as this annotator, and see only their decisions.", metavar="NAME", show_default=False)
+    ] = ""
     list_: Annotated[bool, option("--list", "List the rows that match the filter.")] = False
 
 

@@ -24,7 +24,12 @@ from mlxtune.recipe.schema import CORRECT_PARTS
 
 
 def score(
-    outputs: Annotated[Path, argument('JSON Lines with "output" (and "id", "reference", "prompt", "ended"), or a folder.')],
+    outputs: Annotated[
+        Path,
+        argument(
+            'JSON Lines with "output" and optional "id", "reference", "prompt", "ended"; or a folder with one output per file.'
+        ),
+    ],
     schema: Annotated[Path | None, option("--schema", "A JSON Schema file.")] = None,
     disclaimer: Annotated[list[str] | None, option("--disclaimer", "A sentence that outputs must contain. Repeatable.")] = None,
     forbid: Annotated[list[str] | None, option("--forbid", "A phrase that outputs must not contain. Repeatable.")] = None,

@@ -29,12 +29,24 @@ Port = Annotated[int, option("--port", "The port to listen on; 0 picks a free on
 Slots = Annotated[int, option("--slots", "Number of answers generated concurrently.", min=1, max=256)]
 Queue = Annotated[int, option("--queue", "Maximum number of requests waiting for a slot.", min=0, max=10_000)]
 Exact = Annotated[
-    bool | None, option("--exact/--no-exact", "Make answers independent of other requests. Default: on a CPU; slower on a GPU.")
+    bool | None,
+    option(
+        "--exact/--no-exact",
+        "Make greedy and seeded answers independent of the other requests. Default: on a CPU only; on a GPU, this is slower.",
+    ),
 ]
-KeepAlive = Annotated[float, option("--keep-alive", "Unload the model when idle this long; 0: never.", metavar="MINUTES", min=0)]
+KeepAlive = Annotated[
+    float,
+    option(
+        "--keep-alive",
+        "Unload the model after this time without a request; the next one loads it again. The default, 0, keeps it loaded.",
+        metavar="MINUTES",
+        min=0,
+    ),
+]
 Origins = Annotated[
     list[str] | None,
-    option("--allow-origin", "An origin, such as https://example.com, whose web pages may use the server.", metavar="URL"),
+    option("--allow-origin", "Let web pages from this origin, such as https://example.com, use the server (CORS).", metavar="URL"),
 ]
 
 

@@ -89,7 +89,10 @@ def _checks(source: Path, files: list[list[Any]]) -> list[dict[str, Any]]:
     with suppress(MlxtuneError, KeyError, TypeError):
         entry = read_json(_cache_file(source))
         if (entry["v"], entry["files"]) == (_VERSION, files):
-            return list(entry["checks"])
+            return [
+                {"read": one["read"], "review": one["review"], "outcome": vars(CheckOutcome(**one["outcome"]))}
+                for one in entry["checks"]
+            ]
     return []
 
 

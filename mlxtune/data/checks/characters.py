@@ -82,7 +82,12 @@ _INVISIBLE_WORDING = {
 
 @family.text_check(
     Check(
-        "control", "warn", "rows with invisible characters", _INVISIBLE_WORDING, Fix("put", "clean", safe=True), short="invisible"
+        "control",
+        "warn",
+        "rows with invisible characters",
+        _INVISIBLE_WORDING,
+        Fix("put", "clean them", safe=True),
+        short="invisible",
     )
 )
 def invisible(text: str) -> Iterator[Hit]:
