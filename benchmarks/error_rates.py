@@ -17,8 +17,8 @@ from typing import NamedTuple
 import numpy as np
 
 from mlxtune.data.rows import Location
-from mlxtune.evaluation.judge.calibration import prediction_powered_mean
-from mlxtune.evaluation.off_task import result as off_task
+from mlxtune.evaluation.judge.judge_report import prediction_powered_mean
+from mlxtune.evaluation.off_task import prompts as off_task
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt, in_both_conditions
 from mlxtune.evaluation.statistics.clusters import effective_groups, effective_n
 from mlxtune.evaluation.statistics.intervals import wilson

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from mlxtune.core.json_fields import to_json
 from mlxtune.data.source import read_source
 from mlxtune.evaluation import evidence, nearest_rows, report_builder
 from mlxtune.evaluation.answers import Answer, ArmAnswers, score_answers
-from mlxtune.evaluation.comparability import contract_hash
 from mlxtune.evaluation.contract import Contract
+from mlxtune.evaluation.history import contract_hash
 from mlxtune.evaluation.holdout import ledger
-from mlxtune.evaluation.report import ledger_facts
 from mlxtune.evaluation.scorers import Score
 from mlxtune.present.report import publish
 from mlxtune.recipe import dump, load
@@ -54,7 +54,7 @@ def write_evaluation(workspace: Path, *, pairs: bool = False, contract: bool = T
         )
         for number, (arm, texts) in enumerate(arms.items())
     ]  # fmt: skip
-    evidence.save_outputs(folder, measured)
+    evidence.save_outputs(folder, ((arm.name, arm.answers) for arm in measured))
     metric = "contract" if contract else "correct"
     failed = [row for row, scores in zip(rows, measured[-1].scores, strict=True) if not scores[metric].passed]
     nearest_rows.save_nearest(folder, failed, train, source_rows)
@@ -66,7 +66,7 @@ def write_evaluation(workspace: Path, *, pairs: bool = False, contract: bool = T
         "left_out": {name: "no_answers" for name in ("constant", "copier") if name not in arms},
     }  # fmt: skip
     result = ledger.result_hash(facts["contract"], {arm.name: arm.answers for arm in measured})
-    facts |= ledger_facts(ledger.enter(folder, facts["row_ids"], result, facts["run"]))
+    facts["holdout"] = to_json(ledger.enter(folder, facts["row_ids"], result, facts["run"]))
     publish(report_builder.build(facts, measured, [row.group for row in evaluated_rows]), folder)
     return folder
 

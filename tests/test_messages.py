@@ -26,6 +26,9 @@ def said(node: ast.AST) -> Iterator[str]:
             yield literal(first)
         case ast.Call(func=ast.Name(id="Notice"), args=[_, *texts]):
             yield from map(literal, texts[:2])
+        case ast.Assign(targets=[ast.Name(id="hint")], value=value):
+            yield literal(value)
+            return
         case _:
             return
     yield from (literal(keyword.value) for keyword in node.keywords if keyword.arg == "hint")

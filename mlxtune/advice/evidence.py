@@ -11,12 +11,11 @@ from mlxtune.core.files import read_json
 from mlxtune.core.hashing import sha256_json
 from mlxtune.data.rows import Preference
 from mlxtune.evaluation.arms import BASE, GRAMMAR, GRAMMAR_KSHOT, GRAMMAR_PROMPT, KSHOT, PROMPT, TUNED, contest
-from mlxtune.evaluation.comparability import contract_hash
-from mlxtune.evaluation.history import Evaluation, evaluations
+from mlxtune.evaluation.history import Evaluation, contract_hash, evaluations
 from mlxtune.evaluation.report import Rate
 from mlxtune.evaluation.scorers import CONTRACT, CORRECT, PREFERENCE
 from mlxtune.evaluation.statistics.intervals import LEVEL
-from mlxtune.evaluation.statistics.power import detectable_gain
+from mlxtune.evaluation.statistics.significance import detectable_gain
 from mlxtune.models import catalog
 from mlxtune.recipe import Recipe
 

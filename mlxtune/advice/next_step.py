@@ -191,8 +191,8 @@ def _after_verdict(
 ) -> Iterator[NextStep]:
     """Yield what a verdict suggests, most useful first."""
     run, path, is_better = verdict.run_id, recipe.path if recipe else None, verdict.outcome == "better"
-    if wider := next((one for one in others if verdict.scope.is_part_of(one.scope)), None):
-        yield NextStep(StepCode.READ_WIDER_EVALUATION, wider.run.id, number=len(wider.scope.rows - verdict.scope.rows))
+    if wider := next((one for one in others if verdict.is_part_of(one)), None):
+        yield NextStep(StepCode.READ_WIDER_EVALUATION, wider.run.id, number=len(wider.row_ids - verdict.row_ids))
     if recipe and recipe.last_check and recipe.last_check.needs_attention and not is_better:
         yield _rows_step(recipe, recipe.last_check)
     if not is_better and 0 < epochs < 1:
@@ -214,7 +214,7 @@ def _evaluate_more(verdict: Evaluation) -> Iterator[NextStep]:
     """Yield what to evaluate next, if anything would help: longer answers, examples in the prompt, or more rows."""
     from mlxtune.evaluation.arms import BASE, is_free, is_tuned
     from mlxtune.evaluation.scorers import PREFERENCE
-    from mlxtune.evaluation.statistics.power import needed_rows
+    from mlxtune.evaluation.statistics.significance import needed_rows
 
     report, run = verdict.report, verdict.run_id
     untrained = [arm.name for arm in report.arms if not (is_tuned(arm.name) or is_free(arm.name))]

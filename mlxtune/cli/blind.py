@@ -17,7 +17,7 @@ from mlxtune.core.text import one_line, plural
 from mlxtune.evaluation.blind.blind_session import BlindSession, PresentedPair, Vote, export_votes
 from mlxtune.evaluation.blind.votes import HEADLINE_QUESTION, QUESTIONS
 from mlxtune.evaluation.evidence import load_pairs
-from mlxtune.evaluation.statistics.power import detectable_preference
+from mlxtune.evaluation.statistics.significance import detectable_preference
 from mlxtune.present.blind import blind_document
 from mlxtune.present.terminal import print_heading
 from mlxtune.runs import registry

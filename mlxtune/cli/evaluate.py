@@ -20,8 +20,8 @@ from mlxtune.core.errors import GateError, InputError
 from mlxtune.core.json_fields import to_json
 from mlxtune.core.text import one_line, plural
 from mlxtune.evaluation import report as reports
-from mlxtune.evaluation.endpoints import endpoint_arms, remote_hosts
-from mlxtune.evaluation.failure_classes import load_failure_classes
+from mlxtune.evaluation.drilldown import load_failure_classes
+from mlxtune.evaluation.judge.endpoint import endpoint_arms, remote_hosts
 from mlxtune.evaluation.off_task.prompts import load_prompts
 from mlxtune.evaluation.report import EvaluationReport
 from mlxtune.models.resolve import resolve, same_base

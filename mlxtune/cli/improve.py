@@ -21,7 +21,7 @@ from mlxtune.core.json_fields import to_json
 from mlxtune.data.generate.request import GenerationRequest, TeacherSpec
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.compare import compare_evaluations, find_side
-from mlxtune.evaluation.failure_classes import load_failure_classes
+from mlxtune.evaluation.drilldown import load_failure_classes
 from mlxtune.present.blocks import ActionBlock, facts
 from mlxtune.present.comparison import comparison_document
 from mlxtune.present.labels import percent

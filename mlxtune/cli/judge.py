@@ -15,9 +15,8 @@ from mlxtune.core.text import plural
 from mlxtune.evaluation.blind import blind_session
 from mlxtune.evaluation.evidence import load_pairs
 from mlxtune.evaluation.judge import endpoint, judge_report, judge_session, rubric
-from mlxtune.evaluation.judge.calibration import JudgeCalibration
 from mlxtune.evaluation.judge.endpoint import AskJudge, CostMeter, EndpointClient
-from mlxtune.evaluation.judge.judge_report import JudgeReport
+from mlxtune.evaluation.judge.judge_report import JudgeCalibration, JudgeReport
 from mlxtune.evaluation.judge.local import BATCH_SIZE, LocalJudge
 from mlxtune.evaluation.statistics.agreement import Estimate
 from mlxtune.models.resolve import resolve
@@ -142,8 +141,7 @@ def judge_verdict(report: JudgeReport) -> str:
 def judge_facts(report: JudgeReport) -> Facts:
     """Describe how reliable the judge is, and what it cost."""
     first, second = report.facts["arms"]
-    faults = [one for one in report.faults if one.sentinel]
-    found = [Fact("sentinels", f"passed “{one.sentinel}”", ", ".join(one.questions), "error") for one in faults]
+    found = [Fact("sentinels", f"passed “{name}”", ", ".join(questions), "error") for name, questions in report.faults.items()]
     if report.unusable:
         found.append(Fact("unusable", f"{report.unusable} of {plural(report.facts['calls'], 'reply', 'replies')}", "", "error"))
     found = found or [Fact("sentinels", "none passed")]

@@ -16,7 +16,7 @@ from mlxtune.evaluation.arms import contest
 from mlxtune.evaluation.free_arms import constant_rate
 from mlxtune.evaluation.holdout.ledger import looks
 from mlxtune.evaluation.off_task.prompts import load_prompts
-from mlxtune.evaluation.statistics.power import detectable_gain
+from mlxtune.evaluation.statistics.significance import detectable_gain
 from mlxtune.models import bundled, catalog
 from mlxtune.models.bundled import install
 from mlxtune.models.resolve import is_local, resolve
@@ -29,8 +29,8 @@ from mlxtune.present.labels import detectable_drop_fact
 from mlxtune.present.plan import detection, plan_document, verdict_sentence
 from mlxtune.recipe import load
 from mlxtune.runs.registry import resolve_parent
+from mlxtune.training.search.board import MIN_STEPS
 from mlxtune.training.search.budget import price_search
-from mlxtune.training.search.rungs import MIN_STEPS
 
 
 def plan(

@@ -15,7 +15,7 @@ from mlxtune.evaluation import report as reports
 from mlxtune.evaluation import signature as signing
 from mlxtune.evaluation import verify as verifying
 from mlxtune.evaluation.report import promotion_caveat
-from mlxtune.evaluation.unproven import unproven
+from mlxtune.evaluation.verify import unproven
 from mlxtune.present.verdict import caveat_text, verdict_text
 
 

@@ -1,16 +1,25 @@
-"""The token limit of answers, derived from the reference answers so that it does not favor any arm.
+"""The token limit of answers, derived from the reference answers so that it does not favor any arm, and when a loop is ended earlier.
 
 Under a grammar, an answer may have to be longer, because it ends only where the schema allows it.
 """
 
+from __future__ import annotations
+
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from mlxtune.data.rows import Row, TextRow
-from mlxtune.evaluation.scorers.json_parser import resolve_pointer
+from mlxtune.evaluation.answers import is_loop
+from mlxtune.evaluation.scorers.json_parser import BRACKETS, find_syntax_error, resolve_pointer
+from mlxtune.models.thoughts import COPIES, LEAST, MAX_PERIOD, LoopRule
 from mlxtune.recipe import AUTO, EvaluationSection
+
+if TYPE_CHECKING:
+    from mlx_lm.tokenizer_utils import TokenizerWrapper
+
 
 FACTOR = 2  # times the longest reference answer
 MINIMUM_EXTRA = 64  # tokens more than the longest reference answer, at least
@@ -97,3 +106,40 @@ def _longest_of(kind: str, schema: dict[str, Any], root: Any, depth: int) -> int
         members = schema.get("properties", {}).items()
         return 2 + sum(len(json.dumps(name, ensure_ascii=False)) + 4 + _longest(value, root, depth) for name, value in members)
     raise _Unlimited
+
+
+FACTOR = 2  # times the longest repetition in a reference answer
+
+
+def loop_rule(references: Iterable[str | None], tokenizer: TokenizerWrapper, schema: Any = None) -> LoopRule:
+    """Return the rule for answers to rows with these ``references``, which should satisfy ``schema`` if there is one."""
+    texts = [tokenizer.encode(text, add_special_tokens=False) for text in references if text]
+    least = max(LEAST, FACTOR * longest_repetition(texts))
+    return LoopRule(least) if schema is None else LoopRule(least, partial(schema_allows_repetition, longest=longest_json(schema)))
+
+
+def longest_repetition(texts: Iterable[Sequence[int]]) -> int:
+    """Return the maximum number of repeated tokens, as :class:`LoopDetector` counts them, of the loops in ``texts``; else 0."""
+    import numpy as np  # the command line's help does not need it
+
+    tokens = np.array([token for number, text in enumerate(texts, 1) for token in (*text, -number)])
+    longest = 0
+    for period in range(1, min(MAX_PERIOD, len(tokens) - 1) + 1):
+        changes = np.flatnonzero(tokens[period:] != tokens[:-period])
+        count = int(np.diff(changes, prepend=-1).max(initial=1)) - 1
+        longest = max(longest, count if count >= max(LEAST, COPIES * period) else 0)
+    return longest
+
+
+def schema_allows_repetition(answer: str, longest: int | None) -> bool:
+    """Return whether ``answer``, which repeats itself, may be the beginning of JSON that a schema allows.
+
+    ``longest`` is the length of the longest such text. Without a limit, items may be repeated, but not the text within a string.
+    """
+    error = find_syntax_error(answer)
+    if error is None or not error.at_end:
+        return False
+    if longest is not None:
+        return len(answer) < longest
+    *_, last = ["", *(match[0] for match in BRACKETS.finditer(answer))]
+    return not is_loop(last)

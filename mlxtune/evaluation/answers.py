@@ -17,18 +17,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mlxtune.core.json_fields import optional
-from mlxtune.evaluation.scorers import (
-    CONTRACT,
-    CONVERSATION,
-    CORRECT,
-    GRAMMAR_LIMIT,
-    LOOP,
-    PASS,
-    PREFERENCE,
-    THINKING_LIMIT,
-    THINKING_LOOP,
-    Score,
-)
+from mlxtune.evaluation import scorers
+from mlxtune.evaluation.scorers import CORRECT, PASS, PREFERENCE, Score
 
 if TYPE_CHECKING:  # validators take a while to import
     from mlxtune.evaluation.contract import Contract
@@ -39,8 +29,8 @@ MAX_CUT = 0.05  # an arm cannot lose a comparison if a larger share of its answe
 _LENGTH = 16  # characters per n-gram
 _TAIL = 64  # minimum number of characters at the end of an answer in which n-grams are counted
 _SHARE = 0.5  # minimum share of repeated n-grams in the tail of a loop; it is below a tenth in ordinary answers
-_LOOPS = (LOOP, THINKING_LOOP)
-_CUT = ("length", GRAMMAR_LIMIT, THINKING_LIMIT, *_LOOPS)
+_LOOPS = (scorers.LOOP, scorers.THINKING_LOOP)
+_CUT = ("length", scorers.GRAMMAR_LIMIT, scorers.THINKING_LIMIT, *_LOOPS)
 
 
 @dataclass(frozen=True)
@@ -171,7 +161,7 @@ def score_conversations(rows: Sequence[EvaluatedRow], answers: Sequence[Answer])
         for index in by_prompt[prompt] if indices and prompt not in inner else ():
             wrong = sum(not answers[turn].scores[CORRECT].passed for turn in (*indices, index))
             score = Score(False, "wrong_turns", f"{wrong} of {len(indices) + 1} turns are wrong") if wrong else PASS
-            result[index] = replace(answers[index], scores={**answers[index].scores, CONVERSATION: score})
+            result[index] = replace(answers[index], scores={**answers[index].scores, scorers.CONVERSATION: score})
     return tuple(result)
 
 
@@ -179,11 +169,8 @@ def score_seed(
     contract: Contract, seed: SeedAnswers, validation: Sequence[EvaluatedRow], held_out: Sequence[EvaluatedRow]
 ) -> SeedAnswers:
     """Return a seed's answers with their scores."""
-    return replace(
-        seed,
-        validation=score_answers(contract, validation, seed.validation),
-        held_out=score_answers(contract, held_out, seed.held_out),
-    )
+    parts = score_answers(contract, validation, seed.validation), score_answers(contract, held_out, seed.held_out)
+    return SeedAnswers(seed.run, seed.seed, *parts)
 
 
 def without_pairs(answers: Sequence[Answer]) -> tuple[Answer, ...]:
@@ -212,14 +199,14 @@ def answer_statistics(answers: Sequence[Answer]) -> AnswerStatistics:
 
 def is_undecided(answer: Answer) -> bool:
     """Return whether ``answer`` was cut off and might have passed with a higher limit: been correct or, without a reference, met the contract."""
-    deciding = answer.scores.get(CORRECT) or answer.scores.get(CONTRACT, PASS)
+    deciding = answer.scores.get(CORRECT) or answer.scores.get(scorers.CONTRACT, PASS)
     return answer.ended in _CUT and not _repeats(answer) and not deciding.is_final
 
 
 def _repeats(answer: Answer) -> bool:
-    if answer.ended == GRAMMAR_LIMIT:
+    if answer.ended == scorers.GRAMMAR_LIMIT:
         return False
-    return answer.ended in _LOOPS or is_loop(answer.thought if answer.ended == THINKING_LIMIT else answer.output)
+    return answer.ended in _LOOPS or is_loop(answer.thought if answer.ended == scorers.THINKING_LIMIT else answer.output)
 
 
 def is_loop(text: str) -> bool:

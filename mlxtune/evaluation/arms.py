@@ -152,10 +152,8 @@ def _first_prompt(recipe: Recipe, train: Sequence[Row]) -> str:
 def _prompt(recipe: Recipe) -> str:
     text = _text(recipe.prompt_file) if recipe.prompt_file else recipe.evaluation.prompt
     if not text.strip():
-        raise InputError(
-            f"{recipe.prompt_file} is empty.",
-            hint="Write your best prompt, or leave the arms with a prompt out of evaluation.arms.",
-        )
+        hint = "Write your best prompt, or leave the arms with a prompt out of evaluation.arms."
+        raise InputError(f"{recipe.prompt_file} is empty.", hint=hint)
     return text.strip()
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -46,17 +47,13 @@ def check_source(
     from mlxtune.evaluation.free_arms import constant_rate
 
     skipped: dict[str, Skip] = {}
-    name = one_line(path.name, 40)
-    scorer = contract_scorer(recipe, skipped)
-    tokens = _tokens(recipe, skipped, progress, fetch)
+    scorer, tokens = contract_scorer(recipe, skipped), _tokens(recipe, skipped, progress, fetch)
     splits = _splits(recipe, path, data, skipped)
     names = {row.hash: split for split in SPLIT_NAMES for row in getattr(splits, split)} if splits else {}
     split_of = None if splits is None or path.is_dir() else lambda row: names.get(row.hash, "")
-    own_rules = rules_hash(recipe) if recipe else ""
+    own_rules, step = rules_hash(recipe) if recipe else "", f"checking {one_line(path.name, 40)}"
     rules = CheckRules(scorer, split_of, data.turns, tokens, data.max_tokens, data.too_long == "skip", skipped, own_rules)
-    report = check(
-        path, data.format, data.map, rules=rules, state=review.load(path), progress=lambda done: progress(f"checking {name}", done)
-    )
+    report = check(path, data.format, data.map, rules=rules, state=review.load(path), progress=partial(progress, step))
     return replace(report, constant=constant_rate(recipe, splits)) if recipe and splits else report
 
 
@@ -76,10 +73,10 @@ def contract_scorer(recipe: Recipe | None, skipped: dict[str, Skip]) -> Contract
 
     def failures(answer: str) -> dict[str, str]:
         scores = contract.score(ModelAnswer(answer, reference=answer))
-        failed = {metric: scores[metric] for metric in contract.required_metrics if not scores[metric].passed}
+        failed = {metric: scores[metric].detail for metric in contract.required_metrics if not scores[metric].passed}
         if "json" in failed:  # an answer that is not JSON does not conform to the schema either
             failed.pop("schema", None)
-        return {metric: score.detail for metric, score in failed.items()}
+        return failed
 
     return failures
 
@@ -87,13 +84,12 @@ def contract_scorer(recipe: Recipe | None, skipped: dict[str, Skip]) -> Contract
 def _tokens(recipe: Recipe | None, skipped: dict[str, Skip], progress: Progress, fetch: bool) -> list[TokenCount | None] | None:
     """Return the token count of every record, or ``None`` and a reason in ``skipped`` if there is no tokenizer."""
     from mlxtune.data.checks.report import Skip
+    from mlxtune.models.resolve import resolve
+    from mlxtune.planning import measurements
 
     if recipe is None:
         skipped["tokens"] = Skip("no_recipe")
         return None
-    from mlxtune.models.resolve import resolve
-    from mlxtune.planning import measurements
-
     try:
         resolve(recipe.model.base, relative_to=recipe.folder, progress=progress, fetch=fetch)
         progress("counting tokens", 0.0)
@@ -107,14 +103,14 @@ def _splits(recipe: Recipe | None, path: Path, data: DataSection, skipped: dict[
     """Return the splits, or ``None`` if neither a recipe nor an earlier split defines them."""
     from mlxtune.data.checks.report import Skip
 
-    if recipe is None and (path.is_dir() or not load_membership(path).splits):
-        skipped |= {} if path.is_dir() else {"split": Skip("no_splits")}
-        return None
-    try:
-        return split(read_source(path, data.format, data.map), data)
-    except MlxtuneError as error:
-        skipped |= {} if path.is_dir() else {"split": Skip("unsplittable", error.message)}
-        return None
+    reason = Skip("no_splits")
+    if recipe or (path.is_file() and load_membership(path).splits):
+        try:
+            return split(read_source(path, data.format, data.map), data)
+        except MlxtuneError as error:
+            reason = Skip("unsplittable", error.message)
+    skipped |= {} if path.is_dir() else {"split": reason}
+    return None
 
 
 class CheckProcess(StoppableCall):
@@ -143,9 +139,7 @@ def _check(request: Request) -> dict[str, Any]:
         recipe, path = None, Path(params["source"])
         section = DataSection(params["source"], params.get("format", "auto"), params.get("map", {}))  # type: ignore[arg-type]
         data = with_recorded_settings(path, section)
-    report = check_source(
-        path, data, recipe, lambda step, fraction: request.progress([step, fraction]), fetch=params.get("fetch", True)
-    )
+    report = check_source(path, data, recipe, lambda *update: request.progress(update), fetch=params.get("fetch", True))
     return CheckResult.from_report(report).to_json()
 
 

@@ -1,12 +1,11 @@
 """Compare two evaluations row by row, if they were made under the same conditions."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from mlxtune.core.errors import InputError
-from mlxtune.evaluation import comparability, report_builder
+from mlxtune.evaluation import history, report_builder
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.answers import score_answers
 from mlxtune.evaluation.arms import is_free, is_tuned
@@ -14,7 +13,7 @@ from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.evidence import load_evidence
 from mlxtune.evaluation.history import evaluations
 from mlxtune.evaluation.report import FILE, EvaluationReport, strongest_arm
-from mlxtune.evaluation.scorers import CONTRACT, PREFERENCE
+from mlxtune.evaluation.scorers import PREFERENCE
 from mlxtune.evaluation.scorers.registry import FORMS
 from mlxtune.evaluation.verdict import Comparison, apply_holm, compare
 from mlxtune.runs import registry
@@ -40,21 +39,19 @@ class EvaluationComparison:
     first: str
     second: str
     rows: int
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[Comparison, ...]  # the last one on the metric that the verdicts of both are about
     grouped: bool  # whether some rows belong to the same group, and so are not independent
 
     @property
     def headline(self) -> Comparison:
-        """The comparison on the metric that the verdicts of both are about. It is the last one."""
         return self.comparisons[-1]
 
 
 def find_side(workspace: Path, which: str) -> EvaluationSide:
     """Find an evaluation by its folder or ID, or the newest evaluation of a training run. Raises ``InputError``."""
-    folder = _evaluation(workspace, which)
-    report = reports.load(folder)
-    subject, generating = report.subject, [arm for arm in report.arms if not is_free(arm.name)]
-    arm = subject if is_tuned(subject.name) else strongest_arm(generating, report.answer_metric)
+    report = reports.load(folder := _evaluation(workspace, which))
+    generating = [arm for arm in report.arms if not is_free(arm.name)]
+    arm = report.subject if is_tuned(report.subject.name) else strongest_arm(generating, report.answer_metric)
     return EvaluationSide(folder, report, arm.name)
 
 
@@ -63,30 +60,24 @@ def compare_evaluations(first: EvaluationSide, second: EvaluationSide) -> Evalua
     same."""
     if first.folder.resolve() == second.folder.resolve():
         raise InputError(f"Both sides are the same evaluation, {first.folder.name}.", hint="Specify a different evaluation or run.")
-    comparability.require_comparable(first.folder.name, first.report.facts, second.folder.name, second.report.facts)
+    history.require_comparable(first.folder.name, first.report.facts, second.folder.name, second.report.facts)
     before, after = load_evidence(first.folder), load_evidence(second.folder)
     contract = Contract.from_recipe(after.recipe)
     one, two = (
         {answer.id: answer.scores for answer in score_answers(contract, evidence.rows, evidence.answers[side.arm])}
         for side, evidence in ((first, before), (second, after))
     )
-    has_pairs = any(PREFERENCE in scores and PREFERENCE in two[id] for id, scores in one.items())
     groups = [row.group for row in before.rows]
-    metrics = [metric.name for metric in contract.metrics if metric.name not in FORMS]
-    metrics += [CONTRACT] if contract.has_form else []
+    scores = [one[row.id] for row in before.rows], [two[row.id] for row in before.rows]
+    has_pairs = any(PREFERENCE in before and PREFERENCE in after for before, after in zip(*scores, strict=True))
     headline = contract.headline(after.recipe, has_preferences=has_pairs)
-    metrics = sorted([*metrics, *([PREFERENCE] if has_pairs else [])], key=lambda metric: metric == headline)
-    comparisons = apply_holm(
-        [
-            compare(
-                metric, first.name, second.name,
-                *report_builder.both_passed(metric, [one[row.id] for row in before.rows], [two[row.id] for row in before.rows], groups),
-            )
-            for metric in metrics
-        ],
-        lambda item: item.metric == headline,
-    )  # fmt: skip
-    return EvaluationComparison(first.name, second.name, len(groups), comparisons, len(set(groups)) < len(groups))
+    metrics = [metric for metric in contract.names(has_pairs=has_pairs) if metric not in FORMS]
+    comparisons = [
+        compare(metric, first.name, second.name, *report_builder.both_passed(metric, *scores, groups))
+        for metric in sorted(metrics, key=lambda metric: metric == headline)
+    ]
+    adjusted = apply_holm(comparisons, lambda item: item.metric == headline)
+    return EvaluationComparison(first.name, second.name, len(groups), adjusted, len(set(groups)) < len(groups))
 
 
 def compare_many(first: EvaluationSide, others: Sequence[EvaluationSide]) -> list[Comparison]:
@@ -98,22 +89,20 @@ def compare_many(first: EvaluationSide, others: Sequence[EvaluationSide]) -> lis
 
 
 def _evaluation(workspace: Path, which: str) -> Path:
-    if Path(which).name == FILE:
-        which = str(Path(which).parent)
+    which = str(Path(which).parent) if Path(which).name == FILE else which
     run = next((run for kind in ("eval", "train") for run in registry.list_runs(workspace, kind) if run.id == which), None)
     if run is None:
         try:
             run = registry.find_run(workspace, which, "eval")
-        except InputError:
-            with suppress(InputError):
+        except InputError as error:
+            try:
                 run = registry.find_run(workspace, which, "train")
-            if run is None:
-                raise
+            except InputError:
+                raise error from None
     if (run.folder / FILE).is_file():
         return run.folder
-    for evaluation in evaluations(workspace):
-        if evaluation.run_id == run.id:
-            return evaluation.run.folder
+    if found := next((one for one in evaluations(workspace) if one.run_id == run.id), None):
+        return found.run.folder
     if run.kind == "eval":
         raise InputError(f"The evaluation {run.id} has no report.", hint=f"See why: mlxtune runs show {run.id}")
     raise InputError(f"{run.id} has not been evaluated.", hint=f"Evaluate it first: mlxtune eval {run.id}")

@@ -12,19 +12,9 @@ import regex
 from mlxtune.core.errors import InputError
 from mlxtune.core.text import one_line
 from mlxtune.data.rows import PromptRow
+from mlxtune.evaluation import scorers
 from mlxtune.evaluation.answers import is_loop
-from mlxtune.evaluation.scorers import (
-    CONTRACT,
-    CORRECT,
-    LOOP,
-    PASS,
-    PREFERENCE,
-    THINKING_LIMIT,
-    THINKING_LOOP,
-    ModelAnswer,
-    Score,
-    ScoreFunction,
-)
+from mlxtune.evaluation.scorers import CONTRACT, CORRECT, PASS, PREFERENCE, ModelAnswer, Score, ScoreFunction
 from mlxtune.evaluation.scorers.correct import score_correct
 from mlxtune.evaluation.scorers.json_parser import MISSING, field_value, find_json
 from mlxtune.evaluation.scorers.registry import SCORERS
@@ -60,13 +50,13 @@ class ContractMetric:
         if self.needs_reference and answer.reference is None:
             return None
         if answer.ended == "length" and is_loop(answer.output):
-            answer = replace(answer, ended=LOOP)
+            answer = replace(answer, ended=scorers.LOOP)
         return _NO_ANSWER.get(answer.ended) or self.scorer(answer)
 
 
 _NO_ANSWER = {
-    THINKING_LIMIT: Score(False, "reasoning_cut_off", "the reasoning reached its token limit, so there is no answer"),
-    THINKING_LOOP: Score(False, "reasoning_cut_off", "the reasoning repeated itself, so there is no answer"),
+    scorers.THINKING_LIMIT: Score(False, "reasoning_cut_off", "the reasoning reached its token limit, so there is no answer"),
+    scorers.THINKING_LOOP: Score(False, "reasoning_cut_off", "the reasoning repeated itself, so there is no answer"),
 }
 
 
@@ -89,7 +79,6 @@ class Contract:
 
     @property
     def schema_document(self) -> Any:
-        """The JSON Schema, or ``None``."""
         return self.schema.document if self.schema else None
 
     @cached_property
@@ -102,17 +91,19 @@ class Contract:
     @cached_property
     def metrics(self) -> list[ContractMetric]:
         """The configured metrics, in report order."""
-        metrics = []
-        for scorer in SCORERS:
-            if score := scorer.build(self):
-                required = scorer.required if isinstance(scorer.required, bool) else scorer.required(self)
-                metrics.append(ContractMetric(scorer.name, score, required, scorer.needs_reference))
-        return metrics
+        built = ((scorer, score) for scorer in SCORERS if (score := scorer.build(self)))
+        required = {one.name: one.required(self) if callable(one.required) else one.required for one in SCORERS}
+        return [ContractMetric(one.name, score, required[one.name], one.needs_reference) for one, score in built]
 
     @property
     def has_form(self) -> bool:
         """Whether more than correctness is required. Otherwise, there is no ``contract`` metric."""
         return self.required_metrics != [CORRECT]
+
+    def names(self, *, has_pairs: bool) -> tuple[str, ...]:
+        """Return the names of all metrics in report order; with pairs, which answer is more likely is one, too."""
+        whole = (CONTRACT,) if self.has_form else ()
+        return (*(metric.name for metric in self.metrics), *whole, *((PREFERENCE,) if has_pairs else ()))
 
     @cached_property
     def required_metrics(self) -> list[str]:
@@ -131,13 +122,13 @@ class Contract:
 
     def require_references(self, rows: Iterable[PromptRow]) -> None:
         """Raise ``InputError`` if the reference of one of ``rows`` lacks what must equal it, or if there is nothing to compare."""
-        known = [(row, reference) for row in rows if (reference := row.reference) is not None]
-        for row, reference in known if self.section.correct else ():
+        known = [(row, reference) for row in rows if (reference := row.reference) is not None] if self.section.correct else []
+        for row, reference in known:
             score = score_correct(ModelAnswer(reference, reference=reference), self.section.correct)
             if not score.passed:
                 raise InputError(f"{row.location}: {score.detail}.", hint="Change evaluation.correct, or the row's answer.")
         empty = (score_correct(ModelAnswer("", reference=reference), self.section.correct) for _, reference in known)
-        if self.section.correct and known and all(score.passed for score in empty):  # no reference has calls
+        if known and all(score.passed for score in empty):  # no reference has calls
             raise InputError(
                 "An empty answer equals every reference in what evaluation.correct compares.", hint="Change evaluation.correct."
             )

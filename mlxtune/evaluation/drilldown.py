@@ -1,4 +1,4 @@
-"""Find the rows behind any number in a report: prompts, answers, scores, and the failing parts of answers.
+"""Find the rows behind any number in a report, and group the failed ones by what is wrong with them and what would help.
 
 rows = Drilldown(folder)
 rows.rows_for("schema", "tuned", passed=False)                the rows behind a rate
@@ -7,20 +7,24 @@ rows.cell("contract", "base", "tuned", "broken")              the rows in a cell
 rows.highlight(row, "schema", "tuned")                        the characters of the answer to highlight
 """
 
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from mlxtune.core.errors import InputError
 from mlxtune.core.text import one_line, suggest
+from mlxtune.data.rows import messages_text
 from mlxtune.evaluation.answers import Answer
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.evidence import EvaluatedRow, FailureLinks, NearestRow, load_evidence, load_links
 from mlxtune.evaluation.highlight import Span, failure_span
 from mlxtune.evaluation.report import EvaluationReport
-from mlxtune.evaluation.scorers import CONTRACT, PREFERENCE, Score
+from mlxtune.evaluation.scorers import PREFERENCE, Score
+from mlxtune.evaluation.scorers.json_parser import find_json, resolve_pointer
+from mlxtune.evaluation.scorers.output_text import strip_thinking
 
 CellName = Literal["both", "broken", "fixed", "neither"]
 _CELLS: dict[CellName, tuple[bool, bool]] = {
@@ -37,19 +41,12 @@ class ScoredRow:
     scores: dict[str, Score]  # without the arms to whose answer the metric does not apply
     links: FailureLinks | None  # of a row that fails in the report's subject
 
+    @property
+    def nearest(self) -> tuple[NearestRow, ...]:
+        return self.links.nearest if self.links else ()
 
-@dataclass(frozen=True)
-class FailedRow:
-    """A row that fails in an arm."""
-
-    row: EvaluatedRow
-    answer: Answer
-    before: Answer | None  # of the arm that it is compared with
-    broken: bool  # whether that answer passed
-    kind: str
-    detail: str
-    span: Span | None  # the part of the answer to highlight
-    nearest: tuple[NearestRow, ...]
+    def has_passed(self, arm: str) -> bool:
+        return arm in self.scores and self.scores[arm].passed
 
 
 class Drilldown:
@@ -59,10 +56,8 @@ class Drilldown:
         """Load the stored answers in ``folder``. Raises ``InputError`` if they are missing or the arms answered different rows."""
         self._evidence = load_evidence(folder)
         self._links = load_links(folder)
-        ids = [row.id for row in self._evidence.rows]
-        for arm, answers in self._evidence.answers.items():
-            if [answer.id for answer in answers] != ids:
-                raise InputError(f"{folder}: the answers of {one_line(arm, 40)} do not match the rows of this evaluation.")
+        if mismatched := self._evidence.mismatched:
+            raise InputError(f"{folder}: the answers of {one_line(mismatched[0], 40)} do not match the rows of this evaluation.")
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -76,9 +71,7 @@ class Drilldown:
     @cached_property
     def metrics(self) -> tuple[str, ...]:
         """Every metric of this evaluation, in report order."""
-        pairs = (PREFERENCE,) if self._evidence.has_pairs else ()
-        whole = (CONTRACT,) if self.contract.has_form else ()
-        return (*(metric.name for metric in self.contract.metrics), *whole, *pairs)
+        return self.contract.names(has_pairs=self._evidence.has_pairs)
 
     def rows(self, metric: str) -> Iterator[ScoredRow]:
         """Yield every row with its scores on ``metric``. Raises ``InputError`` for an unknown metric."""
@@ -103,13 +96,8 @@ class Drilldown:
     def cell(self, metric: str, first: str, second: str, cell: CellName) -> list[ScoredRow]:
         """Return the rows in one cell of two arms' 2×2 table."""
         self._require_arms(first, second)
-        return [
-            row
-            for row in self.rows(metric)
-            if first in row.scores
-            and second in row.scores
-            and (row.scores[first].passed, row.scores[second].passed) == _CELLS[cell]
-        ]
+        both = (row for row in self.rows(metric) if first in row.scores and second in row.scores)
+        return [row for row in both if (row.has_passed(first), row.has_passed(second)) == _CELLS[cell]]
 
     def highlight(self, row: ScoredRow, metric: str, arm: str) -> Span | None:
         """Return the span of the arm's answer that fails ``metric``, or ``None`` if it cannot be located."""
@@ -134,27 +122,143 @@ class Drilldown:
                 raise InputError(f"Unknown arm {one_line(arm, 40)}.", hint=suggest(arm, self.arms))
 
 
-def failed_rows(folder: Path, report: EvaluationReport) -> list[FailedRow]:
-    """Return every row that fails the headline metric in the report's subject, with newly broken rows first.
+def failed_rows(folder: Path, report: EvaluationReport) -> list[tuple[ScoredRow, Span | None]]:
+    """Return every row that fails the headline metric in the report's subject, with the part to highlight; newly broken rows first.
 
     Raises ``InputError`` if the stored answers are missing or do not match.
     """
-    metric, subject = report.headline_metric, report.subject.name
-    first = report.headline.first if report.headline else ""
-    drilldown = Drilldown(folder)
-    failures = []
-    for row in drilldown.rows_for(metric, subject, passed=False):
-        score, before = row.scores[subject], row.scores.get(first)
-        failures.append(
-            FailedRow(
-                row.row,
-                row.answers[subject],
-                row.answers.get(first),
-                before is not None and before.passed,
-                score.kind,
-                score.detail,
-                drilldown.highlight(row, metric, subject),
-                row.links.nearest if row.links else (),
-            )
-        )
-    return sorted(failures, key=lambda failure: not failure.broken)
+    metric, subject, drilldown = report.headline_metric, report.subject.name, Drilldown(folder)
+    rows = drilldown.rows_for(metric, subject, passed=False)
+    if item := report.headline:
+        rows.sort(key=lambda row: not row.has_passed(item.first))
+    return [(row, drilldown.highlight(row, metric, subject)) for row in rows]
+
+
+FailureType = Literal["label", "field", "function", "answer", "cut", "format"]
+Remedy = Literal["more_rows", "contradiction", "more_updates", "larger_base", "longer_answers", "grammar"]
+_LONGEST_LABEL = 40  # characters
+_FEW_UPDATES = 100  # below which a model may not have learned what the rows that it was trained on show
+_CUT, _CALLS = ("cut_off", "in_a_loop"), ("no_call", "number_of_calls", "/name")
+
+
+@dataclass(frozen=True)
+class FailureClass:
+    """Rows that fail alike, in the class ``kind``: with ``given`` instead of ``expected`` if they confuse two labels.
+
+    ``remedy`` is what would help, for ``evidence`` of the rows.
+    """
+
+    type: FailureType
+    kind: str
+    rows: tuple[ScoredRow, ...]
+    remedy: Remedy
+    evidence: int
+    expected: str = ""
+    given: str = ""
+
+    @property
+    def nearest(self) -> list[NearestRow]:
+        """The training rows that are nearest to the rows, those of most rows first."""
+        found = [one for row in self.rows for one in row.nearest]
+        by_id = {one.id: one for one in found}
+        return [by_id[id] for id, _ in Counter(one.id for one in found).most_common()]
+
+
+def load_failure_classes(folder: Path, report: EvaluationReport) -> list[FailureClass]:
+    """Return the classes of the rows that the subject of the report in ``folder`` fails; none if only the base was evaluated.
+
+    Raises ``InputError`` if the stored answers are missing.
+    """
+    if not report.headline or report.answer_metric == PREFERENCE:
+        return []
+    subject, updates = report.subject.name, int(report.facts.get("adapter_step", 0))
+    return failure_classes(Drilldown(folder).rows_for(report.answer_metric, subject, passed=False), subject, updates)
+
+
+def failure_classes(rows: Sequence[ScoredRow], arm: str, updates: int = 0) -> list[FailureClass]:
+    """Return the classes of the failed ``rows`` of ``arm``, largest first. ``updates`` is the number of its training steps if known."""
+    by_kind: defaultdict[str, list[ScoredRow]] = defaultdict(list)
+    for row in rows:
+        by_kind[row.scores[arm].kind].append(row)
+    found = [one for kind, same in by_kind.items() for one in _classes(kind, same, arm, updates)]
+    return sorted(found, key=lambda one: -len(one.rows))
+
+
+def _classes(kind: str, rows: Sequence[ScoredRow], arm: str, updates: int) -> list[FailureClass]:
+    """Return the rows of each pair of labels that are confused more than once, and the others."""
+    pairs = Counter(_confused(row, arm) for row in rows)
+    by_pair: defaultdict[tuple[str, str], list[ScoredRow]] = defaultdict(list)
+    for row in rows:
+        pair = _confused(row, arm)
+        by_pair[pair if pairs[pair] > 1 else ("", "")].append(row)
+    types = {pair: _type(kind, is_label=bool(pair[0])) for pair in by_pair}
+    return [
+        FailureClass(type, kind, tuple(by_pair[pair]), *_remedy(type, kind, by_pair[pair], arm, updates), *pair)
+        for pair, type in types.items()
+    ]
+
+
+def _type(kind: str, *, is_label: bool) -> FailureType:
+    if kind in _CUT:
+        return "cut"
+    if kind in _CALLS:
+        return "function"
+    if kind.startswith("/") and " " not in kind:
+        return "label" if is_label else "field"
+    return "label" if is_label else "answer" if kind == "other" else "format"
+
+
+def _remedy(type: FailureType, kind: str, rows: Sequence[ScoredRow], arm: str, updates: int) -> tuple[Remedy, int]:
+    """Return what would help most, and for how many of the rows the evidence says so."""
+    if type == "cut":
+        return "longer_answers", sum(row.scores[arm].kind == "cut_off" for row in rows)
+    contradicted = sum(_contradicts(row, kind, arm) for row in rows)
+    if 2 * contradicted >= len(rows):
+        return "contradiction", contradicted
+    shown = sum(_is_shown(row, kind) for row in rows)
+    if 2 * shown < len(rows) and type != "format":
+        return "more_rows", len(rows) - shown
+    if updates < _FEW_UPDATES:
+        return "more_updates", shown
+    return ("grammar", len(rows)) if type == "format" else ("larger_base", shown)
+
+
+def _is_shown(row: ScoredRow, kind: str) -> bool:
+    """Return whether a nearest training row has the expected value where ``row`` is wrong."""
+    expected = value_at(row.row.reference or "", kind)
+    return any(value_at(one.answer, kind) == expected for one in row.nearest)
+
+
+def _contradicts(row: ScoredRow, kind: str, arm: str) -> bool:
+    """Return whether a near-duplicate training row has the arm's answer where the reference differs from it."""
+    from mlxtune.data.duplicates import THRESHOLD, jaccard  # imports numpy, which the command line's help does not need
+
+    given, expected = value_at(row.answers[arm].output, kind), value_at(row.row.reference or "", kind)
+    return given != expected and any(
+        value_at(one.answer, kind) == given and jaccard(one.question, messages_text(row.row.prompt)) >= THRESHOLD
+        for one in row.nearest
+    )
+
+
+def _confused(row: ScoredRow, arm: str) -> tuple[str, str]:
+    """Return the label that was expected and the one given where ``row`` is wrong; two empty strings if they are no labels."""
+    kind = row.scores[arm].kind
+    if row.row.reference is None or (not kind.startswith("/") and kind != "other"):
+        return "", ""
+    expected, given = (value_at(text, kind) for text in (row.row.reference, row.answers[arm].output))
+    is_label = all(isinstance(one, str) and 0 < len(one) <= _LONGEST_LABEL and "\n" not in one for one in (expected, given))
+    return (str(expected), str(given)) if is_label else ("", "")
+
+
+def value_at(text: str, kind: str) -> Any:
+    """Return the value in the JSON of ``text`` at the JSON Pointer ``kind``, or the whole text if ``kind`` is none.
+
+    Of a list of calls, it is that of the first one. ``None`` if there is no such value.
+    """
+    if not kind.startswith("/"):
+        return strip_thinking(text).strip()
+    match = find_json(strip_thinking(text))
+    value: Any = match[0] if match else None
+    if isinstance(value, list) and value and not kind[1:2].isdigit():
+        value = value[0]
+    return resolve_pointer(value, kind.partition(" ")[0])

@@ -14,8 +14,7 @@ from mlxtune.core.text import plural
 from mlxtune.data.rows import Message, PromptRow, calls_as_json
 from mlxtune.evaluation.answers import Answer, ArmAnswers
 from mlxtune.evaluation.arms import Arm
-from mlxtune.evaluation.endpoints import secret_key
-from mlxtune.evaluation.judge.endpoint import CostMeter, EndpointClient, host
+from mlxtune.evaluation.judge.endpoint import CostMeter, EndpointClient, host, secret_key
 from mlxtune.evaluation.judge.paid_calls import make_calls, read_calls
 from mlxtune.evaluation.scorers import THINKING_LIMIT
 from mlxtune.models.generate import Progress
@@ -51,16 +50,9 @@ class RowCall:
 
 
 def endpoint_answers(
-    arm: Arm,
-    endpoint: Endpoint,
-    rows: Sequence[PromptRow],
-    *,
-    max_tokens: int,
-    cache: Path,
-    tell: Callable[[str], Progress],
-    count_tokens: Callable[[str], int],
-    workers: int = WORKERS,
-) -> tuple[ArmAnswers, float]:
+    arm: Arm, endpoint: Endpoint, rows: Sequence[PromptRow], *, max_tokens: int, cache: Path, tell: Callable[[str], Progress],
+    count_tokens: Callable[[str], int], workers: int = WORKERS,
+) -> tuple[ArmAnswers, float]:  # fmt: skip
     """Return the endpoint's answers to ``rows``, and the dollars spent on them so far.
 
     Answers have at most ``max_tokens``, reasoning included. Each reply is saved as it arrives, so that an interrupted evaluation

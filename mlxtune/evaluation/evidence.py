@@ -17,7 +17,8 @@
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from mlxtune.core.json_fields import from_json, optional, to_json
 from mlxtune.core.text import one_line, suggest
 from mlxtune.data.rows import Location, Message, PromptRow, Row, prompt_hash, prompt_hashes
 from mlxtune.data.split import group_labels
-from mlxtune.evaluation.answers import Answer, ArmAnswers, SeedAnswers
+from mlxtune.evaluation.answers import Answer, SeedAnswers
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt, parse_prompt
 from mlxtune.evaluation.scorers import ModelAnswer
 from mlxtune.recipe import Recipe, load
@@ -114,6 +115,12 @@ class EvaluationEvidence:
     answers: dict[str, tuple[Answer, ...]]
 
     @property
+    def mismatched(self) -> list[str]:
+        """The arms whose answers are not to these rows, one to one."""
+        ids = [row.id for row in self.rows]
+        return [arm for arm, own in self.answers.items() if [answer.id for answer in own] != ids]
+
+    @property
     def has_pairs(self) -> bool:
         """Whether preferences were compared."""
         return any(answer.rejected for answers in self.answers.values() for answer in answers)
@@ -142,36 +149,29 @@ def save_evidence(
     if recipe.schema_file:
         write_bytes(folder / SCHEMA, recipe.schema_file.read_bytes())
     for name, split in ((QUESTIONS, rows), (VALIDATION, validation)):
+        stored = (
+            {**to_json(row), "prompt": [turn.as_dict() for turn in row.prompt]} for row in grouped_rows(recipe, split, source_rows)
+        )
         if split:
-            stored = grouped_rows(recipe, split, source_rows)
-            write_text(
-                folder / name, to_jsonl([{**to_json(row), "prompt": [turn.as_dict() for turn in row.prompt]} for row in stored])
-            )
+            write_text(folder / name, to_jsonl(stored))
 
 
 def grouped_rows(recipe: Recipe, rows: Sequence[Row], source_rows: Sequence[Row]) -> list[EvaluatedRow]:
     """Return those of ``rows`` that have a prompt in the form in which they are stored, with their groups among ``source_rows``."""
     hashes = [prompt_hashes(row, recipe.data.turns) for row in source_rows]
-    labels = group_labels(source_rows, hashes, recipe.data.group_by)
-    first: dict[int, str] = {}
+    labels, first = group_labels(source_rows, hashes, recipe.data.group_by), dict[int, str]()
     groups = {
         row.location: first.setdefault(label, hash) for row, label, (hash, *_) in zip(source_rows, labels, hashes, strict=True)
     }
     prompted = [row for row in rows if isinstance(row, PromptRow)]
-    return [
-        replace(row, group=groups.get(one.location, prompt_hash(one)))
-        for row, one in zip(evaluated_rows(prompted), prompted, strict=True)
-    ]
+    own = [groups.get(row.location, prompt_hash(row)) for row in prompted]
+    return [replace(row, group=group) for row, group in zip(evaluated_rows(prompted), own, strict=True)]
 
 
 def save_off_task(folder: Path, prompts: Sequence[OffTaskPrompt], answers: Mapping[str, Sequence[str]]) -> None:
     """Write ``regression.jsonl``: each arm's answers to ``prompts``, in order."""
-    records = [
-        {"arm": arm, **to_json(prompt), "output": output}
-        for arm, outputs in answers.items()
-        for prompt, output in zip(prompts, outputs, strict=True)
-    ]
-    write_text(folder / REGRESSION, to_jsonl(records))
+    pairs = ((arm, *pair) for arm, outputs in answers.items() for pair in zip(prompts, outputs, strict=True))
+    write_text(folder / REGRESSION, to_jsonl({"arm": arm, **to_json(prompt), "output": output} for arm, prompt, output in pairs))
 
 
 def load_off_task(folder: Path) -> tuple[tuple[OffTaskPrompt, ...], dict[str, list[str]]]:
@@ -181,16 +181,16 @@ def load_off_task(folder: Path) -> tuple[tuple[OffTaskPrompt, ...], dict[str, li
     for location, record in read_records(folder / REGRESSION):
         prompt = parse_prompt(record, Location(folder / REGRESSION, len(prompts) + 1))
         match record:
-            case {"arm": str(arm), "output": str(output)} if prompt:
-                if to_json(prompts.setdefault((prompt.id, prompt.with_system), prompt)) != to_json(prompt):
-                    raise _malformed(location)  # the arms answered different prompts
+            case {"arm": str(arm), "output": str(output)} if prompt and to_json(
+                prompts.setdefault((prompt.id, prompt.with_system), prompt)
+            ) == to_json(prompt):
                 answers.setdefault(arm, []).append(output)
             case _:
-                raise _malformed(location)
+                raise _malformed(location)  # also if the arms answered different prompts
     return tuple(prompts.values()), answers
 
 
-def to_jsonl(records: Sequence[Any]) -> str:
+def to_jsonl(records: Iterable[Any]) -> str:
     """Return ``records`` as JSON Lines in ASCII, so that a lone surrogate in an output can be written."""
     return "".join(json.dumps(record, ensure_ascii=True) + "\n" for record in records)
 
@@ -220,9 +220,9 @@ def load_pairs(folder: Path, first: str, second: str) -> tuple[AnswerPair, ...]:
     )
 
 
-def save_outputs(folder: Path, arms: Sequence[ArmAnswers], name: str = OUTPUTS) -> None:
-    """Write ``outputs.jsonl``, or the file ``name`` of the same form."""
-    write_text(folder / name, to_jsonl([{"arm": arm.name, **to_json(answer)} for arm in arms for answer in arm.answers]))
+def save_outputs(folder: Path, arms: Iterable[tuple[Any, Sequence[Answer]]], name: str = OUTPUTS) -> None:
+    """Write the answers of each of ``arms``, with its name, to ``outputs.jsonl`` or the file ``name`` of the same form."""
+    write_text(folder / name, to_jsonl([{"arm": arm, **to_json(answer)} for arm, answers in arms for answer in answers]))
 
 
 def load_outputs(folder: Path, rows: Sequence[EvaluatedRow], name: str = OUTPUTS) -> dict[str, tuple[Answer, ...]]:
@@ -233,60 +233,46 @@ def load_outputs(folder: Path, rows: Sequence[EvaluatedRow], name: str = OUTPUTS
     return answers
 
 
-def _by_arm(file: Path) -> dict[str, tuple[Answer, ...]]:
-    answers: dict[str, list[Answer]] = {}
-    for arm, answer in _load_answers(file, "arm"):
-        answers.setdefault(arm, []).append(answer)
+def _by_arm(file: Path) -> dict[Any, tuple[Answer, ...]]:
+    answers: defaultdict[Any, list[Answer]] = defaultdict(list)
+    for location, record in read_records(file):
+        try:
+            arm = record.pop("arm")
+            answers[tuple(arm) if isinstance(arm, list) else arm].append(from_json(Answer, record))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise _malformed(location) from error
     return {arm: tuple(own) for arm, own in answers.items()}
 
 
 def save_seed_answers(folder: Path, seeds: Sequence[SeedAnswers]) -> None:
-    """Write ``seeds.jsonl``, whose lines name the run, the seed, and the part of the data of an answer."""
-    records = [
-        {"of": [seed.run, seed.seed, part], **to_json(answer)}
-        for seed in seeds
-        for part in ("validation", "held_out")
-        for answer in getattr(seed, part)
-    ]
-    write_text(folder / SEEDS, to_jsonl(records))
+    """Write ``seeds.jsonl``, like ``outputs.jsonl``, whose arms are a run, its seed, and the part of the data."""
+    parts = (((seed.run, seed.seed, part), getattr(seed, part)) for seed in seeds for part in ("validation", "held_out"))
+    save_outputs(folder, parts, SEEDS)
 
 
 def load_seed_answers(folder: Path, validation: Sequence[EvaluatedRow], held_out: Sequence[EvaluatedRow]) -> list[SeedAnswers]:
     """Load each seed's answers to the rows; empty if the evaluation has no seeds. Raises ``InputError`` if the file is malformed."""
-    rows = {"validation": validation, "held_out": held_out}
-    answers: dict[tuple[str, int], dict[tuple[str, str], Answer]] = {}
-    for of, answer in _load_answers(folder / SEEDS, "of"):
-        match of:
-            case [str(run), int(seed), str(part)]:
-                answers.setdefault((run, seed), {})[part, answer.id] = answer
+    stored, seeds = _by_arm(folder / SEEDS), []
+    for arm in stored:
+        match arm:
+            case (str(run), int(number), "held_out"):
+                seed = SeedAnswers(run, number, stored.get((run, number, "validation"), ()), stored[arm])
+                for answers, rows in ((seed.validation, validation), (seed.held_out, held_out)):
+                    if [answer.id for answer in answers] != [row.id for row in rows]:
+                        raise InputError(f"{SEEDS} lacks an answer of {one_line(run, 80)}, or has others.")
+                seeds.append(seed)
+            case (str(), int(), "validation"):
+                pass
             case _:
                 raise _malformed(SEEDS)
-    seeds = []
-    for (run, number), by_row in answers.items():
-        try:
-            parts = [tuple(by_row[part, row.id] for row in own) for part, own in rows.items()]
-        except KeyError as error:
-            raise InputError(f"{SEEDS} lacks an answer of {run} to the row {error.args[0][1]}.") from error
-        seeds.append(SeedAnswers(run, number, *parts))
     return seeds
-
-
-def _load_answers(file: Path, key: str) -> Iterator[tuple[Any, Answer]]:
-    """Yield each answer in ``file`` with the value of ``key``. Raises ``InputError`` for a malformed line."""
-    for location, record in read_records(file):
-        try:
-            yield record.pop(key), from_json(Answer, record)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise _malformed(location) from error
 
 
 def load_rows(folder: Path, name: str = QUESTIONS) -> tuple[EvaluatedRow, ...]:
     """Load an evaluation's held-out rows, in order. Raises ``InputError`` if the file is missing or malformed."""
     if not (folder / name).is_file():
-        raise InputError(
-            f"{folder} has no {name}, so its numbers cannot be recomputed.",
-            hint="It is not an evaluation; to make one, run: mlxtune eval",
-        )
+        hint = "It is not an evaluation; to make one, run: mlxtune eval"
+        raise InputError(f"{folder} has no {name}, so its numbers cannot be recomputed.", hint=hint)
     return tuple(_row(record, location) for location, record in read_records(folder / name))
 
 

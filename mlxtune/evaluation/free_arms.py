@@ -1,6 +1,6 @@
-"""Arms that cost nothing: a constant answer, and the answer of the nearest training prompt.
+"""Arms that cost nothing: a constant answer, and the answer of the nearest training prompt; and the strongest untrained arm.
 
-They generate nothing and know only the training rows. A contract that one of them meets as often as the adapter does not measure the
+Free arms generate nothing and know only the training rows. A contract that one of them meets as often as the adapter does not measure the
 task.
 """
 
@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.hashing import sha256_json
 from mlxtune.data.constant_rate import ConstantRate
 from mlxtune.data.rows import PromptRow, Row
 from mlxtune.data.split import Splits, prompt_rows, sample_rows
-from mlxtune.evaluation.answers import Answer, ArmAnswers
+from mlxtune.evaluation import evidence as saved
+from mlxtune.evaluation.answers import Answer, ArmAnswers, score_answers
 from mlxtune.evaluation.arms import CONSTANT, COPIER
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.evidence import OUTPUTS, EvaluatedRow, EvaluationEvidence, evaluated_rows
-from mlxtune.evaluation.report import Nearest, ReportFacts
+from mlxtune.evaluation.report import ReportFacts, StrongestFacts
 from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.recipe import Recipe
 
@@ -56,7 +58,7 @@ class FreeArms:
 
     constant: str
     copies: list[str]
-    nearest: Nearest
+    nearest: Literal["words", "words_and_vectors"]
 
     def answers(self, rows: Sequence[PromptRow]) -> list[ArmAnswers]:
         """Return the answers in the form of other arms, without tokens, times, and likelihoods."""
@@ -74,16 +76,14 @@ def free_arms(
 
     The copier uses the base's ``vectors`` of all rows in addition to shared words if that meets ``metric`` on more validation rows.
     """
-    constant = constant_answer(contract, metric, known)
-    nearest: Nearest = "words"
-    if vectors is not None and known.valid:
-        validation = evaluated_rows(known.valid)
-        by_words, by_both = (
-            _hits(contract, metric, validation, copied_answers(known.valid, known.train, constant, own)) for own in (None, vectors)
-        )
-        nearest = "words_and_vectors" if by_both > by_words else "words"
-    copies = copied_answers(rows, known.train, constant, vectors if nearest == "words_and_vectors" else None)
-    return FreeArms(constant, copies, nearest)
+    constant, validation = constant_answer(contract, metric, known), evaluated_rows(known.valid)
+    by_words, by_both = (
+        _hits(contract, metric, validation, copied_answers(known.valid, known.train, constant, own))
+        if vectors is not None and validation else (0, 0)
+        for own in (None, vectors)
+    )  # fmt: skip
+    copies = copied_answers(rows, known.train, constant, vectors if by_both > by_words else None)
+    return FreeArms(constant, copies, "words_and_vectors" if by_both > by_words else "words")
 
 
 def copied_answers(
@@ -152,16 +152,13 @@ def _hits(contract: Contract, metric: str, rows: Sequence[EvaluatedRow], texts: 
 def _most_frequent_fields(counts: Counter[str]) -> list[str]:
     """Return an object with the most frequent value of every field as JSON, if most answers are JSON objects."""
     objects = [(value, count) for text, count in counts.items() if isinstance(value := _parsed(text), dict)]
-    if 2 * sum(count for _, count in objects) <= counts.total():
-        return []
-    return [json.dumps(_most_frequent(objects), ensure_ascii=False)]
+    is_usual = 2 * sum(count for _, count in objects) > counts.total()
+    return [json.dumps(_most_frequent(objects), ensure_ascii=False)] if is_usual else []
 
 
 def _most_frequent(values: Sequence[tuple[Any, int]]) -> Any:
     if not all(isinstance(value, dict) for value, _ in values):
-        counts = Counter[str]()
-        for value, count in values:
-            counts[json.dumps(value, ensure_ascii=False)] += count
+        counts = Counter(text for value, count in values for text in [json.dumps(value, ensure_ascii=False)] * count)
         return json.loads(counts.most_common(1)[0][0])
     total, fields = sum(count for _, count in values), dict.fromkeys(name for value, _ in values for name in value)
     having = {name: [(value[name], count) for value, count in values if name in value] for name in fields}
@@ -182,9 +179,8 @@ def free_arm_problems(evidence: EvaluationEvidence, contract: Contract, facts: R
     only looked up among the training answers.
     """
     outputs = {name: [one.output for one in evidence.answers.get(name, ())] for name in (CONSTANT, COPIER)}
-    for name, texts in outputs.items():
-        if not texts and name not in facts.get("left_out", {}):
-            yield f"{OUTPUTS} lacks the arm {name}."
+    missing = [name for name, texts in outputs.items() if not texts and name not in facts.get("left_out", {})]
+    yield from (f"{OUTPUTS} lacks the arm {name}." for name in missing)
     if len(set(outputs[CONSTANT])) > 1:
         yield f"{OUTPUTS}, {CONSTANT}: the answers differ from each other."
     recipe, recorded = evidence.recipe, facts.get("free_arms")
@@ -207,3 +203,26 @@ def free_arm_problems(evidence: EvaluationEvidence, contract: Contract, facts: R
 
 def _answered(rows: Iterable[Row]) -> list[PromptRow]:
     return [row for row in rows if isinstance(row, PromptRow) and row.reference is not None]
+
+
+def strongest(
+    contract: Contract, recipe: Recipe, rows: Sequence[EvaluatedRow], answers: Mapping[str, Sequence[Answer]]
+) -> StrongestFacts:
+    """Return which arm's ``answers`` to the validation ``rows`` pass most often: the verdict's metric, then the contract.
+
+    Of equal arms, it is the first.
+    """
+    metrics = (contract.headline(recipe, has_preferences=False), CONTRACT)
+    hits = {}
+    for name, own in answers.items():
+        scored = [answer.scores for answer in score_answers(contract, rows, own)]
+        hits[name] = tuple(sum(metric in scores and scores[metric].passed for scores in scored) for metric in metrics)
+    return {"arm": max(hits, key=lambda name: hits[name]), "hits": {name: own[0] for name, own in hits.items()}, "rows": len(rows)}
+
+
+def stored_strongest(folder: Path, contract: Contract, recipe: Recipe) -> StrongestFacts | None:
+    """Choose again from the stored answers; ``None`` if there are none. Raises ``InputError`` if they do not match the rows."""
+    if not (folder / saved.CANDIDATES).is_file():
+        return None
+    rows = saved.load_rows(folder, saved.VALIDATION)
+    return strongest(contract, recipe, rows, saved.load_outputs(folder, rows, saved.CANDIDATES))

@@ -6,6 +6,7 @@ Highlights are a reading aid and never affect a verdict. A missing part, such as
 import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from mlxtune.evaluation.contract import Contract
@@ -74,12 +75,9 @@ def _syntax(answer: ModelAnswer) -> Span | None:
 
 def _schema(text: str, contract: Contract) -> Span | None:
     """Return the value that violates the schema: its end if it lacks a member, or the name of an unexpected member."""
-    if contract.schema is None:
-        return None
-    try:
-        error = contract.schema.first_error(parse_json(text))
-    except (InvalidJSON, ValueError):
-        return None
+    error = None
+    with suppress(InvalidJSON, ValueError):
+        error = contract.schema.first_error(parse_json(text)) if contract.schema else None
     if error is None:
         return None
     start, end = locate_value(text, list(error.instance_path)) or (0, 0)
@@ -115,13 +113,12 @@ def _phrase(text: str, phrases: Sequence[str]) -> Span | None:
 
 def locate_value(text: str, steps: Sequence[str | int]) -> Span | None:
     """Return the span of the value that ``steps`` (names and indices) lead to; the last one if a name is duplicated."""
-    try:
+    with suppress(ValueError, IndexError, RecursionError):
         index = _skip_space(text, 0)
         for step in steps:
             index = [start for name, _, start in _members(text, index) if name == str(step)][-1]
         return index, _decode(text, index)[1]
-    except (ValueError, IndexError, RecursionError):
-        return None
+    return None
 
 
 def _members(text: str, index: int) -> list[tuple[str, Span, int]]:

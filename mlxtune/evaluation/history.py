@@ -1,16 +1,19 @@
-"""The finished evaluations of a workspace. Each report is read once, and again when its file changes."""
+"""The finished evaluations of a workspace, read again when their files change, and whether their conditions allow a comparison."""
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Literal
 
-from mlxtune.core.errors import MlxtuneError
+from mlxtune.core.errors import InputError, MlxtuneError
 from mlxtune.core.files import FileStamp, file_stamp
 from mlxtune.core.hashing import sha256_json
-from mlxtune.evaluation.report import FILE, ArmResult, Caveat, EvaluationReport, Rate, load, promotion_caveat
+from mlxtune.evaluation.report import FILE, ArmResult, Caveat, EvaluationReport, Rate, ReportFacts, load, promotion_caveat
 from mlxtune.evaluation.scorers.registry import FORMS
 from mlxtune.recipe import Recipe
 from mlxtune.runs.registry import RUN_KINDS, Run
@@ -18,28 +21,9 @@ from mlxtune.runs.registry import RUN_KINDS, Run
 _INVALID = (KeyError, TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError)  # raised by JSON that is not a report
 
 
-@dataclass(frozen=True)
-class Scope:
-    """The IDs of the evaluated rows, the names of the arms, and a hash of everything else that decides the rates."""
-
-    rows: frozenset[str]
-    arms: frozenset[str]
-    conditions: str
-
-    @classmethod
-    def of(cls, report: EvaluationReport) -> Scope:
-        """Return what ``report`` measured."""
-        facts = report.facts
-        conditions = [
-            facts.get("base_fingerprint"), facts.get("run") or facts.get("adapter"), facts.get("adapter_step"), facts.get("schema"),
-            facts.get("contract"), facts.get("headline"), facts.get("template"), facts.get("decoding"), facts.get("thinking"),
-            facts.get("thinking_tokens"),
-        ]  # fmt: skip
-        return cls(frozenset(facts["row_ids"]), frozenset(arm.name for arm in report.arms), sha256_json(conditions))
-
-    def is_part_of(self, other: Scope) -> bool:
-        """Return whether ``other`` measured the same on all rows of this one and on more."""
-        return frozenset() < self.rows < other.rows and self.arms <= other.arms and self.conditions == other.conditions
+_CONDITIONS = (  # the facts that decide the rates, besides the rows and the arms
+    "base_fingerprint", "adapter_step", "schema", "contract", "headline", "template", "decoding", "thinking", "thinking_tokens"
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)  # an unchanged report is the same object
@@ -82,8 +66,19 @@ class Evaluation:
         return self.report.outcome
 
     @cached_property
-    def scope(self) -> Scope:
-        return Scope.of(self.report)
+    def row_ids(self) -> frozenset[str]:
+        return frozenset(self.report.facts["row_ids"])
+
+    @cached_property
+    def _measured(self) -> tuple[frozenset[str], list[object]]:
+        """The names of the arms, and everything but the rows that decides their rates."""
+        conditions = [self.run_id or self.adapter, *map(self.report.facts.get, _CONDITIONS)]
+        return frozenset(arm.name for arm in self.report.arms), conditions
+
+    def is_part_of(self, other: Evaluation) -> bool:
+        """Return whether ``other`` measured the same on all rows of this one and on more."""
+        (arms, conditions), (other_arms, other_conditions) = self._measured, other._measured
+        return frozenset() < self.row_ids < other.row_ids and arms <= other_arms and conditions == other_conditions
 
     @cached_property
     def caveat(self) -> Caveat | None:
@@ -123,13 +118,13 @@ def evaluations(workspace: Path) -> list[Evaluation]:
     stamped = [
         (stamp, path.parent) for path in (workspace / RUN_KINDS["eval"].folder).glob(f"*/{FILE}") if (stamp := file_stamp(path))
     ]
-    newest_first = sorted(stamped, key=lambda item: (item[0][0], item[1].name), reverse=True)
-    return [found for stamp, folder in newest_first if (found := _read(folder, stamp))]
+    stamped.sort(key=lambda item: (item[0][0], item[1].name), reverse=True)
+    return [found for stamp, folder in stamped if (found := _read(folder, stamp))]
 
 
 def counting(found: list[Evaluation]) -> list[Evaluation]:
     """Return the evaluations that count: without those that another one repeated on more rows."""
-    return [one for one in found if not any(one.scope.is_part_of(other.scope) for other in found)]
+    return [one for one in found if not any(one.is_part_of(other) for other in found)]
 
 
 def evaluation_of(found: list[Evaluation], run_id: str, folder: Path | None = None) -> Evaluation | None:
@@ -137,7 +132,7 @@ def evaluation_of(found: list[Evaluation], run_id: str, folder: Path | None = No
     counted: Evaluation | None = None
     for one in found:
         is_own = (run_id and one.run_id == run_id) or (folder and one.adapter == str(folder))
-        if one.outcome and is_own and (counted is None or counted.scope.is_part_of(one.scope)):
+        if one.outcome and is_own and (counted is None or counted.is_part_of(one)):
             counted = one
     return counted
 
@@ -147,6 +142,134 @@ def _read(folder: Path, _stamp: FileStamp) -> Evaluation | None:
     """Read a report. Return ``None`` if it is damaged or of another version."""
     with suppress(MlxtuneError, OSError, *_INVALID):
         found = Evaluation(Run(folder), load(folder))
-        _ = found.name, found.rows, found.changes, found.scope, found.caveat  # raise now if something is missing
+        _ = found.name, found.rows, found.changes, found.row_ids, found.caveat  # raise now if something is missing
         return found
     return None
+
+
+_NOT_CONTRACT = {
+    "schema", "arms", "endpoints", "optimizer", "optimizer_calls", "prompt", "shots", "rows", "regression", "regression_rows",
+    "regression_margin", "regression_system", "max_tokens", "thinking_tokens", "stop_loops", "batch_size",
+}  # fmt: skip
+Term = Literal["held_out_rows", "schema", "contract", "template", "thinking", "thinking_tokens", "token_limit", "decoding"]
+_CRITERIA: tuple[Term, ...] = ("schema", "contract", "template")  # what answers must satisfy, and how prompts are rendered
+_NAMES: dict[Term, str] = {
+    "schema": "the schema",
+    "contract": "the other requirements of the contract",
+    "template": "the chat template",
+    "thinking": "thinking",
+    "thinking_tokens": "the limit for reasoning",
+    "decoding": "how answers are generated",
+}
+
+
+@dataclass(frozen=True)
+class ChangedTerm:
+    """A condition that differs between two evaluations."""
+
+    term: Term
+    before: int = 0  # the token limit, or the number of removed rows
+    now: int = 0  # the token limit, or the number of new rows
+
+    @property
+    def name(self) -> str:
+        """The condition's name in an error or a report."""
+        if self.term == "held_out_rows":
+            return f"the held-out rows ({self.now} new, {self.before} removed)"
+        if self.term == "token_limit":
+            return f"the token limit of an answer ({self.before:,}, now {self.now:,})"
+        return _NAMES[self.term]
+
+
+@dataclass(frozen=True)
+class ChangedTerms:
+    """The conditions that changed since the evaluation ``since``."""
+
+    since: str
+    terms: tuple[ChangedTerm, ...]
+
+
+def contract_hash(recipe: Recipe) -> str:
+    """Return the hex SHA-256 of the contract apart from its schema."""
+    return sha256_json({key: value for key, value in asdict(recipe.evaluation).items() if key not in _NOT_CONTRACT})
+
+
+def differences(before: ReportFacts, now: ReportFacts) -> list[ChangedTerm]:
+    """Return the differences between the conditions of two reports; empty if their results can be compared.
+
+    Templates are compared only if the base is the same.
+    """
+    new, missing = set(now["row_ids"]) - set(before["row_ids"]), set(before["row_ids"]) - set(now["row_ids"])
+    rows = [ChangedTerm("held_out_rows", len(missing), len(new))] if new or missing else []
+    return [*rows, *_changes(before, now, (*_CRITERIA, "thinking", "thinking_tokens", "decoding"))]
+
+
+def _changes(before: ReportFacts, now: ReportFacts, terms: Sequence[Term]) -> Iterator[ChangedTerm]:
+    limits = [facts["decoding"]["max_tokens"] for facts in (before, now)]
+    same_base = before.get("base_fingerprint") == now.get("base_fingerprint")
+    for term in terms:
+        if before.get(term) != now.get(term) and (same_base or term != "template"):
+            is_limit = term == "decoding" and limits[0] != limits[1]
+            yield ChangedTerm("token_limit", *limits) if is_limit else ChangedTerm(term)
+
+
+def require_baseline_terms(evaluation: Path, facts: ReportFacts, recipe: Recipe) -> None:
+    """Raise ``InputError`` if the base was last evaluated in this workspace with another contract or template than in ``facts``.
+
+    A change in the held-out rows, or in how answers are generated, does not matter: every evaluation includes the base, which
+    then gives the answers that are missing, and the report notes the change.
+    """
+    run, before = next(_earlier(evaluation, facts, recipe), (None, facts))
+    if run and (changes := list(_changes(before, facts, _CRITERIA))):
+        file = Path("recipes", f"{recipe.name}.toml")  # unless its name is not that of the recipe
+        written = shlex.quote(str(file)) if (evaluation.parent.parent / file).is_file() else "RECIPE"
+        raise InputError(
+            f"{listed(changes)} changed since the base was evaluated ({run.id}), so the results cannot be compared.",
+            hint=f"Undo the change, or evaluate the base again: mlxtune eval {written}",
+        )
+
+
+def changed_terms(evaluation: Path, facts: ReportFacts, recipe: Recipe) -> ChangedTerms | None:
+    """Return how the conditions changed since an earlier evaluation of this base, or ``None`` if they did not."""
+    for run, before in _earlier(evaluation, facts, recipe):
+        if changes := differences(before, facts):
+            return ChangedTerms(run.id, tuple(changes))
+    return None
+
+
+def require_comparable(first: str, before: ReportFacts, second: str, now: ReportFacts) -> None:
+    """Raise ``InputError`` if the evaluations named ``first`` and ``second`` were made under different conditions."""
+    if changes := differences(before, now):
+        raise InputError(
+            f"{first} and {second} cannot be compared: {', '.join(change.name for change in changes)} changed between them.",
+            hint=_same_limit(before, now) or "Evaluate both with the same held-out rows, contract, chat template, and token limit.",
+        )
+
+
+def _same_limit(before: ReportFacts, now: ReportFacts) -> str:
+    """Return how to evaluate again with the higher limit of two reports, or ``""`` if they differ in more than the limit."""
+    if before["decoding"] == now["decoding"]:
+        return ""
+    one, two = sorted((before, now), key=lambda facts: facts["decoding"]["max_tokens"])
+    limit = two["decoding"]["max_tokens"]
+    if differences({**one, "decoding": two["decoding"]}, two):
+        return ""
+    return f"Evaluate the one with the lower limit again: mlxtune eval {one.get('run') or 'RECIPE'} --set evaluation.max_tokens={limit}"
+
+
+def _earlier(evaluation: Path, facts: ReportFacts, recipe: Recipe) -> Iterator[tuple[Run, ReportFacts]]:
+    """Yield the run and facts of each finished evaluation with this recipe's name and base, newest first."""
+    for one in evaluations(evaluation.parent.parent):
+        before = one.report.facts
+        same_rows = (
+            before.get("last_look") == facts.get("last_look") and before.get("base_fingerprint") == facts["base_fingerprint"]
+        )
+        if one.run.folder != evaluation and one.name == recipe.name and same_rows:
+            yield one.run, before
+
+
+def listed(changes: Sequence[ChangedTerm]) -> str:
+    """Return the names of the changed conditions as the beginning of a sentence."""
+    *items, last = [change.name for change in changes]
+    text = f"{', '.join(items)} and {last}" if items else last
+    return text[0].upper() + text[1:]

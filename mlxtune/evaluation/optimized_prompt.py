@@ -196,8 +196,6 @@ def training_seconds(worker: Worker, base: ModelFolder, splits: Splits) -> float
     planner = local_planner(worker.recipe, base.folder, base.config, this_machine(), base.fingerprint)
     seconds = planner.plan(worker.recipe, splits).cost.seconds
     if seconds is None:
-        raise InputError(
-            "The time of the training is unknown, and so is that of optimizing a prompt.",
-            hint="Set evaluation.optimizer_calls, or measure the training with: mlxtune plan RECIPE --probe",
-        )
+        hint = "Set evaluation.optimizer_calls, or measure the training with: mlxtune plan RECIPE --probe"
+        raise InputError("The time of the training is unknown, and so is that of optimizing a prompt.", hint=hint)
     return seconds

@@ -15,10 +15,9 @@ from mlxtune.core.errors import InputError, MlxtuneError, TemplateError
 from mlxtune.core.hashing import sha256_file, sha256_json
 from mlxtune.core.journal import Journal, read
 from mlxtune.data.rows import Conversation, Preference, PromptRow, assistant_message
-from mlxtune.evaluation.answer_budget import longest_json
+from mlxtune.evaluation.answer_budget import longest_json, loop_rule
 from mlxtune.evaluation.answers import Answer, ArmAnswers
 from mlxtune.evaluation.arms import Arm
-from mlxtune.evaluation.loop_rule import loop_rule
 from mlxtune.evaluation.scorers import GRAMMAR_LIMIT
 from mlxtune.models.call_grammar import call_syntax, calls_grammar
 from mlxtune.models.generate import GenerationSettings, Progress, generate
@@ -226,10 +225,8 @@ class _Generator:
 
         def to_json(nats: float) -> dict[str, float]:
             if not math.isfinite(nats):
-                raise MlxtuneError(
-                    f"{self._arm.name} assigns zero probability to a reference answer.",
-                    hint="Train or import the adapter again: it may be corrupt.",
-                )
+                hint = "Train or import the adapter again: it may be corrupt."
+                raise MlxtuneError(f"{self._arm.name} assigns zero probability to a reference answer.", hint=hint)
             return {"nats": nats}
 
         nats = self._saved(

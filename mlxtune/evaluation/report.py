@@ -14,7 +14,7 @@ from mlxtune.evaluation.answers import AnswerStatistics
 from mlxtune.evaluation.arms import has_grammar, is_free, is_tuned
 from mlxtune.evaluation.evidence import FILES, hashes
 from mlxtune.evaluation.holdout.ledger import HoldoutHistory
-from mlxtune.evaluation.off_task.result import OffTaskResult
+from mlxtune.evaluation.off_task.prompts import OffTaskResult
 from mlxtune.evaluation.scorers import CONTRACT, PREFERENCE
 from mlxtune.evaluation.seed_report import SeedReport
 from mlxtune.evaluation.statistics.clusters import ClusterMean
@@ -25,9 +25,8 @@ from mlxtune.runs import registry
 FILE = "report.json"
 PAGES = ("report.md", "report.html")
 MIN_GROUPS = 15  # effective groups, below which intervals for dependent rows may be too narrow
-VERSION = 3  # of the format of report.json and of the files that it lists
+VERSION = 4  # of the format of report.json and of the files that it lists
 
-Nearest = Literal["words", "words_and_vectors"]  # how prompts are compared
 LeftOut = Literal["no_answers", "pairs", "no_llguidance", "few_rows", "no_room"]
 """Why a default arm was not evaluated: no training row has an answer, likelihoods of pairs are compared, llguidance is not installed,
 or there are too few training rows or too little room in the context for the examples of its prompts."""
@@ -47,9 +46,7 @@ def decoding(max_tokens: int, grammar_tokens: int | None) -> Decoding:
 
 def token_limit(facts: ReportFacts, arm: str) -> int:
     """Return the limit of an answer of ``arm`` in tokens, or 0 if it is unknown."""
-    known = facts.get("decoding")
-    if not known:
-        return 0
+    known = facts.get("decoding") or Decoding(kind="", max_tokens=0)
     return known.get("grammar_tokens", known["max_tokens"]) if has_grammar(arm) else known["max_tokens"]
 
 
@@ -78,26 +75,12 @@ class OptimizerFacts(TypedDict, total=False):
     score: float
 
 
-class ArmCost(TypedDict):
-    """What it took to make an arm: trained tokens or, to optimize a prompt, generated ones; and seconds."""
-
-    tokens: int
-    seconds: float
-
-
 class StrongestFacts(TypedDict):
     """The untrained arm that passes most of the validation ``rows``, and the passes of each candidate."""
 
     arm: str
     hits: dict[str, int]
     rows: int
-
-
-class FreeArmFacts(TypedDict):
-    """How ``copier`` finds the nearest training row, and the hash of the rows that the free arms know."""
-
-    nearest: Nearest
-    training: str
 
 
 class ReportFacts(TypedDict, total=False):
@@ -121,8 +104,8 @@ class ReportFacts(TypedDict, total=False):
     decoding: Decoding
     endpoints: dict[str, EndpointFacts]
     optimizer: OptimizerFacts
-    costs: dict[str, ArmCost]
-    free_arms: FreeArmFacts
+    costs: dict[str, dict[str, float]]
+    free_arms: dict[str, str]
     strongest: StrongestFacts
     left_out: dict[str, LeftOut]
     longest_reference: int
@@ -134,22 +117,11 @@ class ReportFacts(TypedDict, total=False):
     contamination: dict[str, Any]  # Contamination
     changed_terms: dict[str, Any]  # ChangedTerms
     headline: str
-    look: int
     last_look: bool
     level: float
     holdout: dict[str, Any]  # HoldoutHistory
     off_task: dict[str, Any]  # OffTaskResult
     made: str
-
-
-def ledger_facts(history: HoldoutHistory) -> ReportFacts:
-    """Return the facts about the use of the rows."""
-    facts: ReportFacts = {"holdout": to_json(history)}
-    if history.look:
-        facts["look"] = history.look
-    if history.last_look:
-        facts["last_look"] = True
-    return facts
 
 
 @dataclass(frozen=True)
@@ -235,14 +207,12 @@ class EvaluationReport:
     @property
     def off_task(self) -> OffTaskResult | None:
         """The off-task result, or ``None`` if there were no off-task prompts."""
-        record = self.facts.get("off_task")
-        return from_json(OffTaskResult, record) if record else None
+        return from_json(OffTaskResult, self.facts["off_task"]) if "off_task" in self.facts else None
 
     @property
     def holdout(self) -> HoldoutHistory | None:
         """The earlier use of the held-out rows."""
-        record = self.facts.get("holdout")
-        return from_json(HoldoutHistory, record) if record else None
+        return from_json(HoldoutHistory, self.facts["holdout"]) if "holdout" in self.facts else None
 
     @property
     def grouped(self) -> bool:
@@ -325,11 +295,6 @@ def promotion_caveat(report: EvaluationReport) -> Caveat | None:
     paired, reason = off_task.overall.paired, "off_task_dropped" if off_task.outcome == "dropped" else "off_task_unknown"
     before, after = (count / paired.total if paired.total else 0.0 for count in (paired.first, paired.second))
     return Caveat(reason, before, after, off_task.margin)  # type: ignore[arg-type]
-
-
-def is_forgetting_unmeasured(report: EvaluationReport) -> bool:
-    """Return whether the report compares an adapter without off-task prompts."""
-    return report.off_task is None and report.headline is not None
 
 
 def promotion_refusal(

@@ -14,19 +14,8 @@ from mlxtune.evaluation.scorers.registry import FORMS
 from mlxtune.evaluation.seed_report import build_seed_report, recipe_verdict
 from mlxtune.evaluation.statistics.clusters import ClusterMean, cluster_mean, effective_groups, effective_n
 from mlxtune.evaluation.statistics.intervals import wilson
-from mlxtune.evaluation.statistics.power import needed_rows
-from mlxtune.evaluation.statistics.significance import level_for_look
-from mlxtune.evaluation.verdict import (
-    AlsoWorse,
-    ArmRate,
-    BestBaseline,
-    Comparison,
-    CutAnswers,
-    Verdict,
-    apply_holm,
-    compare,
-    compare_scores,
-)
+from mlxtune.evaluation.statistics.significance import level_for_look, needed_rows
+from mlxtune.evaluation.verdict import BestBaseline, Comparison, CutAnswers, Outcome, Verdict, apply_holm, compare, compare_scores
 
 ScoredRows = Sequence[dict[str, Score]]
 
@@ -65,7 +54,7 @@ def build(
         **facts,
         "groups": len(set(groups)),
         "effective_groups": effective_groups(groups),
-        "level": level_for_look(facts.get("look", 1)),
+        "level": level_for_look(facts.get("holdout", {}).get("look") or 1),
         "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
     report = _compared(complete, arms, groups)
@@ -91,18 +80,11 @@ def _compared(facts: ReportFacts, arms: Sequence[ArmAnswers], groups: Sequence[H
     """Return the report of ``arms`` without its margins, seeds and verdict."""
     results = tuple(
         ArmResult(
-            arm.name,
-            arm.cached,
-            arm.seconds,
-            metric_rates(arm.scores, groups),
-            arm.statistics,
-            _margin(arm, groups),
-            arm.perplexity,
-            sum(answer.thought_tokens for answer in arm.answers) or None,
-            arm.prompt_tokens,
+            arm.name, arm.cached, arm.seconds, metric_rates(arm.scores, groups), arm.statistics, _margin(arm, groups), arm.perplexity,
+            sum(answer.thought_tokens for answer in arm.answers) or None, arm.prompt_tokens,
         )
         for arm in arms
-    )
+    )  # fmt: skip
     headline = facts.get("headline", CONTRACT)
     pairs = [(arms[0], arm) for arm in arms[1:] if not is_free(arm.name)]
     tuned, others = [arm for arm in arms if is_tuned(arm.name)], [result for result in results if not is_tuned(result.name)]
@@ -133,15 +115,9 @@ def _best_baseline(
         return None
     passed = {arm.name: [arm.scores[index][metric].passed for index in rows] for arm in arms}
     return BestBaseline(
-        metric,
-        subject,
-        passed[subject],
-        {arm.name: passed[arm.name] for arm in others},
-        strongest_arm(others, metric).name,
-        [groups[index] for index in rows],
-        len(report.arms) - len(others),
-        report.facts["level"],
-    )
+        metric, subject, passed[subject], {arm.name: passed[arm.name] for arm in others}, strongest_arm(others, metric).name,
+        [groups[index] for index in rows], len(report.arms) - len(others), report.facts["level"],
+    )  # fmt: skip
 
 
 def _nearness(report: EvaluationReport, verdict: Verdict, arms: Sequence[ArmAnswers], groups: Sequence[Hashable]) -> int | None:
@@ -194,7 +170,7 @@ def _verdict(report: EvaluationReport, cut: ArmResult | None) -> Verdict:
     met = [rate.metric for rate in constrained.rates if rate.hits == rate.total] if constrained else []
     grammar: Literal["", "contract", "schema"] = "contract" if CONTRACT in met else "schema" if "schema" in met else ""
     if headline is None:
-        rates = tuple(ArmRate(arm.name, arm.rate(metric).share) for arm in report.arms)
+        rates = {arm.name: arm.rate(metric).share for arm in report.arms}
         arm = next((arm for arm in report.arms if _is_cut(report, arm, report.facts.get("rows", 0))), None)
         return Verdict("", "no_adapter", metric, grammar=grammar, cut=_cut_answers(report, arm), rates=rates)
     contract = None if contract is headline else contract
@@ -202,32 +178,25 @@ def _verdict(report: EvaluationReport, cut: ArmResult | None) -> Verdict:
     tuned = sum(is_tuned(arm.name) for arm in report.arms)
     chances = tuned if headline.change > 0 else len(report.arms) - tuned
     rows = None if report.grouped or headline.outcome != "cannot_tell" else needed_rows(headline.paired, headline.level / chances)
-    others: tuple[AlsoWorse, ...] = ()
+    others: dict[str, float] = {}
     if not is_worse and headline.outcome != "worse":
         compared = [item for item in report.comparisons if item.names[1:] == headline.names[1:] and item.metric != metric]
-        others = tuple(AlsoWorse(item.metric, item.change) for item in compared if item.outcome == "worse")
+        others = {item.metric: item.change for item in compared if item.outcome == "worse"}
+    outcome: Outcome = "cannot_tell" if cut else "worse" if is_worse else headline.outcome
+    reason: Literal["token_limit", "contract", "change"] = "token_limit" if cut else "contract" if is_worse else "change"
+    rows = rows if rows and rows > headline.paired.total else None
     return Verdict(
-        "cannot_tell" if cut else "worse" if is_worse else headline.outcome,
-        "token_limit" if cut else "contract" if is_worse else "change",
-        metric,
-        headline,
-        contract,
-        rows if rows and rows > headline.paired.total else None,
-        others,
-        grammar,
-        _cut_answers(report, cut),
-        _free_rival(report),
+        outcome, reason, metric, headline, contract, rows, others, grammar, _cut_answers(report, cut), _free_rival(report)
     )
 
 
-def _free_rival(report: EvaluationReport) -> ArmRate | None:
+def _free_rival(report: EvaluationReport) -> tuple[str, float] | None:
     """Return the strongest free arm (of equal ones, the first) if it does as well as the subject: if its rate is not below the subject's interval."""
-    free = [arm for arm in report.arms if is_free(arm.name)]
-    if not free:
+    if not (free := [arm for arm in report.arms if is_free(arm.name)]):
         return None
     strongest = strongest_arm(free[::-1], report.headline_metric)
     rate, low = strongest.rate(report.headline_metric), report.subject.rate(report.headline_metric).low
-    return ArmRate(strongest.name, rate.share) if rate.hits and rate.share >= low else None
+    return (strongest.name, rate.share) if rate.hits and rate.share >= low else None
 
 
 def _deciding_cut_arm(report: EvaluationReport, arms: Sequence[ArmAnswers], groups: Sequence[Hashable]) -> ArmResult | None:
@@ -262,7 +231,5 @@ def _is_cut(report: EvaluationReport, arm: ArmResult, rows: int) -> bool:
 
 
 def _cut_answers(report: EvaluationReport, arm: ArmResult | None) -> CutAnswers | None:
-    if arm is None:
-        return None
-    limit = token_limit(report.facts, arm.name)
-    return CutAnswers(arm.name, arm.answers.undecided, report.facts["rows"], limit, bool(arm.thought_tokens))
+    rows, limit = report.facts.get("rows", 0), token_limit(report.facts, arm.name) if arm else 0
+    return CutAnswers(arm.name, arm.answers.undecided, rows, limit, bool(arm.thought_tokens)) if arm else None

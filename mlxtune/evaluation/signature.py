@@ -53,26 +53,22 @@ def check(folder: Path, signers: Path | None = None) -> Signature | None:
     if it does not exist, and ``MachineError`` if ssh-keygen is not installed.
     """
     if signers and not signers.is_file():
-        raise InputError(
-            f"There is no file of allowed signers at {signers}.", hint="Create it, with a name and a public key on each line."
-        )
-    file = folder / FILE
+        hint = "Create it, with a name and a public key on each line."
+        raise InputError(f"There is no file of allowed signers at {signers}.", hint=hint)
+    file, document = folder / FILE, folder / report.FILE
     if not file.is_file():
         return None
-    document = folder / report.FILE
     made = _ssh_keygen("check-novalidate", "-n", _NAMESPACE, "-s", str(file), document=document)
     match = _GOOD.search(made.stdout.decode(errors="replace"))
     if made.returncode or not match:
         return Signature("")
     key, allowed = one_line(match[1]), signers or Path(_SIGNERS).expanduser()
     if allowed.is_file():
-        names = _ssh_keygen("find-principals", "-s", str(file), "-f", str(allowed), document=document).stdout.decode(
-            errors="replace"
-        )
-        for name in names.split("\n")[0].split(","):
-            verified = _ssh_keygen("verify", "-I", name, "-n", _NAMESPACE, "-s", str(file), "-f", str(allowed), document=document)
-            if name and not verified.returncode:  # the key is listed, and neither revoked nor expired
-                return Signature(key, one_line(name))
+        files = ("-s", str(file), "-f", str(allowed))
+        names = _ssh_keygen("find-principals", *files, document=document).stdout.decode(errors="replace")
+        for name in filter(None, names.split("\n")[0].split(",")):
+            if not _ssh_keygen("verify", "-I", name, "-n", _NAMESPACE, *files, document=document).returncode:
+                return Signature(key, one_line(name))  # the key is listed, and neither revoked nor expired
     return Signature(key)
 
 

@@ -8,23 +8,16 @@ from typing import Any, Literal
 from mlxtune.adapters.entry import AdapterEntry, with_template_settings
 from mlxtune.core.errors import InputError
 from mlxtune.evaluation.arms import SeedAdapter
-from mlxtune.evaluation.endpoints import require_endpoints
+from mlxtune.evaluation.judge.endpoint import require_endpoints
 from mlxtune.recipe import Recipe
 from mlxtune.runs import launch
 from mlxtune.runs.registry import Run
 
 
 def start(
-    workspace: Path,
-    recipe: Recipe,
-    run: Run | None = None,
-    entry: AdapterEntry | None = None,
-    *,
-    seeds: Sequence[Run] = (),
-    consent: str = "",
-    last_look: bool = False,
-    kind: Literal["eval", "validate"] = "eval",
-) -> Run:
+    workspace: Path, recipe: Recipe, run: Run | None = None, entry: AdapterEntry | None = None, *, seeds: Sequence[Run] = (),
+    consent: str = "", last_look: bool = False, kind: Literal["eval", "validate"] = "eval",
+) -> Run:  # fmt: skip
     """Start the worker that evaluates the arms of ``recipe``, with the adapter of ``run`` or of ``entry``; return the evaluation.
 
     Prompts are rendered as for the training of ``entry`` where ``recipe`` has only defaults. ``seeds`` are runs that differ from
@@ -32,10 +25,8 @@ def start(
     evaluates the reserved rows, and the ``kind`` ``validate`` the validation rows. Raises ``InputError`` if a run has no adapter,
     and ``MachineError`` if the worker does not start.
     """
-    template = ""
-    if entry:
-        template = entry.template if not recipe.model.template else ""
-        recipe = with_template_settings(recipe, entry)
+    template = entry.template if entry and not recipe.model.template else ""
+    recipe = with_template_settings(recipe, entry) if entry else recipe
     seeds = [item.with_adapter() for item in seeds]
     run = seeds[0] if seeds else run.with_adapter() if run else None
     request: dict[str, Any] = (
@@ -44,10 +35,7 @@ def start(
     require_endpoints(recipe, consent)
     if last_look and not request:
         raise InputError("The last look at the reserved rows needs an adapter.", hint="Use: mlxtune eval last --last-look")
-    if last_look:
-        request["last_look"] = True
-    if consent:
-        request["consent"] = consent
-    if seeds:
-        request["seeds"] = [asdict(SeedAdapter(item.id, item.recipe().training.seed, str(item.adapter))) for item in seeds]
+    adapters = [asdict(SeedAdapter(item.id, item.recipe().training.seed, str(item.adapter))) for item in seeds]
+    options = {"last_look": last_look, "consent": consent, "seeds": adapters}
+    request |= {key: value for key, value in options.items() if value}
     return launch.start(workspace, kind, recipe, request, template=template)

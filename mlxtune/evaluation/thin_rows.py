@@ -17,8 +17,7 @@ from mlxtune.data.checks.statistics import tag_counts
 from mlxtune.data.generate.context import training_rows
 from mlxtune.data.groups import OUTLIERS
 from mlxtune.data.rows import PromptRow, last_prompt
-from mlxtune.evaluation.drilldown import Drilldown
-from mlxtune.evaluation.failure_classes import failure_classes
+from mlxtune.evaluation.drilldown import Drilldown, failure_classes
 from mlxtune.evaluation.history import evaluations
 from mlxtune.planning.cluster_process import ClusterProcess
 from mlxtune.recipe import Recipe
@@ -66,13 +65,11 @@ def thin_clusters(recipe_file: Path, recipe: Recipe, progress: Callable[[str, fl
         browser.apply_review(review.load(recipe.source))
         rows = {index: train.get(browser.lazy_row(index).current.hash) for index in result.rows}
     found = []
-    groups = result.groups
-    clusters = [group for group in reversed(groups) if group.kind != OUTLIERS]
-    for group in [*(one for one in groups if one.kind == OUTLIERS), *clusters[:_SMALL_CLUSTERS]]:
-        examples = [row for index in group.rows if (row := rows[index])]
-        if examples:
-            outliers = group.kind == OUTLIERS
-            found.append(_thin("outliers" if outliers else "cluster", len(examples), examples, "" if outliers else group.label))
+    clusters = [group for group in reversed(result.groups) if group.kind != OUTLIERS]
+    for group in [*(one for one in result.groups if one.kind == OUTLIERS), *clusters[:_SMALL_CLUSTERS]]:
+        is_outlier = group.kind == OUTLIERS
+        if examples := [row for index in group.rows if (row := rows[index])]:
+            found.append(_thin("outliers" if is_outlier else "cluster", len(examples), examples, "" if is_outlier else group.label))
     return found
 
 
@@ -100,12 +97,9 @@ def _rare_labels(train: tuple[PromptRow, ...]) -> list[ThinRows]:
     corpus = Corpus(train.__getitem__)
     for index, row in enumerate(train):
         corpus.add(CheckInput(index, row), "train")
-    rare = [
-        (count / (sum(counts.values()) / len(counts)), key, value, count)
-        for key, counts in tag_counts(corpus).items()
-        for value, count in counts.items()
-        if count < _RARE * sum(counts.values()) / len(counts)
-    ]
+    usual = {key: (sum(counts.values()) / len(counts), counts) for key, counts in tag_counts(corpus).items()}
+    shares = ((count / mean, key, value, count) for key, (mean, counts) in usual.items() for value, count in counts.items())
+    rare = [item for item in shares if item[0] < _RARE]
     return [
         _thin("label", count, [row for row in train if _has_label(row, key, value)], f"{key}: {value}", len(train))
         for _, key, value, count in sorted(rare)[:_MAX_OF_A_KIND]

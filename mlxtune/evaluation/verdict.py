@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import product
 from statistics import NormalDist
 from typing import Literal, TypeVar
@@ -67,22 +67,6 @@ class CutAnswers:
 
 
 @dataclass(frozen=True)
-class AlsoWorse:
-    """The change of another metric that got worse."""
-
-    metric: str
-    change: float
-
-
-@dataclass(frozen=True)
-class ArmRate:
-    """An arm's rate on a metric."""
-
-    arm: str
-    share: float
-
-
-@dataclass(frozen=True)
 class RecipeGain:
     """The mean change of several seeds from the strongest arm without training, with its interval over seeds and rows."""
 
@@ -108,13 +92,15 @@ class Verdict:
     headline: Comparison | None = None
     contract: Comparison | None = None  # the same arms on the contract, if the headline is another metric
     needed_rows: int | None = None  # how many rows it would take to confirm the change, if they are independent and too few
-    also_worse: tuple[AlsoWorse, ...] = ()  # the other metrics that got worse if neither the headline nor the contract did
+    # the change of the other metrics that got worse if neither the headline nor the contract did
+    also_worse: dict[str, float] = field(default_factory=dict)
     grammar: Literal["", "contract", "schema"] = ""  # what a grammar alone, without training, meets on every row
     cut: CutAnswers | None = None  # the cut answers that decide the outcome or, without an adapter, may decide a later one
-    free: ArmRate | None = None  # the strongest free arm, if its rate on the headline metric is not below the tuned arm's interval
+    # the strongest free arm and its rate on the headline metric, if that is not below the tuned arm's interval
+    free: tuple[str, float] | None = None
     nearness: int | None = None  # the fewest answers of the arm that would have to be different for another outcome
     recipe: RecipeGain | None = None  # with several seeds
-    rates: tuple[ArmRate, ...] = ()  # without an adapter, the rates of the arms on the headline metric
+    rates: dict[str, float] = field(default_factory=dict)  # without an adapter, the rates of the arms on the headline metric
 
 
 Compared = TypeVar("Compared", bound=Comparison | ScoreComparison)

@@ -1,7 +1,8 @@
 """Recompute every number in a report from the stored outputs, without a model, source data or network.
 
 Agreement shows that the report was computed from these files. If someone changes the outputs, the report and the hashes together,
-that cannot be detected from the folder alone: ``unproven`` names the files.
+that cannot be detected from the folder alone: ``unproven`` names the facts and files that nothing on this machine confirms. The source
+data confirm the rows, and the base's folder its fingerprint and template. A trusted signature covers everything.
 """
 
 import html
@@ -9,6 +10,8 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 from itertools import zip_longest
@@ -17,44 +20,32 @@ from typing import Any
 
 import jsonschema
 
-from mlxtune.core.errors import InputError
+from mlxtune.core.errors import InputError, MlxtuneError
 from mlxtune.core.files import read_json, require_version
+from mlxtune.core.hashing import sha256_json
 from mlxtune.core.json_fields import to_json
 from mlxtune.core.text import one_line
+from mlxtune.data.source import Source, read_source
+from mlxtune.data.split import Splits, sample_rows, split
+from mlxtune.evaluation import evidence as saved
 from mlxtune.evaluation import report
 from mlxtune.evaluation.answer_budget import auto_limit, grammar_limit
 from mlxtune.evaluation.answers import Answer, ArmAnswers, SeedAnswers, score_answers, score_seed
-from mlxtune.evaluation.arms import BASE, ENDPOINT, TUNED, has_grammar
+from mlxtune.evaluation.arms import BASE, ENDPOINT, STRONGEST, TUNED, default_arms, has_grammar, is_tuned
 from mlxtune.evaluation.blind.blind_session import revealed_choices
-from mlxtune.evaluation.comparability import contract_hash
 from mlxtune.evaluation.contract import Contract
-from mlxtune.evaluation.evidence import (
-    FILES,
-    OUTPUTS,
-    QUESTIONS,
-    REGRESSION,
-    SEEDS,
-    VALIDATION,
-    EvaluationEvidence,
-    hashes,
-    load_evidence,
-    load_off_task,
-    load_pairs,
-    load_rows,
-    load_seed_answers,
-    schema_hash,
-)
-from mlxtune.evaluation.free_arms import free_arm_problems
+from mlxtune.evaluation.evidence import FILES, OUTPUTS, QUESTIONS, SEEDS, VALIDATION, EvaluatedRow, EvaluationEvidence, load_rows
+from mlxtune.evaluation.free_arms import free_arm_problems, stored_strongest
+from mlxtune.evaluation.history import contract_hash
 from mlxtune.evaluation.holdout import ledger
 from mlxtune.evaluation.holdout.contamination import load_trained
 from mlxtune.evaluation.judge import judge_report, judge_session
-from mlxtune.evaluation.off_task.result import compare_off_task
-from mlxtune.evaluation.report import PAGES, ReportFacts, decoding
+from mlxtune.evaluation.off_task.prompts import compare_off_task
+from mlxtune.evaluation.report import FILE, PAGES, ReportFacts, decoding
 from mlxtune.evaluation.report_builder import build
-from mlxtune.evaluation.strongest import stored_strongest
-from mlxtune.evaluation.unproven import RECOMPUTED, read_splits, row_problems
+from mlxtune.models.resolve import resolve
 from mlxtune.present.report import render_pages
-from mlxtune.recipe import AUTO
+from mlxtune.recipe import AUTO, Recipe, read_template
 
 Record = dict[str, Any]  # the content of report.json, which may be damaged
 
@@ -82,7 +73,7 @@ def verify(folder: Path) -> list[str]:
         return [f"report.json {error.json_path.removeprefix('$.')}: {one_line(error.message, 160)}" for error in errors]
     problems = list(_changed_files(folder, stored["files"]))
     try:
-        evidence = load_evidence(folder)
+        evidence = saved.load_evidence(folder)
         contract = Contract.from_recipe(evidence.recipe)
     except InputError as error:
         return [*problems, error.message]
@@ -91,10 +82,9 @@ def verify(folder: Path) -> list[str]:
     scored = {arm: score_answers(contract, evidence.rows, answers) for arm, answers in evidence.answers.items()}
     for arm, answers in evidence.answers.items():
         problems += _scores(f"{OUTPUTS}, {arm}", answers, scored[arm])
-    found = read_splits(evidence.recipe)
+    found = _read_splits(evidence.recipe)
     if found:
-        validation = load_rows(folder, VALIDATION) if (folder / VALIDATION).is_file() else ()
-        problems += row_problems({QUESTIONS: evidence.rows, VALIDATION: validation}, evidence.recipe, found[0])
+        problems += _row_problems(folder, evidence.recipe, found[0])
     problems += free_arm_problems(evidence, contract, stored["facts"], found[1] if found else None)
     problems += [*_numbers(folder, stored, evidence, contract, scored), *verify_judges(folder)]
     return problems or list(_pages(folder))  # pages of a report with differences differ as well
@@ -137,13 +127,13 @@ def schema() -> Record:
 
 
 def _changed_files(folder: Path, stored: dict[str, str]) -> Iterator[str]:
-    current = hashes(folder, (*FILES, *PAGES))
-    for name in sorted({*stored, *current}):
+    current = saved.hashes(folder, (*FILES, *PAGES))
+    for name in sorted(name for name in {*stored, *current} if stored.get(name) != current.get(name)):
         if name not in current:
             yield f"{name} is missing."
         elif name not in stored:
             yield f"{name} did not exist when the report was made."
-        elif stored[name] != current[name]:
+        else:
             yield f"{name} was changed: its sha256 is {current[name][:12]}…, not {stored[name][:12]}…."
 
 
@@ -151,10 +141,8 @@ def _mismatches(evidence: EvaluationEvidence, stored: Record) -> Iterator[str]:
     arms = [arm["arm"] for arm in stored["arms"]]
     if arms != list(evidence.answers):
         yield f"outputs.jsonl has the arms {', '.join(evidence.answers)}, but report.json has {', '.join(arms)}."
-    ids = [row.id for row in evidence.rows]
-    for arm, answers in evidence.answers.items():
-        if [answer.id for answer in answers] != ids:
-            yield f"outputs.jsonl: the answers of {arm} do not match the rows of questions.jsonl one to one."
+    for arm in evidence.mismatched:
+        yield f"outputs.jsonl: the answers of {arm} do not match the rows of questions.jsonl one to one."
 
 
 def _scores(location: str, stored: Sequence[Answer], scored: Sequence[Answer]) -> Iterator[str]:
@@ -167,33 +155,33 @@ def _numbers(
 ) -> Iterator[str]:
     """Yield each difference between the stored report and one rebuilt from the stored answers."""
     limit, wide = _answer_limits(evidence, stored, contract)
-    yield from _too_long(evidence, limit, wide)
+    for arm, own in evidence.answers.items():
+        most = wide if has_grammar(arm) else limit
+        for answer in () if arm.startswith(ENDPOINT) else own:  # an endpoint counts tokens in its own way
+            if answer.answer_tokens > most:
+                yield f"outputs.jsonl, {arm}, {answer.id}: the answer has {answer.answer_tokens} tokens, more than the limit of {most}."
     facts: ReportFacts = {
-        "name": evidence.recipe.name,
-        "base": evidence.recipe.model.base,
-        "rows": len(evidence.rows),
-        "row_ids": [row.id for row in evidence.rows],
-        "headline": contract.headline(evidence.recipe, has_preferences=evidence.has_pairs),
-        "schema": schema_hash(folder),
-        "contract": contract_hash(evidence.recipe),
-        "required": contract.required_metrics,
+        "name": evidence.recipe.name, "base": evidence.recipe.model.base, "rows": len(evidence.rows),
+        "row_ids": [row.id for row in evidence.rows], "schema": saved.schema_hash(folder), "contract": contract_hash(evidence.recipe),
+        "headline": contract.headline(evidence.recipe, has_preferences=evidence.has_pairs), "required": contract.required_metrics,
         "decoding": decoding(limit, wide),
-    }
+    }  # fmt: skip
     try:
-        prompts, answers = load_off_task(folder)
+        prompts, answers = saved.load_off_task(folder)
         if prompts:
             margin = evidence.recipe.evaluation.regression_margin
             facts["off_task"] = to_json(compare_off_task(prompts, answers[BASE], answers[TUNED], margin))
     except (InputError, KeyError, ValueError):
-        yield f"{REGRESSION} lacks the base's or the adapter's answer to at least one prompt."
+        yield f"{saved.REGRESSION} lacks the base's or the adapter's answer to at least one prompt."
     try:
         if (lines := ledger.load(folder)).lines:
             result = ledger.result_hash(facts["contract"], evidence.answers)
-            facts |= report.ledger_facts(ledger.history(lines, facts["row_ids"], result))
+            facts["holdout"] = to_json(history := ledger.history(lines, facts["row_ids"], result))
+            facts |= {"last_look": True} if history.last_look else {}
         if found := stored_strongest(folder, contract, evidence.recipe):
             facts["strongest"] = found
         validation = load_rows(folder, VALIDATION) if (folder / SEEDS).is_file() else ()
-        stored_seeds = load_seed_answers(folder, validation, evidence.rows)
+        stored_seeds = saved.load_seed_answers(folder, validation, evidence.rows)
     except InputError as error:
         yield error.message
         return
@@ -205,7 +193,7 @@ def _numbers(
         ArmAnswers(arm["arm"], tuple(scored[arm["arm"]]), arm["cached"], arm["seconds"], "", arm.get("prompt_tokens"))
         for arm in stored["arms"]
     ]
-    recorded: Any = {key: value for key, value in stored["facts"].items() if key not in RECOMPUTED}
+    recorded: Any = {key: value for key, value in stored["facts"].items() if key not in _RECOMPUTED}
     current = to_json(build({**recorded, **facts}, arms, [row.group for row in evidence.rows], seeds))
     current["facts"]["made"] = stored["facts"].get("made")
     yield from _contamination(folder, stored["facts"].get("contamination"), evidence)
@@ -220,9 +208,8 @@ def _contamination(folder: Path, stored: Record | None, evidence: EvaluationEvid
     except InputError as error:
         yield error.message
         return
-    for one in trained:
-        for row in one.overlap(evidence.rows):
-            yield f"{QUESTIONS}, {row.id}: {one_line(one.run, 80)} was trained on this row or its prompt."
+    for run, row in ((one.run, row) for one in trained for row in one.overlap(evidence.rows)):
+        yield f"{QUESTIONS}, {row.id}: {one_line(run, 80)} was trained on this row or its prompt."
     rows = sum(one.rows for one in trained)
     if stored and stored["code"] == "unseen" and (stored["rows"] != rows or not trained):
         yield f"report.json, facts, contamination, rows is stored as {stored['rows']} but recomputed as {rows}."
@@ -251,14 +238,6 @@ def _answer_limits(evidence: EvaluationEvidence, stored: Record, contract: Contr
     return limit, grammar_limit(limit, contract.schema_document, room)
 
 
-def _too_long(evidence: EvaluationEvidence, max_tokens: int, grammar_tokens: int) -> Iterator[str]:
-    for arm, answers in evidence.answers.items():
-        limit = grammar_tokens if has_grammar(arm) else max_tokens
-        for answer in () if arm.startswith(ENDPOINT) else answers:  # an endpoint counts tokens in its own way
-            if answer.answer_tokens > limit:
-                yield f"outputs.jsonl, {arm}, {answer.id}: the answer has {answer.answer_tokens} tokens, more than the limit of {limit}."
-
-
 def verify_judges(evaluation: Path) -> Iterator[str]:
     """Yield each difference between a judge's report and one rebuilt from its session, with its location."""
     for file in sorted(evaluation.glob(f"judge/*/{judge_report.FILE}")):
@@ -271,7 +250,7 @@ def verify_judges(evaluation: Path) -> Iterator[str]:
                 yield f"{location}: calls.jsonl lacks {len(missing)} of its questions."
                 continue
             arms = session.first, session.second
-            rater = revealed_choices(evaluation, *arms, load_pairs(evaluation, *arms)) if stored.get("calibrated") else {}
+            rater = revealed_choices(evaluation, *arms, saved.load_pairs(evaluation, *arms)) if stored.get("calibrated") else {}
             report = judge_report.build_judge_report(session, grades, rater, judge_session.dollars_spent(session))
             yield from differences(location, stored, {"v": judge_report.VERSION, **to_json(report)})
         except InputError as error:
@@ -290,21 +269,17 @@ def differences(location: str, stored: Any, current: Any) -> Iterator[str]:
         case list(), list() if len(stored) == len(current):
             for index, (one, two) in enumerate(zip(stored, current, strict=True)):
                 yield from differences(f"{location} {_name(two, index)}", one, two)
-        case (bool(), _) | (_, bool()) if stored is current:
-            pass
-        case int() | float(), int() | float() if not (isinstance(stored, bool) or isinstance(current, bool)):
-            if not _is_close(stored, current):
-                yield f"{location} is stored as {stored} but recomputed as {current}."
-        case _:
-            if stored != current:
-                yield f"{location} is stored as {_short(stored)} but recomputed as {_short(current)}."
+        case _ if not _is_close(stored, current):
+            texts = (one_line(json.dumps(value, ensure_ascii=False), 80) for value in (stored, current))
+            yield f"{location} is stored as {' but recomputed as '.join(texts)}."
 
 
-def _is_close(one: float, two: float) -> bool:
-    try:
+def _is_close(one: Any, two: Any) -> bool:
+    if isinstance(one, bool) or isinstance(two, bool) or not (isinstance(one, int | float) and isinstance(two, int | float)):
+        return type(one) is type(two) and bool(one == two)
+    with suppress(OverflowError):  # an integer that no float can hold
         return math.isclose(one, two, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
-    except OverflowError:  # an integer that no float can hold
-        return one == two
+    return one == two
 
 
 def _name(value: Any, index: int) -> str:
@@ -313,5 +288,73 @@ def _name(value: Any, index: int) -> str:
     return " ".join(names) or f"{index + 1}"
 
 
-def _short(value: Any) -> str:
-    return one_line(json.dumps(value, ensure_ascii=False), 80)
+_RECOMPUTED = {
+    "name", "base", "rows", "row_ids", "groups", "effective_groups", "headline", "schema", "contract", "required", "decoding", "off_task",
+    "holdout", "last_look", "level", "strongest",
+}  # fmt: skip
+_UNMEASURED = ("cached", "seconds", "prompt_tokens")  # of an arm
+_CONTENT = ("id", "group", "reference", "prompt", "tools")
+
+
+def _read_splits(recipe: Recipe) -> tuple[Source, Splits] | None:
+    """Read the source again and split it; ``None`` if that is not possible."""
+    with suppress(MlxtuneError, OSError):
+        source = read_source(recipe.source, recipe.data.format, recipe.data.map)
+        return source, split(source, recipe.data)
+    return None
+
+
+def _row_problems(folder: Path, recipe: Recipe, source: Source) -> Iterator[str]:
+    """Yield each stored row whose ID, a hash of its content, is that of a row of the source with another prompt or reference."""
+    known = {row.id: row for row in saved.grouped_rows(recipe, source.rows, source.rows)}
+    for file in (QUESTIONS, VALIDATION):
+        for row in _stored_rows(folder, file):
+            if (own := known.get(row.id)) and not _same(replace(row, group=own.group), own):
+                yield f"{file}, {row.id}: the source has another prompt or reference."
+
+
+def _stored_rows(folder: Path, name: str) -> tuple[EvaluatedRow, ...]:
+    return load_rows(folder, name) if (folder / name).is_file() else ()
+
+
+def unproven(folder: Path) -> list[str]:
+    """Return the facts, the keys of arms, and the files that cannot be confirmed, for a report without differences."""
+    stored, evidence = read_json(folder / FILE), saved.load_evidence(folder)
+    facts, recipe = stored["facts"], evidence.recipe
+    confirmed = {*_confirmed_rows(folder, evidence, last=facts.get("last_look", False)), *_confirmed_base(recipe, facts)}
+    names = {*facts} - _RECOMPUTED | {key for arm in stored["arms"] for key in _UNMEASURED if key in arm}
+    missing = {saved.HOLDOUT} - {*stored["files"]}
+    if TUNED in evidence.answers:
+        missing |= {"contamination", *(["off_task"] if recipe.evaluation.regression else [])} - {*facts}
+    arms = {name for name in recipe.evaluation.arms or default_arms(recipe) if TUNED in evidence.answers or not is_tuned(name)}
+    missing |= arms - {*evidence.answers, *facts.get("left_out", {}), STRONGEST}
+    return sorted(({*FILES} & {*stored["files"]} | names | missing) - confirmed)
+
+
+def _confirmed_rows(folder: Path, evidence: EvaluationEvidence, *, last: bool) -> Iterator[str]:
+    """Yield the files whose rows are exactly those that the source and its splits give."""
+    recipe = evidence.recipe
+    if (found := _read_splits(recipe)) is None:
+        return
+    source, splits = found
+    evaluated = splits.reserved if last else sample_rows(splits.prompts, recipe.evaluation.rows)
+    for name, rows in ((QUESTIONS, evaluated), (VALIDATION, splits.valid)):
+        own, stored = saved.grouped_rows(recipe, rows, source.rows), _stored_rows(folder, name)
+        if len(own) == len(stored) and all(map(_same, own, stored)):
+            yield name
+
+
+def _same(one: EvaluatedRow, two: EvaluatedRow) -> bool:
+    return all(getattr(one, key) == getattr(two, key) for key in _CONTENT)
+
+
+def _confirmed_base(recipe: Recipe, facts: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the facts that the base's folder on this machine confirms."""
+    with suppress(MlxtuneError, OSError, ValueError, AttributeError):
+        base = resolve(recipe.model.base, relative_to=recipe.folder, fetch=False)
+        if facts.get("base_fingerprint") == base.fingerprint:
+            yield "base_fingerprint"
+        file, config = base.folder / "chat_template.jinja", base.folder / "tokenizer_config.json"
+        own = file.read_text("utf-8") if file.is_file() else json.loads(config.read_text("utf-8")).get("chat_template")
+        if facts.get("template") == sha256_json(read_template(recipe) or str(own)):
+            yield "template"

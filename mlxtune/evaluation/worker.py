@@ -23,39 +23,22 @@ from mlxtune.core.json_fields import to_json
 from mlxtune.data.rows import PromptRow, prompt_text, shared_system_prompt
 from mlxtune.data.source import Source, read_source
 from mlxtune.data.split import Splits, prompt_rows, record_splits, sample_rows, split
-from mlxtune.evaluation import comparability, evidence, report_builder
+from mlxtune.evaluation import arms as kinds
+from mlxtune.evaluation import evidence, history, report_builder
 from mlxtune.evaluation.answer_budget import AnswerBudget, answer_budget
 from mlxtune.evaluation.answers import ArmAnswers, SeedAnswers, score_answers, score_seed, without_pairs
-from mlxtune.evaluation.arms import (
-    BASE,
-    CONSTANT,
-    COPIER,
-    OPTIMIZED,
-    PARENT,
-    STRONGEST,
-    TUNED,
-    Arm,
-    SeedAdapter,
-    build_arms,
-    chooses_arms,
-    default_arms,
-    is_tuned,
-    lacks_grammar,
-    strongest_candidates,
-)  # fmt: skip
+from mlxtune.evaluation.arms import BASE, CONSTANT, COPIER, PARENT, STRONGEST, TUNED, Arm, SeedAdapter, is_tuned, lacks_grammar
 from mlxtune.evaluation.contract import Contract
-from mlxtune.evaluation.endpoints import require_endpoints
-from mlxtune.evaluation.free_arms import AnsweredRows, free_arms
+from mlxtune.evaluation.free_arms import AnsweredRows, free_arms, strongest
 from mlxtune.evaluation.holdout import contamination, ledger
 from mlxtune.evaluation.holdout.contamination import Contamination, TrainedRows
 from mlxtune.evaluation.holdout.ledger import HoldoutHistory
+from mlxtune.evaluation.judge.endpoint import require_endpoints
 from mlxtune.evaluation.off_task import prompts
-from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
-from mlxtune.evaluation.off_task.result import compare_off_task
+from mlxtune.evaluation.off_task.prompts import OffTaskPrompt, compare_off_task
 from mlxtune.evaluation.progress import progress_reporter
-from mlxtune.evaluation.report import ArmCost, LeftOut, ReportFacts, decoding, ledger_facts
+from mlxtune.evaluation.report import LeftOut, ReportFacts, decoding
 from mlxtune.evaluation.seed_report import recommend
-from mlxtune.evaluation.strongest import strongest
 from mlxtune.models.cpu import blas
 from mlxtune.models.resolve import resolve
 from mlxtune.planning.machine import this_machine
@@ -105,12 +88,12 @@ def evaluate(worker: Worker) -> dict[str, Any]:
         limit=load.memory_limit(this_machine().limit),
     )  # fmt: skip
     template = load_template(source, TemplateSettings.from_recipe(recipe), loaded.tokenizer)
-    built = build_arms(recipe, inputs.adapter, inputs.splits.train)
+    built = kinds.build_arms(recipe, inputs.adapter, inputs.splits.train)
     arms, budget = _budget(worker, inputs, built, loaded, template)
     facts = _facts(worker, inputs, loaded, template, budget)
     facts["left_out"] = _left_out(inputs, recipe, built, arms)
     if inputs.adapter:
-        comparability.require_baseline_terms(worker.folder, facts, recipe)
+        history.require_baseline_terms(worker.folder, facts, recipe)
     try:
         record_splits(inputs.source, recipe.data, inputs.splits, seal=Run(worker.folder).kind == "eval")
     except MachineError as error:
@@ -125,11 +108,11 @@ def evaluate(worker: Worker) -> dict[str, Any]:
 
 @dataclass
 class _Measured:
-    """The answers of all arms and seeds, and the correct off-task answers by arm."""
+    """The answers of all arms and seeds, and the off-task answers by arm."""
 
-    arms: list[ArmAnswers]
-    seeds: list[SeedAnswers]
-    off_task: Sequence[OffTaskPrompt] = ()
+    off_task: Sequence[OffTaskPrompt]
+    arms: list[ArmAnswers] = field(default_factory=list)
+    seeds: list[SeedAnswers] = field(default_factory=list)
     off_task_answers: dict[str, list[str]] = field(default_factory=dict)
 
     @property
@@ -142,7 +125,7 @@ def _answer(worker: Worker, inputs: _Inputs, arms: Sequence[Arm], runner: ArmRun
     recipe, contract, rows = worker.recipe, inputs.contract, evidence.evaluated_rows(inputs.rows)
     system = shared_system_prompt(inputs.splits.train) if recipe.evaluation.regression_system else ""
     off_task = prompts.in_both_conditions(prompts.load_prompts(recipe), system) if inputs.adapter else ()
-    measured, chosen = _Measured([], [], off_task), inputs.adapter
+    measured, chosen = _Measured(off_task), inputs.adapter
     for arm in arms:
         if arm.adapter and inputs.seeds and not measured.seeds:
             validation = evidence.evaluated_rows(inputs.validation)
@@ -150,16 +133,14 @@ def _answer(worker: Worker, inputs: _Inputs, arms: Sequence[Arm], runner: ArmRun
             measured.seeds = [score_seed(contract, seed, validation, rows) for seed in seeds]
             metric = contract.headline(recipe, has_preferences=bool(runner.compared) and all(map(_has_pairs, measured.arms)))
             run = recommend(measured.seeds, metric)
-            seed = next(seed for seed in inputs.seeds if seed.run == run)
-            facts |= {"run": seed.run, "adapter": seed.adapter}
-            chosen = Path(seed.adapter)
+            chosen = next(Path(seed.adapter) for seed in inputs.seeds if seed.run == run)
+            facts |= {"run": run, "adapter": str(chosen)}
         if arm.adapter and arm.adapter == inputs.adapter:
             arm = replace(arm, adapter=chosen)
-        if arm.name == OPTIMIZED:
+        if arm.name == kinds.OPTIMIZED:
             arm, facts["optimizer"] = runner.optimize(arm, contract, inputs.splits)
             write_text(worker.folder / evidence.OPTIMIZED_PROMPT, f"{arm.prompt}\n")
-        answer = runner.answer_validation if Run(worker.folder).kind == "validate" else runner.answer
-        answers = answer(arm, inputs.rows)
+        answers = (runner.answer_validation if Run(worker.folder).kind == "validate" else runner.answer)(arm, inputs.rows)
         measured.arms.append(replace(answers, answers=score_answers(contract, rows, answers.answers)))
         if off_task and arm.name in (BASE, TUNED):
             measured.off_task_answers[arm.name] = runner.answer_off_task(arm, off_task, system)
@@ -178,13 +159,13 @@ def _answer(worker: Worker, inputs: _Inputs, arms: Sequence[Arm], runner: ArmRun
 def _without_weaker(worker: Worker, inputs: _Inputs, arms: list[Arm], runner: ArmRunner, facts: ReportFacts) -> list[Arm]:
     """Return ``arms`` with only the strongest candidate on the validation rows if the recipe asks for it. ``facts`` then name it."""
     recipe, listed = worker.recipe, worker.recipe.evaluation.arms
-    candidates = [arm for arm in arms if STRONGEST in listed and arm.name in strongest_candidates(recipe)]
+    candidates = [arm for arm in arms if STRONGEST in listed and arm.name in kinds.strongest_candidates(recipe)]
     if not candidates or not inputs.validation:
         return arms
     answers = [runner.answer_validation(arm, inputs.validation) for arm in candidates]
     rows, by_name = evidence.evaluated_rows(inputs.validation), {one.name: one.answers for one in answers}
     facts["strongest"] = strongest(inputs.contract, recipe, rows, by_name)
-    evidence.save_outputs(worker.folder, answers, evidence.CANDIDATES)
+    evidence.save_outputs(worker.folder, by_name.items(), evidence.CANDIDATES)
     return [arm for arm in arms if arm.name not in by_name or arm.name in (facts["strongest"]["arm"], *listed)]
 
 
@@ -192,8 +173,7 @@ def _add_free_arms(measured: _Measured, inputs: _Inputs, recipe: Recipe, facts: 
     """Add the arms that generate nothing before those with an adapter, or say in ``facts`` why there are none."""
     contract, known = inputs.contract, AnsweredRows.from_splits(inputs.splits)
     if measured.has_pairs or not known.train:
-        code: LeftOut = "pairs" if measured.has_pairs else "no_answers"
-        facts["left_out"] |= dict.fromkeys((CONSTANT, COPIER), code)
+        facts["left_out"] |= dict.fromkeys((CONSTANT, COPIER), "pairs" if measured.has_pairs else "no_answers")
         return
     free = free_arms(contract, contract.headline(recipe, has_preferences=False), known, inputs.rows, vectors)
     facts["free_arms"] = {"nearest": free.nearest, "training": known.hash}
@@ -207,13 +187,10 @@ def _add_free_arms(measured: _Measured, inputs: _Inputs, recipe: Recipe, facts: 
 def _left_out(inputs: _Inputs, recipe: Recipe, built: Sequence[Arm], arms: Sequence[Arm]) -> dict[str, LeftOut]:
     """Return why default arms are not among ``arms``: they could not be ``built``, or their prompts are too long."""
     listed = recipe.evaluation.arms
-    names = strongest_candidates(recipe) if STRONGEST in listed else () if listed else default_arms(recipe)
-    wanted = (name for name in names if inputs.adapter or not is_tuned(name))
-    missing = [name for name in wanted if name not in {arm.name for arm in arms}]
-    too_long = {arm.name for arm in built}
-    return {
-        name: "no_llguidance" if lacks_grammar(name) else "no_room" if name in too_long else "few_rows" for name in missing
-    }  # fmt: skip
+    names = kinds.strongest_candidates(recipe) if STRONGEST in listed else () if listed else kinds.default_arms(recipe)
+    kept, too_long = {arm.name for arm in arms}, {arm.name for arm in built}
+    missing = [name for name in names if name not in kept and (inputs.adapter or not is_tuned(name))]
+    return {name: "no_llguidance" if lacks_grammar(name) else "no_room" if name in too_long else "few_rows" for name in missing}
 
 
 def _has_pairs(arm: ArmAnswers) -> bool:
@@ -224,18 +201,18 @@ def _finish(worker: Worker, inputs: _Inputs, measured: _Measured, facts: ReportF
     from mlxtune.evaluation import nearest_rows
 
     recipe, folder, contract, rows = worker.recipe, worker.folder, inputs.contract, inputs.rows
-    evidence.save_outputs(folder, measured.arms)
+    evidence.save_outputs(folder, ((arm.name, arm.answers) for arm in measured.arms))
     evidence.save_evidence(folder, recipe, rows, inputs.source.rows, inputs.validation)
     contamination.save(folder, inputs.trained)
     if measured.seeds:
         evidence.save_seed_answers(folder, measured.seeds)
     result_hash = ledger.result_hash(facts["contract"], {arm.name: arm.answers for arm in measured.arms})
-    history = HoldoutHistory(0, 0, 0, 0, 0)  # of validation rows
+    use = HoldoutHistory(0, 0, 0, 0, 0)  # of validation rows
     if Run(folder).kind == "eval":
         adapter = facts["run"] or facts["adapter"]
-        history = ledger.enter(folder, facts["row_ids"], result_hash, adapter, last=facts.get("last_look", False))
+        use = ledger.enter(folder, facts["row_ids"], result_hash, adapter, last=facts.get("last_look", False))
     headline = contract.headline(recipe, has_preferences=measured.has_pairs)
-    facts |= {"headline": headline, **ledger_facts(history)}
+    facts |= {"headline": headline, "holdout": to_json(use)}
     if costs := _costs(facts):
         facts["costs"] = costs
     if TUNED in measured.off_task_answers:
@@ -250,15 +227,14 @@ def _finish(worker: Worker, inputs: _Inputs, measured: _Measured, facts: ReportF
     return {"outcome": result.outcome, "change": result.headline.change if result.headline else None, "rows": len(rows)}
 
 
-def _costs(facts: ReportFacts) -> dict[str, ArmCost]:
+def _costs(facts: ReportFacts) -> dict[str, dict[str, float]]:
     """Return what it took to train the adapter, according to its run, and to optimize a prompt."""
-    costs: dict[str, ArmCost] = {}
+    costs: dict[str, dict[str, float]] = {}
     run = run_of(Path(facts["adapter"]))
     if tokens := sum(event["tokens"] for event in read_all(run.folder) if event["type"] == "step") if facts["run"] else 0:
-        state = run.state()
-        costs[TUNED] = {"tokens": tokens, "seconds": state.updated - state.started}
+        costs[TUNED] = {"tokens": tokens, "seconds": run.state().updated - run.state().started}
     if optimizer := facts.get("optimizer"):
-        costs[OPTIMIZED] = {"tokens": optimizer["tokens"], "seconds": optimizer["seconds"]}
+        costs[kinds.OPTIMIZED] = {"tokens": optimizer["tokens"], "seconds": optimizer["seconds"]}
     return costs
 
 
@@ -268,12 +244,11 @@ def _read_inputs(worker: Worker) -> _Inputs:
     contract = Contract.from_recipe(recipe)
     source = read_source(recipe.source, recipe.data.format, recipe.data.map)
     splits = split(source, recipe.data)
-    is_last = bool(request.get("last_look"))
-    is_validation = Run(worker.folder).kind == "validate"
-    evaluated = [row for row in splits.valid if isinstance(row, PromptRow)] if is_validation else prompt_rows(splits.prompts)
-    if not evaluated:
+    is_validation, valid = Run(worker.folder).kind == "validate", [row for row in splits.valid if isinstance(row, PromptRow)]
+    if is_validation and not valid:
         raise InputError("There are no validation rows.", hint="Set data.validation, for example to 0.1.")
-    rows = _reserved_rows(worker, splits) if is_last else sample_rows(evaluated, recipe.evaluation.rows)
+    evaluated = valid if is_validation else prompt_rows(splits.prompts)
+    rows = _reserved_rows(worker, splits) if request.get("last_look") else sample_rows(evaluated, recipe.evaluation.rows)
     if contract.section.correct and all(row.reference is None for row in rows):
         raise InputError(
             "No held-out row has a reference answer, so there is nothing to measure.",
@@ -284,8 +259,7 @@ def _read_inputs(worker: Worker) -> _Inputs:
         worker.warn("unknown_conditions", fields=unknown)
     adapter = Path(request["adapter"]) if request.get("adapter") else None
     seeds = [SeedAdapter(**seed) for seed in request.get("seeds", ())]
-    is_used = seeds or STRONGEST in recipe.evaluation.arms
-    validation = [row for row in splits.valid if isinstance(row, PromptRow)] if is_used else []
+    validation = valid if seeds or STRONGEST in recipe.evaluation.arms else []
     adapters = [Path(seed.adapter) for seed in seeds] or ([adapter] if adapter else [])
     found = contamination.check(workspace, [] if is_validation else adapters, rows)
     return _Inputs(contract, source, splits, rows, validation, adapter, seeds, *found)
@@ -295,10 +269,8 @@ def _reserved_rows(worker: Worker, splits: Splits) -> list[PromptRow]:
     """Return the rows of the last look. Raise ``InputError`` if none are reserved, or if they have been evaluated."""
     rows = [row for row in splits.reserved if isinstance(row, PromptRow)]
     if not rows:
-        raise InputError(
-            "No held-out rows are reserved for a last look.",
-            hint="Set data.reserve, for example to 0.3, before the first evaluation.",
-        )
+        hint = "Set data.reserve, for example to 0.3, before the first evaluation."
+        raise InputError("No held-out rows are reserved for a last look.", hint=hint)
     if earlier := ledger.last_look(worker.folder, [row.id for row in rows]):
         raise InputError(f"{earlier} was the last look at the reserved rows.", hint="Hold out new rows.")
     return rows
@@ -318,7 +290,11 @@ def _budget(
         answer_room, loaded=loaded, rows=inputs.rows, settings=template.settings, thinking_tokens=section.thinking_tokens
     )
     room = size(arms)
-    if room is not None and chooses_arms(worker.recipe) and room < answer_budget(section, known, template.count_tokens).max_tokens:
+    if (
+        room is not None
+        and kinds.chooses_arms(worker.recipe)
+        and room < answer_budget(section, known, template.count_tokens).max_tokens
+    ):
         arms = [arm for arm in arms if not arm.shots]
         room = size(arms)
     budget = answer_budget(section, known, template.count_tokens, room, inputs.contract.schema_document)
@@ -332,21 +308,14 @@ def _facts(worker: Worker, inputs: _Inputs, loaded: LoadedModel, template: ChatT
 
     recipe, settings = worker.recipe, template.settings
     facts: ReportFacts = {
-        "name": recipe.name,
-        "base": loaded.source.name,
-        "base_fingerprint": loaded.source.fingerprint,
-        "run": worker.request.get("run", ""),
-        "adapter": str(inputs.adapter or ""),
-        "rows": len(inputs.rows),
-        "row_ids": [row.id for row in inputs.rows],
-        "source": str(recipe.source),
+        "name": recipe.name, "base": loaded.source.name, "base_fingerprint": loaded.source.fingerprint,
+        "run": worker.request.get("run", ""), "adapter": str(inputs.adapter or ""),
+        "rows": len(inputs.rows), "row_ids": [row.id for row in inputs.rows], "source": str(recipe.source),
         "schema": sha256_json(json.loads(recipe.schema_file.read_text())) if recipe.schema_file else "",
-        "contract": comparability.contract_hash(recipe),
-        "required": inputs.contract.required_metrics,
+        "contract": history.contract_hash(recipe), "required": inputs.contract.required_metrics,
         "template": sha256_json(settings.source or str(loaded.tokenizer.chat_template)),
-        "decoding": decoding(budget.max_tokens, budget.grammar_tokens),
-        "compute": loaded.description,
-    }
+        "decoding": decoding(budget.max_tokens, budget.grammar_tokens), "compute": loaded.description,
+    }  # fmt: skip
     if thinking := template.thinking.effect(settings.thinking):
         facts |= {"thinking": thinking, "thinking_tokens": recipe.evaluation.thinking_tokens}
     if budget.longest_reference is not None:
@@ -361,7 +330,7 @@ def _facts(worker: Worker, inputs: _Inputs, loaded: LoadedModel, template: ChatT
         facts["last_look"] = True
     if inputs.contamination:
         facts["contamination"] = to_json(inputs.contamination)
-    if changed := comparability.changed_terms(worker.folder, facts, recipe):
+    if changed := history.changed_terms(worker.folder, facts, recipe):
         facts["changed_terms"] = to_json(changed)
     return facts
 

@@ -337,7 +337,7 @@ class ChatTemplate:
         try:
             span = answer_span.locate_answer(prompt, text, self.dialect, self.control, self._stops, self._closing)
         except answer_span.OpenThoughtError:
-            hint = "The template cannot turn thinking off. Name a template in model.template that does not open a thinking block."
+            hint = "The template cannot turn thinking off; name a template in model.template that does not open a thinking block."
             if self.settings.thinking != "off" and (self.thinking.switch or self.thinking.words[0]):
                 hint = 'Set model.thinking to "off", or add the reasoning as reasoning_content.'
             problem = f"the generation prompt of turn {number} opens a thinking block, but the turn has no reasoning."

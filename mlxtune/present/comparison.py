@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from mlxtune.core.text import plural
 from mlxtune.evaluation.compare import EvaluationComparison
 from mlxtune.evaluation.scorers.registry import metric_label
-from mlxtune.evaluation.statistics.power import needed_rows
+from mlxtune.evaluation.statistics.significance import needed_rows
 from mlxtune.evaluation.verdict import Comparison, ScoreComparison
 from mlxtune.present.blocks import Cell, Column, Document, Fact, Facts, Heading, IntervalBar, Table, figures, text
 from mlxtune.present.labels import capital, change_text, outcome_cell, outcome_mark, p_value, word

@@ -102,7 +102,7 @@ def constant_fact(found: ConstantRate) -> Fact:
 
 def detectable_gain_fact(rows: int, baselines: int, level: float) -> Fact:
     """Return the smallest gain over the best of ``baselines`` that ``rows`` held-out rows can detect, also if some rows regress."""
-    from mlxtune.evaluation.statistics.power import BROKEN, POWER, detectable_gain  # slow to import, for the first screen
+    from mlxtune.evaluation.statistics.significance import BROKEN, POWER, detectable_gain  # slow to import, for the first screen
 
     clean, rough = (detectable_gain(rows, broken, baselines, level) for broken in (0.0, BROKEN))
     if clean is None:
@@ -124,7 +124,7 @@ def detectable_drop_fact(prompts: int, margin: float) -> Fact:
 
     Answers to a prompt in both conditions count as one, so the true power is at least this.
     """
-    from mlxtune.evaluation.statistics.power import FLIPPED, non_inferiority_power  # slow to import, for the first screen
+    from mlxtune.evaluation.statistics.significance import FLIPPED, non_inferiority_power  # slow to import, for the first screen
 
     power = f"rules out a drop of {100 * margin:g} points with {non_inferiority_power(prompts, margin):.0%} power"
     return Fact("off-task", plural(prompts, "prompt"), f"{power} if {FLIPPED:.0%} of answers change")

@@ -10,11 +10,10 @@ from mlxtune.core.text import duration, one_line, plural
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.answers import MAX_CUT
 from mlxtune.evaluation.arms import BASE, OPTIMIZED, TUNED, is_free, is_tuned
-from mlxtune.evaluation.drilldown import FailedRow, failed_rows
+from mlxtune.evaluation.drilldown import FailureClass, ScoredRow, failed_rows, load_failure_classes
 from mlxtune.evaluation.evidence import OPTIMIZED_PROMPT, NearestRow
-from mlxtune.evaluation.failure_classes import FailureClass, load_failure_classes
-from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
-from mlxtune.evaluation.off_task.result import LEAST
+from mlxtune.evaluation.highlight import Span
+from mlxtune.evaluation.off_task.prompts import LEAST, OffTaskPrompt
 from mlxtune.evaluation.report import PAGES, ArmResult, EvaluationReport, OptimizerFacts, Rate, StrongestFacts, token_limit
 from mlxtune.evaluation.scorers.registry import FORMS, metric_label
 from mlxtune.evaluation.verdict import Comparison
@@ -40,6 +39,7 @@ from mlxtune.present.comparison import comparison_table
 from mlxtune.present.labels import change_text, failure_name, glyph_cell, outcome_mark, p_value, percent, word
 from mlxtune.present.verdict import report_facts, verdict
 
+Failures = Sequence[tuple[ScoredRow, Span | None]]  # failed rows, with the part of the answer to highlight
 FAILURE_KINDS = 6  # maximum number of classes in the failures table
 SHOWN = 6  # maximum number of failed rows on a page
 _QUESTION_LENGTH = 140  # maximum characters of a training row's question
@@ -55,7 +55,7 @@ _REVIEWED = {
 
 
 def report_document(
-    report: EvaluationReport, next_step: Document = (), failures: Sequence[FailedRow] = (), classes: Sequence[FailureClass] = ()
+    report: EvaluationReport, next_step: Document = (), failures: Failures = (), classes: Sequence[FailureClass] = ()
 ) -> Document:
     """Describe a report, what to do next, and the first of its ``failures`` and of their ``classes``."""
     arms, rates, *tables = report_tables(report)
@@ -125,23 +125,24 @@ def _date(made: str) -> str:
     return f"{time.strftime('%B', day)} {day.tm_mday}, {day.tm_year}"
 
 
-def _samples(report: EvaluationReport, failures: Sequence[FailedRow]) -> list[Block]:
+def _samples(report: EvaluationReport, failures: Failures) -> list[Block]:
     if not failures:
         return []
     item = report.headline
     style: Style = "primary" if item else ""
     note = f"{min(SHOWN, len(failures))} of {len(failures):,}, broken ones first"
     blocks: list[Block] = [Heading("Failed rows", note)]
-    for failure in failures[:SHOWN]:
-        answers = [Quote(report.subject.name, failure.answer.output, failure.span, style)]
-        if item and failure.before and (failure.broken or failure.row.reference is None):
-            answers.append(Quote(item.first, failure.before.output))
-        elif failure.row.reference is not None:
-            answers.append(Quote("reference", failure.row.reference))
-        place = failure.row.location.place.capitalize().replace(",", "")
-        title = f"{place}{', passed before' if failure.broken else ''}"
+    subject = report.subject.name
+    for failure, span in failures[:SHOWN]:
+        row, score, is_broken = failure.row, failure.scores[subject], item is not None and failure.has_passed(item.first)
+        answers = [Quote(subject, failure.answers[subject].output, span, style)]
+        if item and item.first in failure.answers and (is_broken or row.reference is None):
+            answers.append(Quote(item.first, failure.answers[item.first].output))
+        elif row.reference is not None:
+            answers.append(Quote("reference", row.reference))
+        title = f"{row.location.place.capitalize().replace(',', '')}{', passed before' if is_broken else ''}"
         notes = tuple(map(nearest_row_text, failure.nearest))
-        blocks.append(FailureSample(title, failure_name(failure.kind), failure.detail, failure.row.question, tuple(answers), notes))
+        blocks.append(FailureSample(title, failure_name(score.kind), score.detail, row.question, tuple(answers), notes))
     return blocks
 
 

@@ -14,8 +14,7 @@ from mlxtune.training.search.space import PARAMETERS, Value
 
 if TYPE_CHECKING:  # their imports would delay the app's first screen
     from mlxtune.training.search.budget import SearchPrice
-    from mlxtune.training.search.decision import SearchDecision
-    from mlxtune.training.search.leaderboard import Entry, Leaderboard, Trend, TrialStatus
+    from mlxtune.training.search.leaderboard import Entry, Leaderboard, SearchDecision, Trend, TrialStatus
 
 _GLYPHS: dict[TrialStatus, tuple[str, Style]] = {
     "selected": ("✓", "success"), "tied": ("≈", "muted"), "finished": ("·", "muted"), "training": ("●", "primary"),

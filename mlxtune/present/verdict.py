@@ -3,11 +3,11 @@
 from mlxtune.core.json_fields import from_json
 from mlxtune.core.text import one_line, plural
 from mlxtune.evaluation.arms import BASE, TUNED
-from mlxtune.evaluation.comparability import ChangedTerms, listed
+from mlxtune.evaluation.history import ChangedTerms, listed
 from mlxtune.evaluation.holdout.contamination import Contamination
 from mlxtune.evaluation.holdout.ledger import HoldoutHistory
-from mlxtune.evaluation.off_task.result import LEAST, OffTaskResult
-from mlxtune.evaluation.report import MIN_GROUPS, Caveat, EvaluationReport, is_forgetting_unmeasured, promotion_refusal
+from mlxtune.evaluation.off_task.prompts import LEAST, OffTaskResult
+from mlxtune.evaluation.report import MIN_GROUPS, Caveat, EvaluationReport, promotion_refusal
 from mlxtune.evaluation.scorers import CONTRACT, CORRECT, PREFERENCE
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.verdict import Comparison, CutAnswers, Verdict
@@ -39,7 +39,7 @@ def verdict_text(found: Verdict) -> str:
     """Return a verdict in at most two sentences, the first of which is the outcome."""
     if found.outcome:
         return f"{capital(word(found.outcome))}. {_reason(found)}"
-    rates = ", ".join(f"{rate.arm} {percent(rate.share)}" for rate in found.rates)
+    rates = ", ".join(f"{arm} {percent(share)}" for arm, share in found.rates.items())
     return f"No adapter yet. Without training, {metric_label(found.metric)}: {rates}."
 
 
@@ -48,7 +48,8 @@ def _reason(found: Verdict) -> str:
         return f"The token limit may decide: {_cut_count(found.cut)} were cut off at {_cut_limit(found.cut)}."
     if found.free:
         meaning = "so the contract does not measure the task" if found.metric == CONTRACT else "which the adapter does not surpass"
-        return f"{capital(FREE_ANSWERS[found.free.arm])} reaches {percent(found.free.share)}, {meaning}."
+        arm, share = found.free
+        return f"{capital(FREE_ANSWERS[arm])} reaches {percent(share)}, {meaning}."
     if (recipe := found.recipe) and found.reason == "recipe":
         low, change, high = map(signed_points, (recipe.low, recipe.change, recipe.high))
         subject = f"{capital(metric_label(found.metric))}, mean of {recipe.seeds} seeds"
@@ -96,8 +97,8 @@ def conclusion_facts(report: EvaluationReport) -> list[Fact]:
         facts.append(Fact("decided by", f"{found.nearness:,} of {item.paired.total:,} answers", f"of {item.second}"))
     if found.needed_rows:
         facts.append(Fact("rows needed", f"about {found.needed_rows:,}", "to tell"))
-    for one in found.also_worse:
-        facts.append(Fact("also worse", metric_label(one.metric), f"{signed_points(one.change)} points", "error"))
+    for metric, change in found.also_worse.items():
+        facts.append(Fact("also worse", metric_label(metric), f"{signed_points(change)} points", "error"))
     if found.grammar:
         met = "the whole contract" if found.grammar == "contract" else "the schema"
         facts.append(Fact("grammar", f"meets {met} every time", "without training", "warning"))
@@ -107,7 +108,7 @@ def conclusion_facts(report: EvaluationReport) -> list[Fact]:
         facts.append(Fact("recipe", value, f"seed {seeds.chosen.seed} recommended by the validation rows alone"))
     if report.off_task:
         facts.append(off_task_fact(report.off_task))
-    elif is_forgetting_unmeasured(report):
+    elif item:
         facts.append(Fact("off-task", "not measured", "evaluation.regression", "muted"))
     return facts
 
@@ -217,7 +218,7 @@ def refusal_text(report: EvaluationReport, *, accept_unknown: bool = False) -> s
     """Return why the report's adapter may not be promoted, or ``""`` if it may be."""
     reason = promotion_refusal(report, accept_unknown=accept_unknown)
     if reason == "looks_spent":
-        return f"{verdict_text(report.verdict)} The level is used up: {_look_text(report.facts['look'])}."
+        return f"{verdict_text(report.verdict)} The level is used up: {_look_text(report.facts['holdout']['look'])}."
     if reason == "not_better":
         return verdict_text(report.verdict)
     if not reason or not report.off_task:

@@ -45,7 +45,7 @@ def _crash_error(run: Run, state: RunState) -> MachineError:
         message += f" {failure.message}"
     hint = "Nothing had been saved yet."
     if run.kind == "search":
-        hint = f"Every result is saved. To continue, run: mlxtune runs resume {run.id}"
+        hint = f"Every result is saved; to continue, run: mlxtune runs resume {run.id}"
     elif state.checkpoints:
-        hint = f"Checkpoint {state.checkpoints[-1]} is complete. To resume from it, run: mlxtune runs resume {run.id}"
+        hint = f"Checkpoint {state.checkpoints[-1]} is complete; to resume from it, run: mlxtune runs resume {run.id}"
     return MachineError(f"{message}{f' Its log ends with: {last_line}' if last_line else ''}", hint=hint)

@@ -45,14 +45,9 @@ class Checkpoint:
 
 
 def save(
-    run: Path,
-    model: nn.Module,
-    optimizer: optim.Optimizer,
-    config: dict[str, Any],
-    state: dict[str, Any],
-    keep: int,
+    run: Path, model: nn.Module, optimizer: optim.Optimizer, config: dict[str, Any], state: dict[str, Any], keep: int,
     origin: Mapping[str, Any] | None = None,
-) -> Path:
+) -> Path:  # fmt: skip
     """Write ``run/checkpoints/0000120`` for ``state["step"]`` = 120, and remove all but the newest ``keep`` and the best one.
 
     With ``origin``, the lineage that adapters of the run share, the folder is an adapter like that of a finished run. Checkpoints
@@ -178,20 +173,15 @@ def make_origin(recipe: Recipe, base: str, parent: str) -> dict[str, Any]:
 def check_origin(before: Mapping[str, Any], now: Mapping[str, Any], step: int) -> None:
     """Raise ``ModelError`` for another base or parent, or ``DataError`` for the first setting that differs.
 
-    ``before`` is empty in checkpoints of older versions.
+    ``before`` may be empty.
     """
     until = f"up to its checkpoint at step {step:,}"
-    if before and not same_base(before["base"], now["base"]):
+    same = {"base": same_base(before["base"], now["base"]), "parent": before["parent"] == now["parent"]} if before else {}
+    if changed := next((name for name, is_same in same.items() if not is_same), None):
         raise ModelError(
-            f"The base's weights differ from those that the run used {until}.", hint="Restore the model, or start a new run."
-        )
-    if before and before["parent"] != now["parent"]:
-        raise ModelError(
-            f"The parent's weights differ from those that the run used {until}.", hint="Restore the adapter, or start a new run."
+            f"The {changed}'s weights differ from those that the run used {until}.", hint="Restore them, or start a new run."
         )
     for key in before.keys() & now.keys() - {"base", "parent"}:
         if before[key] != now[key]:
-            raise DataError(
-                f"{key} is {now[key]}, but the run used {before[key]} {until}.",
-                hint="Restore it in the run's recipe.toml, or start a new run.",
-            )
+            hint = "Restore it in the run's recipe.toml, or start a new run."
+            raise DataError(f"{key} is {now[key]}, but the run used {before[key]} {until}.", hint=hint)

@@ -19,30 +19,22 @@ class Coverage:
 
     def __init__(self, rows: Sequence[TrainingRow]) -> None:
         self.rows = rows
-        self.visits = [0] * len(rows)
-        self.seen = [0] * len(rows)
-        self.trained = [0] * len(rows)
+        self.state = {name: [0] * len(rows) for name in ("visits", "seen", "trained")}
 
     def count(self, counts: Mapping[int, tuple[int, int]]) -> None:
         """Add the rows of one step, with their seen and trained token counts summed over all hosts."""
         for index, (seen, trained) in counts.items():
-            self.visits[index] += 1
-            self.seen[index] += seen
-            self.trained[index] += trained
-
-    @property
-    def state(self) -> dict[str, list[int]]:
-        """Return the counts, for a checkpoint."""
-        return {"visits": self.visits, "seen": self.seen, "trained": self.trained}
+            for name, count in (("visits", 1), ("seen", seen), ("trained", trained)):
+                self.state[name][index] += count
 
     def restore(self, state: Mapping[str, list[int]]) -> None:
         """Load the counts of a checkpoint."""
-        self.visits, self.seen, self.trained = (list(state[name]) for name in ("visits", "seen", "trained"))
+        self.state = {name: list(state[name]) for name in self.state}
 
     def write(self, folder: Path) -> None:
         """Write ``certificate.json`` into ``folder``. Raise ``MlxtuneError`` if the counts contradict the rows."""
         rows: list[dict[str, Any]] = []
-        for row, visits, seen, trained in zip(self.rows, self.visits, self.seen, self.trained, strict=True):
+        for row, visits, seen, trained in zip(self.rows, *self.state.values(), strict=True):
             if (seen, trained) != (visits * len(row.tokens), visits * int(row.trained.sum())):
                 raise MlxtuneError(
                     f"{row.location}: the row was seen {plural(visits, 'time')}, but {trained} trained tokens were counted, which does not match.",

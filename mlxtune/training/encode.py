@@ -1,17 +1,37 @@
-"""Encode rows as tokens, and collect errors for all rows that cannot be trained on."""
+"""Encode rows as tokens, among them the base's answers to the replay prompts.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+Errors are collected for all rows that cannot be trained on. Answers are cached in ``replay/`` in mlxtune's home, in one file per base,
+keyed by a prompt's tokens and the kind of answer.
+"""
 
-from mlxtune.core.errors import DataError, TemplateError, TooLongError
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from mlxtune.core.errors import DataError, Interrupted, TemplateError, TooLongError
+from mlxtune.core.files import disk_errors, home, write_text
+from mlxtune.core.hashing import sha256_json
 from mlxtune.core.text import plural
-from mlxtune.data.rows import Location, Row, TextRow
+from mlxtune.data.replay import MAX_TOKENS, ReplayPrompt, replay_prompts
+from mlxtune.data.rows import Conversation, Location, Row, TextRow
 from mlxtune.data.template_notes import TemplateNote
+from mlxtune.evaluation.answers import is_loop
 from mlxtune.models.encoded import Encoded, EncodedPair
 from mlxtune.models.template import ChatTemplate
 from mlxtune.planning.workload import RowLength
 from mlxtune.recipe import Recipe
+
+if TYPE_CHECKING:
+    from mlxtune.data.split import Splits
+    from mlxtune.models.load import LoadedModel
+    from mlxtune.training.setup import SetupListener
+
 
 MAX_LISTED = 5  # rows listed in an error
 
@@ -98,3 +118,116 @@ def _combined(errors: Sequence[DataError | TemplateError], total: int) -> DataEr
         hint = 'Raise data.max_tokens, or skip such rows: too_long = "skip" in [data].'
     kind = TemplateError if all(isinstance(error, TemplateError) for error in errors) else DataError
     return kind(f"{len(errors)} of {plural(total, 'row')} cannot be used:\n  " + "\n  ".join(listed), hint=hint)
+
+
+BATCH_SIZE = 96
+
+
+@dataclass(frozen=True)
+class ReplayAnswer:
+    """The base's answer to a replay prompt, and whether it was truncated at the limit."""
+
+    text: str
+    cut: bool
+
+
+def replay_rows(
+    recipe: Recipe, loaded: LoadedModel, template: ChatTemplate, splits: Splits, worker: SetupListener
+) -> list[Encoded]:
+    """Return the training rows to mix in. Left out are empty answers, those with a phrase that the contract forbids, and loops,
+    because an adapter that is trained on loops repeats itself in its task's answers, too.
+
+    ``loaded`` has no adapter yet. Raise ``InputError`` for prompts that cannot be used.
+    """
+    prompts = replay_prompts(recipe, splits.train)
+    if not prompts:
+        return []
+    file = _cache_file(recipe, loaded.source.fingerprint)
+    keys = [_key(template, prompt) for prompt in prompts]
+    answers = _read(file)
+    missing = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if key not in answers}
+    if missing:
+        answers |= _generate(missing, len(prompts), loaded, template, worker)
+        with disk_errors(str(file)):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            lines = (json.dumps({"key": key, "text": answer.text, "cut": answer.cut}) + "\n" for key, answer in answers.items())
+            write_text(file, "".join(lines))
+    usable = [(prompt, answers[key]) for key, prompt in zip(keys, prompts, strict=True) if _is_usable(answers[key], recipe)]
+    rows = [prompt.row(answer.text) for prompt, answer in usable]
+    splits.refuse_sealed(rows)
+    return [_encoded(template, row, recipe, answer.cut) for row, (_, answer) in zip(rows, usable, strict=True)]
+
+
+def planned_replay_rows(recipe: Recipe, fingerprint: str, template: ChatTemplate, splits: Splits) -> list[Encoded]:
+    """Return the rows of :func:`replay_rows` that are cached; the other answers are assumed to have the maximum length."""
+    answers = _read(_cache_file(recipe, fingerprint))
+    rows = []
+    for prompt in replay_prompts(recipe, splits.train):
+        answer = answers.get(_key(template, prompt))
+        if answer is None:
+            tokens = np.array([*template.prompt(prompt.messages), *[0] * MAX_TOKENS], np.int32)
+            trained = np.arange(len(tokens)) >= len(tokens) - MAX_TOKENS
+            unprefixed = not recipe.data.replay_system
+            rows.append(Encoded("", prompt.location, tokens, trained, len(tokens), replay=True, unprefixed=unprefixed))
+        elif _is_usable(answer, recipe):
+            rows.append(_encoded(template, prompt.row(answer.text), recipe, answer.cut))
+    return rows
+
+
+def _cache_file(recipe: Recipe, fingerprint: str) -> Path:
+    return home() / "replay" / f"{sha256_json([1, fingerprint, recipe.model.quantize])[:32]}.jsonl"
+
+
+def _key(template: ChatTemplate, prompt: ReplayPrompt) -> str:
+    return sha256_json([template.prompt(prompt.messages), prompt.seed, MAX_TOKENS])[:32]
+
+
+def _read(file: Path) -> dict[str, ReplayAnswer]:
+    """Read cached answers; none if the file is missing or damaged."""
+    try:
+        records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        return {record["key"]: ReplayAnswer(record["text"], record["cut"]) for record in records}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _generate(
+    prompts: Mapping[str, ReplayPrompt], total: int, loaded: LoadedModel, template: ChatTemplate, worker: SetupListener
+) -> dict[str, ReplayAnswer]:
+    from mlxtune.models.generate import GenerationSettings, generate
+
+    cached, reported = total - len(prompts), -1
+
+    def progress(done: int, _: int) -> None:
+        nonlocal reported
+        if worker.stopping:
+            raise Interrupted(0)
+        if done > reported:
+            reported = done
+            worker.emit("replay", done=cached + done, total=total)
+
+    loaded.model.eval()
+    progress(0, total)
+    outputs = generate(
+        loaded.model, loaded.tokenizer, [template.prompt(prompt.messages) for prompt in prompts.values()],
+        GenerationSettings(max_tokens=MAX_TOKENS, stops=template.stop_tokens, batch_size=BATCH_SIZE), progress=progress,
+        sample_seeds=[int(key[:12], 16) if prompt.seed else 0 for key, prompt in prompts.items()],
+    )  # fmt: skip
+    return {key: ReplayAnswer(output.text, output.ended != "stop") for key, output in zip(prompts, outputs, strict=True)}
+
+
+def _is_usable(answer: ReplayAnswer, recipe: Recipe) -> bool:
+    text = answer.text.casefold()
+    return bool(text.strip()) and not is_loop(text) and not any(phrase.casefold() in text for phrase in recipe.evaluation.forbid)
+
+
+def _encoded(template: ChatTemplate, row: Conversation, recipe: Recipe, cut: bool) -> Encoded:
+    """Encode an answer. A truncated answer is trained on without a stop token, because the base would have continued."""
+    (encoded,) = template.encode(row, recipe.data.max_tokens)
+    tokens, trained = encoded.tokens, encoded.trained
+    if cut:
+        ends = np.flatnonzero(trained & np.isin(tokens, list(template.stop_tokens)))
+        length = int(ends[-1]) if ends.size else len(tokens)
+        tokens, trained = tokens[:length], trained[:length]
+    unprefixed = not recipe.data.replay_system
+    return replace(encoded, tokens=tokens, trained=trained, full_length=len(tokens), replay=True, unprefixed=unprefixed)

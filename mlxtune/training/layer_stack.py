@@ -96,13 +96,9 @@ class LayerStack:
         return caches, self.run(prefix[None], caches, start, until, frozen_outputs)
 
     def hidden_states(
-        self,
-        tokens: mx.array,
-        prefix_caches: Sequence[RecordingCache] | None = None,
-        frozen_outputs: mx.array | None = None,
-        *,
+        self, tokens: mx.array, prefix_caches: Sequence[RecordingCache] | None = None, frozen_outputs: mx.array | None = None, *,
         until: int | None = None,
-    ) -> mx.array:
+    ) -> mx.array:  # fmt: skip
         """Return hidden states ``(rows, tokens, width)`` for ``tokens`` ``(rows, tokens)``, after the recorded prefix if given.
 
         ``frozen_outputs`` ``(rows, tokens, width)`` are used instead of running the layers below the first adapted one. With

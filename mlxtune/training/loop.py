@@ -27,10 +27,12 @@ from mlxtune.training.checkpoint import check_origin
 from mlxtune.training.coverage import Coverage, rows_fingerprint
 from mlxtune.training.distributed.hosts import HostGroup
 from mlxtune.training.distributed.launcher import PeerLost
+from mlxtune.training.frozen_cache import FrozenCache
 from mlxtune.training.layer_stack import LayerStack
-from mlxtune.training.objective import FrozenOutputs, Objective, TrainingBatch, TrainingRow
+from mlxtune.training.objective import TrainingBatch, TrainingRow
 from mlxtune.training.optimizer import Stepper
-from mlxtune.training.preference import drift
+from mlxtune.training.preference.losses import Objective
+from mlxtune.training.preference.reference import displacement
 from mlxtune.training.stopping import MIN_ROWS, BestValidation, DivergenceDetector, MemoryGuard, lower_beyond_noise
 
 PROGRESS_INTERVAL = 5.0  # seconds between progress events of a validation
@@ -82,7 +84,8 @@ class TrainingLoop:
     objective: Objective
     compiled: bool = False
     # returns a cache of the frozen layers' outputs for some rows, or ``None``
-    cache: Callable[[Sequence[Any]], FrozenOutputs | None] = field(default=lambda rows: None)
+    cache: Callable[[Sequence[Any]], FrozenCache | None] = field(default=lambda rows: None)
+    closes_caches: bool = True  # at the end
     guard: MemoryGuard | None = None
     sample: Callable[[int], bool] = field(default=lambda step: False)  # answers a few prompts; whether the format was lost
     count_correct: Callable[[], int] | None = None  # how many answers to validation rows meet the contract
@@ -187,7 +190,7 @@ class _TrainingRun:
             raise Interrupted(self.done, f"{lost.message}. {lost.hint}") from lost
         finally:
             for cache in (self.train_cache, self.valid_cache):
-                if cache:
+                if cache and self.loop.closes_caches:
                     cache.close()
 
     @property
@@ -295,10 +298,8 @@ class _TrainingRun:
     def _fail(self, step: int, problem: str, rows: list[str]) -> None:
         last = f"last good checkpoint: {self.saved:,}" if self.saved else "no earlier checkpoint"
         listed = f"{', '.join(rows[:8])}{' …' if len(rows) > 8 else ''}"
-        raise MlxtuneError(
-            f"The loss at step {step:,} {problem} (rows: {listed}; {last}).",
-            hint="Check these rows, or lower training.learning_rate.",
-        )
+        hint = "Check these rows, or lower training.learning_rate."
+        raise MlxtuneError(f"The loss at step {step:,} {problem} (rows: {listed}; {last}).", hint=hint)
 
     def _metrics(self, sums: Any, weight: float, *, at_start: bool) -> dict[str, Mapping[str, float | None]]:
         """Return the objective's metrics as an event field; an empty dict if there are none."""
@@ -348,7 +349,7 @@ class _TrainingRun:
         if loop.reference_kl and (kl := loop.reference_kl()) is not None:
             fields["metrics"] = {**fields["metrics"], "kl": _finite(kl)}
         self.listener.emit("validation", step=step, loss=_finite(total / weight), tokens=int(tokens), **fields)
-        if displaced := drift.displacement(fields.get("metrics", {})):
+        if displaced := displacement(fields.get("metrics", {})):
             self._warn("displacement", **displaced)
         return total / weight
 
@@ -383,10 +384,8 @@ class _TrainingRun:
         state = resume.state
         check_origin(state.get("origin", {}), self.loop.origin, resume.step)
         if state["rows"] != self.rows or state["seed"] != self.loop.section.seed:
-            raise DataError(
-                f"The data differs from the data used for the checkpoint at step {resume.step:,}.",
-                hint="Restore the original data, or start a new run.",
-            )
+            hint = "Restore the original data, or start a new run."
+            raise DataError(f"The data differs from the data used for the checkpoint at step {resume.step:,}.", hint=hint)
         if state.get("batches") != self.batches:
             raise DataError(
                 f"This version would build different batches than the run used up to its checkpoint at step {resume.step:,}.",

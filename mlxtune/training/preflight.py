@@ -55,7 +55,5 @@ def require_searchable(recipe: Recipe) -> None:
     if recipe.search.epochs and recipe.training.steps:
         raise RecipeError("search.epochs has no effect, because training.steps is set.", hint="Set training.steps = 0.")
     if not recipe.has_contract:
-        raise RecipeError(
-            "A search compares trials by their answers, but the recipe has no contract.",
-            hint="Add correct, a schema, disclaimers, forbidden phrases, or length limits to [evaluation].",
-        )
+        hint = "Add correct, a schema, disclaimers, forbidden phrases, or length limits to [evaluation]."
+        raise RecipeError("A search compares trials by their answers, but the recipe has no contract.", hint=hint)

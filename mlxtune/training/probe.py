@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from mlxtune.data.checks.check_input import TokenCount
     from mlxtune.models.encoded import Encoded, EncodedPair
     from mlxtune.models.load import LoadedModel
-    from mlxtune.training.objective import Objective, TrainingBatch
+    from mlxtune.training.objective import TrainingBatch
     from mlxtune.training.optimizer import Stepper
+    from mlxtune.training.preference.losses import Objective
 
 
 def lengths(recipe: Recipe) -> DatasetLengths:
@@ -40,19 +41,17 @@ def lengths(recipe: Recipe) -> DatasetLengths:
     from mlxtune.models.template import TemplateSettings, load_template
     from mlxtune.models.thinking import prints_date
     from mlxtune.training import sft
-    from mlxtune.training.encode import count_notes, encode, row_lengths
+    from mlxtune.training.encode import count_notes, encode, planned_replay_rows, row_lengths
     from mlxtune.training.layer_stack import plain_attention
     from mlxtune.training.preference import batches
-    from mlxtune.training.replay import planned_replay_rows
 
     shares = split(read_source(recipe.source, recipe.data.format, recipe.data.map), recipe.data)
     shares.refuse_sealed((*shares.train, *shares.valid))
     source = resolve(recipe.model.base)
     template = load_template(source, TemplateSettings.from_recipe(recipe))
     encoded = [encode(template, rows, recipe) for rows in (shares.train, shares.valid)]
-    train, valid = (one.rows for one in encoded)
     replayed = planned_replay_rows(recipe, source.fingerprint, template, shares)
-    train += replayed
+    train, valid = [*encoded[0].rows, *replayed], encoded[1].rows
     model, _ = load_model(source.folder, lazy=True)
     plain = plain_attention(model)
     shared_prefix = sft.shared_prefix if recipe.method.kind == "sft" else batches.shared_prefix
@@ -63,7 +62,7 @@ def lengths(recipe: Recipe) -> DatasetLengths:
     skipped = len(encoded[0].skipped), len(encoded[1].skipped)
     lengths = row_lengths(train), row_lengths(valid)
     held_out = [row for row in shares.test if isinstance(row, PromptRow)]
-    pairs = [row for row in held_out if isinstance(row, Preference)] if recipe.method.kind == "dpo" else []
+    pairs = (row for row in held_out if isinstance(row, Preference) and recipe.method.kind == "dpo")
     incomparable = tuple(row.hash for row in pairs if not template.can_compare(row, recipe.data.max_tokens))
     references = tuple((row.hash, template.count_tokens(row.reference)) for row in held_out if row.reference)
     return DatasetLengths(*lengths, prefix, plain, notes, thinking, date, len(replayed), skipped, incomparable, references)
@@ -152,7 +151,7 @@ def measure_steps(
 
 
 def _objective(batch: ProbeBatch, streams: int) -> Objective:
-    from mlxtune.training.preference.dpo import PreferenceObjective
+    from mlxtune.training.preference.losses import PreferenceObjective
     from mlxtune.training.sft import SFTObjective
 
     if batch.sides:

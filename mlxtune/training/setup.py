@@ -27,16 +27,14 @@ from mlxtune.planning.workload import DatasetLengths
 from mlxtune.recipe import Recipe
 from mlxtune.runs.events import WarningCode
 from mlxtune.training import checkpoint, sft
-from mlxtune.training.encode import EncodedRows, SkippedRow, count_notes, encode, row_lengths
+from mlxtune.training.encode import EncodedRows, SkippedRow, count_notes, encode, replay_rows, row_lengths
 from mlxtune.training.frozen_cache import FrozenCache
 from mlxtune.training.layer_stack import LayerStack
 from mlxtune.training.loop import RunListener, TrainingLoop
 from mlxtune.training.preference import batches as pair_batches
-from mlxtune.training.preference.dpo import KTOObjective, PreferenceObjective
-from mlxtune.training.preference.drift import ReferenceKL
 from mlxtune.training.preference.forward import PairCache, can_share_prompts
-from mlxtune.training.preference.reference import adapters_disabled, reference_logps
-from mlxtune.training.replay import replay_rows
+from mlxtune.training.preference.losses import KTOObjective, PreferenceObjective
+from mlxtune.training.preference.reference import ReferenceKL, adapters_disabled, reference_logps
 from mlxtune.training.stopping import MemoryGuard
 
 REVIEW = "review.json"  # in the folder of a run
@@ -176,15 +174,12 @@ def build_loop(base: Foundation, recipe: Recipe, folder: Path, worker: SetupList
 def _load_parent(recipe: Recipe, loaded: load.LoadedModel, worker: SetupListener) -> None:
     """Load the weights of the parent adapter. Raise ``ModelError`` if it was trained from a different base."""
     parent, thinking = recipe.path(recipe.adapter.parent), recipe.model.thinking
-    file = parent / LINEAGE
-    lineage = read_json(file) if file.is_file() else {}
+    lineage = read_json(parent / LINEAGE) if (parent / LINEAGE).is_file() else {}
     if (before := lineage.get("thinking", thinking)) != thinking:
         worker.warn("parent_thinking", parent=before, run=thinking)
     if not same_base(lineage.get("base_fingerprint", ""), loaded.source.fingerprint):
-        raise ModelError(
-            f"The adapter in {parent} was trained from a different base than {loaded.source.name}.",
-            hint="Set model.base to the adapter's own base.",
-        )
+        hint = "Set model.base to the adapter's own base."
+        raise ModelError(f"The adapter in {parent} was trained from a different base than {loaded.source.name}.", hint=hint)
     lora.load_weights(loaded.model, parent)
 
 
@@ -195,7 +190,6 @@ def _score_reference(
 
     Return the pairs that need no training. Raise ``DataError`` if no pair is left.
     """
-
     train: Sequence[Any] = loop.train
     valid: Sequence[Any] = loop.valid
     needs_reference = recipe.method.needs_reference
@@ -228,20 +222,15 @@ def _score_reference(
     loop.valid = score(valid, cache=caches[1], progress=partial(progress, len(used))) if valid else valid
     if reported < total:  # an earlier run has scored the last pairs
         worker.emit("reference", done=total, total=total)
-    learned: list[SkippedRow] = []
-    if recipe.method.pairs == "wrong":
-        pairs, train, reason = train, [], "the reference already prefers its chosen answer"
-        for pair in pairs:
-            if pair.reference_means[0] > pair.reference_means[1]:
-                learned.append(SkippedRow(pair.id, pair.location, reason))
-            else:
-                train.append(pair)
+    learned = [pair for pair in train if recipe.method.pairs == "wrong" and pair.reference_means[0] > pair.reference_means[1]]
+    if learned:
+        train = [pair for pair in train if pair.reference_means[0] <= pair.reference_means[1]]
         if not train:
             raise DataError("The model already prefers the chosen answer of every pair.", hint='Use pairs = "all" in [method].')
         caches[0] = caches[0] and loop.cache(train)
     loop.train = train
     loop.cache = lambda rows: caches[0 if rows is loop.train else 1]
-    return learned
+    return [SkippedRow(pair.id, pair.location, "the reference already prefers its chosen answer") for pair in learned]
 
 
 def _use_frozen_cache(recipe: Recipe, loop: TrainingLoop, *, can_share: bool) -> bool:
@@ -252,23 +241,15 @@ def _use_frozen_cache(recipe: Recipe, loop: TrainingLoop, *, can_share: bool) ->
     setting = recipe.training.cache_frozen
     if setting is False:
         return False
-    error = None
-    needed = 0
+    problem, hint = "", "Lower adapter.layers, or remove cache_frozen."
     if not loop.stack.can_skip_frozen() or (isinstance(loop.objective, PreferenceObjective) and not can_share):
-        error = RecipeError(
-            "training.cache_frozen is set, but this model has no frozen layers that can run separately.",
-            hint="Lower adapter.layers, or remove cache_frozen.",
-        )
+        problem = "is set, but this model has no frozen layers that can run separately"
     else:
         state: Any = loop.stack.hidden_states(mx.array([[1, 2]]), until=loop.stack.first_adapted)
         needed = sum(len(row.tokens) for row in (*loop.train, *loop.valid)) * int(state[0, 0].nbytes)
         if needed > disk_free(loop.folder) // 2:
-            error = RecipeError(
-                f"training.cache_frozen needs {size(needed)} of disk space, but less than twice that is free.",
-                hint="Free up some disk space, or remove cache_frozen.",
-            )
-    if error:
-        if setting is True:
-            raise error
-        return False
-    return setting is True or recipe.method.needs_reference or loop.epochs > 1
+            problem = f"needs {size(needed)} of disk space, but less than twice that is free"
+            hint = "Free up some disk space, or remove cache_frozen."
+    if problem and setting is True:
+        raise RecipeError(f"training.cache_frozen {problem}.", hint=hint)
+    return not problem and (setting is True or recipe.method.needs_reference or loop.epochs > 1)

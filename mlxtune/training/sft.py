@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -30,40 +31,52 @@ class SFTPart:
 
 @dataclass(frozen=True)
 class SFTObjective:
-    """Cross-entropy over trained tokens. The first ``prefix`` tokens of all rows but unprefixed ones are identical and computed once per batch."""
+    """Cross-entropy over trained tokens. The first ``prefix`` tokens of all rows but unprefixed ones are identical and computed once per batch.
+
+    Called with a batch's arrays, an objective returns the scalar loss and its metrics, summed over the batch, lazy and differentiable.
+    They are sums, not means: the caller divides by the weight of the whole optimizer step, so that neither the batch shape nor
+    accumulation changes the objective.
+    """
 
     prefix: int = 0
     streams: int = 1
 
-    metric_count = 0
+    metric_count = 0  # computed in addition to the loss
 
     def means(self, sums: Sequence[float], weight: float, *, at_start: bool = False) -> dict[str, float]:
+        """Return the metrics by name, given their ``sums``; ``at_start``, without those that would only measure rounding."""
         return {}
 
-    def arrange(self, rows: Sequence[Encoded], section: TrainingSection) -> BatchRows:
+    def arrange(self, rows: Sequence[Any], section: TrainingSection) -> BatchRows:
+        """Return a function that groups ``rows`` into batches within the recipe's limits."""
         replay = frozenset(index for index, row in enumerate(rows) if row.replay)
         return partial(
             batching.group_by_length, input_lengths(rows, self.prefix), prefix=self.prefix, spread=replay,
             batch_tokens=section.batch_tokens, batch_size=section.batch_size,
         )  # fmt: skip
 
-    def separate(self, rows: Sequence[Encoded], indices: Sequence[int]) -> list[Sequence[int]]:
+    def separate(self, rows: Sequence[Any], indices: Sequence[int]) -> list[Sequence[int]]:
+        """Return the rows at ``indices`` in groups that can be computed in one forward pass: with the shared prefix, and without it."""
         return list(batching.separate(indices, [rows[index].unprefixed for index in indices])) if self.prefix else [indices]
 
-    def batch_shape(self, rows: Sequence[Encoded], indices: Sequence[int]) -> Shape:
+    def batch_shape(self, rows: Sequence[Any], indices: Sequence[int]) -> Shape:
+        """Return the sizes of the arrays of the batch of the rows at ``indices``."""
         lengths = input_lengths([rows[index] for index in indices], self.prefix)
         return batching.row_batch_shape(lengths, [_count_trained(rows[index]) for index in indices], self.streams)
 
     def batch_cost(self, shape: Shape) -> float:
+        """Return the approximate cost of a batch of this shape, in computed positions."""
         return batching.row_batch_cost(shape)
 
     def collate(
-        self, rows: Sequence[Encoded], groups: Sequence[Sequence[int]], step: Sequence[int], shapes: PaddedShapes | None = None
+        self, rows: Sequence[Any], groups: Sequence[Sequence[int]], step: Sequence[int], shapes: PaddedShapes | None = None
     ) -> list[TrainingBatch]:
+        """Return one batch per group, padded to its shape in ``shapes``. ``groups`` may be one host's shard of the ``step``'s rows."""
         padded = [shapes[self.batch_shape(rows, indices)] if shapes else None for indices in groups]
         return [collate(rows, indices, self.prefix, self.streams, shape) for indices, shape in zip(groups, padded, strict=True)]
 
     def weight(self, counts: Counts) -> int:
+        """Return the number by which sums over these rows are divided: trained tokens or, for preferences, pairs."""
         return sum(trained for _, trained in counts.values())
 
     def __call__(self, stack: LayerStack, arrays: Arrays) -> tuple[mx.array, mx.array]:

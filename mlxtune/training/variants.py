@@ -48,12 +48,9 @@ def _used_rows(run: Run) -> tuple[set[str], set[str]]:
 def _without_seed(recipe: Recipe) -> list[str]:
     """Return the settings that runs of the same recipe share. Evaluation settings and the day of training are not among them."""
     same = replace(
-        recipe,
-        training=replace(recipe.training, seed=0),
-        data=replace(recipe.data, date=""),
-        model=replace(recipe.model, template=""),
-        evaluation=EvaluationSection(),
-    )
+        recipe, training=replace(recipe.training, seed=0), data=replace(recipe.data, date=""),
+        model=replace(recipe.model, template=""), evaluation=EvaluationSection(),
+    )  # fmt: skip
     return [dump(same), read_template(recipe)]
 
 
@@ -74,10 +71,8 @@ def generated_variants(recipe: Recipe) -> GeneratedVariants:
     splits = split(source, with_generated.data)
     generated = sum(lineage_of(row) is not None for row in splits.train)
     if not generated:
-        raise InputError(
-            f"No generated row of {recipe.source.name} is accepted, so there is nothing to compare.",
-            hint=f'Review them: mlxtune data review {recipe.source} --list --filter "status:proposed"',
-        )
+        hint = f'Review them: mlxtune data review {recipe.source} --list --filter "status:proposed"'
+        raise InputError(f"No generated row of {recipe.source.name} is accepted, so there is nothing to compare.", hint=hint)
     record_splits(source, with_generated.data, splits)
     return GeneratedVariants(without, with_generated, len(splits.train) - generated, generated)
 

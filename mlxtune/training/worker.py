@@ -16,15 +16,14 @@ from typing import TYPE_CHECKING, Any
 from mlxtune import __version__
 from mlxtune.adapters.entry import data_hash
 from mlxtune.adapters.layout import LINEAGE
-from mlxtune.core.errors import DataError, Interrupted
+from mlxtune.core.errors import Interrupted
 from mlxtune.core.files import read_json, write_json
 from mlxtune.core.hashing import sha256_file, sha256_json
 from mlxtune.data.generate.lineage import lineage_of
 from mlxtune.data.replay import replay_prompts
 from mlxtune.data.rows import PromptRow, prompt_hashes, shared_system_prompt
-from mlxtune.evaluation.answer_budget import answer_budget
+from mlxtune.evaluation.answer_budget import answer_budget, loop_rule
 from mlxtune.evaluation.contract import Contract
-from mlxtune.evaluation.loop_rule import loop_rule
 from mlxtune.models.cpu import blas
 from mlxtune.recipe import Recipe, dump, read_template
 from mlxtune.recipe.parent import WEIGHTS
@@ -148,22 +147,13 @@ def make_lineage(folder: Path, recipe: Recipe, setup: TrainingSetup | Foundation
     generated = {row["id"] for row in data["train"] if row.get("generated")}
     rows = {row["id"] for row in data["train"] if not row.get("replay")}
     return {
-        "v": 1,
-        "mlxtune": __version__,
-        "run": folder.name,
-        "base": source.name,
-        "base_fingerprint": source.fingerprint,
-        "method": recipe.method.kind,
-        "recipe_hash": recipe_hash(recipe, dated),
-        "data_hash": data_hash(data),
-        "parent": _parent_lineage(recipe),
-        "system": shared_system_prompt(setup.splits.train),
+        "v": 1, "mlxtune": __version__, "run": folder.name, "base": source.name, "base_fingerprint": source.fingerprint,
+        "method": recipe.method.kind, "recipe_hash": recipe_hash(recipe, dated), "data_hash": data_hash(data),
+        "parent": _parent_lineage(recipe), "system": shared_system_prompt(setup.splits.train),
         **({"replay_rows": replayed} if replayed else {}),
         **({"generated_rows": len(generated), "training_rows": len(rows)} if generated else {}),  # of the source
-        "thinking": settings.thinking,
-        "date": settings.date if dated else "",
-        "template": settings.source,
-    }
+        "thinking": settings.thinking, "date": settings.date if dated else "", "template": settings.source,
+    }  # fmt: skip
 
 
 def recipe_hash(recipe: Recipe, dated: bool) -> str:
@@ -185,8 +175,6 @@ def _parent_lineage(recipe: Recipe) -> dict[str, Any] | None:
 
 def main() -> int:
     """Run the worker and return the command line's exit code."""
-    if len(sys.argv) < 2 or sys.argv[2:] not in ([], ["--peer"]):
-        raise DataError("usage: python -m mlxtune.training.worker RUN_DIR [--peer]")
     folder = Path(sys.argv[1])
     limit_blas_threads(launch.read_request(folder))
     blas.preload()

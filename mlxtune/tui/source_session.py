@@ -177,7 +177,7 @@ class SourceSession:
         self._notify()
         if not self.closed and (orphans := browser.count_orphans()):
             text = f"{plural(orphans, 'decision')} of the review {'is' if orphans == 1 else 'are'} about rows that this source does not have."
-            hint = "The rows have changed, or are read with other columns. The decisions are kept."
+            hint = "The rows have changed, or are read with other columns; the decisions are kept."
             self._app.call_later(self._app.notices.show, Notice("warning", text, hint))
 
     def _find_unmapped(self, browser: SourceBrowser) -> RowError | None:

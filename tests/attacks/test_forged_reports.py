@@ -19,10 +19,8 @@ from mlxtune.core.hashing import sha256_file
 from mlxtune.core.json_fields import to_json
 from mlxtune.data.rows import Location
 from mlxtune.evaluation import evidence, report
-from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
-from mlxtune.evaluation.off_task.result import compare_off_task
-from mlxtune.evaluation.unproven import unproven
-from mlxtune.evaluation.verify import verify
+from mlxtune.evaluation.off_task.prompts import OffTaskPrompt, compare_off_task
+from mlxtune.evaluation.verify import unproven, verify
 from mlxtune.present.report import publish, render_pages
 
 EVERY = 1 if EXHAUSTIVE else 23  # one of so many tampers

@@ -25,7 +25,7 @@ from mlxtune.cli.main import app, main
 from mlxtune.data import samples
 from mlxtune.data.readers import formats
 from mlxtune.data.rows import Location
-from mlxtune.evaluation.statistics.power import BROKEN, detectable_gain
+from mlxtune.evaluation.statistics.significance import BROKEN, detectable_gain
 from mlxtune.models import bundled
 from mlxtune.models.bundled import install
 from mlxtune.recipe import parse

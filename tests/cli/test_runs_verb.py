@@ -181,7 +181,7 @@ def test_attach_json_is_one_event_per_line(cli, cwd):
 def test_attach_to_a_crashed_search_says_that_its_results_are_saved(cli, cwd):
     folder = _run(cwd, "20261122-0900-shop", parent="searches")
     result = cli("runs", "attach", str(folder))
-    assert (result.code, "Every result is saved. To continue, run: mlxtune runs resume" in result.err) == (4, True), result.err
+    assert (result.code, "Every result is saved; to continue, run: mlxtune runs resume" in result.err) == (4, True), result.err
 
 
 def test_attach_to_a_crashed_run_names_its_last_checkpoint(cli, cwd):
@@ -189,7 +189,7 @@ def test_attach_to_a_crashed_run_names_its_last_checkpoint(cli, cwd):
     result = cli("runs", "attach")
     assert result.code == 4
     assert "20261122-0900-shop crashed at step 1,204." in result.err
-    assert "Checkpoint 1204 is complete. To resume from it, run: mlxtune runs resume" in result.err
+    assert "Checkpoint 1204 is complete; to resume from it, run: mlxtune runs resume" in result.err
     assert "Traceback" not in result.err
 
 

@@ -38,5 +38,5 @@ def write_unscored_evaluation(workspace: Path, rows: int = 16, **answers: str) -
         ArmAnswers(arm, tuple(Answer(row.id, answer.format(at=index), "stop") for index, row in enumerate(rows)), False, 1.0)
         for arm, answer in answers.items()
     ]
-    evidence.save_outputs(folder, measured)
+    evidence.save_outputs(folder, ((arm.name, arm.answers) for arm in measured))
     return folder

@@ -53,7 +53,7 @@ def test_lower_level_at_a_later_look_widens_the_interval_and_is_shown():
     assert (first.p, first.outcome) == (mcnemar(2, 9), "cannot_tell")
     assert fourth.low < first.low < first.high < fourth.high
     arms = [scored_arm(name, [{"contract": PASS if one else Score(False, "x", "")} for one in passed]) for name, passed in (("base", [False] * 40), ("tuned", [True] * 7 + [False] * 33))]  # fmt: skip
-    once, again = (build({"rows": 40, "look": look}, arms) for look in (1, 4))
+    once, again = (build({"rows": 40, "holdout": {"look": look}}, arms) for look in (1, 4))
     assert (once.outcome, once.facts["level"]) == ("better", 0.05)
     assert (again.outcome, again.facts["level"], again.verdict.headline.level) == ("cannot_tell", 0.05 / 12, 0.05 / 12)
     assert "(95% interval:" in verdict_text(once.verdict)

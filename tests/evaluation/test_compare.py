@@ -7,9 +7,9 @@ import pytest
 from evaluation_files import BAD, GOOD, scored_arm, write_evaluation
 
 from mlxtune.core.errors import InputError
-from mlxtune.evaluation import comparability, report
-from mlxtune.evaluation.comparability import ChangedTerm, ChangedTerms
+from mlxtune.evaluation import history, report
 from mlxtune.evaluation.compare import compare_evaluations, find_side
+from mlxtune.evaluation.history import ChangedTerm, ChangedTerms
 from mlxtune.evaluation.report_builder import build
 from mlxtune.evaluation.scorers import PASS
 from mlxtune.present.blocks import Heading
@@ -38,7 +38,7 @@ FACTS = {
     ],
 )  # fmt: skip
 def test_every_changed_term_is_named(now, differences):
-    assert comparability.differences(FACTS, {**FACTS, **now}) == differences
+    assert history.differences(FACTS, {**FACTS, **now}) == differences
 
 
 def test_evaluation_with_the_lower_token_limit_is_to_be_made_again():
@@ -47,10 +47,10 @@ def test_evaluation_with_the_lower_token_limit_is_to_be_made_again():
     )
     for pair in ((short, long), (long, short)):
         with pytest.raises(InputError) as refused:
-            comparability.require_comparable("one", pair[0], "two", pair[1])
+            history.require_comparable("one", pair[0], "two", pair[1])
         assert refused.value.hint.endswith("mlxtune eval a --set evaluation.max_tokens=320")
     with pytest.raises(InputError) as refused:
-        comparability.require_comparable("one", short, "two", {**long, "schema": "other"})
+        history.require_comparable("one", short, "two", {**long, "schema": "other"})
     assert "same held-out rows" in refused.value.hint
 
 
@@ -66,7 +66,7 @@ def test_evaluation_with_the_lower_token_limit_is_to_be_made_again():
 )
 def test_contract_hash_depends_on_required_checks(changed, same):
     text = 'name = "x"\n[model]\nbase = "m"\n[data]\nsource = "d"\n[evaluation]\n'
-    assert (comparability.contract_hash(parse(text + changed)) == comparability.contract_hash(parse(text))) is same
+    assert (history.contract_hash(parse(text + changed)) == history.contract_hash(parse(text))) is same
 
 
 def _evaluated(workspace: Path, at: int, facts: dict[str, object]) -> Path:
@@ -83,16 +83,16 @@ def test_tuned_evaluation_must_match_newest_base_terms(tmp_path):
     _evaluated(tmp_path, 1, {**FACTS, "schema": "old"})
     now = tmp_path / "evals" / "20261124-1419-shop"
     with pytest.raises(InputError, match=r"The schema changed since the base was evaluated \(20261124-1411-shop\)"):
-        comparability.require_baseline_terms(now, FACTS, recipe)
+        history.require_baseline_terms(now, FACTS, recipe)
     _evaluated(tmp_path, 2, FACTS)
-    comparability.require_baseline_terms(now, FACTS, recipe)
+    history.require_baseline_terms(now, FACTS, recipe)
     with pytest.raises(InputError, match="The schema and the chat template changed") as refused:
-        comparability.require_baseline_terms(now, {**FACTS, "schema": "new", "template": "new"}, recipe)
+        history.require_baseline_terms(now, {**FACTS, "schema": "new", "template": "new"}, recipe)
     assert "mlxtune eval RECIPE" in refused.value.hint
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes" / "shop.toml").touch()
     with pytest.raises(InputError) as refused:
-        comparability.require_baseline_terms(now, {**FACTS, "schema": "new"}, recipe)
+        history.require_baseline_terms(now, {**FACTS, "schema": "new"}, recipe)
     assert refused.value.hint.endswith("evaluate the base again: mlxtune eval recipes/shop.toml")
     assert refused.value.exit_code == 2
 
@@ -103,19 +103,19 @@ def test_other_held_out_rows_are_noted_and_not_refused(tmp_path):
     now, ids = tmp_path / "evals" / "20261124-1419-shop", [f"r{number}" for number in range(9)]
     _evaluated(tmp_path, 1, {**FACTS, "row_ids": ids[:4]})
     other = {**FACTS, "row_ids": ids[1:6]}
-    comparability.require_baseline_terms(now, other, recipe)
+    history.require_baseline_terms(now, other, recipe)
     changed = ChangedTerms("20261124-1411-shop", (ChangedTerm("held_out_rows", 1, 2),))
-    assert comparability.changed_terms(now, other, recipe) == changed
+    assert history.changed_terms(now, other, recipe) == changed
 
 
 def test_other_recipes_bases_and_unfinished_evaluations_are_ignored(tmp_path):
     recipe = parse('name = "shop"\n[model]\nbase = "m"\n[data]\nsource = "d"')
-    comparability.require_baseline_terms(tmp_path / "evals" / "now", FACTS, recipe)
+    history.require_baseline_terms(tmp_path / "evals" / "now", FACTS, recipe)
     _evaluated(tmp_path, 1, {**FACTS, "name": "other", "schema": "old"})
     _evaluated(tmp_path, 2, {**FACTS, "base_fingerprint": "g", "schema": "old"})
     (_evaluated(tmp_path, 3, FACTS) / "report.json").unlink()
     (_evaluated(tmp_path, 4, FACTS) / "report.json").write_text("{")
-    comparability.require_baseline_terms(tmp_path / "evals" / "now", FACTS, recipe)
+    history.require_baseline_terms(tmp_path / "evals" / "now", FACTS, recipe)
 
 
 def _two(place: Path, first: list[str], second: list[str]) -> tuple[Path, Path]:

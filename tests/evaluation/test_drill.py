@@ -71,7 +71,7 @@ def test_reported_metrics_name_the_failures_of_unfinished_answers_like_the_repor
     stored = evidence.load_evidence(folder)
     contract = Contract.from_recipe(stored.recipe)
     arms = [ArmAnswers(arm, score_answers(contract, stored.rows, answers), False, 1.0) for arm, answers in stored.answers.items()]
-    evidence.save_outputs(folder, arms)
+    evidence.save_outputs(folder, ((arm.name, arm.answers) for arm in arms))
     rows = Drilldown(folder)
     row = next(rows.rows("correct"))
     assert row.scores["tuned"].kind == kind

@@ -13,8 +13,7 @@ from mlxtune.evaluation import endpoint_answers as module
 from mlxtune.evaluation.answers import ArmAnswers
 from mlxtune.evaluation.arms import Arm
 from mlxtune.evaluation.endpoint_answers import endpoint_answers
-from mlxtune.evaluation.endpoints import require_endpoints
-from mlxtune.evaluation.judge.endpoint import CostCapReached, CostMeter, EndpointClient
+from mlxtune.evaluation.judge.endpoint import CostCapReached, CostMeter, EndpointClient, require_endpoints
 from mlxtune.recipe import Endpoint, Recipe, dump, parse
 
 KEY = "sk-canary-51d0c2"

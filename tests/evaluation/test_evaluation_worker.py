@@ -203,7 +203,7 @@ def test_reserved_rows_are_evaluated_once_by_the_last_look(workspace, trained, e
     recipe = load(own, ["data.reserve=0.5"])
     assert {*one.facts["row_ids"], *two.facts["row_ids"]} == {row.id for row in split(read_source(recipe.source), recipe.data).test}
     assert not {*one.facts["row_ids"]} & {*two.facts["row_ids"]}
-    assert (one.facts["look"], two.facts["look"], two.facts["last_look"]) == (1, 1, True)
+    assert (one.facts["holdout"]["look"], two.facts["holdout"]["look"], two.facts["last_look"]) == (1, 1, True)
     assert "last_look" not in one.facts
     assert "changed_terms" not in two.facts
     assert "last look at the reserved rows" in (last / "report.md").read_text()

@@ -6,9 +6,8 @@ import json
 
 from mlxtune.data.rows import Message
 from mlxtune.evaluation.answers import Answer
-from mlxtune.evaluation.drilldown import ScoredRow
+from mlxtune.evaluation.drilldown import FailureClass, ScoredRow, failure_classes
 from mlxtune.evaluation.evidence import EvaluatedRow, FailureLinks, NearestRow
-from mlxtune.evaluation.failure_classes import FailureClass, failure_classes
 from mlxtune.evaluation.scorers import Score
 from mlxtune.present.report import classes_table
 

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from mlxtune.evaluation.scorers import ModelAnswer, Score
-from mlxtune.evaluation.scorers.forbidden import score_forbidden
+from mlxtune.evaluation.scorers.text_rules import score_forbidden
 
 
 def judge(output: str, phrases: list[str]) -> Score:

@@ -4,16 +4,8 @@ from evaluation_files import scored_arm
 from mlxtune.core.json_fields import to_json
 from mlxtune.data.rows import Location
 from mlxtune.evaluation.answers import ArmAnswers
-from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
-from mlxtune.evaluation.off_task.result import compare_off_task
-from mlxtune.evaluation.report import (
-    Caveat,
-    EvaluationReport,
-    ReportFacts,
-    is_forgetting_unmeasured,
-    promotion_caveat,
-    promotion_refusal,
-)
+from mlxtune.evaluation.off_task.prompts import OffTaskPrompt, compare_off_task
+from mlxtune.evaluation.report import Caveat, EvaluationReport, ReportFacts, promotion_caveat, promotion_refusal
 from mlxtune.evaluation.report_builder import build
 from mlxtune.evaluation.scorers import PASS, Score
 from mlxtune.present.verdict import caveat_text, conclusion_facts, refusal_hint, refusal_text, verdict_text
@@ -81,7 +73,7 @@ def test_caveat_has_the_figures():
     ],
 )
 def test_a_comparison_without_off_task_prompts_is_noted(report, is_unmeasured):
-    assert is_forgetting_unmeasured(report) == is_unmeasured
+    assert any(fact.value == "not measured" for fact in conclusion_facts(report)) == is_unmeasured
 
 
 @pytest.mark.parametrize(("off_task", "accepted"), [((10, 8), True), ((30, 20), True), ((30, 5), False)])
@@ -109,7 +101,7 @@ def test_a_gain_that_a_first_look_would_show_is_refused_because_the_level_is_use
     facts: ReportFacts = {"rows": ROWS, "headline": "contract"}
     arms = [_measured("base", 10, 0), _measured("tuned", 18, 0)]
     assert promotion_refusal(build(facts, arms)) == ""
-    spent = build({**facts, "look": 6}, arms)
+    spent = build({**facts, "holdout": {"look": 6}}, arms)
     assert (spent.outcome, promotion_refusal(spent)) == ("cannot_tell", "looks_spent")
     assert "look 6 at an adapter, level 0.17%" in refusal_text(spent)
     assert refusal_hint(spent)

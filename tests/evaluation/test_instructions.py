@@ -11,8 +11,16 @@ import pytest
 
 from mlxtune.data import duplicates, samples
 from mlxtune.data.rows import Location
-from mlxtune.evaluation.off_task.instructions import CHECKS, is_check, passes
-from mlxtune.evaluation.off_task.prompts import SHIPPED, OffTaskPrompt, parse_prompt, read_prompts, sample_prompts
+from mlxtune.evaluation.off_task.prompts import (
+    CHECKS,
+    SHIPPED,
+    OffTaskPrompt,
+    is_check,
+    parse_prompt,
+    passes_check,
+    read_prompts,
+    sample_prompts,
+)
 
 PLACE = Location(Path("r.jsonl"), 1)
 CASES = {
@@ -45,9 +53,9 @@ CASES = {
 def test_check_passes_and_fails(name):
     arguments, right, wrong = CASES[name]
     assert is_check((name, *arguments))
-    assert passes(right, (name, *arguments))
-    assert not passes(wrong, (name, *arguments))
-    assert not passes(" \n", (name, *arguments))
+    assert passes_check(right, (name, *arguments))
+    assert not passes_check(wrong, (name, *arguments))
+    assert not passes_check(" \n", (name, *arguments))
 
 
 @pytest.mark.parametrize(
@@ -59,9 +67,9 @@ def test_unknown_checks_and_arguments_are_refused(check):
 
 
 def test_letters_and_signs_are_omitted_everywhere_but_words_as_wholes():
-    assert not passes("Sunlight and Tea", ("omits", "e"))
-    assert not passes("one, two", ("omits", ","))
-    assert passes("Sunlight", ("omits", "sun"))
+    assert not passes_check("Sunlight and Tea", ("omits", "e"))
+    assert not passes_check("one, two", ("omits", ","))
+    assert passes_check("Sunlight", ("omits", "sun"))
 
 
 def _shipped() -> tuple[OffTaskPrompt, ...]:

@@ -6,7 +6,7 @@ from judge_stub import parts
 from mlxtune.core.errors import InputError
 from mlxtune.data.rows import Message
 from mlxtune.evaluation.judge import rubric
-from mlxtune.evaluation.judge.batch import SENTINELS
+from mlxtune.evaluation.judge.judge_session import SENTINELS
 from mlxtune.evaluation.judge.rubric import (
     DEFAULT,
     Grade,

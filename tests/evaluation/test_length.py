@@ -3,7 +3,7 @@ import json
 import pytest
 
 from mlxtune.evaluation.scorers import ModelAnswer
-from mlxtune.evaluation.scorers.length import score_length
+from mlxtune.evaluation.scorers.text_rules import score_length
 from mlxtune.recipe import Length
 
 

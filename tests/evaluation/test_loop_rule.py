@@ -9,9 +9,8 @@ import pytest
 from scripted_model import make_scripted
 
 from mlxtune.data.rows import Conversation, Location, Message
-from mlxtune.evaluation.answer_budget import answer_budget, longest_json
+from mlxtune.evaluation.answer_budget import answer_budget, longest_json, longest_repetition, loop_rule
 from mlxtune.evaluation.arms import Arm
-from mlxtune.evaluation.loop_rule import longest_repetition, loop_rule
 from mlxtune.evaluation.outputs import AnswerOptions, generate_answers
 from mlxtune.models.load import load
 from mlxtune.models.resolve import resolve

@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from functools import partial
 from html.parser import HTMLParser
 
 import pytest
@@ -10,13 +11,11 @@ from mlxtune.core.json_fields import to_json
 from mlxtune.data.rows import Location
 from mlxtune.evaluation import evidence, report
 from mlxtune.evaluation.answers import AnswerStatistics
-from mlxtune.evaluation.comparability import ChangedTerm, ChangedTerms
 from mlxtune.evaluation.drilldown import failed_rows
 from mlxtune.evaluation.evidence import EvaluatedRow
-from mlxtune.evaluation.history import Scope
+from mlxtune.evaluation.history import ChangedTerm, ChangedTerms, Evaluation
 from mlxtune.evaluation.holdout.contamination import Contamination
-from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
-from mlxtune.evaluation.off_task.result import OffTaskChange, OffTaskResult, compare_off_task
+from mlxtune.evaluation.off_task.prompts import OffTaskChange, OffTaskPrompt, OffTaskResult, compare_off_task
 from mlxtune.evaluation.seed_report import SeedMean, SeedReport, SeedResult
 from mlxtune.evaluation.statistics.agreement import Estimate
 from mlxtune.evaluation.statistics.intervals import PairedCounts
@@ -24,6 +23,7 @@ from mlxtune.evaluation.verdict import RecipeGain
 from mlxtune.present import html, markdown
 from mlxtune.present.report import arms_table, comparison_tables, report_document
 from mlxtune.present.verdict import report_facts
+from mlxtune.runs.registry import Run
 
 SCRIPT = "<script>alert(1)</script>"
 HOSTILE = [
@@ -310,9 +310,10 @@ def test_an_invalid_position_is_reported(tmp_path, element):
 
 
 def test_a_report_without_row_ids_is_part_of_no_other(tmp_path):
-    loaded = report.load(write_evaluation(tmp_path))
-    scope, more = Scope.of(loaded), replace(loaded, facts={**loaded.facts, "row_ids": [*loaded.facts["row_ids"], "another"]})
-    assert scope.is_part_of(Scope.of(more))
-    assert not Scope.of(more).is_part_of(scope)
-    assert not Scope.of(replace(loaded, facts={**loaded.facts, "row_ids": []})).is_part_of(scope)
-    assert not scope.is_part_of(Scope.of(replace(more, facts={**more.facts, "adapter_step": 9})))
+    folder = write_evaluation(tmp_path)
+    loaded, evaluation = report.load(folder), partial(Evaluation, Run(folder))
+    own, more = evaluation(loaded), replace(loaded, facts={**loaded.facts, "row_ids": [*loaded.facts["row_ids"], "another"]})
+    assert own.is_part_of(evaluation(more))
+    assert not evaluation(more).is_part_of(own)
+    assert not evaluation(replace(loaded, facts={**loaded.facts, "row_ids": []})).is_part_of(own)
+    assert not own.is_part_of(evaluation(replace(more, facts={**more.facts, "adapter_step": 9})))

@@ -4,7 +4,7 @@ import pytest
 
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.scorers import ModelAnswer
-from mlxtune.evaluation.scorers.pattern import score_pattern
+from mlxtune.evaluation.scorers.text_rules import score_pattern
 from mlxtune.recipe import EvaluationSection
 
 NUMBER = "#### [-$]?[0-9][0-9,.]*$"

@@ -9,7 +9,7 @@ from exact_tests import mcnemar
 from scipy import stats
 
 from mlxtune.evaluation.statistics.intervals import PairedCounts
-from mlxtune.evaluation.statistics.power import detectable_gain, detectable_preference, mcnemar_power, needed_rows
+from mlxtune.evaluation.statistics.significance import detectable_gain, detectable_preference, mcnemar_power, needed_rows
 from mlxtune.evaluation.verdict import BestBaseline
 from mlxtune.present.labels import detectable_gain_fact
 

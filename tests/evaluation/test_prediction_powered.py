@@ -7,7 +7,7 @@ import numpy
 import pytest
 from exhaustive import cases
 
-from mlxtune.evaluation.judge.calibration import prediction_powered_mean
+from mlxtune.evaluation.judge.judge_report import prediction_powered_mean
 from mlxtune.evaluation.statistics.intervals import wilson
 
 Draws = numpy.random.Generator

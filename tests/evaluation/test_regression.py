@@ -15,10 +15,9 @@ from mlxtune.core.json_fields import from_json, to_json
 from mlxtune.data import samples
 from mlxtune.data.rows import Location
 from mlxtune.evaluation.off_task import prompts
-from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
-from mlxtune.evaluation.off_task.result import OffTaskResult, compare_off_task
+from mlxtune.evaluation.off_task.prompts import OffTaskPrompt, OffTaskResult, compare_off_task
 from mlxtune.evaluation.statistics.intervals import Z_ONE_SIDED, PairedCounts, tango, tango_statistic
-from mlxtune.evaluation.statistics.power import FLIPPED, non_inferiority_power
+from mlxtune.evaluation.statistics.significance import FLIPPED, non_inferiority_power
 from mlxtune.present.verdict import off_task_fact
 from mlxtune.recipe import parse
 

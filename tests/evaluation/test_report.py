@@ -9,7 +9,7 @@ from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.report_builder import build, metric_rates
 from mlxtune.evaluation.scorers import PASS, Score
 from mlxtune.evaluation.statistics.intervals import wilson
-from mlxtune.evaluation.verdict import AlsoWorse, CutAnswers
+from mlxtune.evaluation.verdict import CutAnswers
 from mlxtune.present.blocks import Fact
 from mlxtune.present.verdict import conclusion_facts, verdict_text
 
@@ -67,16 +67,16 @@ def test_verdict_names_what_else_got_worse():
         for name, contract, number in (("base", False, True), ("tuned", True, False))
     ]
     verdict = build({"rows": 40}, arms).verdict
-    assert (verdict.outcome, verdict.also_worse) == ("better", (AlsoWorse("length", -1.0),))
+    assert (verdict.outcome, verdict.also_worse) == ("better", {"length": -1.0})
     assert Fact("also worse", "allowed length", "−100.0 points", "error") in conclusion_facts(build({"rows": 40}, arms))
     worse = build({"rows": 40}, [replace(arm, name=name) for arm, name in zip(arms[::-1], ("base", "tuned"), strict=True)])
-    assert (worse.outcome, worse.verdict.also_worse) == ("worse", ())
+    assert (worse.outcome, worse.verdict.also_worse) == ("worse", {})
     both = [
         scored_arm(name, [row | {"length": Score(passes, "wrong")} for row in _scored(*[passes] * 40)])
         for name, passes in (("base", True), ("tuned", False))
     ]
     cut = build({"rows": 40}, [scored_arm(arm.name, arm.scores, cut=40) for arm in both])
-    assert (cut.outcome, cut.verdict.headline.outcome, cut.verdict.also_worse) == ("cannot_tell", "worse", ())
+    assert (cut.outcome, cut.verdict.headline.outcome, cut.verdict.also_worse) == ("cannot_tell", "worse", {})
     assert [fact.note for fact in conclusion_facts(cut) if fact.label == "whole contract"] == ["versus base, worse"]
 
 
@@ -125,9 +125,9 @@ def test_arm_rate_is_found_by_name():
         "{",
         "[]",
         "{}",
-        '{"v": 3, "arms": 3, "facts": {"row_ids": []}}',
-        '{"v": 3, "arms": ["x"], "comparisons": [], "facts": {"row_ids": []}, "verdict": {}}',
-        '{"v": 3, "arms": [], "comparisons": [], "facts": {"row_ids": 5}, "verdict": {}}',
+        '{"v": 4, "arms": 3, "facts": {"row_ids": []}}',
+        '{"v": 4, "arms": ["x"], "comparisons": [], "facts": {"row_ids": []}, "verdict": {}}',
+        '{"v": 4, "arms": [], "comparisons": [], "facts": {"row_ids": 5}, "verdict": {}}',
         '{"v": 1, "arms": [], "comparisons": [], "facts": {"row_ids": []}, "verdict": ""}',
     ],
 )

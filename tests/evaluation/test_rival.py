@@ -13,7 +13,6 @@ from mlxtune.evaluation.answers import ArmAnswers
 from mlxtune.evaluation.report import EvaluationReport
 from mlxtune.evaluation.report_builder import build
 from mlxtune.evaluation.scorers import PASS, Score
-from mlxtune.evaluation.verdict import ArmRate
 from mlxtune.present.blocks import Fact
 from mlxtune.present.verdict import contract_fact, verdict_text
 
@@ -68,10 +67,10 @@ def test_verdict_is_about_the_strongest_tuned_arm(hits, pair, word):
 @pytest.mark.parametrize(
     ("hits", "rival", "free"),
     [
-        ({"base": 2, "constant": 30, "copier": 38, "tuned": 40}, "copier", ArmRate("copier", 0.95)),
+        ({"base": 2, "constant": 30, "copier": 38, "tuned": 40}, "copier", ("copier", 0.95)),
         ({"base": 20, "constant": 20, "copier": 20, "tuned": 40}, "base", None),
         ({"base": 0, "constant": 0, "copier": 0, "tuned": 0}, "base", None),
-        ({"base": 2, "constant": 30, "copier": 12, "tuned": 20}, "constant", ArmRate("constant", 0.75)),
+        ({"base": 2, "constant": 30, "copier": 12, "tuned": 20}, "constant", ("constant", 0.75)),
     ],
 )
 def test_free_arms_are_baselines_and_the_verdict_names_one_that_does_as_well(hits, rival, free):
@@ -111,7 +110,7 @@ def test_report_without_tuned_arm_has_no_verdict():
     report = _report(base=2, base_prompt=40)
     assert report.headline is None
     assert (report.verdict.reason, report.outcome) == ("no_adapter", "")
-    assert report.verdict.rates == (ArmRate("base", 0.05), ArmRate("base+prompt", 1.0))
+    assert report.verdict.rates == {"base": 0.05, "base+prompt": 1.0}
     assert verdict_text(report.verdict) == "No adapter yet. Without training, whole contract: base 5.0%, base+prompt 100.0%."
     assert [(item.first, item.second) for item in report.comparisons if item.metric == "contract"] == [("base", "base+prompt")]
 

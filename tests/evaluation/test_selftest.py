@@ -5,9 +5,9 @@ import pytest
 
 from mlxtune.core.errors import InputError
 from mlxtune.evaluation.judge import judge_report
-from mlxtune.evaluation.judge.batch import SENTINELS
+from mlxtune.evaluation.judge.judge_session import SENTINELS
 from mlxtune.evaluation.scorers import PASS
-from mlxtune.evaluation.selftest import checks, selftest_cases
+from mlxtune.evaluation.selftest import checks
 
 SUITES = Path(__file__).parents[3] / "shared" / "data"
 needs_suites = pytest.mark.skipif(
@@ -51,9 +51,11 @@ def test_scorer_that_always_passes_is_detected(monkeypatch):
     monkeypatch.setattr(checks, "score_json", lambda answer: PASS)
     monkeypatch.setattr(checks, "score_disclaimers", lambda answer, rules, fuzzy: PASS)
     wrong = {check.name: len(check.wrong) for check in checks.run_checks() if check.wrong}
-    refused = [kind for _, kind, *_ in selftest_cases.JSON if kind]
-    assert wrong["JSON: built-in cases"] == len(refused) + len(selftest_cases.CUT_OFF)
-    assert wrong["disclaimers: built-in cases"] == sum(bool(kind) for _, *kinds in selftest_cases.DISCLAIMERS for kind in kinds)
+    refused = [output for (kind, _), outputs in checks.JSON.items() if kind for output in outputs]
+    assert wrong["JSON: built-in cases"] == len(refused) + len(checks.CUT_OFF)
+    assert wrong["disclaimers: built-in cases"] == sum(
+        len(outputs) * sum(map(bool, kinds)) for kinds, outputs in checks.DISCLAIMERS.items()
+    )
 
 
 def test_raising_scorer_is_reported_without_stopping(monkeypatch):
@@ -67,8 +69,8 @@ def test_raising_scorer_is_reported_without_stopping(monkeypatch):
 
 
 def test_wrong_planted_rates_are_named(monkeypatch):
-    contract, answers, expected = selftest_cases.known_rates()
-    monkeypatch.setattr(selftest_cases, "known_rates", lambda: (contract, answers, expected | {"json": 100}))
+    contract, answers, expected = checks.known_rates()
+    monkeypatch.setattr(checks, "known_rates", lambda: (contract, answers, expected | {"json": 100}))
     assert [check.wrong for check in checks.run_checks() if check.name == "known rates"] == [("json: 76, not 100",)]
 
 
@@ -111,6 +113,6 @@ def test_schema_suite_reads_remotes_from_its_folder(tmp_path):
 
 
 def test_fooled_judge_not_marked_unreliable_fails_selftest(monkeypatch):
-    monkeypatch.setattr(judge_report, "_sentinel_faults", lambda *_: ())
+    monkeypatch.setattr(judge_report, "_sentinel_faults", lambda *_: {})
     results = {check.name: check for check in checks.run_checks()}["judge: sentinels"]
     assert len(results.wrong) == 4 * len(SENTINELS)

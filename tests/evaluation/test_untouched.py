@@ -77,13 +77,6 @@ def test_prompt_inside_a_training_conversation_is_refused(tmp_path):
     assert check(tmp_path, adapter, asked[1:]) == Contamination("unseen", "adapter", 1)
 
 
-def test_a_run_without_a_record_of_its_prompts_is_unknown(tmp_path, source):
-    adapter = _run(tmp_path, "one", source, slice(0, 3), slice(3, 4))
-    record = json.loads((adapter.parent / "data.json").read_text())
-    (adapter.parent / "data.json").write_text(json.dumps({key: value for key, value in record.items() if key != "prompts"}))
-    assert check(tmp_path, adapter, read_source(source).rows[5:]).code == "unknown"
-
-
 def test_adapter_without_local_run_is_reported_as_unknown(tmp_path, source):
     _run(tmp_path, "one", source, slice(0, 3), slice(3, 4))
     copied = tmp_path / "adapters" / "mine"

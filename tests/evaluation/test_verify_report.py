@@ -13,11 +13,9 @@ from mlxtune.core.json_fields import to_json
 from mlxtune.data.rows import Location
 from mlxtune.evaluation import evidence, report, verdict
 from mlxtune.evaluation.evidence import FILES
-from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
-from mlxtune.evaluation.off_task.result import compare_off_task
+from mlxtune.evaluation.off_task.prompts import OffTaskPrompt, compare_off_task
 from mlxtune.evaluation.statistics import clusters, intervals
-from mlxtune.evaluation.unproven import unproven
-from mlxtune.evaluation.verify import schema, verify
+from mlxtune.evaluation.verify import schema, unproven, verify
 from mlxtune.present.report import publish
 
 
@@ -160,7 +158,7 @@ TAMPERED_REPORTS = [
     ("facts", "name", "other"), ("facts", "base", "other"), ("facts", "rows", 13), ("facts", "groups", 3),
     ("facts", "headline", "json"), ("facts", "schema", "0" * 64), ("facts", "contract", "0" * 64), ("facts", "required", ["json"]),
     ("facts", "decoding", "max_tokens", 512), ("facts", "row_ids", 0, "other"),
-    ("facts", "look", 2), ("facts", "holdout", "evaluations", 2), ("facts", "holdout", "looks", 2), ("facts", "holdout", "ledger", "ledger_missing"),
+    ("facts", "holdout", "look", 2), ("facts", "holdout", "evaluations", 2), ("facts", "holdout", "looks", 2), ("facts", "holdout", "ledger", "ledger_missing"),
     ("facts", "off_task", "margin", 0.1), ("facts", "off_task", "overall", "paired", "broken", 4), ("facts", "off_task", "overall", "low", -0.01),
     ("facts", "off_task", "overall", "change", 0.01), ("facts", "off_task", "overall", "power", 0.9), ("facts", "off_task", "overall", "outcome", "held"),
     ("facts", "off_task", "overall", "effective_n", 40.0), ("facts", "off_task", "categories", 0, "prompts", 29),
@@ -173,7 +171,7 @@ TAMPERED_REPORTS = [
     ("margins", 0, "rose", 0), ("margins", 0, "change", 0.9), ("margins", 0, "outcome", "worse"),
     ("verdict", "outcome", "better"), ("verdict", "reason", "contract"), ("verdict", "metric", "json"), ("verdict", "needed_rows", 40),
     ("verdict", "nearness", 11), ("facts", "off_task", "nearness", 13), ("facts", "effective_groups", 3.5), ("facts", "level", 0.04),
-    ("verdict", "headline", "change", 0.5), ("verdict", "grammar", "schema"), ("verdict", "also_worse", [{"metric": "json", "change": -0.1}]),
+    ("verdict", "headline", "change", 0.5), ("verdict", "grammar", "schema"), ("verdict", "also_worse", {"json": -0.1}),
 ]  # fmt: skip
 
 

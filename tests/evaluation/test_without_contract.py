@@ -9,7 +9,6 @@ from mlxtune.evaluation import report as reports
 from mlxtune.evaluation import worker
 from mlxtune.evaluation.drilldown import failed_rows
 from mlxtune.evaluation.history import evaluations
-from mlxtune.evaluation.verdict import ArmRate
 from mlxtune.evaluation.verify import verify
 from mlxtune.present.blocks import Fact
 from mlxtune.present.report import report_document
@@ -60,7 +59,9 @@ def test_every_face_says_that_there_is_no_contract(tmp_path, capsys):
 
 def test_the_rows_behind_the_rate_are_those_that_differ(tmp_path):
     folder = write_evaluation(tmp_path, contract=False, base=[BAD, BAD], tuned=[GOOD, BAD])
-    assert [row.detail for row in failed_rows(folder, reports.load(folder))] == ["the output differs from the reference"]
+    assert [row.scores["tuned"].detail for row, _ in failed_rows(folder, reports.load(folder))] == [
+        "the output differs from the reference"
+    ]
 
 
 def test_the_app_shows_the_reference_metric_elsewhere(tmp_path):
@@ -70,7 +71,7 @@ def test_the_app_shows_the_reference_metric_elsewhere(tmp_path):
 
 def test_without_a_tuned_arm_the_verdict_has_the_rates(tmp_path):
     verdict = reports.load(write_evaluation(tmp_path, contract=False, base=[GOOD, BAD])).verdict
-    assert (verdict.reason, verdict.metric, verdict.rates) == ("no_adapter", "correct", (ArmRate("base", 0.5),))
+    assert (verdict.reason, verdict.metric, verdict.rates) == ("no_adapter", "correct", {"base": 0.5})
 
 
 def test_free_arms_change_nothing_where_only_the_base_was_measured(tmp_path):

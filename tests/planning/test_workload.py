@@ -15,7 +15,7 @@ from mlxtune.planning.workload import DatasetLengths, RowLength, smaller_batches
 from mlxtune.recipe import MethodSection, TrainingSection
 from mlxtune.training.encode import row_lengths
 from mlxtune.training.loop import TrainingLoop
-from mlxtune.training.preference.dpo import PreferenceObjective
+from mlxtune.training.preference.losses import PreferenceObjective
 from mlxtune.training.sft import SFTObjective
 
 from .conftest import lengths

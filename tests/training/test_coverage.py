@@ -41,7 +41,7 @@ def test_restored_report_continues_independently(tmp_path):
     first.count(collate(ROWS, [0, 1, 2], 0).counts)
     second.restore(json.loads(json.dumps(first.state)))
     second.count(collate(ROWS, [1], 0).counts)
-    assert (first.visits, second.visits) == ([1, 1, 1], [1, 2, 1])
+    assert (first.state["visits"], second.state["visits"]) == ([1, 1, 1], [1, 2, 1])
 
 
 def test_impossible_counts_are_refused_without_report(tmp_path):

@@ -12,10 +12,9 @@ from mlxtune.models.cpu.streams import StreamPool
 from mlxtune.models.head import split_head
 from mlxtune.recipe import AdapterSection
 from mlxtune.training.layer_stack import LayerStack
-from mlxtune.training.preference import drift
-from mlxtune.training.preference.drift import ReferenceKL, displacement
+from mlxtune.training.preference import reference
 from mlxtune.training.preference.forward import PairCache
-from mlxtune.training.preference.reference import adapters_disabled
+from mlxtune.training.preference.reference import ReferenceKL, adapters_disabled, displacement
 
 
 def logps(model, pair) -> np.ndarray:
@@ -28,7 +27,7 @@ def logps(model, pair) -> np.ndarray:
 
 @pytest.mark.parametrize(("shared", "prefix"), [(False, 0), (True, 0), (True, 20)])
 def test_distance_is_mean_kl_of_full_distributions(tiny, tmp_path, monkeypatch, shared, prefix):
-    monkeypatch.setattr(drift, "CHUNK", 3)
+    monkeypatch.setattr(reference, "CHUNK", 3)
     model, _ = load_model(tiny)
     lora.add(model, AdapterSection(rank=4, alpha=8, dropout=0.3, layers=1), seed=1)
     pairs = random_pairs(3, 5, prefix=prefix)

@@ -24,7 +24,7 @@ from mlxtune.models.template import ChatTemplate
 from mlxtune.recipe import AdapterSection, MethodSection
 from mlxtune.training.layer_stack import LayerStack
 from mlxtune.training.optimizer import Stepper
-from mlxtune.training.preference.dpo import KTOObjective
+from mlxtune.training.preference.losses import KTOObjective
 
 BY = MethodSection(kind="kto", beta=0.3, desirable=1.2, undesirable=0.7)
 

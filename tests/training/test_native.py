@@ -36,11 +36,10 @@ from mlxtune.models.resolve import resolve
 from mlxtune.recipe import AdapterSection, MethodSection
 from mlxtune.training.layer_stack import LayerStack
 from mlxtune.training.optimizer import Stepper
-from mlxtune.training.preference import dpo, losses
+from mlxtune.training.preference import losses
 from mlxtune.training.preference.batches import collate
-from mlxtune.training.preference.dpo import KTOObjective
-from mlxtune.training.preference.drift import ReferenceKL
-from mlxtune.training.preference.reference import reference_logps
+from mlxtune.training.preference.losses import KTOObjective
+from mlxtune.training.preference.reference import ReferenceKL, reference_logps
 
 pytestmark = pytest.mark.slow
 
@@ -211,7 +210,7 @@ def test_policy_equals_reference_before_the_first_step(bits16, compiled, tmp_pat
     rounding = np.abs(np.array(plain) - np.array(expected)).max()
     method, stack = MethodSection(beta=1.0), LayerStack(bits16.native, split_head(bits16.native))
     pairs = reference_logps(stack, bits16.pairs, "native", share_prompts=True)
-    stepper = Stepper(stack, optim.SGD(0.0), partial(dpo.loss_sum, method=method), clip=0.0, compiled=compiled)
+    stepper = Stepper(stack, optim.SGD(0.0), partial(losses.loss_sum, method=method), clip=0.0, compiled=compiled)
     for group in ([0, 1, 2, 3, 4], [0], [4, 2]):
         (batch,) = collate(pairs, [group], share_prompts=True, prefix=PREFIX)
         (_, sums), _ = stepper.add(batch.arrays())

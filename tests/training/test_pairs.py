@@ -29,7 +29,7 @@ from mlxtune.recipe import AdapterSection, MethodSection
 from mlxtune.training.layer_stack import LayerStack
 from mlxtune.training.optimizer import Stepper
 from mlxtune.training.preference import batches as pair_batches
-from mlxtune.training.preference import dpo, losses
+from mlxtune.training.preference import losses
 from mlxtune.training.preference.forward import PairCache, can_share_prompts, logps
 
 BOTH = MethodSection(loss=["sigmoid", "sft"], weights=[1.0, 0.3], beta=0.3, label_smoothing=0.1)
@@ -133,7 +133,7 @@ def own_loss_and_gradients(
     assert can_share_prompts(stack)
     assert stack.can_skip_frozen() or not ways.frozen
     cache = PairCache(stack, rows, ways.prefix, budget=20_000, folder=folder) if ways.frozen else None
-    objective = dpo.PreferenceObjective(by, ways.shared, ways.prefix, ways.lanes)
+    objective = losses.PreferenceObjective(by, ways.shared, ways.prefix, ways.lanes)
     stepper = Stepper(stack, optim.SGD(0.0), objective, clip=0.0, compiled=ways.compiled)
     sums: Any = None
     model.train()
@@ -267,7 +267,7 @@ def test_metrics_are_pair_sums_of_plain_computation(small):
     stack = LayerStack(model, split_head(model), StreamPool(2))
     model.eval()
     (batch,) = pair_batches.collate(rows, [range(len(rows))], share_prompts=True, streams=2)
-    _, sums = dpo.loss_sum(stack, batch.arrays(), BOTH)
+    _, sums = losses.loss_sum(stack, batch.arrays(), BOTH)
     metrics = dict(zip(losses.metric_names(BOTH), sums.tolist(), strict=True))
     chosen = np.array([plain_logp(model, pair.prompt, pair.chosen).item() for pair in rows])
     rejected = np.array([plain_logp(model, pair.prompt, pair.rejected).item() for pair in rows])

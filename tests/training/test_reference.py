@@ -27,8 +27,8 @@ from mlxtune.training.layer_stack import LayerStack
 from mlxtune.training.optimizer import Stepper
 from mlxtune.training.preference import losses, reference
 from mlxtune.training.preference.batches import collate
-from mlxtune.training.preference.dpo import loss_sum
 from mlxtune.training.preference.forward import PairCache
+from mlxtune.training.preference.losses import loss_sum
 
 pytestmark = pytest.mark.slow
 

@@ -23,10 +23,10 @@ from mlxtune.models.resolve import resolve
 from mlxtune.models.template import TemplateSettings, load_template
 from mlxtune.planning.workload import workload
 from mlxtune.recipe import Recipe, parse
+from mlxtune.training import encode as answering
 from mlxtune.training import probe
-from mlxtune.training import replay as answering
 from mlxtune.training.coverage import rows_fingerprint
-from mlxtune.training.replay import ReplayAnswer
+from mlxtune.training.encode import ReplayAnswer
 from mlxtune.training.setup import TrainingSetup, prepare
 from mlxtune.training.sft import collate
 from mlxtune.training.worker import write_data

@@ -6,20 +6,20 @@ from statistics import NormalDist, fmean, stdev
 import pytest
 from boards import board, rate
 
-from mlxtune.training.search import decision
+from mlxtune.training.search import leaderboard
 from mlxtune.training.search.board import Board
 
 
 def test_a_clearly_better_trial_improves():
     passed = {(number, rung): rate(hits, 40) for rung in range(3) for number, hits in enumerate((10, 38, 11, 9), 1)}
-    decided = decision.decide(board(passed, trials=4))
+    decided = leaderboard.decide(board(passed, trials=4))
     assert decided is not None
     assert (decided.outcome, decided.selected, decided.tied) == ("improved", 2, (2,))
 
 
 def test_the_cheapest_of_tied_trials_is_selected():
     passed = {(number, 2): rate(hits, 40) for number, hits in enumerate((10, 38, 37), 1)}
-    decided = decision.decide(board(passed, trials=3, costs=(1.0, 0.9, 0.4)))
+    decided = leaderboard.decide(board(passed, trials=3, costs=(1.0, 0.9, 0.4)))
     assert decided is not None
     assert (decided.outcome, decided.best, decided.selected) == ("improved", 2, 3)
     assert decided.tied == (2, 3)
@@ -27,7 +27,7 @@ def test_the_cheapest_of_tied_trials_is_selected():
 
 def test_the_recipe_wins_against_equals():
     passed = {(number, 2): rate(hits) for number, hits in enumerate((15, 16, 14), 1)}
-    decided = decision.decide(board(passed, trials=3))
+    decided = leaderboard.decide(board(passed, trials=3))
     assert decided is not None
     assert (decided.outcome, decided.selected) == ("no_difference", 1)
     assert (decided.tied, decided.compared) == ((2, 1, 3), 3)
@@ -35,19 +35,19 @@ def test_the_recipe_wins_against_equals():
 
 def test_a_spent_budget_does_not_make_the_only_finished_trial_the_cheapest():
     passed = {(1, 0): rate(8), (2, 0): rate(9), (1, 1): rate(15)}
-    decided = decision.decide(board(passed, trials=2, rungs=2, costs=(1.0, 0.5)))
+    decided = leaderboard.decide(board(passed, trials=2, rungs=2, costs=(1.0, 0.5)))
     assert decided is not None
     assert (decided.selected, decided.tied, decided.compared) == (1, (1,), 2)
 
 
 def test_one_trial_is_not_compared():
-    decided = decision.decide(board({(1, 0): rate(15)}, trials=3))
+    decided = leaderboard.decide(board({(1, 0): rate(15)}, trials=3))
     assert decided is not None
     assert decided.compared == 1
 
 
 def test_nothing_is_decided_without_results():
-    assert decision.decide(board({}, trials=3)) is None
+    assert leaderboard.decide(board({}, trials=3)) is None
 
 
 def null_search(rng: random.Random, *, trials: int = 12, rows: int = 72, truth: float = 0.7) -> Board:
@@ -77,11 +77,11 @@ def test_null_searches():
     raw, shrunken, held_out, winners = [], [], [], 0
     for _ in range(500):
         current = null_search(rng, truth=mean)
-        decided = decision.decide(current)
+        decided = leaderboard.decide(current)
         assert decided is not None
         best = decided.best
         raw.append(current.results[best, decided.rung].rate)
-        shrunken.append(decision.shrunken_rate(current, best, decided.rung))
+        shrunken.append(leaderboard.shrunken_rate(current, best, decided.rung))
         held_out.append(fmean(rng.random() < min(1.0, max(0.0, rng.gauss(mean, deviation))) for _ in range(72)))
         winners += decided.outcome == "improved"
     error = 4 * stdev(held_out) / len(held_out) ** 0.5

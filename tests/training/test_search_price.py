@@ -11,7 +11,7 @@ from mlxtune.planning.training_rule import training_rule
 from mlxtune.present.search import price_text
 from mlxtune.recipe import TrainingSection, parse
 from mlxtune.training.optimizer import learning_rate
-from mlxtune.training.search import rungs
+from mlxtune.training.search import board as boards
 from mlxtune.training.search.budget import active_seconds, parse_budget, price_search
 
 RECIPE = '[model]\nbase = "m"\n[data]\nsource = "d.jsonl"\n[training]\nepochs = 2\n'
@@ -60,18 +60,18 @@ def test_the_price_includes_off_task_answers():
 @pytest.mark.parametrize("section", [SECTION, replace(SECTION, warmup=0.3, decay=0.5), replace(SECTION, warmup=0.0)])
 def test_a_rung_is_a_run_that_continues_the_trunk(section, total):
     """The trunk and the rung have the rates of one run from the start, and every trunk continues the one before."""
-    lengths = rungs.rung_lengths(total)
+    lengths = boards.rung_lengths(total)
     trunk: list[float] = []
     for length in lengths:
-        before, after = rungs.trunk_section(section, length, total), rungs.rung_section(section, length, total)
+        before, after = boards.trunk_section(section, length, total), boards.rung_section(section, length, total)
         rates = [learning_rate(before, step, before.steps) for step in range(before.steps)]
         assert rates[: len(trunk)] == pytest.approx(trunk)
         trunk = rates
         complete = [learning_rate(after, step, after.steps) for step in range(after.steps)]
         assert complete[: before.steps] == pytest.approx(rates)
         assert complete[-1] < max(complete) or length < 10  # a decay of one step has the full rate
-    assert rungs.rung_steps(section, lengths)[0] == lengths[0]
-    assert sum(rungs.rung_steps(section, lengths)) < 2 * total
+    assert boards.rung_steps(section, lengths)[0] == lengths[0]
+    assert sum(boards.rung_steps(section, lengths)) < 2 * total
 
 
 def test_pauses_and_crashes_do_not_count_toward_the_budget():

@@ -27,8 +27,8 @@ from mlxtune.recipe import AdapterSection
 from mlxtune.training import sft
 from mlxtune.training.frozen_cache import FrozenCache
 from mlxtune.training.layer_stack import LayerStack
-from mlxtune.training.objective import Objective
 from mlxtune.training.optimizer import Stepper
+from mlxtune.training.preference.losses import Objective
 
 
 def plain_loss_and_gradients(model: nn.Module, rows: list[Encoded]) -> tuple[float, dict[str, mx.array]]:

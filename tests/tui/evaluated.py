@@ -12,12 +12,10 @@ from mlxtune.data.rows import Location
 from mlxtune.data.source import read_source
 from mlxtune.evaluation import evidence, nearest_rows, report_builder
 from mlxtune.evaluation.answers import Answer, ArmAnswers, score_answers
-from mlxtune.evaluation.comparability import contract_hash
 from mlxtune.evaluation.contract import Contract
+from mlxtune.evaluation.history import contract_hash
 from mlxtune.evaluation.holdout import ledger
-from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
-from mlxtune.evaluation.off_task.result import compare_off_task
-from mlxtune.evaluation.report import ledger_facts
+from mlxtune.evaluation.off_task.prompts import OffTaskPrompt, compare_off_task
 from mlxtune.present.report import publish
 from mlxtune.recipe import dump, load
 
@@ -117,7 +115,7 @@ def evaluation(
                 likelihood = {"nats": 1.0 + at / 50, "tokens": 1, "rejected": (1.5 - (at % 4) / (1 + 2 * number), 1)}
             answers.append(Answer(row.id, text, "stop", len(text) // 4, **likelihood))
         measured.append(ArmAnswers(arm, score_answers(contract, prompts, answers), number == 0, 95.0 + number))
-    evidence.save_outputs(folder, measured)
+    evidence.save_outputs(folder, ((arm.name, arm.answers) for arm in measured))
     last, metric = list(arms)[-1], "preference" if pairs else "contract"
     failed = [row for row, scores in zip(held_out, measured[-1].scores, strict=True) if not scores[metric].passed]
     nearest_rows.save_nearest(folder, failed, train, read)
@@ -129,7 +127,7 @@ def evaluation(
     history = ledger.enter(folder, ids, result, adapter)
     facts: dict[str, Any] = {
         "name": name, "base": "smollm2-135m", "base_fingerprint": "0" * 64, "run": run, "adapter": adapter,
-        "rows": rows, "headline": metric, "row_ids": ids, "required": contract.required_metrics, **ledger_facts(history),
+        "rows": rows, "headline": metric, "row_ids": ids, "required": contract.required_metrics, "holdout": to_json(history),
         "source": "data/support.jsonl", "schema": evidence.schema_hash(folder), "contract": contract_hash(recipe),
         "decoding": {"kind": "greedy", "max_tokens": 112}, "compute": "4-bit weights, computed in float32 on the CPU",
     }  # fmt: skip

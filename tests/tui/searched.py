@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mlxtune.core.files import write_json
 from mlxtune.training.search import board as boards
-from mlxtune.training.search import decision
+from mlxtune.training.search import leaderboard
 from mlxtune.training.search.board import RungResult, SearchPlan, Trial
 
 from .stage import RECIPE, Shop
@@ -63,7 +63,7 @@ def write_search(
             ("trial.started", {"trial": following[0], "steps": board.trial(following[0]).rungs[following[1]], "values": {}})
         )
     if finished:
-        decided = decision.decide(board)
+        decided = leaderboard.decide(board)
         assert decided
         record = {
             "v": boards.OUTCOME_VERSION,

@@ -17,7 +17,7 @@ from mlxtune.data.check_cache import CheckOutcome
 from mlxtune.data.source import read_file, read_source
 from mlxtune.data.split import sample_rows, split
 from mlxtune.evaluation import history
-from mlxtune.evaluation.comparability import ChangedTerm, ChangedTerms
+from mlxtune.evaluation.history import ChangedTerm, ChangedTerms
 from mlxtune.evaluation.off_task.prompts import OFF_TASK
 from mlxtune.recipe import dump, load
 from mlxtune.runs import launch

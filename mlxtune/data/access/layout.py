@@ -59,7 +59,7 @@ class FileLayout:
         if self.kind == "lines":
             hint = "Each line must be one JSON object."
         elif text.strip():
-            hint = "Correct this element. The others are not affected."
+            hint = "Correct this element; the others are not affected."
         else:
             reason, hint = "an element is missing", "Remove the extra comma, or close the array with ] if the file was cut off."
         raise InvalidRecord(f"not valid JSON: {reason}.", hint, at=at)

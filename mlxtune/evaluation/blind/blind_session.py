@@ -24,15 +24,8 @@ from mlxtune.core.journal import Journal, read
 from mlxtune.core.json_fields import load_record, to_json
 from mlxtune.core.text import plural
 from mlxtune.data.rows import Message
-from mlxtune.evaluation.blind.votes import (
-    HEADLINE_QUESTION,
-    QUESTIONS,
-    ArmChoice,
-    BlindResult,
-    RowVote,
-    count_votes,
-    preference_rows,
-)
+from mlxtune.evaluation.blind import votes as tally
+from mlxtune.evaluation.blind.votes import HEADLINE_QUESTION, QUESTIONS, ArmChoice, BlindResult, RowVote
 from mlxtune.evaluation.evidence import AnswerPair
 from mlxtune.evaluation.holdout import ledger
 from mlxtune.runs.locks import file_lock
@@ -122,7 +115,6 @@ class BlindSession:
 
     @property
     def votes(self) -> int:
-        """The number of votes so far."""
         return len(self._votes)
 
     @property
@@ -147,10 +139,9 @@ class BlindSession:
 
     def vote(self, vote: Vote) -> None:
         """Record a vote on the question in :attr:`current`."""
-        if self.opened or self.votes >= self.votes_needed:
+        if self.opened or not (shown := self.current):
             raise ValueError("there is nothing to vote on")
-        index, question = divmod(self.votes, len(QUESTIONS))
-        self._write({"showing": index, "question": list(QUESTIONS)[question], "vote": vote})
+        self._write({"showing": shown.index, "question": shown.question, "vote": vote})
         self._votes.append(vote)
 
     def undo(self) -> bool:
@@ -164,25 +155,19 @@ class BlindSession:
     def reveal(self) -> BlindResult:
         """Permanently reveal the sides of a finished session and return the result. Raises ``InputError`` before the last vote."""
         if self.votes < self.votes_needed:
-            raise InputError(
-                f"Only {self.votes} of {self.votes_needed} votes have been cast, so the sides stay hidden.",
-                hint=f"Continue: mlxtune blind {self.evaluation.name}",
-            )
+            hint = f"Continue: mlxtune blind {self.evaluation.name}"
+            raise InputError(f"Only {self.votes} of {self.votes_needed} votes have been cast, so the sides stay hidden.", hint=hint)
         if not self.opened:
             self._write({"opened": True})
             self.opened = True
             ledger.record(ledger.ledger_path(self.evaluation), "blind", self.evaluation.name, self._order)
-        numbers = range(len(QUESTIONS))
-        firsts = self._first_showings()
+        numbers, firsts = range(len(QUESTIONS)), self._first_showings()
         repeats = [(firsts[id], index) for index, id in enumerate(self._order) if firsts[id] != index]
-        return count_votes(
-            self.first,
-            self.second,
-            self.choices(),
+        return tally.count_votes(
+            self.first, self.second, self.choices(),
             repeats=[(self._choice(one, number), self._choice(two, number)) for one, two in repeats for number in numbers],
-            left=sum(vote == "a" for vote in self._votes),
-            decided=sum(vote != "tie" for vote in self._votes),
-        )
+            left=self._votes.count("a"), decided=len(self._votes) - self._votes.count("tie"),
+        )  # fmt: skip
 
     def choices(self) -> list[RowVote]:
         """Return every vote in a revealed session, excluding repeats. Raises ``InputError`` before it is revealed."""
@@ -195,10 +180,7 @@ class BlindSession:
         ]
 
     def _first_showings(self) -> dict[str, int]:
-        firsts: dict[str, int] = {}
-        for index, id in enumerate(self._order):
-            firsts.setdefault(id, index)
-        return firsts
+        return {id: self._order.index(id) for id in self._order}
 
     def _create(self, n: int, seed: int) -> None:
         differing = [id for id, pair in self._pairs.items() if pair.first != pair.second]
@@ -329,7 +311,7 @@ def export_votes(session: BlindSession, path: Path, question: str = HEADLINE_QUE
     pair, and ``MachineError`` if the disk is full.
     """
     votes = session.choices()
-    rows = preference_rows(votes, question)
+    rows = tally.preference_rows(votes, question)
     if not rows:
         raise InputError(f"No vote on “{QUESTIONS[question]}” yields a preference pair: each is a tie or involves an empty answer.")
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

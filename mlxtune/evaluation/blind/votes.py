@@ -72,23 +72,14 @@ def count_votes(
     first: str, second: str, votes: Sequence[RowVote], *, repeats: Sequence[tuple[ArmChoice, ArmChoice]], left: int, decided: int
 ) -> BlindResult:
     """Count ``votes``. ``repeats`` holds both votes on each pair that was shown twice."""
-    tallies = _tallies(votes)
     shown = list({vote.pair.id: vote.pair for vote in votes}.values())
     uneven = [vote for vote in votes if vote.choice != "tie" and len(vote.pair.first) != len(vote.pair.second)]
     return BlindResult(
-        first=first,
-        second=second,
-        pairs=len(shown),
-        tallies=tallies,
-        agreed=sum(one == two for one, two in repeats),
-        repeated=len(repeats),
-        consistency=kappa(repeats) if repeats else None,
-        left=left,
-        decided=decided,
+        first, second, len(shown), _tallies(votes), sum(one == two for one, two in repeats), len(repeats),
+        kappa(repeats) if repeats else None, left, decided,
         longer=sum((len(vote.pair.first) > len(vote.pair.second)) == (vote.choice == "first") for vote in uneven),
-        uneven=len(uneven),
-        lengths=(median(len(pair.first) for pair in shown), median(len(pair.second) for pair in shown)),
-    )
+        uneven=len(uneven), lengths=(median(len(pair.first) for pair in shown), median(len(pair.second) for pair in shown)),
+    )  # fmt: skip
 
 
 def preference_rows(votes: Sequence[RowVote], question: str = HEADLINE_QUESTION) -> list[dict[str, Any]]:
@@ -96,16 +87,13 @@ def preference_rows(votes: Sequence[RowVote], question: str = HEADLINE_QUESTION)
 
     Pairs with an empty answer are omitted, because they cannot be trained on.
     """
-    return [
-        {
-            "prompt": [message.as_dict() for message in pair.prompt],
-            "chosen": pair.first if choice == "first" else pair.second,
-            "rejected": pair.second if choice == "first" else pair.first,
-            **({"tools": list(pair.tools)} if pair.tools else {}),
-        }
-        for pair, asked, choice in votes
-        if asked == question and choice != "tie" and pair.first.strip() and pair.second.strip()
-    ]
+    rows = []
+    for pair, asked, choice in votes:
+        chosen, rejected = (pair.first, pair.second) if choice == "first" else (pair.second, pair.first)
+        if asked == question and choice != "tie" and chosen.strip() and rejected.strip():
+            tools = {"tools": list(pair.tools)} if pair.tools else {}
+            rows.append({"prompt": [turn.as_dict() for turn in pair.prompt], "chosen": chosen, "rejected": rejected, **tools})
+    return rows
 
 
 def tally_votes(
@@ -131,8 +119,6 @@ def _tallies(votes: Sequence[RowVote]) -> tuple[VoteTally, ...]:
         own = [vote for vote in votes if vote.question == question]
         return tally_votes(question, [vote.choice for vote in own], [vote.pair.group for vote in own], adjusted)
 
-    tallies = {question: tally(question) for question in QUESTIONS}
     side = [question for question in QUESTIONS if question != HEADLINE_QUESTION]
-    for question, adjusted in zip(side, holm([tallies[question].p for question in side]), strict=True):
-        tallies[question] = tally(question, adjusted)
-    return tuple(tallies.values())
+    adjusted = dict(zip(side, holm([tally(question).p for question in side]), strict=True))
+    return tuple(tally(question, adjusted.get(question)) for question in QUESTIONS)

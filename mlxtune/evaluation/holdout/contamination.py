@@ -1,6 +1,7 @@
 """Check whether an adapter was trained on the rows it is evaluated on, using the records of its runs."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -54,21 +55,19 @@ def check(
     unknown = ""
     for adapter in adapters:
         for folder in _lineage(workspace, adapter):
-            if folder is None or (found := _trained_rows(folder)) is None:
+            if folder is None:
                 unknown = unknown or adapter.name
                 break
-            trained[folder] = found
-            if overlap := found.overlap(rows):
+            trained[folder] = _trained_rows(folder)
+            if overlap := trained[folder].overlap(rows):
                 named = "; ".join(str(row.location) for row in overlap[:_NAMED])
                 raise InputError(
                     f"{folder.name} was trained or validated on {len(overlap)} of the {plural(len(rows), 'row')} to evaluate: {named}.",
                     hint="Evaluate with the data settings that were used for training: a result on these rows would prove nothing.",
                 )
     records = tuple(trained.values())
-    if not adapters:
-        return None, ()
-    if unknown:
-        return Contamination("unknown", unknown), records
+    if unknown or not adapters:
+        return Contamination("unknown", unknown) if unknown else None, records
     return Contamination("unseen", adapters[0].name, sum(one.rows for one in records)), records
 
 
@@ -89,37 +88,30 @@ def load_trained(folder: Path) -> list[TrainedRows]:
 def _lineage(workspace: Path, adapter: Path) -> Iterator[Path | None]:
     """Yield the folder of the run that made ``adapter``, then of its parent's run, and so on; ``None`` if a run is missing."""
     seen: set[Path] = set()
-    while True:
-        folder = _run(workspace, adapter)
-        if folder is None or folder in seen:
-            yield None
-            return
+    while (folder := _run(workspace, adapter)) and folder not in seen:
         seen.add(folder)
         yield folder
         recipe = load(folder / "recipe.toml")
         if not recipe.adapter.parent:
             return
         adapter = recipe.path(recipe.adapter.parent)
+    yield None
 
 
 def _run(workspace: Path, adapter: Path) -> Path | None:
     """Return the folder of the run that made ``adapter``: its parent folder, or the run that its lineage names."""
-    if (folder := registry.run_of(adapter).folder / _RECORD).is_file():
-        return folder.parent
-    try:
+    runs = [registry.run_of(adapter)]
+    with suppress(InputError, KeyError, TypeError):
         name = read_json(adapter / _LINEAGE)["run"]
-    except (InputError, KeyError, TypeError):
-        return None
-    return next((run.folder for run in registry.list_runs(workspace) if run.id == name and (run.folder / _RECORD).is_file()), None)
+        runs += (run for run in registry.list_runs(workspace) if run.id == name)
+    return next((run.folder for run in runs if (run.folder / _RECORD).is_file()), None)
 
 
-def _trained_rows(folder: Path) -> TrainedRows | None:
-    """Return what the run in ``folder`` was trained and validated on; ``None`` if its record has no prompts."""
+def _trained_rows(folder: Path) -> TrainedRows:
+    """Return what the run in ``folder`` was trained and validated on."""
     try:
         record = read_json(folder / _RECORD)
         ids = *(str(row["id"]) for row in record["train"]), *map(str, record["valid"])
-        return (
-            TrainedRows(folder.name, len(ids), tuple(sorted(set(ids))), tuple(record["prompts"])) if "prompts" in record else None
-        )
+        return TrainedRows(folder.name, len(ids), tuple(sorted(set(ids))), tuple(record["prompts"]))
     except (KeyError, TypeError) as error:
         raise InputError(f"{folder / _RECORD} is damaged.") from error

@@ -9,7 +9,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -85,12 +85,9 @@ def record(
         entries = [entry for entry in map(_entry, lines) if entry and entry["kind"] == kind == "eval"]
         if not any(new.items() <= entry.items() or (result and entry.get("result") == result) for entry in entries):
             more = {name: value for name, value in (("result", result), ("adapter", adapter), ("last", last)) if value}
-            journal = Journal(path)
-            try:
+            with closing(Journal(path)) as journal:
                 journal.append({"v": 1, "t": time.time(), "prev": _hash(lines), **new, **more})
                 journal.sync()
-            finally:
-                journal.close()
         with suppress(OSError):  # without a home folder, deleted lines go unnoticed
             known = set(_lines(copy := _copy(path)))
             copy.parent.mkdir(parents=True, exist_ok=True)
@@ -164,11 +161,10 @@ def load(evaluation: Path) -> LedgerLines:
 
 
 def _lines(path: Path) -> tuple[bytes, ...]:
-    try:
+    with suppress(OSError):
         data = path.read_bytes()
-    except OSError:
-        return ()
-    return tuple(data[: data.rfind(b"\n") + 1].splitlines())
+        return tuple(data[: data.rfind(b"\n") + 1].splitlines())
+    return ()
 
 
 def _hash(lines: Sequence[bytes]) -> str:
@@ -181,11 +177,8 @@ def _result(entry: dict[str, Any]) -> str:
 
 
 def _entry(line: bytes) -> dict[str, Any] | None:
-    try:
-        value = json.loads(line)
-    except ValueError:
-        return None
-    match value:
-        case {"prev": str(), "kind": str(), "by": str(), "rows": list(rows)} if all(isinstance(row, str) for row in rows):
-            return value
+    with suppress(ValueError):
+        match value := json.loads(line):
+            case {"prev": str(), "kind": str(), "by": str(), "rows": list(rows)} if all(isinstance(row, str) for row in rows):
+                return value
     return None

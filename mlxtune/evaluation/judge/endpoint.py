@@ -8,7 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 from mlxtune.core.errors import InputError, MachineError, MlxtuneError
 from mlxtune.core.hashing import sha256_json
 from mlxtune.core.text import one_line
+from mlxtune.evaluation.arms import ENDPOINT, OPTIMIZED
+from mlxtune.recipe import Endpoint, Recipe
 
 OFFICIAL = "https://api.openai.com/v1"
 KEY, OFFICIAL_KEY = "MLXTUNE_ENDPOINT_KEY", "OPENAI_API_KEY"
@@ -90,10 +92,8 @@ class CostMeter:
         self, price_in: float = 0.0, price_out: float = 0.0, cap: float | None = None, reply_tokens: int = REPLY_TOKENS
     ) -> None:
         self.price_in, self.price_out, self.cap, self.reply_tokens = price_in, price_out, cap, reply_tokens
-        self.spent = 0.0
-        self._reserved = 0.0
-        self._lock = threading.Lock()
-        self._local = threading.local()
+        self.spent, self._reserved = 0.0, 0.0
+        self._lock, self._local = threading.Lock(), threading.local()
 
     @property
     def own_spent(self) -> float:
@@ -145,10 +145,8 @@ def host(url: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise InputError("The endpoint's URL must start with https:// (or http:// on this machine).")
     if parts.username or parts.password or parts.query or parts.fragment:
-        raise InputError(
-            "The endpoint's URL must not contain credentials, a query or a fragment.",
-            hint="Set the key in an environment variable.",
-        )
+        hint = "Set the key in an environment variable."
+        raise InputError("The endpoint's URL must not contain credentials, a query or a fragment.", hint=hint)
     if parts.scheme == "http" and not is_local(parts.hostname):
         raise InputError(f"The rows and the key would be sent to {one_line(parts.hostname, 60)} unencrypted.", hint="Use https://.")
     return parts.hostname
@@ -168,17 +166,12 @@ def api_key(url: str, variable: str = "", environment: Mapping[str, str] = os.en
     Raises ``InputError`` if a required key is missing.
     """
     if variable and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", variable):  # not shown, since it may be the key
-        raise InputError(
-            "key_env must be the name of an environment variable, not the key itself.",
-            hint=f"Run: export {KEY}=…, and omit key_env.",
-        )
+        hint = f"Run: export {KEY}=…, and omit key_env."
+        raise InputError("key_env must be the name of an environment variable, not the key itself.", hint=hint)
     name = variable or (OFFICIAL_KEY if host(url) == host(OFFICIAL) else KEY)
-    secret = environment.get(name, "").strip()
+    secret, shown = environment.get(name, "").strip(), one_line(name, 60)
     if not secret and (variable or not is_local(host(url))):
-        raise InputError(
-            f"The environment variable {one_line(name, 60)} is not set.",
-            hint=f"Run: export {one_line(name, 60)}=…, then try again.",
-        )
+        raise InputError(f"The environment variable {shown} is not set.", hint=f"Run: export {shown}=…, then try again.")
     return secret
 
 
@@ -272,12 +265,12 @@ class EndpointClient:
         """Return the seconds to wait after a status that proves no work was done; raise for every other status."""
         status, text = int(error.status_code), one_line(self._redact(str(error.message)), 300)
         if status in (429, 503) and getattr(error, "code", None) != "insufficient_quota":
-            return _seconds(error.response.headers.get("retry-after", ""))
+            with suppress(ValueError):
+                return max(0.0, float(error.response.headers.get("retry-after", "")))
+            return 0.0
         if status < 500 and status != 408:
-            raise InputError(
-                f"{self._name} rejected the request with status {status}: {text}",
-                hint="Check the model name, the API key and the URL.",
-            ) from None
+            hint = "Check the model name, the API key and the URL."
+            raise InputError(f"{self._name} rejected the request with status {status}: {text}", hint=hint) from None
         self._meter.charge(worst)
         raise ReplyLost(f"{self._name} replied with status {status}: {text}") from None
 
@@ -293,24 +286,50 @@ class EndpointClient:
                 content, calls = message.get("content"), message.get("tool_calls")
             case _:
                 raise ReplyLost(f"{self._name} sent something that is not a chat completion.")
-        tokens = thought_tokens = prompt_tokens = None
-        if isinstance(usage, dict):
-            prompt_tokens = usage.get("prompt_tokens")
-            details, tokens = usage.get("completion_tokens_details"), usage.get("completion_tokens")
-            thought_tokens = details.get("reasoning_tokens") if isinstance(details, dict) else None
+        details = usage.get("completion_tokens_details") if isinstance(usage, dict) else None
+        counts = (("prompt_tokens", usage), ("completion_tokens", usage), ("reasoning_tokens", details))
+        found = (record.get(key) if isinstance(record, dict) else None for key, record in counts)
+        prompt_tokens, tokens, thought_tokens = (count if isinstance(count, int) else None for count in found)
         return Completion(
             content if isinstance(content, str) else "", "length" if choice.get("finish_reason") == "length" else "stop",
             tuple(call for call in calls if isinstance(call, dict)) if isinstance(calls, list) else (),
-            tokens if isinstance(tokens, int) else None, thought_tokens if isinstance(thought_tokens, int) else 0, seconds,
-            prompt_tokens if isinstance(prompt_tokens, int) else None,
+            tokens, thought_tokens or 0, seconds, prompt_tokens,
         )  # fmt: skip
 
     def _redact(self, text: str) -> str:
         return text.replace(self._secret, "[key]") if self._secret else text
 
 
-def _seconds(text: str) -> float:
-    try:
-        return max(0.0, float(text))
-    except ValueError:
-        return 0.0
+def endpoint_arms(recipe: Recipe) -> dict[str, Endpoint]:
+    """Return the endpoints that the recipe's arms use, by the name of the arm."""
+    section = recipe.evaluation
+    names = {arm: arm.removeprefix(ENDPOINT) for arm in section.arms if arm.startswith(ENDPOINT)}
+    if OPTIMIZED in section.arms and section.optimizer:
+        names[OPTIMIZED] = section.optimizer
+    return {arm: section.endpoints[name] for arm, name in names.items()}
+
+
+def remote_hosts(recipe: Recipe) -> list[str]:
+    """Return the hosts other than this machine to which held-out prompts or, to optimize a prompt, training rows would be sent.
+
+    Raises ``InputError`` for an unsafe URL.
+    """
+    hosts = (host(endpoint.url) for endpoint in endpoint_arms(recipe).values())
+    return sorted({name for name in hosts if not is_local(name)})
+
+
+def require_endpoints(recipe: Recipe, consent: str) -> None:
+    """Raise ``InputError`` unless the recipe's endpoints have a key and, if they are not on this machine, a cap and consent."""
+    for arm, endpoint in endpoint_arms(recipe).items():
+        secret_key(endpoint)
+        if not is_local(host(endpoint.url)) and not (endpoint.cap and endpoint.price_in and endpoint.price_out):
+            hint = "Set price_in and price_out (dollars per million tokens) and cap in its section of [evaluation.endpoints]."
+            raise InputError(f"{arm} costs money, so it needs prices and a spending cap.", hint=hint)
+    if (hosts := remote_hosts(recipe)) and not consent:
+        hint = "Consent with mlxtune eval --send, or leave the endpoint out of evaluation.arms."
+        raise InputError(f"Rows will be sent to {', '.join(hosts)}, which needs your consent.", hint=hint)
+
+
+def secret_key(endpoint: Endpoint) -> str:
+    """Return the endpoint's key from the environment. Raises ``InputError`` if it is missing."""
+    return api_key(endpoint.url, endpoint.key_env)

@@ -61,42 +61,28 @@ def read_calls(file: Path) -> CallLog:
                 open.pop(key, None)
             case {"key": str(key), "refused": True}:
                 open.pop(key, None)
-    return CallLog(
-        replies, frozenset((lost | {key for key, worst in open.items() if worst}) - set(replies)), spent + sum(open.values())
-    )
+    lost |= {key for key, worst in open.items() if worst}
+    return CallLog(replies, frozenset(lost - set(replies)), spent + sum(open.values()))
 
 
 def make_calls(
-    calls: Sequence[C],
-    ask: Callable[[C], Any],
-    meter: CostMeter,
-    file: Path,
-    progress: Callable[[int, int], None],
-    *,
-    workers: int = 1,
-    done: Collection[str] = (),
-) -> None:
+    calls: Sequence[C], ask: Callable[[C], Any], meter: CostMeter, file: Path, progress: Callable[[int, int], None], *,
+    workers: int = 1, done: Collection[str] = (),
+) -> None:  # fmt: skip
     """Make those ``calls`` whose key is not in ``done``, ``workers`` at a time, and journal them in ``file``.
 
     ``ask`` returns the reply as JSON; with one worker, it is called in the calling thread. ``meter`` starts at the amount already spent.
     Raises any error from ``ask``, and ``MachineError`` after three lost replies in a row. Replies so far are saved.
     """
     meter.spent = read_calls(file).spent
-    journal = Journal(file)
-    remaining = [call for call in calls if call.key not in done]
-    in_a_row = 0
-    try:
-        with closing(_ask_all(remaining, ask, meter, journal, workers)) as replied:
-            for count, came in enumerate(replied, len(calls) - len(remaining) + 1):
-                progress(count, len(calls))
-                in_a_row = 0 if came else in_a_row + 1
-                if in_a_row == MAX_LOST_IN_A_ROW:
-                    raise MachineError(
-                        f"{MAX_LOST_IN_A_ROW} replies in a row were lost.",
-                        hint="Check the endpoint, then run again; replies are saved.",
-                    )
-    finally:
-        journal.close()
+    remaining, in_a_row = [call for call in calls if call.key not in done], 0
+    with closing(Journal(file)) as journal, closing(_ask_all(remaining, ask, meter, journal, workers)) as replied:
+        for count, came in enumerate(replied, len(calls) - len(remaining) + 1):
+            progress(count, len(calls))
+            in_a_row = 0 if came else in_a_row + 1
+            if in_a_row == MAX_LOST_IN_A_ROW:
+                hint = "Check the endpoint, then run again; replies are saved."
+                raise MachineError(f"{MAX_LOST_IN_A_ROW} replies in a row were lost.", hint=hint)
 
 
 def _ask_all(
@@ -105,8 +91,7 @@ def _ask_all(
     """Make each call and yield whether a reply arrived. If closed early, save the replies to calls in flight first."""
     lock, stop = threading.Lock(), threading.Event()
     if workers == 1:
-        for call in remaining:
-            yield _ask(call, ask, meter, journal, lock)
+        yield from (_ask(call, ask, meter, journal, lock) for call in remaining)
         return
 
     def work(call: C) -> bool:

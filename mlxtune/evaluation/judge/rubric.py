@@ -88,25 +88,26 @@ def load_rubric(path: Path) -> Rubric:
     if len({question.name for question in questions}) < len(questions):
         raise InputError(f"{path}: two questions have the same name.")
     pairwise = data.get("pairwise", DEFAULT.pairwise)
-    if not isinstance(pairwise, str) or not pairwise.strip():
+    if not _is_text(pairwise):
         raise InputError(f"{path}: pairwise must be a nonempty string.")
     return Rubric(questions, pairwise)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
 
 
 def _question(table: Any, number: int, path: Path) -> RubricQuestion:
     location = f"{path}, question {number}"
     values = table if isinstance(table, dict) else {}
-    texts = [values.get(key) for key in ("name", "ask")]
-    if not all(isinstance(text, str) and text.strip() for text in texts):
+    if not all(_is_text(values.get(key)) for key in ("name", "ask")):
         raise InputError(f"{location}: name and ask must be nonempty strings.")
     if unknown := sorted(set(values) - {"name", "ask", "anchors"}):
-        raise InputError(
-            f"{location}: unknown key {one_line(unknown[0], 40)}.",
-            hint="A question has the keys name, ask, and optionally anchors.",
-        )
+        hint = "A question has the keys name, ask, and optionally anchors."
+        raise InputError(f"{location}: unknown key {one_line(unknown[0], 40)}.", hint=hint)
     anchors = values.get("anchors", [])
     steps: list[Any] = anchors if isinstance(anchors, list) else [anchors]
-    if steps and not (len(steps) == STEPS and all(isinstance(step, str) and step.strip() for step in steps)):
+    if steps and not (len(steps) == STEPS and all(map(_is_text, steps))):
         raise InputError(f"{location}: anchors must be {STEPS} strings, one for each score from 1 to {STEPS}.")
     return RubricQuestion(values["name"], values["ask"], tuple(steps))
 
@@ -151,15 +152,9 @@ def _messages(
 def parse_grade(question: RubricQuestion, reply: str, answer: str) -> Grade:
     """Parse a reply to :func:`grading_messages`. A yes, or a score above 1, needs evidence quoted from ``answer``."""
     fields = _object(reply)
-    value: int | None = None
-    if question.anchors:
-        score = fields.get("score")
-        value = int(score) if isinstance(score, int | str) and str(score) in [str(step) for step in range(1, STEPS + 1)] else None
-    else:
-        answer_word = fields.get("verdict")
-        value = {"yes": 1, "no": 0}.get(answer_word.strip().casefold()) if isinstance(answer_word, str) else None
-    needed = value is not None and value > (1 if question.anchors else 0)
-    return _checked(value, fields.get("evidence"), [answer], needed)
+    known = {str(step): step for step in range(1, STEPS + 1)} if question.anchors else {"yes": 1, "no": 0}
+    value = known.get(str(fields.get("score" if question.anchors else "verdict")).strip().casefold())
+    return _checked(value, fields.get("evidence"), [answer], value is not None and value > min(known.values()))
 
 
 def parse_preference(reply: str, one: str, two: str) -> Grade:

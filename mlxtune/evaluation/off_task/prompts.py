@@ -1,11 +1,16 @@
-"""Off-task prompts: short questions with checkable answers, used to detect forgetting."""
+"""Off-task prompts: short questions with checkable answers, and the test whether the adapter answers them as well as the base.
+
+This is a paired non-inferiority test with a margin chosen before the run (Piaggio et al. 2012, JAMA 308:2594): held, dropped, or cannot
+tell. The interval is Tango's score interval with one-sided 95% limits, so *held* and *dropped* are each wrong at most 5% of the time.
+"""
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import regex
 
@@ -14,9 +19,11 @@ from mlxtune.core.files import read_failure, read_text
 from mlxtune.core.json_fields import from_json, optional
 from mlxtune.data import samples
 from mlxtune.data.rows import Location, Message, Unpaired
-from mlxtune.evaluation.off_task import instructions
 from mlxtune.evaluation.scorers.output_text import normalize
 from mlxtune.evaluation.scorers.phrase_match import TIME_LIMIT, contains_words
+from mlxtune.evaluation.statistics.clusters import effective_n
+from mlxtune.evaluation.statistics.intervals import LEVEL, Z_ONE_SIDED, PairedCounts, tango, tango_statistic
+from mlxtune.evaluation.statistics.significance import fewest_changes, non_inferiority_power
 from mlxtune.recipe import Recipe
 
 SHIPPED = Path("data/samples/regression.jsonl")
@@ -59,7 +66,7 @@ class OffTaskPrompt:
             return False
         if self.number is not None and _stated_number(text, normalize(self.prompt), self.number) != self.number:
             return False
-        if not all(instructions.passes(output, check) for check in self.checks):
+        if not all(passes_check(output, check) for check in self.checks):
             return False
         try:
             return not self.pattern or bool(regex.search(self.pattern, output, timeout=TIME_LIMIT))
@@ -137,7 +144,7 @@ def parse_prompt(value: Any, location: Location) -> OffTaskPrompt | None:
         regex.compile(prompt.pattern)
     except (AttributeError, KeyError, TypeError, ValueError, regex.error):
         return None
-    if not all(map(instructions.is_check, prompt.checks)):
+    if not all(map(is_check, prompt.checks)):
         return None
     given = prompt.accept or prompt.number is not None or prompt.pattern or prompt.checks
     words = [prompt.prompt, *prompt.accept, *prompt.reject]
@@ -153,3 +160,209 @@ def _stated_number(text: str, prompt: str, expected: float) -> float | None:
 
 def _contains(text: str, words: Sequence[str]) -> bool:
     return any(contains_words(text, word) for word in words)
+
+
+_WORD = regex.compile(r"[\p{L}\p{N}]+(?:['’-][\p{L}\p{N}]+)*")
+_SENTENCE_END = re.compile(r"(?<!\bMr)(?<!\bDr)(?<!\bMrs)[.!?]+[\"'”’)*]*(?=\s|$)")
+_ITEM = re.compile(r"(?m)^\s*(?:[-*•+]|\d+[.)])\s+(.*\S)")
+
+
+def passes_check(answer: str, check: tuple[Any, ...]) -> bool:
+    """Return whether ``answer`` passes ``check``: its name and arguments. An empty answer passes none."""
+    return bool(answer.strip()) and CHECKS[check[0]](answer.strip(), *check[1:])
+
+
+def is_check(value: tuple[Any, ...]) -> bool:
+    """Return whether ``value`` is the name of a check with arguments of its types."""
+    return bool(value) and isinstance(value[0], str) and value[0] in _CHECKS.get(tuple(type(one) for one in value[1:]), ())
+
+
+def _words(text: str) -> list[str]:
+    return [str(word).lower() for word in _WORD.findall(text)]
+
+
+def _lines(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _sentences(text: str) -> int:
+    """Return the number of sentences, or -1 if the last one does not end."""
+    ends = [match.end() for match in _SENTENCE_END.finditer(text)]
+    return len(ends) if ends and ends[-1] == len(text) else -1
+
+
+def _is_sorted(text: str, count: int) -> bool:
+    """Whether there are ``count`` items in alphabetical order: those of a list or, without one, lines or parts between commas."""
+    items = _ITEM.findall(text) or _lines(text)
+    items = items if len(items) > 1 else re.split(r",\s*", text.rstrip("."))
+    return len(items) == count and items == sorted(items, key=str.lower)
+
+
+def _finds(answer: str, text: str, end: str = "") -> bool:
+    """Whether ``text`` occurs: a letter or a sign anywhere, and a word at the start of a word, before the pattern ``end``."""
+    is_word = re.fullmatch(r"[\w ]{2,}", text)
+    return bool(re.search(rf"(?<!\w){re.escape(text)}{end}" if is_word else re.escape(text), answer, re.IGNORECASE))
+
+
+def _json(answer: str) -> Any:
+    """Return the first JSON object or array in the answer, which may be in a code fence; ``None`` if there is none."""
+    try:
+        return json.JSONDecoder().raw_decode(re.sub(r"\A[^\[{]*", "", answer))[0]
+    except (ValueError, RecursionError):
+        return None
+
+
+_CHECKS: Mapping[tuple[type, ...], Mapping[str, Callable[..., bool]]] = {
+    (): {"lowercase": str.islower, "uppercase": str.isupper},
+    (int,): {
+        "max_words": lambda answer, most: len(_words(answer)) <= most,
+        "min_words": lambda answer, least: len(_words(answer)) >= least,
+        "words": lambda answer, count: len(_words(answer)) == count,
+        "sentences": lambda answer, count: _sentences(answer) == count,
+        "paragraphs": lambda answer, count: len(re.split(r"\n\s*\n", answer)) == count,
+        "lines": lambda answer, count: len(_lines(answer)) == count,
+        "bullets": lambda answer, count: len(re.findall(r"(?m)^\s*[-*•+] +\S", answer)) == count,
+        "numbered": lambda answer, count: [*map(int, re.findall(r"(?m)^\s*(\d+)[.)] *\S", answer))] == [*range(1, count + 1)],
+        "comma_items": lambda answer, count: [bool(part.strip()) for part in answer.split(",")] == [True] * count,
+        "alphabetical": _is_sorted,
+        "capitals": lambda answer, least: len(regex.findall(r"\b\p{Lu}{2,}\b", answer)) >= least,  # words in capital letters
+        "json_items": lambda answer, count: isinstance(value := _json(answer), list) and len(value) == count,
+    },
+    (str,): {
+        "contains": _finds,  # a word may have an ending
+        "omits": lambda answer, text: not _finds(answer, text, r"(?!\w)"),
+        "starts": lambda answer, text: answer.lstrip("\"'“*").lower().startswith(text.lower()),
+        "ends": lambda answer, text: answer.rstrip("\"'”*").lower().endswith(text.lower()),
+        "json_key": lambda answer, key: isinstance(value := _json(answer), dict) and key in value,
+    },
+    (str, int): {"word_times": lambda answer, word, least: _words(answer).count(word.lower()) >= least},
+    (str, str): {  # text between two signs: somewhere in a line, or the whole answer
+        "enclosed": lambda answer, left, right: bool(re.search(rf"{re.escape(left)}.*?\w.*?{re.escape(right)}", answer)),
+        "wrapped": lambda answer, left, right: (
+            re.fullmatch(rf"{re.escape(left)}.+{re.escape(right)}", answer, re.DOTALL) is not None
+        ),
+    },
+}
+CHECKS = {name: check for checks in _CHECKS.values() for name, check in checks.items()}
+
+
+MARGIN = 0.05  # default of evaluation.regression_margin
+LEAST = 0.2  # the sum of both arms' rates below which prompts say too little about forgetting
+OffTaskOutcome = Literal["held", "dropped", "cannot_tell"]
+
+
+@dataclass(frozen=True)
+class OffTaskCell:
+    """The correct answers to the prompts of a category, asked with or without the system prompt.
+
+    The test counts them only if the rates of both arms add up to at least :data:`LEAST`: otherwise there is little to forget. A rule about
+    the base alone would count cells in which it was lucky, and the adapter would seem to drop. This rule is the same for both arms, so
+    it says nothing about which of them is better.
+    """
+
+    category: str
+    with_system: bool
+    total: int
+    base: int
+    tuned: int
+
+    @property
+    def counted(self) -> bool:
+        return self.base + self.tuned >= LEAST * self.total
+
+
+@dataclass(frozen=True)
+class OffTaskChange:
+    """How correct answers changed over the counted prompts of a category, or of all categories if ``category`` is empty."""
+
+    category: str
+    prompts: int
+    paired: PairedCounts
+    effective_n: float
+    low: float  # a one-sided 95% limit of the change in the rate, as is ``high``
+    change: float
+    high: float
+    power: float  # the probability of *held* if nothing was forgotten and ``statistics.power.FLIPPED`` of the answers change
+    outcome: OffTaskOutcome
+
+
+@dataclass(frozen=True)
+class OffTaskResult:
+    """The test's result over all counted prompts and by category."""
+
+    margin: float
+    overall: OffTaskChange
+    categories: tuple[OffTaskChange, ...]
+    cells: tuple[OffTaskCell, ...]
+    broken: tuple[str, ...]  # IDs of prompts, which end in ``+system`` for those asked with the system prompt
+    fixed: tuple[str, ...]
+    nearness: int | None  # the fewest answers of the adapter that would have to be different for another outcome
+
+    @property
+    def outcome(self) -> OffTaskOutcome:
+        return self.overall.outcome
+
+    @property
+    def set_apart(self) -> tuple[OffTaskCell, ...]:
+        """The cells that the test does not count."""
+        return tuple(cell for cell in self.cells if not cell.counted)
+
+
+def compare_off_task(
+    prompts: Sequence[OffTaskPrompt], base: Sequence[str], tuned: Sequence[str], margin: float = MARGIN
+) -> OffTaskResult:
+    """Compare the answers of the base and the adapter to ``prompts``, in their order, with the non-inferiority ``margin``.
+
+    Answers to the same prompt in both conditions are dependent, so the interval uses the effective number of answers.
+    """
+    passes = [(prompt, prompt.passes(one), prompt.passes(two)) for prompt, one, two in zip(prompts, base, tuned, strict=True)]
+    cells = []
+    for category, with_system in dict.fromkeys((prompt.category, prompt.with_system) for prompt in prompts):
+        own = [(one, two) for prompt, one, two in passes if (prompt.category, prompt.with_system) == (category, with_system)]
+        cells.append(OffTaskCell(category, with_system, len(own), sum(one for one, _ in own), sum(two for _, two in own)))
+    keys = {(cell.category, cell.with_system) for cell in cells if cell.counted}
+    counted = [item for item in passes if (item[0].category, item[0].with_system) in keys]
+    overall, names = _change("", counted, margin), dict.fromkeys(prompt.category for prompt in prompts)
+    categories = tuple(_change(name, [item for item in counted if item[0].category == name], margin) for name in names)
+    broken, fixed = (
+        tuple(f"{prompt.id}{'+system' * prompt.with_system}" for prompt, *both in passes if both == [not right, right])
+        for right in (False, True)
+    )
+    return OffTaskResult(margin, overall, categories, tuple(cells), broken, fixed, _nearness(counted, margin, overall.outcome))
+
+
+def _change(category: str, passes: Sequence[tuple[OffTaskPrompt, bool, bool]], margin: float) -> OffTaskChange:
+    ids = [prompt.id for prompt, *_ in passes]
+    rows = [(one, two) for _, one, two in passes]
+    paired, size = PairedCounts.count(rows), effective_n([two - one for one, two in rows], ids, 2 * LEVEL) if rows else 0.0
+    low, change, high = tango(paired, effective_n=size) if rows else (-1.0, 0.0, 1.0)
+    power = non_inferiority_power(len(set(ids)), margin)
+    return OffTaskChange(category, len(set(ids)), paired, size, low, change, high, power, _outcome(paired, size, margin))
+
+
+def _outcome(paired: PairedCounts, size: float, margin: float) -> OffTaskOutcome:
+    """Return *held* if a drop of ``margin`` is ruled out, *dropped* if a drop is certain, and otherwise *cannot tell*."""
+    if not size:
+        return "cannot_tell"
+    if tango_statistic(paired, -margin, size) > Z_ONE_SIDED:
+        return "held"
+    return "dropped" if tango_statistic(paired, 0.0, size) < -Z_ONE_SIDED else "cannot_tell"
+
+
+def _nearness(passes: Sequence[tuple[OffTaskPrompt, bool, bool]], margin: float, outcome: OffTaskOutcome) -> int | None:
+    """Change the adapter's answers one after another, from right to wrong or from wrong to right, until the outcome is another one."""
+    ids, rows = [prompt.id for prompt, *_ in passes], [(one, two) for _, one, two in passes]
+
+    def is_turned(changed: frozenset[int]) -> bool:
+        now = [(one, two != (index in changed)) for index, (one, two) in enumerate(rows)]
+        size = effective_n([two - one for one, two in now], ids, 2 * LEVEL)
+        return _outcome(PairedCounts.count(now), size, margin) != outcome
+
+    directions = {"held": (True,), "dropped": (False,)}.get(outcome, (True, False))
+
+    def order(right: bool, first: bool, together: bool) -> list[int]:
+        own = (index for index, (_, two) in enumerate(rows) if two is right)
+        return sorted(own, key=lambda index: (rows[index][0] is first, ids[index] if together else ""))
+
+    both = (False, True)
+    return fewest_changes((order(*how) for how in product(directions, both, both)), is_turned)

@@ -34,40 +34,36 @@ def score_disclaimers(answer: ModelAnswer, rules: Sequence[Disclaimer], fuzzy: b
                     continue
                 why = f"the reference is not JSON, so it is unknown whether “{rule.name}” is required"
                 return Score(False, "no_reference", why)
-            required = not reference or _called_for(rule, reference[0])
-            score = _required(answer, rule, fuzzy) if required else _unwanted(answer, rule, fuzzy)
-            if not score.passed:
-                return score
+            if not reference or _called_for(rule, reference[0]):
+                if not (score := _required(answer, rule, fuzzy)).passed:
+                    return score
+            elif _stated(visible_texts(strip_thinking(answer.output)), answer, rule, fuzzy)[0]:
+                return Score(False, "out_of_place", f"“{rule.name}” does not belong here")
     except PatternTimeout as pattern:
         return Score(False, "pattern_too_slow", f"the pattern {one_line(str(pattern), 60)} timed out")
     return PASS
 
 
 def _called_for(rule: Disclaimer, reference: Any) -> bool:
-    def matches(fields: dict[str, Any]) -> bool:
-        return all(field_value(reference, name) == value for name, value in fields.items())
-
-    return (not rule.when or matches(rule.when)) and not (rule.unless and matches(rule.unless))
+    when, unless = (
+        all(field_value(reference, name) == value for name, value in fields.items()) for fields in (rule.when, rule.unless)
+    )
+    return when and not (rule.unless and unless)
 
 
 def _required(answer: ModelAnswer, rule: Disclaimer, fuzzy: bool) -> Score:
     present, why = _stated(_texts(answer, rule.at), answer, rule, fuzzy)
     if present:
         return PASS
-    if rule.at != "anywhere" and not why and _stated(visible_texts(strip_thinking(answer.output)), answer, rule, fuzzy)[0]:
-        return Score(False, "wrong_place", f"“{rule.name}” is not in {rule.at}")
     if not why:
         texts = visible_texts(strip_thinking(answer.output))
+        if rule.at != "anywhere" and _stated(texts, answer, rule, fuzzy)[0]:
+            return Score(False, "wrong_place", f"“{rule.name}” is not in {rule.at}")
         if texts and any(truncated_inside(texts[-1], phrase) for phrase in rule.phrases if phrase.match != "regex"):
             why = "cut_off"
         elif _stated([answer.output], answer, rule, fuzzy)[0]:
             why = "only_thought"
     return Score(False, why or "missing", f"“{rule.name}” is {in_words(why or 'missing')}")
-
-
-def _unwanted(answer: ModelAnswer, rule: Disclaimer, fuzzy: bool) -> Score:
-    present, _ = _stated(visible_texts(strip_thinking(answer.output)), answer, rule, fuzzy)
-    return Score(False, "out_of_place", f"“{rule.name}” does not belong here") if present else PASS
 
 
 def _stated(texts: list[str], answer: ModelAnswer, rule: Disclaimer, fuzzy: bool) -> tuple[bool, str]:

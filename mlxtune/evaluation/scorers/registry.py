@@ -1,18 +1,7 @@
 """All metrics, in report order."""
 
 from mlxtune.core.text import one_line
-from mlxtune.evaluation.scorers import (
-    CONTRACT,
-    CONVERSATION,
-    PREFERENCE,
-    correct,
-    disclaimer,
-    forbidden,
-    json_forms,
-    length,
-    pattern,
-    schema_valid,
-)
+from mlxtune.evaluation.scorers import CONTRACT, CONVERSATION, PREFERENCE, correct, disclaimer, json_forms, schema_valid, text_rules
 
 SCORERS = (
     json_forms.VALID,
@@ -20,9 +9,9 @@ SCORERS = (
     schema_valid.SCORER,
     disclaimer.STRICT,
     disclaimer.FUZZY,
-    forbidden.SCORER,
-    length.SCORER,
-    pattern.SCORER,
+    text_rules.FORBIDDEN,
+    text_rules.LENGTH,
+    text_rules.PATTERN,
     correct.SCORER,
 )
 FORMS = tuple(scorer.name for scorer in SCORERS if scorer.is_form)

@@ -1,6 +1,7 @@
 """Closed-form intervals for rates and paired rates. Each function cites its source."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,12 +27,8 @@ class PairedCounts:
     @classmethod
     def count(cls, passed: Sequence[tuple[bool, bool]]) -> Self:
         """Count rows by whether the first and the second arm passed."""
-        return cls(
-            both=sum(one and two for one, two in passed),
-            broken=sum(one and not two for one, two in passed),
-            fixed=sum(two and not one for one, two in passed),
-            neither=sum(not one and not two for one, two in passed),
-        )
+        cells = Counter((bool(one), bool(two)) for one, two in passed)
+        return cls(cells[True, True], cells[True, False], cells[False, True], cells[False, False])
 
     @property
     def total(self) -> int:

@@ -88,10 +88,8 @@ class HostGroup:
         rows = np.array(digests).reshape(table.shape)
         different = [str(rank) for rank in range(1, self.size) if (rows[rank] != rows[0]).any()]
         if different:
-            raise InputError(
-                f"The {name} on host {', '.join(different)} differs from the {name} on host 0.",
-                hint="Use the same mlxtune version, run folder, data and model on every host, at the same paths.",
-            )
+            hint = "Use the same mlxtune version, run folder, data and model on every host, at the same paths."
+            raise InputError(f"The {name} on host {', '.join(different)} differs from the {name} on host 0.", hint=hint)
 
     def _sum(self, vector: mx.array) -> mx.array:
         mx.eval(vector)

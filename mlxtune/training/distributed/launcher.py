@@ -72,9 +72,9 @@ def launch_request(hosts: int, hostfile: Path | None) -> dict[str, Any]:
     The hostfile has the format of ``mlx.launch`` and ``mlx.distributed_config``; its first host is the machine that starts the run.
     Raise ``InputError`` if it cannot be read or has no usable hosts.
     """
+    if hosts < 1:
+        raise InputError(f"--hosts must be at least 2, but is {hosts}.", hint="Use 2 or more, or omit --hosts.")
     if hostfile is None:
-        if hosts < 1:
-            raise InputError(f"--hosts must be at least 2, but is {hosts}.", hint="Use 2 or more, or omit --hosts.")
         return {"hosts": hosts} if hosts > 1 else {}
     content = read_json(hostfile)
     record = content if isinstance(content, dict) else {"hosts": content}
@@ -239,13 +239,11 @@ class PeerWorker:
 
     def join(self, step: int = 0) -> RankConfig:
         """Tell the leader that this process is ready, and wait for its configuration."""
-        ready, join = self._channel.receive(), None
-        if ready:
+        if ready := self._channel.receive():
             ready.result(None)
-            join = self._channel.receive()
-        if join is None:
-            raise Interrupted(step)
-        return RankConfig(**join.params)
+            if join := self._channel.receive():
+                return RankConfig(**join.params)
+        raise Interrupted(step)
 
     def find_lost(self, timeout: float = 0.0) -> PeerLost | None:
         """Return ``None``: a peer is connected only to the leader, and exits when the leader does."""
@@ -271,7 +269,5 @@ def run_peer(folder: Path, work: Callable[[PeerWorker], object]) -> int:
 def _free_ports(count: int) -> Iterator[int]:
     """Yield ports that are free on this machine. They are reserved together so that they differ."""
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for item in sockets:
-            item.bind((LOCALHOST, 0))
+        sockets = [stack.enter_context(socket.create_server((LOCALHOST, 0))) for _ in range(count)]
         return iter([item.getsockname()[1] for item in sockets])

@@ -14,8 +14,8 @@ import numpy as np
 from mlxtune.data import batching
 from mlxtune.data.batching import PaddedShapes, PairLengths, Shape, group_pairs, padded_length
 from mlxtune.models.encoded import EncodedPair, common_prefix
-from mlxtune.training.frozen_cache import GROUP_TOKENS
-from mlxtune.training.objective import Arrays, FrozenOutputs, TrainingBatch
+from mlxtune.training.frozen_cache import GROUP_TOKENS, FrozenCache
+from mlxtune.training.objective import Arrays, TrainingBatch
 from mlxtune.training.sft import MIN_PREFIX
 
 
@@ -45,7 +45,7 @@ class PairPart:
 class PairBatch(TrainingBatch):
     mean_length: float  # of the step's chosen completions, in tokens
 
-    def arrays(self, cache: FrozenOutputs | None = None) -> Arrays:
+    def arrays(self, cache: FrozenCache | None = None) -> Arrays:
         return super().arrays(cache) | {"mean_length": mx.array(self.mean_length)}
 
 
@@ -72,15 +72,9 @@ def inference_groups(
 
 
 def collate(
-    pairs: Sequence[EncodedPair],
-    groups: Iterable[Sequence[int]],
-    *,
-    share_prompts: bool,
-    prefix: int = 0,
-    streams: int = 1,
-    step: Sequence[int] = (),
-    shapes: PaddedShapes | None = None,
-) -> list[PairBatch]:
+    pairs: Sequence[EncodedPair], groups: Iterable[Sequence[int]], *, share_prompts: bool, prefix: int = 0, streams: int = 1,
+    step: Sequence[int] = (), shapes: PaddedShapes | None = None,
+) -> list[PairBatch]:  # fmt: skip
     """Return the batches of one optimizer step: one per group of indices of ``pairs``, split over ``streams``.
 
     With ``share_prompts``, stems are computed once, and their common ``prefix`` once per batch. ``step`` holds all pairs of the
@@ -126,17 +120,11 @@ def _part(all_pairs: Sequence[EncodedPair], indices: Sequence[int], share_prompt
     completions = [pair.chosen for pair in pairs], [pair.rejected for pair in pairs]
     stems = [np.concatenate([pair.prompt, pair.chosen[:start]]) for pair, start in zip(pairs, common, strict=True)]
     before = [stem[-1:] if share_prompts else stem for stem in stems]
-    stem_block = np.zeros((0, 0), np.int32)
-    if share_prompts:
-        stem_block = _pad_rows([stem[prefix:-1] for stem in stems], rows, *stem_width)
-    inputs = [
-        _pad_rows(
-            [np.concatenate([first, tokens[start:-1]]) for first, tokens, start in zip(before, side, common, strict=True)],
-            rows,
-            width,
-        )
-        for side, width in zip(completions, (chosen_width, rejected_width), strict=True)
-    ]
+    stem_block = _pad_rows([stem[prefix:-1] for stem in stems], rows, *stem_width) if share_prompts else np.zeros((0, 0), np.int32)
+    inputs = []
+    for side, width in zip(completions, (chosen_width, rejected_width), strict=True):
+        answers = [np.concatenate([first, own[start:-1]]) for first, own, start in zip(before, side, common, strict=True)]
+        inputs.append(_pad_rows(answers, rows, width))
     lengths = np.zeros((2, rows), np.int32)
     lengths[:, : len(pairs)] = [[len(tokens) for tokens in side] for side in completions]
     target_index = np.zeros((2 * rows, completion or padded_length(int(lengths.max()))), np.int32)
@@ -157,20 +145,15 @@ def _part(all_pairs: Sequence[EncodedPair], indices: Sequence[int], share_prompt
     for line, pair in enumerate(pairs):
         reference[line] = pair.reference_logps or (np.nan, np.nan)  # not a number, so a loss that needs it fails
         labels[line], stem_lengths[line] = bool(pair.label), len(stems[line]) - 1
-    return PairPart(
-        tuple(indices),
-        mx.array(stem_block) if share_prompts else None,
-        mx.array(stem_lengths),
-        (mx.array(inputs[0]), mx.array(inputs[1])),
-        mx.array(np.array(in_stem.positions, np.int32)),
-        mx.array(np.array(in_inputs.positions, np.int32)),
-        mx.array(np.array(in_stem.targets + in_inputs.targets, np.int32)),
-        mx.array(target_index),
-        mx.array(mask.astype(np.float32)),
-        mx.array(reference.T.flatten()),
-        mx.array((np.arange(rows) < len(pairs)).astype(np.float32)),
-        mx.array(labels),
+    stem_positions, positions, targets = (
+        mx.array(np.array(one, np.int32)) for one in (in_stem.positions, in_inputs.positions, in_stem.targets + in_inputs.targets)
     )
+    real = (np.arange(rows) < len(pairs)).astype(np.float32)
+    return PairPart(
+        tuple(indices), mx.array(stem_block) if share_prompts else None, mx.array(stem_lengths),
+        (mx.array(inputs[0]), mx.array(inputs[1])), stem_positions, positions, targets, mx.array(target_index),
+        mx.array(mask.astype(np.float32)), mx.array(reference.T.flatten()), mx.array(real), mx.array(labels),
+    )  # fmt: skip
 
 
 @dataclass

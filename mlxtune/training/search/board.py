@@ -9,13 +9,18 @@
     outcome.json                the decision, the run with the selected adapter, and its evaluation
 
 A result is written once and completely, so that a search that is killed continues with the same decisions.
+
+Each trial has a trunk with a constant learning rate. A rung branches off its trunk and decays the rate to 0, so that it is a complete
+run of that length with ``schedule = "wsd"``; the next rung continues from the trunk, not from the start (Hu et al. 2024,
+arXiv:2404.06395).
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
@@ -23,6 +28,7 @@ from typing import Any, Literal
 from mlxtune.core import journal
 from mlxtune.core.files import read_json, write_json
 from mlxtune.core.json_fields import load_record
+from mlxtune.recipe import Recipe, TrainingSection
 from mlxtune.runs.locks import file_lock
 
 PLAN, CHOICES, RESULT, FAILED, OUTCOME = "search.json", "choices.jsonl", "result.json", "failed.json", "outcome.json"
@@ -110,11 +116,9 @@ class Board:
     def ranking(self, rung: int) -> list[int]:
         """Return the trials with a result at ``rung``, best first: by rate, then loss, then cost, then number."""
         scored = [trial for trial in self.trials if (trial.number, rung) in self.results and not self.is_out(trial.number)]
-        return [trial.number for trial in sorted(scored, key=lambda trial: self._order(trial, rung))]
-
-    def _order(self, trial: Trial, rung: int) -> tuple[float, float, float, int]:
-        result = self.results[trial.number, rung]
-        return -result.rate, result.loss, trial.cost, trial.number
+        results = [self.results[trial.number, rung] for trial in scored]
+        order = ((-one.rate, one.loss, trial.cost, trial.number) for one, trial in zip(results, scored, strict=True))
+        return [number for *_, number in sorted(order)]
 
     def cohort(self, rung: int) -> list[int]:
         """Return the trials that take part in ``rung``: all in the first one, then the best third, the recipe, and pinned trials."""
@@ -134,11 +138,8 @@ class Board:
 
     def next_rung(self) -> tuple[int, int] | None:
         """Return the next trial and rung to train; ``None`` if the search is complete."""
-        for rung in range(self.plan.rung_count):
-            for number in self.cohort(rung):
-                if (number, rung) not in self.results:
-                    return number, rung
-        return None
+        places = ((number, rung) for rung in range(self.plan.rung_count) for number in self.cohort(rung))
+        return next((place for place in places if place not in self.results), None)
 
     def last_rung(self, number: int) -> int:
         """Return the last rung of a trial with a result; -1 if it has none."""
@@ -218,17 +219,12 @@ def read_board(search: Path) -> Board | None:
     if not (search / PLAN).is_file():
         return None
     plan = load_record(SearchPlan, search / PLAN, 1, _HINT)
-    results, failures = {}, {}
-    for trial in plan.trials:
-        for rung in range(plan.rung_count):
-            file = rung_folder(search, trial.number, rung) / RESULT
-            if file.is_file():
-                results[trial.number, rung] = load_record(RungResult, file, 1, _HINT)
-        file = trial_folder(search, trial.number) / FAILED
-        if file.is_file():
-            failures[trial.number] = str(read_json(file)["reason"])
-    dropped, pinned, limit = choices(search)
-    return Board(plan, results, failures, dropped, pinned, limit)
+    numbers = [trial.number for trial in plan.trials]
+    done = {place: rung_folder(search, *place) / RESULT for place in product(numbers, range(plan.rung_count))}
+    failed = {number: trial_folder(search, number) / FAILED for number in numbers}
+    results = {place: load_record(RungResult, file, 1, _HINT) for place, file in done.items() if file.is_file()}
+    failures = {number: str(read_json(file)["reason"]) for number, file in failed.items() if file.is_file()}
+    return Board(plan, results, failures, *choices(search))
 
 
 def choices(search: Path) -> tuple[frozenset[int], frozenset[int], int]:
@@ -248,3 +244,60 @@ def choices(search: Path) -> tuple[frozenset[int], frozenset[int], int]:
 def relative_cost(adapted: int, depth: int, rank: int, width: int) -> float:
     """Return the compute of a step: a forward pass through all layers, a backward pass through the adapted ones, and the adapter's."""
     return (depth + 2 * adapted) / (3 * depth) * (1 + 2 * rank / max(1, width))
+
+
+FRACTIONS = (1 / 6, 1 / 3, 1.0)  # lengths of the rungs as fractions of the recipe's steps
+MIN_STEPS = 4  # minimum number of steps of a trial
+_NEVER = 1_000_000_000  # steps
+
+
+def rung_lengths(total: int) -> tuple[int, ...]:
+    """Return the numbers of steps after which trials of ``total`` steps are compared, in ascending order."""
+    return tuple(sorted({max(2, math.ceil(fraction * total)) for fraction in FRACTIONS}))
+
+
+def trunk_steps(section: TrainingSection, length: int) -> int:
+    """Return the number of steps of the trunk before the rung of ``length`` steps branches off."""
+    return length - _decay_steps(section, length)
+
+
+def rung_steps(section: TrainingSection, lengths: Sequence[int]) -> tuple[int, ...]:
+    """Return the steps that each rung of ``lengths`` takes: the trunk since the rung before branched off, and the decay."""
+    starts = [0, *(trunk_steps(section, length) for length in lengths[:-1])]
+    return tuple(length - start for start, length in zip(starts, lengths, strict=True))
+
+
+def trunk_section(section: TrainingSection, length: int, total: int) -> TrainingSection:
+    """Return the section that trains the trunk up to where the rung of ``length`` steps branches off."""
+    steps = trunk_steps(section, length)
+    return replace(_common(section, steps, total), schedule="constant")
+
+
+def rung_section(section: TrainingSection, length: int, total: int) -> TrainingSection:
+    """Return the section of a whole run of ``length`` steps, which begins with the trunk."""
+    decay = _fraction(_decay_steps(section, length), length)
+    return replace(_common(section, length, total), schedule="wsd", decay=decay)
+
+
+def rung_recipe(recipe: Recipe, length: int, total: int) -> Recipe:
+    """Return the recipe of a run that ends with the adapter of the rung of ``length`` steps."""
+    section = replace(rung_section(recipe.training, length, total), validate_every=length, samples=recipe.training.samples)
+    return replace(recipe, training=section)
+
+
+def _common(section: TrainingSection, steps: int, total: int) -> TrainingSection:
+    """Return ``section`` for ``steps`` steps, with the warmup of ``total`` steps and without validation or early stopping."""
+    first = rung_lengths(total)[0]
+    warmup = min(math.ceil(section.warmup * total), trunk_steps(section, first))
+    return replace(
+        section, steps=steps, warmup=_fraction(warmup, steps), early_stop=0, samples=0, validate_every=_NEVER, keep=1,
+    )  # fmt: skip
+
+
+def _decay_steps(section: TrainingSection, length: int) -> int:
+    return min(length - 1, max(1, math.ceil(section.decay * length)))
+
+
+def _fraction(count: int, total: int) -> float:
+    """Return a fraction of ``total`` that rounds up to ``count``."""
+    return round((count - 0.5) / total, 9) if count and total else 0.0

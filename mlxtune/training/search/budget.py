@@ -17,8 +17,7 @@ from mlxtune.planning.training_rule import by_rule
 from mlxtune.recipe import Recipe
 from mlxtune.recipe.schema import BUDGET_PATTERN
 from mlxtune.runs.events import Event
-from mlxtune.training.search.board import cohort_sizes
-from mlxtune.training.search.rungs import rung_lengths, rung_steps
+from mlxtune.training.search.board import cohort_sizes, rung_lengths, rung_steps
 from mlxtune.training.search.space import Choices, search_space
 
 SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -44,10 +43,8 @@ def parse_budget(text: str) -> Budget | None:
         raise RecipeError(
             f"Invalid budget: {text}.", hint="Use a time (30m, 2h), an energy (50Wh), or a number of steps (500 steps)."
         )
-    amount, unit = float(match[1]), match[2]
-    if unit in SECONDS:
-        return Budget(amount * SECONDS[unit], "seconds")
-    return Budget(amount, "Wh" if unit == "Wh" else "steps")
+    unit: Unit = "seconds" if match[2] in SECONDS else "Wh" if match[2] == "Wh" else "steps"
+    return Budget(float(match[1]) * SECONDS.get(match[2], 1.0), unit)
 
 
 def active_seconds(events: Iterable[Event]) -> float:

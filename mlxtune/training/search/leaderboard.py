@@ -1,4 +1,4 @@
-"""The leaderboard of a search, as the command line and the app show it. Imports no mlx."""
+"""The leaderboard of a search, and its decision: which trials differ, and which one is selected. Imports no mlx."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from statistics import fmean
 from typing import Any, Literal
 
 from mlxtune.core.files import read_json, require_version
+from mlxtune.core.json_fields import from_json
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.arms import TUNED
 from mlxtune.evaluation.report import Rate
 from mlxtune.evaluation.statistics.clusters import effective_n
-from mlxtune.evaluation.statistics.intervals import wilson
+from mlxtune.evaluation.statistics.intervals import LEVEL, wilson
+from mlxtune.evaluation.statistics.significance import holm
+from mlxtune.evaluation.verdict import Comparison, compare
 from mlxtune.runs.registry import RUN_KINDS
-from mlxtune.training.search.board import OUTCOME, OUTCOME_VERSION, Board, read_board
-from mlxtune.training.search.decision import SearchDecision, Standing, decide, standing
+from mlxtune.training.search.board import INCUMBENT, OUTCOME, OUTCOME_VERSION, Board, RungResult, read_board
 from mlxtune.training.search.space import PARAMETERS, Value, log_scale
 
 TrialStatus = Literal[
@@ -90,9 +92,7 @@ def read_leaderboard(search: Path) -> Leaderboard | None:
     for trial in sorted(board.plan.trials, key=lambda trial: _order(board, trial.number)):
         rung = board.last_rung(trial.number)
         result = board.results.get((trial.number, rung))
-        low, high = 0.0, 0.0
-        if result:
-            low, high = wilson(sum(result.passed), len(result.passed), effective_n=effective_n(result.passed, board.plan.groups))
+        low, high = _interval(board, result) if result else (0.0, 0.0)
         status = _status(board, trial.number, following, decision if outcome else None)
         rates = tuple(board.results[trial.number, index].rate for index in range(rung + 1))
         entries.append(Entry(
@@ -152,8 +152,7 @@ def _read_outcome(file: Path) -> StoredOutcome | None:
         return None
     record: dict[str, Any] = read_json(file)
     require_version(record.get("v"), OUTCOME_VERSION, file)
-    values = {field.name: record[field.name] for field in fields(SearchDecision)}
-    decision = SearchDecision(**values | {"tied": tuple(values["tied"])})
+    decision = from_json(SearchDecision, {field.name: record[field.name] for field in fields(SearchDecision)})
     return StoredOutcome(decision, record["run"], record["evaluation"], _held_out(file.parent.parent.parent, record["evaluation"]))
 
 
@@ -167,7 +166,6 @@ def _held_out(workspace: Path, evaluation: str) -> Rate | None:
 
 MIN_TRIALS = 4
 DRAWS = 1000
-LEVEL = 0.95
 
 
 @dataclass(frozen=True)
@@ -200,27 +198,137 @@ def trends(board: Board) -> tuple[Trend, ...]:
 
 
 def _trend(label: str, values: Sequence[Value], rates: Sequence[float]) -> Trend | None:
-    numbers = log_scale(values)
-    span = max(numbers) - min(numbers)
-    change = _slope(numbers, rates)
-    if not span or change is None:
+    import numpy as np  # the command line's help does not need it
+
+    numbers, everyone, rng = np.array(log_scale(values)), range(len(values)), random.Random(0)
+    if not (span := float(np.ptp(numbers))):
         return None
-    rng = random.Random(0)
-    pairs = list(zip(numbers, rates, strict=True))
-    slopes = []
-    for _ in range(DRAWS):
-        drawn = rng.choices(pairs, k=len(pairs))
-        if (slope := _slope([x for x, _ in drawn], [y for _, y in drawn])) is not None:
-            slopes.append(slope)
-    slopes.sort()
-    low, high = (slopes[round(share * (len(slopes) - 1))] for share in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
-    order = sorted(range(len(values)), key=numbers.__getitem__)
+    drawn = np.array([everyone, *(rng.choices(everyone, k=len(everyone)) for _ in range(DRAWS))])
+    x = numbers[drawn] - numbers[drawn].mean(axis=1, keepdims=True)
+    spread = (x**2).sum(axis=1)
+    change, *slopes = ((x * np.array(rates)[drawn]).sum(axis=1)[spread > 1e-12] / spread[spread > 1e-12]).tolist()
+    low, high = (sorted(slopes)[round(share * (len(slopes) - 1))] for share in (LEVEL / 2, 1 - LEVEL / 2))
     low, change, high = (max(-1.0, min(1.0, slope * span)) for slope in (low, change, high))
+    order = np.argsort(numbers, kind="stable")
     return Trend(label, values[order[0]], values[order[-1]], low, change, high)
 
 
-def _slope(x: Sequence[float], y: Sequence[float]) -> float | None:
-    """Return the slope of the least-squares line; ``None`` if all ``x`` are equal."""
-    middle = fmean(x)
-    spread = sum((value - middle) ** 2 for value in x)
-    return sum((value - middle) * rate for value, rate in zip(x, y, strict=True)) / spread if spread > 1e-12 else None
+SearchOutcome = Literal["improved", "not_improved", "no_difference"]
+
+
+@dataclass(frozen=True)
+class SearchDecision:
+    """Which trial a search selects, and why."""
+
+    # improved: the selected trial is better than the recipe itself, after adjusting for the number of trials;
+    # no_difference: no trial differs from the best one
+    outcome: SearchOutcome
+    best: int  # the trial with the best rate
+    selected: int  # the cheapest of the trials that cannot be told apart from the best one
+    rung: int  # at which they were compared, starting at 0
+    tied: tuple[int, ...]  # the trials that cannot be told apart from the best one, and itself
+    compared: int  # trials with a result
+    rate: float  # the selected trial's validation rate, with its interval
+    low: float
+    high: float
+    shrunken: float  # an estimate of this rate that accounts for the selection
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A pruned trial beside the best one of its last rung."""
+
+    place: int
+    trials: int  # of that rung
+    best: int
+    is_worse: bool  # whether it can be told apart from the best one
+    low: float  # the best one's rate minus its own, with an interval
+    change: float
+    high: float
+
+
+def decide(board: Board) -> SearchDecision | None:
+    """Decide the search from the results so far; ``None`` if there are none."""
+    rung = board.top_rung
+    if rung < 0:
+        return None
+    ranking = board.ranking(rung)
+    best = ranking[0]
+    others = [trial.number for trial in board.trials if board.last_rung(trial.number) >= 0 and trial.number != best]
+    comparisons = [compare_trials(board, number, best, min(rung, board.last_rung(number))) for number in others]
+    adjusted = dict(zip(others, holm([item.p for item in comparisons]), strict=True))
+    tied = [number for number in ranking if number == best or compare_trials(board, number, best, rung).outcome == "cannot_tell"]
+    selected = min(tied, key=lambda number: (board.trial(number).cost, number != INCUMBENT, ranking.index(number)))
+    result = board.results[selected, rung]
+    outcome: SearchOutcome = "not_improved"
+    if selected != INCUMBENT and (INCUMBENT, rung) in board.results:
+        gain = compare_trials(board, INCUMBENT, selected, rung)
+        if gain.change > 0 and gain.p * max(1, len(others)) < LEVEL:
+            outcome = "improved"
+    if outcome != "improved" and all(p >= LEVEL for p in adjusted.values()):
+        outcome = "no_difference"
+    shrunken = shrunken_rate(board, selected, rung)
+    return SearchDecision(
+        outcome, best, selected, rung, tuple(tied), len(others) + 1, result.rate, *_interval(board, result), shrunken
+    )
+
+
+def _interval(board: Board, result: RungResult) -> tuple[float, float]:
+    return wilson(sum(result.passed), len(result.passed), effective_n=effective_n(result.passed, board.plan.groups))
+
+
+def compare_trials(board: Board, first: int, second: int, rung: int) -> Comparison:
+    """Compare two trials on the validation rows after the same rung."""
+    one, two = board.results[first, rung], board.results[second, rung]
+    passed = list(zip(one.passed, two.passed, strict=True))
+    return compare("rate", f"trial {first}", f"trial {second}", passed, board.plan.groups)
+
+
+def standing(board: Board, number: int) -> Standing:
+    """Return why a trial did not continue after its last rung: its place there, and its difference from the best trial."""
+    rung = board.last_rung(number)
+    ranking = board.ranking(rung)
+    item = compare_trials(board, number, ranking[0], rung)
+    is_worse = item.outcome == "better"
+    return Standing(ranking.index(number) + 1, len(ranking), ranking[0], is_worse, item.low, item.change, item.high)
+
+
+def shrunken_rate(board: Board, number: int, rung: int) -> float:
+    """Return an estimate of a trial's rate after ``rung`` that accounts for having selected it among all trials.
+
+    It is the James–Stein estimate, which moves the rates of all trials toward their mean by the share of their spread that noise
+    explains (Efron and Morris 1975). Pruned trials count with their last rate plus the mean gain of those that continued. The noise
+    is the residual of the two-way layout of trials and rows in the first rung, since trials share their rows.
+    """
+    rates = {
+        trial.number: _projected_rate(board, trial.number, rung) for trial in board.trials if board.last_rung(trial.number) >= 0
+    }
+    mean = fmean(rates.values())
+    if len(rates) < 4:  # the estimator needs at least four trials
+        return board.results[number, rung].rate
+    spread = sum((rate - mean) ** 2 for rate in rates.values())
+    noise = _noise(board)
+    kept = max(0.0, 1 - (len(rates) - 3) * noise / spread) if spread > 0 else 0.0
+    return mean + kept * (rates[number] - mean)
+
+
+def _projected_rate(board: Board, number: int, rung: int) -> float:
+    """Return a trial's last rate, plus the mean gains of the trials that continued up to ``rung``."""
+    last = board.last_rung(number)
+    rate = board.results[number, min(last, rung)].rate
+    for step in range(last, rung):
+        continued = [trial.number for trial in board.trials if (trial.number, step + 1) in board.results]
+        gains = [board.results[one, step + 1].rate - board.results[one, step].rate for one in continued]
+        rate += fmean(gains) if gains else 0.0
+    return rate
+
+
+def _noise(board: Board) -> float:
+    """Return the variance of a trial's rate around the rates of the others that is due to the choice of rows."""
+    import numpy as np  # the command line's help does not need it
+
+    table = np.array([board.results[trial.number, 0].passed for trial in board.trials if (trial.number, 0) in board.results], float)
+    trials, rows = table.shape
+    residuals = table - table.mean(axis=0) - table.mean(axis=1, keepdims=True) + table.mean()
+    freedom = (rows - 1) * (trials - 1)
+    return float((residuals**2).sum()) / freedom / rows if freedom else 0.0

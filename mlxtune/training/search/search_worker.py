@@ -11,6 +11,7 @@ import math
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,7 @@ from mlxtune.runs import events, launch, registry
 from mlxtune.runs.registry import RUN_KINDS, Run
 from mlxtune.runs.worker import Worker, is_out_of_memory, run_nested, run_worker
 from mlxtune.training.search import board as boards
-from mlxtune.training.search import decision, rungs, space
+from mlxtune.training.search import leaderboard, space
 from mlxtune.training.search.board import OUTCOME, Board, SearchPlan, Trial, rung_folder, trial_folder
 from mlxtune.training.search.budget import active_seconds, parse_budget
 
@@ -70,7 +71,7 @@ def _train_and_decide(worker: Worker) -> None:
         board = _train_all(worker, runner, board)
     finally:
         runner.close()
-    outcome = decision.decide(board)
+    outcome = leaderboard.decide(board)
     if outcome is None:
         reason = next(iter(board.failures.values()), "the budget was too small.")
         raise MlxtuneError(f"No trial was completed: {reason}", hint="Correct the recipe, or raise the budget.")
@@ -83,34 +84,30 @@ def _train_and_decide(worker: Worker) -> None:
 
 def search_recipe(recipe: Recipe) -> Recipe:
     """Return the recipe of all trials: with enough validation rows to compare them."""
-    data = replace(recipe.data, validation=max(recipe.data.validation, recipe.search.validation))
-    return replace(recipe, data=data)
+    return replace(recipe, data=replace(recipe.data, validation=max(recipe.data.validation, recipe.search.validation)))
 
 
 def _plan(worker: Worker, recipe: Recipe, base: Foundation, rows: list[PromptRow]) -> Board:
     """Draw the trials and write the plan. Raise ``InputError`` if there is nothing to search or to compare trials on."""
     if not rows:
         raise DataError("There are no validation rows with a prompt, which a search needs to compare trials.")
-    model = base.loaded.model
-    depth = len(model.layers)
-    width = model_width(base.loaded.source.config)
-    drawn = space.draw_trials(
-        recipe, by_rule(recipe, width, example_count(base.splits.train, recipe.data.max_tokens)), depth, recipe.search.trials
-    )
+    depth, width = len(base.loaded.model.layers), model_width(base.loaded.source.config)
+    center = by_rule(recipe, width, example_count(base.splits.train, recipe.data.max_tokens))
+    drawn = space.draw_trials(recipe, center, depth, recipe.search.trials)
     totals = _total_steps(worker, [space.with_values(recipe, values) for values in drawn], base)
-    if min(totals) < rungs.MIN_STEPS:
+    if min(totals) < boards.MIN_STEPS:
         raise RecipeError(
-            f"A search needs at least {rungs.MIN_STEPS} steps per trial, but one has {min(totals)}.", hint="Raise training.epochs."
+            f"A search needs at least {boards.MIN_STEPS} steps per trial, but one has {min(totals)}.", hint="Raise training.epochs."
         )
-    rung_count = min(len(rungs.rung_lengths(total)) for total in totals)
+    rung_count = min(len(boards.rung_lengths(total)) for total in totals)
     trials = []
     for number, (values, total) in enumerate(zip(drawn, totals, strict=True), 1):
         own = space.with_values(recipe, values)
         layers = space.layer_count(own.adapter.layers, depth)
         cost = boards.relative_cost(layers, depth, own.adapter.rank, width) * total / totals[0]
         cost *= own.training.batch_size / recipe.training.batch_size if recipe.training.batch_size else 1
-        lengths = rungs.rung_lengths(total)[-rung_count:]
-        trials.append(Trial(number, dict(values), cost, lengths, rungs.rung_steps(recipe.training, lengths)))
+        lengths = boards.rung_lengths(total)[-rung_count:]
+        trials.append(Trial(number, dict(values), cost, lengths, boards.rung_steps(recipe.training, lengths)))
     sources = [*base.splits.train, *base.splits.valid, *base.splits.test]
     labels = group_labels(sources, [prompt_hashes(row, recipe.data.turns) for row in sources], recipe.data.group_by)
     group_of = {row.id: str(label) for row, label in zip(sources, labels, strict=True)}
@@ -187,7 +184,7 @@ def _report_ended(worker: Worker, board: Board, ended: set[int]) -> None:
         elif number in board.dropped:
             worker.emit("trial.ended", trial=number, status="dropped")
         elif board.is_pruned(number):
-            worker.emit("trial.ended", trial=number, status="pruned", standing=asdict(decision.standing(board, number)))
+            worker.emit("trial.ended", trial=number, status="pruned", standing=asdict(leaderboard.standing(board, number)))
         else:
             continue
         ended.add(number)
@@ -242,7 +239,7 @@ def _evaluate(worker: Worker) -> dict[str, Any]:
     return {"outcome": record["outcome"], "selected": record["selected"], "run": run.id, "evaluation": evaluation.id}
 
 
-def _make_run(worker: Worker, base: Foundation, board: Board, outcome: decision.SearchDecision) -> Run:
+def _make_run(worker: Worker, base: Foundation, board: Board, outcome: leaderboard.SearchDecision) -> Run:
     """Return a training run with the adapter, recipe and events of the selected trial. It appears complete or not at all."""
     from mlxtune.training.checkpoint import write_lineage
     from mlxtune.training.worker import make_lineage
@@ -253,7 +250,7 @@ def _make_run(worker: Worker, base: Foundation, board: Board, outcome: decision.
             return run  # already created before the search was killed
     trial = board.trial(outcome.selected)
     source, length, total = trial_folder(worker.folder, trial.number), trial.rungs[outcome.rung], trial.rungs[-1]
-    recipe = rungs.rung_recipe(space.with_values(search_recipe(worker.recipe), trial.values), length, total)
+    recipe = boards.rung_recipe(space.with_values(search_recipe(worker.recipe), trial.values), length, total)
     recipe = replace(recipe, search=SearchSection())
     run = registry.create(workspace, "train", recipe.name)
     with disk_errors(run.id):
@@ -266,9 +263,8 @@ def _make_run(worker: Worker, base: Foundation, board: Board, outcome: decision.
     lineage = make_lineage(run.folder, recipe, base) | {"search": worker.folder.name, "trial": trial.number}
     write_lineage(run.adapter, lineage, length, validation=summary["validation"])
     launch.write_record(run, "train", {})
-    writer = events.EventWriter(run.folder)
-    writer.emit("run.finished", summary=summary)
-    writer.close()
+    with closing(events.EventWriter(run.folder)) as writer:
+        writer.emit("run.finished", summary=summary)
     write_text(run.folder / "recipe.toml", dump(recipe))  # written last: a folder with a recipe counts as a run
     return run
 

@@ -31,10 +31,6 @@ class Interval:
     low: float
     high: float
 
-    @property
-    def is_fixed(self) -> bool:
-        return self.low == self.high
-
     def at(self, fraction: float) -> float:
         """Return the value at a fraction of the range, with three significant digits."""
         return float(f"{self.low * (self.high / self.low) ** fraction:.3g}")
@@ -45,10 +41,6 @@ class Choices:
     """A list of values, in ascending order."""
 
     values: tuple[Value, ...]
-
-    @property
-    def is_fixed(self) -> bool:
-        return len(self.values) < 2
 
     def at(self, fraction: float) -> Value:
         return self.values[min(len(self.values) - 1, int(fraction * len(self.values)))]
@@ -71,7 +63,11 @@ class Parameter:
 def search_space(recipe: Recipe, depth: int) -> dict[str, Range]:
     """Return the range of every hyperparameter that a search around ``recipe`` varies, on a base with ``depth`` layers."""
     ranges = {parameter.name: parameter.range(recipe, depth) for parameter in PARAMETERS}
-    return {name: range for name, range in ranges.items() if range and not range.is_fixed}
+    return {
+        name: range
+        for name, range in ranges.items()
+        if range and (range.low < range.high if isinstance(range, Interval) else len(range.values) > 1)
+    }
 
 
 def draw_trials(recipe: Recipe, center: Recipe, depth: int, count: int) -> list[Values]:

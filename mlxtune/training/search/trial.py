@@ -25,22 +25,22 @@ from mlxtune.recipe import Recipe, TrainingSection, dump
 from mlxtune.runs.events import EventWriter, WarningCode
 from mlxtune.runs.worker import Worker
 from mlxtune.training import checkpoint
-from mlxtune.training.objective import FrozenOutputs
+from mlxtune.training.frozen_cache import FrozenCache
 from mlxtune.training.power_wait import PowerWait
-from mlxtune.training.search import rungs
+from mlxtune.training.search import board as boards
 from mlxtune.training.search.board import RungResult, SearchPlan, Trial, rung_folder, trial_folder
 from mlxtune.training.search.space import with_values
 from mlxtune.training.setup import Foundation, TrainingSetup, build_loop, with_replay
 from mlxtune.training.worker import write_data
 
 
-class TrialListener:
-    """Receives a trial's events, and stops its training loop if the search requires it."""
+class TrialListener(EventWriter):
+    """Writes a trial's events, and stops its training loop if the search requires it."""
 
     def __init__(self, worker: Worker, folder: Path, should_stop: Callable[[], bool]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._events, self._worker, self._should_stop = EventWriter(folder), worker, should_stop
-        self.emit: Callable[..., None] = self._events.emit
+        super().__init__(folder)
+        self._worker, self._should_stop = worker, should_stop
 
     @property
     def stopping(self) -> bool:
@@ -48,22 +48,6 @@ class TrialListener:
 
     def warn(self, code: WarningCode, **values: Any) -> None:
         self.emit("warning", code=code, values=values)
-
-    def close(self) -> None:
-        self._events.close()
-
-
-class _OpenCache:
-    """A cache of the frozen layers' outputs that stays open after the training loop that used it."""
-
-    def __init__(self, cache: FrozenOutputs) -> None:
-        self._cache = cache
-
-    def outputs(self, batch: Any) -> list[Any]:
-        return self._cache.outputs(batch)
-
-    def close(self) -> None:
-        """Keep the cache for the next trial with the same frozen layers."""
 
 
 @dataclass
@@ -75,7 +59,7 @@ class TrialRunner:
     base: Foundation
     rows: Sequence[PromptRow]
     plan: SearchPlan
-    _caches: dict[tuple[int, float], FrozenOutputs] = field(default_factory=dict)
+    _caches: dict[tuple[int, float], FrozenCache] = field(default_factory=dict)
 
     @cached_property
     def pause(self) -> PowerWait:
@@ -103,15 +87,15 @@ class TrialRunner:
         recipe = with_values(self.recipe, trial.values)
         listener, setup = TrialListener(self.worker, folder, should_stop), None
         try:
-            write_text(folder / "recipe.toml", dump(rungs.rung_recipe(recipe, total, total)))
+            write_text(folder / "recipe.toml", dump(boards.rung_recipe(recipe, total, total)))
             setup = self._setup(recipe, folder, listener)
             branch = rung_folder(self.worker.folder, trial.number, rung)
             resume = checkpoint.newest(branch)
             if resume is None:
-                self._train(setup, rungs.trunk_section(recipe.training, target, total), folder / "trunk", listener)
+                self._train(setup, boards.trunk_section(recipe.training, target, total), folder / "trunk", listener)
                 resume = checkpoint.newest(folder / "trunk")
             if resume is None or resume.step < target:
-                self._train(setup, rungs.rung_section(recipe.training, target, total), branch, listener, resume)
+                self._train(setup, boards.rung_section(recipe.training, target, total), branch, listener, resume)
             else:
                 checkpoint.restore(resume, setup.loaded.model)
             lora.save(branch / "adapter", lora.adapter_arrays(setup.loaded.model), setup.loop.adapter_config)
@@ -136,17 +120,13 @@ class TrialRunner:
         setup = build_loop(base, many, folder, listener)  # all trials together make more than one pass over the rows
         loop = setup.loop
         write_data(folder, recipe, setup, loop.valid)
-        loop.valid, loop.pause = [], self.pause
-        build = loop.cache
+        loop.valid, loop.pause, loop.closes_caches = [], self.pause, False  # the trunk and the rung both use the cache
         if recipe.method.kind == "sft":
-            key = loop.stack.first_adapted, recipe.data.replay
+            build, key = loop.cache, (loop.stack.first_adapted, recipe.data.replay)
             loop.cache = lambda rows: self._shared_cache(key, lambda: build(rows))
-        else:
-            # kept open, because the trunk and the rung both use it
-            loop.cache = lambda rows: _OpenCache(cache) if (cache := build(rows)) else None
         return setup
 
-    def _shared_cache(self, key: tuple[int, float], build: Callable[[], Any]) -> FrozenOutputs | None:
+    def _shared_cache(self, key: tuple[int, float], build: Callable[[], Any]) -> FrozenCache | None:
         """Return the cache of the layers below the first adapted one. Trials with the same rows and layers share it under ``key``.
 
         The memory that one run may use for its cache is divided equally among all caches: one for each number of adapted layers
@@ -155,16 +135,12 @@ class TrialRunner:
         if key not in self._caches and (cache := build()):
             cache.budget //= len({(trial.values.get("layers"), trial.values.get("replay")) for trial in self.plan.trials})
             self._caches[key] = cache
-        return _OpenCache(self._caches[key]) if key in self._caches else None
+        return self._caches.get(key)
 
     def _train(
-        self,
-        setup: TrainingSetup,
-        section: TrainingSection,
-        folder: Path,
-        listener: TrialListener,
+        self, setup: TrainingSetup, section: TrainingSection, folder: Path, listener: TrialListener,
         resume: checkpoint.Checkpoint | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Train with ``section`` to its end, from the newest checkpoint in ``folder`` or from ``resume``."""
         resume = checkpoint.newest(folder) or resume
         if resume and resume.step >= section.steps:
@@ -172,9 +148,8 @@ class TrialRunner:
         with disk_errors(folder.name):
             folder.mkdir(exist_ok=True)
         loop = replace(setup.loop, folder=folder, section=section)
-        event = "run.resumed" if resume else "run.started"
-        fields = {"step": resume.step} if resume else {}
-        listener.emit(event, kind="train", name=self.recipe.name, base=self.recipe.model.base, pid=0, host="", **fields)
+        fields = {"kind": "train", "name": self.recipe.name, "base": self.recipe.model.base, "pid": 0, "host": ""}
+        listener.emit("run.resumed" if resume else "run.started", **fields, **({"step": resume.step} if resume else {}))
         loop.run(listener, resume)
 
     def _score(self, trial: Trial, adapter: Path) -> tuple[tuple[bool, ...], float, int]:

@@ -19,7 +19,7 @@ from mlxtune.core.text import one_line, plural, safe_text
 from mlxtune.evaluation.blind.blind_session import BlindSession, PresentedPair, Vote, count_differing, export_votes, repeated_pairs
 from mlxtune.evaluation.blind.votes import HEADLINE_QUESTION, QUESTIONS, BlindResult
 from mlxtune.evaluation.evidence import load_pairs
-from mlxtune.evaluation.statistics.power import detectable_preference
+from mlxtune.evaluation.statistics.significance import detectable_preference
 from mlxtune.present.blind import rater_facts, tally_verdict, votes_table
 from mlxtune.tui.actions import Action
 from mlxtune.tui.draw import block_rows, table_rows, text_rows
@@ -329,7 +329,7 @@ class BlindRoom(Room):
 
         def job() -> Notice:
             pairs = plural(export_votes(session, path, question), "preference pair")
-            hint = "These are held-out rows. A model trained on them must be evaluated on other rows."
+            hint = "These are held-out rows; a model trained on them must be evaluated on other rows."
             return Notice("done", f"Wrote {pairs} to {display_path(path, workspace, path.name)}.", hint)
 
         self.app.jobs.run(job, busy="")

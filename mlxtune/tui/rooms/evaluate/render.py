@@ -11,8 +11,7 @@ from mlxtune.core.text import duration, one_line, plural, safe_text
 from mlxtune.evaluation.arms import is_tuned
 from mlxtune.evaluation.drilldown import ScoredRow
 from mlxtune.evaluation.evidence import FailureLinks
-from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
-from mlxtune.evaluation.off_task.result import OffTaskResult
+from mlxtune.evaluation.off_task.prompts import OffTaskPrompt, OffTaskResult
 from mlxtune.evaluation.report import ArmResult, token_limit
 from mlxtune.evaluation.scorers import GRAMMAR_LIMIT, LOOP, PREFERENCE, Score
 from mlxtune.evaluation.scorers.registry import metric_label

@@ -16,9 +16,8 @@ from mlxtune.core.files import display_path
 from mlxtune.core.text import one_line, plural
 from mlxtune.evaluation.arms import arm_names
 from mlxtune.evaluation.compare import EvaluationComparison, compare_evaluations, find_side
-from mlxtune.evaluation.drilldown import ScoredRow
+from mlxtune.evaluation.drilldown import FailureClass, ScoredRow, failure_classes, load_failure_classes
 from mlxtune.evaluation.evidence import load_off_task
-from mlxtune.evaluation.failure_classes import FailureClass, failure_classes, load_failure_classes
 from mlxtune.evaluation.history import evaluations
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
 from mlxtune.evaluation.scorers.registry import metric_label
