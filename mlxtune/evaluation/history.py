@@ -154,13 +154,9 @@ _NOT_CONTRACT = {
 Term = Literal["held_out_rows", "schema", "contract", "template", "thinking", "thinking_tokens", "token_limit", "decoding"]
 _CRITERIA: tuple[Term, ...] = ("schema", "contract", "template")  # what answers must satisfy, and how prompts are rendered
 _NAMES: dict[Term, str] = {
-    "schema": "the schema",
-    "contract": "the other requirements of the contract",
-    "template": "the chat template",
-    "thinking": "thinking",
-    "thinking_tokens": "the limit for reasoning",
-    "decoding": "how answers are generated",
-}
+    "schema": "the schema", "contract": "the other requirements of the contract", "template": "the chat template",
+    "thinking": "thinking", "thinking_tokens": "the limit for reasoning", "decoding": "how answers are generated",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

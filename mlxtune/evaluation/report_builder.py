@@ -51,12 +51,9 @@ def build(
     """
     groups = groups or range(len(arms[0].answers))
     complete: ReportFacts = {
-        **facts,
-        "groups": len(set(groups)),
-        "effective_groups": effective_groups(groups),
-        "level": level_for_look(facts.get("holdout", {}).get("look") or 1),
-        "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-    }
+        **facts, "groups": len(set(groups)), "effective_groups": effective_groups(groups),
+        "level": level_for_look(facts.get("holdout", {}).get("look") or 1), "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }  # fmt: skip
     report = _compared(complete, arms, groups)
     by_name = {arm.name: arm for arm in arms}
     margins = tuple(

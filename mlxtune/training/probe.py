@@ -202,10 +202,7 @@ def _rows(batch: ProbeBatch, recipe: Recipe) -> list[Encoded]:
 
 
 def _pairs(batch: ProbeBatch, recipe: Recipe) -> list[EncodedPair]:
-    """Return random pairs of the batch's widths.
-
-    If the sides include prompts, a prompt has the remaining tokens.
-    """
+    """Return random pairs of the batch's widths. If the sides include prompts, a prompt has the remaining tokens."""
     import numpy as np
 
     from mlxtune.models.encoded import EncodedPair

@@ -123,13 +123,10 @@ def write_data(folder: Path, recipe: Recipe, setup: TrainingSetup, valid: Sequen
     replayed = (prompt.row("") for prompt in replay_prompts(recipe, setup.splits.train))
     used = chain(setup.splits.train, setup.splits.valid, replayed)
     record = {
-        "source": str(recipe.source),
-        "train": rows,
-        "valid": [row.id for row in valid],
-        "test": [row.id for row in setup.splits.test],
-        "skipped": {row.id: row.reason for row in setup.skipped},
+        "source": str(recipe.source), "train": rows, "valid": [row.id for row in valid],
+        "test": [row.id for row in setup.splits.test], "skipped": {row.id: row.reason for row in setup.skipped},
         "prompts": sorted({hash for row in used for hash in prompt_hashes(row, recipe.data.turns)}),
-    }
+    }  # fmt: skip
     write_json(folder / "data.json", record)
     return rows
 

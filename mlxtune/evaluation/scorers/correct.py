@@ -141,15 +141,10 @@ def _call(value: Any) -> dict[str, Any] | None:
 
 
 _PARTS: dict[str, Callable[[ModelAnswer], Score]] = {
-    "answer": score_answer,
-    "fields": score_fields,
-    "number": score_number,
-    "calls": score_calls,
-}
+    "answer": score_answer, "fields": score_fields, "number": score_number, "calls": score_calls,
+}  # fmt: skip
 SCORER = Scorer(
-    CORRECT,
-    "correct",
+    CORRECT, "correct",
     lambda contract: partial(score_correct, parts=contract.section.correct) if contract.section.correct else None,
-    needs_reference=True,
-    replaces_json=True,
-)
+    needs_reference=True, replaces_json=True,
+)  # fmt: skip

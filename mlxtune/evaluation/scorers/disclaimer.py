@@ -128,12 +128,10 @@ def _has_fuzzy_phrase(contract: Contract) -> bool:
 
 
 STRICT = Scorer(
-    "disclaimer",
-    "correct disclaimer",
+    "disclaimer", "correct disclaimer",
     lambda contract: partial(score_disclaimers, rules=contract.section.disclaimers) if contract.section.disclaimers else None,
-    required=lambda contract: not _has_fuzzy_phrase(contract),
-    replaces_json=True,
-)
+    required=lambda contract: not _has_fuzzy_phrase(contract), replaces_json=True,
+)  # fmt: skip
 FUZZY = Scorer(
     "disclaimer_fuzzy",
     "disclaimer, fuzzy",

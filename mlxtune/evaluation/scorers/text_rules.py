@@ -32,11 +32,10 @@ def score_forbidden(answer: ModelAnswer, phrases: Sequence[str]) -> Score:
 
 
 FORBIDDEN = Scorer(
-    "forbidden",
-    "no forbidden phrase",
+    "forbidden", "no forbidden phrase",
     lambda contract: partial(score_forbidden, phrases=contract.section.forbid) if contract.section.forbid else None,
     replaces_json=True,
-)
+)  # fmt: skip
 
 
 def score_length(answer: ModelAnswer, limit: Length) -> Score:
@@ -62,11 +61,10 @@ def score_length(answer: ModelAnswer, limit: Length) -> Score:
 
 
 LENGTH = Scorer(
-    "length",
-    "allowed length",
+    "length", "allowed length",
     lambda contract: partial(score_length, limit=contract.section.length) if contract.section.length != Length() else None,
     replaces_json=True,
-)
+)  # fmt: skip
 
 
 def score_pattern(answer: ModelAnswer, pattern: str) -> Score:
@@ -82,8 +80,7 @@ def score_pattern(answer: ModelAnswer, pattern: str) -> Score:
 
 
 PATTERN = Scorer(
-    "pattern",
-    "required pattern",
+    "pattern", "required pattern",
     lambda contract: partial(score_pattern, pattern=pattern) if (pattern := contract.section.answer_pattern) else None,
     replaces_json=True,
-)
+)  # fmt: skip

@@ -87,14 +87,10 @@ DISCLAIMERS: dict[tuple[str, str], tuple[str, ...]] = {
 
 # Each output, a forbidden phrase, and whether the output contains it.
 PHRASES: tuple[tuple[str, str, bool], ...] = (
-    ("Try _Northpeak_ instead.", "Northpeak", True),
-    ('{"reply": "a\\nNorth\\u0070eak"}', "Northpeak", True),
-    ("我们推荐北峰帐篷。", "北峰", True),
-    ("It is **not** safe.", "not safe", True),
-    ("Safe to use? It is not", "not safe", False),
-    ('["It is not", "safe"]', "not safe", False),
-    ("Northpeaks", "Northpeak", False),
-)
+    ("Try _Northpeak_ instead.", "Northpeak", True), ('{"reply": "a\\nNorth\\u0070eak"}', "Northpeak", True),
+    ("我们推荐北峰帐篷。", "北峰", True), ("It is **not** safe.", "not safe", True), ("Safe to use? It is not", "not safe", False),
+    ('["It is not", "safe"]', "not safe", False), ("Northpeaks", "Northpeak", False),
+)  # fmt: skip
 # Each output, its reference, and whether their final numbers are equal.
 NUMBERS: tuple[tuple[str, str, bool], ...] = (
     ("So it is $1,234.50.", "#### 1234.5", True),
