@@ -87,6 +87,8 @@ def _read(hint: Any, value: Any) -> Any:
             with suppress(TypeError):
                 return _read(other, value)
         return _read(last, value)
+    if isinstance(hint, type) and hasattr(hint, "_fields") and isinstance(value, list):  # a named tuple
+        return hint(*(_read(kind, item) for kind, item in zip(_hints(hint).values(), value, strict=True)))
     if origin is tuple and isinstance(value, list):
         kinds = args[:1] * len(value) if args[1:] == (...,) else args
         return tuple(_read(kind, item) for kind, item in zip(kinds, value, strict=True))

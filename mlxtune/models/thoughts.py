@@ -167,10 +167,10 @@ class AnswerBuilder:
         if self.thinking_tokens and self.splitter.unconstrained:  # perhaps in the middle of a marker
             return ""
         counted = len(self._tokens) - (self._thought_tokens if self.thinking_tokens else 0)
-        return "length" if counted >= self.max_tokens else "loop" if is_loop and not self._may_repeat() else ""
-
-    def _may_repeat(self) -> bool:
-        return self._rule is not None and self._rule.allows(split_thought(self._decode(self._tokens), self._prompt)[1])
+        if counted >= self.max_tokens:
+            return "length"
+        is_loop = is_loop and not (self._rule and self._rule.allows(split_thought(self._decode(self._tokens), self._prompt)[1]))
+        return "loop" if is_loop else ""
 
     def finish(self, ended: Ending) -> GeneratedAnswer:
         """Return the answer without its thoughts."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from mlxtune.core.child_process import ChildProcess, StoppableCall
 from mlxtune.core.json_fields import from_json
-from mlxtune.planning.workload import BatchShape, DatasetLengths, RowLength
+from mlxtune.planning.workload import BatchShape, DatasetLengths
 from mlxtune.recipe import Recipe, dump
 
 if TYPE_CHECKING:  # the checks import numpy
@@ -48,27 +48,14 @@ class StepCost(TypedDict):
 
 def row_lengths(recipe: Recipe) -> DatasetLengths:
     """Return the lengths of the recipe's rows as training encodes them. Raises the worker's errors, and ``MachineError``."""
-    record = _measure("lengths", {"recipe": dump(recipe)})
-    train, valid = (
-        tuple(
-            RowLength(full, trained, prompt, sides and tuple(sides), unprefixed)
-            for full, trained, prompt, sides, unprefixed in rows
-        )
-        for rows in (record["train"], record["valid"])
-    )
-    return from_json(DatasetLengths, record, train=train, valid=valid)
+    return from_json(DatasetLengths, _measure("lengths", {"recipe": dump(recipe)}))
 
 
 def record_tokens(recipe: Recipe) -> list[TokenCount | None]:
     """Return the length of every record of the source, ``None`` for invalid rows. Raises the model's errors, ``MachineError``."""
     from mlxtune.data.checks.check_input import TokenCount
 
-    counts = _measure("tokens", {"recipe": dump(recipe)})
-    return [
-        count and TokenCount(total, prompt, error, tuple(notes))
-        for count in counts
-        for total, prompt, error, notes in [count or [0, 0, "", []]]
-    ]
+    return [count and from_json(TokenCount, count) for count in _measure("tokens", {"recipe": dump(recipe)})]
 
 
 def start_steps(recipe: Recipe, batch: BatchShape, *, grouped: int, checkpointed: bool) -> StoppableCall:

@@ -161,7 +161,10 @@ class _Step:
         self.dense_head = 2 * 4 * shapes.embedding.numbers if dense else 0
         inner = sum(weight.numbers for layer in shapes.layers[self.first_layer :] for weight in layer if weight.is_matrix)
         self.dense_layers = 4 * inner if dense else 0
-        arrays = [_adapter_shapes(weight, section.rank, magnitude=section.kind == "dora") for weight in targets]
+        arrays = []  # the shapes of each adapter's A, B and magnitude
+        for *experts, rows, columns in (weight.shape for weight in targets):
+            magnitude = [(rows,)] if section.kind == "dora" else []
+            arrays.append([(*experts, columns, section.rank), (*experts, section.rank, rows), *magnitude])
         self.adapter = 4 * sum(map(_numbers, arrays))
         packed = [weight for weight in shapes.weights if weight.bits and kernels.float32]
         # packed weights become 32-bit integers, and then dense weights, one matrix at a time
@@ -222,11 +225,6 @@ def _read_ahead(shapes: ModelShapes, recipe: Recipe, kernels: Kernels) -> int:
     outer = max((weight.nbytes for weight in shapes.weights if weight.layer < 0 and not weight.bits), default=0)
     inner = (weight.nbytes for layer in shapes.layers for weight in layer if not weight.bits)
     return outer + sum(islice(inner, READ_AHEAD))
-
-
-def _adapter_shapes(weight: WeightShape, rank: int, *, magnitude: bool) -> list[tuple[int, ...]]:
-    *experts, rows, columns = weight.shape
-    return [(*experts, columns, rank), (*experts, rank, rows), *([(rows,)] if magnitude else [])]
 
 
 def _numbers(shapes: Iterable[tuple[int, ...]]) -> int:

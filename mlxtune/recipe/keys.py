@@ -35,15 +35,12 @@ class RecipeKey:
     @cached_property
     def choices(self) -> tuple[Any, ...]:
         """All possible values. Empty if they cannot be listed."""
-        choices = tuple(_choices(self.value_type))
-        return () if None in choices else choices
+        return _listed(self.value_type)
 
     @cached_property
     def item_choices(self) -> tuple[Any, ...]:
         """All possible items of a list. Empty if they cannot be listed."""
-        element = _element(self.value_type)
-        choices = tuple(_choices(element)) if element else ()
-        return () if None in choices else choices
+        return _listed(_element(self.value_type))
 
     def value_in(self, recipe: Recipe) -> Any:
         """Return the key's value in ``recipe``; of a table, a mapping with the fields that are set."""
@@ -166,6 +163,11 @@ def _choices(kind: Any) -> Iterator[Any]:
             yield from _choices(option)
     else:
         yield None
+
+
+def _listed(kind: Any) -> tuple[Any, ...]:
+    choices = tuple(_choices(kind))
+    return () if None in choices else choices
 
 
 def _element(kind: Any) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_unflatten
 from mlx_lm.tuner.utils import linear_to_lora_layers
 
 from mlxtune.adapters.layout import read_config, read_layout
@@ -54,8 +55,7 @@ class AdapterPool:
         try:
             adapter = self._read(folder)
         finally:
-            for name, module in self._base.items():
-                _set_module(self.model, name, module)
+            self._replace({name: self._base[name] for name in self._changed()})
             self.activate(before)
         self._loaded[folder] = (state, adapter)
         return adapter
@@ -64,10 +64,8 @@ class AdapterPool:
         """Activate ``adapter``, or the base alone for ``None``."""
         if adapter is self.active:
             return
-        for name in self.active.modules if self.active else ():
-            _set_module(self.model, name, self._base[name])
-        for name, module in adapter.modules.items() if adapter else ():
-            _set_module(self.model, name, module)
+        base = {name: self._base[name] for name in self.active.modules} if self.active else {}
+        self._replace(base | (adapter.modules if adapter else {}))
         self.active = adapter
 
     @property
@@ -86,7 +84,7 @@ class AdapterPool:
             linear_to_lora_layers(self.model, layout.num_layers, parameters, use_dora=layout.kind == "dora")
         except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
             raise ModelError(f"The adapter in {folder} does not match this model: {error}.") from error
-        modules = {name: module for name, module in self.model.named_modules() if self._base.get(name, module) is not module}
+        modules = self._changed()
         slots = {f"{name}.{own}": (module, own) for name, module in modules.items() for own in ADAPTER_ARRAYS if own in module}
         arrays: Any = mx.load(str(folder / WEIGHTS))
         check_fit(folder, {name: module[own] for name, (module, own) in slots.items()}, arrays)
@@ -104,13 +102,9 @@ class AdapterPool:
             raise ModelError(f"The adapter in {folder} contains NaN or infinite values.", hint="Train it again, or use another.")
         return LoadedAdapter(folder, modules, sum(array.nbytes for array in arrays.values()))
 
+    def _changed(self) -> dict[str, nn.Module]:
+        """Return the modules of the model in place of the base's."""
+        return {name: module for name, module in self.model.named_modules() if self._base.get(name, module) is not module}
 
-def _set_module(model: nn.Module, name: str, module: nn.Module) -> None:
-    *path, leaf = name.split(".")
-    parent: Any = model
-    for part in path:
-        parent = parent[int(part)] if isinstance(parent, list) else parent[part]
-    if isinstance(parent, list):
-        parent[int(leaf)] = module
-    else:
-        parent[leaf] = module
+    def _replace(self, modules: dict[str, nn.Module]) -> None:
+        self.model.update_modules(tree_unflatten(list(modules.items())))

@@ -6,12 +6,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import astuple
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxtune.core.child_process import Progress, serve
+from mlxtune.core.json_fields import to_json
 from mlxtune.data.rows import Location, Preference, PromptRow
 from mlxtune.data.source import read_source
 from mlxtune.data.split import split
@@ -227,6 +227,6 @@ if __name__ == "__main__":
     blas.preload()
     sys.exit(serve({
         "lengths": lambda request: vars(lengths(parse(request.params["recipe"]))),
-        "tokens": lambda request: [count and astuple(count) for count in tokens(parse(request.params["recipe"]))],
+        "tokens": lambda request: to_json(tokens(parse(request.params["recipe"]))),
         "steps": lambda request: steps(parse(request.params["recipe"]), ProbeBatch(**request.params["batch"]), lambda *update: request.progress(update)),
     }))  # fmt: skip

@@ -128,19 +128,21 @@ def rope_base(config: Config) -> float:
 
 def describe(writer: GGUFWriter, architecture: Architecture, config: Config) -> None:
     """Write the metadata of the architecture."""
-    writer.add_context_length(config["max_position_embeddings"])
-    writer.add_embedding_length(config["hidden_size"])
-    writer.add_block_count(config["num_hidden_layers"])
-    writer.add_feed_forward_length(config["intermediate_size"])
-    writer.add_head_count(config["num_attention_heads"])
-    writer.add_head_count_kv(config.get("num_key_value_heads", config["num_attention_heads"]))
-    writer.add_key_length(config["head_dim"])
-    writer.add_value_length(config["head_dim"])
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_rope_dimension_count(int(config["head_dim"] * config.get("partial_rotary_factor", 1.0)))
-    writer.add_rope_freq_base(rope_base(config))
-    writer.add_vocab_size(config["vocab_size"])
+    width, heads = config["head_dim"], config["num_attention_heads"]
+    _add(
+        writer, context_length=config["max_position_embeddings"], embedding_length=config["hidden_size"],
+        block_count=config["num_hidden_layers"], feed_forward_length=config["intermediate_size"], head_count=heads,
+        head_count_kv=config.get("num_key_value_heads", heads), key_length=width, value_length=width,
+        layer_norm_rms_eps=config["rms_norm_eps"], rope_dimension_count=int(width * config.get("partial_rotary_factor", 1.0)),
+        rope_freq_base=rope_base(config), vocab_size=config["vocab_size"],
+    )  # fmt: skip
     architecture.describe(writer, config)
+
+
+def _add(writer: GGUFWriter, **values: Any) -> None:
+    """Write metadata with the writer's method for each name."""
+    for name, value in values.items():
+        getattr(writer, f"add_{name}")(value)
 
 
 def _interleaved(name: str, tensor: str, config: Config) -> Placement:
@@ -170,8 +172,7 @@ def _rope_type(config: Config) -> str:
 
 def _linear_rope(writer: GGUFWriter, config: Config) -> None:
     if _rope_type(config) == "linear":
-        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
-        writer.add_rope_scaling_factor(_rope_scaling(config)["factor"])
+        _add(writer, rope_scaling_type=gguf.RopeScalingType.LINEAR, rope_scaling_factor=_rope_scaling(config)["factor"])
 
 
 def _only_ropes(*names: str, sliding: bool = True) -> Callable[[Config], str]:
@@ -200,33 +201,29 @@ def _attention_scale(layers_of_27b: int, *ropes: str) -> Callable[[Config], str]
 
 
 def _gemma2(writer: GGUFWriter, config: Config) -> None:
-    writer.add_attn_logit_softcapping(config["attn_logit_softcapping"])
-    writer.add_final_logit_softcapping(config["final_logit_softcapping"])
-    writer.add_sliding_window(config.get("sliding_window", 4096))
+    _add(
+        writer, attn_logit_softcapping=config["attn_logit_softcapping"], sliding_window=config.get("sliding_window", 4096),
+        final_logit_softcapping=config["final_logit_softcapping"],
+    )  # fmt: skip
 
 
 def _gemma3(writer: GGUFWriter, config: Config) -> None:
-    writer.add_sliding_window(config["sliding_window"])
-    writer.add_sliding_window_pattern(config["sliding_window_pattern"])
-    writer.add_rope_freq_base_swa(config["rope_local_base_freq"])
+    window, pattern = config["sliding_window"], config["sliding_window_pattern"]
+    _add(writer, sliding_window=window, sliding_window_pattern=pattern, rope_freq_base_swa=config["rope_local_base_freq"])
     _linear_rope(writer, config)
 
 
 def _gemma4(writer: GGUFWriter, config: Config) -> None:
-    width = config["global_head_dim"]
-    writer.add_key_length(width)
-    writer.add_value_length(width)
-    writer.add_rope_dimension_count(width)
-    writer.add_key_length_swa(config["head_dim"])
-    writer.add_value_length_swa(config["head_dim"])
-    sliding = config["rope_parameters"]["sliding_attention"]
-    writer.add_rope_dimension_count_swa(int(config["head_dim"] * sliding.get("partial_rotary_factor", 1.0)))
-    writer.add_rope_freq_base_swa(sliding["rope_theta"])
-    writer.add_sliding_window(config["sliding_window"])
-    writer.add_sliding_window_pattern([kind == "sliding_attention" for kind in config["layer_types"]])
-    writer.add_shared_kv_layers(config["num_kv_shared_layers"])
-    writer.add_embedding_length_per_layer_input(config["hidden_size_per_layer_input"] or 0)
-    writer.add_final_logit_softcapping(config["final_logit_softcapping"])
+    width, narrow, sliding = config["global_head_dim"], config["head_dim"], config["rope_parameters"]["sliding_attention"]
+    _add(
+        writer, key_length=width, value_length=width, rope_dimension_count=width, key_length_swa=narrow, value_length_swa=narrow,
+        rope_dimension_count_swa=int(narrow * sliding.get("partial_rotary_factor", 1.0)), rope_freq_base_swa=sliding["rope_theta"],
+        sliding_window=config["sliding_window"],
+        sliding_window_pattern=[kind == "sliding_attention" for kind in config["layer_types"]],
+        shared_kv_layers=config["num_kv_shared_layers"],
+        embedding_length_per_layer_input=config["hidden_size_per_layer_input"] or 0,
+        final_logit_softcapping=config["final_logit_softcapping"],
+    )  # fmt: skip
 
 
 def _gemma4_settings(config: Config) -> Config:
@@ -243,13 +240,12 @@ def _gemma4_settings(config: Config) -> Config:
 
 def _yarn(writer: GGUFWriter, config: Config) -> None:
     scaling = _rope_scaling(config)
-    writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
-    writer.add_rope_scaling_factor(scaling["factor"])
-    writer.add_rope_scaling_orig_ctx_len(scaling["original_max_position_embeddings"])
-    writer.add_rope_scaling_yarn_beta_fast(scaling.get("beta_fast", 32.0))
-    writer.add_rope_scaling_yarn_beta_slow(scaling.get("beta_slow", 1.0))
-    writer.add_rope_scaling_yarn_log_mul(scaling.get("mscale_all_dim", 0.0))
-    writer.add_attn_temperature_scale(scaling["llama_4_scaling_beta"])
+    _add(
+        writer, rope_scaling_type=gguf.RopeScalingType.YARN, rope_scaling_factor=scaling["factor"],
+        rope_scaling_orig_ctx_len=scaling["original_max_position_embeddings"],
+        rope_scaling_yarn_beta_fast=scaling.get("beta_fast", 32.0), rope_scaling_yarn_beta_slow=scaling.get("beta_slow", 1.0),
+        rope_scaling_yarn_log_mul=scaling.get("mscale_all_dim", 0.0), attn_temperature_scale=scaling["llama_4_scaling_beta"],
+    )  # fmt: skip
 
 
 def _ministral3_unsupported(config: Config) -> str:
@@ -273,20 +269,20 @@ def _smollm3_unsupported(config: Config) -> str:
 
 
 def _granite(writer: GGUFWriter, config: Config) -> None:
-    writer.add_attention_scale(config["attention_multiplier"])
-    writer.add_embedding_scale(config["embedding_multiplier"])
-    writer.add_residual_scale(config["residual_multiplier"])
-    writer.add_logit_scale(config["logits_scaling"])
+    _add(
+        writer, attention_scale=config["attention_multiplier"], embedding_scale=config["embedding_multiplier"],
+        residual_scale=config["residual_multiplier"], logit_scale=config["logits_scaling"],
+    )  # fmt: skip
 
 
 def _granite_hybrid(writer: GGUFWriter, config: Config) -> None:
+    heads = config["mamba_n_heads"]
     _granite(writer, config)
-    writer.add_rope_scaling_finetuned(config["position_embedding_type"] != "nope")
-    writer.add_ssm_conv_kernel(config["mamba_d_conv"])
-    writer.add_ssm_state_size(config["mamba_d_state"])
-    writer.add_ssm_group_count(config["mamba_n_groups"])
-    writer.add_ssm_inner_size(config["mamba_n_heads"] * config["mamba_d_head"])
-    writer.add_ssm_time_step_rank(config["mamba_n_heads"])
+    _add(
+        writer, rope_scaling_finetuned=config["position_embedding_type"] != "nope", ssm_conv_kernel=config["mamba_d_conv"],
+        ssm_state_size=config["mamba_d_state"], ssm_group_count=config["mamba_n_groups"],
+        ssm_inner_size=heads * config["mamba_d_head"], ssm_time_step_rank=heads,
+    )  # fmt: skip
 
 
 def _granite_hybrid_place(name: str, tensor: str, config: Config) -> Placement:
@@ -315,13 +311,13 @@ def _lfm2_settings(config: Config) -> Config:
 
 
 def _qwen35(writer: GGUFWriter, config: Config) -> None:
-    writer.add_ssm_conv_kernel(config["linear_conv_kernel_dim"])
-    writer.add_ssm_state_size(config["linear_key_head_dim"])
-    writer.add_ssm_group_count(config["linear_num_key_heads"])
-    writer.add_ssm_time_step_rank(config["linear_num_value_heads"])
-    writer.add_ssm_inner_size(config["linear_num_value_heads"] * config["linear_value_head_dim"])
-    writer.add_full_attention_interval(config["full_attention_interval"])
-    writer.add_rope_dimension_sections([*config["rope_parameters"].get("mrope_section", [11, 11, 10]), 0])
+    heads = config["linear_num_value_heads"]
+    _add(
+        writer, ssm_conv_kernel=config["linear_conv_kernel_dim"], ssm_state_size=config["linear_key_head_dim"],
+        ssm_group_count=config["linear_num_key_heads"], ssm_time_step_rank=heads,
+        ssm_inner_size=heads * config["linear_value_head_dim"], full_attention_interval=config["full_attention_interval"],
+        rope_dimension_sections=[*config["rope_parameters"].get("mrope_section", [11, 11, 10]), 0],
+    )  # fmt: skip
 
 
 def _qwen35_place(name: str, tensor: str, config: Config) -> Placement:
