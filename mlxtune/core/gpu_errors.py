@@ -9,7 +9,6 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
 
 from mlxtune.core import settings
 from mlxtune.core.errors import GpuError
@@ -20,47 +19,28 @@ SMALLER_COMMANDS = {"MLX_MAX_OPS_PER_BUFFER": 10, "MLX_MAX_MB_PER_BUFFER": 10}  
 _SMALLER_BATCHES = "Use smaller batches (training.batch_tokens, evaluation.batch_size), shorter texts, or a smaller model."
 
 
-class _GpuErrorKind(NamedTuple):
-    """A kind of GPU error: its text, and a message and a hint in plain language."""
-
-    pattern: re.Pattern[str]
-    message: str
-    hint: str
-
-
-_KINDS = (
-    _GpuErrorKind(
-        re.compile(r"Impacting ?Interactivity"),
-        "macOS stopped the GPU work because the display needed the GPU.",
-        f"Let the display sleep meanwhile. {_SMALLER_BATCHES}",
-    ),
-    _GpuErrorKind(
-        re.compile(r"CallbackErrorTimeout|Caused GPU Timeout Error"),
-        "macOS stopped the GPU work because one command took too long.",
-        f"Let the display sleep meanwhile. {_SMALLER_BATCHES}",
-    ),
-    _GpuErrorKind(
-        re.compile(r"CallbackErrorOutOfMemory|Command buffer execution failed: Insufficient Memory"),
-        "The GPU ran out of memory.",
+_DISPLAY = f"Let the display sleep meanwhile. {_SMALLER_BATCHES}"
+_AGAIN = "Try again. If it fails again, restart the Mac, and report the last line of the log."
+_KINDS = (  # the text of an error, and a message and a hint in plain language; the first two come from the watchdog
+    (r"Impacting ?Interactivity", "macOS stopped the GPU work because the display needed the GPU.", _DISPLAY),
+    (r"CallbackErrorTimeout|Caused GPU Timeout Error", "macOS stopped the GPU work because one command took too long.", _DISPLAY),
+    (
+        r"CallbackErrorOutOfMemory|Command buffer execution failed: Insufficient Memory", "The GPU ran out of memory.",
         f"Close other apps. {_SMALLER_BATCHES}",
     ),
-    _GpuErrorKind(re.compile(r"Resource limit \(\d+\) exceeded"), "MLX reached the GPU's limit on buffers.", _SMALLER_BATCHES),
-    _GpuErrorKind(
-        re.compile(r"Command buffer execution failed"),
-        "The GPU failed while it ran a command.",
-        "Try again. If it fails again, restart the Mac, and report the last line of the log.",
-    ),
-)
+    (r"Resource limit \(\d+\) exceeded", "MLX reached the GPU's limit on buffers.", _SMALLER_BATCHES),
+    (r"Command buffer execution failed", "The GPU failed while it ran a command.", _AGAIN),
+)  # fmt: skip
 
 
 def gpu_error(text: str) -> GpuError | None:
     """Return the GPU error that ``text`` describes, or ``None``."""
-    kind = next((kind for kind in _KINDS if kind.pattern.search(text)), None)
-    if kind is None:
+    found = next(((index, kind) for index, kind in enumerate(_KINDS) if re.search(kind[0], text)), None)
+    if found is None:
         return None
-    is_watchdog = kind in _KINDS[:2]
+    is_watchdog, (_, message, hint) = found[0] < 2, found[1]
     relax = f" Remove relax_gpu_watchdog from {settings.path()}." if is_watchdog and not settings.load().relax_gpu_watchdog else ""
-    return GpuError(kind.message, hint=kind.hint + relax)
+    return GpuError(message, hint=hint + relax)
 
 
 @contextmanager

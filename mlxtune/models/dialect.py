@@ -29,14 +29,8 @@ _USER: TurnDict = {"role": "user", "content": _QUESTION}
 _ASSISTANT: TurnDict = {"role": "assistant", "content": _ANSWER}
 _USER_2: TurnDict = {"role": "user", "content": _NEXT}
 _VALUE, _ID = "Probe value 3391", "call_probe_1234567890"
-_TOOL = {
-    "type": "function",
-    "function": {
-        "name": "probe_tool",
-        "description": "Probe tool 9027",
-        "parameters": {"type": "object", "properties": {"probe_key": {"type": "string", "description": "Probe key 9028"}}},
-    },
-}
+_PARAMETERS = {"type": "object", "properties": {"probe_key": {"type": "string", "description": "Probe key 9028"}}}
+_TOOL = {"type": "function", "function": {"name": "probe_tool", "description": "Probe tool 9027", "parameters": _PARAMETERS}}
 
 _END_PROBE = "Probe answer 5141."
 _END_QUESTION = Message("user", "Probe question 5141?")

@@ -45,18 +45,9 @@ _PLACE = Location(Path("probe"), 1)
 _QUESTION, _NEXT = Message("user", "Is the ferry running?"), Message("user", "And on Sundays?")
 _SYSTEM_TURN, _ANSWER = Message("system", "You are the harbor clerk."), Message("assistant", "Yes, every hour.")
 _THOUGHT = Message("assistant", "Yes, every hour.", {REASONING: "The timetable says so."})
-_TOOL: dict[str, Any] = {
-    "type": "function",
-    "function": {
-        "name": "find_harbor",
-        "description": "Find a harbor by name.",
-        "parameters": {
-            "type": "object",
-            "properties": {"town": {"type": "string", "description": "Its name"}},
-            "required": ["town"],
-        },
-    },
-}
+_PARAMETERS = {"type": "object", "properties": {"town": {"type": "string", "description": "Its name"}}, "required": ["town"]}
+_FUNCTION = {"name": "find_harbor", "description": "Find a harbor by name.", "parameters": _PARAMETERS}
+_TOOL: dict[str, Any] = {"type": "function", "function": _FUNCTION}
 _CALL = {"id": "call00001", "type": "function", "function": {"name": "find_harbor", "arguments": {"town": "Brègenz"}}}
 _CALLING = Message("assistant", "", {"tool_calls": [_CALL]})
 _THINKING_CALL = Message("assistant", "", {"tool_calls": [_CALL], REASONING: "A search answers this."})

@@ -19,17 +19,9 @@ _SUPPORTED = api.SAMPLING - {"stop"} | {
     "model", "input", "instructions", "stream", "max_output_tokens", "tools", "tool_choice", "text", "reasoning", "chat_template_kwargs",
 }  # fmt: skip
 _DEFAULTS: dict[str, Any] = {  # the only accepted values of unsupported parameters
-    "background": False,
-    "include": [],
-    "parallel_tool_calls": True,
-    "previous_response_id": None,
-    "conversation": None,
-    "store": False,
-    "top_logprobs": 0,
-    "truncation": "disabled",
-    "stream_options": {},
-}
-
+    "background": False, "include": [], "parallel_tool_calls": True, "previous_response_id": None, "conversation": None, "store": False,
+    "top_logprobs": 0, "truncation": "disabled", "stream_options": {},
+}  # fmt: skip
 _TEXTS = ("input_text", "output_text", "reasoning_text", "text")  # types of a part of a message
 _FUNCTION = ("name", "description", "parameters")  # the keys of a tool that templates render
 

@@ -117,9 +117,7 @@ class Server:
             Route("/health", self.health, methods=["GET"]),
             Route("/metrics", self.show_metrics, methods=["GET"]),
         ]
-        handlers: dict[Any, Any] = {
-            ApiError: _api_error, HTTPException: _http_error, ClientDisconnect: _disconnected, Exception: _internal_error,
-        }  # fmt: skip
+        handlers = dict.fromkeys([ApiError, HTTPException, ClientDisconnect, Exception], _error_response)
         app = guarded(Starlette(routes=routes, exception_handlers=handlers), host, token, origins)
         return self._counting(app, {route.path.partition("/{")[0] for route in routes})
 
@@ -347,17 +345,14 @@ def _parse_json(body: bytes) -> Any:
         raise ApiError(400, "The request body is not valid JSON.") from error
 
 
-async def _api_error(_: Request, error: ApiError) -> Response:
-    return JSONResponse(error.body, error.status, error.headers)
-
-
-async def _http_error(request: Request, error: HTTPException) -> Response:
-    return await _api_error(request, ApiError(error.status_code, error.detail, code="not_found", **dict(error.headers or {})))
-
-
-async def _disconnected(*_: Any) -> Response:
-    return Response(status_code=499)  # never read
-
-
-async def _internal_error(request: Request, error: Exception) -> Response:
-    return await _api_error(request, ApiError(500, f"Internal error: {type(error).__name__}.", code="server_error"))
+async def _error_response(_: Request, error: Exception) -> Response:
+    match error:
+        case ApiError():
+            own = error
+        case HTTPException():
+            own = ApiError(error.status_code, error.detail, code="not_found", **dict(error.headers or {}))
+        case ClientDisconnect():
+            return Response(status_code=499)  # never read
+        case _:
+            own = ApiError(500, f"Internal error: {type(error).__name__}.", code="server_error")
+    return JSONResponse(own.body, own.status, own.headers)

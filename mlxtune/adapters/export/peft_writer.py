@@ -72,22 +72,12 @@ def _renamed(layout: AdapterLayout, source: ModelFolder) -> dict[str, TensorInfo
 def _config(layout: AdapterLayout, base: str) -> dict[str, Any]:
     """Return PEFT's configuration (https://huggingface.co/docs/peft/package_reference/lora)."""
     alpha, rslora = _alpha(layout.scale, layout.rank)
+    modules = sorted(layout.modules)  # full names: only these modules, not the same ones of other layers
     return {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base,
-        "inference_mode": True,
-        "r": layout.rank,
-        "lora_alpha": alpha,
-        "lora_dropout": layout.dropout,
-        "target_modules": sorted(layout.modules),  # full names: only these modules, not the same ones of other layers
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "use_dora": layout.kind == "dora",
-        "use_rslora": rslora,
-        "init_lora_weights": True,
-        "modules_to_save": None,
-    }
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "inference_mode": True, "r": layout.rank,
+        "lora_alpha": alpha, "lora_dropout": layout.dropout, "target_modules": modules, "bias": "none", "fan_in_fan_out": False,
+        "use_dora": layout.kind == "dora", "use_rslora": rslora, "init_lora_weights": True, "modules_to_save": None,
+    }  # fmt: skip
 
 
 def _alpha(scale: float, rank: int) -> tuple[float, bool]:

@@ -38,21 +38,13 @@ Precision = Literal[
     "8-bit", "6-bit", "4-bit", "smallest",  # of MLX; the smallest of several that holds
 ]  # fmt: skip
 PRECISIONS: dict[Precision, str] = {  # bits per weight of K-quants: for Llama 3.1 8B (tools/quantize/README.md of llama.cpp)
-    "f16": "16 bits per weight",
-    "bf16": "16 bits, for weights that are too large for f16",
-    "q8_0": "8.5 bits",
-    "f32": "32 bits",
-    "q6_k": "6.6 bits",
-    "q5_k_m": "5.7 bits",
-    "q4_k_m": "4.9 bits",
-    "q3_k_m": "4.0 bits",
-}
+    "f16": "16 bits per weight", "bf16": "16 bits, for weights that are too large for f16", "q8_0": "8.5 bits", "f32": "32 bits",
+    "q6_k": "6.6 bits", "q5_k_m": "5.7 bits", "q4_k_m": "4.9 bits", "q3_k_m": "4.0 bits",
+}  # fmt: skip
 SMALLEST: Precision = "smallest"  # chosen instead of a precision
 QUANTIZED: tuple[Precision, ...] = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k_m")
-SMALLER: dict[ExportForm, tuple[Precision, ...]] = {
-    "gguf": QUANTIZED[3::-1],
-    "fused": ("4-bit", "6-bit", "8-bit"),
-}  # tried by --smallest
+_MLX: tuple[Precision, ...] = ("4-bit", "6-bit", "8-bit")
+SMALLER: dict[ExportForm, tuple[Precision, ...]] = {"gguf": QUANTIZED[3::-1], "fused": _MLX}  # tried by --smallest
 Program = Literal["", "ollama", "lmstudio"]
 GGUF_FILE = "model.gguf"  # in the export folder
 MODEL = "model"  # the default export folder, inside the run folder

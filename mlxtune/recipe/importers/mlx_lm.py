@@ -36,6 +36,7 @@ NO_COUNTERPART = {
     "trust_remote_code": "remote code is never run",
 }  # fmt: skip
 _REJECTED = {"hf_dataset": "Download the dataset and set data to its folder."}
+_EVERY = {"validate_every": "steps_per_eval", "save_every": "save_every"}
 _FEATURES = {"prompt_feature": "prompt", "completion_feature": "completion", "chat_feature": "messages", "text_feature": "text"}
 _FLOAT = re.compile(r"[-+]?(?:\d[\d_]*)?\.?\d+[eE][-+]?\d+|[-+]?(?:\d[\d_]*\.\d*|\.\d+)")
 
@@ -76,24 +77,17 @@ def import_config(path: Path, target: Path) -> ImportedRecipe:
             adapter["parent"] = _relative(file.parent, target)
         else:
             notes.append(f"resume_adapter_file: only a file named {WEIGHTS} can be a parent; training starts from scratch.")
+    every = {key: max(1, _count(values, theirs) // accumulate) for key, theirs in _EVERY.items()}
     document = {
         "name": re.sub(r"[^\w.-]+", "-", path.stem, flags=re.ASCII).strip("-._")[:64] or "imported",
         "model": {"base": _model(str(values["model"]), target)},
         "data": _data(values, target, notes),
         "adapter": adapter,
         "training": {
-            "steps": steps,
-            "batch_size": _count(values, "batch_size"),
-            "accumulate": accumulate,
-            **_schedule(values, steps, notes),
-            **_optimizer(values, notes),
-            "clip": 0.0,
-            "grad_checkpoint": bool(values["grad_checkpoint"]),
-            "validate_every": max(1, _count(values, "steps_per_eval") // accumulate),
-            "save_every": max(1, _count(values, "save_every") // accumulate),
-            "seed": values["seed"],
+            "steps": steps, "batch_size": _count(values, "batch_size"), "accumulate": accumulate, **_schedule(values, steps, notes),
+            **_optimizer(values, notes), "clip": 0.0, "grad_checkpoint": bool(values["grad_checkpoint"]), **every, "seed": values["seed"],
         },
-    }
+    }  # fmt: skip
     if values["val_batches"] != -1:
         notes.append(f"val_batches = {values['val_batches']}: validation always uses all validation rows.")
     if not values["mask_prompt"]:
