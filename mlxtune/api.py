@@ -33,8 +33,8 @@ from mlxtune.models import bundled
 from mlxtune.models.resolve import resolve
 from mlxtune.recipe import DataSection, Recipe, load
 from mlxtune.runs.events import Event
+from mlxtune.runs.launch import require_finished, watch
 from mlxtune.runs.registry import Run
-from mlxtune.runs.watch import require_finished, watch
 from mlxtune.serving.client import Client, PendingAnswer
 from mlxtune.serving.protocol import GREEDY, Failed, Piece, Sampling
 from mlxtune.workspace import control

@@ -6,8 +6,8 @@ import pytest
 
 import mlxtune
 from mlxtune.core.errors import Interrupted, MlxtuneError
+from mlxtune.runs.launch import require_finished
 from mlxtune.runs.state import RunState
-from mlxtune.runs.watch import require_finished
 
 
 def test_every_name_can_be_imported_from_the_package() -> None:

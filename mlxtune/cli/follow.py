@@ -11,9 +11,9 @@ from mlxtune.core.errors import Interrupted, MlxtuneError
 from mlxtune.core.text import duration, plural
 from mlxtune.present.run import answering_text, log_line, progress_line
 from mlxtune.runs.events import Event
+from mlxtune.runs.launch import require_finished, watch
 from mlxtune.runs.registry import Run
 from mlxtune.runs.state import RunState
-from mlxtune.runs.watch import require_finished, watch
 
 PROGRESS_SECONDS = 10.0  # between two lines about the progress of one phase
 

@@ -1,4 +1,4 @@
-"""Start a detached worker. The parent returns once the worker has written its first event.
+"""Start a detached worker, and watch it. The parent returns once the worker has written its first event.
 
 As with inspect_ai's detached launch, a launch record is written to the folder before anything waits for the worker.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -15,19 +15,23 @@ from typing import TYPE_CHECKING, Any
 
 from mlxtune import __version__
 from mlxtune.core.child_process import python_command, start_detached
-from mlxtune.core.errors import InputError, MachineError, MlxtuneError
+from mlxtune.core.errors import InputError, Interrupted, MachineError, MlxtuneError
 from mlxtune.core.files import machine_id, read_json, write_json, write_text
+from mlxtune.core.gpu_errors import gpu_error
 from mlxtune.core.text import one_line
 from mlxtune.recipe import Recipe, dump, read_template
 from mlxtune.runs import events, queue, registry
+from mlxtune.runs.events import Event, EventReader
 from mlxtune.runs.locks import is_locked, require_free_accelerator
 from mlxtune.runs.registry import LAUNCH_FILE, RUN_KINDS, STARTING_FOR, Run
+from mlxtune.runs.state import RunState
 
 if TYPE_CHECKING:
     from subprocess import Popen
 
 TEMPLATE_FILE = "chat_template.jinja"
 START_TIMEOUT = STARTING_FOR  # seconds a worker may take to write its first event
+POLL = 0.2  # seconds between two reads of a watched run
 EXIT_TIMEOUT = 30.0  # seconds a worker may take to exit after its terminal event
 
 
@@ -125,3 +129,41 @@ def _wait_for_first_event(run: Run, child: Popen[bytes], old_count: int) -> Run:
     if child.poll() is None and len(events.read_all(run.folder)) > old_count:
         return run  # its heartbeat says that it is starting, slowly
     raise MachineError(f"The worker of {run.id} wrote no event within {START_TIMEOUT:.0f} s.", hint=f"See its log: {run.log}")
+
+
+def watch(run: Run) -> Iterator[tuple[list[Event], RunState]]:
+    """Yield the new events of ``run`` and the state after them, until it ends. Raise ``MachineError`` if its worker has died."""
+    reader, state = EventReader(run.folder), RunState()
+    while not state.ended:
+        new = reader.read()
+        if not new and run.status(state) == "crashed":
+            new = reader.read()  # it may have ended since the first read
+            if not new:
+                raise _crash_error(run, state)
+        state = state.apply(new)
+        yield new, state
+        if not state.ended:
+            time.sleep(POLL)
+
+
+def require_finished(state: RunState) -> None:
+    """Raise the error of a failed run, or ``Interrupted`` if it was stopped."""
+    if state.phase == "failed":
+        error = MlxtuneError(state.error, hint=state.hint)
+        error.exit_code = state.code
+        raise error
+    if state.phase == "stopped":
+        raise Interrupted(state.step, state.error)
+
+
+def _crash_error(run: Run, state: RunState) -> MachineError:
+    last_line = one_line(" ".join(run.log_tail(1)), 160)
+    message = f"{run.id} crashed at step {state.step:,}." if run.kind == "train" else f"{run.id} crashed."
+    if failure := gpu_error(" ".join(run.log_tail(5))):
+        message += f" {failure.message}"
+    hint = "Nothing had been saved yet."
+    if run.kind == "search":
+        hint = f"Every result is saved; to continue, run: mlxtune runs resume {run.id}"
+    elif state.checkpoints:
+        hint = f"Checkpoint {state.checkpoints[-1]} is complete; to resume from it, run: mlxtune runs resume {run.id}"
+    return MachineError(f"{message}{f' Its log ends with: {last_line}' if last_line else ''}", hint=hint)

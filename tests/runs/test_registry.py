@@ -15,9 +15,9 @@ from mlxtune.core.files import write_json
 from mlxtune.recipe import dump, load
 from mlxtune.runs import registry
 from mlxtune.runs.events import EventWriter
+from mlxtune.runs.launch import watch
 from mlxtune.runs.locks import file_lock
 from mlxtune.runs.registry import QUIET_AFTER, STARTING_FOR
-from mlxtune.runs.watch import watch
 
 STARTED = ("run.started", {"kind": "train", "name": "shop", "base": "m", "pid": os.getpid(), "host": "h", "steps": 10})
 FAILED = ("run.failed", {"error": "e", "hint": "", "code": 2})
