@@ -28,7 +28,7 @@ _KINDS = (  # the text of an error, and a message and a hint in plain language; 
         r"CallbackErrorOutOfMemory|Command buffer execution failed: Insufficient Memory", "The GPU ran out of memory.",
         f"Close other apps. {_SMALLER_BATCHES}",
     ),
-    (r"Resource limit \(\d+\) exceeded", "MLX reached the GPU's limit on buffers.", _SMALLER_BATCHES),
+    (r"Resource limit \(\d+\) exceeded", "MLX reached the GPU's limit on the number of buffers.", _SMALLER_BATCHES),
     (r"Command buffer execution failed", "The GPU failed while it ran a command.", _AGAIN),
 )  # fmt: skip
 
