@@ -62,7 +62,10 @@ def fuse(
 
 
 def write_folder(model: nn.Module, config: Config, source: ModelFolder, folder: Path, name: str, template: str = "") -> None:
-    """Write weights (removed from ``model``), configuration, tokenizer and ``template`` into ``folder``. Raise ``MachineError``."""
+    """Write weights, configuration and tokenizer into ``folder``, with the chat ``template``. This removes the weights from ``model``.
+
+    Raise ``MachineError`` if the disk is full; ``name`` is what the export is called.
+    """
     try:
         save_model(folder, model, donate_model=True)
     except RuntimeError as error:  # mlx's error for a full disk

@@ -49,7 +49,11 @@ class PushResult:
 def push_adapter(
     entry: AdapterEntry, repo: str, card: publish.Card, *, public: bool = False, progress: Progress = quiet
 ) -> PushResult:
-    """Push ``entry`` with its ``card`` to ``repo``, without local paths. Raise ``InputError`` or, offline, ``MachineError``."""
+    """Push ``entry`` with its model ``card`` to ``repo``, which is created if needed. No local paths are published.
+
+    Raise ``InputError`` if the adapter cannot be used, the user is not logged in, the Hub rejects the request, or the repository is
+    public but ``public`` is not set. Raise ``MachineError`` if the Hub cannot be reached.
+    """
     if entry.problem:
         raise InputError(f"{entry.name} cannot be pushed: {entry.problem}", hint=f"mlxtune adapters show {entry.name}")
     base = _base(entry.base)
@@ -81,7 +85,12 @@ def pull(
     workspace: Path, repo: str, name: str = "", base: str = "", *, revision: str = "", other_weights: bool = False,
     progress: Progress = quiet,
 ) -> AdapterEntry:  # fmt: skip
-    """Download one commit's adapter, resuming a part, and import it. Raise ``InputError``, ``ModelError`` or ``MachineError``."""
+    """Download the adapter in ``repo`` and import it with :func:`importer.import_adapter`.
+
+    Only the safetensors file, configuration and lineage of one commit are downloaded; the adapter's origin records the commit. The
+    next call resumes an interrupted download. Raise ``InputError``, ``ModelError``, or ``MachineError`` if the Hub cannot be
+    reached.
+    """
     from huggingface_hub import hf_hub_download
 
     api = _api(repo)

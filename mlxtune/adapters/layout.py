@@ -92,7 +92,10 @@ class AdapterLayout:
 
 
 def read_layout(folder: Path) -> AdapterLayout:
-    """Read the adapter in ``folder`` from its configuration and its weights' header. Raise ``ModelError`` if they are invalid."""
+    """Read the adapter in ``folder`` from its configuration and the header of its weights.
+
+    Raise ``ModelError`` if a file is missing, invalid or not a regular file, or if the files do not match.
+    """
     return parse_layout(read_config(folder / CONFIG), read_header(folder / WEIGHTS), folder)
 
 

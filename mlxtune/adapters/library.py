@@ -98,7 +98,10 @@ def all_adapters(workspace: Path) -> list[AdapterEntry]:
 
 
 def find(workspace: Path, which: str) -> AdapterEntry:
-    """Return the adapter with this name, run, ``RUN@STEP``, folder or part of a name, or the ``last`` one. Raise ``InputError``."""
+    """Return the adapter with this name, run, folder or unique part of a name, or the ``last`` one. Raise ``InputError``.
+
+    ``RUN@STEP`` is a checkpoint, and a run that ended early has its last one.
+    """
     folder = workspace / which
     if folder.parent.name == registry.CHECKPOINTS and folder.name.isdecimal():
         run = registry.run_of(folder)
@@ -161,7 +164,10 @@ def find_usable(workspace: Path, which: str) -> AdapterEntry:
 
 
 def compatible_adapters(workspace: Path, fingerprint: str) -> list[AdapterEntry]:
-    """Return the adapters for the base with this ``fingerprint``, newest first; also those that do not record their base."""
+    """Return the adapters of ``workspace`` for the base with this ``fingerprint``, newest first.
+
+    Includes adapters that do not record their base; loading them shows whether they match.
+    """
     return [entry for entry in all_adapters(workspace) if not entry.problem and same_base(entry.base_hash, fingerprint)]
 
 
@@ -175,7 +181,10 @@ def find_compatible(workspace: Path, which: str, fingerprint: str) -> AdapterEnt
 
 
 def base_of(entry: AdapterEntry) -> str:
-    """Return the base of ``entry``: an alias or a Hub ID, or else the folder that it records. Raise ``InputError`` without one."""
+    """Return the base to load for ``entry``: an alias or a Hub ID, which also works on other machines, or else a folder.
+
+    A recipe's path to a folder may be relative to the recipe, so the folder recorded in the adapter is used. Raise ``InputError`` if the base is not recorded.
+    """
     recorded = str(read_config(entry.folder / CONFIG).get("model") or "")
     portable = bool(bundled.find(entry.base)) or f"models--{entry.base.replace('/', '--')}" in recorded
     base = entry.base if portable or not Path(recorded).is_dir() else recorded

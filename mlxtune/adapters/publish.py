@@ -64,14 +64,21 @@ Card = Callable[[AdapterEntry, PublishedBase, Library], str]
 
 
 def trained_template(entry: AdapterEntry) -> str:
-    """Return the frozen template of ``entry``, if any. Raise ``ModelError``, or ``GateError`` if programs render it differently."""
+    """Return the chat template that ``entry`` was trained with, frozen; empty if its base has none.
+
+    Raise ``ModelError`` if its base is not on this machine, and ``GateError`` if programs would render it differently.
+    """
     params = {"base": entry.base, "thinking": entry.thinking, "date": entry.date, "template": entry.template}
     call = StoppableCall("mlxtune.adapters.template_worker", "frozen", params, name="The tokenizer process", hint="Try it again.")
     return str(call.result(lambda what, share: None))
 
 
 def write_publishable(entry: AdapterEntry, base: PublishedBase, folder: Path, card: Card, library: Library = "mlx") -> list[str]:
-    """Write the published files of ``entry``, with its template but without weights and local paths. Return their names."""
+    """Write the published files of ``entry``, except the weights, into ``folder``. Return their names.
+
+    They include the chat template that was trained. The configuration (mlx-lm's) and lineage contain no local paths. ``library``
+    loads the adapter. Raise ``ModelError`` if the adapter cannot be read.
+    """
     layout = read_layout(entry.folder)
     write_json(folder / CONFIG, layout.config | {"model": base.hub_id or base.name})
     lineage = _public(read_lineage(entry.folder)) | {"base": base.name, "weights": sha256_file(entry.weights)}
@@ -117,7 +124,10 @@ def _public(lineage: Mapping[str, Any]) -> dict[str, Any]:
 def copy_tokenizer(
     source: ModelFolder, folder: Path, template: str, patterns: Sequence[str] = _TOKENIZER, *, without: Sequence[str] = ()
 ) -> list[str]:
-    """Copy files of ``source`` with ``template``, if set, as chat template for new and old programs. Return their names."""
+    """Copy the files of ``source`` that match ``patterns`` into ``folder``, with ``template`` as chat template if it is not empty.
+
+    Transformers and mlx-lm read ``chat_template.jinja``, and older programs ``tokenizer_config.json``. Return the names of the files.
+    """
     names = {file.name for pattern in patterns for file in source.folder.glob(pattern) if file.is_file()} - {*without}
     if template:
         names -= {"chat_template.json", TEMPLATE_FILE}

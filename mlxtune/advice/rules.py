@@ -82,7 +82,10 @@ class Condition:
 
 @dataclass(frozen=True)
 class AdviceRule:
-    """Holds if all of ``when`` and one of ``any`` (unless empty) hold. ``points`` is what it supports, ``next`` a gate's step."""
+    """A rule that holds if all conditions in ``when`` hold and, if ``any`` is not empty, at least one condition in ``any`` holds.
+
+    ``points`` is the alternative that a right or wrong rule supports. ``verdict`` and ``next`` are a gate's verdict and next step.
+    """
 
     section: str
     key: str

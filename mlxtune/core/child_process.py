@@ -304,7 +304,10 @@ class Request:
 
 
 class Channel:
-    """The child's end of the pipe. What else is printed goes to standard error. ``on_close`` is called in the reader thread."""
+    """The child's end of the pipe. Standard output is reserved for replies; anything else printed goes to standard error.
+
+    ``on_close`` is called in the reader thread once the parent has closed the pipe.
+    """
 
     def __init__(self, on_close: Callable[[], None] = lambda: None) -> None:
         self._output = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -351,7 +354,11 @@ class Channel:
 
 
 def serve(handlers: Mapping[str, Callable[[Request], Any]]) -> int:
-    """Answer requests until the pipe is closed, which raises ``SystemExit`` in a handler; return the exit code."""
+    """Answer requests one at a time until the parent closes the pipe, and return the exit code.
+
+    A handler returns the result or raises an ``MlxtuneError``; any other exception ends the process. If the parent closes the pipe
+    while a handler is running, ``SystemExit`` interrupts the handler.
+    """
     busy = threading.Event()
 
     def interrupt() -> None:
@@ -378,7 +385,10 @@ def serve(handlers: Mapping[str, Callable[[Request], Any]]) -> int:
 
 
 def run_session(channel: Channel, session: Callable[[Request], None]) -> int:
-    """Pass the first request to ``session``, which runs until the pipe is closed; reply with its error. Return the exit code."""
+    """Pass the first request to ``session``, which runs until the parent closes the pipe, and return the exit code.
+
+    An ``MlxtuneError`` that ``session`` raises is the reply to that request.
+    """
     request = channel.receive()
     if request is None:
         return 0

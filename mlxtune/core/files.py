@@ -133,7 +133,10 @@ def read_failure(error: Exception) -> str:
 
 
 def read_json(path: Path, *, unique_keys: bool = False) -> Any:
-    """Return the JSON value in ``path``; ``unique_keys`` rejects repeated ones. Raise ``InputError`` if missing or invalid."""
+    """Return the JSON value in ``path``. Raise ``InputError`` if the file is missing or invalid.
+
+    With ``unique_keys``, a repeated key is invalid, too. Programs differ in which of its values they use.
+    """
     try:
         return json.loads(read_text(path), object_pairs_hook=unique_object if unique_keys else None)
     except FileNotFoundError as error:
@@ -143,7 +146,10 @@ def read_json(path: Path, *, unique_keys: bool = False) -> Any:
 
 
 def require_version(found: object, expected: int, path: Path, *, replaceable: bool = True) -> None:
-    """Raise ``InputError`` unless the file has this version. One that is not ``replaceable`` holds the user's decisions."""
+    """Raise ``InputError`` unless ``found``, the value of ``v`` in the file at ``path``, is the version that this mlxtune writes.
+
+    A file of another version is refused; there are no readers of older files. One that is not ``replaceable`` holds the user's decisions.
+    """
     if found != expected or isinstance(found, bool):
         again = "Create it again with this version, or use" if replaceable else "Use"
         raise InputError(f"{path} was written by another version of mlxtune.", hint=f"{again} the version that wrote it.")
@@ -159,7 +165,10 @@ def unique_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def open_regular(path: Path, *, follow: bool = False) -> BinaryIO:
-    """Open a regular file, or a link to one if ``follow``, and check the opened file. Raise ``InputError`` if it is not one."""
+    """Open a regular file for reading, or a symbolic link to one if ``follow``. Raise ``InputError`` if that is not possible.
+
+    The type is checked after opening, so the file cannot be swapped in between.
+    """
     try:
         flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # do not block on a named pipe
         handle = os.open(path, flags if follow else flags | os.O_NOFOLLOW)
@@ -183,7 +192,10 @@ def user_path(text: str) -> Path:
 
 
 def similar_file(path: Path, folder: Path | None = None) -> str:
-    """Return a hint that names the file whose name is most similar to the missing ``path``, in its folder or ``folder``, if any."""
+    """Return a hint that names the file in ``folder``, by default the path's own, whose name is most similar to the missing ``path``.
+
+    Return ``""`` if none is similar. Names without suffixes are compared first, so that a common suffix does not count.
+    """
     try:
         files = sorted((folder or path.parent).iterdir())
     except OSError:
@@ -194,7 +206,11 @@ def similar_file(path: Path, folder: Path | None = None) -> str:
 
 
 def sync_file(handle: int) -> None:
-    """Flush a file to the disk itself. On macOS, only ``F_FULLFSYNC`` survives a power failure, where it is supported."""
+    """Flush a file descriptor to the disk itself.
+
+    On macOS, ``fsync`` may leave the data in the disk's cache, and only ``F_FULLFSYNC`` survives a power failure (``fsync(2)``). File
+    systems that do not support it get ``fsync``.
+    """
     full_sync = getattr(fcntl, "F_FULLFSYNC", None)
     if full_sync is not None:
         try:
@@ -215,7 +231,10 @@ def sync_folder(path: Path) -> None:
 
 
 def home() -> Path:
-    """Return mlxtune's own folder: ``$MLXTUNE_HOME``, ``$XDG_CACHE_HOME/mlxtune``, or ``~/.cache/mlxtune``."""
+    """Return the folder for converted models, the BLAS copy, settings, the machine's ID, and the accelerator lock.
+
+    It is ``$MLXTUNE_HOME``, ``$XDG_CACHE_HOME/mlxtune``, or ``~/.cache/mlxtune``.
+    """
     if custom := os.environ.get("MLXTUNE_HOME"):
         return Path(custom).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlxtune"

@@ -45,7 +45,10 @@ def gpu_error(text: str) -> GpuError | None:
 
 @contextmanager
 def suppress_model_errors() -> Iterator[None]:
-    """Ignore an error of a trial computation, but not of the GPU: some architectures show only when they run what they lack."""
+    """Ignore an error of a trial computation, but not of the GPU.
+
+    Architectures fail in different ways, and some incompatibilities between caches and layers appear only when they run.
+    """
     try:
         yield
     except Exception as error:

@@ -12,7 +12,11 @@ from mlxtune.core.files import disk_errors, sync_file, sync_folder
 
 
 class Journal:
-    """The only writer; many may read. If git or an editor replaced or deleted the file, the next record goes to the new one."""
+    """The writer. Only one process may write, but any number may read with :class:`Tail`.
+
+    Another program may replace the file with a new one by renaming it, as git, sync tools and editors do, or delete it. The next
+    record is then appended to the new file, because the old one no longer has a name.
+    """
 
     def __init__(self, path: Path) -> None:
         """Open ``path`` for appending, and remove an incomplete last line. Raise ``MachineError`` if the disk is full."""
@@ -79,7 +83,10 @@ class Tail:
         self._offset = 0  # after the last complete line; the writer may replace an incomplete one
 
     def read(self) -> list[dict[str, Any]]:
-        """Return new records, oldest first; all if the file shrank, none if it is missing. Raise ``InputError`` for a pipe."""
+        """Return new records, oldest first. A file that shrank is read from the start. A missing file counts as empty.
+
+        Raise ``InputError`` if it is a pipe or a device.
+        """
         try:
             with open(self.path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
                 if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # a named pipe may never end

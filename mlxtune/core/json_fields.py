@@ -38,7 +38,10 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(kind: type[T], record: Any, **others: Any) -> T:
-    """Build a ``kind`` from its record; ``others`` are fields that are not read. Raises ``KeyError``, ``TypeError`` if invalid."""
+    """Build a ``kind`` from its record, with nested dataclasses as its type hints say. ``others`` are fields that are not read.
+
+    Raises ``KeyError`` for an unknown key, and ``TypeError`` for a missing one or for a value of another type.
+    """
     if not isinstance(record, Mapping):
         raise TypeError(f"{kind.__name__} is not an object")
     names = {key: name for key, name, _ in _keys(cast(Any, kind))}

@@ -8,7 +8,10 @@ _BUSY = 2.0  # runnable threads per core; a single mlxtune run causes at most 1.
 
 
 def busy_load() -> float:
-    """Return the last minute's load average on a busy machine, else 0; ``OPENBLAS_NUM_THREADS`` means shared on purpose."""
+    """Return the load average of the last minute if this machine is busy, otherwise 0.
+
+    ``OPENBLAS_NUM_THREADS`` says that several processes share the machine on purpose, so nothing counts as busy then.
+    """
     if os.environ.get("OPENBLAS_NUM_THREADS"):
         return 0.0
     try:

@@ -55,7 +55,10 @@ class Header:
 
 
 def read_header(file: Path, *, follow: bool = False) -> Header:
-    """Read the header of ``file``, which may be a symbolic link with ``follow``. Raise ``ModelError`` with the reason."""
+    """Read the header of ``file``. With ``follow``, it may be a symbolic link, as in the Hub's cache.
+
+    Raise ``ModelError`` with the reason if it is not a valid safetensors file.
+    """
     try:
         stream = open_regular(file, follow=follow)
     except InputError as error:

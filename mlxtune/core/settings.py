@@ -93,7 +93,10 @@ def _commands(given: Mapping[str, Any], warnings: list[str]) -> dict[str, tuple[
 
 
 def save_theme(name: str) -> None:
-    """Set ``theme`` and keep the rest of the file, including comments. Raise ``InputError`` or ``MachineError``."""
+    """Set ``theme`` and keep the rest of the file, including comments.
+
+    Raise ``InputError`` if the file is not valid TOML, or ``MachineError`` if it cannot be written.
+    """
     import tomlkit  # slow to import, and not needed for the first screen
 
     try:

@@ -19,7 +19,10 @@ from mlxtune.models.thoughts import THOUGHTS
 
 @dataclass(frozen=True)
 class AnswerSpan:
-    """A conversation's ``tokens`` and ``text`` (with breaks), and its last answer with and ``answer`` without its stop token."""
+    """The ``tokens`` of a conversation and of its last answer, which ``start`` and ``end`` delimit; its stop token is included.
+
+    ``text`` is the rendered conversation with its breaks, ``answer`` the text of the answer without them and without stop token.
+    """
 
     tokens: list[int]
     start: int

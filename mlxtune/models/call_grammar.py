@@ -43,7 +43,11 @@ def call_syntax(template: ChatTemplate) -> CallSyntax | None:
 
 
 def calls_grammar(template: ChatTemplate, syntax: CallSyntax, tools: Sequence[dict[str, Any]], schema: Any) -> str:
-    """Return a Lark grammar of an answer that calls ``tools`` with arguments as in ``schema``, or else as declared."""
+    """Return a grammar in llguidance's Lark syntax of an answer that calls ``tools``.
+
+    The arguments are those of a call of the tool in ``schema``, the contract's, if it has one, and otherwise as the tool declares.
+    Several calls are allowed if ``schema`` allows a list.
+    """
     text = _literals(template)
     functions = [tool.get("function", tool) for tool in tools]
     rules = [

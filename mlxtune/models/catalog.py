@@ -88,7 +88,11 @@ class CatalogModel:
         return MachineFit(outcome_for(need, machine.limit), need, machine.limit)
 
     def planner(self, recipe: Recipe, machine: Machine) -> Planner:
-        """Return a planner without downloading the base: rows are tokenized with the bundled model, without reasoning."""
+        """Return a planner for ``recipe`` with this base, which need not be downloaded. Raises the worker's errors for the rows.
+
+        Rows are tokenized with the bundled model and a shipped template with tools. Its vocabulary is small: most others need fewer
+        tokens for the same text, but their templates may add some. Reasoning in the rows is not counted.
+        """
         model, data = recipe.model, recipe.data
         template = model.template if model.template not in ("", *SHIPPED_TEMPLATES) else "chatml-tools"
         model = replace(model, base=bundled.DEFAULT.alias, thinking="off", template=template)

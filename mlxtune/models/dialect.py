@@ -58,7 +58,10 @@ class Dialect:
         return any(turn.is_system and turn.content.strip() and not self._renders(index) for index, turn in enumerate(messages))
 
     def adapt(self, messages: Sequence[Message], *, thinking: bool, keep: bool) -> list[TurnDict]:
-        """Return ``messages`` as the template expects them, with reasoning if ``thinking``, of earlier turns only if ``keep``."""
+        """Return ``messages`` as the template expects them.
+
+        Without ``thinking``, reasoning is left out; without ``keep``, so is that of turns before the last user turn.
+        """
         turns = self._folded(messages)
         last_user = max((index for index, turn in enumerate(turns) if turn.role == "user"), default=0)
         adapted = []
@@ -71,7 +74,11 @@ class Dialect:
         return self.systems == "all" or (self.systems != "none" and index == 0)
 
     def _folded(self, messages: Sequence[Message]) -> list[Message]:
-        """Return ``messages`` with each system turn that is not rendered joined to the next or else the previous user turn."""
+        """Return ``messages`` with each system turn that the template does not render joined to a user turn.
+
+        It is the next user turn, or else the previous one. The authors of Gemma 2 and older Mistral models recommend this. A system
+        turn without such a neighbor stays.
+        """
         if self.systems == "last" and messages and messages[0].is_system:
             _, *folded = self._folded([replace(messages[0], role="user"), *messages[1:]])
             last = max((index for index, turn in enumerate(folded) if turn.role == "user"), default=0)
@@ -142,7 +149,10 @@ class Dialect:
 
 
 def find_dialect(apply: Apply, *, thinking: bool, inline: bool) -> Dialect:
-    """Return the dialect of the template that ``apply`` renders. ``inline`` is set if the template mentions ``<think>``."""
+    """Return the dialect of the template that ``apply`` renders; it raises ``TemplateError`` for turns that the template rejects.
+
+    Reasoning is probed only with ``thinking``. ``inline`` is set if the template mentions ``<think>``.
+    """
     probe = _Probe(apply)
     arguments = probe.arguments()
     header, extra = probe.generation_prompt()

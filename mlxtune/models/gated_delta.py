@@ -137,7 +137,10 @@ def _segment(chunk: int, arrays: Sequence[mx.array]) -> tuple[mx.array, mx.array
 
 
 def _decay_between(log_g: mx.array) -> mx.array:
-    """Return D(i, j) ``(…, tokens, tokens, keys)``, 0 for j > i, from log gates ``(…, tokens, keys)``, each as a sum of its own."""
+    """Return D(i, j) ``(…, tokens, tokens, keys)``, 0 for j > i, from the logarithms ``(…, tokens, keys)`` of the gates.
+
+    Each product is the exponential of its own sum. Differences of one cumulative sum would lose precision.
+    """
     tokens = log_g.shape[-2]
     later = mx.arange(tokens)[:, None] > mx.arange(tokens)
     sums = mx.cumsum(mx.where(later[..., None], log_g[..., None, :], 0), axis=-3)
@@ -146,7 +149,10 @@ def _decay_between(log_g: mx.array) -> mx.array:
 
 @mx.custom_function
 def _unit_lower_inverse(lower: mx.array) -> mx.array:
-    """Return ``(I + lower)⁻¹`` by inverting blocks of 1, 2, 4, … rows; a power series would cancel if keys repeat."""
+    """Return ``(I + lower)⁻¹`` for strictly lower triangular matrices, by inverting blocks of 1, 2, 4, … rows.
+
+    A power series would be simpler, but if keys repeat, its terms become large and cancel.
+    """
     size = lower.shape[-1]
     index = mx.arange(size)
     inverse = mx.eye(size)

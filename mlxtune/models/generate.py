@@ -97,7 +97,11 @@ def generate(
 
 
 class TokenSampler:
-    """Chooses each row's likeliest token, or samples at temperature 1 with its seed, whatever the other rows are."""
+    """Chooses the next token of each row: the likeliest one, or a sample at temperature 1 if the row's seed is not 0.
+
+    A sample depends only on the row's seed and the tokens before it, not on the other rows of the batch or the number of cores.
+    Rows with equal seeds get equal noise, so rows that should be independent need different seeds.
+    """
 
     def __init__(self, seeds: Sequence[int]) -> None:
         self._seeds = seeds
@@ -142,7 +146,11 @@ class _Lane:
 
 
 class _BatchDecoder:
-    """Decodes a batch's answers, prefilled in small parts, in one lane per core on a CPU, as half of a step uses a single core."""
+    """Decodes the answers of a batch.
+
+    Prefill is fastest in small parts of equal length, and decoding in large batches, so parts are joined after prefill. On a CPU,
+    half of a step is work that a stream does on a single core, so there is one lane per core.
+    """
 
     def __init__(
         self, prefix: SharedPrefix, builders: Sequence[AnswerBuilder], sampler: TokenSampler, settings: GenerationSettings,
@@ -323,7 +331,10 @@ def _single_steps(
 
 
 def _batches_correctly(model: nn.Module) -> bool:
-    """Whether mlx-lm's batch generator gives the model's own results on two prompts; for some architectures, it does not."""
+    """Whether mlx-lm's batch generator gives the same results as the model does for each row, verified on two short prompts.
+
+    For some architectures, it fails or ignores the padding.
+    """
     prompts = [[1, 5, 2, 9, 4, 7], [1, 5, 3]]
     batched: list[list[mx.array]] = [[], []]
     greedy, settings = TokenSampler([0, 0]), GenerationSettings(max_tokens=2, stops=frozenset(), batch_size=2)

@@ -67,7 +67,10 @@ class GrammarState:
         return np.pad(bits, ((0, 0), (0, max(0, missing))))[:, :vocab_size]
 
     def advance(self, row: int, token: int) -> None:
-        """Append ``token`` to ``row``. Raises ``InputError`` beyond llguidance's limits, and ``MlxtuneError`` if it is rejected."""
+        """Append ``token`` to ``row``.
+
+        Raises ``InputError`` if the schema is too complex for llguidance's limits, and ``MlxtuneError`` if the grammar rejects it.
+        """
         matcher = self._matchers[row]
         if not matcher.consume_token(token):
             reason = one_line(matcher.get_error(), 200)

@@ -141,7 +141,11 @@ class _FixedBackbone:
 
 
 def split_head(model: nn.Module) -> BackboneHead:
-    """Split ``model``, with its adapters, into backbone and head, by the fastest method that matches its own forward pass."""
+    """Split ``model`` into backbone and head, using the fastest method that matches the model's own forward pass.
+
+    A frozen head that is a matrix multiplication, possibly scaled and capped, takes one pass. Any other head runs in chunks
+    through the model's own code. A model that cannot be split runs as a whole. Call this after adapters are added.
+    """
     whole = BackboneHead(
         lambda tokens, cache=None: model(tokens, cache=cache), lambda logits: logits, plain_logp, plain_logp,
         "This architecture's head cannot be computed separately. All logits are computed at once.",
@@ -190,7 +194,10 @@ def _verified_or_none(model: nn.Module, parts: _Parts | _InnerParts) -> Backbone
 
 
 def _verified(model: nn.Module, parts: _Parts | _InnerParts) -> BackboneHead | None:
-    """Return the first split that reproduces the model's logits on a few tokens, or ``None``."""
+    """Return the first split that reproduces the model's logits on a few tokens.
+
+    ``None`` if there is none, or if the backbone returns the logits itself.
+    """
     tokens = mx.array([_TEST_TOKENS])
     hidden, expected = parts.backbone(tokens, None)[0], model(tokens)[0]
     if hidden.ndim != 2 or hidden.shape == expected.shape or not _agree(parts.logits(hidden), expected, expected):
@@ -235,7 +242,10 @@ def plain_logp(logits: mx.array, targets: mx.array) -> mx.array:
 
 
 def fused_logp(head: nn.Module, chunk: int = CHUNK, *, scale: float = 1.0, cap: float = 0.0) -> LogProbabilities:
-    """Return a differentiable ``logp(hidden (positions, width), targets)`` for a frozen linear head; its arrays get no gradient."""
+    """Return a differentiable ``logp(hidden (positions, width), targets (positions,)) -> (positions,)`` for a frozen linear head.
+
+    Logits are multiplied by ``scale``, then capped at ``cap`` unless it is 0. The head's own arrays get no gradient.
+    """
     matrix = _HeadMatrix(head)
 
     @mx.custom_function
@@ -302,7 +312,10 @@ def _softmax_parts(logits: mx.array, targets: mx.array) -> tuple[mx.array, mx.ar
 
 
 def chunked_logp(logits: Logits, heads: Sequence[nn.Module], chunk: int = CHUNK) -> LogProbabilities:
-    """Return :func:`fused_logp` for any head, without dropout, recomputing each chunk; trainable ``heads`` get gradients."""
+    """Return a differentiable ``logp`` like :func:`fused_logp` for any head; trainable parameters of ``heads`` get gradients too.
+
+    The backward pass recomputes the logits of each chunk. Dropout inside a head is disabled, because it would differ between passes.
+    """
 
     def chunk_logp(targets: mx.array, hidden: mx.array, *parameters: mx.array) -> mx.array:
         with _with_parameters(heads, parameters):

@@ -20,7 +20,10 @@ Pairs = Sequence[tuple[Sequence[int], Sequence[int]]]  # tokenized prompts and a
 
 @dataclass(frozen=True)
 class _AnswerGroup:
-    """Answers, at ``rows``, to one ``prompt`` (after the shared prefix); all start with ``common`` tokens."""
+    """Answers to one prompt. ``prompt`` is the part after the shared prefix; ``rows`` are the answers' indices in the request.
+
+    All answers start with the ``common`` tokens and then continue. For a single answer, these are all but its last token.
+    """
 
     prompt: Sequence[int]
     rows: Sequence[int]
@@ -42,7 +45,11 @@ def negative_log_likelihoods(
     model: nn.Module, pairs: Pairs, *, batch_size: int, progress: Progress = lambda done, total: None,
     on_answer: Callable[[int, float], None] = lambda pair, nats: None, prefix: SharedPrefix | None = None,
 ) -> list[float]:  # fmt: skip
-    """Return each answer's negative log-likelihood given its prompt, in nats, also to ``on_answer``; ``prefix`` if computed."""
+    """Return the negative log-likelihood of each answer given its prompt, in nats, summed over the answer's tokens.
+
+    ``pairs`` are tokenized prompts and answers, none empty; ``prefix`` is the prompts' shared prefix if it is already computed.
+    ``on_answer`` is called with the index of each pair and its likelihood as soon as it is computed.
+    """
     prefix = prefix or PrefixCache(model)([prompt for prompt, _ in pairs])
     nlls = [0.0] * len(pairs)
     if prefix is None:

@@ -50,7 +50,11 @@ def default_compute() -> Compute:
 
 
 def load(source: ModelFolder, compute: Compute | None = None, quantize: Quantize = 0) -> LoadedModel:
-    """Load ``source``, frozen, and quantize unquantized weights to ``quantize`` bits. Raises ``ModelError`` if mlx-lm cannot."""
+    """Load ``source``, frozen and evaluated. ``compute`` overrides the default path, so that tests can cover the other one.
+
+    ``quantize`` = 4 or 8 quantizes unquantized weights; the float32 path then computes on the same rounded values. Raises
+    ``ModelError`` if mlx-lm does not support the architecture, or the weights do not match it or have a different bit width.
+    """
     start = time.perf_counter()
     compute = compute or default_compute()
     if on_gpu():  # without this cap, free buffers grow up to 95% of the working set: they are reused only for similar sizes

@@ -25,7 +25,11 @@ ADAPTER_ARRAYS = ("lora_a", "lora_b", "m")  # the arrays of one module; m is DoR
 
 
 def add(model: nn.Module, section: AdapterSection, seed: int) -> dict[str, Any]:
-    """Add new, trainable adapters that change no output, and return mlx-lm's configuration. Raises ``RecipeError``."""
+    """Add new adapters to ``model`` and return their mlx-lm configuration. B is zero, so outputs do not change.
+
+    Only A, B and DoRA's magnitudes ``m`` are trainable afterwards. Raises ``RecipeError`` if a target matches no module, or a
+    module that does not support this kind of adapter.
+    """
     mx.random.seed(seed)
     layers = len(model.layers)
     count = layers if section.layers == "all" else min(section.layers, layers)
@@ -105,7 +109,10 @@ def to_bytes(arrays: dict[str, mx.array]) -> bytes:
 
 
 def _keys(model: nn.Module, section: AdapterSection) -> list[str]:
-    """Return mlx-lm's names of the target modules. ``all-linear`` excludes experts and ``planning.shapes.NOT_ADAPTED``."""
+    """Return mlx-lm's names of the target modules, relative to the layer, or to the model for modules outside the layers.
+
+    ``all-linear`` excludes experts, whose adapters would be larger than all others, and what ``planning.shapes.NOT_ADAPTED`` matches.
+    """
     layers = {name: module for layer in model.layers for name, module in layer.named_modules() if _is_adaptable(module)}
     if isinstance(section.targets, str):
         linear = sorted(name for name, module in layers.items() if isinstance(module, _LINEAR) and not NOT_ADAPTED.search(name))

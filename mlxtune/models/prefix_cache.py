@@ -59,7 +59,10 @@ class SharedPrefix:
             yield batch
 
     def prefill(self, tails: Sequence[Sequence[int]]) -> tuple[mx.array, list[BatchKVCache]]:
-        """Return hidden states ``(rows, width, hidden)`` of left-padded ``tails`` and caches; a single row in steps of tokens."""
+        """Return hidden states ``(rows, width, hidden)`` of left-padded ``tails``, and a cache per layer to continue with.
+
+        A single row is computed in pieces of :data:`STEP` tokens, so that its whole attention matrix is never in memory.
+        """
         width = max(map(len, tails))
         padding = mx.array([width - len(tail) for tail in tails])
         tokens = mx.array([[0] * (width - len(tail)) + list(tail) for tail in tails])
@@ -73,7 +76,10 @@ def part_size() -> int:
 
 
 class PrefixCache:
-    """Computes shared prefixes for a model with its current adapter, reusing the part that matches the previous prefix."""
+    """Computes shared prefixes for a model with its current adapter, reusing the part that matches the previous prefix.
+
+    The arms of an evaluation start with the same system turn, so it is computed once.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
@@ -81,7 +87,11 @@ class PrefixCache:
         self._grouped_mask = type(model).__module__.rsplit(".", 1)[-1] in _GROUPED_MASK
 
     def __call__(self, prompts: Sequence[Sequence[int]]) -> SharedPrefix | None:
-        """Return the common prefix of ``prompts``, or ``None`` for architectures that cache more than keys and values."""
+        """Return the common prefix of ``prompts``, leaving at least one token of each.
+
+        Returns ``None`` for architectures that cache more than keys and values (recurrent layers), or whose results change with
+        such a cache.
+        """
         head, caches = self._head, complete_caches(self._model)
         if head is None or caches is None:
             return None
@@ -162,7 +172,10 @@ def forward_in_steps(head: BackboneHead, tokens: mx.array, caches: Sequence[Any]
 
 
 class BatchKVCache:
-    """One layer's keys and values of a batch: shared prefix, left-padded tails, generated tokens. mlx-lm's pads the prefix."""
+    """One layer's keys and values for a batch: a shared prefix, then each row's left-padded tail, then its generated tokens.
+
+    mlx-lm's batch cache would pad the prefix of every row, and cannot be split, joined or indexed.
+    """
 
     def __init__(self, prefix: KVCache, prefix_length: int, padding: mx.array, grouped_mask: bool) -> None:
         """``prefix`` holds ``prefix_length`` tokens. ``padding`` ``(rows,)`` is the left padding of each tail."""
@@ -198,7 +211,10 @@ class BatchKVCache:
         return self.keys[:, :, : end + new], self.values[:, :, : end + new]
 
     def make_mask(self, length: int, window_size: int | None = None, **_: Any) -> mx.array:
-        """Return the causal mask, bool ``(rows, 1, length, columns)``, for the last ``window_size`` tokens if there is a window."""
+        """Return the causal mask without padding: bool ``(rows, 1, length, columns)``, with an extra axis if ``grouped_mask``.
+
+        With a window, each token attends to itself and the ``window_size - 1`` tokens before it.
+        """
         end = self.prefix_length + self.length
         columns, padding = mx.arange(end + length), self.padding[:, None]
         queries = mx.arange(end, end + length)[:, None]

@@ -44,7 +44,11 @@ class ModelFolder:
 
 
 def resolve(base: str, *, relative_to: Path = Path(), progress: Progress = quiet, fetch: bool = True) -> ModelFolder:
-    """Return the folder of ``base``, downloaded if ``fetch``. Raises ``ModelError``, or ``MachineError`` if that fails."""
+    """Return the folder of ``base``, downloading it if needed and ``fetch`` is set.
+
+    Folders are looked up relative to ``relative_to`` first, then to the working directory. Raises ``ModelError`` if the
+    model does not exist or cannot be fine-tuned, or the folder contains no model, and ``MachineError`` if the download fails.
+    """
     if model := bundled.find(base):
         if not fetch and not install.is_ready(model):
             raise ModelError(f"{base} is not on this machine.", hint=f"Download it: mlxtune models pull {base}")
@@ -102,7 +106,10 @@ def _open(name: str, folder: Path) -> ModelFolder:
 
 
 def _fingerprint(config: dict[str, Any], files: list[Path]) -> str:
-    """Return a hash of the config, headers, sizes, and sampled blocks: whatever changes weights changes whole matrices."""
+    """Return a hash of the config, headers, sizes, and blocks sampled from each file, to identify weights without reading them all.
+
+    Training, fusing and quantizing change whole matrices, so at least one sampled block differs.
+    """
     parts: list[Any] = [config]
     for file in files:
         size = file.stat().st_size

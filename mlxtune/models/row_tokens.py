@@ -9,7 +9,10 @@ _NO_LIMIT = 2**31 - 1  # tokens
 
 
 def count_row_tokens(template: ChatTemplate, record: Row | DataError) -> TokenCount | None:
-    """Return a row's tokens (of a pair, with the longer answer) or its template's error; ``None`` if nothing is trained."""
+    """Return a row's tokens in training; ``None`` for an invalid record or a row without trained tokens.
+
+    For a pair, the longer answer is counted. A template's error is part of the result.
+    """
     try:
         if isinstance(record, DataError):
             return None

@@ -89,7 +89,10 @@ class ChatTemplate:
 
     @cached_property
     def frozen_source(self) -> str:
-        """The Jinja source that renders plain messages as in training, and converts them if needed; empty if there is none."""
+        """The Jinja source that renders plain messages as in training, whatever a program passes besides them; empty if there is none.
+
+        Messages are converted only if the template renders one of the probes differently without that.
+        """
         thinking = self.settings.thinking
         variables = self.thinking.history_variables(thinking) | self._variables
         source = str(variables.pop("chat_template", self.source))
@@ -308,7 +311,11 @@ class ChatTemplate:
         return [_encoded(row, one.tokens, [one], turn=turn, notes=notes) for turn, one in answers.items()]
 
     def answers(self, row: Conversation) -> tuple[dict[int, AnswerSpan], bool]:
-        """Return the trained answers by turn, and whether each becomes a separate row. Raises ``TemplateError`` if unverified."""
+        """Return the trained answers of ``row`` by the number of their turn, and whether each becomes a separate row.
+
+        Otherwise the last answer's tokens begin with those of each earlier one, so that all are trained in one row. Raises
+        ``TemplateError`` when an answer cannot be verified.
+        """
         turns = data_rows.trained_turns(row, self.settings.turns)
         answers = {turn: self.answer(row.messages[:turn], row.tools, row.location) for turn in turns}
         if len(turns) == 1 or self.settings.turns == "each":
@@ -324,7 +331,10 @@ class ChatTemplate:
         return answers, rewritten is not None
 
     def answer(self, messages: Sequence[Message], tools: Tools, location: Location) -> AnswerSpan:
-        """Return the tokens of ``messages`` and their last answer. Raises ``TemplateError`` if they cannot be verified."""
+        """Return the tokens of ``messages``, and which of them are the answer in the last turn.
+
+        Raises ``TemplateError`` unless the tokens start with the inference prompt and contain everything that the messages say.
+        """
         number, message = len(messages), messages[-1]
         if number == 1:
             problem = "the conversation begins with the assistant, so this turn has no prompt."

@@ -40,7 +40,11 @@ _ROWS = 64  # texts per forward pass
 def text_vectors(
     loaded: LoadedModel, texts: Sequence[str], cache: Path, progress: Progress = lambda done, total: None
 ) -> Vectors | None:
-    """Return vectors ``(texts, width)``, kept in ``cache``, of a model without adapter, or ``None`` if it hides its states."""
+    """Return the vectors of ``texts`` as ``(texts, width)``, or ``None`` if the model's hidden states cannot be read.
+
+    ``loaded`` must have no adapter. Vectors are stored in the folder ``cache`` by model and text, so that each is computed once.
+    Only the first tokens of a text count: 256, or down to 48 if there are many long texts.
+    """
     keys = [sha256_json(text)[:32] for text in texts]
     tokens = {
         key: loaded.tokenizer.encode(text, add_special_tokens=False) or [0] for key, text in zip(keys, texts, strict=True)

@@ -147,6 +147,9 @@ def _syntax_tree(source: str) -> nodes.Template | None:
 
 
 def freeze_date(source: str, date: str) -> str:
-    """Return the Jinja template ``source`` with the ISO ``date`` as today's: calls of ``strftime_now`` become text."""
+    """Return the Jinja template ``source`` with the ISO ``date`` as today's: calls of ``strftime_now`` become text.
+
+    Transformers passes only data to templates, so that the function itself cannot be replaced.
+    """
     day = datetime.fromisoformat(date)
     return _CLOCK.sub(lambda call: json.dumps(day.strftime(call[2])), source)

@@ -65,7 +65,10 @@ class LlamaCall:
 
 
 class HarmonyCall:
-    """The call of gpt-oss: `` to=functions.find<|channel|>commentary json<|message|>{}``, or with the channel first."""
+    """The call of gpt-oss: a message to a function, such as `` to=functions.find<|channel|>commentary json<|message|>{}``.
+
+    The channel may also come first, as in ``<|channel|>commentary to=functions.find <|constrain|>json<|message|>{}``.
+    """
 
     starts = ("to=functions.", "<|channel|>commentary")
     anywhere = False

@@ -21,7 +21,10 @@ _SYNCS = 16  # appends that are each synced
 
 @dataclass(frozen=True)
 class Measurement:
-    """One measured value: of an operation or a model of ``size``, with what was measured as ``detail``."""
+    """One measured value. ``size`` is the size of the operation or model, if several are measured.
+
+    ``detail`` describes what was measured: shapes, dtype, number of repetitions.
+    """
 
     name: str
     size: str
@@ -42,7 +45,10 @@ class BenchmarkReport(Machine):
 
 
 def run_benchmark(folder: Path, progress: Callable[[str, float], None], *, quick: bool = False) -> BenchmarkReport:
-    """Benchmark this machine and the disk of ``folder``, and store the rates unless ``quick``. Raises ``MachineError``."""
+    """Benchmark this machine with random models of three sizes and the disk of ``folder``, and store the rates for the planner.
+
+    If ``quick``, measure one tiny size and store nothing. Raises ``MachineError`` when the worker dies or the disk is full.
+    """
     machine, memory = this_machine(), pressure()
     with ChildProcess("mlxtune.training.benchmark_worker", name="The benchmark process") as child:
         params = {"quick": quick, "seconds": 0.02 if quick else _SECONDS}

@@ -154,7 +154,11 @@ def parse(text: str) -> Prices:
 def make_bill(
     plan: Plan, method: str, *, chip: str = "", electricity_price: float | None = None, answering: float | None = None
 ) -> Bill:
-    """Compute the cost of ``plan`` here (``electricity_price`` per kWh, ``answering`` seconds per answer) and elsewhere."""
+    """Compute the cost of ``plan``, a run with ``method``, here and elsewhere.
+
+    Watts are taken from the plan, where the user sets them, or else from the vendor's figure for ``chip``. ``electricity_price`` is in dollars per
+    kWh; ``answering`` is the measured time of one answer here, in seconds.
+    """
     known = prices()
     watts, rated = typical_watts(chip, plan.cost.watts)
     per_kwh = known.electricity.price if electricity_price is None else electricity_price

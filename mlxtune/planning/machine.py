@@ -114,7 +114,10 @@ def computes_natively(backend: str) -> bool:
 
 
 def default_gpu_limit(total: int) -> int:
-    """Return how many bytes macOS lets the GPU use by default, as reported by users (llama.cpp discussion 2182)."""
+    """Return how many of ``total`` bytes macOS lets the GPU use by default: two thirds up to 32 GB, three quarters beyond.
+
+    As reported by users (llama.cpp discussion 2182); some newer systems allow a little more.
+    """
     return total * 2 // 3 if total <= 32 * 2**30 else total * 3 // 4
 
 

@@ -65,7 +65,10 @@ def sysctl_text(name: str) -> str:
 
 
 def free_memory() -> int:
-    """Return the bytes that Activity Monitor does not count as used. Inactive anonymous pages are used: they must be swapped."""
+    """Return the bytes that are free or hold only file cache and purgeable memory, which Activity Monitor does not count as used.
+
+    Inactive anonymous pages are not free: to reuse them, macOS has to compress them or swap them out.
+    """
     statistics, words = VMStatistics(), ctypes.c_uint32(_VM_WORDS)
     if _libsystem().host_statistics64(_host(), _HOST_VM_INFO64, ctypes.byref(statistics), ctypes.byref(words)):
         return 0

@@ -47,19 +47,28 @@ class StepCost(TypedDict):
 
 
 def row_lengths(recipe: Recipe) -> DatasetLengths:
-    """Return the lengths of the recipe's rows as training encodes them. Raises the worker's errors, and ``MachineError``."""
+    """Return the lengths of the recipe's rows in tokens, as the training worker encodes them.
+
+    Raises the errors that the worker would raise, and ``MachineError`` if the process dies.
+    """
     return from_json(DatasetLengths, _measure("lengths", {"recipe": dump(recipe)}))
 
 
 def record_tokens(recipe: Recipe) -> list[TokenCount | None]:
-    """Return the length of every record of the source, ``None`` for invalid rows. Raises the model's errors, ``MachineError``."""
+    """Return the length of every record of the recipe's source, in order; ``None`` for invalid rows.
+
+    Raises the errors of the model, and ``MachineError`` if the process dies.
+    """
     from mlxtune.data.checks.check_input import TokenCount
 
     return [count and from_json(TokenCount, count) for count in _measure("tokens", {"recipe": dump(recipe)})]
 
 
 def start_steps(recipe: Recipe, batch: BatchShape, *, grouped: int, checkpointed: bool) -> StoppableCall:
-    """Start two steps on ``batch``; the result is a :class:`StepCost`. ``grouped`` rows fill the frozen layers' cache first."""
+    """Start a process that runs two steps on ``batch``. The result is a :class:`StepCost`, or ``None`` if the process was stopped.
+
+    ``grouped`` rows run together through the frozen layers to fill their cache; 0 without a cache.
+    """
     trained = min(-(-batch.trained // batch.rows), batch.width)
     shape = ProbeBatch(batch.rows, batch.prefix + batch.width + 1, trained, batch.prefix, grouped, checkpointed, batch.sides)
     params = {"recipe": dump(recipe), "batch": asdict(shape)}

@@ -57,7 +57,10 @@ NATIVE_COEFFICIENTS = Coefficients(logits=7.5, ahead=6.0)
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes at the peak ``moment`` of the largest batch, and ``loading`` before it. MLX's peak excludes buffers and process."""
+    """Bytes at the peak ``moment`` of the largest batch, by part. ``loading`` is the peak before the first step.
+
+    ``buffers`` and ``process`` (the interpreter, its libraries and compiled steps) are not part of MLX's peak. A reference model takes no memory: it is the base itself.
+    """
 
     weights: int
     adapter: int
@@ -101,7 +104,11 @@ def estimate(
     shapes: ModelShapes, recipe: Recipe, work: Workload, machine: Machine, *, cached: bool, checkpointed: bool, scale: float = 1.0,
     coefficients: Coefficients | None = None, kernels: Kernels | None = None,
 ) -> MemoryEstimate:  # fmt: skip
-    """Estimate the peak of the largest batch; ``cached`` frozen layers' outputs; ``scale`` from a probe."""
+    """Estimate the peak of the largest batch.
+
+    ``cached``: the outputs of the frozen layers are cached across epochs. ``scale`` is the measured working memory relative to this
+    estimate, from a probe.
+    """
     kernels = kernels or kernels_for(machine)
     coefficients = coefficients or (Coefficients() if kernels.float32 else NATIVE_COEFFICIENTS)
     step = _Step(shapes, recipe, machine, cached, checkpointed, scale, coefficients, kernels)
@@ -117,7 +124,10 @@ def needs_checkpointing(
 
 
 def uses_frozen_cache(shapes: ModelShapes, recipe: Recipe, work: Workload, *, plain: bool) -> bool:
-    """Return whether the run caches the frozen layers' outputs, for later epochs or a reference. ``plain``: full attention only."""
+    """Return whether the run caches the outputs of frozen layers: if there are any, and later epochs or a reference reuse them.
+
+    ``plain``: every layer has full attention.
+    """
     setting = recipe.training.cache_frozen
     frozen = plain and shapes.first_trained_layer(shapes.adapter_targets(recipe.adapter)) > 0
     reused = work.epochs > 1 or recipe.method.needs_reference
@@ -219,7 +229,10 @@ class _Step:
 
 
 def _read_ahead(shapes: ModelShapes, recipe: Recipe, kernels: Kernels) -> int:
-    """Return the bytes of unpacked weights, in the order of the layers, that MLX reads and converts ahead."""
+    """Return the bytes of unpacked weights that are converted or quantized on load, as far ahead as MLX schedules reading them.
+
+    They are read in the order of the layers, the embedding first and an untied head last.
+    """
     if not ((kernels.float32 and shapes.embedding.size < 4) or recipe.model.quantize):
         return 0
     outer = max((weight.nbytes for weight in shapes.weights if weight.layer < 0 and not weight.bits), default=0)

@@ -143,7 +143,10 @@ def margin(calibrated: bool) -> float:
 
 
 class StepDecisions(NamedTuple):
-    """A run's work (with ``traces`` if compiled), whether it caches frozen layers and checkpoints, and a measurement."""
+    """A run's work, whether it caches the frozen layers and checkpoints gradients, and a measurement of such a step.
+
+    The work has ``traces`` if steps are compiled.
+    """
 
     work: Workload
     cached: bool
@@ -192,7 +195,10 @@ class Planner:
     def probe(
         self, recipe: Recipe, progress: Progress = quiet, on_start: Callable[[StoppableCall], None] = lambda process: None
     ) -> StepCalibration | None:
-        """Measure two steps on the largest batch in a child process, and store them unless stopped. Raises ``MachineError``."""
+        """Run two steps on the largest batch in a child process, and store the result. Raises ``MachineError`` if it dies.
+
+        ``on_start`` is called with the process. If that is stopped, nothing is stored, and the result is ``None``.
+        """
         decisions = self.decisions(recipe)
         work, cached, checkpointed, _ = decisions
         batch = self._estimate(recipe, decisions).batch
@@ -245,7 +251,11 @@ class Planner:
         )  # fmt: skip
 
     def _speed(self, recipe: Recipe, decisions: StepDecisions, probed: bool, workspace: Path | None) -> StepCalibration | None:
-        """Return a step's time and its source: a probe, past runs in ``workspace``, another batch's probe, or a benchmark."""
+        """Return the measured time of a step, with its source.
+
+        Without a probe of the largest batch, it is taken from past runs in ``workspace``, from a probe of another batch, or
+        estimated from a benchmark of this machine.
+        """
         work, _, checkpointed, measured = decisions
         speed = measured if measured and measured.exact else None
         if workspace and not (speed and probed and not speed.busy):
@@ -276,7 +286,10 @@ def compiling_pays(work: Workload, measured: StepCalibration | None) -> bool:
 
 
 def local_planner(recipe: Recipe, folder: Path, config: dict[str, Any], machine: Machine, fingerprint: str = "") -> Planner:
-    """Return a planner for the base in ``folder`` with its measurements' ``fingerprint``. Raises what the worker would reject."""
+    """Return a planner for ``recipe`` with the base in ``folder``. ``fingerprint`` is the key for stored measurements of the base.
+
+    Raises ``InputError`` for anything that the worker would reject.
+    """
     return Planner(machine, shapes.read_shapes(folder, config), measurements.row_lengths(recipe), fingerprint)
 
 
@@ -297,7 +310,10 @@ def _time_keys(recipe: Recipe, cost: Cost) -> tuple[str, ...]:
 def _cost(
     recipe: Recipe, work: Workload, speed: StepCalibration | None, watts: float, *, cached: bool, checkpointed: bool
 ) -> Cost:  # fmt: skip
-    """Compute the time of all steps, validations and the reference pass, but no sample answers. Cached layers run once."""
+    """Compute the time of all steps, validations and the reference pass. Generating sample answers is not included.
+
+    The frozen layers run once if their outputs are cached, and otherwise every time.
+    """
     if speed is None:
         return Cost(None, "", watts)
     validations = 1 + -(-work.steps // recipe.training.validate_every)

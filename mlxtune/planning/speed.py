@@ -29,7 +29,10 @@ class TrainingRate(NamedTuple):
 
 
 def forward_passes_per_step(*, checkpointed: bool) -> int:
-    """Return how many forward passes take as long as a step: the backward pass takes one, and checkpointing repeats one."""
+    """Return how many forward passes take as long as a step.
+
+    The base's weights need no gradients, so a backward pass takes as long as a forward pass; checkpointing repeats the forward pass.
+    """
     return 3 if checkpointed else 2
 
 

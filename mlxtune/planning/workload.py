@@ -63,7 +63,10 @@ class DatasetLengths:
 
 @dataclass(frozen=True)
 class BatchShape:
-    """A batch of ``rows`` padded to ``width`` after a shared ``prefix``; ``trained`` positions; ``sides``: a pair's widths."""
+    """The shape of a batch: ``rows`` padded to ``width`` tokens after a shared ``prefix``; the head sees ``trained`` positions.
+
+    In a batch of pairs, ``sides`` are the widths from ``batching.pair_batch_widths``, and ``width`` is their sum.
+    """
 
     rows: int
     width: int
@@ -97,7 +100,10 @@ class Workload:
 def workload(
     lengths: DatasetLengths, section: TrainingSection, max_tokens: int, *, compiled: bool = False, streams: int = 1
 ) -> Workload:
-    """Return the training workload of rows with ``lengths``, in the loop's batches, split over ``streams`` if ``compiled``."""
+    """Return the training workload of rows with ``lengths``, with the same batches in the same order as the training loop.
+
+    If steps are ``compiled``, batches are split over ``streams`` and padded to a few shapes.
+    """
     train, valid = (_TruncatedRows(rows, lengths, section, max_tokens) for rows in (lengths.train, lengths.valid))
     batches: dict[tuple[int, ...], BatchShape] = {}
     computed = trained = tokens_read = 0

@@ -34,7 +34,10 @@ class Edit:
 
 
 def edit_recipe(path: Path, changes: Mapping[str, object]) -> Edit:
-    """Set keys (such as ``training.epochs``), or remove them (``None``), in one write. Raise ``RecipeError`` and write nothing."""
+    """Set keys (such as ``training.epochs``) in the recipe at ``path`` in one atomic write. ``None`` removes a key.
+
+    Raise ``RecipeError`` and write nothing if the file cannot be read or the result is not a valid recipe.
+    """
     try:
         before = path.read_bytes()
         text = before.decode("utf-8")

@@ -24,7 +24,10 @@ _PLURALS = {str: "strings", float: "numbers"}
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe file and apply ``key.path=value`` overrides (``training.epochs=3``). Raise ``RecipeError`` if it is invalid."""
+    """Read a recipe file and apply ``key.path=value`` overrides (``training.epochs=3``).
+
+    Raise ``RecipeError`` for a missing file, invalid TOML, an unknown key, a wrong type, or an invalid value.
+    """
     if path.suffix in _ROW_FILES and path.is_file():
         hint = f"Write a recipe for them with: mlxtune init . --from {shlex.quote(str(path))}"
         raise RecipeError(f"{path} contains rows, not a recipe.", hint=hint)

@@ -12,7 +12,10 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapters.safetensors"
 
 
 def inherit(recipe: Recipe, folder: Path) -> Recipe:
-    """Return ``recipe`` with the adapter in ``folder`` as parent, and its settings. Raise ``RecipeError`` if it is not usable."""
+    """Return ``recipe`` with the adapter in ``folder`` as its parent, inheriting its kind, rank, scale, layers, and targets.
+
+    ``folder`` has mlx-lm's layout. Raise ``RecipeError`` if it is not a usable adapter.
+    """
     try:
         config = read_json(folder / CONFIG)
         kind, parameters = config["fine_tune_type"], config["lora_parameters"]

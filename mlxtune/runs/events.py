@@ -138,7 +138,11 @@ class CheckpointSaved(BaseEvent):
 
 
 class ArmProgress(BaseEvent):
-    """An arm has answered ``done`` of ``total`` prompts, or (``of``) the longest answer's tokens, or rows in later batches."""
+    """An arm has answered ``done`` of ``total`` prompts.
+
+    If ``of`` is ``TOKEN``, the longest answer of its batch has ``done`` of at most ``total`` tokens; if it is ``WAITING``,
+    ``done`` of ``total`` rows are in later batches.
+    """
 
     type: Literal["arm.progress"]
     arm: str

@@ -58,7 +58,10 @@ def start(workspace: Path, kind: str, recipe: Recipe, request: Mapping[str, Any]
 
 
 def freeze(recipe: Recipe, folder: Path, template: str) -> Recipe:
-    """Return ``recipe`` with its date and its own copy of the chat ``template``, so that later prompts render the same way."""
+    """Return ``recipe`` with a date, by default today's, and with its own copy of the chat ``template`` that it names, if any.
+
+    Prompts are then rendered the same way when the run is resumed or its adapter is evaluated on another day.
+    """
     recipe = replace(recipe, data=replace(recipe.data, date=recipe.data.date or time.strftime("%Y-%m-%d")))
     if not template:
         return recipe

@@ -90,7 +90,10 @@ FORMATS = ("csv", "tensorboard", *TRACKERS)
 
 
 class TrackerSink:
-    """Logs to a tracker's project, locally in ``folder`` or ``online``. Raise ``InputError`` without its package or a key."""
+    """Logs to a project of a tracker, one of its runs at a time: to local files in ``folder``, or to its server with ``online``.
+
+    Raise ``InputError`` if its package is not installed, or if it has no server or the user has not set its key.
+    """
 
     def __init__(self, package: str, project: str, folder: Path, *, online: bool = False) -> None:
         title, key = TRACKERS[package], KEYS.get(package)

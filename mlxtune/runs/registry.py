@@ -65,7 +65,10 @@ RUN_KINDS = {
 
 @dataclass(frozen=True)
 class Run:
-    """A run's folder, and the ``step`` of the checkpoint that is used as its adapter; 0 for the adapter of a finished run."""
+    """A run's folder, and the ``step`` of the checkpoint that is used as its adapter; 0 for the adapter of a finished run.
+
+    Everything else is read from disk on demand.
+    """
 
     folder: Path
     step: int = 0
@@ -236,7 +239,10 @@ def run_of(adapter: Path) -> Run:
 
 
 def evaluation_recipe(run: Run, overrides: Sequence[str] = ()) -> tuple[Recipe, Path | None]:
-    """Return the run's recipe with the workspace's ``[evaluation]`` of now, and that file if it differs. Raise ``RecipeError``."""
+    """Return the recipe to evaluate ``run`` by: its own, with the ``[evaluation]`` that the workspace's recipe of this name has now.
+
+    Also return the file of that recipe if its ``[evaluation]`` differs from that of the run. Raise ``RecipeError`` if it is invalid.
+    """
     own = run.recipe()
     file = run.folder.parent.parent / "recipes" / f"{own.name}.toml"
     before, now = tomllib.loads(dump(own)), tomllib.loads(dump(load(file))) if file.is_file() else {}
@@ -247,7 +253,11 @@ def evaluation_recipe(run: Run, overrides: Sequence[str] = ()) -> tuple[Recipe, 
 
 
 def resolve_parent(workspace: Path, recipe: Recipe) -> Recipe:
-    """Return ``recipe`` with its parent's settings: of a folder, a run, or a recipe's newest run. Raise ``RecipeError``."""
+    """Return ``recipe`` with the settings of its parent adapter, if it has one.
+
+    ``adapter.parent`` is a folder, a run, or the name of a recipe whose newest run has an adapter. Raise ``RecipeError`` if there
+    is no such adapter.
+    """
     parent = recipe.adapter.parent
     return inherit(recipe, _parent_folder(workspace, recipe, parent)) if parent else recipe
 
@@ -268,7 +278,10 @@ def _parent_folder(workspace: Path, recipe: Recipe, parent: str) -> Path:
 
 
 def stop(run: Run) -> None:
-    """Ask the worker to finish its step, save, and exit. Raise ``InputError``, or ``MachineError`` if its process is unknown."""
+    """Ask the worker to finish its step, save, and exit.
+
+    Raise ``InputError`` if the run is not running or runs on another machine, and ``MachineError`` if its process is unknown.
+    """
     state = run.state()
     if run.status(state) not in ACTIVE:
         raise InputError(f"{run.id} is not running, but {run.status(state)}.")
@@ -293,7 +306,11 @@ def other_host(run: Run) -> str:
 
 
 def _is_worker(run: Run, pid: int) -> bool:
-    """Return whether ``pid`` holds the lock of ``run``, as far as known: in a container, it may be another process."""
+    """Return whether ``pid`` is the process that holds the lock of ``run``, as far as can be determined.
+
+    The lock's file names its holder. In a container, that process ID may belong to another process, whose command line does not
+    contain the run's folder.
+    """
     if lock_note(run.lock) not in ("", str(pid)):
         return False
     try:

@@ -149,7 +149,10 @@ class RunState:
 
     @property
     def remaining_seconds(self) -> float | None:
-        """An estimate from the last step on, from 50 steps and a validation, or ``None`` with fewer than two steps."""
+        """An estimate from the last 50 steps of this worker and an earlier validation, or ``None`` with fewer than two steps.
+
+        It is the time from the last step on, with the validation after that step, if there is one. Ignores sleep and clock changes.
+        """
         recent = [step for step in self.steps[-50:] if step.step > self.resumed_step]
         pairs = list(itertools.pairwise(recent))
         every = self.validate_every  # the pairs without a validation between their steps, as far as is known

@@ -99,7 +99,10 @@ def run_worker(folder: Path, work: Callable[[Worker], Mapping[str, Any]]) -> int
 
 
 def run_nested(outer: Worker, folder: Path, work: Callable[[Worker], Mapping[str, Any]]) -> None:
-    """Run ``work`` for ``folder`` in another run's worker, which stops both. Exceptions are logged, then raised."""
+    """Run ``work`` as the worker of ``folder`` in this process, which is the worker of another run and has the accelerator.
+
+    Exceptions are raised after they have been written to the log of ``folder``. A stop request for ``outer`` stops both.
+    """
     with file_lock(folder / "run.lock", busy=f"{folder.name} already has a worker.", note=str(os.getpid())):
         _remove_temporary_files(folder)
         worker = Worker(folder)

@@ -41,7 +41,10 @@ class AdapterPool:
         self.active: LoadedAdapter | None = None
 
     def load(self, folder: Path) -> LoadedAdapter:
-        """Return the adapter in ``folder``, read again if its files changed. Raises ``ModelError`` if it is invalid."""
+        """Return the adapter in ``folder``, from memory unless its files changed. The active adapter stays active.
+
+        Raises ``ModelError`` for an invalid header, names or shapes that do not match this base, and values that are not finite.
+        """
         files = folder / WEIGHTS, folder / CONFIG
         try:
             state = [(status.st_mtime_ns, status.st_size) for status in (file.stat() for file in files)]

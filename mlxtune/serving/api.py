@@ -97,7 +97,10 @@ def require_flat(value: Any, where: str = "The request body") -> None:
 
 
 def parameters(body: Any, supported: Collection[str], defaults: Mapping[str, Any] = MappingProxyType({})) -> Parameters:
-    """Return the parameters in ``body``, a JSON value; those in ``defaults`` only with that value. Raises ``ApiError``."""
+    """Return the parameters in ``body``, a JSON value. Those in ``defaults`` are accepted only with that value.
+
+    Raises ``ApiError`` for a parameter that is not in ``supported``.
+    """
     if not isinstance(body, dict):
         raise ApiError(400, "The request body must be a JSON object.")
     given = {name: value for name, value in body.items() if value is not None}

@@ -53,7 +53,11 @@ class BatchInvariantScorer:
 
 
 def measure_deviation(model: nn.Module, rows: int = 3) -> float | None:
-    """Return the largest difference in a logit between rows alone and in a batch, or ``None`` if they cannot be batched."""
+    """Return the largest difference in a logit between a row alone and in a batch, or ``None`` if rows cannot be batched.
+
+    Rows of different lengths are continued with fixed tokens, both alone and in a batch. An architecture whose batches are
+    clearly wrong, not just rounded differently, counts as one that cannot be batched.
+    """
     lengths = [len(_TEST_TOKENS) - 17 * row for row in range(rows)]
     singles = []
     for length in lengths:

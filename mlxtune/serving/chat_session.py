@@ -35,7 +35,10 @@ class ChatSession:
     def ask(
         self, client: Client, text: str, *, adapter: str | None = None, again: bool = False, on_event: EventListener | None = None
     ) -> PendingAnswer:
-        """Send ``text`` after the conversation, which does not change; without its last turns if that is asked ``again``."""
+        """Send ``text`` after the conversation so far, optionally to another ``adapter``. Does not change the conversation.
+
+        If ``text`` is its last question, asked ``again``, the conversation is sent as it was before that question.
+        """
         name = self.adapter if adapter is None else adapter
         messages = [*(self.messages[:-2] if again else self.messages), Message("user", text)]
         return client.ask(messages, adapter=name, sampling=self.sampling, effort=self.effort, on_event=on_event)
@@ -83,12 +86,18 @@ class ChatSession:
         return {"messages": messages}
 
     def save_row(self, file: Path) -> bool:
-        """Append the conversation to ``file``; return whether an answer was cut off. Raises also ``MachineError``."""
+        """Append the conversation to ``file``, and return whether an answer in it was cut off.
+
+        Raises the same errors as :meth:`training_row`, and ``MachineError`` when the disk is full.
+        """
         _append(file, self.training_row())
         return bool(self.cut_off)
 
     def save_correction(self, text: str, rows: Path, pairs: Path) -> bool:
-        """Append the corrected conversation to ``rows``, and a pair to ``pairs``; return whether an earlier answer was cut off."""
+        """Append the conversation with ``text`` as its last answer to ``rows``, and the preference pair to ``pairs``.
+
+        Returns whether an earlier answer was cut off. Raises ``InputError`` when the conversation is empty or ``text`` is identical to the answer.
+        """
         row, answer = self.training_row(text), self.turns[-1].content
         if text.strip() == answer.strip():
             raise InputError("The answer is unchanged, so there is no pair.", hint="Save it as a row.")

@@ -156,7 +156,11 @@ def _tool_calls(calls: Any, where: str) -> list[dict[str, Any]]:
 
 
 class CompletionResponse:
-    """Builds a completion's one ``document``, or a stream's: ``start``, each ``part``, and ``end`` or ``failure``."""
+    """Builds the documents of a chat completion, or of a text completion if ``request`` has a raw prompt.
+
+    There is one ``document`` for a request that does not stream. A stream has those from ``start``, those of each ``part``, and those at
+    its ``end``, or a ``failure``. All share the same ID, time and fingerprint.
+    """
 
     done_marker = True  # `[DONE]` follows the stream's last document
 

@@ -53,7 +53,11 @@ _OTHER_VARIABLES = {"messages", "tools", "add_generation_prompt", "bos_token", "
 
 
 class _DecodeBatch:
-    """One adapter's active requests and caches (one request unless ``batchable``), and tokens computed ``ahead``, if any."""
+    """The active requests for one adapter and their caches. Holds a single request if the model is not ``batchable``.
+
+    ``ahead`` holds the next token of each request and whether its logits are finite, if they are already being computed. The caches
+    then include each request's last token.
+    """
 
     def __init__(self, batchable: bool) -> None:
         self.requests: list[ActiveRequest] = []
@@ -254,7 +258,10 @@ class Engine:
         return prompt
 
     def _check_text(self, texts: Sequence[str], *others: Any) -> None:
-        """Raise ``InputError`` for text that is not Unicode or far too long to tokenize; the exact length is checked afterward."""
+        """Raise ``InputError`` if ``texts`` or ``others`` are not Unicode, or if ``texts`` are so long that tokenizing them would take long.
+
+        The exact length is checked afterward, because a template may leave out a part.
+        """
         try:
             for text in (*texts, json.dumps(others, ensure_ascii=False)):
                 text.encode()
@@ -375,7 +382,10 @@ class Engine:
         return [TokenChoice(token, 0.0) if good else nan_error() for token, good in zip(tokens, finite, strict=True)]
 
     def _extend(self, batch: _DecodeBatch, index: int, choice: TokenChoice | Exception, logits: mx.array | None) -> None:
-        """Append the chosen token, and finish the request if that ends its answer. Raise ``choice`` if it is an error."""
+        """Append the chosen token to a request, and finish it if that ends its answer. Raise ``choice`` if it is an error.
+
+        ``logits`` of the batch are needed only if answers are exact.
+        """
         request = batch.requests[index]
         if isinstance(choice, Exception):
             raise choice

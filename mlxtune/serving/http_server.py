@@ -32,7 +32,11 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class HeaderTimeoutProtocol(H11Protocol):
-    """uvicorn's HTTP protocol, which also closes connections whose request headers never arrive (Slowloris)."""
+    """uvicorn's HTTP protocol, which also closes connections whose request headers never arrive.
+
+    uvicorn limits only the time between two requests, so that a client that sends one byte a minute could hold a connection
+    indefinitely (Slowloris).
+    """
 
     _timer: asyncio.TimerHandle | None = None
 

@@ -35,7 +35,10 @@ class PromptCache:
         self._entries: list[_CacheEntry] = []  # least recently used first
 
     def put(self, owner: Hashable, tokens: Sequence[int], caches: list[Any]) -> None:
-        """Store ``caches`` of ``tokens``, which must not change afterwards, for ``owner``, unless a longer entry is stored."""
+        """Store ``caches`` of ``tokens`` under adapter ``owner``, replacing entries for a prefix of them.
+
+        The caches must not be modified afterwards. Does nothing if a longer entry is already stored.
+        """
         new = _CacheEntry(owner, tuple(tokens), caches)
         if any(old.owner == owner and old.tokens[: len(new.tokens)] == new.tokens for old in self._entries):
             return

@@ -22,7 +22,10 @@ from mlxtune.serving.sampling import Draw
 
 
 class ActiveRequest:
-    """A request with its ``prompt``, the ``template`` that rendered it, its ``seed``, and its adapter's ``entry``, if any."""
+    """A request with its tokenized ``prompt``, the ``template`` that it was rendered with, and the ``seed`` for sampling.
+
+    ``max_tokens`` limits the answer together with the reasoning before it. ``entry`` is the adapter, ``None`` for the base model.
+    """
 
     def __init__(
         self, request: GenerateRequest, prompt: Sequence[int], template: ChatTemplate, entry: AdapterEntry | None, max_tokens: int,

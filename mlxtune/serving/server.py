@@ -190,7 +190,10 @@ class Server:
         self, wanted: AnswerRequest, response: ResponseFormat, answer: PendingAnswer, events: _EventQueue,
         stack: contextlib.AsyncExitStack,
     ) -> Chunks:  # fmt: skip
-        """Yield a response's documents, then close ``stack``. Raises ``ApiError`` before the first, and ``ClientDisconnect``."""
+        """Yield the documents of a response: one, or many for a stream. Closes ``stack`` afterward.
+
+        Raises ``ApiError`` before the first document if there is no answer, and ``ClientDisconnect`` when the client disconnects.
+        """
         try:
             accepted = await events.next()
             event = await events.next() if isinstance(accepted, Accepted) else accepted

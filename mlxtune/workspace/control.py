@@ -70,7 +70,10 @@ def evaluate(
 
 
 def validate(workspace: Path, run: Run, *, max_tokens: int | None = None, progress: Progress = quiet) -> Run:
-    """Start an evaluation of a run's adapter and base on the validation rows, which is no verdict and no look."""
+    """Start an evaluation of a run's adapter and its base on the validation rows, which counts neither as a verdict nor as a look.
+
+    ``max_tokens`` replaces the recipe's limit of answers.
+    """
     from mlxtune.evaluation import start
 
     recipe = registry.evaluation_recipe(run)[0]

@@ -40,7 +40,10 @@ SOURCE_SECONDS = 2.0  # between two reads of a source
 
 @dataclass(frozen=True, eq=False)  # the view of an unchanged run is the same object in the next snapshot
 class RunView:
-    """A run as the rooms show it. If it has ended, it lacks steps, samples and log, which :func:`with_history` reads again."""
+    """A run as the rooms show it. ``process_output`` has the last lines of a failed process.
+
+    Once the run has ended, it has only its last step, no sample answers, and no log: :func:`with_history` reads them again.
+    """
 
     run: Run
     status: RunStatus

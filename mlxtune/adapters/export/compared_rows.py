@@ -49,7 +49,10 @@ class ComparedRows:
     def answers(
         self, loaded: LoadedModel, name: str, adapter: Path | None, source: str = "", precision: str = ""
     ) -> tuple[tuple[Answer, ...], list[tuple[list[int], list[int]]]]:
-        """Return greedy answers, and the tokens of prompts and answers. source is a frozen template, precision an export's."""
+        """Return greedy answers, and the tokens of each prompt and answer (including the stop token, if there is one).
+
+        ``source`` is the chat template of a model whose own template is frozen; ``precision`` tells exports apart.
+        """
         from mlxtune.evaluation.outputs import AnswerOptions, generate_answers
 
         template, tokenizer = self.template(loaded, source), loaded.tokenizer

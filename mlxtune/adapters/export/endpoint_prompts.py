@@ -80,7 +80,10 @@ def served_model(url: str, name: str = "") -> ServedModel:
 
 
 def rendered_prompt(url: str, model: str, row: PromptRow, encode: Callable[[str], list[int]]) -> list[int] | None:
-    """Return the tokens of the row's prompt as the program at ``url`` renders it, or ``None``; ``encode`` is for Ollama's texts."""
+    """Return the tokens of the prompt for ``row`` as the program at ``url`` renders them, or ``None`` if it cannot report them.
+
+    ``encode`` returns the tokens of a text, for Ollama, which reports only the text.
+    """
     from mlxtune.evaluation.endpoint_answers import openai_message  # imports mlx
 
     root = url.removesuffix("/v1")

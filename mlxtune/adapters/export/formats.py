@@ -64,7 +64,10 @@ def copy_folder(workspace: Path, entry: AdapterEntry, written: ExportFormat) -> 
 def copy_adapter(
     workspace: Path, entry: AdapterEntry, written: ExportFormat, card: Card, folder: Path | None = None
 ) -> tuple[Path, list[str]]:
-    """Write the adapter and its ``card`` into a new ``folder``. Return it and its files. Raise ``InputError``, ``ModelError``."""
+    """Write the adapter alone, bit for bit, with its ``card`` into a new ``folder``, by default in exports/. Return it and its files.
+
+    Raise ``InputError`` if ``folder`` exists, and ``ModelError`` if the format cannot represent the adapter.
+    """
     folder = folder or copy_folder(workspace, entry, written)
     if written.copy == "peft":
         return folder, peft_writer.write(entry, find_base(entry.folder, ""), folder, card)

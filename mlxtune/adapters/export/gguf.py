@@ -102,7 +102,10 @@ def write_gguf(
 
 
 def write_lora_gguf(source: ModelFolder, adapter: Path, file: Path) -> None:
-    """Write a LoRA ``adapter`` of ``source`` to ``file``, in float32. Raise ``ModelError`` if llama.cpp cannot adapt a module."""
+    """Write the ``adapter`` of ``source`` to ``file``, in float32, for llama.cpp to add to a GGUF file of the same base.
+
+    Raise ``ModelError`` if it is not LoRA, or adapts modules that llama.cpp cannot adapt, and ``MachineError`` if the disk is full.
+    """
     layout = read_layout(adapter)
     architecture, places = _lora_places(source, layout)
     weights: Any = mx.load(str(adapter / WEIGHTS))

@@ -106,7 +106,10 @@ def placements(model: nn.Module, architecture: Architecture, config: Config) -> 
 
 
 def rope_factors(model: nn.Module, config: Config) -> Array | None:
-    """Return RoPE's divisors ``(rotated / 2,)`` in layers with scaled frequencies, or ``None``; llama.cpp computes YaRN's."""
+    """Return the divisors of RoPE's frequencies ``(rotated / 2,)`` in layers with scaled frequencies, or ``None`` if there are none.
+
+    YaRN's frequencies are not among them: llama.cpp computes them itself.
+    """
     if _rope_type(config) == "yarn":
         return None
     for layer in getattr(model, "language_model", model).model.layers:

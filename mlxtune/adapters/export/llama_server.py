@@ -18,7 +18,10 @@ from mlxtune.core.text import one_line
 
 @dataclass(frozen=True)
 class LlamaSettings:
-    """A GGUF file to run; ``exact`` computes attention in float32, and ``fast`` uses all cores and the GPU."""
+    """What a server runs: a GGUF file, and an adapter or a chat template instead of the file's.
+
+    ``exact`` computes attention in float32, and ``fast`` uses all cores and the GPU.
+    """
 
     model: str
     lora: str = ""

@@ -24,7 +24,11 @@ def modelfile(
     template: ChatTemplate, rows: Sequence[PromptRow], *, source: str, adapter: str = "", system: str = "",
     context: int = MIN_CONTEXT,
 ) -> str:  # fmt: skip
-    """Return the Modelfile for ``source`` (a file, or a name in Ollama), with a template only if it renders ``rows`` alike."""
+    """Return the Modelfile for the model ``source`` (a file, or a name in Ollama), to which the file ``adapter`` is added if set.
+
+    Its template is included only if :func:`expressed_template` finds no difference. ``system`` is the system turn that
+    all rows share, and ``context`` the number of tokens in a conversation.
+    """
     lines = [f"FROM {source}"]
     if adapter:
         lines.append(f"ADAPTER {adapter}")
@@ -40,7 +44,10 @@ def modelfile(
 
 
 def expressed_template(template: ChatTemplate, rows: Sequence[PromptRow]) -> tuple[str, PromptDifference | None]:
-    """Return ``template`` in Ollama's language, and where it first renders ``rows`` or probes (without tools) differently."""
+    """Return ``template`` in Ollama's language, and where it first renders a prompt differently.
+
+    Compared are ``rows`` and conversations of several kinds, without tools: Ollama refuses tools if a template does not list them.
+    """
     from mlxtune.adapters.export.turn_template import derive, first_difference
     from mlxtune.models.portable import probes
 

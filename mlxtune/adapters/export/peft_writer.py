@@ -33,7 +33,11 @@ _EMBEDDING_PARTS = {"lora_a": "lora_embedding_A", "lora_b": "lora_embedding_B"}
 
 
 def write(entry: AdapterEntry, source: ModelFolder, folder: Path, card: Card) -> list[str]:
-    """Write ``entry`` with card and tokenizer into a new ``folder``; return the files. Raise ``ModelError`` or ``InputError``."""
+    """Write ``entry``, an adapter for ``source``, into a new ``folder`` with a model card and the base's tokenizer, which vLLM
+    and Transformers load from there. Return the names of its files.
+
+    Raise ``ModelError`` if PEFT cannot represent the adapter, and ``InputError`` if ``folder`` exists.
+    """
     layout = read_layout(entry.folder)
     tensors = _renamed(layout, source)
     base = published_base(entry.base)
@@ -81,7 +85,10 @@ def _config(layout: AdapterLayout, base: str) -> dict[str, Any]:
 
 
 def _alpha(scale: float, rank: int) -> tuple[float, bool]:
-    """Return the ``lora_alpha``, an integer if possible, and the ``use_rslora`` from which the importer gets exactly ``scale``."""
+    """Return the ``lora_alpha``, an integer if possible, and the ``use_rslora`` from which the importer gets exactly ``scale``.
+
+    PEFT itself computes ``lora_alpha / rank`` (by its square root for rsLoRA), which may differ in the last bit of 64.
+    """
     for divisor in (rank, math.sqrt(rank)):
         near = scale * divisor
         candidates = (float(round(near)), near, math.nextafter(near, math.inf), math.nextafter(near, -math.inf))

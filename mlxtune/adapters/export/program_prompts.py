@@ -21,7 +21,10 @@ Program = Callable[[PromptRow], list[int]]  # the tokens of a row's prompt, as a
 def folder_difference(
     chat: ChatTemplate, folder: Path, rows: Sequence[PromptRow] = (), template: str = ""
 ) -> PromptDifference | None:
-    """Return where transformers or mlx-lm render ``rows`` or probes differently from ``folder`` (and ``template``), or ``None``."""
+    """Return where transformers and mlx-lm render a prompt from ``folder`` differently than in training, or ``None`` if they do not.
+
+    Prompts of ``rows`` are compared, and of conversations of several kinds. ``template`` is what the user names in addition.
+    """
     transformers, mlx_lm = AutoTokenizer.from_pretrained(folder), load_tokenizer(folder)
     return _difference(chat, rows, _renderer(transformers, template)) or _difference(chat, rows, _renderer(mlx_lm, template))
 

@@ -105,7 +105,10 @@ def failed_export(entry: AdapterEntry) -> FailedExport | None:
 
 
 def find_export(exports: Sequence[TriedExport], files: Sequence[Path], which: str = "") -> TriedExport | None:
-    """Return the export with the ID ``which``, or of loaded ``files``, or the only one, if any. Raise ``InputError`` if unclear."""
+    """Return the export whose ID is ``which`` or whose file a program loaded, or the only one; ``None`` if there are none.
+
+    Raise ``InputError`` if several are possible.
+    """
     if which:
         named = [export for export in exports if export.id == which]
         if not named:

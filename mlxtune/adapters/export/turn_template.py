@@ -61,7 +61,10 @@ class TurnTemplate:
 
 
 def derive(template: ChatTemplate, bos: str = "") -> TurnTemplate | None:
-    """Return ``template``, without ``bos``, as the text around turns, or ``None``; check it with :func:`first_difference`."""
+    """Return ``template`` as the text around turns, or ``None`` if that is not possible. ``bos`` is removed from the start.
+
+    A result is correct only for conversations like the probes; :func:`first_difference` compares others.
+    """
     user, second = Message("user", _FIRST), Message("user", _SECOND)
     answer = Message("assistant", _ANSWER)
     try:
@@ -100,7 +103,10 @@ def derive(template: ChatTemplate, bos: str = "") -> TurnTemplate | None:
 def first_difference(
     template: ChatTemplate, other: TurnTemplate, rows: Sequence[PromptRow], bos: str = ""
 ) -> PromptDifference | None:
-    """Return where prompts first differ between two templates, or ``None``. Rows with typed control tokens are skipped."""
+    """Return where the prompts of ``rows`` first differ between ``template`` and ``other``, or ``None`` if their tokens are equal.
+
+    Rows in which a user typed a control token are not compared: only the trainer encodes such text as plain text.
+    """
     for row in rows:
         if template.control.typed_in([[turn.content, turn.extra] for turn in row.prompt]):
             continue

@@ -72,7 +72,10 @@ def import_adapter(
 
 
 def find_base(folder: Path, base: str, progress: Progress = quiet) -> ModelFolder:
-    """Return ``base``, or the base that the adapter in ``folder`` names, without downloading it. Raise ``ModelError``."""
+    """Return ``base`` or, if it is empty, the base named by the adapter in ``folder``, without downloading it.
+
+    Raise ``ModelError`` if the adapter does not name a base, or if its base is not on this machine.
+    """
     if base:
         return resolve(base, progress=progress)
     lineage, config = read_lineage(folder), read_config(folder / CONFIG)

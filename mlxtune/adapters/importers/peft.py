@@ -42,7 +42,10 @@ def is_peft(config: Mapping[str, Any]) -> bool:
 
 
 def convert(folder: Path, config: Mapping[str, Any], source: ModelFolder) -> dict[str, Any]:
-    """Convert the PEFT adapter in ``folder`` bit for bit; return mlx-lm's configuration. Raise ``ModelError`` if it cannot."""
+    """Convert the weights of the PEFT adapter in ``folder`` to mlx-lm's layout, and return mlx-lm's configuration.
+
+    Values and dtypes do not change. Raise ``ModelError`` if mlx-lm cannot represent the adapter or it does not match ``source``.
+    """
     kind, rank, scale = _parameters(config, folder)
     base = shapes.read_shapes(source.folder, source.config)
     renamed: dict[str, TensorInfo] = {}

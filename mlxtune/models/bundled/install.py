@@ -31,7 +31,10 @@ def is_ready(model: BundledModel) -> bool:
 
 
 def ensure(model: BundledModel, progress: Progress = quiet) -> Path:
-    """Return the converted model's folder; download and convert it on first use. Raises ``MachineError`` if that fails."""
+    """Return the converted model's folder, downloading and converting the model on first use.
+
+    Raises ``MachineError`` when a package is missing, the download fails, a hash does not match, or the disk is full.
+    """
     target = folder(model)
     if is_ready(model):
         return target

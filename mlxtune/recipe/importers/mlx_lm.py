@@ -57,7 +57,10 @@ class ImportedRecipe:
 
 
 def import_config(path: Path, target: Path) -> ImportedRecipe:
-    """Convert the config at ``path`` to a recipe for ``target``. Raise ``RecipeError`` for what mlxtune does not support."""
+    """Convert the config at ``path`` to a recipe for ``target``. Paths in a config are relative to the working directory.
+
+    Raise ``RecipeError`` if the file is not such a config, a key is unknown, or mlxtune does not support a value.
+    """
     config = _read(path)
     notes = [f"{key} has no equivalent: {reason}." for key, reason in NO_COUNTERPART.items() if key in config]
     values = DEFAULTS | config
