@@ -105,11 +105,7 @@ def _behind(options: ModelOptions, meter: CostMeter) -> _Judge:
     name = endpoint.host(url)
     near = endpoint.is_local(name)
     secret = endpoint.api_key(url, options.key_env)
-    if not near and (meter.cap is None or not meter.price_in or not meter.price_out):
-        raise InputError(
-            "A remote judge costs money, so it needs a cap.",
-            hint="Use --price-in and --price-out ($ per million tokens) and --cap.",
-        )
+    endpoint.require_budget(url, options.price_in, options.price_out, options.cap)
     return _Judge(model, "" if near else name, WORKERS, lambda _: nullcontext(EndpointClient(url, model, secret, meter).ask))
 
 

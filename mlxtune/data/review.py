@@ -273,7 +273,6 @@ class Change:
     remove: Sequence[str] = ()
     note: str = ""
     record: Mapping[str, Any] | None = None  # the whole new content of an edited row
-    records: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # the same for several rows, by row key
     edits: Mapping[str, Row | None] = field(default_factory=dict)  # the new row by row key, or ``None`` to reject it
     check: str = ""  # to dismiss
 
@@ -317,7 +316,7 @@ def _edited(
     after = current
     if isinstance(current, RowError):
         if action == "edit":
-            repaired = what.edits.get(key) or parse(what.records.get(key, what.record), row.location)
+            repaired = what.edits.get(key) or parse(what.record, row.location)
             return repaired, {"tags": list(row_tags(repaired)), "meta": _untagged(repaired.meta)}
         if action != "reject" and not (action == "apply" and what.edits[key] is None):
             raise current
@@ -330,7 +329,7 @@ def _edited(
             assert isinstance(current, Preference)
             after = replace(current, chosen=current.rejected, rejected=current.chosen)
         case "edit":
-            after = parse(what.records.get(key, what.record), row.location, CONTENT_FORMATS[type(current)])
+            after = what.edits.get(key) or parse(what.record, row.location, CONTENT_FORMATS[type(current)])
         case "apply" if what.edits[key] is None:
             change["status"] = "rejected"
         case "apply":
@@ -465,45 +464,40 @@ class ReviewSession:
         """
         self.synchronize()
         changes = plan_changes(action, rows, self.state, Change(**options), self.who)
-        if not changes:
-            return None
-        self._append({"action": action, "reason": reason, "rows": changes})
-        return self.state.steps[-1]
+        return self._append(action, reason, rows=changes) if changes else None
 
     def mute(self, check: str, reason: str) -> ReviewStep:
         """Stop reporting ``check`` for this source; ``reason`` says why."""
         self.synchronize()
-        self._append({"action": "mute", "reason": reason, "checks": [check]})
-        return self.state.steps[-1]
+        return self._append("mute", reason, checks=[check])
 
     def unmute(self, check: str) -> ReviewStep | None:
         """Report the findings of ``check`` again, or return ``None`` if it is not muted."""
         self.synchronize()
-        if check not in self.state.muted:
-            return None
-        self._append({"action": "unmute", "reason": "", "checks": [check]})
-        return self.state.steps[-1]
+        return self._append("unmute", checks=[check]) if check in self.state.muted else None
 
     def undo(self) -> ReviewStep | None:
         """Undo the most recent decision, or return ``None`` if there is none."""
         self.synchronize()
-        if not self.state.steps:
-            return None
-        self._append({"action": "undo", "reason": "", "undoes": self.state.steps[-1].seq})
-        return self.state.undone_steps[-1]
+        return self._append("undo", undoes=self.state.steps[-1].seq) if self.state.steps else None
 
     def redo(self) -> ReviewStep | None:
         """Redo the last undone decision, or return ``None`` if there is none or a newer decision was made."""
         self.synchronize()
-        if not self.state.undone_steps:
-            return None
-        self._append({"action": "redo", "reason": "", "redoes": self.state.undone_steps[-1].seq})
-        return self.state.steps[-1]
+        return self._append("redo", redoes=self.state.undone_steps[-1].seq) if self.state.undone_steps else None
 
-    def _append(self, fields: Event) -> None:
-        event = {"v": VERSION, "seq": self.state.next_seq, "t": round(time.time(), 3), "who": self.who, **fields}
-        self._own_events.append(self._write(event))
+    def _append(self, action: str, reason: str = "", **fields: Any) -> ReviewStep:
+        event = {
+            "v": VERSION,
+            "seq": self.state.next_seq,
+            "t": round(time.time(), 3),
+            "who": self.who,
+            "action": action,
+            "reason": reason,
+        }
+        self._own_events.append(self._write(event | fields))
         self._journal.sync()
+        return (self.state.undone_steps if action == "undo" else self.state.steps)[-1]
 
     def _write(self, event: Event) -> Event:
         self._journal.append(event)

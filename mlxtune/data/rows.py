@@ -311,18 +311,30 @@ def row_text(row: Row) -> str:
     return "\n".join(json_strings(row.content, ("role", "tools")))
 
 
+def row_turns(row: Row) -> tuple[Message, ...]:
+    """Return the turns of the row, without the answers that a pair compares; none of plain text."""
+    return () if isinstance(row, TextRow) else row.messages if isinstance(row, Conversation) else row.prompt
+
+
 def row_tools(row: Row) -> list[Any]:
     """Return the tools and the calls of the row; empty if it has none."""
     if isinstance(row, TextRow):
         return []
-    turns = row.messages if isinstance(row, Conversation) else row.prompt
-    return [*row.tools, *(call for turn in turns for call in turn.extra.get("tool_calls", ()))]
+    return [*row.tools, *(call for turn in row_turns(row) for call in turn.extra.get("tool_calls", ()))]
 
 
 def last_prompt(row: Row) -> str:
     """Return the last turn of the prompt, which is enough to distinguish rows at a glance."""
     prompt = row.prompt_content
     return prompt if isinstance(prompt, str) else str(prompt[-1]["content"]) if prompt else row_text(row)
+
+
+def json_value(text: str) -> Any:
+    """Return the JSON value that ``text`` is, or ``None``."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def json_strings(value: Any, skipped_keys: tuple[str, ...] = ()) -> Iterator[str]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.hashing import sha256_json
 from mlxtune.data.constant_rate import ConstantRate
-from mlxtune.data.rows import PromptRow, Row
+from mlxtune.data.rows import PromptRow, Row, json_value
 from mlxtune.data.split import Splits, prompt_rows, sample_rows
 from mlxtune.evaluation import evidence as saved
 from mlxtune.evaluation.answers import Answer, ArmAnswers, score_answers
@@ -124,7 +124,7 @@ def constant_rate(recipe: Recipe, splits: Splits) -> ConstantRate | None:
     contract = Contract.from_recipe(recipe)
     metric = contract.headline(recipe, has_preferences=False)
     text = constant_answer(contract, metric, known)
-    values, compared = [_parsed(row.reference or "") for row in sample_rows(known.train, _BUDGET)], contract.section.correct
+    values, compared = [json_value(row.reference or "") for row in sample_rows(known.train, _BUDGET)], contract.section.correct
     has_fields = all(isinstance(value, dict) for value in values) and not {"answer", "fields", "calls"}.intersection(compared)
     fields = tuple(name for name in telling_fields(values) if name not in compared) if has_fields else ()
     return ConstantRate(_hits(contract, metric, rows, [text] * len(rows))[0], len(rows), fields)
@@ -151,7 +151,7 @@ def _hits(contract: Contract, metric: str, rows: Sequence[EvaluatedRow], texts: 
 
 def _most_frequent_fields(counts: Counter[str]) -> list[str]:
     """Return an object with the most frequent value of every field as JSON, if most answers are JSON objects."""
-    objects = [(value, count) for text, count in counts.items() if isinstance(value := _parsed(text), dict)]
+    objects = [(value, count) for text, count in counts.items() if isinstance(value := json_value(text), dict)]
     is_usual = 2 * sum(count for _, count in objects) > counts.total()
     return [json.dumps(_most_frequent(objects), ensure_ascii=False)] if is_usual else []
 
@@ -163,13 +163,6 @@ def _most_frequent(values: Sequence[tuple[Any, int]]) -> Any:
     total, fields = sum(count for _, count in values), dict.fromkeys(name for value, _ in values for name in value)
     having = {name: [(value[name], count) for value, count in values if name in value] for name in fields}
     return {name: _most_frequent(own) for name, own in having.items() if 2 * sum(count for _, count in own) > total}
-
-
-def _parsed(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
 
 
 def free_arm_problems(evidence: EvaluationEvidence, contract: Contract, facts: ReportFacts, splits: Splits | None) -> Iterator[str]:

@@ -443,8 +443,8 @@ def test_the_source_is_never_written(tmp_path):
 
 def test_rows_edited_together_are_one_decision() -> None:
     with _folder() as source, ReviewSession(source) as session:
-        records = {KEYED[index][0]: _chat(f"q{index}", f"better {index}") for index in (0, 1)}
-        step = session.decide("edit", KEYED[:2], records=records)
+        edits = {key: parse(_chat(f"q{index}", f"better {index}"), row.location) for index, (key, row) in enumerate(KEYED[:2])}
+        step = session.decide("edit", KEYED[:2], edits=edits)
         assert step is not None
         assert [apply_decision(row, session.state.decision(key)).content["messages"][1]["content"] for key, row in KEYED[:2]] == [
             "better 0",

@@ -1,12 +1,22 @@
 """A row as the checks see it: its texts, their roles, and which of them are trained on."""
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from mlxtune.data.rows import REASONING, Conversation, Message, Preference, Row, TextRow, Unpaired, json_strings
+from mlxtune.data.rows import (
+    REASONING,
+    Conversation,
+    Message,
+    Preference,
+    Row,
+    TextRow,
+    Unpaired,
+    json_strings,
+    json_value,
+    row_turns,
+)
 
 # For TextPart.is_of
 ROLES = ("system", "user", "assistant", "tool", "text", "chosen", "rejected", "completion", "prompt", "answer")
@@ -100,8 +110,7 @@ def text_parts(row: Row) -> Iterator[TextPart]:
     if isinstance(row, TextRow):
         yield TextPart("text", "text", row.text, trains=True)
         return
-    turns = row.messages if isinstance(row, Conversation) else row.prompt
-    for number, turn in enumerate(turns, 1):
+    for number, turn in enumerate(row_turns(row), 1):
         yield TextPart(
             f"turn {number}", turn.role, turn.content, turn.role == "assistant" and turn.trained and isinstance(row, Conversation)
         )
@@ -114,14 +123,13 @@ def text_parts(row: Row) -> Iterator[TextPart]:
 
 def _inner_parts(row: Row) -> Iterator[TextPart]:
     """Yield the reasoning and the texts in the tool-call arguments of each turn."""
-    turns = () if isinstance(row, TextRow) else row.messages if isinstance(row, Conversation) else row.prompt
     found: list[tuple[str, str, str]] = []
 
     def collect(name: str, text: str, role: str) -> str:
         found.append((name, role, text))
         return text
 
-    for number, turn in enumerate(turns, 1):
+    for number, turn in enumerate(row_turns(row), 1):
         _rewrite_extra(turn.extra, f"turn {number}", collect)
         yield from (TextPart(*item, turn.trained and isinstance(row, Conversation)) for item in found)
         found.clear()
@@ -180,10 +188,6 @@ def _resolve_escapes(part: TextPart) -> Iterator[TextPart]:
     """Yield the decoded strings of a JSON text if its escapes hide characters."""
     if "\\u" not in part.text or part.text.lstrip()[:1] not in ("{", "["):
         return
-    try:
-        value: Any = json.loads(part.text)
-    except (ValueError, RecursionError):
-        return
-    text = "\n".join(json_strings(value))
+    text = "\n".join(json_strings(json_value(part.text)))
     if not (text.isprintable() and text.isascii()):
         yield TextPart(f"{part.name}, escapes resolved", part.role, text, part.trains, exact=False)

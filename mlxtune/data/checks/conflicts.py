@@ -4,7 +4,6 @@ Two texts that say the same thing in different words are not a conflict, and nei
 compared: short answers, values in JSON and tool calls, yes and no, numbers in short texts, and the number at the end of any text.
 """
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from mlxtune.data.checks.base import BY_HAND, Check, CheckFamily, Finding
 from mlxtune.data.checks.check_input import target_text
 from mlxtune.data.checks.corpus import Corpus
 from mlxtune.data.checks.pairs import normalize_answer
-from mlxtune.data.rows import Preference, Row, TextRow, Unpaired
+from mlxtune.data.rows import Preference, Row, TextRow, Unpaired, json_value
 
 family = CheckFamily()
 CONFLICT = family.register(
@@ -91,12 +90,8 @@ def _content_words(text: str) -> list[str]:
 
 
 def _parse(answer: str) -> Any:
-    if answer[:1] in ("{", "["):
-        try:
-            return json.loads(answer)
-        except (ValueError, RecursionError):
-            pass
-    return answer
+    value = json_value(answer) if answer[:1] in ("{", "[") else None
+    return answer if value is None else value
 
 
 def _differ(one: Any, two: Any) -> bool:

@@ -17,7 +17,7 @@ import numpy as np
 from mlxtune.data.checks.check_input import CheckInput, scored_answer
 from mlxtune.data.checks.forms import Form, forms_of
 from mlxtune.data.duplicates import Pair, components, near_duplicate_links, normalize_text
-from mlxtune.data.rows import Conversation, Preference, Row, TextRow, earlier_prompts, messages_text, prompt_text
+from mlxtune.data.rows import Conversation, Preference, Row, TextRow, earlier_prompts, json_value, messages_text, prompt_text
 from mlxtune.recipe.schema import Turns
 
 ANSWER = "answer"  # the tag of a row whose whole answer is a label
@@ -170,8 +170,5 @@ def json_fields(answer: str) -> dict[str, Any]:
 
 def json_object(text: str) -> dict[str, Any] | None:
     """Return a text that is a JSON object as a dictionary, or ``None``."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
+    value = json_value(text)
     return value if isinstance(value, dict) else None

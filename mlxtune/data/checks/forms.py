@@ -1,11 +1,10 @@
 """The forms that answers share: JSON, the shape of a first or last line, and sentences."""
 
-import json
 import re
 from collections.abc import Iterator
 
 from mlxtune.data.checks.illustration import CODE
-from mlxtune.data.rows import json_strings
+from mlxtune.data.rows import json_strings, json_value
 
 MIN_ANSWERS = 20  # fewer say nothing about the others
 SHARE = 0.9  # of the answers have a form that the others lack
@@ -28,12 +27,7 @@ Form = tuple[str, str]  # its kind, and what the answers have
 
 def forms_of(answer: str) -> frozenset[Form]:
     """Return the forms of an answer. Of the sentences in it, or in each text of a JSON answer, the first and the last count."""
-    value = None
-    if answer[:1] in ("{", "["):
-        try:
-            value = json.loads(answer)
-        except (ValueError, RecursionError):
-            value = None
+    value = json_value(answer) if answer[:1] in ("{", "[") else None
     texts = [answer] if value is None else [*json_strings(value)]
     found: set[Form] = {("sentence", own[end]) for text in texts if (own := [*sentences(text)]) for end in (0, -1)}
     if value is not None:

@@ -1,6 +1,5 @@
 """The questions for a teacher, and how its replies are read. Replies are untrusted: only their texts are used."""
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -10,7 +9,7 @@ from mlxtune.core.hashing import sha256_json, unit_interval
 from mlxtune.data.duplicates import normalize_text, shingles, similarity
 from mlxtune.data.generate.documents import Passage, find_quote
 from mlxtune.data.generate.lineage import DocumentSpan
-from mlxtune.data.rows import Conversation, Message, Preference, PromptRow, last_prompt, prompt_text
+from mlxtune.data.rows import Conversation, Message, Preference, PromptRow, json_value, last_prompt, prompt_text
 
 ChatMessages = tuple[dict[str, str], ...]
 
@@ -230,8 +229,5 @@ def _seed(*parts: int) -> int:
 def _json_list(reply: str) -> list[Any] | None:
     reply = reply.rpartition("</think>")[2]
     start, end = reply.find("["), reply.rfind("]")
-    try:
-        value = json.loads(reply[start : end + 1]) if 0 <= start < end else None
-    except (ValueError, RecursionError):
-        return None
+    value = json_value(reply[start : end + 1])
     return value if isinstance(value, list) else None

@@ -18,7 +18,7 @@ from mlxtune.core.text import one_line
 from mlxtune.data.generate.questions import TeacherQuestion
 from mlxtune.data.generate.request import TeacherSpec
 from mlxtune.data.rows import Message
-from mlxtune.evaluation.judge.endpoint import REPLY_TOKENS, CostMeter, EndpointClient, api_key, host, is_local
+from mlxtune.evaluation.judge.endpoint import REPLY_TOKENS, CostMeter, EndpointClient, api_key, host, is_local, require_budget
 from mlxtune.models.thoughts import split_thought
 from mlxtune.recipe import Recipe
 
@@ -71,11 +71,7 @@ def require_teacher(spec: TeacherSpec) -> None:
     if spec.base:
         return
     api_key(spec.url, spec.key_env)
-    if remote_host(spec) and not (spec.cap and spec.price_in and spec.price_out):
-        raise InputError(
-            "A remote teacher costs money, so it needs prices and a cap.",
-            hint="Use --price-in and --price-out (dollars per million tokens) and --cap.",
-        )
+    require_budget(spec.url, spec.price_in, spec.price_out, spec.cap)
 
 
 def require_consent(spec: TeacherSpec) -> None:
@@ -100,7 +96,7 @@ class EndpointTeacher:
     def __init__(self, spec: TeacherSpec) -> None:
         """Raises ``InputError`` if the ``judge`` extra is not installed, or the key is missing."""
         require_teacher(spec)
-        require_consent(spec)
+        require_consent(spec)  # here, too, because this sends the rows
         self.name, self.host = spec.model, remote_host(spec)
         self.meter = make_meter(spec)
         self._client = EndpointClient(spec.url, spec.model, api_key(spec.url, spec.key_env), self.meter)

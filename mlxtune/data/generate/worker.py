@@ -34,7 +34,7 @@ from mlxtune.data.generate.context import (
 )
 from mlxtune.data.generate.lineage import KEY, Lineage
 from mlxtune.data.generate.questions import Subject, TeacherQuestion
-from mlxtune.data.generate.request import GenerationRequest
+from mlxtune.data.generate.request import GenerationRequest, TeacherSpec
 from mlxtune.data.generate.selection import (
     HELD_OUT,
     SAME_ANSWER,
@@ -47,15 +47,7 @@ from mlxtune.data.generate.selection import (
     ranked,
     repeats,
 )
-from mlxtune.data.generate.teachers import (
-    EndpointTeacher,
-    LocalTeacher,
-    Teacher,
-    TeacherCall,
-    TeacherReply,
-    require_consent,
-    require_teacher,
-)
+from mlxtune.data.generate.teachers import EndpointTeacher, LocalTeacher, Teacher, TeacherCall, TeacherReply
 from mlxtune.data.rows import Conversation, Location, Message, Preference, PromptRow, Row, assistant_message
 from mlxtune.data.source_files import generated_path
 from mlxtune.data.split import record_splits
@@ -81,7 +73,7 @@ def generate_rows(worker: Worker) -> dict[str, Any]:
     worker.report_start("generate")
     context = load_context(recipe, request)
     record_splits(context.source, recipe.data, context.splits)  # so that generated rows never change the split
-    teacher, count_tokens = _open_teacher(worker, request)
+    teacher, count_tokens = _open_teacher(worker, request.teacher, context)
     run = _Generation(worker, request, context, teacher)
     answers = [target_text(row) for row in context.train]
     labels = recipe.evaluation.labels or (label_set(answers) if all(map(is_label, answers)) else ())
@@ -319,15 +311,13 @@ class _Generation:
         self.refusals.append(Refusal(kind, text[:500]))
 
 
-def _open_teacher(worker: Worker, request: GenerationRequest) -> tuple[Teacher, Callable[[Row], Any]]:
+def _open_teacher(worker: Worker, spec: TeacherSpec, context: GenerationContext) -> tuple[Teacher, Callable[[Row], Any]]:
     """Return the teacher, and a function that counts a row's tokens with the recipe's own tokenizer."""
     from mlxtune.models import load, lora  # these import mlx, which must be loaded after the BLAS
     from mlxtune.models.row_tokens import count_row_tokens
     from mlxtune.models.template import TemplateSettings, load_template
 
-    recipe, spec = worker.recipe, request.teacher
-    require_teacher(spec)
-    require_consent(spec)
+    recipe = worker.recipe
     template = load_template(resolve(recipe.model.base, relative_to=recipe.folder), TemplateSettings.from_recipe(recipe))
     if spec.model:
         return EndpointTeacher(spec), lambda row: count_row_tokens(template, row)
@@ -339,7 +329,6 @@ def _open_teacher(worker: Worker, request: GenerationRequest) -> tuple[Teacher, 
     if spec.adapter:
         lora.load(loaded.model, Path(spec.adapter))
     loaded.model.eval()
-    context = load_context(recipe, request)
     budget = answer_budget(recipe.evaluation, context.train, template.count_tokens)
     return LocalTeacher(spec, recipe, loaded, budget.max_tokens), lambda row: count_row_tokens(template, row)
 

@@ -12,7 +12,7 @@ from mlxtune.core.files import read_text, user_path
 from mlxtune.core.text import one_line, suggest
 from mlxtune.data.checks.characters import invisible
 from mlxtune.data.checks.check_input import ROLES, rewrite_texts, text_parts
-from mlxtune.data.rows import Conversation, Message, Row, TextRow
+from mlxtune.data.rows import Conversation, Message, Row, TextRow, row_turns
 from mlxtune.data.transforms.transform import ArgumentScanner, PipelineRow, Rewrite, Verb
 
 _SPACES = re.compile("[\u00a0\u2000-\u200a\u202f\u205f]")
@@ -98,10 +98,6 @@ def normalize(text: str) -> str:
     return text
 
 
-def _turns(row: Row) -> Turns:
-    return () if isinstance(row, TextRow) else row.messages if isinstance(row, Conversation) else row.prompt
-
-
 def _with_turns(row: Row, turns: Turns) -> Row:
     match row:
         case TextRow():
@@ -133,7 +129,7 @@ def _read_text(scanner: ArgumentScanner, name: str) -> str:
 
 
 def _change_system(row: Row, action: str, text: str) -> Row:
-    turns = _turns(row)
+    turns = row_turns(row)
     if isinstance(row, TextRow):
         return row
     old = turns[0].content if turns and turns[0].is_system else None
@@ -160,19 +156,19 @@ def _parse_turn(scanner: ArgumentScanner) -> Rewrite:
     function = _TURN_ACTIONS[action]
 
     def rewrite(row: PipelineRow) -> list[Row]:
-        return [row.current] if number > len(_turns(row.current)) else function(row.current, number - 1)
+        return [row.current] if number > len(row_turns(row.current)) else function(row.current, number - 1)
 
     return Rewrite(rewrite, scanner.where)
 
 
 def _drop_turn(row: Row, index: int) -> list[Row]:
-    turns = _turns(row)
+    turns = row_turns(row)
     return [_with_turns(row, (*turns[:index], *turns[index + 1 :]))]
 
 
 def _cut_turns(row: Row, index: int) -> list[Row]:
     """Drop the turn at ``index`` and all after it. A conversation then ends with its last answer before it."""
-    turns = _turns(row)[:index]
+    turns = row_turns(row)[:index]
     if isinstance(row, Conversation):
         turns = _until_answer(turns)
         if not turns:

@@ -175,6 +175,15 @@ def api_key(url: str, variable: str = "", environment: Mapping[str, str] = os.en
     return secret
 
 
+def require_budget(url: str, price_in: float, price_out: float, cap: float | None) -> None:
+    """Raise ``InputError`` if an endpoint on another machine has no prices or no cap."""
+    if not is_local(host(url)) and not (cap and price_in and price_out):
+        raise InputError(
+            f"{host(url)} costs money, so it needs prices and a cap.",
+            hint="Set price_in and price_out (dollars per million tokens) and cap: as options, or in [evaluation.endpoints].",
+        )
+
+
 @dataclass(frozen=True)
 class Completion:
     """A reply, why it ended, its tool calls in OpenAI's format, its tokens if reported, and the seconds from request to reply."""
@@ -320,11 +329,9 @@ def remote_hosts(recipe: Recipe) -> list[str]:
 
 def require_endpoints(recipe: Recipe, consent: str) -> None:
     """Raise ``InputError`` unless the recipe's endpoints have a key and, if they are not on this machine, a cap and consent."""
-    for arm, endpoint in endpoint_arms(recipe).items():
+    for endpoint in endpoint_arms(recipe).values():
         secret_key(endpoint)
-        if not is_local(host(endpoint.url)) and not (endpoint.cap and endpoint.price_in and endpoint.price_out):
-            hint = "Set price_in and price_out (dollars per million tokens) and cap in its section of [evaluation.endpoints]."
-            raise InputError(f"{arm} costs money, so it needs prices and a spending cap.", hint=hint)
+        require_budget(endpoint.url, endpoint.price_in, endpoint.price_out, endpoint.cap)
     if (hosts := remote_hosts(recipe)) and not consent:
         hint = "Consent with mlxtune eval --send, or leave the endpoint out of evaluation.arms."
         raise InputError(f"Rows will be sent to {', '.join(hosts)}, which needs your consent.", hint=hint)

@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from mlxtune.core.errors import DataError
 from mlxtune.core.text import one_line, plural
 from mlxtune.data.browser import SourceBrowser
 from mlxtune.data.checks.fixes import apply_fixes
 from mlxtune.data.review import Action
-from mlxtune.data.rows import Preference, last_prompt
+from mlxtune.data.rows import Preference, Row, last_prompt
 from mlxtune.tui.notices import Notice
 from mlxtune.tui.session_manager import decision_notice
 from mlxtune.tui.source_session import SourceSession
@@ -46,15 +45,15 @@ def pending_changes(browser: SourceBrowser, rows: Sequence[int]) -> dict[Action,
 def apply_fix(session: SourceSession, check: str, rows: Sequence[int]) -> Notice:
     """Apply the fix for ``check`` to ``rows`` as one decision. The source is not changed."""
     browser = session.source
-    records: dict[str, Any] = {}
+    edits: dict[str, Row] = {}
     fixed_rows = []
     for index in rows:
         row = browser.lazy_row(index).current
         fixed = apply_fixes(row, [finding for finding in browser.findings(index) if finding.check == check])
         if fixed is not None and fixed.hash != row.hash:
             fixed_rows.append(index)
-            records[browser.keyed_row(index)[0]] = fixed.content
-    step = session.decide("edit", fixed_rows, records=records, reason=f"data check: {check}")
+            edits[browser.keyed_row(index)[0]] = fixed
+    step = session.decide("edit", fixed_rows, edits=edits, reason=f"data check: {check}")
     left = len(rows) - len(fixed_rows)
     hint = f"{plural(left, 'row')} must be edited by hand: press e in Review." if left else ""
     return replace(decision_notice(step, fixed_rows), hint=hint)
