@@ -92,24 +92,24 @@ def _document(model: CatalogModel, machine: Machine) -> dict[str, Any]:
     names = (
         "id", "name", "license", "commercial", "condition", "terms", "source", "context", "thinking", "tools", "checked", "recipes",
     )  # fmt: skip
-    fit = model.fit(machine)
+    outcome, need = model.fit(machine)
     return {name: getattr(model, name) for name in names} | {
         "parameters": model.shapes.parameters,
         "bytes": model.hub_nbytes,
         "here": is_local(model.id),
-        "fit": {"word": fit.outcome, "need": fit.need, "limit": fit.limit},
+        "fit": {"word": outcome, "need": need, "limit": machine.limit},
     }
 
 
 def _row(model: CatalogModel, machine: Machine) -> list[Cell]:
-    fit = model.fit(machine)
-    mark, style = _FITS[fit.outcome]
+    outcome, need = model.fit(machine)
+    mark, style = _FITS[outcome]
     return [
         (model.id, "bold"),
         ("✓", "success") if is_local(model.id) else " ",
         size(model.hub_nbytes),
         (f"{model.context // 1024}k", "muted"),
-        (f"{mark}{size(fit.need)}", style),
+        (f"{mark}{size(need)}", style),
         _COMMERCIAL[model.commercial],
         (thinking_default(model), "muted"),
         ("tools" if model.tools else "no tools", "muted"),

@@ -81,11 +81,11 @@ class CatalogModel:
             return "weights"
         return "template" if self.template else "layers"
 
-    def fit(self, machine: Machine) -> MachineFit:
-        """Estimate whether a typical adapter (:data:`TYPICAL_RECIPE`) can be trained on ``machine``."""
+    def fit(self, machine: Machine) -> tuple[Outcome, int]:
+        """Estimate whether a typical adapter (:data:`TYPICAL_RECIPE`) can be trained on ``machine``, and the bytes of memory it needs."""
         planner = Planner(machine, self.shapes, replace(_TYPICAL_ROWS, full_attention=self.full_attention))
         need = planner.estimate(TYPICAL_RECIPE).total
-        return MachineFit(outcome_for(need, machine.limit), need, machine.limit)
+        return outcome_for(need, machine.limit), need
 
     def planner(self, recipe: Recipe, machine: Machine) -> Planner:
         """Return a planner for ``recipe`` with this base, which need not be downloaded. Raises the worker's errors for the rows.
@@ -115,15 +115,6 @@ class CatalogModel:
     @property
     def _text_config(self) -> Mapping[str, Any]:
         return cast("Mapping[str, Any]", self.config.get("text_config", self.config))
-
-
-@dataclass(frozen=True)
-class MachineFit:
-    """The memory that training needs, its limit in bytes, and the plan's outcome."""
-
-    outcome: Outcome
-    need: int
-    limit: int
 
 
 TYPICAL_RECIPE = Recipe(

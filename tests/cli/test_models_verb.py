@@ -25,7 +25,7 @@ def test_every_model_is_listed_with_its_license_and_whether_it_trains(ok, cli, m
     for base in catalog.models():
         line = next(line for line in result.out.splitlines() if base.id in line)
         assert base.license in line
-        fits = base.fit(mac_with(32)).outcome
+        fits = base.fit(mac_with(32))[0]
         assert line.count("✓") == (base.id == "smollm2-135m") + (fits == "go")  # downloaded, and fits
         assert (" ! " in line) == (fits == "warn")
         assert f"thinking {base.thinking}" in line or base.thinking in ("none", "always")

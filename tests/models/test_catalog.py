@@ -166,12 +166,12 @@ def test_every_entry_can_be_trained_and_names_a_tested_template() -> None:
 def test_fit_improves_with_memory_and_worsens_with_size() -> None:
     order = {"refuse": 0, "warn": 1, "go": 2}
     for base in BASES.values():
-        words = [order[base.fit(mac_with(size)).outcome] for size in (8, 16, 32, 64)]
+        words = [order[base.fit(mac_with(size))[0]] for size in (8, 16, 32, 64)]
         assert words == sorted(words)
     smallest, largest = (BASES[id] for id in ("smollm2-135m", "mlx-community/Meta-Llama-3.1-8B-Instruct-4bit"))
-    assert smallest.fit(mac_with(8)).outcome == "go"
-    assert largest.fit(mac_with(8)).outcome == "refuse"
-    assert largest.fit(mac_with(32)).outcome == "go"
+    assert smallest.fit(mac_with(8))[0] == "go"
+    assert largest.fit(mac_with(8))[0] == "refuse"
+    assert largest.fit(mac_with(32))[0] == "go"
 
 
 def test_bases_whose_answers_become_rows_of_their_own_cannot_share_prefixes() -> None:
