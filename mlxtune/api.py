@@ -26,6 +26,7 @@ from mlxtune.core.text import one_line
 from mlxtune.data.column_map import named_columns
 from mlxtune.data.rows import Message
 from mlxtune.data.split import with_recorded_settings
+from mlxtune.evaluation import history
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.check_process import check_source
 from mlxtune.evaluation.report import EvaluationReport
@@ -95,7 +96,7 @@ def evaluate(
 
 def load_report(which: str | Path = "last", *, workspace: str | Path = ".") -> EvaluationReport:
     """Load a report: a ``report.json``, an evaluation's folder or ID, or ``"last"``. Raise ``InputError`` if there is none."""
-    return reports.load(reports.find(Path(workspace), str(which)))
+    return reports.load(history.find(Path(workspace), str(which)))
 
 
 def load_adapter(which: str = "last", *, workspace: str | Path = ".") -> AdapterEntry:

@@ -24,6 +24,7 @@ from mlxtune.cli.docs import documentation
 from mlxtune.cli.evaluate import find_subject, what_is_sent
 from mlxtune.core.child_process import python_command, python_environment
 from mlxtune.core.errors import InputError, MlxtuneError
+from mlxtune.evaluation import history
 from mlxtune.evaluation import report as reports
 from mlxtune.recipe import Recipe, load
 from mlxtune.recipe.load import files_read
@@ -197,7 +198,7 @@ async def runs() -> str:
 def report_page(evaluation: str) -> str:
     """An evaluation's report, to read."""
     with _errors():
-        page: Path = reports.find(Path.cwd(), _inside(evaluation)) / reports.PAGES[0]
+        page: Path = history.find(Path.cwd(), _inside(evaluation)) / reports.PAGES[0]
         return page.read_text("utf-8") if page.is_file() else ""
 
 

@@ -11,6 +11,7 @@ from mlxtune.cli.output import show, show_json
 from mlxtune.core.errors import GateError
 from mlxtune.core.json_fields import to_json
 from mlxtune.core.text import one_line, plural
+from mlxtune.evaluation import history
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation import signature as signing
 from mlxtune.evaluation import verify as verifying
@@ -25,7 +26,7 @@ def report(
     json: Json = False,
 ) -> None:
     """Print an evaluation's report, or open its HTML page, which can be printed and read on a phone."""
-    folder = reports.find(Path.cwd(), which)
+    folder = history.find(Path.cwd(), which)
     loaded = reports.load(folder)
     page = (folder / reports.PAGES[1]).resolve()
     if open_page:
@@ -50,7 +51,7 @@ def verify(
     json: Json = False,
 ) -> None:
     """Recompute every number in a report offline from the stored outputs. Exits 1 if any differs."""
-    folder = reports.find(Path.cwd(), report)
+    folder = history.find(Path.cwd(), report)
     differences = verifying.verify(folder)
     signature = signing.sign(folder, sign) if sign and not differences else signing.check(folder, signers)
     if signature and not signature.key:

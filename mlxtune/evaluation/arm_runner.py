@@ -15,7 +15,7 @@ from mlxtune.evaluation.arms import BASE, TUNED, Arm, SeedAdapter
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.endpoint_answers import endpoint_answers
 from mlxtune.evaluation.off_task.prompts import OFF_TASK, OffTaskPrompt, group_by_prefix
-from mlxtune.evaluation.optimized_prompt import REFLECTION_TOKENS, VALIDATION_ROWS, PromptOptimizer, Reflection, training_seconds
+from mlxtune.evaluation.optimized_prompt import REFLECTION_TOKENS, VALIDATION_ROWS, PromptOptimizer, training_seconds
 from mlxtune.evaluation.outputs import AnswerOptions, answer_room, generate_answers, model_identity
 from mlxtune.evaluation.progress import progress_reporter
 from mlxtune.evaluation.report import EndpointFacts, OptimizerFacts
@@ -99,8 +99,13 @@ class ArmRunner:
         prompt = optimizer.optimize(arm.prompt, rows, sample_rows(validation, VALIDATION_ROWS), recipe.data.seed)
         return replace(arm, prompt=prompt), {**optimizer.facts, "model": section.optimizer or BASE}
 
-    def _reflect(self, request: str, endpoint: Endpoint | None, tell: Callable[[str], Progress], spent: float) -> Reflection:
-        """Ask the reflecting model, which is the base or the model at ``endpoint``, on which ``spent`` dollars were spent so far."""
+    def _reflect(
+        self, request: str, endpoint: Endpoint | None, tell: Callable[[str], Progress], spent: float
+    ) -> tuple[str, int, float]:
+        """Ask the reflecting model, which is the base or the model at ``endpoint``, on which ``spent`` dollars were spent so far.
+
+        Return its reply, the length of the reply in tokens, and the dollars spent on it.
+        """
         options, row = self._options, Unpaired(Location(Path(), 0), {}, (Message("user", request),), "", False)
         if endpoint is None:
             alone = Arm(BASE)
@@ -114,7 +119,7 @@ class ArmRunner:
                 count_tokens=self._template.count_tokens,
             )  # fmt: skip
         (reply,) = answers.answers
-        return Reflection(reply.output, reply.answer_tokens + reply.thought_tokens, cost)
+        return reply.output, reply.answer_tokens + reply.thought_tokens, cost
 
     def answer_off_task(self, arm: Arm, prompts: Sequence[OffTaskPrompt], system: str) -> list[str]:
         """Return the answers of ``arm`` to off-task ``prompts``, in order. ``system`` is the task's system prompt."""

@@ -11,12 +11,10 @@ from mlxtune.evaluation.answers import score_answers
 from mlxtune.evaluation.arms import is_free, is_tuned
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.evidence import load_evidence
-from mlxtune.evaluation.history import evaluations
-from mlxtune.evaluation.report import FILE, EvaluationReport, strongest_arm
+from mlxtune.evaluation.report import EvaluationReport, strongest_arm
 from mlxtune.evaluation.scorers import PREFERENCE
 from mlxtune.evaluation.scorers.registry import FORMS
 from mlxtune.evaluation.verdict import Comparison, apply_holm, compare
-from mlxtune.runs import registry
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ class EvaluationComparison:
 
 def find_side(workspace: Path, which: str) -> EvaluationSide:
     """Find an evaluation by its folder or ID, or the newest evaluation of a training run. Raises ``InputError``."""
-    report = reports.load(folder := _evaluation(workspace, which))
+    report = reports.load(folder := history.find(workspace, which))
     generating = [arm for arm in report.arms if not is_free(arm.name)]
     arm = report.subject if is_tuned(report.subject.name) else strongest_arm(generating, report.answer_metric)
     return EvaluationSide(folder, report, arm.name)
@@ -86,23 +84,3 @@ def compare_many(first: EvaluationSide, others: Sequence[EvaluationSide]) -> lis
     Raises ``InputError`` as :func:`compare_evaluations` does.
     """
     return list(apply_holm([compare_evaluations(first, other).headline for other in others]))
-
-
-def _evaluation(workspace: Path, which: str) -> Path:
-    which = str(Path(which).parent) if Path(which).name == FILE else which
-    run = next((run for kind in ("eval", "train") for run in registry.list_runs(workspace, kind) if run.id == which), None)
-    if run is None:
-        try:
-            run = registry.find_run(workspace, which, "eval")
-        except InputError as error:
-            try:
-                run = registry.find_run(workspace, which, "train")
-            except InputError:
-                raise error from None
-    if (run.folder / FILE).is_file():
-        return run.folder
-    if found := next((one for one in evaluations(workspace) if one.run_id == run.id), None):
-        return found.run.folder
-    if run.kind == "eval":
-        raise InputError(f"The evaluation {run.id} has no report.", hint=f"See why: mlxtune runs show {run.id}")
-    raise InputError(f"{run.id} has not been evaluated.", hint=f"Evaluate it first: mlxtune eval {run.id}")

@@ -4,7 +4,8 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from mlxtune.data.rows import Message, PromptRow, calls_as_json
 from mlxtune.evaluation.answers import Answer, ArmAnswers
 from mlxtune.evaluation.arms import Arm
 from mlxtune.evaluation.judge.endpoint import CostMeter, EndpointClient, host, secret_key
-from mlxtune.evaluation.judge.paid_calls import make_calls, read_calls
+from mlxtune.evaluation.judge.paid_calls import PaidCall, make_calls, read_calls
 from mlxtune.evaluation.scorers import THINKING_LIMIT
 from mlxtune.models.generate import Progress
 from mlxtune.models.thoughts import split_thought
@@ -25,28 +26,6 @@ from mlxtune.runs.locks import file_lock
 
 WORKERS = 4  # concurrent requests
 CALLS = ".calls.jsonl"  # suffix of the journal of calls
-
-
-@dataclass(frozen=True)
-class RowCall:
-    """The request for a row's answer, in OpenAI's format."""
-
-    row: str
-    messages: list[dict[str, Any]]
-    tools: tuple[dict[str, Any], ...]
-
-    @property
-    def key(self) -> str:
-        """The key that identifies the call in the journal."""
-        return sha256_json([self.row, self.messages, self.tools])[:32]
-
-    @property
-    def labels(self) -> dict[str, str]:
-        return {"row": self.row}
-
-    def worst_case(self, meter: CostMeter) -> float:
-        """Return the highest possible cost in dollars."""
-        return meter.worst_case(self.messages, self.tools)
 
 
 def endpoint_answers(
@@ -61,33 +40,39 @@ def endpoint_answers(
     the endpoint rejects a request, ``MachineError`` if it cannot be reached or replies were lost, and ``CostCapReached`` at the cap.
     """
     start = time.perf_counter()
-    calls = row_calls(arm, rows)
-    name = sha256_json(
-        {"v": 2, "endpoint": [endpoint.url, endpoint.model], "max_tokens": max_tokens, "calls": [call.key for call in calls]}
-    )
+    requests = row_requests(arm, rows)
+    keys = [key for key, *_ in requests]
+    name = sha256_json({"v": 2, "endpoint": [endpoint.url, endpoint.model], "max_tokens": max_tokens, "calls": keys})
     journal = cache / f"{name[:32]}{CALLS}"
-    cached = {call.key for call in calls} <= read_calls(journal).replies.keys()
+    cached = set(keys) <= read_calls(journal).replies.keys()
     if not cached:
         meter = CostMeter(endpoint.price_in, endpoint.price_out, endpoint.cap or None, max_tokens)
         client = EndpointClient(endpoint.url, endpoint.model, secret_key(endpoint), meter)
+
+        def ask(messages: list[dict[str, Any]], tools: Sequence[dict[str, Any]]) -> dict[str, Any]:
+            return asdict(client.complete(messages, tools))
+
+        calls = [
+            PaidCall(key, {"row": row.id}, meter.worst_case(messages, tools), partial(ask, messages, tools))
+            for row, (key, messages, tools) in zip(rows, requests, strict=True)
+        ]
         with file_lock(cache / f"{name[:32]}.lock", busy=f"Another evaluation is asking {arm.name}.", timeout=0.3):
-            make_calls(
-                calls, lambda call: asdict(client.complete(call.messages, call.tools)), meter, journal, tell(HELD_OUT_ROW),
-                workers=workers, done=read_calls(journal).replies,
-            )  # fmt: skip
+            make_calls(calls, meter, journal, tell(HELD_OUT_ROW), workers=workers, done=read_calls(journal).replies)
     log = read_calls(journal)
-    if missing := sum(call.key not in log.replies for call in calls):
+    if missing := sum(key not in log.replies for key in keys):
         raise MachineError(
             f"Replies from {host(endpoint.url)} to {plural(missing, 'row')} were lost, may have been billed, and count toward the cap.",
             hint="Run again to ask for the lost ones; the others are saved.",
         )
-    answers = tuple(_output(call.row, log.replies[call.key], count_tokens) for call in calls)
+    answers = tuple(_output(row.id, log.replies[key], count_tokens) for row, key in zip(rows, keys, strict=True))
     tell(HELD_OUT_ROW)(len(rows), len(rows))
     return ArmAnswers(arm.name, answers, cached, time.perf_counter() - start), log.spent
 
 
-def row_calls(arm: Arm, rows: Sequence[PromptRow]) -> list[RowCall]:
-    return [RowCall(row.id, [openai_message(turn) for turn in arm.prompt_for(row)], tuple(row.tools)) for row in rows]
+def row_requests(arm: Arm, rows: Sequence[PromptRow]) -> list[tuple[str, list[dict[str, Any]], Sequence[dict[str, Any]]]]:
+    """Return the key in the journal, the messages, and the tools, in OpenAI's format, of the request for each row's answer."""
+    requests = [([openai_message(turn) for turn in arm.prompt_for(row)], row.tools) for row in rows]
+    return [(sha256_json([row.id, *request])[:32], *request) for row, request in zip(rows, requests, strict=True)]
 
 
 def openai_message(turn: Message) -> dict[str, Any]:

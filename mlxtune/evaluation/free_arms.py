@@ -52,29 +52,12 @@ class AnsweredRows:
         return sha256_json([[row.hash for row in rows] for rows in (self.train, self.valid)])
 
 
-@dataclass(frozen=True)
-class FreeArms:
-    """Answers free arms give to held-out rows. ``nearest`` says how the copier finds its row, which the validation rows decide."""
-
-    constant: str
-    copies: list[str]
-    nearest: Literal["words", "words_and_vectors"]
-
-    def answers(self, rows: Sequence[PromptRow]) -> list[ArmAnswers]:
-        """Return the answers in the form of other arms, without tokens, times, and likelihoods."""
-        texts = {CONSTANT: [self.constant] * len(rows), COPIER: self.copies}
-        return [
-            ArmAnswers(name, tuple(Answer(row.id, text, "stop") for row, text in zip(rows, own, strict=True)), False, 0.0)
-            for name, own in texts.items()
-        ]
-
-
 def free_arms(
     contract: Contract, metric: str, known: AnsweredRows, rows: Sequence[PromptRow], vectors: RowVectors | None = None
-) -> FreeArms:
-    """Return the free arms' answers to ``rows``. ``known`` must have a training row; ``metric`` is the verdict's.
+) -> tuple[list[ArmAnswers], Literal["words", "words_and_vectors"]]:
+    """Return the free arms' answers to ``rows``, without tokens, times, and likelihoods, and how the copier finds its row.
 
-    The copier uses the base's ``vectors`` of all rows in addition to shared words if that meets ``metric`` on more validation rows.
+    ``known`` must have a training row; ``metric`` is the verdict's. The copier uses the base's ``vectors`` of all rows in addition to shared words if that meets ``metric`` on more validation rows.
     """
     constant, validation = constant_answer(contract, metric, known), evaluated_rows(known.valid)
     by_words, by_both = (
@@ -83,7 +66,11 @@ def free_arms(
         for own in (None, vectors)
     )  # fmt: skip
     copies = copied_answers(rows, known.train, constant, vectors if by_both > by_words else None)
-    return FreeArms(constant, copies, "words_and_vectors" if by_both > by_words else "words")
+    arms = [
+        ArmAnswers(name, tuple(Answer(row.id, text, "stop") for row, text in zip(rows, texts, strict=True)), False, 0.0)
+        for name, texts in ((CONSTANT, [constant] * len(rows)), (COPIER, copies))
+    ]
+    return arms, "words_and_vectors" if by_both > by_words else "words"
 
 
 def copied_answers(

@@ -16,6 +16,7 @@ from mlxtune.core.hashing import sha256_json
 from mlxtune.evaluation.report import FILE, ArmResult, Caveat, EvaluationReport, Rate, ReportFacts, load, promotion_caveat
 from mlxtune.evaluation.scorers.registry import FORMS
 from mlxtune.recipe import Recipe
+from mlxtune.runs import registry
 from mlxtune.runs.registry import RUN_KINDS, Run
 
 _INVALID = (KeyError, TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError)  # raised by JSON that is not a report
@@ -128,13 +129,34 @@ def counting(found: list[Evaluation]) -> list[Evaluation]:
 
 
 def evaluation_of(found: list[Evaluation], run_id: str, folder: Path | None = None) -> Evaluation | None:
-    """Return the verdict that counts on the adapter of a run, or on the one in ``folder``: the newest, or the same on more rows."""
-    counted: Evaluation | None = None
-    for one in found:
-        is_own = (run_id and one.run_id == run_id) or (folder and one.adapter == str(folder))
-        if one.outcome and is_own and (counted is None or counted.is_part_of(one)):
-            counted = one
-    return counted
+    """Return the newest verdict that counts on the adapter of a run, or on the one in ``folder``."""
+    own = [one for one in found if (run_id and one.run_id == run_id) or (folder and one.adapter == str(folder))]
+    return next((one for one in counting(own) if one.outcome), None)
+
+
+def find(workspace: Path, which: str) -> Path:
+    """Return the folder of an evaluation's report: a ``report.json``, an evaluation's folder or ID, a training run that was evaluated, or ``last``.
+
+    Raises ``InputError`` if there is none.
+    """
+    if Path(which).name == FILE and Path(which).is_file():
+        return Path(which).parent
+    run = next((run for kind in ("eval", "train") for run in registry.list_runs(workspace, kind) if run.id == which), None)
+    if run is None:
+        try:
+            run = registry.find_run(workspace, which, "eval")
+        except InputError as error:
+            try:
+                run = registry.find_run(workspace, which, "train")
+            except InputError:
+                raise error from None
+    if (run.folder / FILE).is_file():
+        return run.folder
+    if found := next((one for one in evaluations(workspace) if one.run_id == run.id), None):
+        return found.run.folder
+    if run.kind == "eval":
+        raise InputError(f"The evaluation {run.id} has no report.", hint=f"See why: mlxtune runs show {run.id}")
+    raise InputError(f"{run.id} has not been evaluated.", hint=f"Evaluate it first: mlxtune eval {run.id}")
 
 
 @lru_cache(maxsize=512)

@@ -38,15 +38,6 @@ _PROMPT = "prompt"  # gepa's name for what it optimizes
 _REFERENCE = "Correct Answer"
 
 
-@dataclass(frozen=True)
-class Reflection:
-    """The reply of the reflecting model, its length in tokens, and the dollars spent on it."""
-
-    text: str
-    tokens: int
-    spent: float = 0.0
-
-
 @dataclass
 class PromptOptimizer:
     """Optimizes a system prompt for ``contract``, as a ``gepa.core.adapter.GEPAAdapter``.
@@ -58,7 +49,7 @@ class PromptOptimizer:
 
     contract: Contract
     answer: Callable[[str, Sequence[PromptRow]], ArmAnswers]
-    reflect: Callable[[str], Reflection]
+    reflect: Callable[[str], tuple[str, int, float]]  # the reply, its length in tokens, and the dollars spent on it
     file: Path
     budget: float
     counts_calls: bool
@@ -138,8 +129,8 @@ class PromptOptimizer:
             key = sha256_json([request])
             if key not in self._known:
                 began = time.perf_counter()
-                made = self.reflect(str(request))
-                self._store(key, text=made.text, tokens=made.tokens, spent=made.spent, seconds=time.perf_counter() - began)
+                text, tokens, spent = self.reflect(str(request))
+                self._store(key, text=text, tokens=tokens, spent=spent, seconds=time.perf_counter() - began)
             self._count("reflections", key)
         except Exception as error:
             self._failure = error

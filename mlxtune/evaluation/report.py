@@ -20,7 +20,6 @@ from mlxtune.evaluation.seed_report import SeedReport
 from mlxtune.evaluation.statistics.clusters import ClusterMean
 from mlxtune.evaluation.statistics.intervals import LEVEL
 from mlxtune.evaluation.verdict import Comparison, ScoreComparison, Verdict
-from mlxtune.runs import registry
 
 FILE = "report.json"
 PAGES = ("report.md", "report.html")
@@ -251,12 +250,6 @@ def strongest_arm(arms: Sequence[ArmResult], metric: str) -> ArmResult:
 def save(report: EvaluationReport, folder: Path) -> None:
     """Write ``report.json``, as described in ``report.schema.json``, with the hashes of the files it can be verified against."""
     write_json(folder / FILE, {"v": VERSION, **to_json(report), "files": hashes(folder, (*FILES, *PAGES))})
-
-
-def find(workspace: Path, which: str) -> Path:
-    """Return the folder of a report: a ``report.json``, or an evaluation's folder or ID, or ``last``. Raise ``InputError`` if there is none."""
-    path = Path(which)
-    return path.parent if path.name == FILE and path.is_file() else registry.find_run(workspace, which, "eval").folder
 
 
 def load(folder: Path) -> EvaluationReport:

@@ -175,13 +175,11 @@ def _add_free_arms(measured: _Measured, inputs: _Inputs, recipe: Recipe, facts: 
     if measured.has_pairs or not known.train:
         facts["left_out"] |= dict.fromkeys((CONSTANT, COPIER), "pairs" if measured.has_pairs else "no_answers")
         return
-    free = free_arms(contract, contract.headline(recipe, has_preferences=False), known, inputs.rows, vectors)
-    facts["free_arms"] = {"nearest": free.nearest, "training": known.hash}
+    free, nearest = free_arms(contract, contract.headline(recipe, has_preferences=False), known, inputs.rows, vectors)
+    facts["free_arms"] = {"nearest": nearest, "training": known.hash}
     rows = evidence.evaluated_rows(inputs.rows)
     first = next((index for index, arm in enumerate(measured.arms) if arm.name == PARENT or is_tuned(arm.name)), len(measured.arms))
-    measured.arms[first:first] = [
-        replace(arm, answers=score_answers(contract, rows, arm.answers)) for arm in free.answers(inputs.rows)
-    ]
+    measured.arms[first:first] = [replace(arm, answers=score_answers(contract, rows, arm.answers)) for arm in free]
 
 
 def _left_out(inputs: _Inputs, recipe: Recipe, built: Sequence[Arm], arms: Sequence[Arm]) -> dict[str, LeftOut]:

@@ -30,7 +30,7 @@ from mlxtune.recipe import Recipe
 if TYPE_CHECKING:
     from mlxtune.data.split import Splits
     from mlxtune.models.load import LoadedModel
-    from mlxtune.training.setup import SetupListener
+    from mlxtune.training.loop import RunListener
 
 
 MAX_LISTED = 5  # rows listed in an error
@@ -131,9 +131,7 @@ class ReplayAnswer:
     cut: bool
 
 
-def replay_rows(
-    recipe: Recipe, loaded: LoadedModel, template: ChatTemplate, splits: Splits, worker: SetupListener
-) -> list[Encoded]:
+def replay_rows(recipe: Recipe, loaded: LoadedModel, template: ChatTemplate, splits: Splits, worker: RunListener) -> list[Encoded]:
     """Return the training rows to mix in. Left out are empty answers, those with a phrase that the contract forbids, and loops,
     because an adapter that is trained on loops repeats itself in its task's answers, too.
 
@@ -192,7 +190,7 @@ def _read(file: Path) -> dict[str, ReplayAnswer]:
 
 
 def _generate(
-    prompts: Mapping[str, ReplayPrompt], total: int, loaded: LoadedModel, template: ChatTemplate, worker: SetupListener
+    prompts: Mapping[str, ReplayPrompt], total: int, loaded: LoadedModel, template: ChatTemplate, worker: RunListener
 ) -> dict[str, ReplayAnswer]:
     from mlxtune.models.generate import GenerationSettings, generate
 

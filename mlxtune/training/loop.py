@@ -47,6 +47,8 @@ class RunListener(Protocol):
     @property
     def emit(self) -> Callable[..., None]: ...
 
+    def warn(self, code: WarningCode, **values: Any) -> None: ...
+
 
 class TrainingSummary(TypedDict):
     """The summary of ``run.finished``; ``adapter_step`` is the step whose weights the adapter has."""
@@ -230,7 +232,7 @@ class _TrainingRun:
             if (self.stopping or out_of_memory) and (not last or self.validation_pending):
                 raise Interrupted(step, out_of_memory)
         if self.best.should_stop:
-            self._warn("stopped_early", validations=self.best.since, step=self.best.step)
+            self.listener.warn("stopped_early", validations=self.best.since, step=self.best.step)
         return self._finish()
 
     def _prepare(self, plans: Iterator[StepPlan]) -> tuple[StepPlan, list[TrainingBatch]] | None:
@@ -350,7 +352,7 @@ class _TrainingRun:
             fields["metrics"] = {**fields["metrics"], "kl": _finite(kl)}
         self.listener.emit("validation", step=step, loss=_finite(total / weight), tokens=int(tokens), **fields)
         if displaced := displacement(fields.get("metrics", {})):
-            self._warn("displacement", **displaced)
+            self.listener.warn("displacement", **displaced)
         return total / weight
 
     def _sample(self, step: int) -> bool | None:
@@ -360,9 +362,6 @@ class _TrainingRun:
         lost = self.loop.hosts.is_leader and self.loop.sample(step)
         _, (format_lost,) = self.loop.hosts.all_reduce({}, lost)
         return format_lost > 0
-
-    def _warn(self, code: WarningCode, **values: Any) -> None:
-        self.listener.emit("warning", code=code, values=values)
 
     def _save(self, step: int) -> None:
         loop, start = self.loop, time.perf_counter()
@@ -423,7 +422,7 @@ class _TrainingRun:
         """Load the weights of the best step, unless those of the last step give more correct answers. Return the step of the weights."""
         best, model = checkpoint.find(self.loop.folder, self.best.step), self.loop.stack.model
         if not best:
-            self._warn("best_checkpoint_damaged", step=self.best.step)
+            self.listener.warn("best_checkpoint_damaged", step=self.best.step)
             return self.done
         count_correct = self.loop.count_correct or (lambda: 0)
         correct, last = count_correct(), dict(tree_flatten(model.trainable_parameters()))

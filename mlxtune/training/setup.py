@@ -5,7 +5,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import mlx.core as mx
 
@@ -25,7 +25,6 @@ from mlxtune.planning.plan import Planner, high_rate
 from mlxtune.planning.training_rule import apply_rule, example_count, model_width
 from mlxtune.planning.workload import DatasetLengths
 from mlxtune.recipe import Recipe
-from mlxtune.runs.events import WarningCode
 from mlxtune.training import checkpoint, sft
 from mlxtune.training.encode import EncodedRows, SkippedRow, count_notes, encode, replay_rows, row_lengths
 from mlxtune.training.frozen_cache import FrozenCache
@@ -39,12 +38,6 @@ from mlxtune.training.stopping import MemoryGuard
 
 REVIEW = "review.json"  # in the folder of a run
 CACHE_MEMORY_DIVISOR = 8  # the frozen layers' outputs may use 1/8 of the memory; the rest goes to disk
-
-
-class SetupListener(RunListener, Protocol):
-    """A listener that also receives warnings."""
-
-    def warn(self, code: WarningCode, **values: Any) -> None: ...
 
 
 @dataclass
@@ -71,7 +64,7 @@ class Foundation:
     limit: int  # of memory, in bytes
 
 
-def prepare(recipe: Recipe, folder: Path, worker: SetupListener) -> TrainingSetup:
+def prepare(recipe: Recipe, folder: Path, worker: RunListener) -> TrainingSetup:
     """Read the data, load the model, encode the rows, and build the training loop for ``recipe``. ``folder`` is the run's folder.
 
     Raise ``InputError`` or a subclass if the recipe, data or model cannot be used, and ``Interrupted`` if the worker is asked to
@@ -80,7 +73,7 @@ def prepare(recipe: Recipe, folder: Path, worker: SetupListener) -> TrainingSetu
     return build_loop(load_foundation(recipe, worker, folder / REVIEW), recipe, folder, worker)
 
 
-def load_foundation(recipe: Recipe, worker: SetupListener, reviewed: Path) -> Foundation:
+def load_foundation(recipe: Recipe, worker: RunListener, reviewed: Path) -> Foundation:
     """Read and split the data, load the model, and encode the rows. Raise ``InputError`` or a subclass as :func:`prepare` does.
 
     The file ``reviewed`` records how many entries of the review's journal were applied when the run started. A resumed run applies
@@ -118,14 +111,14 @@ def load_foundation(recipe: Recipe, worker: SetupListener, reviewed: Path) -> Fo
     return base
 
 
-def with_replay(base: Foundation, recipe: Recipe, worker: SetupListener) -> Foundation:
+def with_replay(base: Foundation, recipe: Recipe, worker: RunListener) -> Foundation:
     """Return ``base`` with the replay rows of ``recipe``, which the base answers first if it has not yet. It must have no adapter."""
     own = [row for row in base.train.rows if not getattr(row, "replay", False)]
     rows = replay_rows(recipe, base.loaded, base.template, base.splits, worker)
     return replace(base, train=replace(base.train, rows=[*own, *rows]))
 
 
-def build_loop(base: Foundation, recipe: Recipe, folder: Path, worker: SetupListener) -> TrainingSetup:
+def build_loop(base: Foundation, recipe: Recipe, folder: Path, worker: RunListener) -> TrainingSetup:
     """Add a new adapter to the model, which must have none, and build its training loop. ``folder`` is the run's folder."""
     loaded, train, valid, limit = base.loaded, base.train, base.valid, base.limit
     recipe = apply_rule(recipe, model_width(loaded.source.config), example_count(base.splits.train, recipe.data.max_tokens))
@@ -171,7 +164,7 @@ def build_loop(base: Foundation, recipe: Recipe, folder: Path, worker: SetupList
     return TrainingSetup(loop, loaded, base.template, base.splits, [*base.skipped, *learned])
 
 
-def _load_parent(recipe: Recipe, loaded: load.LoadedModel, worker: SetupListener) -> None:
+def _load_parent(recipe: Recipe, loaded: load.LoadedModel, worker: RunListener) -> None:
     """Load the weights of the parent adapter. Raise ``ModelError`` if it was trained from a different base."""
     parent, thinking = recipe.path(recipe.adapter.parent), recipe.model.thinking
     lineage = read_json(parent / LINEAGE) if (parent / LINEAGE).is_file() else {}
@@ -184,7 +177,7 @@ def _load_parent(recipe: Recipe, loaded: load.LoadedModel, worker: SetupListener
 
 
 def _score_reference(
-    loop: TrainingLoop, recipe: Recipe, objective: PreferenceObjective, base: str, worker: SetupListener
+    loop: TrainingLoop, recipe: Recipe, objective: PreferenceObjective, base: str, worker: RunListener
 ) -> list[SkippedRow]:
     """Score the pairs that the run uses with the reference, which is the model in its current state. Training reuses the caches.
 

@@ -72,10 +72,10 @@ def test_validation_decides_whether_vectors_count():
     vectors = {row.id: np.float32([one, 1 - one]) for row, one in zip((*train, *valid, *test), (1, 0, 0, 1, 0), strict=True)}
     known = AnsweredRows(train, valid)
     misleading = {row.id: np.float32([1, 0]) for row in (*train, *valid, *test)}
-    assert free_arms(LABELS, "correct", known, test, misleading).nearest == "words"
-    found = free_arms(LABELS, "correct", known, test, vectors)
-    assert (found.nearest, found.copies) == ("words_and_vectors", ["y"])
-    assert free_arms(LABELS, "correct", AnsweredRows(train, []), test, vectors).nearest == "words"
+    assert free_arms(LABELS, "correct", known, test, misleading)[1] == "words"
+    (_, copier), nearest = free_arms(LABELS, "correct", known, test, vectors)
+    assert (nearest, [answer.output for answer in copier.answers]) == ("words_and_vectors", ["y"])
+    assert free_arms(LABELS, "correct", AnsweredRows(train, []), test, vectors)[1] == "words"
 
 
 def _splits(answers: list[dict[str, object]]) -> Splits:
@@ -108,9 +108,7 @@ def test_answers_have_no_cost_and_only_desirable_answers_are_copied():
 
     rows = module._answered([unpaired("bad", False), unpaired("good", True)])
     assert [row.reference for row in rows] == ["good"]
-    constant, copier = free_arms(LABELS, "correct", AnsweredRows(rows, []), [_row("Where is it?", "here")]).answers(
-        [_row("Where is it?", "here")]
-    )
+    (constant, copier), _ = free_arms(LABELS, "correct", AnsweredRows(rows, []), [_row("Where is it?", "here")])
     assert (constant.name, copier.name) == ("constant", "copier")
     for arm in (constant, copier):
         (answer,) = arm.answers

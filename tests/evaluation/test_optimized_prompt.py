@@ -14,7 +14,7 @@ from mlxtune.evaluation import arms
 from mlxtune.evaluation.answers import Answer, ArmAnswers
 from mlxtune.evaluation.arms import OPTIMIZED, build_arms
 from mlxtune.evaluation.contract import Contract
-from mlxtune.evaluation.optimized_prompt import PromptOptimizer, Reflection, training_seconds
+from mlxtune.evaluation.optimized_prompt import PromptOptimizer, training_seconds
 from mlxtune.recipe import EvaluationSection, parse
 from mlxtune.runs.events import EventWriter
 
@@ -61,9 +61,9 @@ class Shop:
         said = "thanks" if self.clue in prompt else "It is cheap"
         return ArmAnswers(OPTIMIZED, tuple(Answer(row.id, said, "stop", 2) for row in rows), False, 1.0)  # type: ignore[attr-defined]
 
-    def reflect(self, request: str) -> Reflection:
+    def reflect(self, request: str) -> tuple[str, int, float]:
         self.requests.append(request)
-        return Reflection("Here it is:\n```\nSay thank you.\n```" if len(self.requests) > 1 else "```\nBe brief.\n```", 7, 0.25)
+        return ("Here it is:\n```\nSay thank you.\n```" if len(self.requests) > 1 else "```\nBe brief.\n```", 7, 0.25)
 
 
 def _optimizer(shop: Shop, file: Path, calls: int = 60) -> PromptOptimizer:
@@ -96,7 +96,7 @@ def test_correct_answers_become_examples_in_the_prompt(tmp_path):
 
 def test_interrupted_optimization_continues_and_a_repeated_one_only_reads(tmp_path):
     class Stopped(Shop):
-        def reflect(self, request: str) -> Reflection:
+        def reflect(self, request: str) -> tuple[str, int, float]:
             if self.requests:
                 raise Interrupted(0)
             return super().reflect(request)

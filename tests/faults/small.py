@@ -26,8 +26,8 @@ from mlxtune.runs.registry import Run
 from mlxtune.training import checkpoint, setup, worker
 from mlxtune.training.frozen_cache import FrozenCache
 from mlxtune.training.layer_stack import LayerStack
-from mlxtune.training.loop import TrainingLoop
-from mlxtune.training.setup import SetupListener, TrainingSetup
+from mlxtune.training.loop import RunListener, TrainingLoop
+from mlxtune.training.setup import TrainingSetup
 from mlxtune.training.sft import SFTObjective
 
 STEPS = 3
@@ -71,7 +71,7 @@ def rows() -> list[Encoded]:
     return encoded
 
 
-def load_model(folder: Path, worker: SetupListener) -> LoadedModel:
+def load_model(folder: Path, worker: RunListener) -> LoadedModel:
     """Return a random model."""
     mx.random.seed(1)
     config: dict[str, Any] = {
@@ -101,7 +101,7 @@ def make_template() -> Any:
     return SimpleNamespace(settings=TemplateSettings(), source="", count_tokens=len)
 
 
-def assemble(recipe: Recipe, folder: Path, worker: SetupListener) -> TrainingSetup:
+def assemble(recipe: Recipe, folder: Path, worker: RunListener) -> TrainingSetup:
     """Replace the real ``assemble``."""
     loaded = load_model(folder, worker)
     loop = build_loop(loaded, recipe, folder)

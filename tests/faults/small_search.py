@@ -19,9 +19,10 @@ from mlxtune.runs.registry import Run
 from mlxtune.runs.worker import Worker
 from mlxtune.training import setup
 from mlxtune.training.encode import EncodedRows
+from mlxtune.training.loop import RunListener
 from mlxtune.training.search import board as boards
 from mlxtune.training.search import search_worker, trial
-from mlxtune.training.setup import Foundation, SetupListener, TrainingSetup
+from mlxtune.training.setup import Foundation, TrainingSetup
 
 RECIPE = (
     small.RECIPE.replace(f"steps = {small.STEPS}", "steps = 4").replace("save_every = 1", "save_every = 2")
@@ -43,14 +44,14 @@ def row(number: int) -> Conversation:
     return Conversation(Location(Path("rows.jsonl"), number + 1), {}, messages)
 
 
-def load_foundation(recipe: Recipe, worker: SetupListener, reviewed: Path) -> Foundation:
+def load_foundation(recipe: Recipe, worker: RunListener, reviewed: Path) -> Foundation:
     loaded = small.load_model(Path(), worker)
     splits = Splits(tuple(map(row, range(4))), tuple(map(row, range(4, 8))), ())
     nothing = EncodedRows([], {})
     return Foundation(splits, loaded, small.make_template(), nothing, nothing, [], 2**30)
 
 
-def build_loop(base: Foundation, recipe: Recipe, folder: Path, listener: SetupListener) -> TrainingSetup:
+def build_loop(base: Foundation, recipe: Recipe, folder: Path, listener: RunListener) -> TrainingSetup:
     return TrainingSetup(small.build_loop(base.loaded, recipe, folder), base.loaded, base.template, base.splits, {})
 
 

@@ -13,7 +13,7 @@ from mlxtune.adapters.export.endpoint_prompts import rendered_prompt
 from mlxtune.adapters.export.fidelity import PromptCheck, PromptDifference, Verification, compare_tokens
 from mlxtune.data.rows import PromptRow
 from mlxtune.evaluation.arms import TUNED, Arm
-from mlxtune.evaluation.endpoint_answers import CALLS, endpoint_answers, row_calls
+from mlxtune.evaluation.endpoint_answers import CALLS, endpoint_answers, row_requests
 from mlxtune.evaluation.judge.paid_calls import read_calls
 from mlxtune.evaluation.progress import progress_reporter
 from mlxtune.models.resolve import resolve
@@ -86,8 +86,8 @@ def _compare_counts(
 ) -> tuple[PromptCheck, PromptDifference | None]:
     """Compare the number of tokens in every prompt, if the program reported it with its answers."""
     replies = {key: reply for file in folder.glob(f"*{CALLS}") for key, reply in read_calls(file).replies.items()}
-    for call, row, count in zip(row_calls(arm, rows), rows, expected, strict=True):
-        reported = replies[call.key].get("prompt_tokens")
+    for (key, *_), row, count in zip(row_requests(arm, rows), rows, expected, strict=True):
+        reported = replies[key].get("prompt_tokens")
         if reported is None:
             return "none", None
         if reported != count:

@@ -8,7 +8,7 @@ from mlxtune.core.json_fields import to_json
 from mlxtune.data.generate import questions
 from mlxtune.data.generate.context import first_stage, load_context
 from mlxtune.data.generate.request import GenerationRequest
-from mlxtune.data.generate.teachers import TeacherCall, make_meter, remote_host, require_consent, require_teacher
+from mlxtune.data.generate.teachers import make_meter, remote_host, require_consent, require_teacher
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.judge import rubric
 from mlxtune.models.resolve import resolve
@@ -40,7 +40,7 @@ def quote(recipe: Recipe, request: GenerationRequest) -> GenerationQuote:
     context = load_context(recipe, request)
     meter = make_meter(request.teacher)
     first = first_stage(context, request)
-    costs = [TeacherCall("", (question,)).worst_case(meter) for question in first.questions]
+    costs = [meter.worst_case(question.messages) for question in first.questions]
     subjects = first.most_subjects(request.count)
     longest = max((len(row.reference or "") + sum(len(turn.content) for turn in row.prompt) for row in context.train), default=0)
     messages = [{"role": "user", "content": "x" * (longest * (questions.SHOTS + 1))}]

@@ -52,14 +52,6 @@ class TeacherCall:
     def key(self) -> str:
         return sha256_json([self.stage, *(question.key for question in self.questions)])[:32]
 
-    @property
-    def labels(self) -> dict[str, str]:
-        return {"stage": self.stage}
-
-    def worst_case(self, meter: CostMeter) -> float:
-        """Return the highest possible cost in dollars."""
-        return sum(meter.worst_case(question.messages) for question in self.questions)
-
 
 def require_teacher(spec: TeacherSpec) -> None:
     """Raise ``InputError`` if ``spec`` names no teacher, its endpoint has no key, or a remote endpoint has no prices or no cap."""

@@ -56,7 +56,7 @@ from mlxtune.evaluation.check_process import contract_scorer
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.judge import rubric
 from mlxtune.evaluation.judge.endpoint import CostCapReached
-from mlxtune.evaluation.judge.paid_calls import make_calls, read_calls
+from mlxtune.evaluation.judge.paid_calls import PaidCall, make_calls, read_calls
 from mlxtune.evaluation.progress import progress_reporter
 from mlxtune.evaluation.scorers import CORRECT, ModelAnswer
 from mlxtune.models.cpu import blas
@@ -229,11 +229,14 @@ class _Generation:
             done = sum(len(call.questions) for call in calls[:count])
             report(done, total)
 
+        def paid(call: TeacherCall) -> PaidCall:
+            worst = sum(self.teacher.meter.worst_case(question.messages) for question in call.questions)
+            answered = lambda ended, _: report(min(total, done + ended), total)  # noqa: E731
+            return PaidCall(call.key, {"stage": stage}, worst, lambda: self.teacher.ask(call, answered))
+
         try:
-            make_calls(
-                calls, lambda call: self.teacher.ask(call, lambda ended, _: report(min(total, done + ended), total)),
-                self.teacher.meter, file, progress, workers=self.teacher.workers, done={*before.replies, *before.lost},
-            )  # fmt: skip
+            known = {*before.replies, *before.lost}
+            make_calls([*map(paid, calls)], self.teacher.meter, file, progress, workers=self.teacher.workers, done=known)
         except CostCapReached as error:
             self.capped = True
             self.worker.warn("generation_capped", error=error.message)

@@ -9,6 +9,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from mlxtune.core.errors import InputError
@@ -19,7 +20,7 @@ from mlxtune.evaluation.evidence import AnswerPair, load_pairs
 from mlxtune.evaluation.holdout import ledger
 from mlxtune.evaluation.judge import rubric as rubrics
 from mlxtune.evaluation.judge.endpoint import AskJudge, CostMeter
-from mlxtune.evaluation.judge.paid_calls import make_calls, read_calls
+from mlxtune.evaluation.judge.paid_calls import PaidCall, make_calls, read_calls
 from mlxtune.evaluation.judge.rubric import Grade, Rubric, RubricQuestion
 from mlxtune.runs.locks import file_lock
 
@@ -56,13 +57,9 @@ class JudgeCall:
         """The key that identifies the call in the journal."""
         return sha256_json([self.messages, self.repeat])[:32]
 
-    @property
-    def labels(self) -> dict[str, str]:
-        return {"row": self.row, "subject": self.subject}
-
-    def worst_case(self, meter: CostMeter) -> float:
-        """Return the highest possible cost in dollars."""
-        return meter.worst_case(self.messages)
+    def paid(self, ask: AskJudge, meter: CostMeter) -> PaidCall:
+        labels = {"row": self.row, "subject": self.subject}
+        return PaidCall(self.key, labels, meter.worst_case(self.messages), partial(ask, self.messages))
 
     def read(self, reply: str) -> Grade:
         """Parse the judge's ``reply`` strictly."""
@@ -231,9 +228,8 @@ def run_judge(
     with file_lock(session.folder / "session.lock", busy="Another process is running this judge.", timeout=0.3):
         calls, journal = session.calls, read_calls(session.folder / CALLS)
         done = {*journal.replies, *journal.lost}
-        make_calls(
-            calls, lambda call: ask(call.messages), meter, session.folder / CALLS, progress, workers=workers, done=done
-        )  # fmt: skip
+        paid = [call.paid(ask, meter) for call in calls]
+        make_calls(paid, meter, session.folder / CALLS, progress, workers=workers, done=done)
         if any(call.key not in done for call in calls):
             rows = [row.id for row in session.rows]
             ledger.record(ledger.ledger_path(session.evaluation), "judge", session.evaluation.name, rows)

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 from mlxtune.core.errors import MachineError, MlxtuneError
 from mlxtune.core.journal import Journal, read
@@ -16,19 +16,14 @@ from mlxtune.evaluation.judge.endpoint import CostMeter, ReplyLost
 MAX_LOST_IN_A_ROW = 3  # lost replies after which the endpoint is considered down
 
 
-class PaidCall(Protocol):
-    """A call with its ``key`` in the journal, and ``labels`` that describe it there."""
+@dataclass(frozen=True)
+class PaidCall:
+    """A call to a model."""
 
-    @property
-    def key(self) -> str: ...
-    @property
-    def labels(self) -> dict[str, str]: ...
-    def worst_case(self, meter: CostMeter) -> float:
-        """Return the highest possible cost in dollars."""
-        ...
-
-
-C = TypeVar("C", bound=PaidCall)
+    key: str  # in the journal
+    labels: dict[str, str]  # that describe it there
+    worst: float  # its highest possible cost in dollars
+    ask: Callable[[], Any]  # makes it, and returns the reply as JSON
 
 
 @dataclass(frozen=True)
@@ -66,17 +61,22 @@ def read_calls(file: Path) -> CallLog:
 
 
 def make_calls(
-    calls: Sequence[C], ask: Callable[[C], Any], meter: CostMeter, file: Path, progress: Callable[[int, int], None], *,
-    workers: int = 1, done: Collection[str] = (),
-) -> None:  # fmt: skip
+    calls: Sequence[PaidCall],
+    meter: CostMeter,
+    file: Path,
+    progress: Callable[[int, int], None],
+    *,
+    workers: int = 1,
+    done: Collection[str] = (),
+) -> None:
     """Make those ``calls`` whose key is not in ``done``, ``workers`` at a time, and journal them in ``file``.
 
-    ``ask`` returns the reply as JSON; with one worker, it is called in the calling thread. ``meter`` starts at the amount already spent.
-    Raises any error from ``ask``, and ``MachineError`` after three lost replies in a row. Replies so far are saved.
+    With one worker, they are made in the calling thread. ``meter`` starts at the amount already spent.
+    Raises any error from a call, and ``MachineError`` after three lost replies in a row. Replies so far are saved.
     """
     meter.spent = read_calls(file).spent
     remaining, in_a_row = [call for call in calls if call.key not in done], 0
-    with closing(Journal(file)) as journal, closing(_ask_all(remaining, ask, meter, journal, workers)) as replied:
+    with closing(Journal(file)) as journal, closing(_make_all(remaining, meter, journal, workers)) as replied:
         for count, came in enumerate(replied, len(calls) - len(remaining) + 1):
             progress(count, len(calls))
             in_a_row = 0 if came else in_a_row + 1
@@ -85,18 +85,16 @@ def make_calls(
                 raise MachineError(f"{MAX_LOST_IN_A_ROW} replies in a row were lost.", hint=hint)
 
 
-def _ask_all(
-    remaining: Sequence[C], ask: Callable[[C], Any], meter: CostMeter, journal: Journal, workers: int
-) -> Generator[bool, None, None]:
+def _make_all(remaining: Sequence[PaidCall], meter: CostMeter, journal: Journal, workers: int) -> Generator[bool, None, None]:
     """Make each call and yield whether a reply arrived. If closed early, save the replies to calls in flight first."""
     lock, stop = threading.Lock(), threading.Event()
     if workers == 1:
-        yield from (_ask(call, ask, meter, journal, lock) for call in remaining)
+        yield from (_make(call, meter, journal, lock) for call in remaining)
         return
 
-    def work(call: C) -> bool:
+    def work(call: PaidCall) -> bool:
         try:
-            return stop.is_set() or _ask(call, ask, meter, journal, lock)
+            return stop.is_set() or _make(call, meter, journal, lock)
         except BaseException:
             stop.set()
             raise
@@ -109,13 +107,13 @@ def _ask_all(
             stop.set()
 
 
-def _ask(call: C, ask: Callable[[C], Any], meter: CostMeter, journal: Journal, lock: threading.Lock) -> bool:
+def _make(call: PaidCall, meter: CostMeter, journal: Journal, lock: threading.Lock) -> bool:
     with lock:
-        journal.append({"key": call.key, **call.labels, "t": time.time(), "asked": True, "worst": call.worst_case(meter)})
+        journal.append({"key": call.key, **call.labels, "t": time.time(), "asked": True, "worst": call.worst})
         journal.sync()
     before = meter.own_spent
     try:
-        reply = {"reply": ask(call)}
+        reply = {"reply": call.ask()}
     except ReplyLost as error:
         reply = {"lost": str(error)}
     except MlxtuneError:  # the endpoint did no work
