@@ -37,9 +37,14 @@ class ArmRunner:
     """
 
     def __init__(
-        self, worker: Worker, loaded: LoadedModel, template: ChatTemplate, budget: AnswerBudget, compared: frozenset[str],
+        self,
+        worker: Worker,
+        loaded: LoadedModel,
+        template: ChatTemplate,
+        budget: AnswerBudget,
+        compared: frozenset[str],
         schema: Any,
-    ) -> None:  # fmt: skip
+    ) -> None:
         section = worker.recipe.evaluation
         self.endpoints: dict[str, EndpointFacts] = {}
         self._worker, self._loaded, self._template = worker, loaded, template
@@ -154,9 +159,17 @@ class ArmRunner:
         return answers
 
     def _generate(
-        self, arm: Arm, rows: Sequence[PromptRow], options: AnswerOptions, tell: Callable[[str], Progress], *,
-        of: str = HELD_OUT_ROW, compared: frozenset[str] = frozenset(), timed: bool = False, score_references: bool = True,
-    ) -> ArmAnswers:  # fmt: skip
+        self,
+        arm: Arm,
+        rows: Sequence[PromptRow],
+        options: AnswerOptions,
+        tell: Callable[[str], Progress],
+        *,
+        of: str = HELD_OUT_ROW,
+        compared: frozenset[str] = frozenset(),
+        timed: bool = False,
+        score_references: bool = True,
+    ) -> ArmAnswers:
         if arm.adapter != self._adapter:
             assert arm.adapter
             (lora.load_weights if self._adapter else lora.load)(self._loaded.model, arm.adapter)

@@ -29,9 +29,16 @@ CALLS = ".calls.jsonl"  # suffix of the journal of calls
 
 
 def endpoint_answers(
-    arm: Arm, endpoint: Endpoint, rows: Sequence[PromptRow], *, max_tokens: int, cache: Path, tell: Callable[[str], Progress],
-    count_tokens: Callable[[str], int], workers: int = WORKERS,
-) -> tuple[ArmAnswers, float]:  # fmt: skip
+    arm: Arm,
+    endpoint: Endpoint,
+    rows: Sequence[PromptRow],
+    *,
+    max_tokens: int,
+    cache: Path,
+    tell: Callable[[str], Progress],
+    count_tokens: Callable[[str], int],
+    workers: int = WORKERS,
+) -> tuple[ArmAnswers, float]:
     """Return the endpoint's answers to ``rows``, and the dollars spent on them so far.
 
     Answers have at most ``max_tokens``, reasoning included. Each reply is saved as it arrives, so that an interrupted evaluation

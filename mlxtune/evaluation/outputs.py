@@ -104,10 +104,18 @@ def answer_room(
 
 
 def generate_answers(
-    arm: Arm, loaded: LoadedModel, rows: Sequence[PromptRow], options: AnswerOptions, tell: Callable[[str], Progress], *,
-    of: str = HELD_OUT_ROW, shared: PrefixCache | None = None, compared: frozenset[str] = frozenset(),
-    score_references: bool = True, timed: bool = False,
-) -> ArmAnswers:  # fmt: skip
+    arm: Arm,
+    loaded: LoadedModel,
+    rows: Sequence[PromptRow],
+    options: AnswerOptions,
+    tell: Callable[[str], Progress],
+    *,
+    of: str = HELD_OUT_ROW,
+    shared: PrefixCache | None = None,
+    compared: frozenset[str] = frozenset(),
+    score_references: bool = True,
+    timed: bool = False,
+) -> ArmAnswers:
     """Generate greedy answers to ``rows`` with ``arm``'s prompts and, with ``score_references``, compute the likelihood of their references.
 
     For pairs with an ID in ``compared``, the likelihood of the rejected answer is computed too. Each answer and each likelihood is
@@ -269,9 +277,15 @@ class _Generator:
         return generate(self._loaded.model, self._loaded.tokenizer, prompts, settings, prefix=self._prefix, **listeners)
 
     def _saved(
-        self, file: Path, inputs: Sequence[Input], compute: Callable[..., list[Result]], progress: Progress, *,
-        to_json: Callable[[Result], dict[str, Any]], from_json: Callable[[dict[str, Any]], Result],
-    ) -> list[Result]:  # fmt: skip
+        self,
+        file: Path,
+        inputs: Sequence[Input],
+        compute: Callable[..., list[Result]],
+        progress: Progress,
+        *,
+        to_json: Callable[[Result], dict[str, Any]],
+        from_json: Callable[[dict[str, Any]], Result],
+    ) -> list[Result]:
         """Return the results for ``inputs``: those saved in ``file``, and the others from ``compute``, which are added to the file."""
         file.parent.mkdir(parents=True, exist_ok=True)
         keys, saved = [sha256_json(one) for one in inputs], {}

@@ -106,9 +106,12 @@ def recommend(seeds: Sequence[SeedAnswers], metric: str) -> str:
 
 
 def build_seed_report(
-    seeds: Sequence[SeedAnswers], metric: str, groups: Sequence[Hashable], baselines: Mapping[str, Sequence[dict[str, Score]]],
+    seeds: Sequence[SeedAnswers],
+    metric: str,
+    groups: Sequence[Hashable],
+    baselines: Mapping[str, Sequence[dict[str, Score]]],
     level: float = LEVEL,
-) -> SeedReport:  # fmt: skip
+) -> SeedReport:
     """Build the report of at least two ``seeds`` on ``metric``. ``groups`` says which held-out rows belong together.
 
     The recipe is better if it is better than each of the ``baselines``, of which the first is the strongest, and worse if it is worse than

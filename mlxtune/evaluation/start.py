@@ -15,9 +15,16 @@ from mlxtune.runs.registry import Run
 
 
 def start(
-    workspace: Path, recipe: Recipe, run: Run | None = None, entry: AdapterEntry | None = None, *, seeds: Sequence[Run] = (),
-    consent: str = "", last_look: bool = False, kind: Literal["eval", "validate"] = "eval",
-) -> Run:  # fmt: skip
+    workspace: Path,
+    recipe: Recipe,
+    run: Run | None = None,
+    entry: AdapterEntry | None = None,
+    *,
+    seeds: Sequence[Run] = (),
+    consent: str = "",
+    last_look: bool = False,
+    kind: Literal["eval", "validate"] = "eval",
+) -> Run:
     """Start the worker that evaluates the arms of ``recipe``, with the adapter of ``run`` or of ``entry``; return the evaluation.
 
     Prompts are rendered as for the training of ``entry`` where ``recipe`` has only defaults. ``seeds`` are runs that differ from

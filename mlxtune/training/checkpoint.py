@@ -45,9 +45,14 @@ class Checkpoint:
 
 
 def save(
-    run: Path, model: nn.Module, optimizer: optim.Optimizer, config: dict[str, Any], state: dict[str, Any], keep: int,
+    run: Path,
+    model: nn.Module,
+    optimizer: optim.Optimizer,
+    config: dict[str, Any],
+    state: dict[str, Any],
+    keep: int,
     origin: Mapping[str, Any] | None = None,
-) -> Path:  # fmt: skip
+) -> Path:
     """Write ``run/checkpoints/0000120`` for ``state["step"]`` = 120, and remove all but the newest ``keep`` and the best one.
 
     With ``origin``, the lineage that adapters of the run share, the folder is an adapter like that of a finished run. Checkpoints

@@ -96,9 +96,13 @@ class LayerStack:
         return caches, self.run(prefix[None], caches, start, until, frozen_outputs)
 
     def hidden_states(
-        self, tokens: mx.array, prefix_caches: Sequence[RecordingCache] | None = None, frozen_outputs: mx.array | None = None, *,
+        self,
+        tokens: mx.array,
+        prefix_caches: Sequence[RecordingCache] | None = None,
+        frozen_outputs: mx.array | None = None,
+        *,
         until: int | None = None,
-    ) -> mx.array:  # fmt: skip
+    ) -> mx.array:
         """Return hidden states ``(rows, tokens, width)`` for ``tokens`` ``(rows, tokens)``, after the recorded prefix if given.
 
         ``frozen_outputs`` ``(rows, tokens, width)`` are used instead of running the layers below the first adapted one. With

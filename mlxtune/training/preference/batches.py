@@ -72,9 +72,15 @@ def inference_groups(
 
 
 def collate(
-    pairs: Sequence[EncodedPair], groups: Iterable[Sequence[int]], *, share_prompts: bool, prefix: int = 0, streams: int = 1,
-    step: Sequence[int] = (), shapes: PaddedShapes | None = None,
-) -> list[PairBatch]:  # fmt: skip
+    pairs: Sequence[EncodedPair],
+    groups: Iterable[Sequence[int]],
+    *,
+    share_prompts: bool,
+    prefix: int = 0,
+    streams: int = 1,
+    step: Sequence[int] = (),
+    shapes: PaddedShapes | None = None,
+) -> list[PairBatch]:
     """Return the batches of one optimizer step: one per group of indices of ``pairs``, split over ``streams``.
 
     With ``share_prompts``, stems are computed once, and their common ``prefix`` once per batch. ``step`` holds all pairs of the

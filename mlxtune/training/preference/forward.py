@@ -144,9 +144,14 @@ class PairCache(FrozenCache):
 
 
 def _hidden_states(
-    stack: LayerStack, prefix: Sequence[RecordingCache], stems: mx.array | None, stem_lengths: mx.array,
-    inputs: Sequence[mx.array], frozen: Any = (), until: int | None = None,
-) -> list[mx.array]:  # fmt: skip
+    stack: LayerStack,
+    prefix: Sequence[RecordingCache],
+    stems: mx.array | None,
+    stem_lengths: mx.array,
+    inputs: Sequence[mx.array],
+    frozen: Any = (),
+    until: int | None = None,
+) -> list[mx.array]:
     """Return the hidden states of ``stems``, if they run separately, and of each of ``inputs``.
 
     ``prefix`` has the recorded caches of the batch's prefix. ``frozen`` has the frozen layers' outputs for stems and inputs, if

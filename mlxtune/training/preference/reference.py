@@ -86,9 +86,15 @@ def without_gradients(stack: LayerStack) -> Iterator[None]:
 
 
 def reference_logps(
-    stack: LayerStack, pairs: Sequence[EncodedPair], base: str, *, share_prompts: bool, used: Sequence[int] | None = None,
-    cache: PairCache | None = None, progress: Callable[[int, int], None] = lambda done, total: None,
-) -> list[EncodedPair]:  # fmt: skip
+    stack: LayerStack,
+    pairs: Sequence[EncodedPair],
+    base: str,
+    *,
+    share_prompts: bool,
+    used: Sequence[int] | None = None,
+    cache: PairCache | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[EncodedPair]:
     """Return ``pairs`` with their reference log-probabilities, read from the cache or computed with the model.
 
     Call this before the first step and before a checkpoint is restored. ``base`` is as in :func:`cache_file`. Only the pairs at
@@ -168,9 +174,15 @@ class ReferenceKL:
     """
 
     def __init__(
-        self, stack: LayerStack, pairs: Sequence[EncodedPair], *, share_prompts: bool, prefix: int = 0,
-        cache: PairCache | None = None, progress: Callable[[int, int], None] = lambda done, total: None,
-    ) -> None:  # fmt: skip
+        self,
+        stack: LayerStack,
+        pairs: Sequence[EncodedPair],
+        *,
+        share_prompts: bool,
+        prefix: int = 0,
+        cache: PairCache | None = None,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
         """``share_prompts`` and ``prefix`` are as in ``batches.collate``; ``cache`` is a cache for these pairs.
 
         ``progress`` is called before the first batch and after each one with the number of pairs read and the total. It may raise an

@@ -138,9 +138,13 @@ class TrialRunner:
         return self._caches.get(key)
 
     def _train(
-        self, setup: TrainingSetup, section: TrainingSection, folder: Path, listener: TrialListener,
+        self,
+        setup: TrainingSetup,
+        section: TrainingSection,
+        folder: Path,
+        listener: TrialListener,
         resume: checkpoint.Checkpoint | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Train with ``section`` to its end, from the newest checkpoint in ``folder`` or from ``resume``."""
         resume = checkpoint.newest(folder) or resume
         if resume and resume.step >= section.steps:
