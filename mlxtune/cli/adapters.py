@@ -11,7 +11,8 @@ from mlxtune.adapters.entry import AdapterEntry
 from mlxtune.adapters.export import fidelity
 from mlxtune.adapters.library import compare
 from mlxtune.cli.options import Json, argument, option
-from mlxtune.cli.output import draw, info, progress_bar, show, show_json, show_missing_workspace
+from mlxtune.cli.output import draw, info, progress_bar, show, show_json
+from mlxtune.core.errors import EmptyWorkspaceError
 from mlxtune.core.json_fields import to_json
 from mlxtune.data import samples
 from mlxtune.present.adapter import AdapterDetail, adapter_document, adapters_table, comparison_document
@@ -46,10 +47,9 @@ def default(context: typer.Context, json: Json = False) -> None:
         show_json([document(entry) for entry in entries])
         return
     if not entries:
-        if samples.is_workspace(Path.cwd()):
-            show("There are no adapters yet. Train one:  ", ("mlxtune train RECIPE", "primary"))
-        else:
-            show_missing_workspace("adapters", "mlxtune adapters")
+        if not samples.is_workspace(Path.cwd()):
+            raise EmptyWorkspaceError(f"There are no adapters in {Path.cwd()}.", hint="Create a workspace: mlxtune init NAME")
+        show("There are no adapters yet. Train one:  ", ("mlxtune train RECIPE", "primary"))
         return
     draw((adapters_table(entries),))
     for entry in entries:

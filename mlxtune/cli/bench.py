@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Annotated
 
 from mlxtune.cli.options import Json, option
-from mlxtune.cli.output import Cell, out, print_columns, print_facts, print_section, progress_bar, show_json
+from mlxtune.cli.output import draw, progress_bar, show_json
 from mlxtune.core.text import size as size_text
 from mlxtune.planning.benchmark import run_benchmark
+from mlxtune.present.blocks import Cell, Column, Heading, Table, facts
 from mlxtune.present.labels import power_problems
-from mlxtune.present.terminal import print_heading
 
 
 def bench(
@@ -25,9 +25,8 @@ def bench(
     if json:
         show_json({"v": 1, **asdict(report)})
         return
-    print_heading(out, "Machine")
     memory = report.memory
-    print_facts([
+    machine = [
         ("system", report.system),
         ("chip", f"{report.chip}, {report.cores} cores"),
         ("backend", report.backend),
@@ -35,11 +34,12 @@ def bench(
         ("power", ", ".join(["on battery" if report.power.on_battery else "connected", *power_problems(report.power)])),
         ("limit", f"{size_text(report.limit)} for a run"),
         *((name, version or "not installed") for name, version in report.versions.items()),
-    ])  # fmt: skip
-    print_section("Measurements", "a tiny size, rough results" if quick else "random models and matrices of three sizes")
-    rows: list[list[Cell]] = []
+    ]
+    rows = []
     for item in report.measurements:
         number = f"{item.value:,.0f}" if item.value >= 100 else f"{item.value:.3g}"
         label = f"{item.name}, {item.size}" if item.size else item.name
-        rows.append([(label, "muted"), (number, "bold"), item.unit, (item.detail, "faint")])
-    print_columns(rows, right=(1,))
+        rows.append((Cell(label, "muted"), Cell(number, "bold"), Cell(item.unit), Cell(item.detail, "faint")))
+    note = "a tiny size, rough results" if quick else "random models and matrices of three sizes"
+    columns = (Column(), Column(right=True), Column(), Column())
+    draw((Heading("Machine"), facts(machine), Table("Measurements", note, columns, tuple(rows))))

@@ -1,9 +1,6 @@
 """``blind``: vote on two arms' answers without knowing which is which, and export the votes as preference pairs."""
 
-import os
 import sys
-import termios
-import tty
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
@@ -108,14 +105,8 @@ def _keys() -> Iterator[str]:
     if not sys.stdin.isatty():
         yield from (char for line in sys.stdin for char in line if not char.isspace())
         return
-    handle = sys.stdin.fileno()
-    before = termios.tcgetattr(handle)
     while True:
         try:
-            tty.setcbreak(handle)  # drops pending input, so a bouncing key does not cast a vote
-            typed = os.read(handle, 32).decode("utf-8", "replace")  # an arrow key sends several bytes and matches no key
-        finally:
-            termios.tcsetattr(handle, termios.TCSADRAIN, before)
-        if typed in ("", "\x04"):
+            yield typer.getchar().lower()  # drops pending input, so a bouncing key does not cast a vote; an arrow key matches no key
+        except EOFError:
             return
-        yield typed.lower()

@@ -14,13 +14,14 @@ import typer
 from mlxtune.adapters import library
 from mlxtune.cli.follow import announce, follow_answers
 from mlxtune.cli.options import Json, ModelOptions, Overrides, RecipeFile, option, with_option_groups
-from mlxtune.cli.output import Cell, draw, info, print_columns, print_section, progress_bar, require_consent, show_json
+from mlxtune.cli.output import draw, info, progress_bar, require_consent, show_json
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import user_path
 from mlxtune.core.journal import read
 from mlxtune.core.text import one_line, plural
 from mlxtune.data.generate.lineage import Task
 from mlxtune.data.generate.request import ALL_PROMPTS, DEFAULT_ROWS, GenerationRequest, TeacherSpec
+from mlxtune.present.blocks import Cell, Column, Table
 from mlxtune.present.generation import generation_document, thin_rows_text
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs.registry import Run
@@ -192,12 +193,11 @@ def _show_thin_rows(places: Sequence[ThinRows], recipe: Path, *, json: bool) -> 
     if json:
         show_json({"thin": [asdict(place) for place in places]})
         return
-    print_section("Too few rows", plural(len(places), "area"))
-    table: list[list[Cell]] = []
+    rows = []
     for number, place in enumerate(places, 1):
         about = f"{plural(len(place.examples), 'training row')}: {one_line(place.sample, 50)}"
-        table.append([str(number), thin_rows_text(place), (about, "muted")])
-    print_columns(table, right=(0,))
+        rows.append((Cell(str(number)), Cell(thin_rows_text(place)), Cell(about, "muted")))
+    draw((Table("Too few rows", plural(len(places), "area"), (Column(right=True), Column(), Column()), tuple(rows)),))
     info(
         "Write rows like the first:  ", (f"mlxtune data generate {os.path.relpath(recipe)} --thin 1 --local {_TEACHER}", "primary")
     )

@@ -8,7 +8,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -20,9 +20,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.theme import Theme
 
 from mlxtune.core.errors import InputError, MlxtuneError
-from mlxtune.data import samples
 from mlxtune.present import terminal
-from mlxtune.present.terminal import print_document, print_heading
+from mlxtune.present.terminal import print_document
 from mlxtune.present.terminal import styled as styled
 
 _TOKENS = {
@@ -46,17 +45,6 @@ ProgressUpdate = Callable[[str, float], None]
 
 draw = partial(print_document, console=out)
 print_columns = partial(terminal.print_columns, console=out)
-
-
-def print_section(title: str, note: str = "") -> None:
-    """Print a blank line and a section heading on stdout."""
-    show("")
-    print_heading(out, title, note)
-
-
-def print_facts(facts: Iterable[tuple[str, Cell]]) -> None:
-    """Print each fact's name and value on its own line."""
-    print_columns([[(name, "muted"), value] for name, value in facts])
 
 
 def info(*parts: Cell) -> None:
@@ -88,14 +76,6 @@ def say_changed_evaluation(recipe: Path, own: str) -> None:
     """Say that ``[evaluation]`` has changed in ``recipe`` since a run. ``own`` is the command or the option for that of the run."""
     name = os.path.relpath(recipe)
     info("  ", (f"[evaluation] in {name} has changed since the run and is used as it is now. To use the run's: {own}", "muted"))
-
-
-def show_missing_workspace(nouns: str, command: str) -> None:
-    """Say that this folder is not a workspace and has no ``nouns``, and how to run ``command`` in the nearest one, or to create one."""
-    near = samples.nearest_workspace(Path.cwd())
-    show(f"{Path.cwd()} is not a workspace, so there are no {nouns} in it.")
-    command = f"cd {shlex.quote(os.path.relpath(near))} && {command}" if near else "mlxtune init NAME"
-    show("  ", f"{'The nearest workspace' if near else 'Create a workspace'}: ", (command, "primary"))
 
 
 ERROR_FILE = "MLXTUNE_ERROR_FILE"  # names a file for the message of an error, which the queue records

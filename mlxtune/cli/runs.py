@@ -13,10 +13,10 @@ from mlxtune.cli.export import show_export
 from mlxtune.cli.follow import follow, follow_answers
 from mlxtune.cli.generate import show_generation
 from mlxtune.cli.options import Json, Online, argument, option
-from mlxtune.cli.output import Cell, draw, info, print_columns, progress_bar, show, show_json, show_missing_workspace
+from mlxtune.cli.output import Cell, draw, info, print_columns, progress_bar, show, show_json
 from mlxtune.cli.search import show_search
 from mlxtune.cli.train import show_adapter
-from mlxtune.core.errors import InputError
+from mlxtune.core.errors import EmptyWorkspaceError, InputError
 from mlxtune.core.json_fields import to_json
 from mlxtune.core.text import duration, plural, suggest
 from mlxtune.data import samples
@@ -56,10 +56,9 @@ def default(
         return
     if not runs:
         item = RUN_KINDS[kind or "train"]
-        if kind or samples.is_workspace(Path.cwd()):
-            show(f"There are no {item.nouns} yet.   ", (item.create_hint, "primary"))
-        else:
-            show_missing_workspace("runs", "mlxtune runs")
+        if not (kind or samples.is_workspace(Path.cwd())):
+            raise EmptyWorkspaceError(f"There are no {item.nouns} in {Path.cwd()}.", hint="Create a workspace: mlxtune init NAME")
+        show(f"There are no {item.nouns} yet.   ", (item.create_hint, "primary"))
         return
     headings: list[Cell] = [(title, "faint") for title in ("run", "kind", "status", "step", "validation")]
     rows: list[list[Cell]] = [["", *headings, ""]]

@@ -14,7 +14,7 @@ import typer
 
 import mlxtune
 from mlxtune.cli.options import Json, argument, option
-from mlxtune.cli.output import draw, info, out, print_facts, show, show_json
+from mlxtune.cli.output import draw, info, show, show_json
 from mlxtune.core.errors import DataError, InputError
 from mlxtune.core.files import home, similar_file, write_text
 from mlxtune.core.json_fields import to_json
@@ -25,7 +25,7 @@ from mlxtune.models import bundled
 from mlxtune.models.bundled import install
 from mlxtune.models.cpu import blas
 from mlxtune.planning import machine as machines
-from mlxtune.present.terminal import print_heading
+from mlxtune.present import blocks
 
 _EXTRAS = {  # a package of each extra
     "serve": "starlette", "gguf": "gguf", "judge": "openai", "grammar": "llguidance", "parquet": "pyarrow", "pdf": "pypdf",
@@ -67,11 +67,11 @@ def init(
     show(("✓ ", "bold success"), f"Created {folder}.")
     recipes = folder / "recipes"
     recipe_count, base_count = len(list(recipes.glob("*.toml"))), len(list(recipes.glob("mac/*")))
-    print_facts([
+    draw((blocks.facts([
         ("recipes", f"{plural(recipe_count, 'recipe')} for the bundled model, one per task"),
         ("recipes/mac", f"the same tasks for {plural(base_count, 'larger base model')} on a Mac, one folder each"),
         ("data/samples", "sample rows from an outdoor shop; put your own data in data"),
-    ])  # fmt: skip
+    ]),))  # fmt: skip
     cd = f"cd {shlex.quote(str(folder))} && " if folder.resolve() != Path.cwd() else ""
     train, open_app = (f"{cd}mlxtune train {recipe.relative_to(folder)}", "primary"), (f"{cd}mlxtune", "primary")
     show("Train, or open the app:")
@@ -138,8 +138,7 @@ def doctor(json: Json = False) -> None:
     if json:
         show_json({**facts, "problems": problems})
     else:
-        print_heading(out, "Machine")
-        print_facts(facts.items())
+        draw((blocks.Heading("Machine"), blocks.facts([*facts.items()])))
         for problem in problems:
             info(("  ! ", "bold warning"), problem)
         if not problems:

@@ -2,6 +2,7 @@ import json
 import os
 import pty
 import sys
+import tty
 
 import pytest
 from unscored_evaluation import ID, write_unscored_evaluation
@@ -150,7 +151,7 @@ def test_single_keys_are_read_from_a_terminal(folder, monkeypatch):
         keys = blind._keys()
         keys_read = []
         for data in (b"a", b"\x1b[A", b"T"):
-            monkeypatch.setattr(blind.tty, "setcbreak", _typing(main, data, blind.tty.setcbreak))
+            monkeypatch.setattr(tty, "setraw", _typing(main, data, tty.setraw))
             keys_read.append(next(keys))
             monkeypatch.undo()
             monkeypatch.setattr(sys, "stdin", terminal)
@@ -158,9 +159,9 @@ def test_single_keys_are_read_from_a_terminal(folder, monkeypatch):
     os.close(main)
 
 
-def _typing(main, data, setcbreak):
+def _typing(main, data, setraw):
     def enter(handle):
-        setcbreak(handle)
+        setraw(handle)
         os.write(main, data)
 
     return enter

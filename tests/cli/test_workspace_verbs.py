@@ -156,7 +156,8 @@ def test_help_lists_every_command_by_name_and_no_type_of_a_flag(cli):
 
 
 @pytest.mark.parametrize(("group", "code"), [("data", 2), ("runs", 0), ("adapters", 0), ("models", 0)])
-def test_a_group_without_a_verb_prints_help_or_a_list(cli, group, code):
+def test_a_group_without_a_verb_prints_help_or_a_list(cli, cwd, group, code):
+    (cwd / "runs").mkdir()
     result = cli(group)
     assert (result.code, result.err) == (code, "")
     assert result.out
