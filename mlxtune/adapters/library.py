@@ -263,7 +263,7 @@ def _find_active_use(workspace: Path, entry: AdapterEntry) -> Run | None:
         if is_locked(run.lock):
             with suppress(MlxtuneError, KeyError, TypeError):
                 request = launch.read_request(run.folder)
-                used = [request.get("adapter"), *(seed["adapter"] for seed in request.get("seeds", ()))]
+                used = [request.get("adapter"), *request.get("seeds", ())]
                 if entry.folder.resolve() in [Path(folder).resolve() for folder in used if folder]:
                     return run
     return None

@@ -11,7 +11,7 @@ from mlxtune.data.rows import Location, Message, PromptRow, Unpaired
 from mlxtune.data.split import Splits, sample_rows
 from mlxtune.evaluation.answer_budget import AnswerBudget
 from mlxtune.evaluation.answers import ArmAnswers, SeedAnswers
-from mlxtune.evaluation.arms import BASE, TUNED, Arm, SeedAdapter
+from mlxtune.evaluation.arms import BASE, TUNED, Arm
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.endpoint_answers import endpoint_answers
 from mlxtune.evaluation.off_task.prompts import OFF_TASK, OffTaskPrompt, group_by_prefix
@@ -26,6 +26,7 @@ from mlxtune.models.prefix_cache import PrefixCache
 from mlxtune.models.template import ChatTemplate
 from mlxtune.recipe import Endpoint
 from mlxtune.runs.events import HELD_OUT_ROW
+from mlxtune.runs.registry import Run
 from mlxtune.runs.worker import Worker
 
 
@@ -145,17 +146,21 @@ class ArmRunner:
         return self._generate(arm, rows, self._options, tell, of="validation row", score_references=False)
 
     def answer_with_seeds(
-        self, seeds: Sequence[SeedAdapter], validation: Sequence[PromptRow], rows: Sequence[PromptRow]
+        self, seeds: Sequence[Run], validation: Sequence[PromptRow], rows: Sequence[PromptRow]
     ) -> list[SeedAnswers]:
-        """Return every seed's answers to the ``validation`` and the held-out ``rows``. The model then has the last seed's adapter."""
+        """Return the answers of the adapters of ``seeds``, runs that differ only in the seed, to the ``validation`` and the held-out ``rows``.
+
+        The model then has the last one's adapter.
+        """
         answers = []
-        for seed in seeds:
-            arm, tell = Arm(TUNED, Path(seed.adapter)), partial(progress_reporter, self._worker, f"seed {seed.seed}")
+        for run in seeds:
+            seed = run.recipe().training.seed
+            arm, tell = Arm(TUNED, run.adapter), partial(progress_reporter, self._worker, f"seed {seed}")
             parts = [
                 self._generate(arm, prompts, self._options, tell, of=f"{part} row", compared=self.compared).answers
                 for part, prompts in (("validation", validation), ("held-out", rows))
             ]
-            answers.append(SeedAnswers(seed.run, seed.seed, *parts))
+            answers.append(SeedAnswers(run.id, seed, *parts))
         return answers
 
     def _generate(

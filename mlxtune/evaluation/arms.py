@@ -49,15 +49,6 @@ class Arm:
         return ((Message("system", self.prompt),) if self.prompt else system) + self.shots + others
 
 
-@dataclass(frozen=True)
-class SeedAdapter:
-    """An adapter, the run that trained it, and the seed of that run."""
-
-    run: str
-    seed: int
-    adapter: str
-
-
 def is_tuned(name: str) -> bool:
     """Return whether the arm named ``name`` uses the adapter."""
     return name.partition("+")[0] == TUNED

@@ -19,7 +19,7 @@ from mlxtune.core.text import one_line, suggest
 from mlxtune.data.rows import messages_text
 from mlxtune.evaluation.answers import Answer
 from mlxtune.evaluation.contract import Contract
-from mlxtune.evaluation.evidence import EvaluatedRow, FailureLinks, NearestRow, load_evidence, load_links
+from mlxtune.evaluation.evidence import EvaluatedRow, NearestRow, load_evidence, load_nearest
 from mlxtune.evaluation.highlight import Span, failure_span
 from mlxtune.evaluation.report import EvaluationReport
 from mlxtune.evaluation.scorers import PREFERENCE, Score
@@ -39,11 +39,9 @@ class ScoredRow:
     row: EvaluatedRow
     answers: dict[str, Answer]
     scores: dict[str, Score]  # without the arms to whose answer the metric does not apply
-    links: FailureLinks | None  # of a row that fails in the report's subject
-
-    @property
-    def nearest(self) -> tuple[NearestRow, ...]:
-        return self.links.nearest if self.links else ()
+    nearest: tuple[
+        NearestRow, ...
+    ] = ()  # the nearest training rows, most similar first, of a row that fails in the report's subject
 
     def has_passed(self, arm: str) -> bool:
         return arm in self.scores and self.scores[arm].passed
@@ -55,7 +53,7 @@ class Drilldown:
     def __init__(self, folder: Path) -> None:
         """Load the stored answers in ``folder``. Raises ``InputError`` if they are missing or the arms answered different rows."""
         self._evidence = load_evidence(folder)
-        self._links = load_links(folder)
+        self._nearest = load_nearest(folder)
         if mismatched := self._evidence.mismatched:
             raise InputError(f"{folder}: the answers of {one_line(mismatched[0], 40)} do not match the rows of this evaluation.")
 
@@ -80,7 +78,7 @@ class Drilldown:
         for index, row in enumerate(self._evidence.rows):
             answers = {arm: stored[index] for arm, stored in self._evidence.answers.items()}
             scores = {arm: score for arm in answers if (score := self._score(metric, row, answers[arm])) is not None}
-            yield ScoredRow(row, answers, scores, self._links.get(row.id))
+            yield ScoredRow(row, answers, scores, self._nearest.get(row.id, ()))
 
     def rows_for(self, metric: str, arm: str, *, passed: bool | None = None, kind: str = "") -> list[ScoredRow]:
         """Return the rows behind an arm's rate: all rows, those that passed or failed, or those with one class of failure."""

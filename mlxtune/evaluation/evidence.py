@@ -99,14 +99,6 @@ class NearestRow:
 
 
 @dataclass(frozen=True)
-class FailureLinks:
-    """A failed row's reviews, and its nearest training rows, most similar first."""
-
-    reviews: tuple[ReviewDecision, ...]
-    nearest: tuple[NearestRow, ...]
-
-
-@dataclass(frozen=True)
 class EvaluationEvidence:
     """The stored rows and answers of an evaluation. ``answers`` maps each arm to its answers in the order of ``rows``."""
 
@@ -284,16 +276,15 @@ def evaluated_rows(rows: Sequence[PromptRow]) -> list[EvaluatedRow]:
     ]
 
 
-def load_links(folder: Path) -> dict[str, FailureLinks]:
+def load_nearest(folder: Path) -> dict[str, tuple[NearestRow, ...]]:
     """Load ``nearest.jsonl``, keyed by row ID. Raises ``InputError`` if it is malformed."""
-    links = {}
+    nearest = {}
     for location, record in read_records(folder / NEAREST):
         try:
-            id = str(record.pop("id"))
-            links[id] = from_json(FailureLinks, record)
-        except (KeyError, TypeError, AttributeError) as error:
+            nearest[str(record["id"])] = tuple(from_json(NearestRow, row) for row in record["nearest"])
+        except (KeyError, TypeError) as error:
             raise _malformed(location) from error
-    return links
+    return nearest
 
 
 def schema_hash(folder: Path) -> str:

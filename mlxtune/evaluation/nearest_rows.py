@@ -14,7 +14,7 @@ from mlxtune.data.checks.check_input import target_text
 from mlxtune.data.duplicates import Array, normalize_text, shingles
 from mlxtune.data.rows import Row, prompt_text
 from mlxtune.data.source import Source
-from mlxtune.evaluation.evidence import NEAREST, FailureLinks, NearestRow, ReviewDecision, to_jsonl
+from mlxtune.evaluation.evidence import NEAREST, NearestRow, ReviewDecision, to_jsonl
 
 COUNT = 3
 _MAX_ROWS = 10_000  # training rows whose vectors are computed
@@ -32,7 +32,7 @@ def is_meaning_compared(evaluated: int, train: int) -> bool:
 def save_nearest(
     folder: Path, failed: Sequence[Row], train: Sequence[Row], source: Source, vectors: RowVectors | None = None
 ) -> None:
-    """Write ``nearest.jsonl``: for each failed row, its reviews and its nearest training rows with their reviews."""
+    """Write ``nearest.jsonl``: for each failed row, its nearest training rows with their reviews."""
     by_hash: defaultdict[str, tuple[ReviewDecision, ...]] = defaultdict(tuple)  # copies of a row share decisions
     for step in review.load(source.path).steps:
         for hash in {name for _, after in step.changes for name in (after.row.partition("#")[0], after.after)}:
@@ -46,10 +46,8 @@ def save_nearest(
         file, line, element = row.location.file.name, row.location.line, row.location.element
         return NearestRow(row.id, file, line, prompt_text(row), similarity, reviews(row), element, target_text(row))
 
-    records = [
-        {"id": row.id, **to_json(FailureLinks(reviews(row), tuple(nearest(*match) for match in matches)))}
-        for row, matches in zip(failed, nearest_rows(failed, train, vectors), strict=True)
-    ]
+    found = zip(failed, nearest_rows(failed, train, vectors), strict=True)
+    records = ({"id": row.id, "nearest": [to_json(nearest(*match)) for match in matches]} for row, matches in found)
     write_text(folder / NEAREST, to_jsonl(records))
 
 

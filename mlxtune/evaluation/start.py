@@ -1,13 +1,11 @@
 """Start an evaluation of a run's adapter and its base, or of a base alone."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 from mlxtune.adapters.entry import AdapterEntry, with_template_settings
 from mlxtune.core.errors import InputError
-from mlxtune.evaluation.arms import SeedAdapter
 from mlxtune.evaluation.judge.endpoint import require_endpoints
 from mlxtune.recipe import Recipe
 from mlxtune.runs import launch
@@ -42,7 +40,6 @@ def start(
     require_endpoints(recipe, consent)
     if last_look and not request:
         raise InputError("The last look at the reserved rows needs an adapter.", hint="Use: mlxtune eval last --last-look")
-    adapters = [asdict(SeedAdapter(item.id, item.recipe().training.seed, str(item.adapter))) for item in seeds]
-    options = {"last_look": last_look, "consent": consent, "seeds": adapters}
+    options = {"last_look": last_look, "consent": consent, "seeds": [str(item.adapter) for item in seeds]}
     request |= {key: value for key, value in options.items() if value}
     return launch.start(workspace, kind, recipe, request, template=template)

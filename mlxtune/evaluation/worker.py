@@ -27,7 +27,7 @@ from mlxtune.evaluation import arms as kinds
 from mlxtune.evaluation import evidence, history, report_builder
 from mlxtune.evaluation.answer_budget import AnswerBudget, answer_budget
 from mlxtune.evaluation.answers import ArmAnswers, SeedAnswers, score_answers, score_seed, without_pairs
-from mlxtune.evaluation.arms import BASE, CONSTANT, COPIER, PARENT, STRONGEST, TUNED, Arm, SeedAdapter, is_tuned, lacks_grammar
+from mlxtune.evaluation.arms import BASE, CONSTANT, COPIER, PARENT, STRONGEST, TUNED, Arm, is_tuned, lacks_grammar
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.free_arms import AnsweredRows, free_arms, strongest
 from mlxtune.evaluation.holdout import contamination, ledger
@@ -65,7 +65,7 @@ class _Inputs:
     rows: list[PromptRow]
     validation: list[PromptRow]
     adapter: Path | None
-    seeds: list[SeedAdapter]
+    seeds: list[Run]
     contamination: Contamination | None
     trained: tuple[TrainedRows, ...]  # what the adapters were trained on
 
@@ -133,7 +133,7 @@ def _answer(worker: Worker, inputs: _Inputs, arms: Sequence[Arm], runner: ArmRun
             measured.seeds = [score_seed(contract, seed, validation, rows) for seed in seeds]
             metric = contract.headline(recipe, has_preferences=bool(runner.compared) and all(map(_has_pairs, measured.arms)))
             run = recommend(measured.seeds, metric)
-            chosen = next(Path(seed.adapter) for seed in inputs.seeds if seed.run == run)
+            chosen = next(seed.adapter for seed in inputs.seeds if seed.id == run)
             facts |= {"run": run, "adapter": str(chosen)}
         if arm.adapter and arm.adapter == inputs.adapter:
             arm = replace(arm, adapter=chosen)
@@ -256,9 +256,9 @@ def _read_inputs(worker: Worker) -> _Inputs:
     if unknown := contract.unknown_conditions(rows):
         worker.warn("unknown_conditions", fields=unknown)
     adapter = Path(request["adapter"]) if request.get("adapter") else None
-    seeds = [SeedAdapter(**seed) for seed in request.get("seeds", ())]
+    seeds = [run_of(Path(folder)) for folder in request.get("seeds", ())]
     validation = valid if seeds or STRONGEST in recipe.evaluation.arms else []
-    adapters = [Path(seed.adapter) for seed in seeds] or ([adapter] if adapter else [])
+    adapters = [seed.adapter for seed in seeds] or ([adapter] if adapter else [])
     found = contamination.check(workspace, [] if is_validation else adapters, rows)
     return _Inputs(contract, source, splits, rows, validation, adapter, seeds, *found)
 

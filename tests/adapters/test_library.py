@@ -211,7 +211,7 @@ def test_adapter_of_active_run_cannot_be_removed(empty_workspace: Path, shop) ->
     assert folder.exists()
 
 
-@pytest.mark.parametrize("request_of", [lambda folder: {"adapter": folder}, lambda folder: {"seeds": [{"adapter": folder}]}])
+@pytest.mark.parametrize("request_of", [lambda folder: {"adapter": folder}, lambda folder: {"seeds": [folder]}])
 def test_adapter_that_is_being_evaluated_cannot_be_removed(empty_workspace: Path, shop, request_of) -> None:
     folder = shop(FIRST)
     evaluation = empty_workspace / "evals" / "20261127-0900-shop"

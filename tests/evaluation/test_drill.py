@@ -34,9 +34,9 @@ def test_row_has_answers_scores_and_failure_location(tmp_path):
     assert row.scores["tuned"].kind == "forbidden"
     assert row.answers["tuned"].output[slice(*rows.highlight(row, "contract", "tuned"))] == "Northpeak"
     assert rows.highlight(row, "contract", "base") is None
-    assert [near.line for near in row.links.nearest] == [11, 3, 5]  # two rows share the object, and the last one shares the action
+    assert [near.line for near in row.nearest] == [11, 3, 5]  # two rows share the object, and the last one shares the action
     [fixed] = rows.cell("contract", "base", "tuned", "fixed")
-    assert fixed.links is None  # the last arm passes
+    assert fixed.nearest == ()  # the last arm passes
     assert rows.arms == ("base", "tuned")
 
 
@@ -56,7 +56,7 @@ def test_unknown_metric_arm_or_answer_is_named(tmp_path):
 
 def test_malformed_links_are_input_error(tmp_path):
     folder = write_evaluation(tmp_path)
-    (folder / "nearest.jsonl").write_text(json.dumps({"id": "a", "nearest": [{"line": 1}], "reviews": []}) + "\n")
+    (folder / "nearest.jsonl").write_text(json.dumps({"id": "a", "nearest": [{"line": 1}]}) + "\n")
     with pytest.raises(InputError, match="unexpected format"):
         Drilldown(folder)
 

@@ -76,7 +76,7 @@ def evaluate(workspace: Path) -> Evaluate:
         (folder / "recipe.toml").write_text(dump(effective))
         request: dict[str, Any] = {"run": run.id, "adapter": str(run.adapter)} if run else {}
         if seeds:
-            request["seeds"] = [{"run": seed.id, "seed": index, "adapter": str(seed.adapter)} for index, seed in enumerate(seeds)]
+            request["seeds"] = [str(seed.adapter) for seed in seeds]
         write_json(folder / registry.LAUNCH_FILE, {"request": {**request, "last_look": last_look}})
         worker.evaluate(Worker(folder))
         return folder

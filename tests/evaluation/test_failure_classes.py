@@ -7,7 +7,7 @@ import json
 from mlxtune.data.rows import Message
 from mlxtune.evaluation.answers import Answer
 from mlxtune.evaluation.drilldown import FailureClass, ScoredRow, failure_classes
-from mlxtune.evaluation.evidence import EvaluatedRow, FailureLinks, NearestRow
+from mlxtune.evaluation.evidence import EvaluatedRow, NearestRow
 from mlxtune.evaluation.scorers import Score
 from mlxtune.present.report import classes_table
 
@@ -22,7 +22,7 @@ def failed(name: str, kind: str, expected: object, given: object, *near: tuple[s
         NearestRow(f"{name}{at}", "rows.jsonl", at, text, 0.5, (), answer=answer(value)) for at, (text, value) in enumerate(near)
     )
     row = EvaluatedRow(name, 1, name, answer(expected), (Message("user", PROMPT),))
-    return ScoredRow(row, {"tuned": Answer(name, answer(given), "stop")}, {"tuned": Score(False, kind)}, FailureLinks((), links))
+    return ScoredRow(row, {"tuned": Answer(name, answer(given), "stop")}, {"tuned": Score(False, kind)}, links)
 
 
 def classes(*rows: ScoredRow, updates: int = 500) -> list[tuple[str, str, int, str, str]]:

@@ -11,7 +11,7 @@ from mlxtune.data.duplicates import jaccard
 from mlxtune.data.rows import Conversation, Location, Message, prompt_text
 from mlxtune.data.source import read_source
 from mlxtune.evaluation import nearest_rows
-from mlxtune.evaluation.evidence import NearestRow, load_links
+from mlxtune.evaluation.evidence import NearestRow, load_nearest
 from mlxtune.present.report import nearest_row_text
 
 
@@ -65,9 +65,9 @@ def shop(tmp_path):
 def _kept(folder: Path, file: Path) -> tuple[NearestRow, ...]:
     source = read_source(file)
     nearest_rows.save_nearest(folder, source.rows[:1], source.rows[1:], source)
-    [(id, neighbors)] = load_links(folder).items()
+    [(id, neighbors)] = load_nearest(folder).items()
     assert id == source.rows[0].id
-    return neighbors.nearest
+    return neighbors
 
 
 def test_reviewers_and_decisions_are_listed(tmp_path, shop):

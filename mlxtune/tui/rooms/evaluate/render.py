@@ -10,7 +10,7 @@ from mlxtune.advice.next_step import NextStep
 from mlxtune.core.text import duration, one_line, plural, safe_text
 from mlxtune.evaluation.arms import is_tuned
 from mlxtune.evaluation.drilldown import ScoredRow
-from mlxtune.evaluation.evidence import FailureLinks
+from mlxtune.evaluation.evidence import NearestRow
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt, OffTaskResult
 from mlxtune.evaluation.report import ArmResult, token_limit
 from mlxtune.evaluation.scorers import GRAMMAR_LIMIT, LOOP, PREFERENCE, Score
@@ -156,7 +156,7 @@ def row_detail(loaded: LoadedReport, row: ScoredRow, filter: RowFilter, versus: 
     if len(question) > max_rows:
         question = [*question[: max_rows - 1], f"{question[max_rows - 1][: max(width - 7, 0)]}…"]
     head = [line((f"  {'  ' if index else '○ '}{text}", "$muted")) for index, text in enumerate(question)]
-    tail = [*_score_rows(loaded, row, filter.metric, filter.arm, width), *_similar_rows(row.links, width)]
+    tail = [*_score_rows(loaded, row, filter.metric, filter.arm, width), *_similar_rows(row.nearest, width)]
     half = (width - 6) // 2
     arms = (versus, filter.arm) if versus == filter.baseline else (filter.arm, versus)  # before and after
     left, right = (_arm_rows(loaded, row, filter.metric, arm, half) for arm in arms)
@@ -232,11 +232,11 @@ def _ending(ended: str, score: Score, max_tokens: int) -> str:
     return limit
 
 
-def _similar_rows(linked: FailureLinks | None, width: int) -> list[Content]:
-    if linked is None or not linked.nearest:
+def _similar_rows(nearest: Sequence[NearestRow], width: int) -> list[Content]:
+    if not nearest:
         return []
     rows = [line(("  Nearest training rows", "$muted"))]
-    for near in linked.nearest:
+    for near in nearest:
         review = "" if near.reviews else ", not reviewed"
         similarity = cell(f"{near.similarity:.0%} similar{review}", 28 if review else 13, "$muted")
         head = line("  ", cell(f"{near.location.number:,}", 6, "bold"), similarity)
@@ -300,9 +300,9 @@ def row_page(loaded: LoadedReport, row: ScoredRow, filter: RowFilter, width: int
     if row.row.reference is not None:
         rows += [line("  ", text) for text in _side_rows("reference", row.row.reference, None, width - 4)]
         rows.append(Content(""))
-    if row.links and row.links.nearest:
+    if row.nearest:
         rows.append(line(("  Nearest training rows", "bold $muted")))
-        rows += [Content(f"  {text}") for near in row.links.nearest for text in wrap(safe_text(nearest_row_text(near)), width - 4)]
+        rows += [Content(f"  {text}") for near in row.nearest for text in wrap(safe_text(nearest_row_text(near)), width - 4)]
     return rows
 
 

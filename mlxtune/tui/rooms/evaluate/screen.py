@@ -151,7 +151,7 @@ class EvaluateRoom(Room):
     @property
     def can_review(self) -> bool:
         row = self._row
-        return row is not None and row.links is not None and bool(row.links.nearest)
+        return row is not None and bool(row.nearest)
 
     def draw(self, snapshot: Snapshot) -> None:
         newest = next((view.id for view in self.app.selection.evaluations), "")
@@ -381,9 +381,9 @@ class EvaluateRoom(Room):
     def action_review(self) -> None:
         """Open a training row that is similar to the one under the cursor."""
         row = self._row
-        if row is None or row.links is None or not row.links.nearest:
+        if row is None or not row.nearest:
             return
-        near = row.links.nearest
+        near = row.nearest
         if len(near) == 1:
             self._open_review(near[0].id)
             return
