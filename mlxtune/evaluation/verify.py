@@ -249,8 +249,11 @@ def verify_judges(evaluation: Path) -> Iterator[str]:
             if missing := {call.key for call in session.calls} - set(grades):
                 yield f"{location}: calls.jsonl lacks {len(missing)} of its questions."
                 continue
-            arms = session.first, session.second
-            rater = revealed_choices(evaluation, *arms, saved.load_pairs(evaluation, *arms)) if stored.get("calibrated") else {}
+            rater = (
+                revealed_choices(evaluation, *session.arms, saved.load_pairs(evaluation, *session.arms))
+                if stored.get("calibrated")
+                else {}
+            )
             report = judge_report.build_judge_report(session, grades, rater, judge_session.dollars_spent(session))
             yield from differences(location, stored, {"v": judge_report.VERSION, **to_json(report)})
         except InputError as error:

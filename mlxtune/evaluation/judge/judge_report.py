@@ -84,7 +84,7 @@ def build_judge_report(
             problems.setdefault(call.subject, Counter())[problem] += 1
     return JudgeReport(
         {
-            "judge": session.judge, "host": session.host, "consent": session.consent, "arms": [session.first, session.second],
+            "judge": session.judge, "host": session.host, "consent": session.consent, "arms": [*session.arms],
             "rows": len(session.rows), "rubric": session.rubric.hash, "calls": len(calls), "spent": spent,
             "questions": {question.name: question.ask for question in session.rubric.questions},
         },
@@ -123,7 +123,7 @@ def _graded(session: JudgeSession, grades: Grades) -> tuple[tuple[Comparison, ..
             if not one.problem and not two.problem and one.value is not None and two.value is not None:
                 values.append((one.value, two.value))
                 groups.append(row.group)
-        of = question.name, session.first, session.second
+        of = question.name, *session.arms
         if question.anchors and len(set(groups)) > 1:
             comparisons.append(compare_scores(*of, values, groups))
         elif groups and not question.anchors:

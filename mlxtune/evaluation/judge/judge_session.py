@@ -8,7 +8,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -121,38 +121,25 @@ VERSION = 3
 
 @dataclass(frozen=True)
 class JudgeSession:
-    """A session's settings: two arms' rows, the judge (a model at a host), the rubric, and the seed for the batch."""
+    """A session: the content of ``session.json``, its folder, the evaluation, and the rows that were drawn."""
 
-    evaluation: Path
-    folder: Path
-    first: str
-    second: str
-    rows: tuple[AnswerPair, ...]
-    rubric: Rubric
-    judge: str
+    v: int
+    made: str
+    arms: tuple[str, str]
+    judge: str  # a model
     host: str
-    seed: int
-    consent: str
+    n: int  # the number of rows that are drawn
+    rubric: Rubric
+    seed: int  # of the rows and the batch
+    consent: str = ""
+    evaluation: Path = field(default=Path(), metadata={"key": None})
+    folder: Path = field(default=Path(), metadata={"key": None})
+    rows: tuple[AnswerPair, ...] = field(default=(), metadata={"key": None})
 
     @property
     def calls(self) -> list[JudgeCall]:
         """All questions for the judge, in order."""
         return batch(self.rows, self.rubric, self.seed)
-
-
-@dataclass(frozen=True)
-class _JudgeHeader:
-    """The content of ``session.json``."""
-
-    v: int
-    made: str
-    arms: tuple[str, str]
-    judge: str
-    host: str
-    n: int  # the number of rows that are drawn
-    rubric: Rubric
-    seed: int
-    consent: str = ""
 
 
 def open_session(
@@ -171,10 +158,8 @@ def open_session(
     folder = evaluation / "judge" / f"{name}-{fingerprint[:8]}"
     if not (folder / FILE).is_file():
         made = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        write_json(
-            folder / FILE,
-            to_json(_JudgeHeader(VERSION, made, (first, second), judge, host, n or len(rows), rubric, secrets.randbits(53))),
-        )
+        session = JudgeSession(VERSION, made, (first, second), judge, host, n or len(rows), rubric, secrets.randbits(53))
+        write_json(folder / FILE, to_json(session))
     return load_session(evaluation, folder, rows)
 
 
@@ -183,23 +168,17 @@ def load_session(evaluation: Path, folder: Path, rows: Sequence[AnswerPair] = ()
 
     Raises ``InputError`` if it is damaged or does not match the evaluation.
     """
-    header = _read_header(folder)
-    rows = rows or load_pairs(evaluation, *header.arms)
-    drawn = sorted(rows, key=lambda row: unit_interval(header.seed, "row", row.id))[: header.n]
-    return JudgeSession(
-        evaluation, folder, *header.arms, tuple(drawn), header.rubric, header.judge, header.host, header.seed, header.consent
-    )
-
-
-def _read_header(folder: Path) -> _JudgeHeader:
-    return load_record(_JudgeHeader, folder / FILE, VERSION, "Delete the folder and run the judge again.")
+    session = load_record(JudgeSession, folder / FILE, VERSION, "Delete the folder and run the judge again.")
+    rows = rows or load_pairs(evaluation, *session.arms)
+    drawn = sorted(rows, key=lambda row: unit_interval(session.seed, "row", row.id))[: session.n]
+    return replace(session, evaluation=evaluation, folder=folder, rows=tuple(drawn))
 
 
 def record_consent(session: JudgeSession, how: str) -> JudgeSession:
     """Record that the user agreed to send the rows to the session's host, and ``how``; return the session."""
-    consent = f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} to {session.host}, {how}"
-    write_json(session.folder / FILE, to_json(replace(_read_header(session.folder), consent=consent)))
-    return replace(session, consent=consent)
+    session = replace(session, consent=f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} to {session.host}, {how}")
+    write_json(session.folder / FILE, to_json(session))
+    return session
 
 
 def load_grades(session: JudgeSession) -> dict[str, Grade]:

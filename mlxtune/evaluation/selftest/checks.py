@@ -301,7 +301,7 @@ def _judge_cases() -> Cases:
 
 
 def _reported(judge: Callable[[JudgeCall], str], faults: dict[str, tuple[str, ...]], *, unusable: bool = False) -> bool:
-    session = JudgeSession(Path(), Path(), "base", "tuned", _ROWS, _RUBRIC, "simulated", "", 7, "")
+    session = JudgeSession(1, "", ("base", "tuned"), "simulated", "", len(_ROWS), _RUBRIC, 7, rows=_ROWS)
     report = build_judge_report(session, {call.key: call.read(judge(call)) for call in session.calls}, {}, 0.0)
     return report.faults == faults and bool(report.unusable) == unusable
 
