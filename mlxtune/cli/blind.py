@@ -15,7 +15,7 @@ from mlxtune.evaluation.blind.blind_session import BlindSession, PresentedPair, 
 from mlxtune.evaluation.blind.votes import HEADLINE_QUESTION, QUESTIONS
 from mlxtune.evaluation.evidence import load_pairs
 from mlxtune.evaluation.statistics.significance import detectable_preference
-from mlxtune.present.blind import blind_document
+from mlxtune.present.comparison import blind_document
 from mlxtune.present.terminal import print_heading
 from mlxtune.runs import registry
 

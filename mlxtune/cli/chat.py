@@ -18,7 +18,7 @@ from mlxtune.core.files import user_path
 from mlxtune.core.text import nearest, one_line, safe_text
 from mlxtune.models import bundled
 from mlxtune.models.resolve import ALIASES, resolve
-from mlxtune.present.chat import saved, usage
+from mlxtune.present.labels import saved, usage
 from mlxtune.serving.chat_session import ChatSession
 from mlxtune.serving.client import Client
 from mlxtune.serving.protocol import Done, Event, Failed, Piece, Sampling

@@ -20,9 +20,8 @@ from mlxtune.evaluation.judge.judge_report import JudgeCalibration, JudgeReport
 from mlxtune.evaluation.judge.local import BATCH_SIZE, LocalJudge
 from mlxtune.evaluation.statistics.agreement import Estimate
 from mlxtune.models.resolve import resolve
-from mlxtune.present.blind import tally_text
 from mlxtune.present.blocks import Block, Document, Fact, Facts, Heading, text
-from mlxtune.present.comparison import comparison_table, score_table
+from mlxtune.present.comparison import comparison_table, score_table, tally_text
 from mlxtune.present.labels import outcome_mark
 from mlxtune.runs import registry
 

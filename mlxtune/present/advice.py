@@ -14,12 +14,8 @@ from mlxtune.present.labels import percent
 from mlxtune.present.next_step import next_step_document
 
 _MARKS: dict[str, Mark] = {
-    "fine-tune": "success",
-    "both": "success",
-    "rag": "primary",
-    "prompt_first": "primary",
-    "not_yet": "warning",
-}
+    "fine-tune": "success", "both": "success", "rag": "primary", "prompt_first": "primary", "not_yet": "warning",
+}  # fmt: skip
 _SIDES: dict[str, Mark] = {"right": "success", "wrong": "primary", "gate": "warning", "caution": "warning"}
 _METHODS = {"sft": "SFT", "dpo": "DPO", "sft_then_dpo": "SFT, then DPO"}
 _ORIGINS = {"answer": "your answer", "workspace": "found in the workspace", "measured": "measured"}

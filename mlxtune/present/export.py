@@ -113,14 +113,9 @@ def _export_row(export: TriedExport) -> tuple[Cell, ...]:
     mark, _ = outcome_mark(proof)
     return (
         Cell(form_label(export.form, export.precision, export.program), "error" if export.failed else ""),
-        Cell(size(export.nbytes)),
-        Cell(percent(proof.lost_share), "" if mark == "success" else mark),
-        Cell(f"{proof.loss.kl:.5f}"),
-        Cell(identical(export.answers)),
-        Cell(rate(contract)),
-        Cell(points(contract)),
-        Cell(measured_in(export)),
-    )
+        Cell(size(export.nbytes)), Cell(percent(proof.lost_share), "" if mark == "success" else mark), Cell(f"{proof.loss.kl:.5f}"),
+        Cell(identical(export.answers)), Cell(rate(contract)), Cell(points(contract)), Cell(measured_in(export)),
+    )  # fmt: skip
 
 
 def measured_in(export: TriedExport) -> str:

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlxtune.core.text import one_line, plural
+from mlxtune.core.text import one_line, plural, speed
 from mlxtune.planning.machine import LOW_BATTERY, PowerState
 from mlxtune.present.blocks import Cell, Fact, Mark
 
 if TYPE_CHECKING:
     from mlxtune.data.constant_rate import ConstantRate
     from mlxtune.models.catalog import CatalogModel
+    from mlxtune.serving.protocol import Done
+
 
 GLYPHS: dict[Mark, str] = {"success": "✓", "warning": "!", "error": "✗", "muted": "·", "primary": "●"}
 
 OUTCOME_MARKS: dict[str, Mark] = {
-    "better": "success",
-    "worse": "error",
-    "held": "success",
-    "dropped": "error",
-    "go": "success",
-    "warn": "warning",
+    "better": "success", "worse": "error", "held": "success", "dropped": "error", "go": "success", "warn": "warning",
     "refuse": "error",
-}
+}  # fmt: skip
 """The mark of each outcome; any other outcome is ``muted``."""
 
 WORDS = {
@@ -120,9 +118,8 @@ def level_text(look: int) -> str:
 
 
 def detectable_drop_fact(prompts: int, margin: float) -> Fact:
-    """Return how likely it is that off-task ``prompts`` rule out a drop of ``margin``.
-
-    Answers to a prompt in both conditions count as one, so the true power is at least this.
+    """Return how likely it is that off-task ``prompts`` rule out a drop of ``margin``. Answers to a prompt in both conditions count
+    as one, so the true power is at least this.
     """
     from mlxtune.evaluation.statistics.significance import FLIPPED, non_inferiority_power  # slow to import, for the first screen
 
@@ -151,3 +148,19 @@ def base_summary(model: CatalogModel) -> str:
     """Return a base's license, chat template, and checks on one line."""
     tools = "tools" if model.tools else "no tools"
     return f"{model.name}: {model.license}; {thinking_default(model)}, {tools}; tested with its {model.checked}"
+
+
+_ENDINGS = {"length": ", cut off at the length limit", "cancelled": ", stopped"}
+
+
+def usage(done: Done) -> str:
+    """Return an answer's tokens and speed, and why it ended early, if it did."""
+    cached = f" ({done.cached:,} cached)" if done.cached else ""
+    rate = f", {speed(done.speed)} tokens/s" if done.speed else ""
+    return f"{done.prompt_tokens:,} prompt tokens{cached}, {done.tokens:,} generated{rate}{_ENDINGS.get(done.ended, '')}"
+
+
+def saved(rows: Path, cut_off: bool, pairs: Path | None = None) -> str:
+    """Say where a conversation was saved, and whether an answer in it has to be completed before training."""
+    warning = " An answer in it was cut off: complete it before training." if cut_off else ""
+    return f"Added {'the edited answer' if pairs else 'a row'} to {rows}{f' and a pair to {pairs}' if pairs else ''}.{warning}"

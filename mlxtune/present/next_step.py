@@ -55,27 +55,16 @@ _WORDS: dict[StepCode, _Words] = {
     _C.RESUME_RUN: _Words("Resume the run, which ended at step {number:,.0f}", "app.train", "open it", "mlxtune runs resume {run}"),
     _C.INSPECT_RUN: _Words("The run failed at step {number:,.0f}", "app.train", "open it", "mlxtune runs show {run}", "error"),
     _C.EVALUATE_ADAPTER: _Words("Evaluate the adapter", "home.evaluate", "evaluate it", "mlxtune eval {run}"),
-    _C.READ_WIDER_EVALUATION: _Words(
-        "Read the evaluation of {number:,.0f} more rows", "app.evaluate", "see it", "mlxtune runs show {run}"
-    ),
-    _C.TRAIN_LONGER: _Words(
-        "Train longer: the run used {percent} of the rows (training.steps)", "app.plan", "train longer", "mlxtune plan {recipe}"
-    ),
-    _C.RAISE_ANSWER_LIMIT: _Words(
-        "Allow longer answers: {number:,.0f} of {name} were cut off",
-        "app.plan",
-        "raise evaluation.max_tokens",
-        "mlxtune eval {run} --set evaluation.max_tokens=N",
-    ),
-    _C.EVALUATE_EXAMPLES: _Words(
-        "Compare with examples in the prompt, too",
-        "app.evaluate",
-        "evaluate examples in the prompt",
-        """mlxtune eval {run} --set 'evaluation.arms=["base", "base+kshot", "tuned"]'""",
-    ),
-    _C.EVALUATE_MORE_ROWS: _Words(
-        "Evaluate more than {rows} (evaluation.rows)", "app.evaluate", "evaluate all rows", "mlxtune eval {run} --set evaluation.rows=0"
-    ),
+    _C.READ_WIDER_EVALUATION: _Words("Read the evaluation of {number:,.0f} more rows", "app.evaluate", "see it",
+        "mlxtune runs show {run}"),
+    _C.TRAIN_LONGER: _Words("Train longer: the run used {percent} of the rows (training.steps)", "app.plan", "train longer",
+        "mlxtune plan {recipe}"),
+    _C.RAISE_ANSWER_LIMIT: _Words("Allow longer answers: {number:,.0f} of {name} were cut off", "app.plan",
+        "raise evaluation.max_tokens", "mlxtune eval {run} --set evaluation.max_tokens=N"),
+    _C.EVALUATE_EXAMPLES: _Words("Compare with examples in the prompt, too", "app.evaluate", "evaluate examples in the prompt",
+        """mlxtune eval {run} --set 'evaluation.arms=["base", "base+kshot", "tuned"]'"""),
+    _C.EVALUATE_MORE_ROWS: _Words("Evaluate more than {rows} (evaluation.rows)", "app.evaluate", "evaluate all rows",
+        "mlxtune eval {run} --set evaluation.rows=0"),
     _C.ADD_ROWS: _Words("Hold out more than {rows} (data.holdout), or add rows", "app.data", "see the rows"),
     _C.USE_ADAPTER: _Words("Chat with the adapter", "app.chat", "chat with it", "mlxtune chat {run}"),
     _C.EXPORT: _Words("Export the adapter", "app.adapters", "export it", "mlxtune export mlx {run}"),
@@ -87,19 +76,15 @@ _WORDS: dict[StepCode, _Words] = {
     _C.DEFINE_METRIC: _Words("Define a good answer under [evaluation]", "app.plan", "edit the recipe", "mlxtune advise {recipe}"),
     _C.MEASURE: _Words("Measure the base, your prompt, and examples", "advice.measure", "measure", "mlxtune advise {recipe} --measure"),
     _C.MEASURE_METRIC: _Words("Measure {name}, or choose another metric", "app.evaluate", "evaluate it", "mlxtune eval {recipe}"),
-    _C.WRITE_PROMPT: _Words(
-        "Write your best prompt (evaluation.prompt)", "advice.measure", "measure it", "mlxtune advise {recipe} --measure"
-    ),
+    _C.WRITE_PROMPT: _Words("Write your best prompt (evaluation.prompt)", "advice.measure", "measure it",
+        "mlxtune advise {recipe} --measure"),
     _C.ADD_PROMPTS: _Words("Write rows with new prompts", "app.data", "see the rows", "mlxtune data check {recipe}"),
-    _C.EVALUATE_LARGER_BASE: _Words(
-        "Evaluate a larger base first", "app.evaluate", "evaluate it", "mlxtune eval {recipe} --set model.base=ID"
-    ),
-    _C.SET_UP_RETRIEVAL: _Words(
-        "Add retrieved passages to the prompts", "app.advice", "see the reasons", "mlxtune score OUTPUTS.jsonl --recipe {recipe}"
-    ),
-    _C.RETRIEVE_THEN_TRAIN: _Words(
-        "Set up retrieval, then train on prompts with passages", "app.train", "train", "mlxtune train {recipe}"
-    ),
+    _C.EVALUATE_LARGER_BASE: _Words("Evaluate a larger base first", "app.evaluate", "evaluate it",
+        "mlxtune eval {recipe} --set model.base=ID"),
+    _C.SET_UP_RETRIEVAL: _Words("Add retrieved passages to the prompts", "app.advice", "see the reasons",
+        "mlxtune score OUTPUTS.jsonl --recipe {recipe}"),
+    _C.RETRIEVE_THEN_TRAIN: _Words("Set up retrieval, then train on prompts with passages", "app.train", "train",
+        "mlxtune train {recipe}"),
 }  # fmt: skip
 
 
@@ -108,7 +93,6 @@ def step_title(step: NextStep) -> str:
 
 
 def step_action(step: NextStep) -> ActionBlock:
-    """Return the step's action in the app and its command."""
     words = _WORDS[step.code]
     values = {"run": step.run, "recipe": step.recipe, "name": step.name}
     complete = all(value for name, value in values.items() if f"{{{name}}}" in words.command)
@@ -170,7 +154,7 @@ def stop_text(effect: StopEffect) -> str:
         StopEffect.CHECKPOINT: "a checkpoint is saved",
         StopEffect.TRIAL_CHECKPOINT: "the current trial is saved",
         StopEffect.ANSWERS: "its answers are kept",
-        StopEffect.NOTHING: "nothing is saved before the first step",
+        StopEffect.NOTHING: "nothing is saved",
     }[effect]
 
 

@@ -39,17 +39,12 @@ _PEAKS = {
     "update": "update of the adapter",
     "freezing": "filling the cache of the frozen layers",
 }
-_PARTS: dict[MemoryPart, tuple[str, str]] = {  # label and note
-    "weights": ("weights", ""),
-    "adapter": ("adapter", ""),
-    "optimizer": ("optimizer", ""),
-    "gradients": ("gradients", ""),
-    "activations": ("activations", "saved for the backward pass"),
-    "head": ("head", ""),
-    "frozen": ("frozen layers", "the cache of their outputs"),
-    "buffers": ("free buffers", "kept by MLX"),
-    "process": ("process", "Python and libraries"),
-    "loading": ("loading", "extra memory before the first step, to convert the weights"),
+_PART_NOTES: dict[MemoryPart, str] = {
+    "activations": "saved for the backward pass",
+    "frozen": "the cache of the frozen layers' outputs",
+    "buffers": "free buffers, kept by MLX",
+    "process": "Python and libraries",
+    "loading": "extra memory before the first step, to convert the weights",
 }
 _DISADVANTAGES: dict[Disadvantage, str] = {
     "slower_steps": "33% longer steps",
@@ -118,7 +113,7 @@ def memory_bars(plan: Plan) -> Bars:
     """Describe the parts of the peak memory. Each bar begins where the one above ends; the largest part stands out."""
     parts, bars, start = plan.memory_parts, [], 0.0
     for part, nbytes in parts.items():
-        label, note = _PARTS[part]
+        note = _PART_NOTES.get(part, "")
         if part == "gradients" and not nbytes:
             note = "not allocated yet at the peak"
         elif part == "activations" and plan.estimate.checkpointed:
@@ -127,7 +122,7 @@ def memory_bars(plan: Plan) -> Bars:
             note += ", and compiled steps"
         end = start + nbytes / max(1, plan.memory)
         style: Style = "primary" if nbytes == max(parts.values()) else "muted"
-        bars.append(Bar(label, size(nbytes) if nbytes else "–", start, end, note, style))
+        bars.append(Bar(part, size(nbytes) if nbytes else "–", start, end, note, style))
         start = end
     return Bars(tuple(bars))
 

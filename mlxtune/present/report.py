@@ -98,9 +98,8 @@ def report_tables(report: EvaluationReport) -> list[Table]:
 
 
 def publish(report: EvaluationReport, folder: Path) -> None:
-    """Write ``report.md``, ``report.html`` and finally ``report.json``, which holds the hashes of both, to ``folder``.
-
-    Raises ``InputError`` if the stored answers are missing, and ``MachineError`` if the disk is full.
+    """Write ``report.md``, ``report.html`` and finally ``report.json``, which holds the hashes of both, to ``folder``. Raises
+    ``InputError`` if the stored answers are missing, and ``MachineError`` if the disk is full.
     """
     for name, text in render_pages(report, folder).items():
         write_text(folder / name, text)
@@ -155,7 +154,6 @@ def nearest_row_text(row: NearestRow) -> str:
 
 
 def evaluation_facts(report: EvaluationReport) -> Facts:
-    """Describe how the evaluation was made."""
     known, decoding = report.facts, report.facts.get("decoding")
     limits = {token_limit(known, arm.name) for arm in report.arms}
     wider = f", {max(limits)} with a grammar" if len(limits) > 1 else ""
@@ -210,24 +208,17 @@ def arms_table(report: EvaluationReport) -> Table:
         bar = None
         if answers.p50 is not None and answers.p95 is not None:
             bar = IntervalBar(answers.p50, answers.p50, answers.p95, 0, slowest)
-        rows.append(
-            (
-                _arm(arm),
-                *rate_cells(arm.rate(report.answer_metric))[:2],
-                *([Cell(bar=bar)] if slowest else []),
-                *(Cell("–" if seconds is None else _seconds(seconds)) for seconds in (answers.p50, answers.p95)),
-                Cell(f"{answers.tokens / total:,.0f}"),
-                Cell(percent(answers.cut / total), "error" if answers.undecided > MAX_CUT * total else "muted"),
-                Cell(percent(answers.loops / total), "muted"),
-            )
-        )
+        rows.append((
+            _arm(arm), *rate_cells(arm.rate(report.answer_metric))[:2], *([Cell(bar=bar)] if slowest else []),
+            *(Cell("–" if seconds is None else _seconds(seconds)) for seconds in (answers.p50, answers.p95)),
+            Cell(f"{answers.tokens / total:,.0f}"),
+            Cell(percent(answers.cut / total), "error" if answers.undecided > MAX_CUT * total else "muted"),
+            Cell(percent(answers.loops / total), "muted"),
+        ))  # fmt: skip
     columns = (
-        Column(),
-        Column(metric_label(report.answer_metric), right=True),
-        Column(right=True),
-        *([Column(priority=2)] if slowest else []),
-        *figures("p50, s", "p95, s", "tokens", "still going", "repeating"),
-    )
+        Column(), Column(metric_label(report.answer_metric), right=True), Column(right=True),
+        *([Column(priority=2)] if slowest else []), *figures("p50, s", "p95, s", "tokens", "still going", "repeating"),
+    )  # fmt: skip
     note = "seconds (unbatched) and tokens per answer; share unfinished"
     legend = f"Bars: seconds per answer, from the median to the 95th percentile, on a scale to {_seconds(slowest)} s."
     return Table("Arms", note, columns, tuple(rows), legend if slowest else "")
@@ -286,9 +277,8 @@ def comparison_tables(report: EvaluationReport) -> list[Table]:
 
 
 def _comparisons_by_pair(report: EvaluationReport) -> list[tuple[str, list[Comparison]]]:
-    """Return the comparisons grouped by pair of arms, with names: the verdict's pair first, then its tuned arm's other pairs.
-
-    Pairs of other arms have only the headline metric; ``report.json`` has the rest.
+    """Return the comparisons grouped by pair of arms, with names: the verdict's pair first, then its tuned arm's other pairs. Pairs
+    of other arms have only the headline metric; ``report.json`` has the rest.
     """
     metric, subject = report.headline_metric, report.subject.name
     first = (report.headline.first, report.headline.second) if report.headline else ("", "")
@@ -342,16 +332,12 @@ def cost_table(report: EvaluationReport) -> Table:
     for arm in report.arms:
         made = costs.get(TUNED if is_tuned(arm.name) else arm.name)
         generated = arm.answers.tokens + (arm.thought_tokens or 0)
-        rows.append(
-            (
-                _arm(arm),
-                Cell(f"{made['tokens']:,}" if made else "–"),
-                Cell(duration(made["seconds"]) if made else "–"),
-                Cell("–" if arm.prompt_tokens is None else f"{arm.prompt_tokens / answers:,.0f}"),
-                Cell(f"{generated / answers:,.0f}" if generated else "–"),
-                Cell("–" if arm.answers.p50 is None else _seconds(arm.answers.p50)),
-            )
-        )
+        rows.append((
+            _arm(arm), Cell(f"{made['tokens']:,}" if made else "–"), Cell(duration(made["seconds"]) if made else "–"),
+            Cell("–" if arm.prompt_tokens is None else f"{arm.prompt_tokens / answers:,.0f}"),
+            Cell(f"{generated / answers:,.0f}" if generated else "–"),
+            Cell("–" if arm.answers.p50 is None else _seconds(arm.answers.p50)),
+        ))  # fmt: skip
     note = "tokens and time to make the arm once; tokens and seconds of each answer"
     return Table("Cost", note, (Column(), *figures("tokens", "time", "prompt", "answer", "p50, s")), tuple(rows))
 
@@ -365,31 +351,21 @@ def seeds_table(report: EvaluationReport) -> Table | None:
     rival = next(arm.rate(report.headline_metric).share for arm in report.arms if arm.name == seeds.change.rival)
     for seed in seeds.seeds:
         is_chosen = seed.run == seeds.recommended
-        rows.append(
-            (
-                Cell(f"seed {seed.seed}", "primary" if is_chosen else "muted"),
-                Cell(f"{seed.validation_hits:,} of {seed.validation_total:,}"),
-                Cell(f"{seed.validation_loss:.3f}" if seed.validation_loss is not None else "–"),
-                Cell(bar=IntervalBar(seed.low, seed.hits / seed.total, seed.high, limit=rival)),
-                Cell(percent(seed.hits / seed.total), "bold"),
-                Cell(f"{100 * seed.low:.0f}–{100 * seed.high:.0f}", "muted"),
-                Cell(f"{one_line(seed.run, 60)}{', recommended' if is_chosen else ''}", "primary" if is_chosen else "muted"),
-            )
-        )
+        rows.append((
+            Cell(f"seed {seed.seed}", "primary" if is_chosen else "muted"),
+            Cell(f"{seed.validation_hits:,} of {seed.validation_total:,}"),
+            Cell(f"{seed.validation_loss:.3f}" if seed.validation_loss is not None else "–"),
+            Cell(bar=IntervalBar(seed.low, seed.hits / seed.total, seed.high, limit=rival)),
+            Cell(percent(seed.hits / seed.total), "bold"), Cell(f"{100 * seed.low:.0f}–{100 * seed.high:.0f}", "muted"),
+            Cell(f"{one_line(seed.run, 60)}{', recommended' if is_chosen else ''}", "primary" if is_chosen else "muted"),
+        ))  # fmt: skip
     mean = seeds.rate.mean
     chance = f"{100 * seeds.rate.chance:.1f} expected by chance"
     spread = f"standard deviation between seeds {100 * seeds.rate.spread:.1f} points; {chance}"
-    rows.append(
-        (
-            Cell("this recipe", "bold"),
-            Cell(),
-            Cell(),
-            Cell(bar=IntervalBar(mean.low, mean.value, mean.high, limit=rival)),
-            Cell(percent(mean.value), "bold"),
-            Cell(f"{100 * mean.low:.0f}–{100 * mean.high:.0f}", "muted"),
-            Cell(spread, "muted"),
-        )
-    )
+    rows.append((
+        Cell("this recipe", "bold"), Cell(), Cell(), Cell(bar=IntervalBar(mean.low, mean.value, mean.high, limit=rival)),
+        Cell(percent(mean.value), "bold"), Cell(f"{100 * mean.low:.0f}–{100 * mean.high:.0f}", "muted"), Cell(spread, "muted"),
+    ))  # fmt: skip
     columns = (Column(), *figures("validation", "loss", priority=1), Column(), *figures("held-out", ""), Column())
     metric = metric_label(report.headline_metric)
     note = f"{metric} of {TUNED}; intervals over rows for each seed, over rows and seeds for the recipe"
@@ -416,18 +392,14 @@ def off_task_table(report: EvaluationReport) -> Table | None:
         style: Style = "" if change.category else "bold"
         rates = [percent(count / max(1, change.paired.total)) for count in (change.paired.first, change.paired.second)]
         limits, mark = (change.low, change.change, change.high), outcome_mark(change.outcome)
-        rows.append(
-            (
-                glyph_cell(change.outcome),
-                Cell(one_line(change.category, 40) or "all", style),
-                Cell(f"{change.paired.total:,}", "muted"),
-                *(Cell(figure if counted else "–", style) for figure in rates),
-                Cell(bar=IntervalBar(*limits, -reach, reach, -result.margin, mark) if counted else None),
-                Cell(change_text(*limits) if counted else "–", style),
-                Cell(word(change.outcome) if counted else "set apart", outcome_mark(change.outcome)),
-                Cell(f"{change.power:.0%}" if counted else "–", "muted"),
-            )
-        )
+        rows.append((
+            glyph_cell(change.outcome), Cell(one_line(change.category, 40) or "all", style),
+            Cell(f"{change.paired.total:,}", "muted"), *(Cell(figure if counted else "–", style) for figure in rates),
+            Cell(bar=IntervalBar(*limits, -reach, reach, -result.margin, mark) if counted else None),
+            Cell(change_text(*limits) if counted else "–", style),
+            Cell(word(change.outcome) if counted else "set apart", outcome_mark(change.outcome)),
+            Cell(f"{change.power:.0%}" if counted else "–", "muted"),
+        ))  # fmt: skip
     counts = *figures("answers", priority=1), *figures(BASE, TUNED)
     columns = (Column(), Column(), *counts, Column(priority=2), Column("change, points"), Column(), *figures("power", priority=1))
     note = f"correct answers; Tango's one-sided 95% limits; held: a drop of {100 * result.margin:g} points is ruled out"

@@ -25,16 +25,12 @@ class StatusLabel:
 
 
 STATUS_LABELS: dict[RunStatus, StatusLabel] = {
-    "starting": StatusLabel("●", "primary", "starting"),
-    "running": StatusLabel("●", "primary", "running"),
-    "waiting": StatusLabel("‖", "warning", "waiting for power"),
-    "cooling": StatusLabel("‖", "warning", "cooling down"),
-    "quiet": StatusLabel("!", "warning", "quiet"),
-    "finished": StatusLabel("✓", "success", "finished"),
-    "stopped": StatusLabel("■", "muted", "stopped"),
-    "failed": StatusLabel("✗", "error", "failed"),
+    "starting": StatusLabel("●", "primary", "starting"), "running": StatusLabel("●", "primary", "running"),
+    "waiting": StatusLabel("‖", "warning", "waiting for power"), "cooling": StatusLabel("‖", "warning", "cooling down"),
+    "quiet": StatusLabel("!", "warning", "quiet"), "finished": StatusLabel("✓", "success", "finished"),
+    "stopped": StatusLabel("■", "muted", "stopped"), "failed": StatusLabel("✗", "error", "failed"),
     "crashed": StatusLabel("✗", "error", "crashed"),
-}
+}  # fmt: skip
 
 _WARNINGS = {  # by code; the fields are the warning's values
     "answers_limited_by_context": "the model's context leaves {max_tokens:,} tokens for an answer, fewer than evaluation.max_tokens",
@@ -204,7 +200,6 @@ def validation_text(state: RunState) -> str:
 
 
 def run_document(run: Run, state: RunState, status: RunStatus, now: float) -> Document:
-    """Describe a run of any kind."""
     facts = [Fact("kind", run.kind), Fact("base", state.base)]
     blocks: list[Block] = [Heading(run.id, STATUS_LABELS[status].text)]
     if run.kind == "train":

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual.actions import parse
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 else:  # styles follow only the first of a class's bases that is a node
     _Mixin = object
 
-Condition = str | Callable[[Any], object]  # the path of an attribute of the screen, or a function of the screen
+Condition = str | Callable[[Any], object]  # the path of an attribute of the screen, which may be missing, or a function of it
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,6 @@ class Action:
 
     @cached_property
     def call(self) -> tuple[str, tuple[Any, ...]]:
-        """The method's name and its arguments."""
         return parse(self.name)[1:]
 
     def binding_id(self, group: str) -> str:
@@ -106,15 +104,16 @@ class HasActions(_Mixin):
         key = self.user_keys.get(click) or keys.display_key(action.key.split(",")[0])
         return ShownAction(key, action.words(self), click, action.name, action.help)
 
-    def keys_of(self, action: Action) -> list[str]:
-        """Return Textual's names of an action's keys, with the user's changes."""
-        return self.app.key_changes.get(action.binding_id(self.GROUP), action.key).split(",")
-
     def is_possible(self, action: Action) -> bool:
         return self.holds(action.when) and bool(self.check_action(*action.call))
 
     def holds(self, condition: Condition) -> bool:
-        return bool(attrgetter(condition)(self) if isinstance(condition, str) else condition(self))
+        if not isinstance(condition, str):
+            return bool(condition(self))
+        value: object = self
+        for name in condition.split("."):
+            value = value and getattr(value, name)
+        return bool(value)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Return whether an action is possible now. Those that are not declared always are."""

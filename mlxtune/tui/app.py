@@ -33,19 +33,18 @@ from mlxtune.core.files import read_json
 from mlxtune.core.machine_load import share_arena
 from mlxtune.core.text import one_line, plural
 from mlxtune.runs.registry import Run
-from mlxtune.tui import keys, terminal_watch
+from mlxtune.tui import keys
 from mlxtune.tui.actions import Action, HasActions
-from mlxtune.tui.help import HelpPage, help_rows
+from mlxtune.tui.help import CommandProvider, HelpPage, Palette, help_rows
 from mlxtune.tui.jobs import Jobs
 from mlxtune.tui.key_order import OrderedKeys
 from mlxtune.tui.notices import Notice, Notices
-from mlxtune.tui.palette import CommandProvider, Palette
 from mlxtune.tui.room import Room
 from mlxtune.tui.rooms import ROOMS
 from mlxtune.tui.run_control import RunControl
 from mlxtune.tui.saved_state import SavedState
 from mlxtune.tui.selection import RecipeSelection
-from mlxtune.tui.terminal_program import run_in_terminal
+from mlxtune.tui.terminal import run_in_terminal, start_watch
 from mlxtune.tui.theme import THEME_LABELS, THEMES, CachedStylesheet
 from mlxtune.tui.widgets import ChoiceDialog, ChoiceOption, Draw, PageScreen, PromptDialog
 from mlxtune.workspace.index import RunView, Snapshot, WorkspaceIndex
@@ -89,18 +88,13 @@ class MlxtuneApp(HasActions, OrderedKeys):
     GROUP = NAMESPACE = "app"
     ACTIONS = (
         *(Action(f"room('{mode}')", entry.key, help=f"open {entry.name}", id=mode) for mode, entry in ROOMS.items()),
-        Action(
-            "copy", "ctrl+y", "copy", "copy the item under the cursor",
-            when=lambda app: app.copyable[0], why="There is nothing to copy here.",
-        ),
+        Action("copy", "ctrl+y", "copy", "copy the item under the cursor", when=lambda app: app.copyable[0],
+               why="There is nothing to copy."),
         Action("choose_recipe", label="recipe", help="choose the recipe to show", when="selection.has_several"),
         Action("picture", label="screenshot", help="save the screen as an SVG in the workspace"),
         Action("help", "f1", "help", "show this room's keys and glyphs", priority=True, when=lambda app: not app.is_help_typed),
         Action("command_palette", "ctrl+p", help="search all available actions", id="more", priority=True),
-        Action(
-            "undo", "u", help="undo what the notice describes",
-            when=lambda app: app.notices.current and app.notices.current.undo not in ("", "redo"),
-        ),
+        Action("undo", "u", help="undo what the notice describes", when="can_undo"),
         Action("dismiss_notice", "escape", help="close a page or dialog, or dismiss the notice", id="dismiss"),
         Action("quit", "q", "quit", "quit; runs continue"),
         Action("quit", "ctrl+q", help="quit, even from a text field or a dialog", id="quit-now", priority=True),
@@ -181,10 +175,6 @@ class MlxtuneApp(HasActions, OrderedKeys):
         source = self.sessions.save_state() if "sessions" in vars(self) else self.saved.values.get("source")
         self.saved.update({"room": self.current_mode, "run": self.selected, "recipe": recipe, "source": source, "rooms": rooms})
 
-    def shown_key(self, action: str, default: str) -> str:
-        """Return the key to show for an app action: the one in the user's settings, or the default."""
-        return keys.shown_keys(self.key_changes, {"app": type(self)}).get(action, default) if self.key_changes else default
-
     def pop_screen(self) -> AwaitComplete:
         """Remove the top screen, and clear two caches of Textual that otherwise keep growing.
 
@@ -261,12 +251,14 @@ class MlxtuneApp(HasActions, OrderedKeys):
     def on_snapshot_taken(self, message: SnapshotTaken) -> None:
         if not self.has_read:
             self.jobs.run(self._load_rooms, group="load rooms")
-        before, snapshot = self.snapshot, message.snapshot
+        before, snapshot, in_use = self.snapshot, message.snapshot, self.runs.in_use
         self.snapshot = snapshot
         self._snapshot_pending = False
         if before.live and not snapshot.live:
-            self.notices.drop("in_use", "working")
-        alive = {view.id for view in snapshot.runs if view.alive}
+            self.notices.drop("working")
+            self.notices.current = None if self.notices.current == in_use else self.notices.current
+        kinds = (snapshot.runs, snapshot.evals, snapshot.searches, snapshot.generations, snapshot.exports)
+        alive = {view.id for views in kinds for view in views if view.alive}
         if self.runs.stopping - alive:
             self.notices.drop("stopped")  # the room shows that the run has stopped
         self.runs.stopping &= alive
@@ -340,6 +332,10 @@ class MlxtuneApp(HasActions, OrderedKeys):
         if self.screen_stack:
             super().clear_selection()
 
+    @property
+    def can_undo(self) -> bool:
+        return self.notices.current is not None and self.notices.current.undo not in ("", "redo")
+
     async def action_undo(self) -> None:
         if self.notices.current and self.notices.current.undo:
             await self.screen.run_action(self.notices.current.undo)
@@ -399,7 +395,7 @@ class MlxtuneApp(HasActions, OrderedKeys):
     @property
     def is_help_typed(self) -> bool:
         """Whether the key of the help is a character that the user is typing into a text field."""
-        return isinstance(self.focused, Input | TextArea) and len(self.shown_key("app.help", "F1")) == 1
+        return isinstance(self.focused, Input | TextArea) and len(self.show_action("help").key) == 1
 
     def action_help(self) -> None:
         """Show the keys of the room, also while a dialog or a page is open over it, or close the help."""
@@ -420,7 +416,6 @@ class MlxtuneApp(HasActions, OrderedKeys):
         self._quit()
 
     def action_theme(self, name: str) -> None:
-        """Change the theme and save it in the settings."""
         self.theme = name
         try:
             settings.save_theme(name)
@@ -430,7 +425,6 @@ class MlxtuneApp(HasActions, OrderedKeys):
             self.notices.show(Notice("error", one_line(str(error))))
 
     def action_picture(self) -> None:
-        """Save the screen as an SVG in the workspace."""
         try:
             path = self.save_screenshot(path=str(self.workspace))
         except OSError as error:
@@ -446,7 +440,7 @@ class MlxtuneApp(HasActions, OrderedKeys):
             yield from _commands(screen)
             for mode, entry in ROOMS.items():
                 if mode != screen.mode:
-                    key = self.shown_key(f"app.room('{mode}')", entry.key)
+                    key = self.show_action(f"room('{mode}')").key
                     yield SystemCommand(f"Open {entry.name} ({key})", entry.load().ABOUT, partial(self.action_room, mode))
         yield from _commands(self, None if isinstance(screen, Room) else _EVERYWHERE)
         for name, label in THEME_LABELS.items():
@@ -466,7 +460,7 @@ def run(workspace: Path, state: Mapping[str, Any] | None = None) -> None:
     """Open the app on a workspace and return when the user quits. Raise ``SystemExit`` with code 4 after an internal error."""
     share_arena()
     app = MlxtuneApp(workspace, state=state)
-    terminal_watch.start_watch(app.saved.write)
+    start_watch(app.saved.write)
     app.run()
     if app.return_code:
         raise SystemExit(4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,30 +36,28 @@ def choose_task(app: MlxtuneApp, recipe: Path, rows: tuple[str, ...], what: str)
     except MlxtuneError as error:
         app.notices.show_error(error)
         return
-    tasks: list[tuple[Task, str, str]] = [
-        ("variations", "Variations", f"new prompts like {what}, and their answers"),
-        ("documents", "From documents", "questions that can be answered from a folder of your documents"),
-        ("answers", "Answers", "answers to prompts that have none"),
-        ("pairs", "Worse answers", "preference pairs whose rejected answer has a named flaw"),
-    ]
-    possible = [task for task in tasks if (task[0] == "pairs") == (method == "dpo")]
-    options = [ChoiceOption(task, name, about) for task, name, about in possible]
+    about: dict[Task, tuple[str, str]] = {"pairs": ("Worse answers", "preference pairs whose rejected answer has a named flaw")}
+    if method != "dpo":
+        about = {
+            "variations": ("Variations", f"new prompts like {what}, and their answers"),
+            "documents": ("From documents", "questions that can be answered from a folder of your documents"),
+            "answers": ("Answers", "answers to prompts that have none"),
+        }
 
     def chosen(task: Task) -> None:
-        match task:
-            case "variations" if rows:
-                choose_teacher(app, recipe, "variations", rows=rows)
-            case "variations":
-                _choose_thin_rows(app, recipe)
-            case "pairs":
-                choose_teacher(app, recipe, "pairs", rows=rows)
-            case "documents":
-                text = "Markdown, text, or PDF files. Each question is stored with the sentence that answers it."
-                _ask_path(app, "Which folder?", text, lambda path: choose_teacher(app, recipe, "documents", documents=path))
-            case "answers":
-                text = "A .jsonl file with prompts or messages, or a .txt file with one prompt per line."
-                _ask_path(app, "Which prompts?", text, lambda path: choose_teacher(app, recipe, "answers", prompts=path))
+        teacher = partial(choose_teacher, app, recipe, task)
+        if task == "documents":
+            text = "Markdown, text, or PDF files. Each question is stored with the sentence that answers it."
+            _ask_path(app, "Which folder?", text, lambda path: teacher(documents=path))
+        elif task == "answers":
+            text = "A .jsonl file with prompts or messages, or a .txt file with one prompt per line."
+            _ask_path(app, "Which prompts?", text, lambda path: teacher(prompts=path))
+        elif rows or task == "pairs":
+            teacher(rows=rows)
+        else:
+            _choose_thin_rows(app, recipe)
 
+    options = [ChoiceOption(task, *words) for task, words in about.items()]
     app.choose("Generate rows", options, chosen, "A teacher writes them; they wait for your review.")
 
 

@@ -1,13 +1,15 @@
-"""The help page: the focused panel, the available keys, and the glyphs."""
+"""The help page, with the keys of the focused panel and of the room and with the glyphs, and the command palette."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from textual.command import CommandPalette, DiscoveryHit, Hit, Hits, Provider
 from textual.content import Content
 from textual.dom import DOMNode
 from textual.screen import Screen
+from textual.widgets import Input
 
 from mlxtune.core import settings
 from mlxtune.core.text import one_line
@@ -20,6 +22,7 @@ from mlxtune.tui.widgets import FocusPanel, PageScreen
 
 if TYPE_CHECKING:
     from mlxtune.tui.app import MlxtuneApp
+
 
 _GLYPHS = (
     ("●", "$primary", "running"),
@@ -43,9 +46,8 @@ Entry = tuple[str, str, str | None]  # a key, what it does, and its binding ID
 
 
 def help_rows(room: Room, top: Screen[Any]) -> Callable[[int], list[Content]]:
-    """Return the rows of the help page for the current state of ``room``, with the binding IDs that a settings file uses.
-
-    ``top`` is the room itself, or the dialog or page that is open over it, whose keys come first.
+    """Return the rows of the help page for the current state of ``room``, with the binding IDs that a settings file uses. ``top``
+    is the room itself, or the dialog or page that is open over it, whose keys come first.
     """
     panel = top.focused if isinstance(top.focused, FocusPanel) else None
     own = _declared_entries(room)
@@ -113,3 +115,38 @@ def _entry(name: str, style: str, about: str, id: str, width: int) -> list[Conte
     else:
         lead = line(lead, (first, "$muted"))
     return [lead, *(line((" " * 10 + row, "$muted")) for row in rest)]
+
+
+_TITLE_WIDTH = 24
+_HELP_SCORE = 0.01  # of a match in the description, which is below every match in a title
+
+
+class Palette(CommandPalette):
+    """Textual's palette with a cursor that does not blink."""
+
+    def on_mount(self) -> None:
+        self.query_one(Input).cursor_blink = False
+
+
+class CommandProvider(Provider):
+    """Provides the app's commands in order, one per row. Textual's own provider sorts them and parses markup in them."""
+
+    async def discover(self) -> Hits:
+        for title, help, callback, _ in self.app.get_system_commands(self.screen):
+            yield DiscoveryHit(_row(Content(title), help), callback, text=title)
+
+    async def search(self, query: str) -> Hits:
+        matcher = self.matcher(query)
+        for title, help, callback, _ in self.app.get_system_commands(self.screen):
+            score, offsets = matcher.fuzzy_search.match(query, title)
+            if score > 0:
+                highlighted = Content(title)
+                for offset in offsets:
+                    highlighted = highlighted.stylize(matcher.match_style, offset, offset + 1)
+                yield Hit(score, _row(highlighted, help), callback, text=title)
+            elif query.casefold() in help.casefold():
+                yield Hit(_HELP_SCORE, _row(Content(title), help), callback, text=title)
+
+
+def _row(title: Content, help: str) -> Content:
+    return line(cell(title, _TITLE_WIDTH, "bold"), "  ", (help, "$muted"))

@@ -32,7 +32,6 @@ NOTICE_MARKS: Mapping[NoticeKind, tuple[str, str]] = {  # the glyph and its colo
     "tied": ("=", "$muted"),
     "edited": ("~", "$primary"),
 }
-Topic = Literal["", "in_use", "plan_not_ready", "still_answering"]
 
 
 @dataclass(frozen=True)
@@ -43,12 +42,6 @@ class Notice:
     text: str
     hint: str = ""
     undo: str = ""  # the name of the room's action that undoes what the notice is about
-    topic: Topic = ""  # what the notice is about, for code that removes it once it is no longer true
-
-    @property
-    def mark(self) -> tuple[str, str]:
-        """The glyph and its color token."""
-        return NOTICE_MARKS[self.kind]
 
     @property
     def is_brief(self) -> bool:
@@ -76,7 +69,6 @@ class Notices:
         self._app.redraw()
 
     def show_error(self, error: MlxtuneError) -> None:
-        """Show an error's message and hint."""
         self.show(Notice("error", one_line(error.message), one_line(error.hint)))
 
     @contextmanager
@@ -92,13 +84,9 @@ class Notices:
         if self.current and not self._app.jobs.busy:
             self.show(None)
 
-    def is_about(self, name: NoticeKind | Topic) -> bool:
-        """Return whether the notice has this kind or topic."""
-        return self.current is not None and name in (self.current.kind, self.current.topic)
-
-    def drop(self, *outdated: NoticeKind | Topic) -> None:
-        """Remove the notice without drawing if its kind or its topic is ``outdated``."""
-        if any(map(self.is_about, outdated)):
+    def drop(self, *outdated: NoticeKind) -> None:
+        """Remove the notice without drawing if its kind is ``outdated``."""
+        if self.current and self.current.kind in outdated:
             self.current = None
 
     def drop_undo(self) -> None:

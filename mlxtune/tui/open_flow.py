@@ -2,31 +2,249 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical
 from textual.content import Content
+from textual.screen import ModalScreen
 
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import user_path
-from mlxtune.core.text import one_line
+from mlxtune.core.text import one_line, plural
 from mlxtune.data import column_map, scaffold  # they load numpy, which the first screen does not need
+from mlxtune.data.checks.check_input import text_parts
 from mlxtune.data.column_map import SampleRecords
-from mlxtune.data.readers.formats import NO_MAPPING
+from mlxtune.data.readers.columns import columns
+from mlxtune.data.readers.formats import KEYS, NO_MAPPING, parse
+from mlxtune.data.rows import Row, RowError
 from mlxtune.data.scaffold import Scaffold
 from mlxtune.data.source_files import source_files
 from mlxtune.present.data_files import scaffold_document
 from mlxtune.recipe.edit import edit_recipe
 from mlxtune.tui import draw
-from mlxtune.tui.mapping_screen import SAMPLE, MappingScreen
 from mlxtune.tui.notices import Notice
-from mlxtune.tui.render.text import line, lines
+from mlxtune.tui.render.source import role_glyph
+from mlxtune.tui.render.text import cell, key_line, line, lines, marked, wrap
 from mlxtune.tui.source_session import SourceRef
+from mlxtune.tui.widgets import ListPanel, Panel, Section
 
 if TYPE_CHECKING:
     from mlxtune.tui.app import MlxtuneApp
+
+
+SAMPLE = 100  # records that the map is tried on
+_SHOWN = 3  # rows
+_MAX_PREVIEW = 400  # characters of a value or a turn
+_NUMBERED = {  # keys that a digit assigns, and what they mean
+    "prompt": "what the user asks",
+    "completion": "the answer to learn",
+    "system": "the system prompt",
+    "chosen": "the better answer",
+    "rejected": "the worse answer",
+    "label": "whether the answer is good",
+    "messages": "turns: role and content",
+    "conversations": "turns: from and value",
+    "text": "text without turns",
+}
+_ORDER = (*_NUMBERED, *(key for key in KEYS if key not in _NUMBERED))
+
+
+class MappingScreen(ModalScreen[dict[str, str] | None]):
+    """Asks which columns of ``sample`` hold our keys. Returns a map from keys to columns, or ``None`` on escape."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        *(
+            Binding(str(digit), f"assign({digit})", f"{name}: {about}", id=f"mapping.key-{digit}")
+            for digit, (name, about) in enumerate(_NUMBERED.items(), 1)
+        ),
+        Binding("right,l", "cycle(1)", "give the column the next free key", id="mapping.next"),
+        Binding("left,h", "cycle(-1)", "give the column the previous free key", id="mapping.previous"),
+        Binding("backspace,0", "clear", "use no key for the column", id="mapping.clear"),
+        Binding("escape", "dismiss(None)", "close", id="mapping.close"),
+    ]  # fmt: skip
+
+    app: MlxtuneApp
+
+    def __init__(self, sample: SampleRecords, mapping: Mapping[str, str], format: str = "auto", *, label: str = "open") -> None:
+        super().__init__()
+        self._sample, self._format, self._label = sample, format, label
+        self._mapping = dict(mapping)  # from our keys to columns
+        self._columns: dict[str, Any] = {}  # with the first value that is not empty
+        for _, record in sample.records:
+            for name, value in columns(record):
+                if not self._columns.get(name):
+                    self._columns[name] = value
+        self._rows = self._read()
+
+    def _read(self) -> list[Row | RowError]:
+        """Read the sample with the map: for each record, a row, or the reason why there is none."""
+        rows: list[Row | RowError] = []
+        for location, record in self._sample.records:
+            try:
+                rows.append(parse(record, location, self._format, self._mapping))
+            except RowError as error:
+                rows.append(error)
+        return rows
+
+    @property
+    def _formats(self) -> Counter[str]:
+        """The number of valid rows in each format."""
+        return Counter(row.format for row in self._rows if not isinstance(row, RowError))
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="page"):
+            with Horizontal(id="mapping"):
+                yield Section("Columns", ListPanel(id="columns"), id="columns-side", classes="fill")
+                yield Section("Keys", Panel(id="keys"), id="keys-side", classes="fill")
+            yield Section("Rows", Panel(id="mapped"), id="mapped-side", classes="fill")
+            yield Panel(lambda width, _height: self._footer().truncate(max(width, 0)), id="foot")
+
+    def on_mount(self) -> None:
+        self._draw()
+
+    def on_resize(self) -> None:
+        self.call_after_refresh(self._draw)
+
+    # Drawing
+
+    def _draw(self) -> None:
+        if not self.is_attached:
+            return
+        names, formats = list(self._columns), self._formats
+        screen = self.app.size.height
+        most = screen // 2 - 2
+        self.query_one("#mapping").styles.height = min(max(len(names), len(self._shown_keys)), most) + (3 if screen >= 30 else 1)
+        self.query_one(ListPanel).set(len(names), lambda index, width: self._column(names[index], width))
+        title = f"Columns of {one_line(self._sample.path.name, 40)}"
+        self.query_one("#columns-side", Section).head.set(title=title, note=f"{len(names)}")
+        self.query_one("#keys", Panel).update(lambda width, _height: lines(*(self._key(name, width) for name in self._shown_keys)))
+        shown = (", ".join(formats) or "none yet", "bold" if formats else "$warning")
+        self.query_one("#keys-side", Section).head.set(note=line(("format ", "$muted"), shown))
+        valid, total = formats.total(), len(self._rows)
+        what = f"the first {total:,} rows" if self._sample.total > total else plural(total, "row")
+        glyph, style = ("✓", "$success") if valid == total else ("!", "$warning") if valid else ("✗", "$error")
+        note = line((f"{glyph} ", f"bold {style}"), (f"{valid:,} of {what} can be used", "$muted"))
+        self.query_one("#mapped-side", Section).head.set(note=note)
+        self.query_one("#mapped", Panel).update(self._draw_rows)
+
+    @property
+    def _shown_keys(self) -> list[str]:
+        return [name for name in _ORDER if name in _NUMBERED or self._column_of(name)]
+
+    def _column_of(self, name: str) -> str:
+        """Return the column of a key: the mapped one, or the one with the same name. Empty if there is none."""
+        if name in self._mapping:
+            return self._mapping[name]
+        return name if name in self._columns and name not in self._mapping.values() else ""
+
+    def _key_of(self, column: str) -> str:
+        mapped = next((name for name, own in self._mapping.items() if own == column), "")
+        return mapped or (column if column in KEYS and self._column_of(column) == column else "")
+
+    def _column(self, name: str, width: int) -> Content:
+        room = max(min(max(len(one) for one in self._columns), 24, width // 2), 6)
+        key_name = self._key_of(name)
+        room_key = max((len(self._key_of(one)) for one in self._columns), default=0)
+        value = self._columns[name]
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        column = cell(one_line(name, 60), room, "bold" if key_name else "")
+        start = line(column, " ", cell(key_name, room_key, "$primary"), "  " if room_key else " ")
+        return line(start, cell(one_line(text[: 4 * _MAX_PREVIEW], _MAX_PREVIEW), width - room - room_key - 3, "$muted"))
+
+    def _key(self, name: str, width: int) -> Content:
+        digit = str(list(_NUMBERED).index(name) + 1) if name in _NUMBERED else " "
+        column = self._column_of(name)
+        about = (one_line(column, 60), "bold") if column else (_NUMBERED.get(name, ""), "$faint")
+        shown = line("  ", (digit, "bold $primary"), "  ", cell(name, 14, "$primary" if column else "$muted"), about)
+        return shown.truncate(max(width, 0), ellipsis=True)
+
+    def _draw_rows(self, width: int, height: int) -> Content:
+        """Draw the first rows, each in its share of the height."""
+        shown = self._rows[:_SHOWN]
+        gap = [Content("")] if height >= 4 * _SHOWN else []
+        share = max((height - len(gap) * (len(shown) - 1)) // max(len(shown), 1), 1)
+        result: list[Content] = []
+        for number, row in enumerate(shown, 1):
+            if isinstance(row, RowError):
+                reason = marked("✗", "$error", one_line(row.reason, 200), width - 4, "$muted")
+                own = [line(cell(f"{number}", 4, "$muted", right=True), text) for text in reason]
+            else:
+                own = _turns(row, number, width, share)
+            result += [*(gap if result else []), *own[:share]]
+        return lines(*result)
+
+    def _footer(self) -> Content:
+        names = (
+            ("enter", self._label, "screen.accept"), ("1-9", "key", ""), ("←→", "other keys", "screen.cycle(1)"),
+            ("bksp", "clear", "screen.clear"), ("esc", "close", "screen.dismiss(None)"),
+        )  # fmt: skip
+        return key_line(*names)
+
+    # Actions
+
+    @property
+    def _current(self) -> str:
+        names = list(self._columns)
+        return names[self.query_one(ListPanel).cursor] if names else ""
+
+    def action_assign(self, digit: int) -> None:
+        self._assign(self._current, [*_NUMBERED][digit - 1])
+
+    def action_cycle(self, by: int) -> None:
+        """Give the column the next key that no other column has, or none."""
+        own = self._key_of(self._current)
+        names = ["", *(name for name in _ORDER if name == own or not self._column_of(name))]
+        self._assign(self._current, names[(names.index(own) + by) % len(names)])
+
+    def action_clear(self) -> None:
+        self._assign(self._current, "")
+
+    def _assign(self, column: str, name: str) -> None:
+        """Map the key ``name`` to ``column`` and to no other. An empty ``name``, or the key that the column already has, clears the mapping."""
+        if not column:
+            return
+        repeated = self._mapping.get(name) == column
+        self._mapping = {own: other for own, other in self._mapping.items() if own != name and other != column}
+        if name and name != column and not repeated:
+            self._mapping[name] = column
+        self._rows = self._read()
+        self._draw()
+
+    def action_accept(self) -> None:
+        if self._formats:
+            self.dismiss(self._mapping)
+        else:
+            self.app.bell()
+
+    on_list_panel_chosen = action_accept
+
+
+def _turns(row: Row, number: int, width: int, height: int) -> list[Content]:
+    """Return the texts of a row in at most ``height`` rows; each text has at least one."""
+    parts = [part for part in text_parts(row) if part.text.strip()]
+    shown = parts if len(parts) <= height else [*parts[: height - 1], parts[-1]]
+    spare = height - len(shown)
+    result: list[Content] = []
+    for index, part in enumerate(shown):
+        glyph, style = role_glyph(part.role)
+        position = cell(f"{number}" if index == 0 else "", 4, "$muted", right=True)
+        head = line(position, "  ", (f"{glyph} ", style), cell(part.role, 11, style))
+        rows = wrap(one_line(part.text[: 4 * _MAX_PREVIEW], _MAX_PREVIEW), width - head.cell_length)
+        wanted = rows[: 1 + spare]
+        spare -= len(wanted) - 1
+        if len(rows) > len(wanted):
+            wanted[-1] = f"{wanted[-1]} …"
+        for at, text in enumerate(wanted):
+            result.append(cell(line(head if at == 0 else " " * head.cell_length, text), width))
+    return result
+
 
 Mapped = Callable[[Path, Mapping[str, str]], object]
 

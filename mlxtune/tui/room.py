@@ -39,21 +39,18 @@ class Room(HasActions, Screen[None]):
     """A screen of the app. :meth:`draw` shows the newest snapshot. Rooms read and write files only in jobs."""
 
     AUTO_FOCUS = "FocusPanel"  # not a text field, which may be hidden
+    mode: ClassVar[str]  # the room's key in the table of rooms, and the name of its folder
     ABOUT: ClassVar[str] = ""  # the room's purpose, in a few words
+    SAVED: ClassVar[Mapping[str, type]] = {}  # the attributes that come back after a restart, with their types
     focused: Reactive[Widget | None] = Reactive(None, repaint=False)  # a focused widget repaints itself, not the whole screen
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        cls.GROUP = cls.__name__.removesuffix("Room").lower()
+        cls.GROUP = cls.mode = cls.__name__.removesuffix("Room").lower()
         super().__init_subclass__(**kwargs)
 
     def __init__(self) -> None:
         super().__init__()
         self._compositor = RoomCompositor()
-
-    @property
-    def mode(self) -> str:
-        """The room's key in the table of rooms, and the name of its folder."""
-        return self.GROUP
 
     def action_other(self) -> None:
         self.app.selection.choose_recipe()
@@ -114,10 +111,13 @@ class Room(HasActions, Screen[None]):
 
     def save_state(self) -> Mapping[str, Any]:
         """Return the state to restore after a restart, such as a cursor or a filter, as JSON. Called every second."""
-        return {}
+        return {name: getattr(self, name) for name in self.SAVED}
 
     def restore_state(self, state: Mapping[str, Any]) -> None:
         """Restore what :meth:`save_state` returned. Called before widgets exist; errors in ``state`` are ignored."""
+        for name, kind in self.SAVED.items():
+            if isinstance(state.get(name), kind):
+                setattr(self, name, state[name])
 
     def run_job(
         self, job: Callable[[], T], on_result: Callable[[T], object], on_error: OnError | None = None, *, group: str = "job"
@@ -127,7 +127,6 @@ class Room(HasActions, Screen[None]):
         self.app.jobs.run(job, lambda result: self.is_attached and on_result(result), failed, group=f"{self.mode}.{group}")
 
     def redraw(self) -> None:
-        """Draw the newest snapshot and the frame."""
         if not (self.is_mounted and self.is_attached and self.app.is_running):  # else its widgets may be gone already
             return
         app = self.app
@@ -145,9 +144,8 @@ class Room(HasActions, Screen[None]):
         self.query_one(RoomFooter).set(self.field_actions() if in_field else [*self.shown_actions(), self.app.show_action("quit")])
 
     def _reset_focus(self, widget: Widget, avoiding: list[Widget] | None = None) -> None:
-        """Move the focus away from a widget that is hidden or about to be removed.
-
-        Textual calls this some time after it hid the widget. If the widget is on screen again by then, it keeps the focus.
+        """Move the focus away from a widget that is hidden or about to be removed. Textual calls this some time after it hid the
+        widget. If the widget is on screen again by then, it keeps the focus.
         """
         if avoiding or widget not in self.focus_chain:
             super()._reset_focus(widget, avoiding)

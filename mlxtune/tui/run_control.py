@@ -19,7 +19,7 @@ from mlxtune.tui.notices import Notice
 from mlxtune.tui.rooms import ROOMS
 from mlxtune.tui.widgets import ChoiceOption
 from mlxtune.workspace import control
-from mlxtune.workspace.control import StopEffect, stop_effect
+from mlxtune.workspace.control import stop_effect
 from mlxtune.workspace.index import RecipeView, RunView
 
 if TYPE_CHECKING:
@@ -56,41 +56,35 @@ class RunControl:
         room = ROOMS.get({"train": "train", "search": "train", "eval": "evaluate"}.get(live.run.kind, ""))
         stop = f"or run: mlxtune runs stop {live.title}"
         if room:
-            key = self._app.shown_key(f"app.room('{room.mode}')", room.key)
+            key = self._app.show_action(f"room('{room.mode}')").key
             stop = f"or stop it in {room.name} ({key}{', then h' if live.run.kind == 'search' else ''})."
         text = f"The {registry.RUN_KINDS[live.run.kind].noun} of {live.name} is using this machine."
-        return Notice("warning", text, f"Wait for it to finish, {stop}", topic="in_use")
+        return Notice("warning", text, f"Wait for it to finish, {stop}")
 
     def open_run(self, id: str) -> None:
-        """Show a run in the Train room."""
         newest = self._app.snapshot.runs[0].id if self._app.snapshot.runs else None
         self._app.selected = None if id == newest else id
         self._app.action_room("train")
 
     def new_run(self) -> None:
-        """Start a run of the workspace's recipe after asking, or ask which one if there are several."""
+        """Ask whether to train the workspace's recipe, or which one if there are several."""
         current, startable = self._app.selection.recipe, self._app.snapshot.startable
         views = sorted(startable, key=lambda view: (view.recipe is None, view is not current))
-        recipe = views[0].recipe if len(views) == 1 else None
-        if recipe is None or check_warning(views[0].last_check):  # start_run asks about these rows
-            self.with_recipe(views, self.start_run)
-            return
-        options = [ChoiceOption(None, "Not now", "start nothing"), ChoiceOption("train", "Train", "start the run")]
-        text = f"{recipe_summary(recipe)}, {views[0].source}"
-        self._app.choose(f"Train {one_line(recipe.name)}?", options, lambda _: self.start_run(views[0].path), text)
+        about = f"{recipe_summary(views[0].recipe)}, {views[0].source}" if len(views) == 1 and views[0].recipe else ""
+        self.with_recipe(views, lambda path: self.start_run(path, about))
 
-    def start_run(self, path: Path, about: str = "") -> None:
-        """Start a run of the recipe in ``path``, and show both. Ask first if its rows should be checked or fixed before; ``about`` is
-        what else the question says about the run.
+    def start_run(self, path: Path, about: str = "", doubtful: bool = False) -> None:
+        """Start a run of the recipe in ``path``, and show both. Ask first if there is anything to say ``about`` it, or if its rows
+        should be checked or fixed before.
         """
         view = next((view for view in self._app.snapshot.recipes if view.path == path), None)
-        if view is None or not (check_note := check_warning(view.last_check)):
+        if view is None or view.recipe is None or (not (note := check_warning(view.last_check)) and not about):
             self._start_run(path)
             return
         options = [
-            ChoiceOption(None, "Cancel", "nothing is trained"),
-            ChoiceOption("data", "Look at them in Data", "which checks them"),
-            ChoiceOption("train", "Train anyway", "on these rows, too"),
+            ChoiceOption(None, "Not now", "start nothing"),
+            *([ChoiceOption("data", "Look at the rows", "in Data, which checks them")] if note else []),
+            ChoiceOption("train", "Train anyway" if note or doubtful else "Train", "it may fail" if doubtful else "start the run"),
         ]
 
         def chosen(choice: str) -> None:
@@ -100,7 +94,7 @@ class RunControl:
             else:
                 self._start_run(path)
 
-        self._app.choose("Train on these rows?", options, chosen, f"{check_note} {about}".rstrip())
+        self._app.choose(f"Train {one_line(view.recipe.name)}?", options, chosen, f"{note} {about}".strip())
 
     def _start_run(self, path: Path) -> None:
         def start(recipe: Recipe) -> None:
@@ -152,55 +146,26 @@ class RunControl:
         return self.start_worker(lambda: job(recipe), busy=busy.format(recipe.name))
 
     def confirm_stop(self, view: RunView) -> None:
-        """Ask for confirmation, then tell the run's worker to save and exit. If it was told to stop before, offer to kill it."""
-        kill, effect = view.id in self.stopping, stop_effect(view.run.kind, view.state)
-        step = view.checkpoint
+        """Ask for confirmation, then tell the worker of ``view`` to save and exit. If it was told to stop before, offer to kill it."""
+        kill, saved = view.id in self.stopping, stop_text(stop_effect(view.run.kind, view.state))
+        text, label, about = f"{saved.capitalize()}.", "Stop", "it finishes its step, and exits"
         if kill:
-            lost = "It has no checkpoint: all steps would be lost."
-            if view.run.kind == "search":
-                lost = "Steps of the current trial after its last checkpoint would be lost."
-            elif step is not None:
-                lost = f"Steps after checkpoint {step:,} would be lost."
-            text, label = f"It was asked to stop but has not responded. {lost}", "End it now"
-        else:
-            text, label = f"{stop_text(effect).capitalize()}.", "Stop"
-        saves = effect != StopEffect.NOTHING
-        options = [
-            ChoiceOption(None, "Keep searching" if view.run.kind == "search" else "Keep training", "nothing changes"),
-            ChoiceOption("stop", label, "end the process" if kill else "save, then exit" if saves else "exit without a checkpoint"),
-        ]
-        what = f"the search for {view.name}" if view.run.kind == "search" else f"{view.name} at step {view.state.step:,}"
-        self._app.choose(f"Stop {what}?", options, lambda _: self._stop(view, kill), text)
-
-    def confirm_end(self, view: RunView, work: str, effect: str) -> None:
-        """Ask for confirmation, then tell the worker of ``view`` to exit. ``work`` names what it does, and ``effect`` what remains of it."""
-
-        def job() -> Notice:
-            registry.stop(view.run)
-            return Notice("stopped", f"Stopping the {work} of {view.name}.")
-
-        options = [ChoiceOption(None, "Let it finish", "nothing changes"), ChoiceOption("stop", "Stop", effect)]
-        self._app.choose(f"Stop the {work} of {view.name}?", options, lambda _: self._app.jobs.run(job, busy=""))
-
-    def _stop(self, view: RunView, kill: bool) -> None:
-        """Send the signal. The worker saves and exits on the first one, and exits immediately on a second one."""
-        if view.id in self.stopping and not kill:
-            return  # another dialog has sent it
-        outcome = "was asked to stop"
-        if kill:
-            outcome = "is exiting now, without saving"
-        elif stop_effect(view.run.kind, view.state) != StopEffect.NOTHING:
-            outcome += ". It will finish its step, save, and exit"
+            lost = "all its work" if view.checkpoint is None else f"what follows checkpoint {view.checkpoint:,}"
+            text, label, about = f"It was asked to stop but has not responded. This loses {lost}.", "End it now", "end the process"
 
         def stopped(_: object) -> None:
             self.stopping |= {view.id}
+            outcome = "is exiting now, without saving" if kill else f"was asked to stop: {saved}"
             self._app.notices.show(Notice("stopped", f"{view.name} {outcome}."))
 
-        self._app.jobs.run(lambda: registry.stop(view.run), stopped, busy="")
+        def stop(_: str) -> None:
+            if kill or view.id not in self.stopping:  # else another dialog has sent the signal, and a second one would kill it
+                self._app.jobs.run(lambda: registry.stop(view.run), stopped, busy="")
+
+        options = [ChoiceOption(None, "Let it finish", "nothing changes"), ChoiceOption("stop", label, about)]
+        self._app.choose(f"Stop the {registry.RUN_KINDS[view.run.kind].noun} of {view.name}?", options, stop, text)
 
     def create_samples(self) -> None:
-        """Create the sample recipe and its data in the workspace."""
-
         def job() -> Notice:
             recipe = samples.create(self._app.workspace).relative_to(self._app.workspace).as_posix()
             return Notice("done", f"Created {one_line(recipe)} and its rows in data/samples.")

@@ -48,12 +48,12 @@ class RecipeSelection:
         self._app.sessions.expected_recipe = path
         self._app.redraw()
 
-    def choose_recipe(self, then: Callable[[], object] = lambda: None) -> None:
-        """Ask which recipe to show, and call ``then`` when one has been chosen."""
+    def choose_recipe(self) -> None:
+        """Ask which recipe to show, instead of the file that is open without one."""
 
         def choose(path: Path) -> None:
             self.recipe_path = path
-            then()
+            self._app.sessions.open_file(None)
             self._app.redraw()
 
         self.ask_for_recipe(self._app.snapshot.recipes, choose)
@@ -94,7 +94,7 @@ class RecipeSelection:
 
     def check_note(self, view: RecipeView | None) -> str:
         """Return why training a recipe should wait for a check of its rows, and the key to them, or ``""``."""
-        key = self._app.shown_key("app.room('data')", "D")
+        key = self._app.show_action("room('data')").key
         check_note = check_warning(view.last_check) if view else ""
         return f"{check_note} {key} opens Data." if check_note else ""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,9 +95,8 @@ class SourceSession:
     def __init__(
         self, app: MlxtuneApp, ref: SourceRef, notify: Callable[[], None], previous: SourceSession | None, annotator: str
     ) -> None:
-        """Open ``ref``. ``notify`` may be called from any thread. The filter, order and cursor come from ``previous``.
-
-        If there is an ``annotator``, decisions are theirs, and only theirs are shown.
+        """Open ``ref``. ``notify`` may be called from any thread. The filter, order and cursor come from ``previous``. If there is
+        an ``annotator``, decisions are theirs, and only theirs are shown.
         """
         self.ref = ref
         self.annotator = annotator
@@ -121,18 +121,14 @@ class SourceSession:
         self._masks: MaskProcess | None = None
         self._journal_stamp = file_stamp(review.journal_path(ref.path))
         self.opened_stamps = self.file_stamps()
-        self._run(self._open, self._set_error)
-        self._run(self._check, self._set_check_error)
+        self._run(self._open, partial(self._fail, self))
+        self._run(self._check, partial(self._fail, self.check))
 
     def _run(self, job: Callable[[], None], on_error: Callable[[MlxtuneError], None] | None = None) -> None:
         self._app.jobs.run(job, on_error=on_error, group="source", exclusive=False)
 
-    def _set_error(self, error: MlxtuneError) -> None:
-        self.error = error
-        self._notify()
-
-    def _set_check_error(self, error: MlxtuneError) -> None:
-        self.check.error = error
+    def _fail(self, what: SourceSession | CheckProgress, error: MlxtuneError) -> None:
+        what.error = error
         self._notify()
 
     @property
@@ -276,7 +272,6 @@ class SourceSession:
 
     def token_masks(self, rows: Iterable[Row]) -> dict[str, TrainingMask | MlxtuneError]:
         """Return, keyed by row hash, the mask of trained tokens or the error. An error in the model itself has the key ``""``.
-
         There are none while the base is missing.
         """
         from mlxtune.planning.masks import MaskProcess
@@ -317,7 +312,7 @@ class SourceSession:
         if self._check_process is not None:
             self._check_process.stop()
         self.check = CheckProgress()
-        self._run(self._check, self._set_check_error)
+        self._run(self._check, partial(self._fail, self.check))
 
     def cursor_position(self) -> int:
         """Return the position of the current row among the selected rows, or 0 if it is not among them."""
@@ -336,7 +331,6 @@ class SourceSession:
         return tuple(map(file_stamp, (*files, generated_path(path))))
 
     def reload_decisions(self) -> None:
-        """Load any new decisions from another window."""
         current = file_stamp(review.journal_path(self.ref.path))
         if current != self._journal_stamp and self._review is None and self.browser is not None:
             self._journal_stamp = current

@@ -21,8 +21,8 @@ from mlxtune.data.transforms.pipeline import VERBS, Pipeline, RowEdit, parse
 from mlxtune.data.transforms.preview import Outcome, changed_texts
 from mlxtune.data.transforms.transform import Verb
 from mlxtune.present.data_files import outcome_text
+from mlxtune.tui.render.output_text import Words, word_diff
 from mlxtune.tui.render.text import cell, line, lines, marked
-from mlxtune.tui.render.word_diff import Words, word_diff
 from mlxtune.tui.source_session import SourceSession
 from mlxtune.tui.widgets import Panel
 
@@ -41,9 +41,8 @@ class _Superseded(Exception):
 
 
 class TransformDialog(ModalScreen["Pipeline | None"]):
-    """Asks for a pipeline for ``rows`` (ascending) and previews it while it is typed. Returns it, or ``None`` on escape.
-
-    The up and down keys recall ``history``, whose newest line is last.
+    """Asks for a pipeline for ``rows`` (ascending) and previews it while it is typed. Returns it, or ``None`` on escape. The up and
+    down keys recall ``history``, whose newest line is last.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [

@@ -27,7 +27,7 @@ from mlxtune.present.export import exports_table
 from mlxtune.runs import registry
 from mlxtune.runs.state import RunState
 from mlxtune.runs.worker import Worker
-from mlxtune.tui.rooms.adapters import service
+from mlxtune.tui.rooms.adapters import screen
 from mlxtune.tui.rooms.adapters.screen import draw_detail
 
 from .conftest import launched
@@ -213,7 +213,7 @@ def test_exports_are_listed_with_their_verification(trained_workspace: Path, mon
     text = adapter_card(entry, published_base("smollm2-135m"))
     assert "## Exports" in text
     assert f"| MLX | {row[1].text} |" in text
-    view = next(adapter for adapter in service.read_library(trained_workspace).adapters if adapter.entry.key == entry.key)
+    view = next(adapter for adapter in screen.read_library(trained_workspace).adapters if adapter.entry.key == entry.key)
     assert [export.form for export in view.exports] == ["fused"]
     shown = "".join(row.plain.strip() for row in draw_detail(view, 100))
     assert "Exports" in shown

@@ -29,7 +29,7 @@ SPAWNING = {  # the only files that start programs
     "cli/export.py",  # ollama create
     "evaluation/signature.py",  # ssh-keygen
     "adapters/export/llama_server.py",  # llama.cpp
-    "tui/terminal_program.py",  # the user's own commands and $EDITOR
+    "tui/terminal.py",  # the user's own commands
 }  # fmt: skip
 
 

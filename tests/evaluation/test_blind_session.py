@@ -19,7 +19,7 @@ from mlxtune.evaluation.holdout.ledger import history, ledger_path, read
 from mlxtune.evaluation.statistics.agreement import kappa
 from mlxtune.evaluation.statistics.intervals import wilson
 from mlxtune.evaluation.statistics.significance import holm
-from mlxtune.present.blind import tally_text
+from mlxtune.present.comparison import tally_text
 
 PROMPT = (Message("system", "Be kind."), Message("user", "Where is it?"))
 

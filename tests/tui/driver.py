@@ -20,6 +20,7 @@ from waiting import PATIENCE
 
 from mlxtune.tui.app import MlxtuneApp
 from mlxtune.tui.key_order import OrderedKeys
+from mlxtune.tui.notices import NOTICE_MARKS
 from mlxtune.tui.room import Room
 from mlxtune.tui.rooms import ROOMS
 from mlxtune.tui.widgets import ChoiceDialog, EditDialog, Editor, Panel, PromptDialog, Section
@@ -118,7 +119,7 @@ class RoomDriver:
     def notice(self) -> str:
         """What is said above the footer."""
         notice = self.app.notices.current
-        return f"{notice.mark[0]} {notice.text} {notice.hint}".strip() if notice else ""
+        return f"{NOTICE_MARKS[notice.kind][0]} {notice.text} {notice.hint}".strip() if notice else ""
 
     @property
     def undo_key(self) -> str:

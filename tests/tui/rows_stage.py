@@ -21,7 +21,7 @@ from mlxtune.data.rows import Row, row_text
 from mlxtune.evaluation.check_process import CheckRequest, contract_scorer
 from mlxtune.planning.masks import TrainingMask, TurnTokens
 from mlxtune.recipe import load
-from mlxtune.tui.rooms.review.service import parts_of
+from mlxtune.tui.rooms.review.render import parts_of
 from mlxtune.tui.source_session import SourceSession
 
 from .driver import Gate, RoomDriver

@@ -23,8 +23,7 @@ from mlxtune.recipe import dump, load
 from mlxtune.runs.launch import write_record
 from mlxtune.runs.locks import accelerator_lease
 from mlxtune.runs.registry import Run
-from mlxtune.tui.rooms.adapters.screen import draw_detail
-from mlxtune.tui.rooms.adapters.service import read_library
+from mlxtune.tui.rooms.adapters.screen import draw_detail, read_library
 
 from .driver import NARROW, Gate, Opening, RoomDriver, opens
 from .evaluated import base, evaluation, tuned

@@ -50,13 +50,6 @@ async def test_the_palette_offers_what_is_possible_now_and_does_it(loaded, open_
         await room.press(*"zoom", "enter", until=lambda: room.mode == "train" and "whole" in room.actions)
 
 
-async def test_the_palette_finds_the_command_that_serves_the_workspace(loaded, open_room):
-    async with open_room("home") as room:
-        await room.press("ctrl+p", until=lambda: room.screen.query_one(OptionList).option_count > 0)
-        await room.press(*"serv", "enter", notice="✓ Copied: mlxtune serve Run it in another terminal, in this workspace.")
-        assert room.app.clipboard == "mlxtune serve"
-
-
 async def test_every_theme_redraws_the_chart(loaded, open_room):
     async with open_room("train") as room:
         for theme in THEMES:

@@ -17,7 +17,7 @@ from mlxtune.evaluation.evidence import load_pairs
 from mlxtune.evaluation.report import load
 from mlxtune.evaluation.statistics.intervals import wilson
 from mlxtune.present.labels import p_value
-from mlxtune.tui.rooms.blind import service
+from mlxtune.tui.rooms.blind import screen
 
 from . import evaluated
 from .driver import NARROW, Gate, Opening, RoomDriver, any_size, opens
@@ -111,13 +111,13 @@ async def test_the_arms_are_those_of_the_verdict(shop, open_room):
 async def test_a_session_opens_even_if_its_files_are_noticed_first(room, shop, monkeypatch):
     gate = Gate()
 
-    def slow(arms: service.ArmPair, n: int) -> Any:
+    def slow(arms: screen.ArmPair, n: int) -> Any:
         opened = open_session(arms, n)
         gate.wait()
         return opened
 
-    open_session = service.open_session
-    monkeypatch.setattr(service, "open_session", slow)
+    open_session = screen.open_session
+    monkeypatch.setattr(screen, "open_session", slow)
     gate.clear()
     await room.press("enter", choose="10", until=lambda: any((shop.folder / "evals" / ID / "blind").glob("*")))
     await room.observe(shop.snapshot())

@@ -14,11 +14,8 @@ from mlxtune.core.files import write_json
 from mlxtune.core.json_fields import to_json
 from mlxtune.data import check_cache
 from mlxtune.data.check_cache import CheckOutcome
-from mlxtune.data.source import read_file, read_source
-from mlxtune.data.split import sample_rows, split
-from mlxtune.evaluation import history
+from mlxtune.data.source import read_file
 from mlxtune.evaluation.history import ChangedTerm, ChangedTerms
-from mlxtune.evaluation.off_task.prompts import OFF_TASK
 from mlxtune.recipe import dump, load
 from mlxtune.runs import launch
 from mlxtune.runs.registry import Run
@@ -109,17 +106,7 @@ async def test_after_the_training_the_baseline_names_the_next_step(room, shop):
     assert "No adapter yet" in room.text("#ev-summary")
     shop.run("20261124-1600-support-json", steps=5, end=("run.finished", {"summary": {}}))
     await room.observe(shop.snapshot())
-    await room.until(lambda: "Now evaluate the adapter with n." in room.text("#ev-summary"))
-
-
-@opens(stage=lambda shop: evaluation(shop, arms={"base": base}), settle=None)
-async def test_while_the_adapter_is_evaluated_the_baseline_says_so(room, shop):
-    await rows_found(room, "Base fails")
-    before = room.text("#ev-summary")
-    evaluating(shop)
-    await room.observe(shop.snapshot())
-    await room.until(lambda: "No verdict yet: " in room.text("#ev-summary"))
-    assert before not in room.text("#ev-summary")
+    await room.until(lambda: "Evaluate the adapter" in room.text("#ev-summary"))
 
 
 @pytest.mark.parametrize("tuned_answer", [base, tuned])
@@ -145,7 +132,7 @@ async def test_the_failing_part_is_marked_next_to_the_reference(room):
 @opens(stage=lambda shop: evaluation(shop, arms={"base": base}), settle=None)
 async def test_keys_without_an_effect_say_so(room):
     await rows_found(room, "Base fails")
-    await room.press("v", notice="· There is no other arm whose answer could be compared.")
+    await room.press("v", notice="· There is no other answer.")
     await room.press("c", notice="· Not possible now: ")
 
 
@@ -216,15 +203,6 @@ async def test_enter_on_the_verdict_opens_the_whole_report(room):
     text = await page(room)
     for part in ("Cannot tell.", "whole contract", "no forbidden phrase", "perplexity", "decoding", "fixed", "neither"):
         assert part in text, part
-
-
-@opens(settle=None)
-async def test_f_keeps_one_kind_of_failure_and_shows_all_again(room):
-    await rows_found(room, "Tuned fails", 7)
-    await room.press("f", choose="1", until=lambda: room.screen.rows.title.startswith("Tuned fails: "))
-    assert len(room.screen.rows.rows) < 7
-    await room.press("f", choose="0")
-    await rows_found(room, "Tuned fails", 7)
 
 
 @opens(settle=None)
@@ -411,7 +389,7 @@ async def test_o_selects_another_report_which_is_remembered(shop, open_room):
         await rows_found(room, count=30)
         assert room.head("#ev-verdict").startswith("Verdict on support-json")
         await room.press("m")
-        assert json.loads(json.dumps(dict(room.screen.save_state()))) == {"evaluation": OLDER, "newest": ID, "metric": "json"}
+        assert json.loads(json.dumps(dict(room.screen.save_state()))) == {"_selected": OLDER, "_newest": ID, "_metric": "json"}
 
 
 async def test_runs_of_a_recipe_are_told_apart(shop, open_room):
@@ -581,14 +559,6 @@ async def test_a_failed_evaluation_is_explained_above_the_last_report(shop, open
         assert error(room) == f"{text} {hint}"
 
 
-async def test_no_verdict_is_said_to_follow_from_the_base_while_an_evaluation_is_unfinished(shop, open_room):
-    evaluation(shop, arms={"base": base})
-    shop.run("20261124-1700-support-json", kind="eval", age=90, end=("run.stopped", {"step": 0}))
-    async with open_room("evaluate") as room:
-        await room.until(lambda: "No verdict: the evaluation of support-json did not finish." in room.text("#ev-summary"))
-        assert "No adapter yet" not in room.text("#ev-summary")
-
-
 async def test_n_continues_a_stopped_evaluation(shop, open_room, monkeypatch):
     continued: list[str] = []
     monkeypatch.setattr(launch, "resume", lambda run: continued.append(run.id))
@@ -622,28 +592,17 @@ async def test_an_evaluation_that_failed_without_answers_is_not_continued(shop, 
         assert "Continue" not in room.text("ListPanel")
 
 
-def evaluated_twice(shop: Shop, settings: str, *, off_task: int = 0) -> tuple[Path, list[Path]]:
-    """A run with ``settings`` for its evaluation, and its evaluations on 20 of 133 held-out rows, newest first.
-
-    In the first one, the base took 95 s for 40 rows and 40 s for the off-task prompts.
-    """
-    folder = evaluation(shop, off_task=off_task)
+def evaluated_twice(shop: Shop, settings: str) -> Path:
+    """A run with ``settings`` for its evaluation of 133 held-out rows. Earlier, its base took 95 s for 40 rows."""
+    folder = evaluation(shop)
     run = shop.run("20261124-1412-support-json", steps=60, end=("run.finished", {"summary": {}}), age=300)
     (run / "recipe.toml").write_text(f"{(run / 'recipe.toml').read_text()}\n[evaluation]\n{settings}\n")
     (run / "adapter").mkdir()
     (run / "adapter" / "adapters.safetensors").touch()
-    recipe = load(run / "recipe.toml")
-    evaluated = sample_rows(split(read_source(recipe.source), recipe.data).test, 20)
     report = json.loads((folder / "report.json").read_text())
     report["arms"][0]["cached"] = False
-    report["facts"] |= {"row_ids": [row.id for row in evaluated], "run": run.name}
     (folder / "report.json").write_text(json.dumps(report))
-    older = evaluation(shop, "20261124-1400-support-json", age=900.0, rows=4)
-    for of, cached, seconds in ((older, False, 40.0), (folder, True, 0.1)):
-        *events, end = (of / "events.jsonl").read_text().splitlines()
-        answered = {"type": "arm.finished", "arm": "base", "rows": 1000, "cached": cached, "seconds": seconds, "of": OFF_TASK}
-        (of / "events.jsonl").write_text("\n".join([*events, json.dumps(json.loads(end) | answered), end, ""]))
-    return run, [folder, older]
+    return run
 
 
 @pytest.mark.parametrize(
@@ -652,14 +611,18 @@ def evaluated_twice(shop: Shop, settings: str, *, off_task: int = 0) -> tuple[Pa
         (
             "max_tokens = 112",
             "133 of 133 held-out rows, 1,000 off-task prompts, at most 112 tokens per answer.",
-            "2 arms, about 10 min",
+            "2 arms, rows ≤ 11 min",
         ),
         (
             "rows = 20\nmax_tokens = 112",
             "20 of 133 held-out rows, 1,000 off-task prompts, at most 112 tokens",
-            "2 arms, about 80 s",
+            "2 arms, rows ≤ 2 min",
         ),
-        ("", "133 of 133 held-out rows, 1,000 off-task prompts.", "2 arms"),  # not the limit of the evaluation of the base
+        (
+            "",
+            "133 of 133 held-out rows, 1,000 off-task prompts.",
+            "2 arms, rows ≤ 11 min",
+        ),  # not the limit of the evaluation of the base
     ],
 )
 async def test_the_question_for_the_arms_says_how_much_they_answer(shop, open_room, settings, text, about):
@@ -687,45 +650,16 @@ url = "http://localhost/v1"
 @pytest.mark.parametrize(
     ("settings", "options"),
     [
-        ("rows = 20", {"as in the recipe": "answered before", "on all 133 held-out rows": "about 9 min", KSHOT: "answered before"}),
-        ("rows = 30", {"as in the recipe": "about 48 s", "on all 133 held-out rows": "about 9 min", KSHOT: "about 71 s"}),
-        ('rows = 20\nprompt = "Hi."', {"as in the recipe": "answered before", PROMPT: "about 48 s", "all of these": "about 48 s"}),
-        ("rows = 20\nshots = 2", {"as in the recipe": "answered before", KSHOT.replace("3", "2"): "about 48 s"}),
-        ('rows = 20\nregression = ""', {"as in the recipe": "answered before"}),
+        ("rows = 20", {"as in the recipe": "rows ≤ 2 min", "on all 133 held-out rows": "rows ≤ 11 min", KSHOT: "rows ≤ 2 min"}),
+        ('rows = 20\nprompt = "Hi."', {"as in the recipe": "rows ≤ 2 min", PROMPT: "rows ≤ 2 min", "all of these": "rows ≤ 3 min"}),
         (f"rows = 20\n{ENDPOINT}", {"as in the recipe": "", "on all 133 held-out rows": "", KSHOT: ""}),
     ],
 )
-def test_options_say_how_long_the_answers_take_that_are_missing(shop, settings, options):
-    run, _evaluations = evaluated_twice(shop, f"max_tokens = 112\n{settings}", off_task=2)
-    work = service.count_work(load(run / "recipe.toml"), Run(run), history.evaluations(shop.folder))
-    times = {option.label: option.about.partition(", ")[2] for option in work.options}
+def test_options_say_how_long_the_answers_take(shop, settings, options):
+    run = evaluated_twice(shop, f"max_tokens = 112\n{settings}")
+    found, _ = service.evaluation_options(shop.folder, load(run / "recipe.toml"), Run(run))
+    times = {option.label: option.about.partition(", ")[2] for option in found}
     assert times | options == times
-
-
-def test_another_adapter_answers_again_and_the_base_does_not(shop):
-    run, _evaluations = evaluated_twice(shop, "max_tokens = 112\nrows = 20", off_task=2)
-    other = run.rename(run.with_name("20261124-1413-support-json"))
-    recipe, earlier = load(other / "recipe.toml"), history.evaluations(shop.folder)
-    work = service.count_work(recipe, Run(other), earlier)
-    assert work.options[0].seconds == pytest.approx(20 * 95 / 40 + 40)
-    assert service.count_work(recipe, None, earlier).options[0].about == "1 arm, answered before"
-
-
-def test_times_leave_out_off_task_prompts_of_unknown_speed(shop):
-    run, evaluations = evaluated_twice(shop, "max_tokens = 112\nrows = 30")
-    recipe = load(run / "recipe.toml")
-    earlier = [one for one in history.evaluations(shop.folder) if one.run.folder == evaluations[0]]
-    work = service.count_work(recipe, Run(run), earlier)
-    assert work.options[0].seconds == pytest.approx(20 * 95 / 40)
-    few = replace(recipe, evaluation=replace(recipe.evaluation, rows=20))
-    assert service.count_work(few, Run(run), earlier).options[0].seconds is None
-
-
-def test_the_parent_answers_too(shop):
-    run, _evaluations = evaluated_twice(shop, 'max_tokens = 112\nrows = 20\nregression = ""')
-    recipe = load(run / "recipe.toml", ['adapter.parent="parent"'])
-    work = service.count_work(recipe, Run(run), history.evaluations(shop.folder))
-    assert work.options[0].seconds == pytest.approx(20 * 95 / 40)
 
 
 async def test_the_recipe_as_it_is_now_can_be_chosen_if_it_evaluates_differently(shop, open_room, monkeypatch):

@@ -2,8 +2,8 @@
 
 import json
 import signal
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -284,7 +284,9 @@ async def test_room_run_and_cursor_come_back(loaded):
 
 
 async def test_the_app_opens_where_the_command_line_asks(loaded):
-    app_state.save(loaded.folder, {"room": "plan", "rooms": {"train": {"zoomed": True, "measure": "loss", "compare": None}}})
+    app_state.save(
+        loaded.folder, {"room": "plan", "rooms": {"train": {"zoomed": True, "_metric_id": "loss", "_compared_id": None}}}
+    )
     state = {"room": "train", "run": "20261122-0900-support-json", "adapter": "adapters/shop", "row": "4f0a"}
     app = MlxtuneApp(loaded.folder, clock=lambda: NOW, state=state)
     assert (app.adapter_to_load, app.row_to_open) == ("adapters/shop", "4f0a")
@@ -307,7 +309,7 @@ async def test_the_state_is_saved_while_the_app_runs(loaded):
     "left",
     [
         {"room": "attic", "run": "gone", "recipe": 3, "rooms": {"home": {"run": ["x"]}}},
-        {"room": "train", "run": {"a": 1}, "rooms": {"train": {"zoomed": "no", "measure": 7}}},
+        {"room": "train", "run": {"a": 1}, "rooms": {"train": {"zoomed": "no", "_metric_id": 7}}},
         pytest.param({"room": ["train"], "rooms": []}, marks=pytest.mark.exhaustive),
         pytest.param({"rooms": {"home": 3, "train": None}}, marks=pytest.mark.exhaustive),
     ],
@@ -382,8 +384,14 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         ran.append(words)
         return SimpleNamespace(returncode=len(ran) - 1)
 
+    @contextmanager
+    def suspend(app: Any) -> Iterator[None]:  # like Textual's, which does not resume after an exception
+        yield
+        app.resumed += 1
+
     monkeypatch.setattr("subprocess.run", run)
-    monkeypatch.setattr(MlxtuneApp, "suspend", lambda app: nullcontext())
+    monkeypatch.setattr(MlxtuneApp, "suspend", suspend)
+    monkeypatch.setattr(MlxtuneApp, "resumed", 0, raising=False)
     return ran
 
 
@@ -397,6 +405,7 @@ async def test_a_users_command_runs_with_its_fields_filled_in(commands, room, sh
     await room.press("f5", notice="✗ code exited with 1.")
     await room.press("f6", notice="! This command needs {row}, but there is none here.")
     await room.press("f7", notice="✗ no-such-program cannot be run:")
+    assert room.app.resumed == 3
 
 
 @opens(mode="home")

@@ -339,12 +339,10 @@ async def press_all(pilot: Any, stage: Stage, ran: Ran, silent: list[tuple[keys.
 SHARED = {  # the rooms in which keys of shared widgets are pressed
     "mlxtune.tui.app": "data",
     "mlxtune.tui.widgets.dialog": "data",
-    "mlxtune.tui.widgets.field": "plan",
     "mlxtune.tui.transform_dialog": "data",
-    "mlxtune.tui.mapping_screen": "data",
+    "mlxtune.tui.open_flow": "data",
     "mlxtune.tui.widgets.list": "data",
     "mlxtune.tui.widgets.page": "train",
-    "mlxtune.tui.widgets.row_reader": "review",
     "mlxtune.tui.widgets.scroll": "chat",
 }
 BY_ID = {
@@ -360,8 +358,8 @@ BY_ID = {
 
 def room_of(kind: keys.Kind, binding: Binding) -> str:
     """The room in which a binding must do something."""
-    if binding.id in BY_ID:
-        return BY_ID[binding.id]
+    if binding.id in BY_ID or (binding.id or "").startswith("talk."):
+        return BY_ID.get(binding.id or "", "review")
     package, _, rest = kind.__module__.partition(".rooms.")
     return rest.partition(".")[0] if rest else SHARED[package]
 

@@ -10,7 +10,7 @@ from textual.widgets import Input
 from mlxtune.data import scaffold
 from mlxtune.data.column_map import first_records
 from mlxtune.recipe import load
-from mlxtune.tui.mapping_screen import MappingScreen
+from mlxtune.tui.open_flow import MappingScreen
 from mlxtune.tui.paths import completions
 from mlxtune.tui.widgets import ListPanel, Panel, PromptDialog
 
@@ -159,7 +159,7 @@ def test_a_key_has_one_column_and_a_column_one_key(tmp_path):
     write(path := tmp_path / "rows.jsonl", [{"prompt": "q", "a": "x", "b": "y"}])
     screen = MappingScreen(first_records(path), {"completion": "a"})
     screen._draw = lambda: None  # type: ignore[method-assign]
-    assert screen._read.formats == {"completion": 1}  # prompt has its own name
+    assert screen._formats == {"completion": 1}  # prompt has its own name
     screen._assign("b", "completion")
     assert screen._mapping == {"completion": "b"}
     screen._assign("prompt", "text")

@@ -27,7 +27,7 @@ def press(*keys: str, until: str) -> Callable[[Any], Awaitable[None]]:
 def _fixed(monkeypatch: pytest.MonkeyPatch, checks: Checks) -> None:
     """Make the snapshots independent of the user and the time."""
     monkeypatch.setattr("mlxtune.data.review._login_name", lambda: "ada")
-    monkeypatch.setattr("mlxtune.tui.rooms.review.service.format_time", lambda seconds: "14:46")
+    monkeypatch.setattr("mlxtune.tui.rooms.review.render.format_time", lambda seconds: "14:46")
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from mlxtune.runs.queue import Queue
-from mlxtune.tui.rooms.train.queue_page import QueuePage
+from mlxtune.tui.rooms.train.pages import QueuePage
 from mlxtune.tui.widgets import ChoiceDialog
 
 from .driver import NARROW
@@ -54,7 +54,8 @@ async def test_commands_are_added_and_removed(shop, open_room):
             await room.until(lambda name=command: waiting(queue) and waiting(queue)[-1] == f"{name} recipes/support-json.toml")
             await room.until(lambda name=command: isinstance(room.screen, QueuePage) and name in room.text("#queue-commands"))
         await room.press("x", until=lambda: len(waiting(queue)) == 2 and "train" not in room.text("#queue-commands"))
-        await room.press("c", until=lambda: not waiting(queue) and "The queue is empty." in room.text("#queue-banner"))
+        await room.press("x", until=lambda: len(waiting(queue)) == 1)
+        await room.press("x", until=lambda: not waiting(queue) and "The queue is empty." in room.text("#queue-banner"))
 
 
 async def test_an_interrupted_queue_is_started_again(shop, open_room, monkeypatch):

@@ -1,8 +1,6 @@
 """The Review room: how a row is shown, every key, editing beside the contract, pairs, and decisions of other windows."""
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ from mlxtune.data.rows import Row
 from mlxtune.data.source import read_source
 from mlxtune.planning.masks import TrainingMask
 from mlxtune.tui.app import MlxtuneApp
-from mlxtune.tui.render.word_diff import word_diff
+from mlxtune.tui.render.output_text import word_diff
 from mlxtune.tui.source_session import SourceSession
 from mlxtune.tui.widgets import EditDialog, Editor, RowReader
 
@@ -585,59 +583,13 @@ async def test_a_long_file_name_keeps_the_line_number(room):
 async def test_a_second_annotator_starts_anew_and_is_compared(room):
     source = room.staged
     await room.press("a", notice="✓ Row 1 accepted.")
-    await room.press("y", choose="other")
+    await room.press("y", choose="Another name")
     await room.answer("ben")
     await room.until(lambda: "as ben" in room.text("#progress") and "0 of 10 decided" in room.text("#progress"))
     await room.press("home", "x", notice="✗ Row 1 rejected.")
     await room.press("home", until=lambda: "disputed" in room.text("#origin"))
-    await room.press("y", choose="own")
+    await room.press("y", choose="Yourself")
     await room.until(lambda: "as ben" not in room.text("#progress") and statuses(room) == {0: "rejected"})
     session_of(room).select("status:disputed", "row")
     await room.until(lambda: session_of(room).selection.scanned is None and list(session_of(room).selection.rows) == [0])
     assert len({event["who"] for event in journal(source)}) == 2
-
-
-@pytest.fixture
-def editor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Set a script as the editor; its only argument is the file."""
-    monkeypatch.setattr(MlxtuneApp, "suspend", lambda app: nullcontext())
-    monkeypatch.delenv("VISUAL", raising=False)
-
-    def use(script: str) -> None:
-        (path := tmp_path / "editor.sh").write_text(script)
-        monkeypatch.setenv("EDITOR", f"sh {path}")
-
-    return use
-
-
-@opens(stage=lambda shop: fill(shop, GOOD))
-async def test_an_answer_is_edited_in_the_users_editor(room, editor):
-    source = room.staged
-    editor("""sed -i 's/look into it/LOOK/' "$1"; echo >> "$1" """)
-    await room.press("v", notice="~ Row 1 edited.")
-    assert journal(source)[0]["rows"][0]["record"]["messages"][2]["content"] == answer("returns", "Number 0: we LOOK at once.")
-    editor("exit 3")
-    await room.press("v", notice="✗ sh exited with 3, so the row is unchanged.")
-    editor('printf "\\377" > "$1"')
-    await room.press("v", notice="✗ The edited text is not UTF-8")
-    editor("true")
-    await room.press("v", notice="· Row unchanged.")
-    editor(': > "$1"')  # an answer must not be empty: the row stays, and the text is a draft
-    await room.press("v", until=lambda: room.notice.startswith("✗") and "empty" in room.notice)
-    assert len(journal(source)) == 1
-
-
-@opens(stage=lambda shop: fill(shop, GOOD))
-async def test_the_terminal_is_restored_even_if_the_editor_cannot_be_run(room, monkeypatch):
-    restored: list[bool] = []
-
-    @contextmanager
-    def suspend(app: MlxtuneApp) -> Iterator[None]:  # like Textual's, which does not resume after an exception
-        yield
-        restored.append(True)
-
-    monkeypatch.setattr(MlxtuneApp, "suspend", suspend)
-    monkeypatch.setenv("VISUAL", "no-such-editor --wait")
-    await room.press("v", notice="✗ no-such-editor cannot be run:")
-    assert "Set EDITOR" in room.notice
-    assert restored == [True]

@@ -49,16 +49,16 @@ async def test_nothing_is_saved_before_the_first_step(shop, open_room, monkeypat
     shop.run(RUN, steps=0, alive=True, total=960)
     async with open_room("train") as room:
         await room.press("s", until=lambda: isinstance(room.screen, ChoiceDialog))
-        assert room.screen._text == "Nothing is saved before the first step."
+        assert room.screen._text == "Nothing is saved."
         await room.choose("stop")
-        await room.until(lambda: room.notice == "■ support-json was asked to stop.")
+        await room.until(lambda: room.notice == "■ support-json was asked to stop: nothing is saved.")
 
 
 async def test_stop_asks_first_and_its_default_changes_nothing(room, monkeypatch):
     stopped: list[str] = []
     monkeypatch.setattr("mlxtune.runs.registry.stop", lambda run: stopped.append(run.id))
     await room.press("s", until=lambda: isinstance(room.screen, ChoiceDialog))
-    assert room.screen._heading == "Stop support-json at step 640?"
+    assert room.screen._heading == "Stop the training run of support-json?"
     assert room.screen._text.startswith("A checkpoint is saved")
     await room.press("enter", "s", "escape")
     assert stopped == []
@@ -80,7 +80,7 @@ async def test_a_run_that_was_asked_and_is_quiet_can_be_killed_after_a_warning(r
     await room.observe(shop.snapshot(NOW + 60))
     assert "stop" in room.actions
     await room.press("s", until=lambda: isinstance(room.screen, ChoiceDialog))
-    assert "Steps after checkpoint 600 would be lost." in room.screen._text
+    assert "This loses what follows checkpoint 600." in room.screen._text
     await room.choose("stop")
     await room.until_notice("■ support-json is exiting now, without saving.")
 
@@ -308,7 +308,7 @@ async def test_c_draws_another_run_beside_this_one_and_hides_it(room):
     assert "alone" in room.actions
     await room.press("left", until=lambda: "tone-soft –" in room.head("#chart"))
     await room.press("c", until=lambda: "compare" in room.actions)
-    assert room.screen.save_state()["compare"] is None
+    assert room.screen.save_state()["_compared_id"] is None
 
 
 async def test_the_only_other_run_is_compared_without_a_question(shop, open_room):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from textual.content import Content
 
-from mlxtune.tui.render.text import line
+from mlxtune.tui.render.text import gigabytes, line
 
 
 def bar(share: float, width: int, style: str = "$primary") -> Content:
@@ -27,6 +27,15 @@ def memory_style(share: float) -> tuple[str, str]:
     if share >= 0.92:
         return "$error", "✗ "
     return ("$warning", "! ") if share >= 0.75 else ("$primary", "")
+
+
+def memory(used: float, limit: float, width: int, *, wide: bool) -> Content:
+    """Return memory in use as a bar, unless ``width`` is 0, and in gigabytes, beside the limit."""
+    style, glyph = memory_style(used / limit)
+    gauge = line(bar(used / limit, width, style), " ") if width else ""
+    return line(
+        gauge, (glyph, f"bold {style}"), (gigabytes(used), "bold"), (f"{' of ' if wide else '/'}{limit / 2**30:.0f} GB", "$muted")
+    )
 
 
 def interval(low: float, middle: float, high: float, width: int, style: str) -> Content:

@@ -72,13 +72,13 @@ def source_unavailable(session: SourceSession, workspace: Path, map_key: str, wi
             paragraph(f"{session.ref.name} has no rows.", width, style="bold"),
             paragraph("Add one JSON object per line. Rows appear here as soon as the file has some.", width),
         ]
-    keys = line("  ", key("i", "import rows", "screen.import_rows"), "   ", key("r", "another recipe", "screen.recipe"))
+    keys = line("  ", key("i", "import rows", "screen.import_rows"), "   ", key("r", "another recipe", "screen.other"))
     return lines(*rows, "", keys)
 
 
 def no_source(error: str, has_recipes: bool, width: int) -> Content:
     """Describe the room while no source is selected, and the key that selects one."""
-    other = key("r", "choose a recipe", "screen.recipe") if has_recipes else RECIPE_KEY
+    other = key("r", "choose a recipe", "screen.other") if has_recipes else RECIPE_KEY
     keys = key("i", "import rows", "screen.import_rows"), other
     if error:
         return lines(*marked("✗", "$error", error, width), "", line("  ", keys[0], "   ", keys[1]))

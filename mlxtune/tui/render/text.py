@@ -25,7 +25,6 @@ def line(*parts: Part) -> Content:
 
 
 def lines(*rows: Content | str) -> Content:
-    """Join rows vertically."""
     return Content("\n").join([Content(row) if isinstance(row, str) else row for row in rows])
 
 
@@ -73,9 +72,8 @@ def justify(width: int, left: Content, right: Content) -> Content:
 
 
 def wrap(text: str, width: int) -> list[str]:
-    """Wrap ``text`` to ``width`` cells, breaking between words or within a word that is longer than a row.
-
-    ``Content.wrap`` is six times slower and keeps the spaces at a break.
+    """Wrap ``text`` to ``width`` cells, breaking between words or within a word that is longer than a row. ``Content.wrap`` is six
+    times slower and keeps the spaces at a break.
     """
     width = max(width, 1)
     rows: list[str] = []
@@ -124,6 +122,11 @@ def key(name: str, label: str, action: str, style: str = "") -> Content:
     """Return a key with its label. A click on it runs ``action``."""
     styled = Content.styled(name, "bold $primary").stylize(Style.from_meta({KEY_ACTION: action}))
     return clickable(line(styled, (f" {label}", style)), action)
+
+
+def key_line(*names: tuple[str, str, str], style: str = "$muted") -> Content:
+    """Return keys on one row, each as for :func:`key`."""
+    return line("  ", *(part for name in names for part in (key(*name, style), "   ")))
 
 
 def replace_keys(content: Content, names: Mapping[str, str]) -> Content:

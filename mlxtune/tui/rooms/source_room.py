@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,7 +21,7 @@ from mlxtune.tui.notices import Notice
 from mlxtune.tui.open_flow import open_mapped
 from mlxtune.tui.paths import relative_paths, unused
 from mlxtune.tui.render.source import no_source, source_unavailable
-from mlxtune.tui.room import Room
+from mlxtune.tui.room import OTHER_RECIPE, Room
 from mlxtune.tui.session_manager import SOURCE_MODES, decision_notice, undo_or_redo
 from mlxtune.tui.source_session import SourceSession
 from mlxtune.tui.widgets import ChoiceOption
@@ -30,21 +31,19 @@ if TYPE_CHECKING:
 
 UNDO = Action(
     "undo", "u", "undo", "undo the most recent decision",
-    when=lambda room: room.rows_session and room.rows_session.source.state.steps,
+    when="rows_session.source.state.steps",
     why="There is nothing to undo.",
 )  # fmt: skip
 REDO = Action(
     "redo", "U,ctrl+r", "redo", "redo the last undone decision",
-    when=lambda room: room.rows_session and room.rows_session.source.state.undone_steps,
+    when="rows_session.source.state.undone_steps",
     why="There is nothing to redo.",
 )  # fmt: skip
 SOURCE_ACTIONS = (
     Action("import_rows", "i", "import", "import rows in any format into this workspace"),
-    Action("recipe", "r", "recipe", "switch to another recipe", when="app.snapshot.recipes", why="There is no recipe."),
-    Action(
-        "generate", "w", "write", "let a teacher write rows",
-        when="can_generate", why="These rows have no recipe.", needs_accelerator=True,
-    ),
+    replace(OTHER_RECIPE, when="app.snapshot.recipes", why="There is no recipe."),
+    Action("generate", "w", "write", "let a teacher write rows", when="can_generate", why="These rows have no recipe.",
+           needs_accelerator=True),
 )  # fmt: skip
 NOTE = "The note is saved with your decisions and never used for training."
 _INLINE_ROWS = 200  # maximum rows for which undo and redo run in the event loop
@@ -63,7 +62,6 @@ class SourceRoom(Room):
 
     @property
     def row_under_cursor(self) -> int | None:
-        """The record number of the row under the cursor."""
         session = self.session
         return session.row_index if session is not None and len(session.source) else None
 
@@ -212,7 +210,6 @@ class SourceRoom(Room):
             self.app.notices.show(undo_or_redo(session, action))
 
     def action_tag(self) -> None:
-        """Ask for a tag and add it to the current row, or remove it."""
         if (session := self.session) is None:
             return
         known = ", ".join(one_line(tag, 20) for tag in self.known_tags(session))
@@ -228,9 +225,6 @@ class SourceRoom(Room):
     def toggle_tag(self, tag: str) -> None:
         if (session := self.session) is not None:
             self.decide("tag", **session.tag_change(session.row_index, tag))
-
-    def action_recipe(self) -> None:
-        self.app.selection.choose_recipe(lambda: self.app.sessions.open_file(None))
 
     def action_import_rows(self) -> None:
         text = "A file, a folder, or a Hugging Face dataset such as owner/name. Its rows are copied to data/ in this workspace."

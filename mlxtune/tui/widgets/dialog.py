@@ -15,18 +15,34 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
 from textual.screen import ModalScreen
-from textual.widgets import Input
+from textual.widgets import Input, TextArea
 
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import one_line, restore_unsafe, safe_text
 from mlxtune.tui.paths import completions, relative_paths
 from mlxtune.tui.render.text import cell, key, line, paragraph
-from mlxtune.tui.widgets.field import Editor
 from mlxtune.tui.widgets.list import ListPanel
 from mlxtune.tui.widgets.panel import Draw, Panel
 
 if TYPE_CHECKING:
     from mlxtune.tui.app import MlxtuneApp
+
+
+class Editor(TextArea):
+    """A multi-line editor. Its text must be safe to show."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "screen.leave", "cancel", id="edit.leave", priority=True),  # TextArea binds escape itself
+        Binding("ctrl+home", "edge(False)", "start of the text", id="edit.start", show=False),
+        Binding("ctrl+end", "edge(True)", "end of the text", id="edit.end", show=False),
+    ]
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(soft_wrap=True, compact=True, tab_behavior="indent", highlight_cursor_line=False, **kwargs)
+
+    def action_edge(self, end: bool) -> None:
+        self.move_cursor(self.document.end if end else self.document.start)
+
 
 _ESCAPED = {ord("\n"): "␊", ord("\t"): "␉"}  # symbols for a line break and a tab in a single-line field
 _UNESCAPED = {ord(symbol): chr(code) for code, symbol in _ESCAPED.items()}
@@ -63,7 +79,7 @@ class ChoiceDialog(ModalScreen[Any]):
 
     def on_mount(self) -> None:
         self.query_one("#choice-about").display = False
-        self.query_one(ListPanel).set(len(self._options), self._row)
+        self.query_one(ListPanel).set(len(self._options), self._row, on_move=lambda _: self._show_about())
 
     def on_resize(self) -> None:
         self.call_after_refresh(self._show_about)
@@ -78,8 +94,6 @@ class ChoiceDialog(ModalScreen[Any]):
         about = self._options[choices.cursor].about
         panel.update(lambda width, _height: paragraph(about, width))
         self.call_after_refresh(self._fit)
-
-    on_list_panel_moved = _show_about
 
     def _fit(self) -> None:
         """Let the list scroll if the dialog would be higher than the screen allows."""
@@ -245,9 +259,8 @@ class PromptDialog(ModalScreen[str]):
 
 
 class EditDialog(ModalScreen[str | None]):
-    """Asks the user to edit ``value``, a text of any number of lines. Returns it, or ``None`` on escape.
-
-    Characters that are unsafe to display are shown as symbols and restored in the result.
+    """Asks the user to edit ``value``, a text of any number of lines. Returns it, or ``None`` on escape. Characters that are unsafe
+    to display are shown as symbols and restored in the result.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+s", "save", "save", id="text.save")]
@@ -268,7 +281,7 @@ class EditDialog(ModalScreen[str | None]):
         editor = self.query_one(Editor)
         editor.move_cursor(editor.document.end)
 
-    def on_editor_escaped(self) -> None:
+    def action_leave(self) -> None:
         self.dismiss(None)
 
     def action_save(self) -> None:

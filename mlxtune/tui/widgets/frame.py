@@ -13,10 +13,10 @@ from mlxtune.present.run import STATUS_LABELS, prompt_noun
 from mlxtune.runs.events import HELD_OUT_ROW, TIMED
 from mlxtune.runs.registry import RUN_KINDS
 from mlxtune.tui.actions import ShownAction
-from mlxtune.tui.notices import Notice
+from mlxtune.tui.notices import NOTICE_MARKS, Notice
 from mlxtune.tui.paths import base_name
-from mlxtune.tui.render.bars import bar, memory_style
-from mlxtune.tui.render.text import Part, ago, clickable, gigabytes, justify, key, line, lines, paragraph
+from mlxtune.tui.render.bars import memory
+from mlxtune.tui.render.text import Part, ago, clickable, justify, key, line, lines, paragraph
 from mlxtune.tui.rooms import ROOMS, RoomEntry
 from mlxtune.tui.widgets.panel import Panel
 from mlxtune.workspace.index import RunView, Snapshot
@@ -52,9 +52,8 @@ class NoticeLine(Panel):
 
 
 def tabs(current: str, width: int) -> Content:
-    """Return the tab strip, with each room's key underlined and the room ``current`` highlighted. A click opens a room.
-
-    If the names do not fit, the other rooms show only their keys, and the first ones are left out if they would hide the current one.
+    """Return the tab strip, with each room's key underlined and the room ``current`` highlighted. A click opens a room. If the
+    names do not fit, the other rooms show only their keys, and the first ones are left out if they would hide the current one.
     """
     current = ROOMS[current].inside or current
     entries = [entry for entry in ROOMS.values() if not entry.inside]
@@ -97,20 +96,13 @@ def _header(snapshot: Snapshot, width: int, stopping: frozenset[str]) -> Content
     if problems := power_problems(snapshot.power)[: 3 if width >= ROOMY else 1 if width >= 60 else 0]:
         right += [("! ", "bold $warning"), (", ".join(problems), "$warning"), "   "]
     if snapshot.memory and width >= 40:
-        used = _memory(snapshot.memory.used, snapshot.memory.total, width >= WIDE)
-        right.append(used if view else line(used.rstrip(), " "))
+        wide = width >= WIDE
+        label = ("memory ", "$muted") if wide else ""
+        used = memory(snapshot.memory.used, snapshot.memory.total, 10 if wide else 0, wide=wide)
+        right += [label, used, "    " if wide and view else "   " if view else " "]
     if view:
         right.append(_run_status(view, snapshot.now, view.id in stopping, width))
     return justify(width, line(*left), line("  ", *right))
-
-
-def _memory(used: int, total: int, wide: bool) -> Content:
-    style, glyph = memory_style(used / total)
-    warning, figure = (glyph, f"bold {style}"), (gigabytes(used), "bold")
-    if not wide:
-        return line(warning, figure, (f"/{total / 2**30:.0f} GB   ", "$muted"))
-    gauge = bar(used / total, 10, style)
-    return line(("memory ", "$muted"), gauge, " ", warning, figure, (f" of {total / 2**30:.0f} GB    ", "$muted"))
 
 
 def _run_status(view: RunView, now: float, stopping: bool, width: int) -> Content:
@@ -175,7 +167,8 @@ def _footer(actions: Sequence[ShownAction], width: int) -> Content:
 
 def _notice(notice: Notice, undo: ShownAction | None, width: int) -> Content:
     body = paragraph(f"{notice.text} {notice.hint}".strip(), width - 2, indent="    ", style="")
-    content = line((f"  {notice.mark[0]} ", f"bold {notice.mark[1]}"), body[4:])
+    glyph, token = NOTICE_MARKS[notice.kind]
+    content = line((f"  {glyph} ", f"bold {token}"), body[4:])
     if undo is None:
         return content
     shown = key(undo.key, undo.label, undo.click, "$muted")

@@ -38,15 +38,11 @@ class ListPanel(FocusPanel):
     ]
 
     @dataclass
-    class Moved(Message):
-        """The cursor moved to another row."""
+    class Chosen(Message):
+        """The user pressed enter, or clicked the row under the cursor."""
 
         panel: ListPanel
         index: int
-
-    @dataclass
-    class Chosen(Moved):
-        """The user pressed enter, or clicked the row under the cursor."""
 
     def __init__(self, *, about: str = "", eager: bool = False, has_filter: bool = False, **kwargs: Any) -> None:
         super().__init__(about=about, **kwargs)
@@ -65,9 +61,7 @@ class ListPanel(FocusPanel):
         on_move: Callable[[int], None] = lambda _index: None,
     ) -> None:  # fmt: skip
         """Show ``count`` rows, drawn by ``row(index, width)``, below ``header(width)``. ``cursor`` moves the cursor silently.
-
-        ``on_move(index)`` is called as soon as a key or the mouse moves the cursor. A ``Moved`` message arrives later, perhaps
-        after another redraw or key.
+        ``on_move(index)`` is called as soon as a key or the mouse moves the cursor.
         """
         fits = count == self.count or not (self.styles.height and self.styles.height.is_auto)
         self.count, self._row, self._header, self._on_move = count, row, header, on_move
@@ -75,11 +69,6 @@ class ListPanel(FocusPanel):
         self.update(self._draw)
         if not fits:
             self.refresh(layout=True)  # update() draws only as many rows as fit the present height
-
-    @property
-    def cursor_y(self) -> int:
-        """The cursor's row within the widget."""
-        return self._place - self.first + self._above
 
     @property
     def _above(self) -> int:
@@ -128,7 +117,6 @@ class ListPanel(FocusPanel):
             self.cursor = index
             self._on_move(index)
             self.update(self._draw)
-            self.post_message(self.Moved(self, index))
 
     def scroll_rows(self, by: int) -> None:
         if shown := self._indices:

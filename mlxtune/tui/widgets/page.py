@@ -9,7 +9,7 @@ from textual.events import Key
 from textual.screen import ModalScreen
 
 from mlxtune.tui.actions import Action, HasActions
-from mlxtune.tui.render.text import key, line
+from mlxtune.tui.render.text import key_line
 from mlxtune.tui.widgets.frame import NoticeLine
 from mlxtune.tui.widgets.panel import Panel, Section
 from mlxtune.tui.widgets.scroll import Rows, ScrollPanel
@@ -26,11 +26,11 @@ class PageScreen(HasActions, ModalScreen[None]):
         self._heading, self._rows, self._panel = title, rows, ScrollPanel(at_end=at_end, id="rows")
 
     def compose(self) -> ComposeResult:
-        keys = line("  ", key("↑↓", "move", "focused.by(1)", "$muted"), "   ", key("esc", "close", "screen.dismiss", "$muted"))
+        keys = key_line(("↑↓", "move", "focused.by(1)"), ("esc", "close", "screen.dismiss"))
         with Vertical(classes="page"):
             yield from self.compose_body()
             yield NoticeLine(id="answer")
-            yield Panel(lambda width, _height: keys.truncate(max(width, 0)), id="foot")
+            yield Panel(lambda _width, _height: keys, id="foot")
 
     def compose_body(self) -> ComposeResult:
         """Yield the page's sections."""
@@ -40,7 +40,6 @@ class PageScreen(HasActions, ModalScreen[None]):
         self.redraw()
 
     def redraw(self) -> None:
-        """Redraw the rows and the notices."""
         self._panel.set(self._rows)
         self.draw_notices()
 
@@ -49,13 +48,14 @@ class PageScreen(HasActions, ModalScreen[None]):
 
     def draw_keys(self) -> None:
         """Draw the keys of the possible actions at the bottom."""
-        parts = [part for one in self.shown_actions() for part in (key(one.key, one.label, one.click, "$muted"), "   ")]
-        self.query_one("#foot", Panel).update(lambda width, _height: line("  ", *parts).truncate(max(width, 0)))
+        keys = key_line(*((one.key, one.label, one.click) for one in self.shown_actions()))
+        self.query_one("#foot", Panel).update(lambda _width, _height: keys)
 
     def on_key(self, event: Key) -> None:
         """Close the page and open a room if ``event`` is a room's key. Textual does not run the app's bindings over a modal screen."""
         for action in self.app.ACTIONS:
-            if action.call[0] == "room" and event.key in self.app.keys_of(action):
+            names = self.app.key_changes.get(action.binding_id(self.app.GROUP), action.key)
+            if action.call[0] == "room" and event.key in names.split(","):
                 event.stop()
                 self.dismiss()
                 self.app.call_later(self.app.run_action, action.name)

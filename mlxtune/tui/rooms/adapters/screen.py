@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,14 +17,16 @@ from textual.content import Content
 
 from mlxtune.adapters import library
 from mlxtune.adapters.entry import AdapterEntry
-from mlxtune.adapters.export.formats import FORMATS, ExportFormat
+from mlxtune.adapters.export import start as exports
+from mlxtune.adapters.export.formats import FORMATS, ExportFormat, copy_adapter, copy_folder
 from mlxtune.adapters.export.start import PRECISIONS, SMALLEST, require_packages
 from mlxtune.adapters.importers.importer import import_adapter
 from mlxtune.adapters.library import AdapterComparison, compare
 from mlxtune.core.errors import InputError, MlxtuneError
 from mlxtune.core.files import file_stamp
-from mlxtune.core.text import one_line, plural, size
+from mlxtune.core.text import one_line, one_line_fields, plural, size
 from mlxtune.present.adapter import EVALUATE, AdapterDetail, adapter_document, brief, comparison_document, kind, score_mark
+from mlxtune.present.card import adapter_card
 from mlxtune.present.labels import GLYPHS, percent
 from mlxtune.runs.registry import RUN_KINDS
 from mlxtune.tui import draw
@@ -31,10 +35,72 @@ from mlxtune.tui.notices import Notice
 from mlxtune.tui.paths import base_name, relative_paths
 from mlxtune.tui.render.text import RECIPE_KEY, Part, age, cell, cut_middle, cut_rows, invitation, key, line
 from mlxtune.tui.room import Room
-from mlxtune.tui.rooms.adapters import service
-from mlxtune.tui.rooms.adapters.service import LibraryView
 from mlxtune.tui.widgets import ChoiceOption, ListPanel, PageScreen, Panel, Section
 from mlxtune.workspace.index import Snapshot
+
+
+@dataclass(frozen=True)
+class LibraryView:
+    """All adapters, newest first, and the names of the removed ones, most recently removed first."""
+
+    adapters: tuple[AdapterDetail, ...] = ()
+    removed: tuple[str, ...] = ()
+
+
+def read_library(workspace: Path) -> LibraryView:
+    entries = library.all_adapters(workspace)
+    children: dict[str, list[str]] = {}
+    for entry in entries:
+        if entry.parent:
+            children.setdefault(os.path.realpath(entry.parent.folder), []).append(one_line(entry.name))
+    views = (_detail(entry, tuple(children.get(os.path.realpath(entry.folder), ()))) for entry in entries)
+    return LibraryView(tuple(views), tuple(one_line(item.name) for item in library.removed(workspace)))
+
+
+def _detail(entry: AdapterEntry, children: tuple[str, ...]) -> AdapterDetail:
+    detail: AdapterDetail = one_line_fields(AdapterDetail.read(entry, children))
+    return replace(detail, entry=replace(detail.entry, key=entry.key))
+
+
+def parse_tags(text: str) -> list[str]:
+    """Split ``text`` into tags; words that begin with a dash are dropped."""
+    return list(dict.fromkeys(word for word in text.split() if not word.startswith("-")))
+
+
+def set_tags(workspace: Path, key: str, text: str) -> None:
+    tags = parse_tags(text)
+    library.tag(workspace, key, tags, [tag for tag in library.find(workspace, key).tags if tag not in tags])
+
+
+def about_format(one: ExportFormat) -> str:
+    """Return the description of a format, after the package that it needs if that is not installed."""
+    package = exports.missing_package(one.form)
+    return f"needs {package}; {one.about}" if package else one.about
+
+
+def about_exports(workspace: Path, key: str) -> str:
+    """Return on how many rows an export is compared with the adapter. Raise ``RecipeError`` for an invalid recipe."""
+    recipe, _ = exports.run_recipe(library.find_usable(workspace, key))
+    where = "the off-task prompts"
+    if recipe:
+        rows = recipe.evaluation.rows
+        where = f"{rows:,} held-out rows" if rows else "all held-out rows"
+    return f"Then compared with the adapter on {where}: 2–3× the time of one arm."
+
+
+def export(workspace: Path, key: str, chosen: ExportFormat, precision: str = "", ollama_base: str = "") -> str:
+    """Copy an adapter, or start the worker that exports it. Return the folder of the copy or of the run. Raise ``InputError``, and
+    other errors of :func:`~mlxtune.adapters.export.start.start`.
+    """
+    entry = library.find_usable(workspace, key)
+    if chosen.form is None:
+        folder = copy_folder(workspace, entry, chosen)
+        if folder.exists():
+            raise InputError(f"{folder.relative_to(workspace)} already exists.", hint="Remove or rename it first.")
+        return copy_adapter(workspace, entry, chosen, adapter_card, folder)[0].relative_to(workspace).as_posix()
+    own = exports.precision_of(precision)
+    run = exports.start(workspace, entry, chosen.form, precision=own, program=chosen.program, ollama_base=ollama_base)
+    return run.folder.relative_to(workspace).as_posix()
 
 
 class AdaptersRoom(Room):
@@ -49,10 +115,7 @@ class AdaptersRoom(Room):
         Action("export", "f", "export", "fuse it into its base, or export it for other programs", when="usable_adapter"),
         Action("stop", "s", "stop", "stop the running export", when=lambda room: room.running("export"), why="No export is running."),
         Action("remove", "x", "remove", "remove it; u restores it", when="adapter"),
-        Action(
-            "undo", "u", "undo", "restore the adapter that was removed last",
-            when=lambda room: room.library and room.library.removed, why="No adapter was removed.",
-        ),
+        Action("undo", "u", "undo", "restore the last removed adapter", when="library.removed", why="No adapter was removed."),
         Action("rename", "r", "rename", "rename it", when="usable_adapter"),
         Action("tag", "t", "tag", "edit its tags", when="usable_adapter"),
         Action("import", "i", "import", "import an adapter from a folder"),
@@ -131,6 +194,7 @@ class AdaptersRoom(Room):
             lambda index, width: list_row(adapters[index], adapters[index].entry.key == active, snapshot.now, width),
             header=list_header,
             cursor=cursor,
+            on_move=lambda _: self.redraw(),
         )
         bases = {base_name(adapter.entry.base) for adapter in adapters if adapter.entry.base}
         on = f" on {next(iter(bases))}" if len(bases) == 1 else f" on {len(bases)} bases" if bases else ""
@@ -148,7 +212,7 @@ class AdaptersRoom(Room):
 
     def _read(self) -> None:
         workspace = self.app.workspace
-        self.run_job(lambda: service.read_library(workspace), self._show_library)
+        self.run_job(lambda: read_library(workspace), self._show_library)
 
     def _show_library(self, view: LibraryView) -> None:
         self._cursor_key = adapter.key if (adapter := self.adapter) else self._cursor_key
@@ -158,9 +222,6 @@ class AdaptersRoom(Room):
     @property
     def can_compare(self) -> bool:
         return self.usable_adapter is not None and sum(not other.entry.problem for other in self._adapters) > 1
-
-    def on_list_panel_moved(self) -> None:
-        self.redraw()
 
     def on_list_panel_chosen(self) -> None:
         if self.wide:
@@ -196,41 +257,32 @@ class AdaptersRoom(Room):
 
     def action_rename(self) -> None:
         if adapter := self.adapter:
-            about = "Use letters, digits, dots, dashes and underscores."
-            message = "{} is now named {}.".format
 
             def check(name: str) -> None:
                 library.check_name(name)
                 library.require_free_name(self.app.workspace, name, except_key=adapter.key)
 
-            self._edit(adapter, f"Rename {adapter.name}", about, adapter.name, library.rename, message, check, select=True)
+            def rename(name: str) -> None:
+                if name != adapter.name:
+                    write = partial(library.rename, self.app.workspace, adapter.key, name)
+                    self._change(write, f"{adapter.name} is now named {name}.")
+
+            about = "Use letters, digits, dots, dashes and underscores."
+            self.app.ask(f"Rename {adapter.name}", about, rename, adapter.name, select=True, check=check)
 
     def action_tag(self) -> None:
-        def message(name: str, text: str) -> str:
-            tags = service.parse_tags(text)
-            return f"{name} is tagged {', '.join(tags)}." if tags else f"{name} has no tags."
-
         if adapter := self.adapter:
+
+            def tag(text: str) -> None:
+                tags = ", ".join(parse_tags(text))
+                write = partial(set_tags, self.app.workspace, adapter.key, text)
+                self._change(write, f"{adapter.name} is tagged {tags}." if tags else f"{adapter.name} has no tags.")
+
             about = "Separate tags with spaces. Tags you leave out are removed; a single dash removes all."
-            value = " ".join(adapter.tags)
-
-            def check(text: str) -> None:
-                library.check_tags(service.parse_tags(text))
-
-            self._edit(adapter, f"Tags of {adapter.name}", about, value, service.set_tags, message, check)
-
-    def _edit(
-        self, adapter: AdapterEntry, title: str, about: str, value: str,
-        write: Callable[[Path, str, str], object], message: Callable[[str, str], str], check: Callable[[str], None],
-        select: bool = False,
-    ) -> None:  # fmt: skip
-        """Ask for a line of text that passes ``check``, and write it to the library."""
-
-        def answered(text: str) -> None:
-            if text != value:
-                self._change(lambda: write(self.app.workspace, adapter.key, text), message(adapter.name, text))
-
-        self.app.ask(title, about, answered, value, select=select, check=check)
+            self.app.ask(
+                f"Tags of {adapter.name}", about, tag, " ".join(adapter.tags),
+                check=lambda text: library.check_tags(parse_tags(text)),
+            )  # fmt: skip
 
     def action_export(self) -> None:
         """Ask for a format. While the accelerator is in use, offer only those that do not need it, and say why."""
@@ -239,7 +291,7 @@ class AdaptersRoom(Room):
 
         def job() -> str:
             self.app.runs.require_accelerator()
-            return service.about_exports(self.app.workspace, adapter.key)
+            return about_exports(self.app.workspace, adapter.key)
 
         def ask_for_copy(text: str, hint: str) -> None:
             about = one_line(f"{text} {hint} Until then, the adapter can only be copied.")
@@ -277,13 +329,13 @@ class AdaptersRoom(Room):
 
         options = [
             ChoiceOption(None, "Cancel", "nothing is written"),
-            *(ChoiceOption(one, one.label, service.about_format(one)) for one in formats),
+            *(ChoiceOption(one, one.label, about_format(one)) for one in formats),
         ]
         self.app.choose(f"Export {adapter.name}?", options, chosen, about)
 
     def _start_export(self, adapter: AdapterEntry, chosen: ExportFormat, **how: str) -> None:
         def job() -> Notice:
-            folder = one_line(service.export(self.app.workspace, adapter.key, chosen, **how))
+            folder = one_line(export(self.app.workspace, adapter.key, chosen, **how))
             if chosen.copy:
                 return Notice("done", f"Wrote {adapter.name}.", f"It is in {folder}.")
             return Notice("working", f"Exporting {adapter.name} to {folder}.", "s stops it, and the details show the result.")
@@ -293,7 +345,7 @@ class AdaptersRoom(Room):
 
     def action_stop(self) -> None:
         if view := self.running("export"):
-            self.app.runs.confirm_end(view, "export", "nothing is exported")
+            self.app.runs.confirm_stop(view)
 
     def action_remove(self) -> None:
         if detail := self._detail:
@@ -323,7 +375,7 @@ class AdaptersRoom(Room):
 
         def job() -> LibraryView:
             write()
-            return service.read_library(workspace)
+            return read_library(workspace)
 
         def changed(view: LibraryView) -> None:
             self._show_library(view)

@@ -1,6 +1,10 @@
 """Advice: whether to fine-tune at all. The interview is on the left, the advice and its reasons on the right."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +12,12 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
 
+from mlxtune.advice import interview, verdict
 from mlxtune.advice.evidence import AdviceEvidence, collect, sample_recipe
-from mlxtune.advice.rules import rules
+from mlxtune.advice.next_step import is_sample
+from mlxtune.advice.rules import InterviewQuestion, rules
 from mlxtune.advice.verdict import Advice
-from mlxtune.core.errors import MlxtuneError
+from mlxtune.core.errors import InputError, MlxtuneError
 from mlxtune.core.text import one_line, plural
 from mlxtune.present.advice import advice_document, brief_reasons, measured_blocks, tradeoffs_document, verdict_block
 from mlxtune.present.next_step import next_step_document
@@ -19,12 +25,99 @@ from mlxtune.tui import draw
 from mlxtune.tui.actions import Action
 from mlxtune.tui.render.text import cell, cut_rows, error_rows, key, line, lines, marked, paragraph
 from mlxtune.tui.room import OTHER_RECIPE, Room
-from mlxtune.tui.rooms.advice import service
-from mlxtune.tui.rooms.advice.service import Interview, InterviewLine
-from mlxtune.tui.rooms.evaluate.render import failure
 from mlxtune.tui.widgets import ListPanel, PageScreen, Panel, Section
 from mlxtune.workspace import control
-from mlxtune.workspace.index import RecipeView, RunView, Snapshot
+from mlxtune.workspace.index import RecipeView, Snapshot
+
+NONE_OPTION = "none"  # the multiple-choice option that means an empty selection
+
+
+@dataclass(frozen=True)
+class InterviewLine:
+    """One line of the interview: a question, or one of its options."""
+
+    question: InterviewQuestion
+    option: str = ""
+    selected: bool = False  # or answered
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Interview:
+    """The answers so far, by question key."""
+
+    answers: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, workspace: Path, partial: Mapping[str, Any]) -> Interview:
+        """Return the workspace's saved answers, or the ``partial`` answers of an unfinished interview."""
+        saved = interview.load_last(workspace)
+        if saved is not None and not partial:
+            return cls(interview.answers_json(saved))
+        questions = {question.key: question for question in rules().questions}
+        defaults = {key: question.default for key, question in questions.items() if question.default is not None}
+        valid = {key: value for key, value in partial.items() if key in questions and _is_valid(questions[key], value)}
+        return cls(defaults | valid)
+
+    def lines(self) -> list[InterviewLine]:
+        rows: list[InterviewLine] = []
+        for question in rules().questions:
+            value = self.answers.get(question.key)
+            figure = f"{value:,.10g}" if question.kind == "number" and isinstance(value, int | float) else ""
+            figure = f"{figure or value} by default" if value is not None and value == question.default else figure
+            rows.append(InterviewLine(question, "", value is not None, figure))
+            for name, meaning in question.options.items():
+                selected = name in value if isinstance(value, list) else value == name
+                rows.append(InterviewLine(question, name, selected, meaning))
+            if question.kind == "some":
+                rows.append(InterviewLine(question, NONE_OPTION, value == [], "none of these"))
+        return rows
+
+    def choose(self, question: InterviewQuestion, option: str) -> Interview:
+        """Return the interview with ``option`` selected, or toggled if the question is multiple choice. Deselecting the last option
+        leaves the question unanswered.
+        """
+        if question.kind != "some":
+            return self._with(question, option)
+        current = self.answers.get(question.key)
+        if option == NONE_OPTION:
+            return self._with(question, None if current == [] else [])
+        return self._with(question, sorted({*(current or ())} ^ {option}) or None)
+
+    def enter(self, question: InterviewQuestion, text: str) -> Interview:
+        """Return the interview with the number in ``text`` as the answer."""
+        return self._with(question, interview.parse_number(text))
+
+    def _with(self, question: InterviewQuestion, value: object) -> Interview:
+        return Interview({**self.answers, question.key: value})
+
+    @property
+    def missing(self) -> list[InterviewQuestion]:
+        return [question for question in rules().questions if self.answers.get(question.key) is None]
+
+    def advice(self, facts: AdviceEvidence) -> Advice | None:
+        """Return the advice, or ``None`` while questions are unanswered."""
+        return None if self.missing else verdict.give_advice(interview.parse_answers(self.answers), facts)
+
+    def save(self, workspace: Path) -> None:
+        """Save complete answers where ``mlxtune advise`` finds them. Raise ``MachineError`` if the disk is full."""
+        if not self.missing:
+            interview.save_answers(workspace, interview.parse_answers(self.answers))
+
+
+def check_number(question: InterviewQuestion, text: str) -> None:
+    """Raise ``InputError`` if ``text`` is not a valid answer to a question that asks for a number."""
+    if (value := interview.parse_number(text)) is None:
+        raise InputError("Enter a number.")
+    interview.parse_answer(question, value)
+
+
+def _is_valid(question: InterviewQuestion, value: Any) -> bool:
+    try:
+        interview.parse_answer(question, value)
+    except InputError:
+        return False
+    return True
 
 
 class AdviceRoom(Room):
@@ -36,10 +129,8 @@ class AdviceRoom(Room):
         Action("choose", "space", "choose", "select the option under the cursor; enter does the same"),
         Action("reasons", "w", "why", "the full advice: reasons, contradictions, what would change it", when="advice"),
         Action("table", "t", "table", "RAG or fine-tuning: nine questions"),
-        Action(
-            "measure", "m", "measure", "measure the base, your prompt and a few examples on 30 held-out rows",
-            when="can_measure", why="There is no recipe to measure.", needs_accelerator=True,
-        ),
+        Action("measure", "m", "measure", "measure what the base does on 30 held-out rows", when="can_measure",
+               why="There is no recipe.", needs_accelerator=True),
         OTHER_RECIPE,
     )  # fmt: skip
 
@@ -82,18 +173,17 @@ class AdviceRoom(Room):
         questions.set(len(items), lambda index, width: interview_row(items[index], width), on_move=draw_position)
         draw_position(questions.cursor)
         advice, evidence, error = self.advice, self._evidence, self._error
-        sample, free = service.current_sample(snapshot.evals, view), snapshot.live is None
-        measured = bool(advice and evidence and evidence.arms) or evidence is None or not evidence.rows
+        live, is_measured = self.running("eval"), evidence is None or not evidence.rows or bool(advice and evidence.arms)
+        own = partial(sample_rows, live is not None and is_sample(live.name), snapshot.live is None and not is_measured)
         self.query_one("#advice-verdict", Section).head.set(note=heading_note(evidence, self.wide))
 
         def summary(width: int, _height: int) -> Content:
             rows = error_rows(error, width) if error else []
-            own = sample_rows(sample, free, measured, width)
             if advice is None or evidence is None:
                 state = f"{plural(len(missing), 'answer')} to go" if missing else "reading the rows"
-                return lines(*rows, paragraph(state, width, style="bold"), *own)
+                return lines(*rows, paragraph(state, width, style="bold"), *own(width))
             blocks = verdict_block(advice, evidence), *next_step_document(advice.next)
-            return lines(*rows, *draw.rows(blocks, width), *own, *draw.rows(measured_blocks(advice, evidence), width))
+            return lines(*rows, *draw.rows(blocks, width), *own(width), *draw.rows(measured_blocks(advice, evidence), width))
 
         self.query_one("#advice-picture", Panel).update(summary)
         self.query_one("#advice-why").display = advice is not None and self.wide
@@ -143,7 +233,7 @@ class AdviceRoom(Room):
             interview, question = self._interview, item.question
             self.app.ask(
                 question.ask, "", lambda text: self._answer(interview.enter(question, text)), item.text,
-                check=lambda text: service.check_number(question, text),
+                check=lambda text: check_number(question, text),
             )  # fmt: skip
         else:
             questions.go(questions.cursor + 1)
@@ -196,10 +286,8 @@ def heading_note(evidence: AdviceEvidence | None, wide: bool) -> str:
     return f"{name}, {evidence.rows:,} rows" if wide else name
 
 
-def sample_rows(sample: RunView | None, can_measure: bool, measured: bool, width: int) -> list[Content]:
+def sample_rows(is_measuring: bool, can_measure: bool, width: int) -> list[Content]:
     """Draw the state of the evaluation started from this room, or the key that starts it if nothing was measured."""
-    if sample and sample.alive:
+    if is_measuring:
         return marked("●", "$primary", "Measuring on 30 held-out rows", width)
-    label = "measure again" if sample else "" if measured else "measure base, prompt and examples"
-    again = [line("    ", key("m", label, "screen.measure")).truncate(max(width, 0))] if can_measure and label else []
-    return [*([failure(sample, sample.name, width)] if sample else []), *again]
+    return [line("    ", key("m", "measure base, prompt and examples", "screen.measure"))] if can_measure else []

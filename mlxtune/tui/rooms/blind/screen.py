@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
+from pathlib import Path
 from typing import Literal
 
 from textual.app import ComposeResult
@@ -16,11 +17,22 @@ from textual.events import Key
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.files import FileStamp, display_path, file_stamp
 from mlxtune.core.text import one_line, plural, safe_text
-from mlxtune.evaluation.blind.blind_session import BlindSession, PresentedPair, Vote, count_differing, export_votes, repeated_pairs
+from mlxtune.evaluation import report as reports
+from mlxtune.evaluation.arms import is_free
+from mlxtune.evaluation.blind.blind_session import (
+    BlindSession,
+    BlindStatus,
+    PresentedPair,
+    Vote,
+    blind_status,
+    count_differing,
+    export_votes,
+    repeated_pairs,
+)
 from mlxtune.evaluation.blind.votes import HEADLINE_QUESTION, QUESTIONS, BlindResult
 from mlxtune.evaluation.evidence import load_pairs
 from mlxtune.evaluation.statistics.significance import detectable_preference
-from mlxtune.present.blind import rater_facts, tally_verdict, votes_table
+from mlxtune.present.comparison import rater_facts, tally_verdict, votes_table
 from mlxtune.tui.actions import Action
 from mlxtune.tui.draw import block_rows, table_rows, text_rows
 from mlxtune.tui.notices import Notice
@@ -30,10 +42,39 @@ from mlxtune.tui.render.output_text import output_rows
 from mlxtune.tui.render.source import message_rows
 from mlxtune.tui.render.text import RECIPE_KEY, cell, error_rows, invitation, key, line, lines, paragraph, wrap
 from mlxtune.tui.room import Room
-from mlxtune.tui.rooms.blind import service
-from mlxtune.tui.rooms.blind.service import ArmPair
 from mlxtune.tui.widgets import ChoiceOption, PageScreen, Panel, Section
 from mlxtune.workspace.index import RunView, Snapshot
+
+
+@dataclass(frozen=True)
+class ArmPair:
+    """Two of an evaluation's ``arms``. ``status`` is their session's progress, or ``None`` before it begins."""
+
+    folder: Path
+    first: str
+    second: str
+    arms: tuple[str, ...]
+    status: BlindStatus | None
+
+
+def load_arms(folder: Path, arms: tuple[str, str] | None = None) -> ArmPair | None:
+    """Return two arms of an evaluation that generate, by default those of its verdict, or ``None`` if it has only one. Raise
+    ``InputError`` if its report or session cannot be read.
+    """
+    report = reports.load(folder)
+    names = tuple(arm.name for arm in report.arms if not is_free(arm.name))
+    if len(names) < 2:
+        return None
+    verdict = (report.headline.first, report.headline.second) if report.headline else ()
+    first, second = arms or (verdict if verdict and {*verdict} <= {*names} else (names[0], names[-1]))
+    return ArmPair(folder, first, second, names, blind_status(folder, first, second))
+
+
+def open_session(arms: ArmPair, n: int) -> tuple[BlindSession, BlindResult | None]:
+    """Open the session, or begin one with ``n`` pairs. Return it with its result, if revealed. Raise the errors of ``BlindSession``."""
+    session = BlindSession(arms.folder, arms.first, arms.second, load_pairs(arms.folder, arms.first, arms.second), n)
+    return session, session.reveal() if session.opened else None
+
 
 State = Literal["choice", "vote", "end", "result"]
 PAIR_COUNTS = (10, 20, 40, 80)
@@ -51,18 +92,13 @@ class BlindRoom(Room):
         Action("vote('a')", "a", "A", "the left answer", when="pair", id="a"),
         Action("vote('tie')", "s,t", "same", "no difference that matters", when="pair", id="same"),
         Action("vote('b')", "d,b", "B", "the right answer", when="pair", id="b"),
-        Action(
-            "enter", "enter", lambda room: room.enter_label, "open the session, or reveal the arms and the result",
-            when="enter_label",
-        ),
+        Action("enter", "enter", lambda room: room.enter_label, "open the session, or reveal the arms", when="enter_label"),
         Action("undo", "u", "undo", "undo the last vote", when="can_undo", why="There is no vote to undo."),
         Action("prompt", "p", "prompt", "the whole prompt", when="pair"),
         Action("export", "e", "export", "write the votes as preference pairs", when=lambda room: room.state == "result"),
         Action("arms", "m", "arms", "compare two other arms", when="has_other_arms", why="There are no other arms."),
-        Action(
-            "other", "o", "other", "another evaluation",
-            when=lambda room: len(room.app.selection.evaluations) > 1, why="There is no other evaluation.",
-        ),
+        Action("other", "o", "other", "another evaluation", when=lambda room: len(room.app.selection.evaluations) > 1,
+               why="There is no other evaluation."),
         Action("scroll(1)", "down,j", help="down", id="down"),
         Action("scroll(-1)", "up,k", help="up", id="up"),
         Action("scroll(8)", "pagedown,space", help="a page down", id="page-down"),
@@ -173,7 +209,7 @@ class BlindRoom(Room):
     def _load_arms(self, view: RunView, arms: tuple[str, str] | None = None) -> None:
         if self._loading != view.id or arms is not None:
             self._loading, self._error = view.id, None
-            self.run_job(partial(service.load_arms, view.run.folder, arms), self._show_arms, self._show_error, group="arms")
+            self.run_job(partial(load_arms, view.run.folder, arms), self._show_arms, self._show_error, group="arms")
 
     def _show_arms(self, arms: ArmPair | None) -> None:
         if self._arms is None or arms is None or self._arms.folder != arms.folder:
@@ -233,7 +269,7 @@ class BlindRoom(Room):
         self.app.choose("How many pairs?", options, partial(self._open, arms), text)
 
     def _open(self, arms: ArmPair, n: int) -> None:
-        self.run_job(partial(service.open_session, arms, n), self._show_session)
+        self.run_job(partial(open_session, arms, n), self._show_session)
 
     def _show_session(self, opened: tuple[BlindSession, BlindResult | None]) -> None:
         self._close_session()
@@ -363,7 +399,6 @@ def session_state(arms: ArmPair, width: int) -> Content:
 
 
 def draw_progress(session: BlindSession, pair: PresentedPair, width: int) -> Content:
-    """Draw the pair's number and a progress bar."""
     left = line((f"  Pair {pair.index + 1:,}", "bold"), (f" of {pair.total:,}  ", "$muted"))
     right = line((f"  {session.n:,} pairs, {pair.total - session.n:,} of them again", "$muted")) if width >= 70 else Content("")
     filled = bar(session.votes / max(1, session.votes_needed), width - left.cell_length - right.cell_length)
@@ -395,7 +430,6 @@ def answer_lines(text: str, width: int) -> list[Content]:
 
 
 def draw_questions(given: Sequence[Vote], width: int) -> Content:
-    """Draw the three questions with the votes cast so far."""
     rows = []
     for index, question in enumerate(QUESTIONS.values()):
         current, vote = index == len(given), given[index] if index < len(given) else None

@@ -7,7 +7,7 @@ from textual.content import Content
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import one_line, safe_text
 from mlxtune.evaluation.scorers import Score
-from mlxtune.present.chat import usage
+from mlxtune.present.labels import usage
 from mlxtune.tui.paths import base_name
 from mlxtune.tui.render.text import cell, error_rows, key, line, lines, paragraph, wrap
 from mlxtune.tui.rooms.chat.service import AdapterOption, ChatReply, ChatService, Exchange

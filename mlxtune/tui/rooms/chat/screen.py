@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.message import Message
@@ -26,10 +26,7 @@ from mlxtune.workspace.index import Snapshot
 
 REDRAW_DELAY = 0.06  # seconds between two redraws of a streaming answer
 _STILL_ANSWERING = Notice(
-    "warning",
-    "The last question is not answered yet.",
-    "Press enter again after the answer, or stop it with esc and x.",
-    topic="still_answering",
+    "warning", "The last question is not answered yet.", "Press enter again after the answer, or stop it with esc and x."
 )
 
 
@@ -38,30 +35,23 @@ class ChatRoom(Room):
 
     ABOUT = "talk to the base or an adapter, and save answers as training data"
     CSS_PATH = "style.tcss"
+    SAVED: ClassVar = {"with_base": bool}
     ACTIONS = (
         Action("load", "enter", "load", "load the model in its own process", when="offer"),
-        Action("load_base", "o", "base", "load the base alone", when=lambda room: room.offer and room.offer.key),
+        Action("load_base", "o", "base", "load the base alone", when="offer.key"),
         Action("cancel", "x", "stop", "stop the answer", when="chat.streaming", why="Nothing is being answered."),
         Action("write", "i", "write", "go to the input field; esc leaves it", when=lambda room: room.chat.state in ("loading", "ready")),
         Action("switch", "s", "switch", "answer with another adapter, or with the base", when="is_ready"),
-        Action(
-            "both", "b", lambda room: "alone" if room.with_base else "both", "also ask the base, side by side",
-            when=lambda room: room.is_ready and room.chat.adapter, why="No adapter is loaded.",
-        ),
-        Action(
-            "save", "w", "save", "save as a training row; an edited answer also makes a preference pair",
-            when="has_answer", why="There is no answer to save.",
-        ),
+        Action("both", "b", lambda room: "alone" if room.with_base else "both", "also ask the base",
+               when=lambda room: room.is_ready and room.chat.adapter, why="No adapter is loaded."),
+        Action("save", "w", "save", "save as a training row; if edited, also as a preference pair", when="has_answer",
+               why="There is no answer to save."),
         Action("undo", "u", "undo", "remove the last question and its answer", when="has_answer", why="There is no question to remove."),
         Action("system", "y", "system", "edit the system prompt", when="is_ready"),
-        Action(
-            "reset", "n", "new", "start a new conversation",
-            when=lambda room: room.is_ready and room.chat.exchanges and not room.chat.streaming,
-        ),
-        Action(
-            "end", "e", "unload", "end the model's process and free its memory",
-            when=lambda room: room.chat.state not in ("idle", "failed"), why="No model is loaded.",
-        ),
+        Action("reset", "n", "new", "start a new conversation",
+               when=lambda room: room.is_ready and room.chat.exchanges and not room.chat.streaming),
+        Action("end", "e", "unload", "end the model's process", when=lambda room: room.chat.state not in ("idle", "failed"),
+               why="No model is loaded."),
         Action("leave", "escape", help="leave the field"),
     )  # fmt: skip
 
@@ -77,12 +67,6 @@ class ChatRoom(Room):
         self._loaded_key: str | None = None  # the key passed to the last load, until the adapter is switched
         self._default: AdapterOption | None = None  # the adapter that enter loads; None until it is known
         self._default_inputs: object = None  # the facts that the default was computed from
-
-    def save_state(self) -> Mapping[str, Any]:
-        return {"both": self.with_base}
-
-    def restore_state(self, state: Mapping[str, Any]) -> None:
-        self.with_base = bool(state.get("both"))
 
     def copyable(self) -> tuple[str, str]:
         replies = [reply.text for exchange in self.chat.exchanges for reply in exchange.replies if reply.text]
@@ -160,7 +144,7 @@ class ChatRoom(Room):
 
     def _redraw(self) -> None:
         self._redrawing = False
-        if self.app.notices.is_about("still_answering") and not self.chat.streaming:
+        if self.app.notices.current == _STILL_ANSWERING and not self.chat.streaming:
             self.app.notices.dismiss()
         self.redraw()
         if self._focus_field and self.chat.state in ("loading", "ready") and self.is_current:

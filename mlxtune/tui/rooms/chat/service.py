@@ -16,7 +16,7 @@ from mlxtune.evaluation.drilldown import Drilldown
 from mlxtune.evaluation.report import load
 from mlxtune.evaluation.scorers import CONTRACT, ModelAnswer, Score
 from mlxtune.models.resolve import is_local
-from mlxtune.present.chat import saved
+from mlxtune.present.labels import saved
 from mlxtune.recipe import Recipe
 from mlxtune.serving.chat_session import ChatSession
 from mlxtune.serving.client import Client, PendingAnswer
@@ -112,9 +112,8 @@ def _option(entry: AdapterEntry, about: str) -> AdapterOption:
 
 
 def resolve(workspace: Path, key: str, base: str, folder: Path) -> tuple[str, AdapterOption]:
-    """Return the base to load and the adapter with ``key``, or ``base`` alone. Relative paths start at ``folder``.
-
-    Raise ``InputError`` or ``ModelError`` if the adapter is unusable or the base is not on this machine.
+    """Return the base to load and the adapter with ``key``, or ``base`` alone. Relative paths start at ``folder``. Raise
+    ``InputError`` or ``ModelError`` if the adapter is unusable or the base is not on this machine.
     """
     entry = library.find_usable(workspace, key) if key else None
     name = library.base_of(entry) if entry else base

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from textual.app import ComposeResult
@@ -16,16 +17,19 @@ from mlxtune.core.text import one_line, plural
 from mlxtune.data.checks.base import DROP
 from mlxtune.data.checks.fixes import apply_fixes
 from mlxtune.data.checks.registry import get_check
-from mlxtune.data.rows import RowError, last_prompt
+from mlxtune.data.rows import Row, RowError, last_prompt
 from mlxtune.data.transforms.pipeline import RowEdit
 from mlxtune.present.check import check_title, finding_text
-from mlxtune.tui.render.text import Part, cell, key, line, lines
+from mlxtune.tui.notices import Notice
+from mlxtune.tui.render.text import Part, cell, key_line, line, lines
+from mlxtune.tui.session_manager import decision_notice
 from mlxtune.tui.source_session import SourceSession
 from mlxtune.tui.transform_dialog import edit_rows
 from mlxtune.tui.widgets import ListPanel, Panel
 
 if TYPE_CHECKING:
     from mlxtune.tui.app import MlxtuneApp
+
 
 _OTHER_ROWS = 11  # of the dialog, besides the preview
 _PREVIEW = 400  # characters
@@ -34,7 +38,7 @@ _PREVIEW = 400  # characters
 class FixChoice(NamedTuple):
     """What to do with ``rows``."""
 
-    do: Literal["fix", "leave_out", "show", "edit"]
+    do: Literal["fix", "leave_out", "edit"]
     rows: tuple[int, ...]
 
 
@@ -44,7 +48,6 @@ class FixDialog(ModalScreen[FixChoice | None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("x", "choose('leave_out')", "leave the rows out", id="fix.leave-out"),
         Binding("e", "choose('edit')", "edit the row under the cursor", id="fix.edit"),
-        Binding("s", "choose('show')", "show the rows in the list", id="fix.show"),
         Binding("a", "accepted", "also the accepted rows, or not", id="fix.accepted"),
         Binding("escape", "dismiss(None)", "close", id="fix.close"),
     ]
@@ -94,11 +97,10 @@ class FixDialog(ModalScreen[FixChoice | None]):
             names.append(("enter", f"{self._check.fix.label} {count}", "screen.choose('fix')"))
         names.append(("x" if kind != "drop" else "enter", f"leave out {count}", "screen.choose('leave_out')"))
         names.append(("enter" if kind == "hand" else "e", "edit", "screen.choose('edit')"))
-        names.append(("s", "show", "screen.choose('show')"))
         if self._accepted:
             names.append(("a", "without the accepted" if self._with_accepted else "also the accepted", "screen.accepted"))
         names.append(("esc", "close", "screen.dismiss(None)"))
-        return line("  ", *(part for name in names for part in (key(*name, "$muted"), "   ")))
+        return key_line(*names)
 
     def _draw(self) -> None:
         if not self.is_attached:
@@ -146,7 +148,7 @@ class FixDialog(ModalScreen[FixChoice | None]):
         self._with_accepted = not self._with_accepted or not self._chosen(False)
         self._draw()
 
-    def action_choose(self, do: Literal["fix", "leave_out", "show", "edit"]) -> None:
+    def action_choose(self, do: Literal["fix", "leave_out", "edit"]) -> None:
         if do == "edit":
             cursor = self.query_one("#fix-rows", ListPanel).cursor
             self.dismiss(FixChoice(do, tuple(self.rows[cursor : cursor + 1])))
@@ -157,5 +159,19 @@ class FixDialog(ModalScreen[FixChoice | None]):
         event.stop()
         self.action_choose({"put": "fix", "drop": "leave_out", "hand": "edit"}[self._check.fix.kind])  # type: ignore[arg-type]
 
-    def on_list_panel_moved(self, event: ListPanel.Moved) -> None:
-        event.stop()
+
+def apply_fix(session: SourceSession, check: str, rows: Sequence[int]) -> Notice:
+    """Apply the fix for ``check`` to ``rows`` as one decision. The source is not changed."""
+    browser = session.source
+    edits: dict[str, Row] = {}
+    fixed_rows = []
+    for index in rows:
+        row = browser.lazy_row(index).current
+        fixed = apply_fixes(row, [finding for finding in browser.findings(index) if finding.check == check])
+        if fixed is not None and fixed.hash != row.hash:
+            fixed_rows.append(index)
+            edits[browser.keyed_row(index)[0]] = fixed
+    step = session.decide("edit", fixed_rows, edits=edits, reason=f"data check: {check}")
+    left = len(rows) - len(fixed_rows)
+    hint = f"{plural(left, 'row')} must be edited by hand: press e in Review." if left else ""
+    return replace(decision_notice(step, fixed_rows), hint=hint)

@@ -11,24 +11,26 @@ from textual.suggester import SuggestFromList
 from textual.widgets import Input
 
 from mlxtune.core.text import plural
-from mlxtune.data.checks.registry import check_filter_name, get_check, may_mute
+from mlxtune.data.checks.registry import check_filter_name, may_mute
 from mlxtune.data.filters import WORDS
 from mlxtune.data.review import EXCLUDED
 from mlxtune.data.review import Action as ReviewAction
+from mlxtune.data.rows import Preference
 from mlxtune.evaluation.statistics.agreement import agreements
 from mlxtune.present import check as words
 from mlxtune.tui import open_flow
 from mlxtune.tui.actions import Action, ShownAction
 from mlxtune.tui.notices import Notice
 from mlxtune.tui.render.text import cell, error_rows, line, lines, paragraph
-from mlxtune.tui.rooms.data import render, service
-from mlxtune.tui.rooms.data.fix_dialog import FixChoice, FixDialog
+from mlxtune.tui.rooms.data import render
+from mlxtune.tui.rooms.data.fix_dialog import FixChoice, FixDialog, apply_fix
 from mlxtune.tui.rooms.source_room import NOTE, REDO, SOURCE_ACTIONS, UNDO, SourceRoom
 from mlxtune.tui.session_manager import decision_notice
 from mlxtune.tui.source_session import ORDERS, SourceSession
 from mlxtune.tui.widgets import ChoiceOption, ListPanel, MarkableList, Panel, ScrollPanel, Section
 from mlxtune.workspace.index import Snapshot
 
+_PAIRS_TESTED = 4  # rows that are looked at to know whether all are pairs
 _CHART_HEIGHTS = (4, 5)  # heights of the histogram on a short and on a tall screen
 
 
@@ -58,23 +60,13 @@ class DataRoom(SourceRoom):
         Action("clear_filter", "backspace", "all rows", "clear the filter", when="is_filtered"),
         Action("focused.choose", "enter", "rows", "show the rows with this finding", when="on_finding", bound=False),
         Action("review", "enter", "review", "open this row in Review", when="on_row", bound=False),
-        Action(
-            "stats", "g", lambda room: room.next_statistics, "switch between the rows, their findings, and their labels",
-            when="rows_session", late="wide",
-        ),
-        Action(
-            "fix", "f", "fix", "show the rows with this finding, and fix them",
-            when="_marked_check", why="There is no finding to fix.",
-        ),
-        Action(
-            "mute", "m", "mute", "stop reporting this check for this source, with a reason",
-            when="check_to_mute", why="Only a finding can be muted, in the list of findings.",
-        ),
+        Action("stats", "g", lambda room: room.next_statistics, "show findings, labels, or rows", when="rows_session", late="wide"),
+        Action("fix", "f", "fix", "show the rows with this finding, and fix them", when="_marked_check",
+               why="There is no finding."),
+        Action("mute", "m", "mute", "stop reporting this check for this source", when="check_to_mute",
+               why="Only a finding can be muted."),
         Action("decide('accept')", "a", "accept", "accept this row", when="on_row", id="accept"),
-        Action(
-            "decide('reject')", "x", "reject", "reject this row: it is not used for training or evaluation",
-            when="on_row", id="reject",
-        ),
+        Action("decide('reject')", "x", "reject", "reject this row, so that it is not used", when="on_row", id="reject"),
         UNDO,
         Action("bulk", "b", "bulk", "decide on all displayed rows, or on those with the finding under the cursor", when="has_rows"),
         Action("tag", "t", "tag", "add or remove a tag", when="on_row"),
@@ -84,10 +76,7 @@ class DataRoom(SourceRoom):
         Action("check_again", "n", "recheck", "run the checks again", when="can_check_again"),
         Action("open_file", "o", "open", "open a file of your own, in any format"),
         Action("new_recipe", "c", "new recipe", "create a recipe for this file, or for another one"),
-        Action(
-            "map_columns", MAP_KEY, "map", "choose which columns hold the prompt, the answer, and so on",
-            when=lambda room: room.app.sessions.session and room.app.sessions.session.error is None,
-        ),
+        Action("map_columns", MAP_KEY, "map", "choose which columns hold what", when="can_map"),
         *SOURCE_ACTIONS,
         Action("leave", "escape", help="back to the rows"),
     )  # fmt: skip
@@ -176,6 +165,8 @@ class DataRoom(SourceRoom):
         def move(position: int) -> None:
             session.move_to(int(rows[position]))  # a thread may replace selection.rows
             self._mark_finding(session)
+            self._draw_note(session)
+            self.draw_footer()  # nothing else depends on the cursor
 
         panel.set(
             len(rows),
@@ -245,7 +236,7 @@ class DataRoom(SourceRoom):
                 name = names[position]
                 return render.finding_row(name, verdict.rows[name], width, position == found.cursor)
 
-            found.set(len(names), row, cursor=cursor)
+            found.set(len(names), row, cursor=cursor, on_move=lambda _: self.draw_footer())
             self._mark_finding(session)
         self.query_one("#summary", Panel).update(lambda width, _height: summary(width))
         note = f"{kinds}{plural(verdict.flagged, 'row')}" if verdict and verdict.flagged else ""
@@ -261,19 +252,17 @@ class DataRoom(SourceRoom):
         return next((name for name in self._finding_names[cursor : cursor + 1] if verdict and name in verdict.rows), "")
 
     def _mark_finding(self, session: SourceSession) -> None:
-        """Move the cursor of the list of findings, unless it has the focus, to a finding about the row under the cursor, if any.
-
-        If there are several, it is the one of the filter or, without one, the most severe one that can be fixed.
+        """Move the cursor of the list of findings, unless it has the focus, to a finding about the row under the cursor, if any. If
+        there are several, it is the one of the filter or, without one, the most severe one.
         """
         panel, names = self.query_one("#findings-list", ListPanel), self._finding_names
         if panel.has_focus or not len(session.selection.rows):
             return
         terms = session.selection.filter.split()
         own = [finding.check for finding in session.source.findings(session.row_index) if finding.check in names]
-        filtered = {check for check in own if f"finding:{check}" in terms or f"finding:{check_filter_name(check)}" in terms}
         if own:
-            check = min(own, key=lambda name: (name not in filtered, get_check(name).fix.kind == "hand"))
-            panel.go(names.index(check))
+            filtered = (check for check in own if f"finding:{check_filter_name(check)}" in terms)
+            panel.go(names.index(next(filtered, own[0])))
 
     def on_descendant_focus(self) -> None:
         if self.is_mounted and (session := self.session):
@@ -322,11 +311,10 @@ class DataRoom(SourceRoom):
 
     def _draw_labels(self, session: SourceSession) -> None:
         source, checked, error = session.source, session.source.check_result, session.check.error
-        if checked is not None:
-            self.query_one(ScrollPanel).set(lambda width: render.labels(checked.statistics.tags, width))
-        else:
-            why = "The checks failed, so no values were counted." if error else "The values are being counted."
-            self.query_one(ScrollPanel).set(lambda width: [paragraph(why, width)])
+        why = "The checks failed, so no values were counted." if error else "The values are being counted."
+        self.query_one(ScrollPanel).set(
+            lambda width: render.labels(checked.statistics.tags, width) if checked else [paragraph(why, width)]
+        )
         self.query_one("#coverage-bars", Panel).update(lambda width, _height: render.coverage(source, checked, width))
         decisions = source.decisions.values()
         found, disputed = agreements(decisions), sum(decision.is_disputed for decision in decisions)
@@ -349,6 +337,10 @@ class DataRoom(SourceRoom):
     @property
     def on_row(self) -> bool:
         return self.has_rows and not self.on_finding
+
+    @property
+    def can_map(self) -> bool:
+        return self.app.sessions.session is not None and self.app.sessions.session.error is None
 
     @property
     def can_check_again(self) -> bool:
@@ -459,12 +451,6 @@ class DataRoom(SourceRoom):
         changes = [session.tag_change(index, tag) for index in rows]
         self.decide_rows(session, "tag", rows, **(changes[0] if all("remove" in one for one in changes) else {"add": [tag]}))
 
-    def on_list_panel_moved(self, event: ListPanel.Moved) -> None:
-        session = self.session
-        if session is not None and event.panel.id == "list":
-            self._draw_note(session)
-        self.draw_footer()  # nothing else depends on the cursor
-
     def on_list_panel_chosen(self, event: ListPanel.Chosen) -> None:
         session = self.session
         if event.panel.id == "list":
@@ -501,7 +487,6 @@ class DataRoom(SourceRoom):
         return rows, f"{plural(len(rows), 'row')}: {words.check_title(name)}"
 
     def action_bulk(self) -> None:
-        """Ask what to do with all displayed rows."""
         if (session := self.session) is None:
             return
         rows, title = self.chosen_rows(session)
@@ -509,11 +494,14 @@ class DataRoom(SourceRoom):
             self.app.notices.show(Notice("note", "None of these rows matches the filter any more."))
             return
         count = plural(len(rows), "row")
+        are_pairs = all(isinstance(session.source.record(index), Preference) for index in rows[:_PAIRS_TESTED])
+        actions = {"accept": "", "reject": "not used for training or evaluation", "skip": "decide later"}
+        actions |= {"tie": "both are equally good", "bad": "both are bad"} if are_pairs else {}
+        actions |= {"tag": "add a tag", "untag": "remove a tag", "note": "write a note about them"}
         options = [ChoiceOption(None, "Cancel", "change nothing")]
-        for action, changed in service.pending_changes(session.source, rows).items():
-            options.append(ChoiceOption(action, action.capitalize(), f"changes {plural(changed, 'row')}"))
-        options += [ChoiceOption("tag", "Tag", "add a tag"), ChoiceOption("untag", "Untag", "remove a tag")]
-        options.append(ChoiceOption("note", "Note", "write a note about them"))
+        options += [ChoiceOption(action, action.capitalize(), about) for action, about in actions.items()]
+        held_out = sum(map(session.source.is_held_out, rows))
+        text = f"{plural(held_out, 'row')} held out: if rejected, the evaluation loses them, too." if held_out else ""
 
         def chosen(action: Any) -> None:
             def decide(action: Any, **more: Any) -> None:
@@ -528,7 +516,7 @@ class DataRoom(SourceRoom):
             else:
                 decide(action)
 
-        self.app.choose(title, options, chosen, service.preview(session.source, rows, "rejected"))
+        self.app.choose(title, options, chosen, text)
 
     def action_fix(self) -> None:
         """Show the rows with a finding, and how its fix changes them. A fix is a decision, so it can be undone."""
@@ -540,13 +528,11 @@ class DataRoom(SourceRoom):
             match choice.do if choice else "":
                 case "fix":
                     busy = f"Fixing {plural(len(rows), 'row')}."
-                    self.app.jobs.run(lambda: service.apply_fix(session, name, rows), busy=busy, holds_keys=True)
+                    self.app.jobs.run(lambda: apply_fix(session, name, rows), busy=busy, holds_keys=True)
                 case "leave_out":
                     self.decide_rows(session, "reject", rows, reason=f"data check: {name}")
                 case "edit":
                     session.move_to(rows[0])
                     self.action_review()
-                case "show":
-                    self._filter_by(name)
 
         self.app.push_screen(FixDialog(session, name, list(dict.fromkeys(session.source.verdict.rows[name]))), chosen)

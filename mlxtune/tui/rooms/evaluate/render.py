@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
-from typing import Literal
 
 from textual.content import Content
 
@@ -17,7 +16,7 @@ from mlxtune.evaluation.scorers import GRAMMAR_LIMIT, LOOP, PREFERENCE, Score
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.verdict import Comparison
 from mlxtune.present import verdict as present
-from mlxtune.present.blocks import Fact, Text
+from mlxtune.present.blocks import Fact
 from mlxtune.present.labels import change_text, failure_name, p_value
 from mlxtune.present.next_step import step_title
 from mlxtune.present.report import expected_answer, nearest_row_text
@@ -34,37 +33,17 @@ from mlxtune.workspace.index import RunView
 _URGENCY = {"error": 0, "warning": 1}  # of a fact, by its mark
 _LABEL = 18  # cells before the value of a fact
 NAME, FIGURES, GAP = 20, 14, 4  # cells of an arm's name, of its rate with interval, and between two metrics
-AdapterState = Literal["none", "trained", "evaluated"]
 
 
-def verdict(
-    loaded: LoadedReport, live: RunView | None, unfinished: RunView | None, adapter: AdapterState, step: NextStep | None,
-    width: int, max_rows: int,
-) -> Content:  # fmt: skip
-    """Draw the verdict and as many of its notes as fit in ``max_rows``, most important first.
-
-    A later evaluation may be ``live``, or have ended ``unfinished``. ``adapter`` is the state of the recipe's newest adapter, and
-    ``step`` what to do next.
-    """
+def verdict(loaded: LoadedReport, step: NextStep | None, width: int, max_rows: int) -> Content:
+    """Draw the verdict and as many of its notes as fit in ``max_rows``, most important first: ``step`` is what to do next."""
     report = loaded.report
-    head, name = present.verdict(report.verdict), ""
-    if not report.outcome:
-        if live:
-            name = f"No verdict yet: {answering_text(live.state) or 'the model is loading'}."
-        elif unfinished:
-            name = f"No verdict: the evaluation of {one_line(unfinished.name)} did not finish."
-        elif adapter == "trained":
-            name = "Base evaluated. Now evaluate the adapter with n."
-        elif adapter == "evaluated":
-            name = "No adapter was evaluated here. Press o for the report on the newest one."
-    rows = draw.text_rows(Text(((name, "bold"),)) if name else head, width)
+    rows = draw.text_rows(present.verdict(report.verdict), width)
     base = report.arms[0].name
     item = loaded.comparison(report.headline.metric, base) if report.headline and loaded.baseline != base else None
     own = [*([present.comparison_fact(item)] if item else []), *_margins(loaded)]  # which the room's tables leave out
     facts = sorted([*own, *present.report_facts(report).facts], key=lambda fact: _URGENCY.get(fact.mark, 2))
-    if step and report.outcome:
-        facts.insert(0, Fact("next", step_title(step)))
-    for fact in facts:
+    for fact in (*([Fact("next", step_title(step))] if step else []), *facts):
         more = draw.fact_rows(fact, width, label_width=_LABEL)
         if len(rows) + len(more) <= max_rows or fact.mark == "error":
             rows += more
@@ -87,7 +66,6 @@ def _signed(value: float) -> str:
 
 
 def arms_header(metrics: Sequence[str], width: int) -> Content:
-    """Draw the names of the metrics above their axes."""
     column = _axis_width(metrics, width - 2) + FIGURES + GAP
     names = (cell(f"{metric_label(metric)}, %", column, "$muted") for metric in metrics)
     return line("  ", cell("", NAME), *names).truncate(max(width, 0))
@@ -111,7 +89,6 @@ def arm_row(arm: ArmResult, metrics: Sequence[str], width: int) -> Content:
 
 
 def arms_axis(metrics: Sequence[str], width: int) -> Content:
-    """Draw the axes below the arms."""
     axes = (part for _ in metrics for part in (axis(_axis_width(metrics, width - 2)), " " * (FIGURES + GAP)))
     return line("  ", cell("", NAME), *axes).truncate(max(width, 0))
 
@@ -142,13 +119,11 @@ def row_line(row: ScoredRow, filter: RowFilter, with_kind: bool, width: int) -> 
 
 
 def _question(row: ScoredRow) -> str:
-    """Return the last user turn."""
     return next((message.content for message in reversed(row.row.prompt) if message.role == "user"), "")
 
 
 def row_detail(loaded: LoadedReport, row: ScoredRow, filter: RowFilter, versus: str, width: int, height: int) -> Content:
     """Draw an output next to the reference or another arm's output, with the failing part marked, the reason, and similar rows.
-
     Long answers are truncated to fit, but never at the mark.
     """
     question = wrap(one_line(_question(row)) or "(no user turn)", width - 6)
@@ -278,9 +253,8 @@ def failure(view: RunView, subject: str, width: int) -> Content:
 
 
 def empty_state(name: str, arms: Sequence[str], rows: int, is_free: bool, width: int) -> Content:
-    """Draw the room before the first evaluation, which can start if the machine ``is_free``.
-
-    ``name`` is the recipe's name; without one, Home is offered.
+    """Draw the room before the first evaluation, which can start if the machine ``is_free``. ``name`` is the recipe's name; without
+    one, Home is offered.
     """
     about = f"{', '.join(map(one_line, arms))} on {plural(rows, 'held-out row')}" if arms and rows else ""
     action = key("enter", f"evaluate {name}", "screen.evaluate") if is_free else Content.styled("another task is running", "$muted")

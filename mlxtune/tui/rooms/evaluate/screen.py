@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from textual.app import ComposeResult
 from textual.containers import Container, Vertical
@@ -18,14 +18,13 @@ from mlxtune.evaluation.arms import arm_names
 from mlxtune.evaluation.compare import EvaluationComparison, compare_evaluations, find_side
 from mlxtune.evaluation.drilldown import FailureClass, ScoredRow, failure_classes, load_failure_classes
 from mlxtune.evaluation.evidence import load_off_task
-from mlxtune.evaluation.history import evaluations
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.present.comparison import comparison_document
 from mlxtune.present.labels import failure_name
 from mlxtune.present.report import REMEDIES, failure_class_text, report_document
 from mlxtune.present.run import STATUS_LABELS
-from mlxtune.recipe import load
+from mlxtune.recipe import Recipe, load
 from mlxtune.runs.registry import Run
 from mlxtune.tui import draw
 from mlxtune.tui.actions import Action
@@ -35,7 +34,7 @@ from mlxtune.tui.render.text import ago, error_rows, lines, paragraph
 from mlxtune.tui.room import Room
 from mlxtune.tui.rooms.evaluate import render, service
 from mlxtune.tui.rooms.evaluate.paired_table import PairedTable
-from mlxtune.tui.rooms.evaluate.service import ArmWork, EvaluationOption, FilteredRows, LoadedReport, RowFilter, arm_title
+from mlxtune.tui.rooms.evaluate.service import EvaluationOption, FilteredRows, LoadedReport, RowFilter, arm_title
 from mlxtune.tui.widgets import ChoiceOption, FocusPanel, ListPanel, PageScreen, Panel, Section
 from mlxtune.workspace import control
 from mlxtune.workspace.index import RunView, Snapshot
@@ -51,41 +50,25 @@ class EvaluateRoom(Room):
 
     ABOUT = "whether training helped: rates with intervals, and the rows behind them"
     CSS_PATH = "style.tcss"
+    SAVED: ClassVar = {"_selected": str, "_newest": str, "_metric": str}
     AUTO_FOCUS = "#ev-list"
     ACTIONS = (
         Action("enter", "enter", lambda room: room.enter_label, "open the item under the cursor", when="enter_label"),
-        Action(
-            "evaluate", "n", lambda room: "new" if room.report else "", "evaluate a run or a base",
-            when="app.runs.can_start", why="There is no recipe.", needs_accelerator=True,
-        ),
-        Action(
-            "metric", "m", "metric", "show the next metric",
-            when=lambda room: room.report and len(room.report.metrics) > 1, why="Only one metric was measured.",
-        ),
-        Action(
-            "kinds", "f", "failures", "show only one kind of failure",
-            when=lambda room: room.rows and (len(room.rows.kinds) > 1 or room.rows.filter.kind), why="There are no failures of several kinds.",
-        ),
-        Action(
-            "versus", "v", "versus", "compare with the reference or another arm's answer",
-            when="has_other_answers", why="There is no other arm whose answer could be compared.",
-        ),
+        Action("evaluate", "n", lambda room: "new" if room.report else "", "evaluate a run or a base", when="app.runs.can_start",
+               why="There is no recipe.", needs_accelerator=True),
+        Action("metric", "m", "metric", "show the next metric", when=lambda room: room.report and len(room.report.metrics) > 1,
+               why="There is no other metric."),
+        Action("versus", "v", "versus", "compare with the reference or another answer", when="has_other_answers",
+               why="There is no other answer."),
         Action("review", "w", "review", "open a similar training row in Review", when="can_review"),
-        Action(
-            "generate", "g", "generate", "let a teacher write training rows like the failing ones",
-            when=lambda room: room.can_review and room.app.runs.can_start, needs_accelerator=True,
-        ),
-        Action(
-            "stop", "s", "stop", "stop the evaluation, after a confirmation",
-            when=lambda room: room.running("eval"), why="No evaluation is running.",
-        ),
+        Action("generate", "g", "generate", "let a teacher write rows like the failing ones",
+               when=lambda room: room.can_review and room.app.runs.can_start, needs_accelerator=True),
+        Action("stop", "s", "stop", "stop the evaluation", when=lambda room: room.running("eval"), why="No evaluation is running."),
         Action("compare", "c", "compare", "compare this report with another one", when=lambda room: room.report and room.has_others),
         Action("other", "o", "other", "show another report", when="has_others", why="There is no other report."),
-        Action("html", "e", "html", "show where the HTML report is", when=lambda room: room.report and room.report.html),
-        Action(
-            "off_task", "r", "off task", "the off-task prompts and answers",
-            when=lambda room: room.report and room.report.report.off_task, why="Off-task prompts were not measured.",
-        ),
+        Action("html", "e", "html", "show where the HTML report is", when="report.html"),
+        Action("off_task", "r", "off task", "the off-task prompts and answers", when="report.report.off_task",
+               why="They were not measured."),
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -98,13 +81,6 @@ class EvaluateRoom(Room):
         self._metric = ""
         self._versus = REFERENCE  # the arm whose answer is shown next to the filter's arm
         self.rows: FilteredRows | None = None
-
-    def save_state(self) -> Mapping[str, Any]:
-        return {"evaluation": self._selected or "", "newest": self._newest, "metric": self._metric}
-
-    def restore_state(self, state: Mapping[str, Any]) -> None:
-        self._selected, self._metric = str(state.get("evaluation", "")) or None, str(state.get("metric", ""))
-        self._newest = str(state.get("newest", ""))
 
     def compose_body(self) -> ComposeResult:
         yield Panel(id="ev-error")
@@ -135,7 +111,6 @@ class EvaluateRoom(Room):
 
     @property
     def _row(self) -> ScoredRow | None:
-        """The row under the cursor."""
         cursor = self.query_one("#ev-list", ListPanel).cursor
         return self.rows.rows[cursor] if self.rows and cursor < len(self.rows.rows) else None
 
@@ -201,26 +176,13 @@ class EvaluateRoom(Room):
             self.query_one("#ev-invite", Panel).update(lambda width, _height: render.empty_state(name, arms, rows, is_free, width))
 
     def _draw_report(self, loaded: LoadedReport) -> None:
-        report, live, unfinished = loaded.report, self.running("eval"), self._unfinished
-        max_rows = 2 if not self.tall else 3 if self.app.size.height < 40 else 5
-        name, view = str(report.facts.get("name", "")), self.app.selection.recipe
-        snapshot = self.app.snapshot
-        runs = [run for run in snapshot.runs if run.name == name and run.status == "finished"]
-        adapter: render.AdapterState = "none"
-        if runs:
-            adapter = "evaluated" if snapshot.verdict_on(runs[0].id) else "trained"
-        step = after_evaluation(loaded.folder, snapshot)
-        self.query_one("#ev-summary", FocusPanel).update(
-            lambda width, _height: render.verdict(loaded, live, unfinished, adapter, step, width, max_rows)
-        )
-        of = [run.id for run in snapshot.runs if run.name == name]
-        is_named = self._selected or live or len(of) > 1 or not (view and view.recipe and view.recipe.name == name)
+        report, max_rows = loaded.report, 2 if not self.tall else 3 if self.app.size.height < 40 else 5
+        step = after_evaluation(loaded.folder, self.app.snapshot)
+        self.query_one("#ev-summary", FocusPanel).update(lambda width, _height: render.verdict(loaded, step, width, max_rows))
         run_id = str(report.facts.get("run", ""))
-        subject = self.app.selection.adapter_name(run_id) if run_id else one_line(name)
-        self.query_one("#ev-verdict", Section).head.set(
-            title=f"Verdict on {subject}" if is_named else "Verdict",
-            note=f"{plural(int(report.facts.get('rows', 0)), 'held-out row')}, never trained on",
-        )
+        subject = self.app.selection.adapter_name(run_id) if run_id else one_line(str(report.facts.get("name", "")))
+        note = f"{plural(int(report.facts.get('rows', 0)), 'held-out row')}, never trained on"
+        self.query_one("#ev-verdict", Section).head.set(title=f"Verdict on {subject}", note=note)
         second = loaded.second_metric(self._metric) if self.wide else None
         metrics = [self._metric, *([second] if second else [])]
         table = self.query_one("#ev-table", ListPanel)
@@ -229,6 +191,7 @@ class EvaluateRoom(Room):
             len(report.arms),
             lambda index, width: render.arm_row(report.arms[index], metrics, width),
             header=lambda width: render.arms_header(metrics, width),
+            on_move=lambda _: self.redraw(),
         )
         self.query_one("#ev-axis", Panel).update(lambda width, _height: render.arms_axis(metrics, width))
         self.query_one("#ev-arms", Section).head.set(note="95% Wilson intervals")
@@ -247,8 +210,9 @@ class EvaluateRoom(Room):
             head.set(title="Rows", note="")
             rows.set(0, lambda _index, _width: Content(""))
             return
-        filter, with_kind = found.filter, len(found.kinds) != 1 and not found.filter.kind
-        rows.set(len(found.rows), lambda index, width: render.row_line(found.rows[index], filter, with_kind, width))
+        filter, with_kind = found.filter, not found.is_of_one_kind
+        draw_row = partial(_draw_row, found, with_kind)
+        rows.set(len(found.rows), draw_row, on_move=lambda _: self.redraw())
         position = f"row {rows.cursor + 1:,} of {len(found.rows):,}" if found.rows else "none"
         metric = "" if filter.metric == loaded.report.headline_metric else f"{metric_label(filter.metric)}, "
         head.set(title=found.title, note=f"{metric}{position}")
@@ -336,9 +300,6 @@ class EvaluateRoom(Room):
 
             self.run_job(partial(load_failure_classes, loaded.folder, loaded.report), show)
 
-    def on_list_panel_moved(self) -> None:
-        self.redraw()
-
     def on_list_panel_chosen(self, event: ListPanel.Chosen) -> None:
         loaded, found, row = self.report, self.rows, self._row
         if event.panel.id == "ev-table" and loaded:
@@ -357,17 +318,8 @@ class EvaluateRoom(Room):
             metrics = self.report.metrics
             self._metric = metrics[(metrics.index(self._metric) + 1) % len(metrics)]
             shown = self.rows.filter if self.rows else RowFilter(self._metric, self.report.report.subject.name)
-            self._find_rows(replace(shown, metric=self._metric, kind=""), focus=False)
+            self._find_rows(replace(shown, metric=self._metric), focus=False)
             self.redraw()
-
-    def action_kinds(self) -> None:
-        found = self.rows
-        if found is None:
-            return
-        options = [ChoiceOption("", "all", f"{sum(found.kinds.values()):,}")]
-        options += [ChoiceOption(kind, one_line(failure_name(kind), 40), f"{count:,}") for kind, count in found.kinds.items()]
-        title, filter = f"Which failures of {one_line(found.filter.arm)}?", found.filter
-        self.app.choose(title, options, lambda kind: self._find_rows(RowFilter(filter.metric, filter.arm, kind)))
 
     def action_versus(self) -> None:
         """Show the next arm's answer, or the reference, next to the filter's arm."""
@@ -514,30 +466,35 @@ class EvaluateRoom(Room):
 
     def _choose_arms(self, run: Run | None, path: Path) -> None:
         """Count what the arms answer, then ask for them."""
+        workspace = self.app.workspace
 
-        def count() -> ArmWork:
+        def count() -> tuple[Recipe, list[EvaluationOption], str]:
             recipe = run.recipe() if run and path.parent == run.folder else load(path)
-            return service.count_work(recipe, run, evaluations(self.app.workspace))
+            return recipe, *service.evaluation_options(workspace, recipe, run)
 
-        def start(work: ArmWork, option: EvaluationOption) -> None:
-            section = work.recipe.evaluation
-            section = replace(section, arms=list(option.arms), rows=0 if option.all_rows else section.rows)
-            recipe, workspace = replace(work.recipe, evaluation=section), self.app.workspace
-            self.app.runs.start_worker(lambda: control.evaluate(workspace, recipe, run), busy="Starting the evaluation.")
+        def ask(counted: tuple[Recipe, list[EvaluationOption], str]) -> None:
+            recipe, options, first = counted
 
-        def ask(work: ArmWork) -> None:
-            first, *others = work.options
-            choices = [ChoiceOption(option, option.label, option.about) for option in work.options]
-            if others:
-                self.app.choose("Which arms?", choices, partial(start, work), f"{', '.join(first.arms)} on {work.summary}.")
+            def start(option: EvaluationOption) -> None:
+                section = recipe.evaluation
+                section = replace(section, arms=list(option.arms), rows=0 if option.all_rows else section.rows)
+                chosen = replace(recipe, evaluation=section)
+                self.app.runs.start_worker(lambda: control.evaluate(workspace, chosen, run), busy="Starting the evaluation.")
+
+            if len(options) > 1:
+                self.app.choose("Which arms?", [ChoiceOption(one, one.label, one.about) for one in options], start, first)
             else:
-                start(work, first)
+                start(options[0])
 
         self.app.jobs.run(count, ask, busy="Counting the held-out rows.", holds_keys=True)
 
     def action_stop(self) -> None:
         if view := self.running("eval"):
-            self.app.runs.confirm_end(view, "evaluation", "its answers are kept")
+            self.app.runs.confirm_stop(view)
+
+
+def _draw_row(found: FilteredRows, with_kind: bool, index: int, width: int) -> Content:
+    return render.row_line(found.rows[index], found.filter, with_kind, width)
 
 
 def _recipe_paths(snapshot: Snapshot) -> dict[str, Path]:

@@ -1,21 +1,66 @@
-"""Text of the Groups room: the list of groups, the members of one, and two members side by side."""
+"""The groups that remain to be decided on, and how the Groups room draws them, their members, and two members side by side."""
 
+import os
 from collections.abc import Sequence
 from itertools import pairwise, zip_longest
 
 from textual.content import Content
 
+from mlxtune.core.errors import DataError
 from mlxtune.core.text import one_line, plural, safe_text
 from mlxtune.data.browser import SourceBrowser
-from mlxtune.data.checks.base import Span
-from mlxtune.data.groups import RowGroup
-from mlxtune.data.rows import Row, last_prompt
+from mlxtune.data.checks.base import Finding, Span
+from mlxtune.data.groups import RowGroup, by_size, most_diverse
+from mlxtune.data.review import EXCLUDED
+from mlxtune.data.rows import Row, last_prompt, row_text
+from mlxtune.tui.render.output_text import Words, word_diff
 from mlxtune.tui.render.source import check_glyph, decision_glyph, role_glyph
 from mlxtune.tui.render.text import Part, cell, invitation, key, line, paragraph
-from mlxtune.tui.render.word_diff import Words, word_diff
-from mlxtune.tui.rooms.groups.service import current, flagged_spans
-from mlxtune.tui.rooms.review.service import RowPart, parts_of
+from mlxtune.tui.rooms.review.render import RowPart, parts_of
+from mlxtune.tui.source_session import SourceSession
 from mlxtune.tui.widgets import Lines
+
+_COMPARED = 20  # members whose beginnings are compared
+
+
+def remaining(browser: SourceBrowser, groups: Sequence[RowGroup]) -> list[RowGroup]:
+    """Return ``groups`` without rows that are left out, and without groups that have nothing left to compare."""
+    left_out = {index for index, decision in browser.decisions.items() if decision.status in EXCLUDED}
+    return by_size(group.without(left_out) for group in groups) if left_out else list(groups)
+
+
+def current(browser: SourceBrowser, index: int) -> Row | None:
+    """Return a row as reviewed, or ``None`` if it cannot be read."""
+    row = browser.lazy_row(index).current_or_error
+    return None if isinstance(row, DataError) else row
+
+
+def diverse_rows(session: SourceSession, group: RowGroup, count: int) -> tuple[int, ...]:
+    """Return the ``count`` rows of a group that differ most from each other."""
+    rows = [row for row in group.rows if current(session.source, row) is not None]
+    texts = [row_text(row) for index in rows if (row := current(session.source, index)) is not None]
+    return tuple(rows[position] for position in most_diverse(texts, count))
+
+
+def flagged_spans(findings: Sequence[Finding]) -> dict[str, list[Span]]:
+    """Return the spans that findings flag, keyed by the part of the row."""
+    spans: dict[str, list[Span]] = {}
+    for finding in findings:
+        if finding.severity != "note":
+            for span in finding.spans:
+                spans.setdefault(span.part, []).append(span)
+    return spans
+
+
+def shared_beginning(browser: SourceBrowser, group: RowGroup) -> str:
+    """Return the words that the prompts of the group's first members begin with, if they differ after that."""
+    rows = (current(browser, index) for index in group.rows[:_COMPARED])
+    texts = [last_prompt(row) for row in rows if row is not None]
+    if len(set(texts)) < 2:
+        return ""
+    shared = os.path.commonprefix(texts)  # noqa: RUF071, which means whole names
+    return shared[: shared.rfind(" ") + 1]
+
 
 _MAX_TEXT = 8000  # characters of a part that are compared and shown
 _PREVIEW = 200
@@ -24,7 +69,6 @@ _GLYPHS = {"cluster": ("◇", "$muted"), "outliers": ("!", "$warning")}
 
 
 def group_row(browser: SourceBrowser, group: RowGroup, width: int) -> Content:
-    """Return a group's size, kind and label."""
     glyph, style = _GLYPHS.get(group.kind) or (check_glyph(group.kind), "$warning")
     name = {"near-duplicate": "near-dup"}.get(group.kind, group.kind)
     about = group.label
@@ -50,8 +94,9 @@ def groups_message(found: int, view: str, progress: str, error: str, width: int)
     return invitation(width, "No duplicates, near-duplicates or conflicts are left.", clusters)
 
 
-def member_row(browser: SourceBrowser, index: int, prefix: str, width: int) -> Content:
+def member_row(browser: SourceBrowser, rows: Sequence[int], prefix: str, position: int, width: int) -> Content:
     """Return a member with its decision and its distinguishing text. ``prefix`` is the shared beginning of the members' prompts."""
+    index = rows[position]
     glyph, style = decision_glyph(browser.decision(index))
     row = current(browser, index)
     text = "" if row is None else last_prompt(row)[: 4 * _PREVIEW].removeprefix(prefix)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,10 @@ from mlxtune.planning import cluster_process
 from mlxtune.planning.cluster_process import ClusterProcess, ClusterResult
 from mlxtune.tui.actions import Action
 from mlxtune.tui.notices import Notice
-from mlxtune.tui.rooms.groups import render, service
+from mlxtune.tui.rooms.groups import render
 from mlxtune.tui.rooms.source_room import REDO, SOURCE_ACTIONS, UNDO, SourceRoom
 from mlxtune.tui.source_session import SourceSession
-from mlxtune.tui.widgets import ListPanel, MarkableList, Panel, RowReader, Section
+from mlxtune.tui.widgets import MarkableList, Panel, RowReader, Section
 from mlxtune.workspace.index import Snapshot
 
 _DEFAULT_KEPT = 3  # default number of most diverse rows to keep
@@ -51,21 +52,15 @@ class GroupsRoom(SourceRoom):
         Action("open", "enter", "review", "open this row in Review", when=lambda room: room.group and room.on_members, bound=False),
         Action("keep", "o", "keep", "keep the marked rows, or the one under the cursor, and reject the others", when="group"),
         Action("keep_diverse", "m", "diverse", "keep the rows that differ most and reject the others", when="has_one_group"),
-        Action(
-            "ignore", "n", "ignore", "do not report this group again",
-            when=lambda room: room.group and room.shows_repeats, why="Only duplicates and conflicts are reported.",
-        ),
+        Action("ignore", "n", "ignore", "do not report this group again", when=lambda room: room.group and room.shows_repeats,
+               why="Clusters are not reported."),
         Action("decide('reject')", "x", "reject", "reject the marked rows, or the one under the cursor", when="group", id="reject"),
         Action("decide('accept')", "a", "accept", "accept the marked rows, or the one under the cursor", when="group", id="accept"),
         UNDO,
-        Action(
-            "clusters", "c", "clusters", "cluster all rows by the model's hidden states",
-            when=lambda room: room.rows_session and room.shows_repeats,
-        ),
-        Action(
-            "switch('repeats')", "c", "repeats", "back to duplicates and conflicts",
-            when=lambda room: room.rows_session and not room.shows_repeats, id="repeats",
-        ),
+        Action("clusters", "c", "clusters", "cluster all rows by hidden states",
+               when=lambda room: room.rows_session and room.shows_repeats),
+        Action("switch('repeats')", "c", "repeats", "back to duplicates and conflicts",
+               when=lambda room: room.rows_session and not room.shows_repeats, id="repeats"),
         Action("tag", "t", "tag", "tag the marked rows, or the one under the cursor", when="group"),
         Action("transform", ":", "change", "change the rows of the group: replace text, and more", when="group"),
         REDO,
@@ -110,11 +105,11 @@ class GroupsRoom(SourceRoom):
         browser = session.source
         if self._view == "clusters":
             found = self._clusters.groups if self._clusters is not None and self._clusters.session is session else []
-            return service.remaining(browser, found)
+            return render.remaining(browser, found)
         key = (id(browser.check_result), browser.state.next_seq, len(browser.decisions))
         if key != self._repeats[0]:
             verdict = browser.verdict
-            self._repeats = (key, service.remaining(browser, finding_groups(verdict.findings)) if verdict else [])
+            self._repeats = (key, render.remaining(browser, finding_groups(verdict.findings)) if verdict else [])
         return self._repeats[1]
 
     @property
@@ -160,7 +155,7 @@ class GroupsRoom(SourceRoom):
             len(groups),
             lambda position, width: render.group_row(browser, groups[position], width),
             cursor=position if position is not None and not panel.marked else None,
-            on_move=lambda position: self._show_group(groups[position]),
+            on_move=lambda position: self._move_to(groups[position]),
         )
         title = "Clusters" if self._view == "clusters" else "Groups"
         self.query_one("#groups-section", Section).head.set(title=title, note=render.summary(groups))
@@ -197,6 +192,10 @@ class GroupsRoom(SourceRoom):
         self._members.clear_marks()
         self._members.cursor = 0
 
+    def _move_to(self, group: RowGroup) -> None:
+        self._show_group(group)
+        self.redraw()
+
     def _draw_members(self, session: SourceSession) -> None:
         group, panel = self.group, self._members
         if group is None:
@@ -207,10 +206,11 @@ class GroupsRoom(SourceRoom):
         if self._shown_group != group.key:
             self._show_group(group)
         browser, rows = session.source, group.rows
-        prefix = service.shared_beginning(browser, group)
+        prefix = render.shared_beginning(browser, group)
         panel.key = lambda position: rows[position]
         panel.styles.height = min(len(rows), max(self.app.size.height // 3, 4))
-        panel.set(len(rows), lambda position, width: render.member_row(browser, rows[position], prefix, width))
+        draw_row = partial(render.member_row, browser, rows, prefix)
+        panel.set(len(rows), draw_row, on_move=lambda _: self._draw_comparison())
         title = f"{plural(len(rows), 'row')}: {group.kind}"
         self.query_one("#members", Section).head.set(title=title, note=one_line(group.label, 40))
         self._draw_comparison()
@@ -241,12 +241,6 @@ class GroupsRoom(SourceRoom):
         """Whether decisions are about the group under the cursor, because none is marked."""
         session = self.session
         return session is not None and self._target_groups(session) == [self.group]
-
-    def on_list_panel_moved(self, event: ListPanel.Moved) -> None:
-        if event.panel is self._list:
-            self.redraw()
-        else:
-            self._draw_comparison()
 
     def on_markable_list_marked(self) -> None:
         self.draw_footer()
@@ -328,7 +322,7 @@ class GroupsRoom(SourceRoom):
             return
 
         def keep(text: str) -> None:
-            self._keep(lambda group: service.diverse_rows(session, group, int(text)), f"groups: keep the {text} most diverse")
+            self._keep(lambda group: render.diverse_rows(session, group, int(text)), f"groups: keep the {text} most diverse")
 
         def check(text: str) -> None:
             if not (text.isdigit() and int(text)):

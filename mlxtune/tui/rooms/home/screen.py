@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -13,7 +13,6 @@ from textual.containers import Container, Vertical
 from textual.content import Content
 
 from mlxtune.advice.next_step import NextStep, next_step, of_recipe
-from mlxtune.core.text import one_line
 from mlxtune.present.blocks import ActionBlock
 from mlxtune.present.labels import GLYPHS, word
 from mlxtune.present.next_step import step_action, step_mark, step_title, step_why
@@ -22,7 +21,6 @@ from mlxtune.present.workflow import StageState, WorkflowStage, best_document, b
 from mlxtune.runs.registry import RUN_KINDS
 from mlxtune.tui import draw
 from mlxtune.tui.actions import Action
-from mlxtune.tui.render.bars import axis, interval
 from mlxtune.tui.render.text import age, ago, cell, clickable, key, line, lines, marked, paragraph
 from mlxtune.tui.room import Room
 from mlxtune.tui.rooms import ROOMS
@@ -31,9 +29,6 @@ from mlxtune.workspace.index import RunView, Snapshot
 
 if TYPE_CHECKING:
     from mlxtune.evaluation.history import Evaluation
-
-
-_ARM = 20  # cells of an arm's name
 
 
 class NextPanel(FocusPanel):
@@ -59,11 +54,12 @@ class HomeRoom(Room):
     """Enter performs the next step or opens the run under the cursor, depending on the focus."""
 
     CSS_PATH = "style.tcss"
+    SAVED: ClassVar = {"_run_id": str}
     ABOUT = "the workspace, and what to do next"
     ACTIONS = (
         Action(
             "do", "enter", lambda room: "open" if room.on_runs else room.step.label.split()[0],
-            "do the next step, or open the run under the cursor",
+            "do the next step, or open the run",
             when=lambda room: room.on_runs or room.step, bound=False, id="do",
         ),
         Action("new", "n", "new", "start a new run", when="app.runs.can_start", why="There is no recipe.", needs_accelerator=True),
@@ -110,7 +106,7 @@ class HomeRoom(Room):
         room = ROOMS.get(id.removeprefix("app."))
         if room:
             action = f"app.room('{room.mode}')"
-            return self.app.shown_key(action, room.key), action
+            return self.app.show_action(action.removeprefix("app.")).key, action
         own = next((one for one in self.BINDINGS if isinstance(one, Binding) and one.id == id), None)
         return (own.key, f"screen.{own.action}") if own else ("", f"screen.{id.removeprefix('home.')}")
 
@@ -159,8 +155,16 @@ class HomeRoom(Room):
             section.head.set(title="Loss", note=live.name)
             panel.update(lambda width, height: draw_chart(build_curve(live.state), width, height))
         elif verdict:
+            from mlxtune.tui.rooms.evaluate.render import arm_row, arms_axis  # the report was read, so its imports are loaded
+
             section.head.set(title="Arms", note=f"{verdict.rows:,} held-out rows, 95% intervals")
-            panel.update(lambda width, height: draw_arms(verdict, width, height))
+            metrics, arms = [verdict.report.headline_metric], verdict.report.arms
+            panel.update(
+                lambda width, height: lines(
+                    *(line("  ", arm_row(arm, metrics, width - 2)) for arm in arms[-max(height - 1, 1) :]),
+                    arms_axis(metrics, width),
+                )
+            )
 
     @property
     def on_runs(self) -> bool:
@@ -171,12 +175,6 @@ class HomeRoom(Room):
         """The action of the next step, unless n does the same."""
         action = step_action(self._next_step(self.app.snapshot))
         return action if self.app.has_read and action.id != "home.new" else None
-
-    def save_state(self) -> Mapping[str, Any]:
-        return {"run": self._run_id}
-
-    def restore_state(self, state: Mapping[str, Any]) -> None:
-        self._run_id = str(state["run"])
 
     def on_list_panel_chosen(self, event: ListPanel.Chosen) -> None:
         self.app.runs.open_run(self.app.snapshot.runs[event.index].id)
@@ -192,7 +190,6 @@ class HomeRoom(Room):
                 await self.run_action(action)
 
     def action_evaluate(self) -> None:
-        """Evaluate the newest run of the recipe."""
         self.app.run_to_evaluate = self._own(self.app.snapshot).runs[0].run
         self.app.action_room("evaluate")
 
@@ -255,17 +252,3 @@ def draw_changes(snapshot: Snapshot, views: Sequence[RunView], limit: int, width
     if len(views) > limit:
         rows.append(line("    ", (f"and {len(views) - limit:,} more", "$faint")))
     return lines(*rows)
-
-
-def draw_arms(verdict: Evaluation, width: int, height: int) -> Content:
-    """Return the rate of each arm with its interval, on one axis."""
-    rates = [(arm.name, arm.rate(verdict.report.headline_metric)) for arm in verdict.report.arms]
-    shown = rates[-max(height - 1, 1) :] if height > 0 else rates
-    room = width - _ARM - 10
-    rows = []
-    for name, rate in shown:
-        style = "$primary" if name == verdict.subject.name else "$muted"
-        figure = cell(f"{100 * rate.share:.1f}", 8, f"bold {style}", right=True)
-        rows.append(line("  ", cell(one_line(name), _ARM, style), interval(rate.low, rate.share, rate.high, room, style), figure))
-    rows.append(line("  ", " " * _ARM, axis(room), ("       %", "$faint")))
-    return lines(*(rows[:height] if height > 0 else rows))

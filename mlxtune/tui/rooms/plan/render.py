@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from textual.content import Content
 
 from mlxtune.core.errors import MlxtuneError
-from mlxtune.core.text import one_line, safe_text
+from mlxtune.core.text import one_line
 from mlxtune.planning.cost import Bill
 from mlxtune.planning.machine import PowerState
 from mlxtune.planning.plan import Plan
@@ -18,10 +18,9 @@ from mlxtune.recipe import Recipe
 from mlxtune.recipe.keys import RecipeKey, format_value
 from mlxtune.tui import draw
 from mlxtune.tui.render.bars import bar
-from mlxtune.tui.render.text import Part, cell, gigabytes, line, lines, paragraph, section_title, wrap
+from mlxtune.tui.render.text import Part, cell, error_rows, gigabytes, line, lines, paragraph, section_title, wrap
 
 _SECTION, _NAME, _DEFAULT = 12, 17, 12  # widths of the form's columns
-VALUE_COLUMN = _SECTION + _NAME + 2  # where a value begins, after its glyph
 
 
 # The verdict
@@ -56,11 +55,7 @@ def progress(label: str, share: float, width: int) -> Content:
 
 
 def error(error: MlxtuneError, action: Content | None, width: int) -> Content:
-    """Return the reason why there is no plan, and how to proceed."""
-    message = paragraph(safe_text(error.message), width - 2, indent="    ", style="bold $error")
-    first = line(("  ✗ ", "bold $error"), message[4:])
-    hint = paragraph(one_line(error.hint), width, "    ", style="") if error.hint else Content("")
-    return lines(first, line(hint, "   " if error.hint else "    ", action) if action else hint)
+    return lines(*error_rows(error, width), *([line("    ", action)] if action else []))
 
 
 # The form
@@ -115,9 +110,8 @@ def key_detail(item: RecipeKey, recipe: Recipe, base: str, width: int) -> Conten
 def side_sections(
     plan: Plan, bill: Bill, power: PowerState, check_note: str, keys: draw.Keys, full: bool, width: int
 ) -> list[tuple[str, list[Content]]]:
-    """Return the titles and rows beside the form, or, with ``full``, of the page with the source of each figure.
-
-    ``check_note`` says why the rows should be checked before training, if they should; ``keys`` has the actions that are possible now.
+    """Return the titles and rows beside the form, or, with ``full``, of the page with the source of each figure. ``check_note``
+    says why the rows should be checked before training, if they should; ``keys`` has the actions that are possible now.
     """
     sections: list[tuple[str, list[Content]]] = []
     for block in plan_document(plan, bill, power, check_note=check_note)[2:]:
@@ -131,9 +125,8 @@ def side_sections(
 
 
 def side(sections: Sequence[tuple[str, list[Content]]], width: int, height: int = 0) -> list[Content]:
-    """Return the rows of ``sections`` below their titles, without empty rows if all but the last would not fit into ``height``.
-
-    If not all rows fit, no title is the last one before the end, which has a key for all of them.
+    """Return the rows of ``sections`` below their titles, without empty rows if all but the last would not fit into ``height``. If
+    not all rows fit, no title is the last one before the end, which has a key for all of them.
     """
     gap = [] if 0 < height < sum(len(rows) + 3 for _, rows in sections[:-1]) + 3 else [Content("")]
     is_cut = 0 < height < sum(len(rows) + 1 + 2 * len(gap) for _, rows in sections) - len(gap)

@@ -11,8 +11,6 @@ from typing import Any, Literal
 from textual.app import ComposeResult
 from textual.containers import Horizontal
 from textual.content import Content
-from textual.geometry import Offset
-from textual.widgets import Input
 
 from mlxtune.core.child_process import StoppableCall
 from mlxtune.core.errors import MlxtuneError, RecipeError
@@ -24,10 +22,10 @@ from mlxtune.planning.plan import Plan
 from mlxtune.present.labels import base_summary
 from mlxtune.present.plan import BASIS, time_fact, verdict_sentence
 from mlxtune.recipe import Recipe
-from mlxtune.recipe.edit import Edit, edit_recipe, undo_edit
+from mlxtune.recipe.edit import Edit, edit_recipe, edit_text, undo_edit
 from mlxtune.recipe.keys import RecipeKey, format_value, keys, value_at
-from mlxtune.recipe.load import parse_override
-from mlxtune.tui.actions import Action, ShownAction
+from mlxtune.recipe.load import parse, parse_override
+from mlxtune.tui.actions import Action
 from mlxtune.tui.draw import Keys
 from mlxtune.tui.notices import Notice
 from mlxtune.tui.paths import relative_paths
@@ -35,9 +33,10 @@ from mlxtune.tui.render.text import RECIPE_KEY, cut_rows, invitation, key, lines
 from mlxtune.tui.room import OTHER_RECIPE, Room
 from mlxtune.tui.rooms.plan import render
 from mlxtune.tui.rooms.plan.service import MissingBaseError, PlanResult, PlanService
-from mlxtune.tui.widgets import ChoiceOption, Field, ListPanel, PageScreen, Panel, Section
+from mlxtune.tui.widgets import ListPanel, PageScreen, Panel, Section
 from mlxtune.workspace.index import RecipeView, Snapshot
 
+_NOT_READY = Notice("warning", "The plan is not ready.", "Try again in a moment.")
 _PROGRESS_DELAY = 0.15  # seconds before progress is shown
 
 
@@ -92,14 +91,6 @@ class RunningProbe:
             self.process.stop()
 
 
-class KeyList(ListPanel):
-    """The list of keys. It scrolls if a notice makes it shorter."""
-
-    def on_resize(self) -> None:
-        if isinstance(room := self.screen, PlanRoom):
-            self.call_after_refresh(room.move_field)
-
-
 class PlanRoom(Room):
     """A form with the recipe's keys. The plan is updated after every edit."""
 
@@ -107,30 +98,19 @@ class PlanRoom(Room):
     ABOUT = "a recipe and its cost; edit it until it fits"
     ACTIONS = (
         Action("edit", "enter", "edit", "edit the key under the cursor", when="form", bound=False),
-        Action(
-            "fit", "g", "fit", "apply the next change toward a recipe that fits",
-            when="next_change", why="No change of the recipe is suggested.",
-        ),
-        Action(
-            "train", "t", "train", "start a run after confirmation",
-            when=lambda room: room.form and room.app.runs.can_start and not room.why_wait,
-            why=lambda room: room.why_wait, needs_accelerator=True,
-        ),
-        Action(
-            "fetch_base", "f", "download", "download its base",
-            when="can_fetch", why="The base is on this machine.", needs_accelerator=True,
-        ),
-        Action(
-            "probe", "b", "probe", "measure memory and time with two steps of the largest batch, which may take minutes",
-            when="can_probe", why=lambda room: room.why_wait, needs_accelerator=True,
-        ),
+        Action("fit", "g", "fit", "apply the next change toward a fit", when="next_change", why="No change is suggested."),
+        Action("train", "t", "train", "start a run after confirmation",
+               when=lambda room: room.form and room.app.runs.can_start and not room.why_wait, why=lambda room: room.why_wait,
+               needs_accelerator=True),
+        Action("fetch_base", "f", "download", "download its base", when="can_fetch", why="The base is on this machine.",
+               needs_accelerator=True),
+        Action("probe", "b", "probe", "measure two steps of the largest batch", when="can_probe", why=lambda room: room.why_wait,
+               needs_accelerator=True),
         Action("stop", "s", "stop", "stop the probe", when="probe", why="No probe is running."),
-        Action("undo", "u", "undo", "undo the last edit", when=lambda room: room.form and room.form.edits, why="There is no edit to undo."),
-        Action("memory", "m", "costs", "memory, time and cost in full", when=lambda room: room.form and room.form.plan),
-        Action(
-            "default", "d,backspace,delete", "default", "restore the key's default",
-            when="has_other_value", why="The key has its default.",
-        ),
+        Action("undo", "u", "undo", "undo the last edit", when="form.edits", why="There is no edit to undo."),
+        Action("memory", "m", "costs", "memory, time and cost in full", when="form.plan"),
+        Action("default", "d,backspace,delete", "default", "restore the key's default", when="has_other_value",
+               why="The key has its default."),
         OTHER_RECIPE,
         Action("step(1)", "right,plus,=,l", help="next value", id="next-value"),
         Action("step(-1)", "left,minus,h", help="previous value", id="previous-value"),
@@ -144,7 +124,6 @@ class PlanRoom(Room):
         self._progress: tuple[str, float] | None = None  # description and fraction of a slow computation
         self.probe: RunningProbe | None = None
         self._generation = 0  # counts computations; progress of an older one is dropped
-        self._edited_key: RecipeKey | None = None  # the key of the open field
         self._restored_key = ""  # the key under the cursor in the last session
 
     # Drawing
@@ -154,8 +133,7 @@ class PlanRoom(Room):
         yield Panel(id="plan-verdict")
         about = "The keys that are changed most often; all others are edited in the recipe's file."
         with Horizontal(id="plan-columns"):
-            form = (KeyList(id="plan-keys", about=about), Panel(id="plan-detail"), Field(id="plan-field"))
-            yield Section("Recipe", *form, id="plan-form")
+            yield Section("Recipe", ListPanel(id="plan-keys", about=about), Panel(id="plan-detail"), id="plan-form")
             yield Panel(id="plan-side")
 
     @property
@@ -168,7 +146,6 @@ class PlanRoom(Room):
 
     @property
     def _key(self) -> RecipeKey | None:
-        """The key under the cursor."""
         return next(iter(self._keys[self._list.cursor :]), None)
 
     def draw(self, snapshot: Snapshot) -> None:
@@ -217,7 +194,9 @@ class PlanRoom(Room):
         verdict.update(lambda width, _height: self._verdict(form, note, progress, width))
         cursor = next((index for index, item in enumerate(items) if item.path == self._restored_key), None)
         self._restored_key = ""
-        self._list.set(len(items), partial(self._row, form, items), header=render.form_header, cursor=cursor)
+        self._list.set(
+            len(items), partial(self._row, form, items), header=render.form_header, cursor=cursor, on_move=lambda _: self.redraw()
+        )
         edits = f"{plural(len(form.edits), 'edit')} saved" if form.edits else ""
         file = ", ".join(filter(None, [edits, f"more keys in recipes/{one_line(form.path.name)}"]))
         self.query_one("#plan-form", Section).head.set(title=one_line(form.recipe.name), note=file)
@@ -315,7 +294,7 @@ class PlanRoom(Room):
     def _finish(self) -> None:
         self._generation += 1
         self._progress = None
-        if self.app.notices.is_about("plan_not_ready"):
+        if self.app.notices.current == _NOT_READY:
             ready = self.form is not None and self.form.error is None
             self.app.notices.show(Notice("done", "The plan is ready now.", "Press the key again.") if ready else None)
         self.redraw()
@@ -343,10 +322,7 @@ class PlanRoom(Room):
         """Why a run or a probe cannot start yet, or an empty string."""
         if probe := self.probe:
             return Notice("warning", f"A probe is using this machine: {probe.stage}.", "Stop it with s, or wait until it ends.")
-        if self._progress:
-            text = f"The plan is not ready: {self._progress[0]}."
-            return Notice("warning", text, "Try again in a moment.", topic="plan_not_ready")
-        return ""
+        return _NOT_READY if self._progress else ""
 
     @property
     def next_change(self) -> Sequence[str]:
@@ -360,45 +336,27 @@ class PlanRoom(Room):
         item, form = self._key, self.form
         return bool(form and item and not render.is_default(item, form.recipe) and render.default_value(item))
 
-    def field_actions(self) -> Sequence[ShownAction]:
-        return [ShownAction("enter", "save", "focused.submit"), ShownAction("esc", "cancel", "focused.leave")]
-
-    def on_list_panel_moved(self) -> None:
-        self.redraw()
-
     def action_edit(self) -> None:
-        """Open the field over the value under the cursor."""
-        if (item := self._key) and self.form:
-            self._edited_key = item
-            position = self._value_position
-            width = self._list.size.width - position.x
-            self.query_one("#plan-field", Field).open(format_value(item.value_in(self.form.recipe)), position, width)
+        if (item := self._key) and (form := self.form):
+
+            def check(text: str) -> None:
+                changes = {item.path: item.parse(text)}
+                self._check(form, changes)
+                parse(edit_text(form.path.read_text("utf-8"), changes), folder=form.path.parent, where="")
+
+            value = format_value(item.value_in(form.recipe))
+            write = partial(self._write_text, item)
+            self.app.ask(item.path, f"{item.about.description}.", write, value, check=check, select=True)
 
     on_list_panel_chosen = action_edit
 
-    @property
-    def _value_position(self) -> Offset:
-        """The position of the value under the cursor, relative to the form."""
-        panel = self._list
-        return Offset(2 + render.VALUE_COLUMN, panel.region.y - panel.parent.region.y + panel.cursor_y)  # type: ignore[union-attr]
+    def _write_text(self, item: RecipeKey, text: str) -> None:
+        self._write({item.path: item.parse(text)})
 
-    def on_input_submitted(self, event: Input.Submitted) -> None:
-        if (item := self._edited_key) and self._write({item.path: item.parse(event.value)}):
-            self._close_field()
-
-    def move_field(self) -> None:
-        """Keep an open field over its value."""
-        if (field := self.query_one("#plan-field", Field)).is_open:
-            field.styles.offset = self._value_position
-
-    def on_field_cancelled(self) -> None:
-        self._close_field()
-        if self.app.notices.is_about("error"):  # about a value that was not written
-            self.app.notices.dismiss()
-
-    def _close_field(self) -> None:
-        self.query_one("#plan-field", Field).close()
-        self.set_focus(self._list)
+    def _check(self, form: RecipeForm, changes: Mapping[str, Any]) -> None:
+        """Raise ``MlxtuneError`` if there cannot be such a base."""
+        if base := changes.get("model.base"):
+            check_name(str(base), relative_to=form.path.parent)
 
     def action_step(self, by: int) -> None:
         if (item := self._key) and self.form:
@@ -417,26 +375,24 @@ class PlanRoom(Room):
         if settings := self.next_change:
             self._write(dict(map(parse_override, settings)))
 
-    def _write(self, changes: dict[str, Any]) -> bool:
-        """Write ``changes`` to the recipe's file and plan again. Show an error and return ``False`` if they are invalid."""
+    def _write(self, changes: dict[str, Any]) -> None:
+        """Write ``changes`` to the recipe's file and plan again, or show why they are invalid."""
         form = self.form
         if form is None:
-            return False
+            return
         try:
-            if base := changes.get("model.base"):
-                check_name(str(base), relative_to=form.path.parent)
+            self._check(form, changes)
             edit = edit_recipe(form.path, changes)
         except MlxtuneError as error:
             self.app.notices.show_error(error)
-            return False
+            return
         if edit.before == edit.after:
-            return True
+            return
         form.edits.append(edit)
         self._update_form(form, edit.recipe, edit.after)
         values = {path.partition(".")[2]: one_line(format_value(value_at(edit.recipe, path))) for path in changes}
         text = " and ".join(f"{name} is now {value or 'empty'}" for name, value in values.items())
         self.app.notices.show(Notice("done", f"{text.rstrip('.')}.", undo="undo"))
-        return True
 
     def action_undo(self) -> None:
         form = self.form
@@ -458,25 +414,15 @@ class PlanRoom(Room):
         self._replan()
 
     def action_train(self) -> None:
-        form = self.form
-        if form is None:
+        if (form := self.form) is None:
             return
-        plan = form.plan
-        text = "The recipe has no plan yet."
+        plan, text = form.plan, "The recipe has no plan yet."
         if form.error:
             text = f"The recipe has no plan: {one_line(form.error.message)}"
         elif plan:
-            time = time_fact(plan.cost)
-            text = f"{verdict_sentence(plan)} {plural(plan.steps, 'step')}{f', {time.value}' if plan.cost.seconds else ''}."
-        if self._check_note:
-            self.app.runs.start_run(form.path, text)
-            return
-        doubtful = form.error is not None or (plan is not None and plan.outcome == "refuse")
-        options = [
-            ChoiceOption(None, "Not now", "start nothing"),
-            ChoiceOption("train", "Train anyway" if doubtful else "Train", "it may fail" if doubtful else "start the run"),
-        ]
-        self.app.choose(f"Train {one_line(form.recipe.name)}?", options, lambda _: self.app.runs.start_run(form.path), text)
+            time = f", {time_fact(plan.cost).value}" if plan.cost.seconds else ""
+            text = f"{verdict_sentence(plan)} {plural(plan.steps, 'step')}{time}."
+        self.app.runs.start_run(form.path, text, form.error is not None or (plan is not None and plan.outcome == "refuse"))
 
     def action_probe(self) -> None:
         form = self.form

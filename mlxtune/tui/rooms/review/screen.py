@@ -23,11 +23,10 @@ from mlxtune.tui.draw import fact_rows
 from mlxtune.tui.notices import Notice
 from mlxtune.tui.render.source import decision_glyph
 from mlxtune.tui.render.text import key, line, lines
-from mlxtune.tui.rooms.review import render, service
-from mlxtune.tui.rooms.review.service import RowPart, is_pair, parts_of
+from mlxtune.tui.rooms.review import render
+from mlxtune.tui.rooms.review.render import RowPart, is_pair, parts_of
 from mlxtune.tui.rooms.source_room import NOTE, REDO, SOURCE_ACTIONS, UNDO, SourceRoom
 from mlxtune.tui.source_session import SourceSession
-from mlxtune.tui.terminal_program import edit_in_terminal
 from mlxtune.tui.widgets import ChoiceOption, EditDialog, Editor, FocusPanel, Lines, Panel, RowReader, Section
 from mlxtune.workspace.index import Snapshot
 
@@ -35,6 +34,7 @@ _MAX_DRAFTS = 100  # kept after a restart
 _PAUSE = 60.0  # seconds; a longer gap between two decisions counts as a break
 
 
+_OTHER = object()  # another annotator
 _ONLY_PAIRS = "This row is not a pair of answers."
 
 
@@ -49,26 +49,23 @@ class ReviewRoom(SourceRoom):
         Action("leave", "escape", "leave", "leave the row unchanged and keep a draft", when="is_editing", bound=False),
         Action("disclaimer", "d", "disclaimer", "add the missing disclaimer", when="with_disclaimers"),
         Action(
-            "decide('accept')", "a", lambda room: "left" if is_pair(room.row) else "accept", "accept the row, or prefer the left answer",
+            "decide('accept')", "a", lambda room: "left" if is_pair(room.row) else "accept", "accept the row, or the left answer",
             when="row", id="accept",
         ),
         Action("decide('swap')", "d", "right", "the right answer is better", when="has_pair", id="prefer-right"),
         Action("decide('tie')", "=", "tie", "both are equally good: the pair is not used", when="has_pair", why=_ONLY_PAIRS, id="tie"),
         Action("decide('bad')", "b", "bad", "both are bad: the pair is not used", when="has_pair", why=_ONLY_PAIRS, id="bad"),
-        Action(
-            "decide('reject')", "x", "reject", "reject this row: it is not used for training or evaluation",
-            when="session", late="has_pair", id="reject",
-        ),
+        Action("decide('reject')", "x", "reject", "reject this row, so that it is not used", when="session", late="has_pair",
+               id="reject"),
         Action("skip", "space", "skip", "decide later; a decision on the row stays", when="row"),
         Action("edit", "e", "edit", "edit the part under the cursor, or an unreadable record", when="session", late="has_pair"),
         UNDO,
         Action("clear_filter", "backspace", "all rows", "clear the filter", when="is_filtered"),
         Action(
             "details", "c", lambda room: "row" if room.shows_details else "contract",
-            "switch between the row and its contract, tags and origin",
+            "show the contract, tags and origin, or the row",
             when=lambda room: room.session and not room.wide, why="The contract is on the right.",
         ),
-        Action("open_editor", "v", "editor", "edit the part under the cursor in $EDITOR", when="row"),
         Action("tag", "t", "tag", "add or remove a tag; digits do so for the listed tags", when="row"),
         Action("swap", "s", "swap", "swap the answers on the screen", when="has_pair", why=_ONLY_PAIRS),
         Action("note", "n", "note", "write a note about this row", when="row"),
@@ -200,8 +197,7 @@ class ReviewRoom(SourceRoom):
             self._interrupt_edit()
             row = self.row
             parts = parts_of(row) if row else ()
-            names = [part.name for part in parts]
-            first = names.index(service.SIDES[0]) if service.SIDES[0] in names else max(len(parts) - 1, 0)  # an answer
+            first = max(len(parts) - (2 if is_pair(row) else 1), 0)  # an answer
             self.query_one(RowReader).set(len(parts), self._row_lines(session, row), cursor=first)
 
     def _position_note(self, session: SourceSession) -> str:
@@ -273,24 +269,19 @@ class ReviewRoom(SourceRoom):
         failures = sum(not score.passed for score in checks.values())
         note = f"{failures} of {len(checks)} {'fails' if failures == 1 else 'fail'}" if failures else "passes" if checks else ""
         self.query_one("#contract-section", Section).head.set(note=note)
-        recipe = session.ref.recipe
         why = "There is no recipe for these rows, so no contract."
-        if recipe:
-            missing, idle = (
-                "The recipe has no contract. Set one in Plan, under evaluation.",
-                "The contract does not apply to this row.",
-            )
-            why = idle if recipe.has_contract else missing
+        if recipe := session.ref.recipe:
+            missing = "The recipe has no contract. Set one in Plan, under evaluation."
+            why = "The contract does not apply to this row." if recipe.has_contract else missing
         add_key = key("d", "add disclaimer", "screen.disclaimer") if self.with_disclaimers else None
         self.query_one("#contract", Panel).update(lambda width, _height: render.contract(checks, why, width, add_key))
         self.query_one("#contract-line", Panel).update(lambda width, _height: render.contract_line(checks, width, add_key))
-        found = [finding for finding in source.findings(index) if not finding.check.startswith("contract-")]
-        found = [finding for finding in found if finding.severity != "note"]
+        found = [one for one in source.findings(index) if not one.check.startswith("contract-") and one.severity != "note"]
         self.query_one("#findings-section").display = bool(found)
         self.query_one("#findings", Panel).update(lambda width, _height: render.findings(found, width))
         known, own = self.known_tags(session), row_tags(row) if row else ()
         self.query_one("#tags", Panel).update(lambda width, _height: render.tags(known, own, width))
-        facts = [Fact(*fact) for fact in service.origin(source, index, row)]
+        facts = [Fact(*fact) for fact in render.origin(source, index, row)]
         self.query_one("#origin", Panel).update(
             lambda width, _height: lines(*(row for fact in facts for row in fact_rows(fact, width, label_width=11)))
         )
@@ -299,7 +290,7 @@ class ReviewRoom(SourceRoom):
         if row is None or (contract := session.contract) is None:
             return {}
         if self._contract_result[0] != row.hash:
-            self._contract_result = row.hash, service.check_contract(contract, row), service.add_disclaimers(contract, row)
+            self._contract_result = row.hash, render.check_contract(contract, row), render.add_disclaimers(contract, row)
         return self._contract_result[1]
 
     @property
@@ -417,16 +408,16 @@ class ReviewRoom(SourceRoom):
         if (session := self.session) is None:
             return
         names = sorted({name for decision in session.source.decisions.values() for name, _ in decision.by})
-        options = [ChoiceOption("own", "Yourself", "everyone's latest decisions are shown")]
-        options += [ChoiceOption(f"as {name}", one_line(name, 20), "only their decisions are shown") for name in names]
-        options.append(ChoiceOption("other", "Another name", "a second annotator, who starts with undecided rows"))
+        options = [ChoiceOption("", "Yourself", "everyone's latest decisions are shown")]
+        options += [ChoiceOption(name, one_line(name, 20), "only their decisions are shown") for name in names]
+        options.append(ChoiceOption(_OTHER, "Another name", "a second annotator, who starts with undecided rows"))
         title = "Review as which annotator?"
 
-        def chosen(value: str) -> None:
-            if value == "other":
+        def chosen(value: object) -> None:
+            if value is _OTHER:
                 self.app.ask(title, "Only this annotator's decisions are shown, so that two people can judge the same rows.", use)
             else:
-                use("" if value == "own" else value.removeprefix("as "))
+                use(str(value))
 
         def use(name: str) -> None:
             self.app.sessions.set_annotator(name)
@@ -513,29 +504,6 @@ class ReviewRoom(SourceRoom):
         raw = draft if draft is not None else error.raw.decode(errors="replace")
         self.app.push_screen(EditDialog(f"Row {index + 1:,}", error.reason, raw), save)
 
-    def action_open_editor(self) -> None:
-        """Edit the part under the cursor in the user's editor. A text that cannot be used is kept as a draft."""
-        session, row = self.session, self.row
-        if session is None or row is None or self._edited_part is not None or self.app.jobs.refuse_if_busy():
-            return
-        parts = parts_of(row)
-        part = parts[max(0, min(self.query_one(RowReader).cursor, len(parts) - 1))]
-        draft_key = (session.source.lazy_row(session.row_index).row.hash, part.name)
-        before = self._drafts.get(draft_key, safe_text(part.text))
-        try:
-            text = edit_in_terminal(self.app, before, self.app.workspace, suffix=".json" if part.text.startswith("{") else ".md")
-        except MlxtuneError as error:
-            self.app.notices.show_error(error)
-            return
-        if text == safe_text(part.text):
-            self.app.notices.show(Notice("note", "Row unchanged."))
-            return
-        self._drafts[draft_key] = text
-        if self.decide("edit", record=self._with_text(row, part, text).content):
-            self._drafts.pop(draft_key, None)
-            self._request_mask(session)
-            self.redraw()
-
     def on_text_area_changed(self) -> None:
         if self._edited_part is not None:
             self.redraw()
@@ -565,8 +533,6 @@ class ReviewRoom(SourceRoom):
             self.app.notices.show(Notice("note", "Row unchanged; your draft is kept.", undo="edit"))
         self._end_edit()
         self.redraw()
-
-    on_editor_escaped = action_leave
 
     def _interrupt_edit(self) -> None:
         if self._save_draft():

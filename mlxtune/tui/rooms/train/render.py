@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -15,7 +14,8 @@ from mlxtune.present.workflow import recipe_summary
 from mlxtune.runs.events import Event
 from mlxtune.runs.state import RunState, SampleAnswer, Work
 from mlxtune.tui.notices import Notice
-from mlxtune.tui.render.bars import bar, memory_style, spark
+from mlxtune.tui.render.bars import bar, memory, spark
+from mlxtune.tui.render.output_text import output_rows
 from mlxtune.tui.render.text import RECIPE_KEY, Part, cell, gigabytes, key, line, lines, marked, paragraph, wrap
 from mlxtune.workspace.index import RunView, Snapshot
 
@@ -69,11 +69,11 @@ def figures(view: RunView, now: float, width: int, stopping: bool = False) -> Co
     rate = line((learning_rate, "bold"), (f" {_rate_trend(state)}" if wide else "", "$muted"))
     space = max(width - 94, 8)
     if wide:
-        memory = f"memory, peak {gigabytes(state.peak)}" if state.peak else "memory"
+        peak = f"memory, peak {gigabytes(state.peak)}" if state.peak else "memory"
         cells = [
             ("step", step, 16),
             ("tokens/s, 10 steps", pace, 20),
-            (memory, _memory(state, space, True), space + 22),
+            (peak, _memory(state, space, True), space + 22),
             ("learning rate", rate, 20),
         ]
     else:
@@ -99,23 +99,17 @@ def _rate_trend(state: RunState) -> str:
 
 
 def _memory(state: RunState, space: int, wide: bool) -> Content:
-    if not state.memory:
-        return Content("–")
-    figure = (gigabytes(state.memory), "bold")
-    if not state.limit:
-        return line(figure, (" GB", "$muted"))
-    style, glyph = memory_style(state.memory / state.limit)
-    limit = (f"{' of ' if wide else '/'}{state.limit / 2**30:.0f} GB", "$muted")
-    return line(bar(state.memory / state.limit, space, style), " ", (glyph, f"bold {style}"), figure, limit)
+    if state.memory and state.limit:
+        return memory(state.memory, state.limit, space, wide=wide)
+    return line((gigabytes(state.memory), "bold"), (" GB", "$muted")) if state.memory else Content("–")
 
 
 # The banner
 
 
 def banner(view: RunView, snapshot: Snapshot, free: bool, width: int) -> Content | None:
-    """Return how a run ended, what was saved and how to proceed, in place of its figures. Return ``None`` while it runs normally.
-
-    A run can be resumed only if nothing else is running (``free``).
+    """Return how a run ended, what was saved and how to proceed, in place of its figures. Return ``None`` while it runs normally. A
+    run can be resumed only if nothing else is running (``free``).
     """
     verdict = snapshot.verdict_on(view.id) if view.status == "finished" else None
     if view.status == "finished":
@@ -166,7 +160,7 @@ def _sample_rows(samples: Sequence[SampleAnswer], width: int, max_rows: int | No
     """Return each sample's prompt, answer and verdict, wrapped to at most ``max_rows`` rows each."""
     rows: list[Content] = []
     for sample in samples:
-        prompt, answer = wrap(sample.prompt, width - 4), _wrap_answer(sample.output, width - 4)
+        prompt, answer = wrap(sample.prompt, width - 4), output_rows(sample.output, None, width - 4)
         if max_rows is not None and len(prompt) > max_rows:
             prompt = [*prompt[: max_rows - 1], f"{prompt[max_rows - 1][: width - 5]}…"]
         rows += [line(("    " if index else "  ○ ", "$muted"), (row, "$muted")) for index, row in enumerate(prompt)]
@@ -177,20 +171,6 @@ def _sample_rows(samples: Sequence[SampleAnswer], width: int, max_rows: int | No
         rows.append(line((f"  {glyph} ", f"bold ${style}"), verdict))
         rows.append(Content(""))
     return rows[:-1]
-
-
-def _wrap_answer(output: str, width: int) -> list[str]:
-    """Wrap an answer. A JSON object has one member per row."""
-    try:
-        value = json.loads(output)
-    except ValueError:
-        value = None
-    if not isinstance(value, dict) or not value:
-        return wrap(output, width)
-    members = [f"{json.dumps(name, ensure_ascii=False)}: {json.dumps(item, ensure_ascii=False)}" for name, item in value.items()]
-    ended = [*(f"{member}," for member in members[:-1]), f"{members[-1]}}}"]
-    rows = [row for member in ended for row in wrap(member, width - 1)]
-    return ["{" + rows[0], *(" " + row for row in rows[1:])]
 
 
 # The log
@@ -211,7 +191,6 @@ def log(events: Sequence[Event], last: Sequence[LogLine], width: int, height: in
 
 
 def log_rows(entries: Sequence[LogLine], width: int) -> list[Content]:
-    """Return every line, wrapped."""
     rows: list[Content] = []
     for entry in entries:
         first, *rest = wrap(entry.text, width - _LOG_INDENT)

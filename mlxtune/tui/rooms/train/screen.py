@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -43,57 +43,35 @@ class TrainRoom(Room):
     """Shows the selected run or, by default, the newest one."""
 
     CSS_PATH = "style.tcss"
+    SAVED: ClassVar = {"zoomed": bool, "_metric_id": str, "_compared_id": str}
     ABOUT = "a run's progress and result"
     ACTIONS = (
-        Action(
-            "stop", "s", "stop", "save a checkpoint and stop after confirmation; r resumes the run",
-            when="can_stop", why="This run is not running.",
-        ),
-        Action(
-            "resume", "r", "resume", "resume from the newest checkpoint",
-            when=lambda room: room.view and room.view.can_resume and room.app.runs.accelerator_free,
-            why="This run cannot be resumed.", needs_accelerator=True,
-        ),
+        Action("stop", "s", "stop", "save a checkpoint and stop; r resumes", when="can_stop", why="This run is not running."),
+        Action("resume", "r", "resume", "resume from the newest checkpoint",
+               when=lambda room: room.view and room.view.can_resume and room.app.runs.accelerator_free,
+               why="This run cannot be resumed.", needs_accelerator=True),
         Action("new", "n", "new", "start a new run", when="app.runs.can_start", why="There is no recipe.", needs_accelerator=True),
-        Action(
-            "searches", "h", "search", "search for better hyperparameters, and show earlier searches",
-            when=lambda room: room.app.runs.can_start or room.app.snapshot.searches, why="There is no recipe.",
-        ),
-        Action(
-            "measure", "m", "metric", "show the loss, rewards, their margin, accuracy, or the KL divergence",
-            when=lambda room: room.steps and len(available_metrics(room.view.state)) > 1, why="Only the loss was measured.",
-        ),
-        Action(
-            "compare", "c", lambda room: "alone" if room.compared else "compare", "show another run for comparison, or hide it",
-            when="comparable_runs", why="There is no other run to compare with.",
-        ),
-        Action(
-            "zoom", "z", lambda room: "whole" if room.zoomed else "zoom", "show the last fifth, or the whole run",
-            when=lambda room: room.steps >= 10, why="There are too few steps.",
-        ),
-        Action(
-            "samples", "g", "samples", "all answers to validation rows, by step",
-            when=lambda room: room.view and room.view.state.samples, why="There are no answers yet.", late="wide",
-        ),
+        Action("searches", "h", "search", "search for better hyperparameters",
+               when=lambda room: room.app.runs.can_start or room.app.snapshot.searches, why="There is no recipe."),
+        Action("measure", "m", "metric", "show another metric",
+               when=lambda room: room.steps and len(available_metrics(room.view.state)) > 1, why="There is no other metric."),
+        Action("compare", "c", lambda room: "alone" if room.compared else "compare", "show another run, or hide it",
+               when="comparable_runs", why="There is no other run."),
+        Action("zoom", "z", lambda room: "whole" if room.zoomed else "zoom", "show the last fifth, or all",
+               when=lambda room: room.steps >= 10, why="There are too few steps."),
+        Action("samples", "g", "samples", "all answers to validation rows", when="view.state.samples",
+               why="There are no answers yet.", late="wide"),
         Action("log_page", "l", "log", "every line of the log", when=lambda room: room.view and (room.view.log or room.view.process_output)),
-        Action(
-            "turn(1)", "[,down", "older", "show the previous run",
-            when=lambda room: room.index < len(room.app.snapshot.runs) - 1, why="This is the oldest run.",
-            late="wide", id="older",
-        ),
-        Action(
-            "turn(-1)", "],up", "newer", "show the next run",
-            when=lambda room: room.index > 0, why="This is the newest run.", late="wide", id="newer",
-        ),
-        Action(
-            "checkpoints", "k", "checkpoints", "evaluate one of this run's checkpoints, or load it in Chat",
-            when=lambda room: room.view and room.view.state.checkpoints, why="This run has no checkpoint.", late=lambda room: True,
-        ),
-        Action(
-            "queue", "w", "queue", "commands that run one after another",
-            when=lambda room: room.has_queue or room.app.snapshot.recipes, why="There is no recipe.",
-            late=lambda room: not room.has_queue,
-        ),
+        Action("turn(1)", "[,down", "older", "show the previous run",
+               when=lambda room: room.index < len(room.app.snapshot.runs) - 1, why="This is the oldest run.", late="wide",
+               id="older"),
+        Action("turn(-1)", "],up", "newer", "show the next run", when=lambda room: room.index > 0, why="This is the newest run.",
+               late="wide", id="newer"),
+        Action("checkpoints", "k", "checkpoints", "evaluate a checkpoint, or load it in Chat", when="view.state.checkpoints",
+               why="There is no checkpoint.", late=lambda room: True),
+        Action("queue", "w", "queue", "commands that run one after another",
+               when=lambda room: room.has_queue or room.app.snapshot.recipes, why="There is no recipe.",
+               late=lambda room: not room.has_queue),
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -120,7 +98,6 @@ class TrainRoom(Room):
 
     @property
     def view(self) -> RunView | None:
-        """The displayed run, with its history."""
         runs = self.app.snapshot.runs
         return with_history(runs[self.index]) if runs else None
 
@@ -174,13 +151,6 @@ class TrainRoom(Room):
     def copyable(self) -> tuple[str, str]:
         view = self.view
         return (view.id, "the run's ID") if view else ("", "")
-
-    def save_state(self) -> Mapping[str, Any]:
-        return {"zoomed": self.zoomed, "measure": self._metric_id, "compare": self._compared_id}
-
-    def restore_state(self, state: Mapping[str, Any]) -> None:
-        self.zoomed, self._metric_id = bool(state["zoomed"]), str(state["measure"])
-        self._compared_id = str(state["compare"]) if state["compare"] else None
 
     @property
     def has_queue(self) -> bool:
@@ -251,12 +221,12 @@ class TrainRoom(Room):
         self.app.choose(f"Step {run.step:,}", options, use)
 
     def action_searches(self) -> None:
-        from mlxtune.tui.rooms.train.search_page import SearchPage  # its imports would slow down the app's start
+        from mlxtune.tui.rooms.train.pages import SearchPage  # its imports would slow down the app's start
 
         self.app.push_screen(SearchPage())
 
     def action_queue(self) -> None:
-        from mlxtune.tui.rooms.train.queue_page import QueuePage
+        from mlxtune.tui.rooms.train.pages import QueuePage
 
         self.app.push_screen(QueuePage())
 

@@ -1,4 +1,4 @@
-"""Exit the app when its terminal is gone.
+"""Exit the app when its terminal is gone, and run the user's commands in it.
 
 Closing a terminal, killing tmux, or losing an ssh connection need not send a signal, and Textual cannot exit by itself then: its
 input thread spins at the end of the file, and its event loop waits for output that nobody reads. A thread of our own therefore asks
@@ -9,13 +9,20 @@ from the signal wakeup descriptor, because Python runs signal handlers only in t
 import os
 import select
 import signal
+import subprocess
 import sys
 import termios
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from textual.app import App, SuspendNotSupported
 
 from mlxtune.core.child_process import kill_children
+from mlxtune.core.errors import MachineError
+from mlxtune.core.text import one_line
 
 EXIT_CODE = 128 + signal.SIGHUP
 _POLL_SECONDS = 0.2
@@ -23,9 +30,8 @@ _EXIT_SECONDS = 0.8  # time for the app to exit by itself
 
 
 def start_watch(save: Callable[[], object]) -> None:
-    """End this process once its terminal is gone: by SIGHUP or, if that does not help, by force, after calling ``save``.
-
-    A SIGHUP from elsewhere does the same if it has a Python handler. Must be called in the main thread.
+    """End this process once its terminal is gone: by SIGHUP or, if that does not help, by force, after calling ``save``. A SIGHUP
+    from elsewhere does the same if it has a Python handler. Must be called in the main thread.
     """
     handles = [stream.fileno() for stream in (sys.__stdin__, sys.__stderr__) if stream and stream.isatty()]
     if handles:
@@ -58,3 +64,25 @@ def _is_open(handle: int) -> bool:
     except termios.error:
         return False
     return True
+
+
+def run_in_terminal(app: App[Any], words: Sequence[str], folder: Path, *, hint: str) -> int:
+    """Run a program in ``folder`` and return its exit code. Ctrl+C interrupts the program, but does not quit the app. Raises
+    ``MachineError`` with ``hint`` if it cannot be run.
+    """
+    error: Exception | None = None
+    code = 0
+    try:
+        with app.suspend():
+            handler = signal.signal(signal.SIGINT, lambda *_: None)  # unlike SIG_IGN, a function is not inherited by the program
+            try:
+                code = subprocess.run(words, cwd=folder).returncode
+            except (OSError, ValueError) as caught:  # raised after the app resumes, which must not be skipped
+                error = caught
+            finally:
+                signal.signal(signal.SIGINT, handler)
+    except SuspendNotSupported as caught:
+        error = caught
+    if error is not None:
+        raise MachineError(one_line(f"{words[0]} cannot be run: {error}."), hint=hint)
+    return code
