@@ -92,7 +92,7 @@ def evaluate(
     if detach:
         announce(evaluation, detach=True, json=json)
         return
-    folder = _finished(evaluation)
+    folder = finished(evaluation)
     report = reports.load(folder)
     show_json({"folder": str(folder), **to_json(report)}) if json else show_report(report, folder)
     if gate.gate and (why := refusal_text(report, accept_unknown=gate.accept_unknown)):
@@ -141,10 +141,11 @@ def trained(recipe: Recipe) -> Run:
 
 def measure(recipe: Recipe, run: Run | None = None, *, consent: str = "") -> Path:
     """Evaluate a run's adapter or the base alone, and return the folder with the report. Raise ``typer.Exit`` if there is none."""
-    return _finished(_start(recipe, run, consent=consent))
+    return finished(_start(recipe, run, consent=consent))
 
 
-def _finished(evaluation: Run) -> Path:
+def finished(evaluation: Run) -> Path:
+    """Wait for an evaluation, and return the folder with the report. Raise ``typer.Exit`` if there is none."""
     code = follow_answers(evaluation)
     if code or not (evaluation.folder / reports.FILE).is_file():
         raise typer.Exit(code)

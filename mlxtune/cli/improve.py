@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from mlxtune.adapters import library
-from mlxtune.cli.evaluate import trained
+from mlxtune.cli.evaluate import finished, trained
 from mlxtune.cli.follow import announce, follow_answers
 from mlxtune.cli.generate import TeacherOptions, consent_to, show_generation
 from mlxtune.cli.options import Json, argument, option, with_option_groups
@@ -117,6 +117,4 @@ def _validate(run: Run, max_tokens: int | None = None) -> Path:
     """Evaluate a run's adapter on the validation rows, and return the folder with the report. Raise ``typer.Exit`` if it fails."""
     with progress_bar("looking for the model") as update:
         validation = control.validate(Path.cwd(), run, max_tokens=max_tokens, progress=update)
-    if code := follow_answers(validation):
-        raise typer.Exit(code)
-    return validation.folder
+    return finished(validation)

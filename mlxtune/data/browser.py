@@ -37,7 +37,7 @@ from mlxtune.data.review import (
     is_resolved,
     key_of_copy,
 )
-from mlxtune.data.rows import Location, Row, RowError, last_prompt, row_tags, row_text
+from mlxtune.data.rows import Row, RowError, last_prompt, row_tags, row_text
 from mlxtune.data.split import SplitName
 
 ORDERS = ("row", "findings", "longest", "shortest")
@@ -86,9 +86,6 @@ class SourceBrowser:
     def record(self, index: int) -> Row | DataError:
         """Return a row as it is in the source, or the error if the record is invalid."""
         return self.records.record(index)
-
-    def location(self, index: int) -> Location:
-        return self.records.location(index)
 
     def lazy_row(self, index: int) -> LazyRow:
         """Return a row for a filter. It is read only if needed."""

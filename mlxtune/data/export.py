@@ -121,11 +121,11 @@ def jsonl_bytes(records: Iterable[dict[str, Any]]) -> bytes:
     return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode()
 
 
-def check_new_jsonl(out: Path, *, is_folder: bool = False) -> None:
-    """Raise ``InputError`` if ``out`` exists or, unless ``is_folder``, does not end with ``.jsonl``."""
+def check_new_jsonl(out: Path) -> None:
+    """Raise ``InputError`` if ``out`` exists or does not end with ``.jsonl``."""
     if out.exists():
         raise InputError(f"{out} already exists, so nothing was written.", hint="Use --out to choose another name.")
-    if not is_folder and out.suffix != ".jsonl":
+    if out.suffix != ".jsonl":
         raise InputError(f"{out.name} must end with .jsonl.", hint=f"Use {out.with_suffix('.jsonl').name}.")
 
 

@@ -80,7 +80,7 @@ def record_fixes(
     edits: dict[str, Row | None] = {}
     fixed: list[int] = []
     for index, own in select_fixes(findings, also).items():
-        location, record = browser.location(index), browser.lazy_row(index).current_or_error
+        location, record = browser.records.location(index), browser.lazy_row(index).current_or_error
         is_row = not isinstance(record, DataError)
         if (part := browser.records.part(index)[0]) == GENERATED or (part == "test" and is_row):
             continue

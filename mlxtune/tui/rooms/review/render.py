@@ -81,7 +81,7 @@ def add_disclaimers(contract: Contract, row: Row) -> Row | None:
 def origin(browser: SourceBrowser, index: int, row: Row | None) -> list[tuple[str, str]]:
     """Return a row's source, similar rows and decisions as pairs of a label and a text."""
     decision = browser.decision(index)
-    location = browser.location(index)
+    location = browser.records.location(index)
     facts = [("source", f"{one_line(location.file.name, _MAX_SOURCE - len(location.place))}, {location.place}")]
     if split := browser.split(index):
         facts.append(("split", split))
