@@ -150,6 +150,7 @@ class Column:
 
 
 def figures(*labels: str, priority: int = 0) -> tuple[Column, ...]:
+    """Return columns of numbers."""
     return tuple(Column(label, right=True, priority=priority) for label in labels)
 
 

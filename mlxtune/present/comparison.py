@@ -116,6 +116,7 @@ def votes_table(result: BlindResult) -> Table:
 
 
 def rater_facts(result: BlindResult) -> Facts:
+    """Describe the rater's consistency and biases."""
     same, kappa = f"{result.agreed} of {result.repeated} votes the same", result.consistency
     characters = f"{result.first} {result.lengths[0]:,.0f} characters, {result.second} {result.lengths[1]:,.0f}"
     found = [

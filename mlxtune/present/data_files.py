@@ -53,6 +53,7 @@ def split_document(source: Source, splits: Splits, file: str) -> Document:
 
 
 def export_document(result: ExportResult) -> Document:
+    """Describe the export of accepted rows."""
     counts = ", ".join(f"{result.counts[name]:,} {name}" for name in SPLIT_NAMES)
     facts = [Fact("exported", counts, str(result.folder), "success")]
     if result.undecided:

@@ -52,8 +52,9 @@ def thin_rows_text(place: ThinRows) -> str:
 
 
 def generation_document(summary: Mapping[str, Any], lowest: Sequence[Mapping[str, Any]], refusals: Path, recipe: str) -> Document:
-    """Describe a finished generation: its proposals, and why others were rejected, or the ``lowest`` grades. ``refusals`` is the
-    file with all rejected texts, ``recipe`` the argument of the review's command.
+    """Describe a finished generation: its proposals, and why others were rejected, or the ``lowest`` grades.
+
+    ``refusals`` is the file with all rejected texts, ``recipe`` the argument of the review's command.
     """
     if lowest:
         rows = tuple(

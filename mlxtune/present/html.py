@@ -16,8 +16,9 @@ _KINDS = {Table: "table", Facts: "facts", Square: "square", FailureSample: "samp
 
 
 def render(document: tuple[Block, ...], title: str, about: str) -> str:
-    """Return the page. The blocks before the first section are its head, the first of which is its heading. A heading, a table, or
-    a square begins a section; the blocks after a heading are in its section.
+    """Return the page. The blocks before the first section are its head, the first of which is its heading.
+
+    A heading, a table, or a square begins a section; the blocks after a heading are in its section.
     """
     sections: list[tuple[str, str, list[Block]]] = []
     head: list[Block] = []
@@ -49,6 +50,7 @@ def _position(value: float, bar: IntervalBar) -> str:
 
 
 def _extent(bar: IntervalBar) -> str:
+    """Return the width of the interval's rectangle."""
     return f"{max(2.0, float(_position(bar.high, bar)) - float(_position(bar.low, bar))):.1f}"
 
 

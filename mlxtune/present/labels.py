@@ -118,8 +118,9 @@ def level_text(look: int) -> str:
 
 
 def detectable_drop_fact(prompts: int, margin: float) -> Fact:
-    """Return how likely it is that off-task ``prompts`` rule out a drop of ``margin``. Answers to a prompt in both conditions count
-    as one, so the true power is at least this.
+    """Return how likely it is that off-task ``prompts`` rule out a drop of ``margin``.
+
+    Answers to a prompt in both conditions count as one, so the true power is at least this.
     """
     from mlxtune.evaluation.statistics.significance import FLIPPED, non_inferiority_power  # slow to import, for the first screen
 

@@ -93,6 +93,7 @@ def step_title(step: NextStep) -> str:
 
 
 def step_action(step: NextStep) -> ActionBlock:
+    """Return the step's action in the app and its command."""
     words = _WORDS[step.code]
     values = {"run": step.run, "recipe": step.recipe, "name": step.name}
     complete = all(value for name, value in values.items() if f"{{{name}}}" in words.command)

@@ -98,8 +98,9 @@ def report_tables(report: EvaluationReport) -> list[Table]:
 
 
 def publish(report: EvaluationReport, folder: Path) -> None:
-    """Write ``report.md``, ``report.html`` and finally ``report.json``, which holds the hashes of both, to ``folder``. Raises
-    ``InputError`` if the stored answers are missing, and ``MachineError`` if the disk is full.
+    """Write ``report.md``, ``report.html`` and finally ``report.json``, which holds the hashes of both, to ``folder``.
+
+    Raises ``InputError`` if the stored answers are missing, and ``MachineError`` if the disk is full.
     """
     for name, text in render_pages(report, folder).items():
         write_text(folder / name, text)
@@ -154,6 +155,7 @@ def nearest_row_text(row: NearestRow) -> str:
 
 
 def evaluation_facts(report: EvaluationReport) -> Facts:
+    """Describe how the evaluation was made."""
     known, decoding = report.facts, report.facts.get("decoding")
     limits = {token_limit(known, arm.name) for arm in report.arms}
     wider = f", {max(limits)} with a grammar" if len(limits) > 1 else ""
@@ -277,8 +279,9 @@ def comparison_tables(report: EvaluationReport) -> list[Table]:
 
 
 def _comparisons_by_pair(report: EvaluationReport) -> list[tuple[str, list[Comparison]]]:
-    """Return the comparisons grouped by pair of arms, with names: the verdict's pair first, then its tuned arm's other pairs. Pairs
-    of other arms have only the headline metric; ``report.json`` has the rest.
+    """Return the comparisons grouped by pair of arms, with names: the verdict's pair first, then its tuned arm's other pairs.
+
+    Pairs of other arms have only the headline metric; ``report.json`` has the rest.
     """
     metric, subject = report.headline_metric, report.subject.name
     first = (report.headline.first, report.headline.second) if report.headline else ("", "")

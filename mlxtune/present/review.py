@@ -65,6 +65,7 @@ def decision_glyph(decision: Decision) -> tuple[str, Style]:
 
 
 def agreement_fact(found: AnnotatorAgreement) -> Fact:
+    """Return how often two annotators agree."""
     label = " and ".join(one_line(name, 20) for name in found.names)
     if found.kappa is None:
         return Fact(label, "κ unknown", f"{found.same:,} of {plural(found.rows, 'shared row')} the same")

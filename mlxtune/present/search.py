@@ -24,6 +24,7 @@ _OUT: frozenset[TrialStatus] = frozenset({"pruned", "not_started", "not_continue
 
 
 def value_text(value: Value) -> str:
+    """Return a hyperparameter's value in a short form."""
     if not isinstance(value, float):
         return str(value)
     return f"{value:.2g}" if value >= 0.01 or not value else f"{value:.1e}".replace("e-0", "e-")

@@ -114,11 +114,13 @@ def conclusion_facts(report: EvaluationReport) -> list[Fact]:
 
 
 def comparison_fact(item: Comparison) -> Fact:
+    """Return the change of one metric between two arms."""
     change = f"{change_text(item.low, item.change, item.high)} points"
     return Fact(metric_label(item.metric), change, f"versus {item.first}, {word(item.outcome)}", outcome_mark(item.outcome))
 
 
 def off_task_fact(result: OffTaskResult) -> Fact:
+    """Return how off-task accuracy changed."""
     paired, overall = result.overall.paired, result.overall
     if not paired.total:
         return Fact(

@@ -161,8 +161,9 @@ def _adapter(snapshot: Snapshot) -> WorkflowStage:
 
 
 def best_document(best: Evaluation, newest: Evaluation | None, names: Mapping[str, str]) -> Document:
-    """Return an adapter's rates next to its rival's, and the newest verdict if it is about another one. ``names`` has the names of
-    renamed adapters.
+    """Return an adapter's rates next to its rival's, and the newest verdict if it is about another one.
+
+    ``names`` has the names of renamed adapters.
     """
     from mlxtune.evaluation.scorers.registry import metric_label
     from mlxtune.present.verdict import caveat_text  # the report was read, so these are loaded
@@ -201,6 +202,7 @@ def brief_result(view: RunView) -> str:
 
 
 def recipe_summary(recipe: Recipe) -> str:
+    """Summarize a recipe in a few words."""
     training = recipe.training
     length = [plural(training.steps, "step")] if training.steps else [plural(training.epochs, "epoch")] if training.epochs else []
     return ", ".join((one_line(recipe.model.base), f"rank {recipe.adapter.rank}", *length))

@@ -45,6 +45,7 @@ class Action:
 
     @cached_property
     def call(self) -> tuple[str, tuple[Any, ...]]:
+        """The method's name and its arguments."""
         return parse(self.name)[1:]
 
     def binding_id(self, group: str) -> str:

@@ -416,6 +416,7 @@ class MlxtuneApp(HasActions, OrderedKeys):
         self._quit()
 
     def action_theme(self, name: str) -> None:
+        """Change the theme and save it in the settings."""
         self.theme = name
         try:
             settings.save_theme(name)
@@ -425,6 +426,7 @@ class MlxtuneApp(HasActions, OrderedKeys):
             self.notices.show(Notice("error", one_line(str(error))))
 
     def action_picture(self) -> None:
+        """Save the screen as an SVG in the workspace."""
         try:
             path = self.save_screenshot(path=str(self.workspace))
         except OSError as error:

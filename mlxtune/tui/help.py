@@ -46,8 +46,9 @@ Entry = tuple[str, str, str | None]  # a key, what it does, and its binding ID
 
 
 def help_rows(room: Room, top: Screen[Any]) -> Callable[[int], list[Content]]:
-    """Return the rows of the help page for the current state of ``room``, with the binding IDs that a settings file uses. ``top``
-    is the room itself, or the dialog or page that is open over it, whose keys come first.
+    """Return the rows of the help page for the current state of ``room``, with the binding IDs that a settings file uses.
+
+    ``top`` is the room itself, or the dialog or page that is open over it, whose keys come first.
     """
     panel = top.focused if isinstance(top.focused, FocusPanel) else None
     own = _declared_entries(room)

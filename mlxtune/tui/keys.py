@@ -45,8 +45,9 @@ def own_bindings(kind: Kind) -> tuple[Binding, ...]:
 
 
 def build_keymap(settings: Mapping[str, str]) -> tuple[Keymap, list[str]]:
-    """Return the valid entries of ``settings`` (keys by binding ID), and an error message for each invalid one. A key that another
-    binding uses in the same place is an error, because one of the two would not work.
+    """Return the valid entries of ``settings`` (keys by binding ID), and an error message for each invalid one.
+
+    A key that another binding uses in the same place is an error, because one of the two would not work.
     """
     classes = binding_classes()
     ids = {binding.id: kind for kind in classes for binding in own_bindings(kind) if binding.id}

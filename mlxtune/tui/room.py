@@ -127,6 +127,7 @@ class Room(HasActions, Screen[None]):
         self.app.jobs.run(job, lambda result: self.is_attached and on_result(result), failed, group=f"{self.mode}.{group}")
 
     def redraw(self) -> None:
+        """Draw the newest snapshot and the frame."""
         if not (self.is_mounted and self.is_attached and self.app.is_running):  # else its widgets may be gone already
             return
         app = self.app
@@ -144,8 +145,9 @@ class Room(HasActions, Screen[None]):
         self.query_one(RoomFooter).set(self.field_actions() if in_field else [*self.shown_actions(), self.app.show_action("quit")])
 
     def _reset_focus(self, widget: Widget, avoiding: list[Widget] | None = None) -> None:
-        """Move the focus away from a widget that is hidden or about to be removed. Textual calls this some time after it hid the
-        widget. If the widget is on screen again by then, it keeps the focus.
+        """Move the focus away from a widget that is hidden or about to be removed.
+
+        Textual calls this some time after it hid the widget. If the widget is on screen again by then, it keeps the focus.
         """
         if avoiding or widget not in self.focus_chain:
             super()._reset_focus(widget, avoiding)

@@ -62,6 +62,7 @@ class RunControl:
         return Notice("warning", text, f"Wait for it to finish, {stop}")
 
     def open_run(self, id: str) -> None:
+        """Show a run in the Train room."""
         newest = self._app.snapshot.runs[0].id if self._app.snapshot.runs else None
         self._app.selected = None if id == newest else id
         self._app.action_room("train")

@@ -87,8 +87,9 @@ class SessionManager:
             self.session.set_annotator(name)
 
     def session_for(self, view: RecipeView | None) -> SourceSession | None:
-        """Return the session for the opened file, or for the source of ``view``. A source that changed on disk is reopened once two
-        consecutive calls find it unchanged.
+        """Return the session for the opened file, or for the source of ``view``.
+
+        A source that changed on disk is reopened once two consecutive calls find it unchanged.
         """
         recipe = view.recipe if view else None
         if view is not None and view.path == self.expected_recipe:

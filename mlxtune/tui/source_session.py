@@ -95,8 +95,9 @@ class SourceSession:
     def __init__(
         self, app: MlxtuneApp, ref: SourceRef, notify: Callable[[], None], previous: SourceSession | None, annotator: str
     ) -> None:
-        """Open ``ref``. ``notify`` may be called from any thread. The filter, order and cursor come from ``previous``. If there is
-        an ``annotator``, decisions are theirs, and only theirs are shown.
+        """Open ``ref``. ``notify`` may be called from any thread. The filter, order and cursor come from ``previous``.
+
+        If there is an ``annotator``, decisions are theirs, and only theirs are shown.
         """
         self.ref = ref
         self.annotator = annotator
@@ -272,6 +273,7 @@ class SourceSession:
 
     def token_masks(self, rows: Iterable[Row]) -> dict[str, TrainingMask | MlxtuneError]:
         """Return, keyed by row hash, the mask of trained tokens or the error. An error in the model itself has the key ``""``.
+
         There are none while the base is missing.
         """
         from mlxtune.planning.masks import MaskProcess
@@ -331,6 +333,7 @@ class SourceSession:
         return tuple(map(file_stamp, (*files, generated_path(path))))
 
     def reload_decisions(self) -> None:
+        """Load any new decisions from another window."""
         current = file_stamp(review.journal_path(self.ref.path))
         if current != self._journal_stamp and self._review is None and self.browser is not None:
             self._journal_stamp = current

@@ -30,8 +30,9 @@ _EXIT_SECONDS = 0.8  # time for the app to exit by itself
 
 
 def start_watch(save: Callable[[], object]) -> None:
-    """End this process once its terminal is gone: by SIGHUP or, if that does not help, by force, after calling ``save``. A SIGHUP
-    from elsewhere does the same if it has a Python handler. Must be called in the main thread.
+    """End this process once its terminal is gone: by SIGHUP or, if that does not help, by force, after calling ``save``.
+
+    A SIGHUP from elsewhere does the same if it has a Python handler. Must be called in the main thread.
     """
     handles = [stream.fileno() for stream in (sys.__stdin__, sys.__stderr__) if stream and stream.isatty()]
     if handles:
@@ -67,8 +68,9 @@ def _is_open(handle: int) -> bool:
 
 
 def run_in_terminal(app: App[Any], words: Sequence[str], folder: Path, *, hint: str) -> int:
-    """Run a program in ``folder`` and return its exit code. Ctrl+C interrupts the program, but does not quit the app. Raises
-    ``MachineError`` with ``hint`` if it cannot be run.
+    """Run a program in ``folder`` and return its exit code. Ctrl+C interrupts the program, but does not quit the app.
+
+    Raises ``MachineError`` with ``hint`` if it cannot be run.
     """
     error: Exception | None = None
     code = 0

@@ -41,8 +41,9 @@ class _Superseded(Exception):
 
 
 class TransformDialog(ModalScreen["Pipeline | None"]):
-    """Asks for a pipeline for ``rows`` (ascending) and previews it while it is typed. Returns it, or ``None`` on escape. The up and
-    down keys recall ``history``, whose newest line is last.
+    """Asks for a pipeline for ``rows`` (ascending) and previews it while it is typed. Returns it, or ``None`` on escape.
+
+    The up and down keys recall ``history``, whose newest line is last.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [

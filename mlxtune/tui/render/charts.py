@@ -30,8 +30,9 @@ class Series:
 
 @dataclass(frozen=True)
 class Curve:
-    """The data of a chart, as ``(step, value)`` points. A NaN in ``raw`` is marked on the axis and breaks the line. ``beside`` has
-    other lines, drawn behind the smoothed one. ``limits`` fixes the y axis.
+    """The data of a chart, as ``(step, value)`` points. A NaN in ``raw`` is marked on the axis and breaks the line.
+
+    ``beside`` has other lines, drawn behind the smoothed one. ``limits`` fixes the y axis.
     """
 
     raw: Points
@@ -54,8 +55,9 @@ class Scale:
 
 
 def smooth(points: Points) -> list[tuple[float, float]]:
-    """Return a centered moving average over n/25 points (at least 2) on each side; it is one-sided at the right edge. A trailing
-    average would lag behind a steep start and appear to lie above its own data. Non-finite values are omitted.
+    """Return a centered moving average over n/25 points (at least 2) on each side; it is one-sided at the right edge.
+
+    A trailing average would lag behind a steep start and appear to lie above its own data. Non-finite values are omitted.
     """
     finite = [(x, y) for x, y in points if math.isfinite(y)]
     n, half = len(finite), max(2, len(finite) // 25)
@@ -65,8 +67,9 @@ def smooth(points: Points) -> list[tuple[float, float]]:
 
 
 def scale(curve: Curve, zoom: bool, width: int, height: int) -> Scale:
-    """Return the scale of a chart of ``width`` by ``height`` cells. If ``zoom``, x spans the last fifth of the steps. y spans the
-    1st to the 99th percentile of the lines and every validation, rounded outward to a fifth of a tick.
+    """Return the scale of a chart of ``width`` by ``height`` cells. If ``zoom``, x spans the last fifth of the steps.
+
+    y spans the 1st to the 99th percentile of the lines and every validation, rounded outward to a fifth of a tick.
     """
     last = max((points[-1][0] for points in (curve.raw, curve.smooth, curve.validations) if points), default=0.0)
     first, end = 0.0, float(max(curve.total, last, 1))
@@ -200,6 +203,7 @@ class _Grid:
                     self.cells[row][column] = ("·", "$line")
 
     def draw_cursor(self, x: float) -> None:
+        """Draw a dotted line through the empty cells of a column."""
         column = self.column(x)
         for row in self.cells:
             if row[column][0] in " ·":
@@ -215,6 +219,7 @@ class _Grid:
 
 
 def _between(start: tuple[int, int], end: tuple[int, int]) -> Iterable[tuple[int, int]]:
+    """Return the dots between two dots."""
     (left, top), (right, bottom) = start, end
     n = max(right - left, abs(bottom - top), 1)
     return ((left + round((right - left) * index / n), top + round((bottom - top) * index / n)) for index in range(1, n))

@@ -25,6 +25,7 @@ def line(*parts: Part) -> Content:
 
 
 def lines(*rows: Content | str) -> Content:
+    """Join rows vertically."""
     return Content("\n").join([Content(row) if isinstance(row, str) else row for row in rows])
 
 
@@ -72,8 +73,9 @@ def justify(width: int, left: Content, right: Content) -> Content:
 
 
 def wrap(text: str, width: int) -> list[str]:
-    """Wrap ``text`` to ``width`` cells, breaking between words or within a word that is longer than a row. ``Content.wrap`` is six
-    times slower and keeps the spaces at a break.
+    """Wrap ``text`` to ``width`` cells, breaking between words or within a word that is longer than a row.
+
+    ``Content.wrap`` is six times slower and keeps the spaces at a break.
     """
     width = max(width, 1)
     rows: list[str] = []

@@ -62,6 +62,7 @@ class SourceRoom(Room):
 
     @property
     def row_under_cursor(self) -> int | None:
+        """The record number of the row under the cursor."""
         session = self.session
         return session.row_index if session is not None and len(session.source) else None
 
@@ -210,6 +211,7 @@ class SourceRoom(Room):
             self.app.notices.show(undo_or_redo(session, action))
 
     def action_tag(self) -> None:
+        """Ask for a tag and add it to the current row, or remove it."""
         if (session := self.session) is None:
             return
         known = ", ".join(one_line(tag, 20) for tag in self.known_tags(session))

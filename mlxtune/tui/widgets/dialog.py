@@ -259,8 +259,9 @@ class PromptDialog(ModalScreen[str]):
 
 
 class EditDialog(ModalScreen[str | None]):
-    """Asks the user to edit ``value``, a text of any number of lines. Returns it, or ``None`` on escape. Characters that are unsafe
-    to display are shown as symbols and restored in the result.
+    """Asks the user to edit ``value``, a text of any number of lines. Returns it, or ``None`` on escape.
+
+    Characters that are unsafe to display are shown as symbols and restored in the result.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+s", "save", "save", id="text.save")]

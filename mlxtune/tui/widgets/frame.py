@@ -52,8 +52,9 @@ class NoticeLine(Panel):
 
 
 def tabs(current: str, width: int) -> Content:
-    """Return the tab strip, with each room's key underlined and the room ``current`` highlighted. A click opens a room. If the
-    names do not fit, the other rooms show only their keys, and the first ones are left out if they would hide the current one.
+    """Return the tab strip, with each room's key underlined and the room ``current`` highlighted. A click opens a room.
+
+    If the names do not fit, the other rooms show only their keys, and the first ones are left out if they would hide the current one.
     """
     current = ROOMS[current].inside or current
     entries = [entry for entry in ROOMS.values() if not entry.inside]

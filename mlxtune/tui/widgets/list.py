@@ -61,6 +61,7 @@ class ListPanel(FocusPanel):
         on_move: Callable[[int], None] = lambda _index: None,
     ) -> None:  # fmt: skip
         """Show ``count`` rows, drawn by ``row(index, width)``, below ``header(width)``. ``cursor`` moves the cursor silently.
+
         ``on_move(index)`` is called as soon as a key or the mouse moves the cursor.
         """
         fits = count == self.count or not (self.styles.height and self.styles.height.is_auto)

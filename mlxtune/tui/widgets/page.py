@@ -40,6 +40,7 @@ class PageScreen(HasActions, ModalScreen[None]):
         self.redraw()
 
     def redraw(self) -> None:
+        """Redraw the rows and the notices."""
         self._panel.set(self._rows)
         self.draw_notices()
 

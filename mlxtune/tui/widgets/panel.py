@@ -15,8 +15,9 @@ Draw = Callable[[int, int], Content]
 
 
 class Panel(Widget):
-    """Shows ``draw(width, height)`` and is as tall as its content. A height of 0 asks for the full height. Textual's Static accepts
-    only content made for one size, and repaints even if the new content is the same.
+    """Shows ``draw(width, height)`` and is as tall as its content. A height of 0 asks for the full height.
+
+    Textual's Static accepts only content made for one size, and repaints even if the new content is the same.
     """
 
     ALLOW_SELECT = False

@@ -13,8 +13,9 @@ Rows = Sequence[Content]
 
 
 class ScrollPanel(FocusPanel):
-    """Shows ``rows(width)`` and follows the end while it is visible. Textual's VerticalScroll lays out all rows on every update;
-    this panel joins only the visible ones, however long the log is.
+    """Shows ``rows(width)`` and follows the end while it is visible.
+
+    Textual's VerticalScroll lays out all rows on every update; this panel joins only the visible ones, however long the log is.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -71,8 +72,9 @@ Lines = tuple[list[Content], list[int]]  # the lines, and the index of the first
 
 
 class RowReader(FocusPanel):
-    """Shows ``build(width, cursor)``. The up and down keys move from part to part. Textual's VerticalScroll has no cursor on parts
-    and does not show how many lines follow.
+    """Shows ``build(width, cursor)``. The up and down keys move from part to part.
+
+    Textual's VerticalScroll has no cursor on parts and does not show how many lines follow.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [

@@ -89,8 +89,9 @@ def about_exports(workspace: Path, key: str) -> str:
 
 
 def export(workspace: Path, key: str, chosen: ExportFormat, precision: str = "", ollama_base: str = "") -> str:
-    """Copy an adapter, or start the worker that exports it. Return the folder of the copy or of the run. Raise ``InputError``, and
-    other errors of :func:`~mlxtune.adapters.export.start.start`.
+    """Copy an adapter, or start the worker that exports it. Return the folder of the copy or of the run.
+
+    Raise ``InputError``, and other errors of :func:`~mlxtune.adapters.export.start.start`.
     """
     entry = library.find_usable(workspace, key)
     if chosen.form is None:

@@ -74,8 +74,9 @@ class Interview:
         return rows
 
     def choose(self, question: InterviewQuestion, option: str) -> Interview:
-        """Return the interview with ``option`` selected, or toggled if the question is multiple choice. Deselecting the last option
-        leaves the question unanswered.
+        """Return the interview with ``option`` selected, or toggled if the question is multiple choice.
+
+        Deselecting the last option leaves the question unanswered.
         """
         if question.kind != "some":
             return self._with(question, option)

@@ -58,8 +58,9 @@ class ArmPair:
 
 
 def load_arms(folder: Path, arms: tuple[str, str] | None = None) -> ArmPair | None:
-    """Return two arms of an evaluation that generate, by default those of its verdict, or ``None`` if it has only one. Raise
-    ``InputError`` if its report or session cannot be read.
+    """Return two arms of an evaluation that generate, by default those of its verdict, or ``None`` if it has only one.
+
+    Raise ``InputError`` if its report or session cannot be read.
     """
     report = reports.load(folder)
     names = tuple(arm.name for arm in report.arms if not is_free(arm.name))
@@ -399,6 +400,7 @@ def session_state(arms: ArmPair, width: int) -> Content:
 
 
 def draw_progress(session: BlindSession, pair: PresentedPair, width: int) -> Content:
+    """Draw the pair's number and a progress bar."""
     left = line((f"  Pair {pair.index + 1:,}", "bold"), (f" of {pair.total:,}  ", "$muted"))
     right = line((f"  {session.n:,} pairs, {pair.total - session.n:,} of them again", "$muted")) if width >= 70 else Content("")
     filled = bar(session.votes / max(1, session.votes_needed), width - left.cell_length - right.cell_length)
@@ -430,6 +432,7 @@ def answer_lines(text: str, width: int) -> list[Content]:
 
 
 def draw_questions(given: Sequence[Vote], width: int) -> Content:
+    """Draw the three questions with the votes cast so far."""
     rows = []
     for index, question in enumerate(QUESTIONS.values()):
         current, vote = index == len(given), given[index] if index < len(given) else None

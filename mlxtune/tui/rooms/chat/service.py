@@ -112,8 +112,9 @@ def _option(entry: AdapterEntry, about: str) -> AdapterOption:
 
 
 def resolve(workspace: Path, key: str, base: str, folder: Path) -> tuple[str, AdapterOption]:
-    """Return the base to load and the adapter with ``key``, or ``base`` alone. Relative paths start at ``folder``. Raise
-    ``InputError`` or ``ModelError`` if the adapter is unusable or the base is not on this machine.
+    """Return the base to load and the adapter with ``key``, or ``base`` alone. Relative paths start at ``folder``.
+
+    Raise ``InputError`` or ``ModelError`` if the adapter is unusable or the base is not on this machine.
     """
     entry = library.find_usable(workspace, key) if key else None
     name = library.base_of(entry) if entry else base

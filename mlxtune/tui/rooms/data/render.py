@@ -168,8 +168,9 @@ def check_summary(verdict: ReviewVerdict, checked: CheckResult, width: int, *, b
 
 @dataclass(frozen=True)
 class LengthHistogram:
-    """Row counts by length, in equal steps on a base-2 logarithmic scale from ``low`` to ``high``. ``unmeasured`` edited rows are
-    not counted.
+    """Row counts by length, in equal steps on a base-2 logarithmic scale from ``low`` to ``high``.
+
+    ``unmeasured`` edited rows are not counted.
     """
 
     counts: tuple[int, ...]
@@ -197,8 +198,9 @@ class LengthHistogram:
 
 
 def length_chart(histogram: LengthHistogram, limit: int, why: str, height: int, width: int) -> Content:
-    """Draw the histogram with the limit as a dotted line and longer rows in the warning color. Without a limit, lengths are in
-    characters, and ``why`` gives the reason as a sentence.
+    """Draw the histogram with the limit as a dotted line and longer rows in the warning color.
+
+    Without a limit, lengths are in characters, and ``why`` gives the reason as a sentence.
     """
     peak, wall = max(histogram.counts), histogram.column(limit) if limit else -1
     rows: list[Content] = []

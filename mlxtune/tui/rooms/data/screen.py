@@ -252,8 +252,9 @@ class DataRoom(SourceRoom):
         return next((name for name in self._finding_names[cursor : cursor + 1] if verdict and name in verdict.rows), "")
 
     def _mark_finding(self, session: SourceSession) -> None:
-        """Move the cursor of the list of findings, unless it has the focus, to a finding about the row under the cursor, if any. If
-        there are several, it is the one of the filter or, without one, the most severe one.
+        """Move the cursor of the list of findings, unless it has the focus, to a finding about the row under the cursor, if any.
+
+        If there are several, it is the one of the filter or, without one, the most severe one.
         """
         panel, names = self.query_one("#findings-list", ListPanel), self._finding_names
         if panel.has_focus or not len(session.selection.rows):
@@ -487,6 +488,7 @@ class DataRoom(SourceRoom):
         return rows, f"{plural(len(rows), 'row')}: {words.check_title(name)}"
 
     def action_bulk(self) -> None:
+        """Ask what to do with all displayed rows."""
         if (session := self.session) is None:
             return
         rows, title = self.chosen_rows(session)

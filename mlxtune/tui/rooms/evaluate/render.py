@@ -66,6 +66,7 @@ def _signed(value: float) -> str:
 
 
 def arms_header(metrics: Sequence[str], width: int) -> Content:
+    """Draw the names of the metrics above their axes."""
     column = _axis_width(metrics, width - 2) + FIGURES + GAP
     names = (cell(f"{metric_label(metric)}, %", column, "$muted") for metric in metrics)
     return line("  ", cell("", NAME), *names).truncate(max(width, 0))
@@ -89,6 +90,7 @@ def arm_row(arm: ArmResult, metrics: Sequence[str], width: int) -> Content:
 
 
 def arms_axis(metrics: Sequence[str], width: int) -> Content:
+    """Draw the axes below the arms."""
     axes = (part for _ in metrics for part in (axis(_axis_width(metrics, width - 2)), " " * (FIGURES + GAP)))
     return line("  ", cell("", NAME), *axes).truncate(max(width, 0))
 
@@ -119,11 +121,13 @@ def row_line(row: ScoredRow, filter: RowFilter, with_kind: bool, width: int) -> 
 
 
 def _question(row: ScoredRow) -> str:
+    """Return the last user turn."""
     return next((message.content for message in reversed(row.row.prompt) if message.role == "user"), "")
 
 
 def row_detail(loaded: LoadedReport, row: ScoredRow, filter: RowFilter, versus: str, width: int, height: int) -> Content:
     """Draw an output next to the reference or another arm's output, with the failing part marked, the reason, and similar rows.
+
     Long answers are truncated to fit, but never at the mark.
     """
     question = wrap(one_line(_question(row)) or "(no user turn)", width - 6)
@@ -253,8 +257,9 @@ def failure(view: RunView, subject: str, width: int) -> Content:
 
 
 def empty_state(name: str, arms: Sequence[str], rows: int, is_free: bool, width: int) -> Content:
-    """Draw the room before the first evaluation, which can start if the machine ``is_free``. ``name`` is the recipe's name; without
-    one, Home is offered.
+    """Draw the room before the first evaluation, which can start if the machine ``is_free``.
+
+    ``name`` is the recipe's name; without one, Home is offered.
     """
     about = f"{', '.join(map(one_line, arms))} on {plural(rows, 'held-out row')}" if arms and rows else ""
     action = key("enter", f"evaluate {name}", "screen.evaluate") if is_free else Content.styled("another task is running", "$muted")

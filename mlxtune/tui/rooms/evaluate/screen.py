@@ -111,6 +111,7 @@ class EvaluateRoom(Room):
 
     @property
     def _row(self) -> ScoredRow | None:
+        """The row under the cursor."""
         cursor = self.query_one("#ev-list", ListPanel).cursor
         return self.rows.rows[cursor] if self.rows and cursor < len(self.rows.rows) else None
 

@@ -69,6 +69,7 @@ _GLYPHS = {"cluster": ("◇", "$muted"), "outliers": ("!", "$warning")}
 
 
 def group_row(browser: SourceBrowser, group: RowGroup, width: int) -> Content:
+    """Return a group's size, kind and label."""
     glyph, style = _GLYPHS.get(group.kind) or (check_glyph(group.kind), "$warning")
     name = {"near-duplicate": "near-dup"}.get(group.kind, group.kind)
     about = group.label

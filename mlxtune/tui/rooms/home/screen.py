@@ -190,6 +190,7 @@ class HomeRoom(Room):
                 await self.run_action(action)
 
     def action_evaluate(self) -> None:
+        """Evaluate the newest run of the recipe."""
         self.app.run_to_evaluate = self._own(self.app.snapshot).runs[0].run
         self.app.action_room("evaluate")
 

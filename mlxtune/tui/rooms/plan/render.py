@@ -55,6 +55,7 @@ def progress(label: str, share: float, width: int) -> Content:
 
 
 def error(error: MlxtuneError, action: Content | None, width: int) -> Content:
+    """Return the reason why there is no plan, and how to proceed."""
     return lines(*error_rows(error, width), *([line("    ", action)] if action else []))
 
 
@@ -110,8 +111,9 @@ def key_detail(item: RecipeKey, recipe: Recipe, base: str, width: int) -> Conten
 def side_sections(
     plan: Plan, bill: Bill, power: PowerState, check_note: str, keys: draw.Keys, full: bool, width: int
 ) -> list[tuple[str, list[Content]]]:
-    """Return the titles and rows beside the form, or, with ``full``, of the page with the source of each figure. ``check_note``
-    says why the rows should be checked before training, if they should; ``keys`` has the actions that are possible now.
+    """Return the titles and rows beside the form, or, with ``full``, of the page with the source of each figure.
+
+    ``check_note`` says why the rows should be checked before training, if they should; ``keys`` has the actions that are possible now.
     """
     sections: list[tuple[str, list[Content]]] = []
     for block in plan_document(plan, bill, power, check_note=check_note)[2:]:
@@ -125,8 +127,9 @@ def side_sections(
 
 
 def side(sections: Sequence[tuple[str, list[Content]]], width: int, height: int = 0) -> list[Content]:
-    """Return the rows of ``sections`` below their titles, without empty rows if all but the last would not fit into ``height``. If
-    not all rows fit, no title is the last one before the end, which has a key for all of them.
+    """Return the rows of ``sections`` below their titles, without empty rows if all but the last would not fit into ``height``.
+
+    If not all rows fit, no title is the last one before the end, which has a key for all of them.
     """
     gap = [] if 0 < height < sum(len(rows) + 3 for _, rows in sections[:-1]) + 3 else [Content("")]
     is_cut = 0 < height < sum(len(rows) + 1 + 2 * len(gap) for _, rows in sections) - len(gap)

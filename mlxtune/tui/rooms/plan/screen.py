@@ -146,6 +146,7 @@ class PlanRoom(Room):
 
     @property
     def _key(self) -> RecipeKey | None:
+        """The key under the cursor."""
         return next(iter(self._keys[self._list.cursor :]), None)
 
     def draw(self, snapshot: Snapshot) -> None:
@@ -337,6 +338,7 @@ class PlanRoom(Room):
         return bool(form and item and not render.is_default(item, form.recipe) and render.default_value(item))
 
     def action_edit(self) -> None:
+        """Ask for the value of the key under the cursor."""
         if (item := self._key) and (form := self.form):
 
             def check(text: str) -> None:

@@ -65,8 +65,9 @@ class PlanService:
             return self._plan(recipe, progress)
 
     def probe(self, recipe: Recipe, progress: Progress, on_start: Callable[[StoppableCall], None]) -> bool:
-        """Run two steps with the largest batch in a child process, and return whether they ended. Raise ``MachineError`` if it
-        dies. ``on_start`` is called with the process, which can be stopped. The recipe can be planned meanwhile.
+        """Run two steps with the largest batch in a child process, and return whether they ended. Raise ``MachineError`` if it dies.
+
+        ``on_start`` is called with the process, which can be stopped. The recipe can be planned meanwhile.
         """
         with self._lock:
             loaded, inputs = self._prepare(recipe, progress)

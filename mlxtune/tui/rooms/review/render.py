@@ -132,6 +132,7 @@ Turns = Sequence[TurnTokens] | None  # the tokens of each part, if they are know
 
 
 def invalid_row(error: DataError, width: int) -> list[Content]:
+    """Explain why a record is not a valid row."""
     why = error.reason if isinstance(error, RowError) else error.message
     names = (("e", "edit", "screen.edit"), ("x", "leave out", "screen.decide('reject')"), ("→", "next row", "screen.go(1)"))
     rows = [
@@ -295,6 +296,7 @@ def contract_line(checks: Mapping[str, Score], width: int, add_key: Content | No
 
 
 def findings(found: Sequence[Finding], width: int) -> Content:
+    """Return the row's findings, one sentence each."""
     rows = []
     for finding in found:
         sentence = paragraph(finding_text(finding), width - 3, "     ", "")

@@ -24,8 +24,9 @@ _NO_VALUE: list[Part] = [("–", "bold $foreground")]
 
 @dataclass(frozen=True)
 class ChartMetric:
-    """A metric to draw: TRL's ``name`` for it (empty for the loss) and its label in the legend. ``rival`` is drawn as a second
-    line. ``percent`` is for rates, which are recorded from 0 to 1.
+    """A metric to draw: TRL's ``name`` for it (empty for the loss) and its label in the legend.
+
+    ``rival`` is drawn as a second line. ``percent`` is for rates, which are recorded from 0 to 1.
     """
 
     id: str

@@ -75,6 +75,7 @@ class SearchPage(PageScreen):
 
     @property
     def _entry(self) -> Entry | None:
+        """The trial under the cursor."""
         view = self.view
         board = self._board(view) if view else None
         cursor = self.query_one("#search-trials", ListPanel).cursor

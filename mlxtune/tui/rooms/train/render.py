@@ -108,8 +108,9 @@ def _memory(state: RunState, space: int, wide: bool) -> Content:
 
 
 def banner(view: RunView, snapshot: Snapshot, free: bool, width: int) -> Content | None:
-    """Return how a run ended, what was saved and how to proceed, in place of its figures. Return ``None`` while it runs normally. A
-    run can be resumed only if nothing else is running (``free``).
+    """Return how a run ended, what was saved and how to proceed, in place of its figures. Return ``None`` while it runs normally.
+
+    A run can be resumed only if nothing else is running (``free``).
     """
     verdict = snapshot.verdict_on(view.id) if view.status == "finished" else None
     if view.status == "finished":
@@ -191,6 +192,7 @@ def log(events: Sequence[Event], last: Sequence[LogLine], width: int, height: in
 
 
 def log_rows(entries: Sequence[LogLine], width: int) -> list[Content]:
+    """Return every line, wrapped."""
     rows: list[Content] = []
     for entry in entries:
         first, *rest = wrap(entry.text, width - _LOG_INDENT)

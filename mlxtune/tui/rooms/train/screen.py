@@ -98,6 +98,7 @@ class TrainRoom(Room):
 
     @property
     def view(self) -> RunView | None:
+        """The displayed run, with its history."""
         runs = self.app.snapshot.runs
         return with_history(runs[self.index]) if runs else None
 
