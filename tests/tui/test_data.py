@@ -386,8 +386,8 @@ async def test_the_loss_of_held_out_rows_is_announced(shop, checks, open_room):
         assert held_out
         await filter_by(room, "split:test", len(held_out))
         await filter_by(room, "finding:refusal", 8)
-        await room.press("b", until=lambda: f"Held out: {len(held_out)} of these rows." in room.question)
-        assert "If they are rejected, the evaluation loses them, too." in room.question
+        await room.press("b", until=lambda: f"{len(held_out)} rows held out: if rejected" in room.question)
+        assert "the evaluation loses them, too." in room.question
         await room.press("escape", "f", until=lambda: f"◇ {len(held_out)} held out" in room.screen_text)
 
 
