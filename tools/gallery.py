@@ -32,10 +32,12 @@ from mlxtune.recipe import Recipe, load, parse
 ROOT = Path(__file__).parent.parent
 RECIPES = ROOT / "recipes"
 SIZES = (8, 16, 32, 64)  # a Mac's memory in gigabytes
-TASKS = ("support-json", "brand-voice", "tool-calling", "classification", "style")
+TASKS = ("desk", "support-json", "brand-voice", "tool-calling", "classification", "style")
 COMMERCIAL = {"yes": "allowed", "conditions": "allowed with conditions", "no": "not allowed"}
 FITS = {"go": "fits", "warn": "tight", "refuse": "too large"}
 HEADERS = {  # the first lines of each task's recipe
+    "desk": "Turn each message into an action with its arguments, and add the note that the shop must give.\n"
+    "# Use for: routing and extraction with required sentences.",
     "support-json": "A support desk that sorts messages by written rules and answers in strict JSON.\n# Use for: classification and format together.",
     "brand-voice": "Teach the model the shop's voice from preference pairs (DPO), on top of the format.\n"
     "# Use for: tone. Train support-json in this folder first.",

@@ -49,7 +49,7 @@ def demo(
     folder: Annotated[Path, typer.Argument(help="The workspace to use. It is created if it does not exist.")] = Path("demo"),
     overrides: Overrides = None,
     full: Annotated[
-        bool, typer.Option("--full", help="Also evaluate all arms, and train on preference pairs, on top of the first adapter.")
+        bool, typer.Option("--full", help="Train on the larger support task instead, evaluate all arms, and train on preference pairs.")
     ] = False,
     native: Annotated[
         bool, typer.Option("--native", help="Use 16-bit precision on a CPU, as on a GPU. This is several times slower.")
@@ -60,9 +60,10 @@ def demo(
     start = time.monotonic()
     if native:
         os.environ[COMPUTE_VARIABLE] = "native"  # inherited by the workers
-    for recipe_name in (samples.RECIPE, samples.VOICE):  # fail before a folder is created
-        load(samples.samples_root() / recipe_name, overrides or [])
-    recipe_file = folder / samples.RECIPE
+    name = samples.RECIPE if full else samples.QUICK
+    for needed in (name, samples.VOICE):  # fail before a folder is created
+        load(samples.samples_root() / needed, overrides or [])
+    recipe_file = folder / name
     if not recipe_file.is_file():
         samples.create(folder)
     recipe = load(recipe_file, overrides or [])

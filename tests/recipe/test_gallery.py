@@ -33,7 +33,7 @@ BUNDLED = {path.stem: path for path in RECIPES if path.parent == ROOT / "recipes
 def test_every_task_has_a_recipe_for_the_bundled_model_and_twelve_others():
     folders = {base.recipes for base in catalog.models()} - {""}
     assert len(folders) == 12
-    assert len(RECIPES) == 5 * (1 + len(folders)) == 65
+    assert len(RECIPES) == 6 * (1 + len(folders)) == 78
     assert set(BUNDLED) == set(gallery.TASKS)
     for folder in folders:
         assert {path.stem for path in RECIPES if path.parent.name == folder} == set(gallery.TASKS)
