@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from mlxtune.api import generate
-from mlxtune.cli.evaluate import measure, show_report
+from mlxtune.cli.evaluate import measure, show_report, trained
 from mlxtune.cli.follow import follow
 from mlxtune.cli.options import Json, Overrides
 from mlxtune.cli.output import Cell, command_name, err, info, progress_bar, show, show_json
@@ -39,9 +39,11 @@ from mlxtune.recipe import Recipe, load
 from mlxtune.runs.registry import Run
 from mlxtune.runs.state import RunState
 from mlxtune.serving.protocol import GREEDY
+from mlxtune.training.variants import seed_recipes
 from mlxtune.workspace import control
 
 _FIRST_TOKENS = 80  # of the base's answer that is shown before anything is measured; it would go on
+_SEEDS = 3  # of the full demonstration
 _STAGES, _FULL = ("Model", "Plan", "Baseline", "Train", "Evaluate"), ("Train on pairs", "Evaluate")
 
 
@@ -49,7 +51,10 @@ def demo(
     folder: Annotated[Path, typer.Argument(help="The workspace to use. It is created if it does not exist.")] = Path("demo"),
     overrides: Overrides = None,
     full: Annotated[
-        bool, typer.Option("--full", help="Train on the larger support task instead, evaluate all arms, and train on preference pairs.")
+        bool,
+        typer.Option(
+            "--full", help="Train three seeds on the larger support task, evaluate all arms, and train on preference pairs."
+        ),
     ] = False,
     native: Annotated[
         bool, typer.Option("--native", help="Use 16-bit precision on a CPU, as on a GPU. This is several times slower.")
@@ -70,7 +75,7 @@ def demo(
     recipe = recipe if full else with_fewer_arms(recipe)
     os.chdir(folder)
     stages = Stages((*_STAGES, *(_FULL if full else ())))
-    results = [_run_workflow(recipe, stages)]
+    results = [_run_workflow(recipe, stages, seeds=_SEEDS if full else 1)]
     if full:
         voice = load(samples.VOICE, [f"adapter.parent={results[0].run.adapter}", *(overrides or [])])
         run = _train(voice, stages)
@@ -119,7 +124,7 @@ class _Trained:
     evaluation: Path
 
 
-def _run_workflow(recipe: Recipe, stages: Stages) -> _Trained:
+def _run_workflow(recipe: Recipe, stages: Stages, seeds: int) -> _Trained:
     stages.begin()
     with progress_bar("looking for the bundled model") as update:
         source = resolve(recipe.model.base, relative_to=recipe.folder, progress=update)
@@ -139,7 +144,8 @@ def _run_workflow(recipe: Recipe, stages: Stages) -> _Trained:
     show_answer(recipe, row, BASE, output)
     stages.end(verdict_text(reports.load(measure(recipe)).verdict))
     run = _train(recipe, stages)
-    result = _evaluate(recipe, run, stages)
+    others = [trained(one) for one in seed_recipes(recipe, seeds)[1:]]
+    result = _evaluate(recipe, run, stages, seeds=[run, *others] if others else ())
     for answer in load_evidence(result.evaluation).answers.get(TUNED, ()):
         if answer.id == row.id:
             show_answer(recipe, row, TUNED, answer.output)
@@ -187,11 +193,12 @@ def _train(recipe: Recipe, stages: Stages) -> Run:
     return run
 
 
-def _evaluate(recipe: Recipe, run: Run, stages: Stages) -> _Trained:
+def _evaluate(recipe: Recipe, run: Run, stages: Stages, *, seeds: Sequence[Run] = ()) -> _Trained:
     stages.begin(recipe.name)
-    evaluation = measure(recipe, run)
-    stages.end(verdict_text(reports.load(evaluation).verdict))
-    return _Trained(run, evaluation)
+    evaluation = measure(recipe, run, seeds=seeds)
+    report = reports.load(evaluation)
+    stages.end(verdict_text(report.verdict))
+    return _Trained(next((one for one in seeds if one.id == report.facts["run"]), run), evaluation)
 
 
 def _draw(state: RunState, update: Callable[[str, float], None]) -> None:

@@ -139,9 +139,12 @@ def trained(recipe: Recipe) -> Run:
     return run
 
 
-def measure(recipe: Recipe, run: Run | None = None, *, consent: str = "") -> Path:
-    """Evaluate a run's adapter or the base alone, and return the folder with the report. Raise ``typer.Exit`` if there is none."""
-    return finished(_start(recipe, run, consent=consent))
+def measure(recipe: Recipe, run: Run | None = None, *, seeds: Sequence[Run] = (), consent: str = "") -> Path:
+    """Evaluate a run's adapter, the best of ``seeds``, or the base alone; return the report's folder.
+
+    Raise ``typer.Exit`` if there is none.
+    """
+    return finished(_start(recipe, run, seeds=seeds, consent=consent))
 
 
 def finished(evaluation: Run) -> Path:
