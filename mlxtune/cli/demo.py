@@ -162,9 +162,9 @@ def show_answer(recipe: Recipe, row: PromptRow, arm: str, output: str) -> None:
     """Show a held-out message with an arm's answer, and what is wrong with it."""
     prompt = "\n\n".join(message.content for message in row.prompt)
     scores = Contract.from_recipe(recipe).score(ModelAnswer(output, reference=row.reference, prompt=prompt))
-    wrong = [scores[name] for name in (CONTRACT, CORRECT) if name in scores and not scores[name].passed]
+    wrong = dict.fromkeys(scores[name].detail for name in (CONTRACT, CORRECT) if name in scores and not scores[name].passed)
     rows: list[list[Part]] = [[("message", "muted"), row.prompt[-1].content], [(arm, "muted"), one_line(output)]]
-    rows += [["", (f"✗ {score.detail}", "error")] for score in wrong] or [["", ("✓ passes", "success")]]
+    rows += [["", (f"✗ {detail}", "error")] for detail in wrong] or [["", ("✓ passes", "success")]]
     print_columns(rows, console=err)
 
 
