@@ -71,7 +71,10 @@ class ArmRunner:
             )  # fmt: skip
             self.endpoints[arm.name] = {"url": arm.endpoint.url, "model": arm.endpoint.model, "spent": spent}
         else:
-            answers = self._generate(arm, rows, self._options, tell, compared=self.compared, timed=True)
+            extras = self._worker.recipe.evaluation.extras
+            answers = self._generate(
+                arm, rows, self._options, tell, compared=self.compared, timed=extras, score_references=extras or bool(self.compared)
+            )
         self._worker.emit("arm.finished", arm=arm.name, rows=len(rows), cached=answers.cached, seconds=answers.seconds)
         if answers.no_likelihood_reason:
             self._worker.warn("no_perplexity", arm=arm.name, reason=answers.no_likelihood_reason)

@@ -393,6 +393,7 @@ class EvaluationSection:
     thinking_tokens: int = key(1024, "maximum length of the reasoning before an answer in tokens", _AT_LEAST_1, by="doubles")
     stop_loops: bool = key(True, "end answers that repeat themselves more than a reference or the schema allows", in_form=False)
     batch_size: int = key(96, "number of answers generated in one batch", _AT_LEAST_1, in_form=False)
+    extras: bool = key(True, "also measure what no verdict needs: perplexity, and the time of an answer alone", in_form=False)
 
     @property
     def answer_pattern(self) -> str:
