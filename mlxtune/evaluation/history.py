@@ -171,7 +171,7 @@ def _read(folder: Path, _stamp: FileStamp) -> Evaluation | None:
 
 _NOT_CONTRACT = {
     "schema", "arms", "endpoints", "optimizer", "optimizer_calls", "prompt", "shots", "rows", "regression", "regression_rows",
-    "regression_margin", "regression_system", "max_tokens", "thinking_tokens", "stop_loops", "batch_size",
+    "regression_margin", "regression_system", "max_tokens", "thinking_tokens", "stop_loops", "batch_size", "extras",
 }  # fmt: skip
 Term = Literal["held_out_rows", "schema", "contract", "template", "thinking", "thinking_tokens", "token_limit", "decoding"]
 _CRITERIA: tuple[Term, ...] = ("schema", "contract", "template")  # what answers must satisfy, and how prompts are rendered
