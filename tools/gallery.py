@@ -87,6 +87,7 @@ def _recipe(base: CatalogModel, task: str) -> str:
         document["adapter"]["parent"] = f"{base.recipes}-support-json"  # type: ignore[index]
     else:
         del document["adapter"]
+    document["evaluation"].pop("extras", None)  # type: ignore[union-attr]
     for key in ("steps", "epochs", "batch_size", "learning_rate"):  # they follow from the base and the rows
         document["training"].pop(key, None)  # type: ignore[union-attr]
     body = tomlkit.dumps(document)
