@@ -306,7 +306,7 @@ def _tree(command: Any, name: str) -> Iterator[tuple[str, Any]]:
 
 def _described(command: Any, name: str) -> Iterator[tuple[str, str]]:
     """Yield each argument and option of a command as typed, with its description."""
-    context = command.make_context(name, [], resilient_parsing=True)
+    context = command.make_context(name, [], resilient_parsing=True, **app.info.context_settings)  # the root's, for -h
     for parameter in command.get_params(context):
         if record := parameter.get_help_record(context):
             yield record[0], " ".join(record[1].split())
