@@ -304,16 +304,21 @@ def _tree(command: Any, name: str) -> Iterator[tuple[str, Any]]:
         yield from _tree(command.get_command(None, word), f"{name} {word}")
 
 
+def _context(command: Any, name: str) -> Any:
+    """Return a command's context with the root's settings, so that --help has its short form."""
+    return command.make_context(name, [], resilient_parsing=True, **(app.info.context_settings or {}))
+
+
 def _described(command: Any, name: str) -> Iterator[tuple[str, str]]:
     """Yield each argument and option of a command as typed, with its description."""
-    context = command.make_context(name, [], resilient_parsing=True, **app.info.context_settings)  # the root's, for -h
+    context = _context(command, name)
     for parameter in command.get_params(context):
         if record := parameter.get_help_record(context):
             yield record[0], " ".join(record[1].split())
 
 
 def _usage(command: Any, name: str) -> str:
-    pieces = command.collect_usage_pieces(command.make_context(name, [], resilient_parsing=True))
+    pieces = command.collect_usage_pieces(_context(command, name))
     return " ".join([name, *pieces])
 
 
