@@ -162,7 +162,7 @@ def parse_command(arguments: list[str]) -> None:
     command, rest = PARSER, arguments
     while rest and rest[0] in getattr(command, "commands", {}):
         command, rest = command.get_command(None, rest[0]), rest[1:]
-    command.make_context("mlxtune", list(rest))
+    command.make_context("mlxtune", list(rest), **(app.info.context_settings or {}))
 
 
 @pytest.mark.parametrize("document", cases(DOCUMENTS, *(set(NAMES) - LONG), name=lambda path: str(path.relative_to(ROOT))))
