@@ -37,7 +37,7 @@ from mlxtune.data.review import (
     is_resolved,
     key_of_copy,
 )
-from mlxtune.data.rows import Row, RowError, last_prompt, row_tags, row_text
+from mlxtune.data.rows import Location, Row, RowError, last_prompt, row_tags, row_text
 from mlxtune.data.split import SplitName
 
 ORDERS = ("row", "findings", "longest", "shortest")
@@ -68,8 +68,7 @@ class SourceBrowser:
         self.state = ReviewState()
         self.revision = 0  # changes with the decisions, but only once all of them follow the new state
         self.annotator = ""  # whose decisions are shown; empty for the newest ones
-        self._keys: list[str] = []  # of the scanned rows in the review
-        self._rows_by_hash: dict[str, list[int]] = {}
+        self._hashes = HashIndex(len(self.records))
         self._lengths = np.zeros(len(self.records), np.int32)
         self._is_row = bytearray(len(self.records))
         self._tags: Counter[str] = Counter()
@@ -86,6 +85,9 @@ class SourceBrowser:
     def record(self, index: int) -> Row | DataError:
         """Return a row as it is in the source, or the error if the record is invalid."""
         return self.records.record(index)
+
+    def location(self, index: int) -> Location:
+        return self.records.location(index)
 
     def lazy_row(self, index: int) -> LazyRow:
         """Return a row for a filter. It is read only if needed."""
@@ -146,27 +148,28 @@ class SourceBrowser:
         throttle = Throttle()
         for index in range(self.scanned, len(self)):
             record = self.records.record(index)
-            if isinstance(record, DataError) and not isinstance(record, RowError):
-                raise record
-            copies = self._rows_by_hash.setdefault(record.hash, [])
-            copies.append(index)
-            self._keys.append(key_of_copy(record.hash, len(copies)))
             if isinstance(record, DataError):
+                if not isinstance(record, RowError):
+                    raise record
                 self._bad_count += 1
+                self._hashes.put(index, record.hash)
+                self.scanned = index + 1
             else:
+                self._hashes.put(index, record.hash)
                 self._lengths[index] = len(row_text(record))
                 self._is_row[index] = 1
                 if len(self._tags) < _MAX_TAGS:
                     self._tags.update(row_tags(record))
                 if index < _OPENING_ROWS:
                     self._openings.update(_openings(last_prompt(record))[0])
-            self.scanned = index + 1
+                self.scanned = index + 1
             if record.hash in self.state.affected_hashes:  # a newer state sees this row, because it counts as scanned
                 self._update_decision(index)
             if throttle.pause():
                 if stop():
                     return
                 yield self.scanned
+        self._hashes.sort(self.scanned)
         yield self.scanned
 
     # Decisions
@@ -176,10 +179,12 @@ class SourceBrowser:
         self.state = state
         if step is None or len(step.changes) > _MAX_SINGLE_CHANGES:
             self._decisions = {}
-            hashes: Collection[str] = state.affected_hashes
+            candidates = self._hashes.among(state.affected_hashes, self.scanned)
         else:
-            hashes = {key.partition("#")[0] for change in step.changes for one in change if one for key in (one.row, one.after)}
-        for index in self._rows_with_hashes(hashes):
+            hashes = {hash for change in step.changes for one in change if one for hash in (one.row, one.after)}
+            parts = [self._hashes.rows(hash.partition("#")[0], self.scanned) for hash in hashes]
+            candidates = np.unique(np.concatenate(parts)) if parts else np.zeros(0, np.int64)
+        for index in candidates.tolist():
             self._update_decision(index)
         self.revision += 1
 
@@ -212,15 +217,14 @@ class SourceBrowser:
     def rows_with_keys(self, keys: Iterable[str]) -> list[int]:
         """Return the scanned rows that have one of the review ``keys``."""
         wanted = set(keys)
-        return [index for index in self._rows_with_hashes({key.partition("#")[0] for key in wanted}) if self._keys[index] in wanted]
+        candidates = {int(index) for key in wanted for index in self._hashes.rows(key.partition("#")[0], self.scanned)}
+        return sorted(index for index in candidates if self.key(index) in wanted)
 
     def rows_with_hash_prefix(self, digits: str) -> list[int]:
-        """Return the scanned rows whose content hash begins with ``digits``."""
-        return [index for index in range(self.scanned) if self._keys[index].startswith(digits)]
-
-    def _rows_with_hashes(self, hashes: Iterable[str]) -> list[int]:
-        rows = {index for hash in hashes for index in tuple(self._rows_by_hash.get(hash, ()))}
-        return sorted(index for index in rows if index < self.scanned)
+        """Return the scanned rows whose content hash begins with ``digits``; only the first 16 digits count."""
+        low, high = (np.uint64(int(digits[:16].ljust(16, fill), 16)) for fill in "0f")
+        first_words = self._hashes.words[: self.scanned, 0]
+        return [int(index) for index in np.flatnonzero((first_words >= low) & (first_words <= high))]
 
     def _update_decision(self, index: int) -> None:
         decision = self.state.decision(self.key(index))
@@ -231,7 +235,8 @@ class SourceBrowser:
 
     def key(self, index: int) -> str:
         """Return a scanned row's key in the review."""
-        return self._keys[index]
+        hash = self._hashes.hash(index)
+        return key_of_copy(hash, 1 + len(self._hashes.rows(hash, index)))
 
     # Findings
 
@@ -471,6 +476,49 @@ class LazyRow:
     @property
     def tokens(self) -> int:
         return self._browser.tokens(self.index)
+
+
+_UNSORTED_ROWS = 4096  # searching this many rows is faster than sorting them
+
+
+class HashIndex:
+    """Row numbers by content hash. One thread fills it in order; any thread may query the first ``end`` rows."""
+
+    def __init__(self, count: int) -> None:
+        self.words = np.zeros((count, 4), np.uint64)  # of the hash; zeros for an invalid record
+        self._sorted = (np.zeros(0, np.int64), np.zeros(0, np.uint64))  # the first rows sorted by their first word, and those words
+
+    def put(self, index: int, hash: str) -> None:
+        """Add row ``index``, which must be higher than all before it."""
+        self.words[index] = np.frombuffer(bytes.fromhex(hash), ">u8")
+        sorted_rows = len(self._sorted[0])
+        if index + 1 - sorted_rows > max(_UNSORTED_ROWS, sorted_rows // 4):
+            self.sort(index + 1)
+
+    def sort(self, end: int) -> None:
+        """Sort the first ``end`` rows, so that a query does not have to search them one by one."""
+        order = np.argsort(self.words[:end, 0], kind="stable")
+        self._sorted = (order, self.words[order, 0])
+
+    def hash(self, index: int) -> str:
+        hash: str = self.words[index].astype(">u8").tobytes().hex()
+        return hash
+
+    def rows(self, hash: str, end: int) -> IntArray:
+        """Return the rows among the first ``end`` that have ``hash``, in order."""
+        words = np.frombuffer(bytes.fromhex(hash), ">u8").astype(np.uint64)
+        order, first_words = self._sorted
+        low, high = np.searchsorted(first_words, words[0], "left"), np.searchsorted(first_words, words[0], "right")
+        unsorted = len(order) + np.flatnonzero(self.words[len(order) : end, 0] == words[0])
+        candidates = np.concatenate([order[low:high], unsorted])
+        rows: IntArray = candidates[(candidates < end) & (self.words[candidates] == words).all(axis=1)]
+        return rows
+
+    def among(self, hashes: Iterable[str], end: int) -> IntArray:
+        """Return the rows among the first ``end`` that may have one of ``hashes``."""
+        wanted = np.array([int(hash[:16], 16) for hash in hashes], np.uint64)
+        rows: IntArray = np.flatnonzero(np.isin(self.words[:end, 0], wanted))
+        return rows
 
 
 class Throttle:
