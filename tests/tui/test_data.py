@@ -272,7 +272,7 @@ async def test_all_selected_rows_are_decided_on_in_one_step(room):
     await room.press("a")
     await filter_by(room, "tag:login", 6)
     await room.press("b")
-    texts = ("6 rows that match the filter", "not used for training")
+    texts = ("6 rows that match the filter", "Where is my parcel?", "not used for training")
     await room.until(lambda: room.mode == "" and all(text in room.screen_text for text in texts))
     await room.choose("")
     assert [event["action"] for event in journal(source)] == ["accept"], "the first option changes nothing"

@@ -10,12 +10,14 @@ from textual.content import Content
 from textual.suggester import SuggestFromList
 from textual.widgets import Input
 
-from mlxtune.core.text import plural
+from mlxtune.core.errors import DataError
+from mlxtune.core.text import one_line, plural
+from mlxtune.data.browser import SourceBrowser
 from mlxtune.data.checks.registry import check_filter_name, may_mute
 from mlxtune.data.filters import WORDS
 from mlxtune.data.review import EXCLUDED
 from mlxtune.data.review import Action as ReviewAction
-from mlxtune.data.rows import Preference
+from mlxtune.data.rows import Preference, last_prompt
 from mlxtune.evaluation.statistics.agreement import agreements
 from mlxtune.present import check as words
 from mlxtune.tui import open_flow
@@ -30,8 +32,19 @@ from mlxtune.tui.source_session import ORDERS, SourceSession
 from mlxtune.tui.widgets import ChoiceOption, ListPanel, MarkableList, Panel, ScrollPanel, Section
 from mlxtune.workspace.index import Snapshot
 
-_PAIRS_TESTED = 4  # rows that are looked at to know whether all are pairs
+_PREVIEWED = 4  # rows before a decision about many, which also tell whether all are pairs
 _CHART_HEIGHTS = (4, 5)  # heights of the histogram on a short and on a tall screen
+
+
+def _preview(browser: SourceBrowser, rows: Sequence[int]) -> str:
+    """Return the first few of ``rows``, one per line."""
+    shown = []
+    for index in rows[:_PREVIEWED]:
+        row = browser.lazy_row(index).current_or_error
+        shown.append(f"{index + 1:,}  {one_line(row.message if isinstance(row, DataError) else last_prompt(row), 48)}")
+    if len(rows) > _PREVIEWED:
+        shown.append(f"and {len(rows) - _PREVIEWED:,} more")
+    return "\n".join(shown)
 
 
 class StatsColumn(Vertical):
@@ -496,14 +509,15 @@ class DataRoom(SourceRoom):
             self.app.notices.show(Notice("note", "None of these rows matches the filter any more."))
             return
         count = plural(len(rows), "row")
-        are_pairs = all(isinstance(session.source.record(index), Preference) for index in rows[:_PAIRS_TESTED])
+        are_pairs = all(isinstance(session.source.record(index), Preference) for index in rows[:_PREVIEWED])
         actions = {"accept": "", "reject": "not used for training or evaluation", "skip": "decide later"}
         actions |= {"tie": "both are equally good", "bad": "both are bad"} if are_pairs else {}
         actions |= {"tag": "add a tag", "untag": "remove a tag", "note": "write a note about them"}
         options = [ChoiceOption(None, "Cancel", "change nothing")]
         options += [ChoiceOption(action, action.capitalize(), about) for action, about in actions.items()]
         held_out = sum(map(session.source.is_held_out, rows))
-        text = f"{plural(held_out, 'row')} held out: if rejected, the evaluation loses them, too." if held_out else ""
+        text = _preview(session.source, rows)
+        text += f"\n\n{plural(held_out, 'row')} held out: if rejected, the evaluation loses them, too." if held_out else ""
 
         def chosen(action: Any) -> None:
             def decide(action: Any, **more: Any) -> None:
