@@ -90,7 +90,7 @@ def test_commands_and_their_processes_do_not_import_from_the_workspace(planted):
 
 @pytest.mark.exhaustive
 def test_no_command_imports_from_the_workspace(planted):
-    assert set(COMMANDS) == set(VERBS) - ELSEWHERE
+    assert set(COMMANDS) >= set(VERBS) - ELSEWHERE
     for name, arguments in COMMANDS.items():
         result = run(planted, *name.split(), *shlex.split(arguments))
         assert "Internal error" not in result.stderr, result.stderr

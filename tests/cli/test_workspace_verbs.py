@@ -23,7 +23,7 @@ def test_version_is_one_line(cli):
 def test_init_creates_a_workspace_and_shows_the_next_command(cli, cwd):
     result = cli("init", "shop")
     assert (result.code, result.err) == (0, "")
-    assert "5 recipes for the bundled model" in result.out
+    assert "6 recipes for the bundled model" in result.out
     assert f"{len(list((cwd / 'shop' / 'recipes' / 'mac').iterdir()))} larger base models" in result.out
     assert "cd shop && mlxtune train recipes/support-json.toml" in result.out
     assert load(cwd / "shop" / "recipes" / "support-json.toml").source.is_file()

@@ -49,7 +49,7 @@ def test_every_face_says_that_there_is_no_contract(tmp_path, capsys):
         "terminal": " ".join(capsys.readouterr().out.split()),
         "Markdown": (folder / "report.md").read_text(),
         "HTML": (folder / "report.html").read_text(),
-        "app": " ".join(render.verdict(load_report(folder), None, None, "none", "", 140, 20).plain.split()),
+        "app": " ".join(render.verdict(load_report(folder), None, 140, 20).plain.split()),
         "report in the app": " ".join(" ".join(row.plain for row in draw.rows(report_document(reports.load(folder)), 100)).split()),
     }
     for face, text in texts.items():

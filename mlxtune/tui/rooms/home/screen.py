@@ -162,7 +162,7 @@ class HomeRoom(Room):
             panel.update(
                 lambda width, height: lines(
                     *(line("  ", arm_row(arm, metrics, width - 2)) for arm in arms[-max(height - 1, 1) :]),
-                    arms_axis(metrics, width),
+                    *([arms_axis(metrics, width)] if height > 1 else []),
                 )
             )
 
