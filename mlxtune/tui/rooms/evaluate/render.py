@@ -107,17 +107,17 @@ def paired_note(item: Comparison, brief: bool) -> Content:
 
 
 def row_line(row: ScoredRow, filter: RowFilter, with_kind: bool, width: int) -> Content:
-    """Draw a row of the list: pass or fail, line number, kind of failure, and the reason or the question."""
+    """Draw a row of the list: pass or fail, line number, kind of failure, and the question."""
     score, other = row.scores.get(filter.arm), row.scores.get(filter.baseline)
     passes = score is not None and score.passed
     failed = other if passes or score is None else score
     failed = failed if failed and not failed.passed else None
-    kind, why = (one_line(failure_name(failed.kind)), one_line(failed.detail)) if failed else ("", one_line(_question(row)))
+    kind = one_line(failure_name(failed.kind)) if failed else ""
     glyph = ("✓ ", "bold $success") if passes else ("✗ ", "bold $error")
     kind_width = min(max(width // 4, 8), 18) if with_kind else 0
     kind_cell: list[Part] = [cell(f"was {kind}" if passes and kind else kind, kind_width, "$muted"), " "] if with_kind else []
-    why_cell = cell(why, width - 9 - kind_width)
-    return line(glyph, cell(f"{row.row.location.number:,}", 6, "$muted"), *kind_cell, why_cell).truncate(max(width, 0))
+    question = cell(one_line(_question(row)), width - 9 - kind_width)
+    return line(glyph, cell(f"{row.row.location.number:,}", 6, "$muted"), *kind_cell, question).truncate(max(width, 0))
 
 
 def _question(row: ScoredRow) -> str:
