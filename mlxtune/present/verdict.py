@@ -40,7 +40,7 @@ def verdict_text(found: Verdict) -> str:
     if found.outcome:
         return f"{capital(word(found.outcome))}. {_reason(found)}"
     rates = ", ".join(f"{arm} {percent(share)}" for arm, share in found.rates.items())
-    return f"No adapter yet. Without training, {metric_label(found.metric)}: {rates}."
+    return f"No adapter evaluated. Without training, {metric_label(found.metric)}: {rates}."
 
 
 def _reason(found: Verdict) -> str:

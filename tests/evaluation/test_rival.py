@@ -111,7 +111,7 @@ def test_report_without_tuned_arm_has_no_verdict():
     assert report.headline is None
     assert (report.verdict.reason, report.outcome) == ("no_adapter", "")
     assert report.verdict.rates == {"base": 0.05, "base+prompt": 1.0}
-    assert verdict_text(report.verdict) == "No adapter yet. Without training, whole contract: base 5.0%, base+prompt 100.0%."
+    assert verdict_text(report.verdict) == "No adapter evaluated. Without training, whole contract: base 5.0%, base+prompt 100.0%."
     assert [(item.first, item.second) for item in report.comparisons if item.metric == "contract"] == [("base", "base+prompt")]
 
 

@@ -103,7 +103,7 @@ def test_a_metric_with_other_rates_is_shown_next_to_the_chosen_one(shop):
 @opens(stage=lambda shop: evaluation(shop, arms={"base": base}), settle=None)
 async def test_after_the_training_the_baseline_names_the_next_step(room, shop):
     await rows_found(room, "Base fails")
-    assert "No adapter yet" in room.text("#ev-summary")
+    assert "No adapter evaluated" in room.text("#ev-summary")
     shop.run("20261124-1600-support-json", steps=5, end=("run.finished", {"summary": {}}))
     await room.observe(shop.snapshot())
     await room.until(lambda: "Evaluate the adapter" in room.text("#ev-summary"))
@@ -315,7 +315,7 @@ async def test_a_first_report_that_is_being_read_does_not_look_lost(shop, open_r
 @opens(stage=lambda shop: evaluation(shop, arms={"base": base}), settle=None)
 async def test_a_baseline_alone_has_no_comparison(room):
     await rows_found(room, "Base fails")
-    assert room.text("#ev-summary").strip().startswith("No adapter yet. Without training, whole contract: base ")
+    assert room.text("#ev-summary").strip().startswith("No adapter evaluated. Without training, whole contract: base ")
     assert not room.screen.query_one("#ev-square").display
     await room.press("v")
     assert "reference" in room.text("#ev-detail")
@@ -369,7 +369,7 @@ async def test_a_new_report_shows_the_failing_rows_of_the_displayed_metric(room,
 async def test_an_evaluation_of_another_recipe_is_shown_when_it_finishes(shop, open_room):
     evaluation(shop, OLDER, arms={"base": base}, age=4 * 86400)
     async with open_room("evaluate") as room:
-        await room.until(lambda: "No adapter yet" in room.text("#ev-summary"))
+        await room.until(lambda: "No adapter evaluated" in room.text("#ev-summary"))
         saved = json.loads(json.dumps(room.screen.save_state()))
         evaluation(shop, name="quick")
         await room.observe(shop.snapshot())
