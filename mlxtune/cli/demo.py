@@ -65,10 +65,10 @@ def demo(
     start = time.monotonic()
     if native:
         os.environ[COMPUTE_VARIABLE] = "native"  # inherited by the workers
-    name = samples.RECIPE if full else samples.QUICK
-    for needed in (name, samples.VOICE):  # fail before a folder is created
-        load(samples.samples_root() / needed, overrides or [])
-    recipe_file = folder / name
+    names = (samples.RECIPE, samples.VOICE) if full else (samples.QUICK,)
+    for name in names:  # fail before a folder is created
+        load(samples.samples_root() / name, overrides or [])
+    recipe_file = folder / names[0]
     if not recipe_file.is_file():
         samples.create(folder)
     recipe = load(recipe_file, overrides or [])

@@ -39,9 +39,7 @@ class ScoredRow:
     row: EvaluatedRow
     answers: dict[str, Answer]
     scores: dict[str, Score]  # without the arms to whose answer the metric does not apply
-    nearest: tuple[
-        NearestRow, ...
-    ] = ()  # the nearest training rows, most similar first, of a row that fails in the report's subject
+    nearest: tuple[NearestRow, ...] = ()  # in the training rows, most similar first, if the row fails in the report's subject
 
     def has_passed(self, arm: str) -> bool:
         return arm in self.scores and self.scores[arm].passed

@@ -286,7 +286,9 @@ def stop(run: Run) -> None:
     if run.status(state) not in ACTIVE:
         raise InputError(f"{run.id} is not running, but {run.status(state)}.")
     if host := other_host(run):
-        raise InputError(f"{run.id} runs on {one_line(host, 80)}, not here.", hint=f"Stop it there: mlxtune runs stop {run.id}")
+        raise InputError(
+            f"{run.id} runs on {one_line(host, 80)}, not on this machine.", hint=f"Stop it there: mlxtune runs stop {run.id}"
+        )
     if not _is_worker(run, state.pid):
         hint = "Stop it on the machine or in the container that runs it."
         raise MachineError(f"Process {state.pid} is not the worker of {run.id}, so it was not stopped.", hint=hint)

@@ -79,9 +79,13 @@ def convert(folder: Path, config: Mapping[str, Any], source: ModelFolder) -> dic
 
 def _parameters(config: Mapping[str, Any], folder: Path) -> tuple[Kind, int, float]:
     if config["peft_type"] != "LORA":
-        raise ModelError(f"{folder} has PEFT type {one_line(str(config['peft_type']), 40)}, but mlx-lm has only LoRA and DoRA.")
+        raise ModelError(
+            f"{folder} has PEFT type {one_line(str(config['peft_type']), 40)}, but mlx-lm supports only LoRA and DoRA."
+        )
     if config.get("bias", "none") != "none":
-        raise ModelError(f"{folder} has trained biases (bias = {one_line(str(config['bias']), 40)}), which mlx-lm does not have.")
+        raise ModelError(
+            f"{folder} has trained biases (bias = {one_line(str(config['bias']), 40)}), which mlx-lm does not support."
+        )
     for key in _UNSUPPORTED:
         if config.get(key):
             raise ModelError(f"{folder}: mlx-lm does not support {key}.", hint="Merge it with PEFT, and use the full model.")
