@@ -5,8 +5,9 @@
 The app runs in tmux, and gets a key every two seconds: a tour through every room and its pages. Beside it, the tiny random model of the tests
 trains, run after run, each followed by an evaluation, and clients send requests to a server, each after a ``--pause`` of some seconds. The
 training process runs for the share ``--busy`` of the time, so that the test fits beside other work. Memory, descriptors, threads, and child
-processes of the app, of the server, and of its model process are sampled once a minute, and the medians of the first quarter and of the last
-quarter are compared, after ``--warm-up`` minutes. Linux only, because it reads ``/proc``; it needs tmux.
+processes of the app, of the server, and of its model process are sampled once a minute, after ``--warm-up`` minutes. Each has the medians of the
+first quarter and of the last quarter, and its change per hour: the Theil–Sen slope with a 95% interval. Linux only, because it reads ``/proc``;
+it needs tmux and scipy.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from typing import Any
 
 from common import FOLDER, environment
 from own_serving import serving
+from scipy import stats
 from soak_server import Load, child_of, resources
 
 sys.path.insert(0, str(FOLDER.parent / "tests"))
@@ -121,9 +123,10 @@ def soak(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             time.sleep(options.warm_up * 60)
             start = time.monotonic()
             while time.monotonic() - start < options.minutes * 60:
-                taken.append(sample({"app": app, "server": info["pid"], "model": child_of(info["pid"])}, home))
+                pids = {"app": app, "server": info["pid"], "model": child_of(info["pid"])}
+                taken.append({"t": round(time.monotonic() - start), **sample(pids, home)})
                 with (folder / "samples.jsonl").open("a") as file:
-                    file.write(json.dumps({"t": round(time.monotonic() - start), **taken[-1]}) + "\n")
+                    file.write(json.dumps(taken[-1]) + "\n")
                 time.sleep(60)
         finally:
             load.stopped.set()
@@ -135,7 +138,7 @@ def soak(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         **environment(), "minutes": options.minutes, "clients": options.clients, "samples": len(taken),
         "requests": sum(load.requests.values()), "unexpected": dict(load.unexpected),
         "runs": runs.trained, "evaluations": runs.evaluated, "failed": runs.failed,
-        "first_and_last_quarter": quarters(taken), "processes_left": [command(pid) for pid in processes(home)],
+        "first_and_last_quarter": quarters(taken), "change_per_hour": slopes(taken), "processes_left": [command(pid) for pid in processes(home)],
     }  # fmt: skip
 
 
@@ -238,7 +241,18 @@ def family(pid: int) -> dict[str, int]:
 def quarters(taken: list[dict[str, int]]) -> dict[str, list[float]]:
     """Return the medians of the first quarter and of the last quarter of the samples, by resource."""
     part = max(1, len(taken) // 4)
-    return {key: [statistics.median(one[key] for one in some) for some in (taken[:part], taken[-part:])] for key in taken[0]}
+    return {key: [statistics.median(one[key] for one in some) for some in (taken[:part], taken[-part:])] for key in watched(taken)}
+
+
+def slopes(taken: list[dict[str, int]]) -> dict[str, list[float]]:
+    """Return the change per hour, and the lower and upper bound of its 95% interval, by resource."""
+    hours = [one["t"] / 3600 for one in taken]
+    fits = {key: stats.theilslopes([one[key] for one in taken], hours) for key in watched(taken)}
+    return {key: [fit.slope, fit.low_slope, fit.high_slope] for key, fit in fits.items()}
+
+
+def watched(taken: list[dict[str, int]]) -> list[str]:
+    return [key for key in taken[0] if key != "t"]
 
 
 def lines(result: dict[str, Any]) -> str:
@@ -246,7 +260,12 @@ def lines(result: dict[str, Any]) -> str:
     texts = [
         f"{result['minutes']:g} minutes, {result['samples']} samples: {result['runs']} runs, {result['evaluations']} evaluations, "
         f"{result['requests']:,} requests of {result['clients']} clients; {unexpected} unexpected replies",
-        *(f"{key}: {first:,.0f} → {last:,.0f}" for key, (first, last) in result["first_and_last_quarter"].items()),
+        *(
+            f"{key}: {first:,.0f} → {last:,.0f}, {slope:+,.1f} an hour ({low:+,.1f} to {high:+,.1f})"
+            for (key, (first, last)), (slope, low, high) in zip(
+                result["first_and_last_quarter"].items(), result["change_per_hour"].values(), strict=True
+            )
+        ),
         *(f"{count} × {what}" for what, count in result["unexpected"].items()),
         *(f"failed: {what}" for what in result["failed"]),
         *(f"still running: {what}" for what in result["processes_left"]),

@@ -154,7 +154,7 @@ class Engine:
         prompt = self._encode(request, template)
         room = self.context - len(prompt)
         if room < 1:
-            raise _too_long("The prompt", len(prompt), self.context)
+            raise protocol.too_long("The prompt", len(prompt), self.context)
         schema, sampling = request.schema, request.sampling
         grammar = Grammar(self.loaded.tokenizer, schema, template.stop_tokens).start(1) if schema is not None else None
         seed = random.getrandbits(63) if sampling.seed is None else sampling.seed
@@ -171,7 +171,7 @@ class Engine:
         """Queue a request for vectors. Raises the same errors as :meth:`submit`."""
         rows = [self._tokens(prompt) for prompt in request.inputs]
         if (longest := max(map(len, rows), default=0)) > self.context:
-            raise _too_long("An input", longest, self.context)
+            raise protocol.too_long("An input", longest, self.context)
         with self._changed:
             if len(self._jobs) >= max(1, self.queue):  # the first one is not waiting
                 raise protocol.QueueFullError("Too many requests are waiting.", hint="Try again in a moment.")
@@ -272,7 +272,7 @@ class Engine:
         for block in blocks if sum(map(len, texts)) > TEXT_BLOCK else ():
             count += len(self.loaded.tokenizer.encode(block, add_special_tokens=False))
             if count > 2 * self.context:
-                raise _too_long("The prompt", count, self.context, "more than ")
+                raise protocol.too_long("The prompt", count, self.context, "more than ")
 
     def _drop_cancelled(self) -> None:
         with self._changed:
@@ -463,10 +463,6 @@ class Engine:
                 self._release(request)
                 self._on_event(protocol.Failed(request.id, known))
         return True
-
-
-def _too_long(what: str, tokens: int, context: int, about: str = "") -> InputError:
-    return InputError(f"{what} has {about}{tokens:,} tokens, but the model's context is {context:,} tokens.", hint="Shorten it.")
 
 
 @contextmanager

@@ -33,6 +33,10 @@ class SamplingError(InputError):
         self.name, self.problem = name, problem
 
 
+def too_long(what: str, tokens: int, context: int, about: str = "") -> InputError:
+    return InputError(f"{what} has {about}{tokens:,} tokens, but the model's context is {context:,} tokens.", hint="Shorten it.")
+
+
 @dataclass(frozen=True)
 class Sampling:
     max_tokens: int = 1024  # the answer is truncated after them

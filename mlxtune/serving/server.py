@@ -11,13 +11,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import json.scanner
 import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import prometheus_client as prometheus
 from starlette.applications import Starlette
@@ -33,14 +34,16 @@ from mlxtune.serving.access_guard import App, Receive, Scope, Send, guarded
 from mlxtune.serving.api import AnswerRequest, ApiError, CompletedAnswer, Document, require_flat
 from mlxtune.serving.client import PendingAnswer
 from mlxtune.serving.model_host import ModelHost
-from mlxtune.serving.protocol import Accepted, Done, Embedded, EmbedRequest, Event, Failed, Piece, ToolCall
+from mlxtune.serving.protocol import Accepted, Done, Embedded, EmbedRequest, Event, Failed, Piece, ToolCall, too_long
 
 MAX_BODY = 4 * 2**20  # bytes of a request
 BODY_TIMEOUT = 60.0  # seconds
+LONG_BODY = 2**16  # bytes of a body that is parsed without holding up other requests, one at a time
 MAX_DRAIN = 64 * 2**20  # bytes of a longer body to read and discard, so that the client receives the error
 _BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)  # upper bounds of the metrics' seconds
 _RETRY_AFTER = (1, 60)  # shortest and longest Retry-After in seconds, when the queue is full
 
+Parsed = TypeVar("Parsed")
 Chunks = AsyncGenerator[Document, None]
 Parse = Callable[[Any, Sequence[str]], AnswerRequest]
 ResponseFormat = completions.CompletionResponse | responses.ModelResponse
@@ -105,6 +108,7 @@ class Server:
         self.metrics.add_gauge("open_requests", "Requests without a response.", lambda: self._open)
         self.metrics.add_gauge("model_loaded", "Whether the model is in memory.", lambda: self.host.loaded)
         self._open = 0  # requests without a response
+        self._long_body = asyncio.Lock()
         self._last_seconds = 1.0  # duration of the last answer
 
     def app(self, host: str, token: str = "", origins: Collection[str] = ()) -> App:
@@ -141,7 +145,7 @@ class Server:
         with self._place():
             base, *adapters = await self._model_names()
             body = await _read_body(request)
-            wanted = await asyncio.to_thread(lambda: completions.parse_embedding_request(_parse_json(body), base, adapters))
+            wanted = await self._parse(body, lambda value: completions.parse_embedding_request(value, base, adapters))
             async with self.host.client() as client:
                 events = _EventQueue(request)
                 pending = await asyncio.to_thread(client.send, EmbedRequest("", wanted.inputs), on_event=events.put)
@@ -161,7 +165,10 @@ class Server:
         async with contextlib.AsyncExitStack() as stack:
             stack.enter_context(self._place())
             body, names = await _read_body(request), await self._model_names()
-            wanted = await asyncio.to_thread(lambda: parse(_parse_json(body), names))  # a long request takes a while
+            wanted = await self._parse(body, lambda value: parse(value, names))
+            given = wanted.request.messages if wanted.request.prompt is None else wanted.request.prompt
+            if not isinstance(given, str) and len(given) > (context := self.host.ready.context):
+                raise self._failure(wanted.model, Failed("", too_long("The prompt", len(given), context, "at least ")))
             client = await stack.enter_async_context(self.host.client())
             events = _EventQueue(request)
             adapter = "" if wanted.model == self.host.ready.base else wanted.model
@@ -174,6 +181,11 @@ class Server:
             return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
         await chunks.aclose()
         return JSONResponse(first)
+
+    async def _parse(self, body: bytes, parse: Callable[[Any], Parsed]) -> Parsed:
+        """Parse ``body`` in a thread; long ones one at a time, so that many do not take the time of the others."""
+        async with self._long_body if len(body) > LONG_BODY else contextlib.nullcontext():
+            return await asyncio.to_thread(lambda: parse(_parse_json(body)))
 
     @contextlib.contextmanager
     def _place(self) -> Iterator[None]:
@@ -336,12 +348,20 @@ async def _read_body(request: Request) -> bytes:
     return bytes(data)
 
 
+class _InterruptibleDecoder(json.JSONDecoder):
+    """Parses in Python, so that other threads run meanwhile: the parser in C holds the interpreter's lock until it is done."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.scan_once = json.scanner.py_make_scanner(self)  # type: ignore[attr-defined]
+
+
 def _parse_json(body: bytes) -> Any:
     def refuse(name: str) -> None:
         raise ValueError(f"{name} is not JSON")
 
     try:
-        value = json.loads(body, parse_constant=refuse)
+        value = json.loads(body, cls=_InterruptibleDecoder if len(body) > LONG_BODY else None, parse_constant=refuse)
         require_flat(value)
         return value
     except (ValueError, RecursionError) as error:

@@ -1,6 +1,7 @@
 """Requests that are made to hold or confuse the server."""
 
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -109,6 +110,17 @@ def test_deep_nesting_is_a_client_error(body):
     with pytest.raises(ApiError) as error:
         server._parse_json(body.encode())
     assert error.value.status == 400
+
+
+def test_other_threads_run_while_a_long_body_is_parsed():
+    """A thread is interrupted only between two steps in Python, of which there is one for each value at least."""
+    steps: list[str] = []
+    sys.setprofile(lambda frame, event, _: steps.append(event) if event == "call" else None)
+    try:
+        server._parse_json(b"[%s0]" % (b"[]," * LONG))
+    finally:
+        sys.setprofile(None)
+    assert len(steps) > LONG
 
 
 def test_deep_tool_arguments_that_can_be_parsed_are_a_client_error():

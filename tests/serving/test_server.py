@@ -73,6 +73,15 @@ def alive(served) -> None:
     wait_until(lambda: not served.server._open and not served.client.busy)
 
 
+@pytest.mark.parametrize(
+    ("path", "body"), [("completions", {"prompt": [1] * 99_999}), ("chat/completions", {"messages": ASK["messages"] * 99_999})]
+)
+def test_more_messages_or_tokens_than_the_context_never_reach_the_model(served, monkeypatch, path: str, body: Any) -> None:
+    monkeypatch.setattr(served.client, "send", lambda *_, **__: pytest.fail("sent"))
+    status, answer, _ = post(served, {"model": "tiny", "max_tokens": 1, **body}, path=f"/v1/{path}")
+    assert (status, answer["error"]["message"][:34]) == (400, "The prompt has at least 99,999 tok")
+
+
 def test_models_lists_the_base_and_every_adapter(ai: openai.OpenAI) -> None:
     base, *adapters = [model.id for model in ai.models.list()]
     assert (base, set(adapters)) == ("tiny", {"all", "dora", "wide"})
