@@ -182,10 +182,10 @@ async def wait_for_widgets(*_: object, jobs: bool = False, **__: object) -> bool
     app, loop, give_up = active_app.get(), asyncio.get_running_loop(), time.monotonic() + PATIENCE
 
     def is_busy() -> bool:
-        if jobs and isinstance(app, OrderedKeys) and (app._current is not None or (app._typed and app._hold is None)):
+        keys = isinstance(app, OrderedKeys) and (app._current is not None or (app._typed and app._hold is None))
+        if jobs and (keys or len(_jobs(app)) > Gate.waiting):
             return True
-        pumps = [app, *app.screen.walk_children(with_self=True)] if app.screen_stack else []
-        return (jobs and len(_jobs(app)) > Gate.waiting) or any(map(_is_at_work, pumps))
+        return bool(app.screen_stack) and any(map(_is_at_work, [app, *app.screen.walk_children(with_self=True)]))
 
     await asyncio.sleep(0)
     while app.is_running and app._exception is None:
