@@ -1,11 +1,14 @@
 """``queue``: commands one after another, with evaluations, a summary, and a queue that was interrupted."""
 
+import io
 import json
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 
 import pytest
 
 from mlxtune.cli import queue as verb
+from mlxtune.cli.main import main
 from mlxtune.core import files
 from mlxtune.runs.queue import Queue
 
@@ -14,6 +17,21 @@ pytestmark = pytest.mark.slow
 SMALL = ("--set", "training.epochs=0", "--set", "training.steps=2", "--set", "evaluation.regression=")
 
 
+@pytest.fixture
+def commands_in_process(workers_in_process: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the commands of a queue in this process; the tests below, and those of killed queues, start real ones."""
+
+    def call(*command: str) -> tuple[int, str]:
+        with monkeypatch.context() as patch, redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()) as errors:
+            patch.setattr(sys, "argv", ["mlxtune", *command])
+            with pytest.raises(SystemExit) as ended:
+                main()
+        return int(ended.value.code or 0), errors.getvalue() if ended.value.code else ""
+
+    monkeypatch.setattr(verb, "_call", call)
+
+
+@pytest.mark.usefixtures("commands_in_process")
 def test_a_night(cli, workspace):
     script = workspace / "notify.py"
     script.write_text("import sys; open('notified', 'w').write(sys.argv[1])")
