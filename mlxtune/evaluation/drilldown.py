@@ -21,7 +21,7 @@ from mlxtune.evaluation.answers import Answer
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.evidence import EvaluatedRow, NearestRow, load_evidence, load_nearest
 from mlxtune.evaluation.highlight import Span, failure_span
-from mlxtune.evaluation.report import EvaluationReport
+from mlxtune.evaluation.report import EvaluationReport, ReportFacts
 from mlxtune.evaluation.scorers import PREFERENCE, Score
 from mlxtune.evaluation.scorers.json_parser import find_json, resolve_pointer
 from mlxtune.evaluation.scorers.output_text import strip_thinking
@@ -133,7 +133,6 @@ def failed_rows(folder: Path, report: EvaluationReport) -> list[tuple[ScoredRow,
 FailureType = Literal["label", "field", "function", "answer", "cut", "format"]
 Remedy = Literal["more_rows", "contradiction", "more_updates", "larger_base", "longer_answers", "grammar"]
 _LONGEST_LABEL = 40  # characters
-_FEW_UPDATES = 100  # below which a model may not have learned what the rows that it was trained on show
 _CUT, _CALLS = ("cut_off", "in_a_loop"), ("no_call", "number_of_calls", "/name")
 
 
@@ -167,20 +166,26 @@ def load_failure_classes(folder: Path, report: EvaluationReport) -> list[Failure
     """
     if not report.headline or report.answer_metric == PREFERENCE:
         return []
-    subject, updates = report.subject.name, int(report.facts.get("adapter_step", 0))
-    return failure_classes(Drilldown(folder).rows_for(report.answer_metric, subject, passed=False), subject, updates)
+    subject = report.subject.name
+    rows = Drilldown(folder).rows_for(report.answer_metric, subject, passed=False)
+    return failure_classes(rows, subject, has_few_updates=has_few_updates(report.facts))
 
 
-def failure_classes(rows: Sequence[ScoredRow], arm: str, updates: int = 0) -> list[FailureClass]:
-    """Return the classes of the failed ``rows`` of ``arm``, largest first. ``updates`` is the number of its training steps if known."""
+def has_few_updates(facts: ReportFacts) -> bool:
+    """Return whether the adapter was trained for fewer steps than the rule recommends for so many rows."""
+    return facts.get("adapter_step", 0) < facts.get("least_updates", 0)
+
+
+def failure_classes(rows: Sequence[ScoredRow], arm: str, *, has_few_updates: bool = False) -> list[FailureClass]:
+    """Return the classes of the failed ``rows`` of ``arm``, largest first."""
     by_kind: defaultdict[str, list[ScoredRow]] = defaultdict(list)
     for row in rows:
         by_kind[row.scores[arm].kind].append(row)
-    found = [one for kind, same in by_kind.items() for one in _classes(kind, same, arm, updates)]
+    found = [one for kind, same in by_kind.items() for one in _classes(kind, same, arm, has_few_updates)]
     return sorted(found, key=lambda one: -len(one.rows))
 
 
-def _classes(kind: str, rows: Sequence[ScoredRow], arm: str, updates: int) -> list[FailureClass]:
+def _classes(kind: str, rows: Sequence[ScoredRow], arm: str, has_few_updates: bool) -> list[FailureClass]:
     """Return the rows of each pair of labels that are confused more than once, and the others."""
     pairs = Counter(_confused(row, arm) for row in rows)
     by_pair: defaultdict[tuple[str, str], list[ScoredRow]] = defaultdict(list)
@@ -189,7 +194,7 @@ def _classes(kind: str, rows: Sequence[ScoredRow], arm: str, updates: int) -> li
         by_pair[pair if pairs[pair] > 1 else ("", "")].append(row)
     types = {pair: _type(kind, is_label=bool(pair[0])) for pair in by_pair}
     return [
-        FailureClass(type, kind, tuple(by_pair[pair]), *_remedy(type, kind, by_pair[pair], arm, updates), *pair)
+        FailureClass(type, kind, tuple(by_pair[pair]), *_remedy(type, kind, by_pair[pair], arm, has_few_updates), *pair)
         for pair, type in types.items()
     ]
 
@@ -204,7 +209,7 @@ def _type(kind: str, *, is_label: bool) -> FailureType:
     return "label" if is_label else "answer" if kind == "other" else "format"
 
 
-def _remedy(type: FailureType, kind: str, rows: Sequence[ScoredRow], arm: str, updates: int) -> tuple[Remedy, int]:
+def _remedy(type: FailureType, kind: str, rows: Sequence[ScoredRow], arm: str, has_few_updates: bool) -> tuple[Remedy, int]:
     """Return what would help most, and for how many of the rows the evidence says so."""
     if type == "cut":
         return "longer_answers", sum(row.scores[arm].kind == "cut_off" for row in rows)
@@ -214,7 +219,7 @@ def _remedy(type: FailureType, kind: str, rows: Sequence[ScoredRow], arm: str, u
     shown = sum(_is_shown(row, kind) for row in rows)
     if 2 * shown < len(rows) and type != "format":
         return "more_rows", len(rows) - shown
-    if updates < _FEW_UPDATES:
+    if has_few_updates:
         return "more_updates", shown
     return ("grammar", len(rows)) if type == "format" else ("larger_base", shown)
 

@@ -91,6 +91,7 @@ class ReportFacts(TypedDict, total=False):
     run: str
     adapter: str
     adapter_step: int
+    least_updates: int
     rows: int
     row_ids: list[str]
     groups: int

@@ -42,6 +42,7 @@ from mlxtune.evaluation.seed_report import recommend
 from mlxtune.models.cpu import blas
 from mlxtune.models.resolve import resolve
 from mlxtune.planning.machine import this_machine
+from mlxtune.planning.training_rule import model_width, training_rule
 from mlxtune.present.report import publish
 from mlxtune.recipe import Recipe
 from mlxtune.runs.events import read_all
@@ -323,7 +324,8 @@ def _facts(worker: Worker, inputs: _Inputs, loaded: LoadedModel, template: ChatT
     if prints_date(template.source):
         facts["date"] = settings.date
     if inputs.adapter and not inputs.seeds and (step := adapter_step(read_lineage(inputs.adapter))):
-        facts["adapter_step"] = step
+        rule = training_rule(recipe.method.kind, model_width(loaded.source.config), len(inputs.splits.train))
+        facts |= {"adapter_step": step, "least_updates": rule.least}
     if worker.request.get("last_look"):
         facts["last_look"] = True
     if inputs.contamination:

@@ -25,8 +25,8 @@ def failed(name: str, kind: str, expected: object, given: object, *near: tuple[s
     return ScoredRow(row, {"tuned": Answer(name, answer(given), "stop")}, {"tuned": Score(False, kind)}, links)
 
 
-def classes(*rows: ScoredRow, updates: int = 500) -> list[tuple[str, str, int, str, str]]:
-    found = failure_classes(rows, "tuned", updates)
+def classes(*rows: ScoredRow, few: bool = False) -> list[tuple[str, str, int, str, str]]:
+    found = failure_classes(rows, "tuned", has_few_updates=few)
     return [(one.type, one.remedy, one.evidence, one.expected, one.given) for one in found]
 
 
@@ -36,7 +36,7 @@ def test_confused_labels_without_such_training_rows_need_more_of_them() -> None:
     ]
     once = failed("d", "/category", {"category": "order"}, {"category": "other"}, ("?", {"category": "order"}))
     assert classes(*rows, once) == [("label", "more_rows", 3, "billing", "other"), ("field", "larger_base", 1, "", "")]
-    assert classes(once, updates=40) == [("field", "more_updates", 1, "", "")]
+    assert classes(once, few=True) == [("field", "more_updates", 1, "", "")]
 
 
 def test_a_near_copy_with_the_given_label_is_a_contradiction() -> None:

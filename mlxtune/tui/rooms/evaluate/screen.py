@@ -16,7 +16,7 @@ from mlxtune.core.files import display_path
 from mlxtune.core.text import one_line, plural
 from mlxtune.evaluation.arms import arm_names
 from mlxtune.evaluation.compare import EvaluationComparison, compare_evaluations, find_side
-from mlxtune.evaluation.drilldown import FailureClass, ScoredRow, failure_classes, load_failure_classes
+from mlxtune.evaluation.drilldown import FailureClass, ScoredRow, failure_classes, has_few_updates, load_failure_classes
 from mlxtune.evaluation.evidence import load_off_task
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
 from mlxtune.evaluation.scorers.registry import metric_label
@@ -357,8 +357,8 @@ class EvaluateRoom(Room):
         loaded, found, row = self.report, self.rows, self._row
         if loaded is None or found is None or row is None:
             return
-        updates = int(loaded.report.facts.get("adapter_step", 0))
-        classes = [one for one in failure_classes(found.rows, found.filter.arm, updates) if one.nearest]
+        few = has_few_updates(loaded.report.facts)
+        classes = [one for one in failure_classes(found.rows, found.filter.arm, has_few_updates=few) if one.nearest]
         classes.sort(key=lambda one: row not in one.rows)  # the one under the cursor first
         recipes, own = self.app.snapshot.recipes, loaded.report.facts.get("name")
         recipe = next((view for view in recipes if view.recipe and view.recipe.name == own), None)
