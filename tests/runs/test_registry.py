@@ -190,8 +190,10 @@ def _process(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
     with subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE) as child:
         assert child.stdout
         child.stdout.readline()
-        yield child
-        child.kill()
+        try:
+            yield child
+        finally:
+            child.kill()
 
 
 def test_an_unrelated_process_is_never_stopped(make_run):
@@ -202,7 +204,7 @@ def test_an_unrelated_process_is_never_stopped(make_run):
             with pytest.raises(MachineError, match=f"Process {child.pid} is not the worker of 20261124-1412-a"):
                 registry.stop(run)
             write_json(run.folder / registry.LAUNCH_FILE, {"machine": "another", "host": "studio"})
-            with pytest.raises(InputError, match=r"20261124-1412-a runs on studio, not here\.") as refused:
+            with pytest.raises(InputError, match=r"20261124-1412-a runs on studio, not on this machine\.") as refused:
                 registry.stop(run)
             assert refused.value.hint == "Stop it there: mlxtune runs stop 20261124-1412-a"
         assert child.poll() is None
