@@ -40,9 +40,11 @@ sys.path.insert(0, str(FOLDER.parent / "tests"))
 from tiny_model import make_tiny
 
 from mlxtune.core import files
+from mlxtune.core.errors import MachineError
 from mlxtune.data import samples
 from mlxtune.recipe.edit import edit_recipe
 from mlxtune.runs import registry
+from mlxtune.runs.locks import accelerator_lock, lock_note
 
 KEY_INTERVAL = 2.0
 SIZE = ("140", "45")
@@ -74,6 +76,7 @@ class Runs:
 
     trained: int = 0
     evaluated: int = 0
+    refused: int = 0  # because the tour's chat held the model, as it should; tried again
     failed: list[str] = field(default_factory=list)
 
 
@@ -137,7 +140,7 @@ def soak(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return {
         **environment(), "minutes": options.minutes, "clients": options.clients, "samples": len(taken),
         "requests": sum(load.requests.values()), "unexpected": dict(load.unexpected),
-        "runs": runs.trained, "evaluations": runs.evaluated, "failed": runs.failed,
+        "runs": runs.trained, "evaluations": runs.evaluated, "refused": runs.refused, "failed": runs.failed,
         "first_and_last_quarter": quarters(taken), "change_per_hour": slopes(taken), "processes_left": [command(pid) for pid in processes(home)],
     }  # fmt: skip
 
@@ -167,6 +170,7 @@ def train_and_evaluate(workspace: Path, steps: int, runs: Runs, stopped: threadi
     """Train and evaluate, again and again."""
 
     def mlxtune(*arguments: str) -> bool:
+        """Run a command until it has had the model, and return whether it succeeded."""
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "mlxtune", *arguments],
             cwd=workspace, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -182,6 +186,9 @@ def train_and_evaluate(workspace: Path, steps: int, runs: Runs, stopped: threadi
                     )
                     return False
                 continue
+            if process.returncode == MachineError.exit_code and json.loads(lock_note(accelerator_lock()))["holder"] == "chat":
+                runs.refused += 1
+                return not stopped.wait(5) and mlxtune(*arguments)
             if process.returncode and not stopped.is_set():
                 runs.failed.append(f"{shlex.join(arguments)}: {output[-500:]}")
             return not process.returncode
@@ -258,7 +265,7 @@ def watched(taken: list[dict[str, int]]) -> list[str]:
 def lines(result: dict[str, Any]) -> str:
     unexpected = sum(result["unexpected"].values())
     texts = [
-        f"{result['minutes']:g} minutes, {result['samples']} samples: {result['runs']} runs, {result['evaluations']} evaluations, "
+        f"{result['minutes']:g} minutes, {result['samples']} samples: {result['runs']} runs, {result['evaluations']} evaluations, {result['refused']} refused, "
         f"{result['requests']:,} requests of {result['clients']} clients; {unexpected} unexpected replies",
         *(
             f"{key}: {first:,.0f} → {last:,.0f}, {slope:+,.1f} an hour ({low:+,.1f} to {high:+,.1f})"

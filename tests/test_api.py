@@ -28,6 +28,14 @@ def test_a_source_without_rows_is_refused(tmp_path: Path) -> None:
         mlxtune.check_data(tmp_path / "nothing.jsonl")
 
 
+def test_a_check_says_how_the_columns_were_read(tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_text("question,answer,author\nWhere is it?,Here.,Ann\nWho is it?,Bob.,Ann\n")
+    columns = mlxtune.check_data(file).columns
+    assert columns
+    assert (columns.mapping, columns.unused) == ({"prompt": "question", "completion": "answer"}, ("author",))
+
+
 def test_the_error_of_a_failed_run_is_raised_with_its_exit_code() -> None:
     with pytest.raises(MlxtuneError, match="no memory") as failed:
         require_finished(RunState(phase="failed", error="There is no memory left.", hint="Close an app.", code=4))

@@ -134,7 +134,7 @@ def check(
     else:
         step = after_check(source, section, report, WorkspaceIndex(Path.cwd()).read())
         command = step_action(step).command if step else ""
-        draw(check_document(report, fixed, every=every, command=command, columns=column_use(path, section.map, section.format)))
+        draw(check_document(report, fixed, every=every, command=command))
     if any(finding.severity == "block" for finding in report.findings):
         raise typer.Exit(1)
 

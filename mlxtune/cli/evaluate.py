@@ -67,7 +67,7 @@ def evaluate(
 ) -> None:
     """Evaluate the base model, the baselines, and the adapter on the same held-out rows.
 
-    The adapter must beat the strongest arm that needs no training. For fewer rows, use --set evaluation.rows=50, and to leave out the
+    Closing the terminal or pressing Ctrl-C does not stop it. The adapter must beat the strongest arm that needs no training. For fewer rows, use --set evaluation.rows=50, and to leave out the
     off-task prompts, --set evaluation.regression="".
     """
     if detach and (gate.gate or generated or seeds > 1):
@@ -89,8 +89,7 @@ def evaluate(
     runs = [trained(one) for one in seed_recipes(recipe, seeds)] if seeds > 1 else []
     entry = _adapter(adapter, recipe, run) if adapter else None
     evaluation = _start(recipe, run, entry=entry, seeds=runs, consent=consent, last_look=last_look)
-    if detach:
-        announce(evaluation, detach=True, json=json)
+    if not announce(evaluation, "evaluation", detach=detach, json=json):
         return
     folder = finished(evaluation)
     report = reports.load(folder)

@@ -10,7 +10,6 @@ from mlxtune.advice.next_step import after_run
 from mlxtune.cli.follow import announce, follow
 from mlxtune.cli.options import Json, Online, Overrides, RecipeFile, option
 from mlxtune.cli.output import err, info, progress_bar, show
-from mlxtune.core.child_process import python_command, start_detached
 from mlxtune.data import check_cache
 from mlxtune.present.check import check_warning
 from mlxtune.present.next_step import next_step_document
@@ -42,11 +41,9 @@ def train(
         info(("! ", "bold warning"), f"{check_note} See: mlxtune data check {shlex.quote(str(recipe))}")
     if track:
         open_sink(track, "", loaded.name, online=online)  # before the run starts: raises if it cannot be used
+        request |= {"track": track, "online": online}
     with progress_bar("looking for the model") as update:
         run = control.train(Path.cwd(), loaded, request, progress=update)
-    if track:
-        options = ["--to", track, "--live", *(["--online"] if online else [])]
-        start_detached(python_command("mlxtune", "runs", "export", run.id, *options), run.folder / "track.log", Path.cwd())
     if announce(run, detach=detach, json=json):
         code = follow(run, json=json)
         if not json:

@@ -16,6 +16,7 @@ from mlxtune.core.errors import InputError, MachineError, MlxtuneError
 from mlxtune.core.text import one_line
 from mlxtune.data import review
 from mlxtune.data.check_cache import rules_hash
+from mlxtune.data.column_map import column_use
 from mlxtune.data.source import read_source
 from mlxtune.data.split import SPLIT_NAMES, Splits, load_membership, split, with_recorded_settings
 from mlxtune.recipe import DataSection, Recipe, load
@@ -54,7 +55,8 @@ def check_source(
     own_rules, step = rules_hash(recipe) if recipe else "", f"checking {one_line(path.name, 40)}"
     rules = CheckRules(scorer, split_of, data.turns, tokens, data.max_tokens, data.too_long == "skip", skipped, own_rules)
     report = check(path, data.format, data.map, rules=rules, state=review.load(path), progress=partial(progress, step))
-    return replace(report, constant=constant_rate(recipe, splits)) if recipe and splits else report
+    constant = constant_rate(recipe, splits) if recipe and splits else None
+    return replace(report, constant=constant, columns=column_use(path, data.map, data.format))
 
 
 def contract_scorer(recipe: Recipe | None, skipped: dict[str, Skip]) -> ContractScorer | None:

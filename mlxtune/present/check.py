@@ -148,13 +148,13 @@ def check_warning(last: CheckOutcome | None) -> str:
 # Documents
 
 
-def check_document(report: CheckReport, fixed: FixResult | None, *, every: bool, command: str, columns: ColumnUse) -> Document:
-    """Describe a check: with examples of each finding, or ``every`` one, the ``columns``, and the ``command`` to run next."""
+def check_document(report: CheckReport, fixed: FixResult | None, *, every: bool, command: str) -> Document:
+    """Describe a check: with examples of each finding, or ``every`` one, and the ``command`` to run next."""
     muted = [Fact(one.check, f"muted, {plural(one.count, 'finding')}", one_line(one.reason, 200), "muted") for one in report.muted]
     return (
         Heading("Data", one_line(report.path.name, 40)),
         verdict_block(report.verdict),
-        Facts((*_read_facts(report), *column_facts(columns))),
+        Facts((*_read_facts(report), *(column_facts(report.columns) if report.columns else ()))),
         *_finding_blocks(report, every),
         Heading("Statistics", word(report.statistics.tier)),
         Facts((*constant_facts(report.constant), *_note_facts(report), *muted, *skip_facts(report.skipped))),

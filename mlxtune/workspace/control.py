@@ -13,7 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlxtune.core.child_process import Progress, quiet
+from mlxtune.core.child_process import Progress, python_command, quiet, start_detached
 from mlxtune.core.errors import MachineError
 from mlxtune.core.text import duration
 from mlxtune.recipe import Recipe
@@ -41,7 +41,15 @@ def train(workspace: Path, recipe: Recipe, request: Mapping[str, Any] | None = N
     """Start a training run after the checks of :func:`mlxtune.training.preflight.preflight`, and return it."""
     from mlxtune.training.preflight import preflight
 
-    return launch.start(workspace, "train", preflight(workspace, recipe, progress), request)
+    return _log_metrics(launch.start(workspace, "train", preflight(workspace, recipe, progress), request), request or {})
+
+
+def _log_metrics(run: Run, request: Mapping[str, Any]) -> Run:
+    """Export the metrics of ``run`` while it runs, in a process of its own, if its ``request`` names a format."""
+    if form := request.get("track"):
+        command = python_command("mlxtune", "runs", "export", run.id, "--to", form, "--live", *(["--online"] if request["online"] else []))
+        start_detached(command, run.folder / "track.log", run.folder.parent.parent)
+    return run
 
 
 def search(workspace: Path, recipe: Recipe, *, progress: Progress = quiet) -> Run:
@@ -96,7 +104,7 @@ def resume(run: Run, *, progress: Progress = quiet) -> Run:
         from mlxtune.training.preflight import preflight
 
         preflight(run.folder.parent.parent, run.recipe(), progress)
-    return launch.resume(run)
+    return _log_metrics(launch.resume(run), launch.read_request(run.folder))
 
 
 def stop_effect(kind: str, state: RunState) -> StopEffect:

@@ -47,6 +47,7 @@ def test_eval_does_not_read_a_report_that_is_not_written_yet(ok, run, monkeypatc
     monkeypatch.setattr(control, "evaluate", lambda *_, **__: run)
     monkeypatch.setattr(follow, "watch", _interrupt(KeyboardInterrupt()))
     result = ok("eval", "shop.toml")
+    assert f"{run.id}   press Ctrl-C to detach; the evaluation continues" in result.err
     assert result.err.splitlines()[-3:] == _detached(run)
 
 
@@ -85,11 +86,19 @@ def test_train_says_that_the_rows_should_be_fixed_first(cli, run, cwd, monkeypat
     assert f"! The rows have not been checked since the recipe changed. {warning}" in changed
 
 
-def test_a_process_beside_the_run_logs_its_metrics(ok, refused, run, monkeypatch):
+def test_a_process_beside_the_run_logs_its_metrics_also_after_it_is_resumed(ok, refused, run, monkeypatch):
     started = []
-    monkeypatch.setattr(control, "train", lambda *_, **__: run)
-    monkeypatch.setattr("mlxtune.cli.train.start_detached", lambda command, *_: started.append(command))
+
+    def start(_workspace, kind, _recipe, request) -> Run:
+        launch.write_record(run, kind, request)
+        return run
+
+    monkeypatch.setattr(launch, "start", start)
+    monkeypatch.setattr(launch, "resume", lambda one: one)
+    monkeypatch.setattr("mlxtune.training.preflight.preflight", lambda _workspace, recipe, _progress: recipe)
+    monkeypatch.setattr(control, "start_detached", lambda command, *_: started.append(command[3:]))
     ok("train", "shop.toml", "--detach", "--track", "csv")
-    assert [command[3:] for command in started] == [["mlxtune", "runs", "export", run.id, "--to", "csv", "--live"]]
+    ok("runs", "resume", run.id, "--detach")
+    assert started == [["mlxtune", "runs", "export", run.id, "--to", "csv", "--live"]] * 2
     refused(("train", "shop.toml", "--track", "wandbb"), "Did you mean wandb?")
     refused(("train", "shop.toml", "--track", "csv", "--online"), "--online cannot be used with csv")

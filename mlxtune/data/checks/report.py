@@ -21,6 +21,7 @@ from mlxtune.data.checks.base import NO_VALUES, SEVERITIES, Finding, Severity, S
 from mlxtune.data.checks.contract import metric_of
 from mlxtune.data.checks.registry import get_check, report_order
 from mlxtune.data.checks.statistics import GOOD_PROMPTS, MIN_PROMPTS, RARE_ROWS, Statistics
+from mlxtune.data.column_map import ColumnUse
 from mlxtune.data.constant_rate import ConstantRate
 from mlxtune.data.rows import Location
 from mlxtune.data.split import SPLIT_NAMES, SplitName
@@ -127,6 +128,7 @@ class CheckReport:
     left_out: tuple[int, ...] = ()
     accepted: frozenset[int] = frozenset()
     constant: ConstantRate | None = None  # unknown without a recipe
+    columns: ColumnUse | None = None  # how the source is read; ``None`` for rows that were read before
 
     @property
     def read(self) -> int:
@@ -214,6 +216,7 @@ def report_json(report: CheckReport, fixed: dict[str, Any] | None = None) -> dic
         "kept": report.kept,
         "refused": report.refused,
         "formats": report.formats,
+        "columns": asdict(report.columns) if report.columns else None,
         "files": [
             {"name": file.path.name, "part": file.part, "read": file.read, "kept": file.kept, "refused": file.refused,
              "notes": list(file.notes)}
