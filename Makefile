@@ -1,7 +1,7 @@
 # make demo: run the whole workflow on the bundled model    make test: run the tests    make check: lint, types, import contracts
 # make test-fast: the tests of the inner loop    make coverage: every test, exhaustive ones included, with a coverage report
 # make docs: build docs/ as a site, in site/    make cast: record the app (needs tmux)
-PYTHON ?= $(shell command -v python3.13 || command -v python3.12 || command -v python3.11 || command -v python3)
+PYTHON ?= $(shell command -v python3.14 || command -v python3.13 || command -v python3.12 || command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder

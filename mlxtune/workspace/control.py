@@ -47,8 +47,10 @@ def train(workspace: Path, recipe: Recipe, request: Mapping[str, Any] | None = N
 def _log_metrics(run: Run, request: Mapping[str, Any]) -> Run:
     """Export the metrics of ``run`` while it runs, in a process of its own, if its ``request`` names a format."""
     if form := request.get("track"):
-        command = python_command("mlxtune", "runs", "export", run.id, "--to", form, "--live", *(["--online"] if request["online"] else []))
-        start_detached(command, run.folder / "track.log", run.folder.parent.parent)
+        options = ["--to", form, "--live", *(["--online"] if request["online"] else [])]
+        start_detached(
+            python_command("mlxtune", "runs", "export", run.id, *options), run.folder / "track.log", run.folder.parent.parent
+        )
     return run
 
 
