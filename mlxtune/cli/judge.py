@@ -20,7 +20,7 @@ from mlxtune.evaluation.judge.judge_report import JudgeCalibration, JudgeReport
 from mlxtune.evaluation.judge.local import BATCH_SIZE, LocalJudge
 from mlxtune.evaluation.statistics.agreement import Estimate
 from mlxtune.models.resolve import resolve
-from mlxtune.present.blocks import Block, Document, Fact, Facts, Heading, text
+from mlxtune.present.blocks import Block, Document, Fact, Facts, Heading, Mark, text
 from mlxtune.present.comparison import comparison_table, score_table, tally_text
 from mlxtune.present.labels import outcome_mark
 from mlxtune.runs import registry
@@ -140,6 +140,9 @@ def judge_facts(report: JudgeReport) -> Facts:
     if report.unusable:
         found.append(Fact("unusable", f"{report.unusable} of {plural(report.facts['calls'], 'reply', 'replies')}", "", "error"))
     found = found or [Fact("sentinels", "none passed")]
+    for name, known in report.known.items():
+        counts = f"accepted {known.accepted} of {known.right} references, rejected {known.rejected} of {known.wrong} of other rows"
+        found.append(Fact(name, counts, *kappa_note(known.kappa)))
     found.append(Fact("both orders", f"{report.flips} of {report.both} pairs flipped", "counted as ties"))
     found.append(Fact("repeated", f"{report.same} of {report.repeated} identical grades"))
     for subject, kinds in report.problems.items():
@@ -149,14 +152,15 @@ def judge_facts(report: JudgeReport) -> Facts:
     return Facts((*found, *([Fact("spent", f"${report.facts['spent']:.4f}")] if report.facts["spent"] else [])))
 
 
+def kappa_note(agreement: Estimate | None) -> tuple[str, Mark]:
+    """Return κ, and a warning if it is low or undefined."""
+    is_weak = agreement is None or agreement.value < _MODERATE
+    return f"κ {agreement.value:.2f}" if agreement else "κ undefined", "warning" if is_weak else ""
+
+
 def calibration_facts(result: JudgeCalibration, second: str) -> list[Fact]:
     """Describe how far the judge agrees with the user's blind votes, and the second arm's win rates."""
-    is_weak = result.kappa is None or result.kappa.value < _MODERATE
-    note = f"κ {result.kappa.value:.2f}" if result.kappa else "κ undefined"
-    agreed = f"{result.agreed} of {result.rows} rows with you"
-    agreement = (
-        Fact("agreement", agreed, f"{note}; trust your own votes", "warning") if is_weak else Fact("agreement", agreed, note)
-    )
+    agreement = Fact("agreement", f"{result.agreed} of {result.rows} rows with you", *kappa_note(result.kappa))
     powered, votes = result.win_rate.powered, result.win_rate.labels
     if result.win_rate.weight == 0:
         why = f"{plural(result.voted, 'vote')}; the judge's grades add nothing"

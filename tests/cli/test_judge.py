@@ -55,7 +55,7 @@ def test_a_judge_compares_two_arms(judge, folder):
 def test_default_questions_have_a_scale(ok, stub, folder):
     result = ok("judge", ID, "--model", "judge-1", "--url", stub.url, "--n", "6", "--json")
     document = json.loads(result.out)
-    assert [item["metric"] for item in document["comparisons"]] == ["format", "addressed", "send"]
+    assert [item["metric"] for item in document["comparisons"]] == ["format", "addressed", "send", "correct"]
     assert [item["metric"] for item in document["scores"]] == ["voice"]
     assert document["facts"]["rows"] == 6
 

@@ -365,3 +365,38 @@ def test_cap_holds_with_concurrent_questions(evaluation):
     with pytest.raises(CostCapReached):
         judge_session.run_judge(fixed, ask, meter, lambda *_: None, workers=4)
     assert 5 * worst < meter.spent <= meter.cap
+
+
+CORRECT = Rubric((RubricQuestion("correct", "The same as the reference?", about_reference=True),))
+
+
+def _strict(material, question):
+    """Accept an answer only if it is the reference."""
+    if "answer" not in material:
+        return {"evidence": "", "better": "tie"}
+    same = material["answer"] == material["reference"]
+    return {"evidence": material["answer"][:9] if same else "", "verdict": "yes" if same else "no"}
+
+
+def test_a_question_about_the_reference_is_tried_on_known_answers(evaluation):
+    rows = [*_rows(30, second="Dear customer, {at}"), AnswerPair("bare", (Message("user", "Hi"),), "", "g", "a", "b")]
+    report = _judged(evaluation, _strict, rows, rubric=CORRECT)
+    known = report.known["correct"]
+    assert (known.accepted, known.right, known.rejected, known.wrong) == (20, 20, 20, 20)
+    assert known.kappa.value == 1.0
+    (correct,) = report.comparisons
+    assert (correct.paired.fixed, correct.paired.total) == (30, 30)  # the row without a reference is left out
+    accepted = "accepted 20 of 20 references, rejected 20 of 20 of other rows"
+    assert Fact("correct", accepted, "κ 1.00") in judge_facts(report).facts
+
+
+def test_a_judge_that_accepts_every_answer_does_not_know_what_is_correct(evaluation):
+    def agreeable(material, question):
+        answer = material.get("answer", "")
+        return (
+            {"evidence": answer[:9], "verdict": "yes", "better": "tie"} if answer.startswith("Dear") else honest(material, question)
+        )
+
+    report = _judged(evaluation, agreeable, _rows(30), rubric=CORRECT)
+    assert report.known["correct"].rejected == 0
+    assert any(fact.label == "correct" and fact.mark == "warning" for fact in judge_facts(report).facts)

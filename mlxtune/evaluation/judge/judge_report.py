@@ -9,8 +9,8 @@ from statistics import fmean
 from typing import TYPE_CHECKING, TypedDict
 
 from mlxtune.evaluation.blind.votes import ArmChoice, VoteTally, tally_votes
-from mlxtune.evaluation.judge.judge_session import FIRST, SECOND, SENTINELS, JudgeCall, JudgeSession
-from mlxtune.evaluation.judge.rubric import Grade, passes
+from mlxtune.evaluation.judge.judge_session import FIRST, RIGHT, SECOND, SENTINELS, WRONG, JudgeCall, JudgeSession
+from mlxtune.evaluation.judge.rubric import Grade, RubricQuestion, passes
 from mlxtune.evaluation.statistics.agreement import Estimate, kappa
 from mlxtune.evaluation.statistics.intervals import wilson
 from mlxtune.evaluation.verdict import Comparison, Outcome, ScoreComparison, apply_holm, compare, compare_scores
@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # the command line's help does not need numpy
 
 
 FILE = "report.json"
-VERSION = 5
+VERSION = 6
 PAIR = "a pair"
 MAX_PROBLEMS = 0.2  # share of unusable replies above which the judge is unreliable
 
@@ -43,6 +43,19 @@ class JudgeFacts(TypedDict):
 
 
 @dataclass(frozen=True)
+class KnownAnswers:
+    """A judge's grades of answers that are known: the references, of which it accepted ``accepted`` of ``right``, and other rows'
+    references, of which it rejected ``rejected`` of ``wrong``. ``kappa`` is its agreement with the truth.
+    """
+
+    accepted: int
+    right: int
+    rejected: int
+    wrong: int
+    kappa: Estimate | None
+
+
+@dataclass(frozen=True)
 class JudgeReport:
     """The results of a judge session. The judge is unreliable if it passed a sentinel or too many of its replies are unusable."""
 
@@ -58,6 +71,7 @@ class JudgeReport:
     same: int  # of the ``repeated`` calls, those with the same grade both times
     repeated: int
     problems: dict[str, dict[str, int]]  # the number of unusable replies by kind for each arm
+    known: dict[str, KnownAnswers]  # by question about the reference
     calibrated: JudgeCalibration | None
 
 
@@ -80,7 +94,7 @@ def build_judge_report(
     usable = [(one, two) for one, two in repeats if one.value is not None and two.value is not None]
     problems: dict[str, Counter[str]] = {}
     for call in calls:
-        if call.repeat == 0 and call.subject not in SENTINELS and (problem := grades[_key(call)].problem):
+        if call.repeat == 0 and call.subject not in (*SENTINELS, RIGHT, WRONG) and (problem := grades[_key(call)].problem):
             problems.setdefault(call.subject, Counter())[problem] += 1
     return JudgeReport(
         {
@@ -91,8 +105,21 @@ def build_judge_report(
         "cannot_tell" if faults or unusable else pairs.outcome, faults, unusable, *_graded(session, grades), pairs, flips, both,
         same=sum(one.value == two.value for one, two in usable), repeated=len(usable),
         problems={subject: dict(by_subject.most_common()) for subject, by_subject in problems.items()},
+        known={question.name: _known(question, calls, grades) for question in session.rubric.questions if question.about_reference},
         calibrated=calibrate(preferences, rater, groups),
     )  # fmt: skip
+
+
+def _known(question: RubricQuestion, calls: Sequence[JudgeCall], grades: Grades) -> KnownAnswers:
+    truths = {RIGHT: True, WRONG: False}
+    graded = [
+        (truths[call.subject], passes(question, grades[_key(call)].value))
+        for call in calls
+        if call.question == question and call.subject in truths and not grades[_key(call)].problem
+    ]
+    counts = Counter(graded)
+    right, wrong = counts[True, True] + counts[True, False], counts[False, True] + counts[False, False]
+    return KnownAnswers(counts[True, True], right, counts[False, False], wrong, kappa(graded) if graded else None)
 
 
 def _key(call: JudgeCall) -> tuple[str, str, str, bool, int]:
@@ -119,6 +146,8 @@ def _graded(session: JudgeSession, grades: Grades) -> tuple[tuple[Comparison, ..
     for question in session.rubric.questions:
         values, groups = [], []
         for row in session.rows:
+            if question.about_reference and not row.reference:
+                continue
             one, two = (grades[(row.id, arm, question.name, False, 0)] for arm in (FIRST, SECOND))
             if not one.problem and not two.problem and one.value is not None and two.value is not None:
                 values.append((one.value, two.value))

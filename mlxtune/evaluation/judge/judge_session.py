@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 from mlxtune.core.errors import InputError
@@ -26,6 +27,8 @@ from mlxtune.runs.locks import file_lock
 
 REPEATED = 0.1  # share of calls that are repeated, at least ten, to measure the judge's consistency
 FIRST, SECOND = "first", "second"
+RIGHT, WRONG = "reference", "another reference"  # answers that are known, for questions about the reference
+_KNOWN = 20  # rows, at most, about whose known answers a judge is asked
 
 SENTINELS = {
     "empty": "",
@@ -44,7 +47,7 @@ class JudgeCall:
     """One question for the judge."""
 
     row: str
-    subject: str  # ``first``, ``second`` or a sentinel's name
+    subject: str  # ``first``, ``second``, ``reference``, ``another reference``, or a sentinel's name
     question: RubricQuestion | None  # ``None`` for a pair
     one: str
     two: str  # for a pair, the other answer, in the order shown
@@ -80,7 +83,18 @@ def batch(rows: Sequence[AnswerPair], rubric: Rubric, seed: int) -> list[JudgeCa
     for index, (name, text) in enumerate(SENTINELS.items()):
         row = order[index % len(order)]
         sentinels += _calls(row, {name: text}, (name, text, row.reference), rubric, seed)
-    return sorted([*first, *repeats, *sentinels], key=lambda call: unit_interval(seed, "order", call.key))
+    known = _known_answers(order, rubric, seed)
+    return sorted([*first, *repeats, *sentinels, *known], key=lambda call: unit_interval(seed, "order", call.key))
+
+
+def _known_answers(rows: Sequence[AnswerPair], rubric: Rubric, seed: int) -> list[JudgeCall]:
+    """Return the calls about the reference and another row's as answers, with the questions about the reference."""
+    asked = replace(rubric, questions=tuple(question for question in rubric.questions if question.about_reference))
+    pairs = [(row, other) for row, other in pairwise([*rows, *rows[:1]]) if row.reference and other.reference]
+    differ = [(row, other) for row, other in pairs if row.reference != other.reference][:_KNOWN]
+    return [
+        call for row, other in differ for call in _calls(row, {RIGHT: row.reference, WRONG: other.reference}, None, asked, seed)
+    ]
 
 
 def _row(row: AnswerPair, rubric: Rubric, seed: int, repeat: int) -> list[JudgeCall]:
@@ -95,8 +109,11 @@ def _calls(
     """Return the calls for each of ``answers``, by subject, with every question, and for a ``pair`` with its subject, in both orders."""
     calls = []
     for question in rubric.questions:
+        if question.about_reference and not row.reference:
+            continue
         for subject, answer in answers.items():
-            messages = rubrics.grading_messages(question, row.prompt, answer, _mark(seed, row.id, subject, question.name, repeat))
+            mark = _mark(seed, row.id, subject, question.name, repeat)
+            messages = rubrics.grading_messages(question, row.prompt, answer, mark, row.reference)
             calls.append(JudgeCall(row.id, subject, question, answer, "", False, repeat, messages))
     if pair:
         subject, *both = pair
@@ -116,7 +133,7 @@ def _mark(seed: int, *parts: str | int) -> str:
 
 FILE = "session.json"
 CALLS = "calls.jsonl"
-VERSION = 3
+VERSION = 4
 
 
 @dataclass(frozen=True)

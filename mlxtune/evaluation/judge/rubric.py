@@ -18,11 +18,15 @@ STEPS = 5  # steps in a scale; 4 and 5 pass
 
 @dataclass(frozen=True)
 class RubricQuestion:
-    """A yes/no question (yes is good), or, with one ``anchors`` text per step, a scale from 1 (worst) to 5."""
+    """A yes/no question (yes is good), or, with one ``anchors`` text per step, a scale from 1 (worst) to 5.
+
+    If it is ``about_reference``, the judge sees the row's reference, too, and rows without one are left out.
+    """
 
     name: str
     ask: str
     anchors: tuple[str, ...] = ()
+    about_reference: bool = False
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,8 @@ class Rubric:
     @property
     def hash(self) -> str:
         """The hex SHA-256 of the questions."""
-        return sha256_json([[question.name, question.ask, question.anchors] for question in self.questions] + [self.pairwise])
+        questions = [[question.name, question.ask, question.anchors, question.about_reference] for question in self.questions]
+        return sha256_json([*questions, self.pairwise])
 
 
 DEFAULT = Rubric(
@@ -54,6 +59,11 @@ DEFAULT = Rubric(
                 "warm, plain and personal: the voice of a good shop",
             ),
         ),
+        RubricQuestion(
+            "correct",
+            "Does the answer decide, state, and promise the same as the reference, in whatever words?",
+            about_reference=True,
+        ),
     )
 )
 
@@ -68,7 +78,8 @@ class Grade:
 
 
 def load_rubric(path: Path) -> Rubric:
-    """Load a rubric from TOML: ``pairwise`` and ``[[question]]`` tables with ``name``, ``ask`` and optionally five ``anchors``.
+    """Load a rubric from TOML: ``pairwise`` and ``[[question]]`` tables with ``name``, ``ask``, and optionally five ``anchors`` or
+    ``about_reference``.
 
     Raises ``InputError``.
     """
@@ -102,24 +113,30 @@ def _question(table: Any, number: int, path: Path) -> RubricQuestion:
     values = table if isinstance(table, dict) else {}
     if not all(_is_text(values.get(key)) for key in ("name", "ask")):
         raise InputError(f"{location}: name and ask must be nonempty strings.")
-    if unknown := sorted(set(values) - {"name", "ask", "anchors"}):
-        hint = "A question has the keys name, ask, and optionally anchors."
+    if unknown := sorted(set(values) - {"name", "ask", "anchors", "about_reference"}):
+        hint = "A question has the keys name, ask, and optionally anchors or about_reference."
         raise InputError(f"{location}: unknown key {one_line(unknown[0], 40)}.", hint=hint)
     anchors = values.get("anchors", [])
     steps: list[Any] = anchors if isinstance(anchors, list) else [anchors]
     if steps and not (len(steps) == STEPS and all(map(_is_text, steps))):
         raise InputError(f"{location}: anchors must be {STEPS} strings, one for each score from 1 to {STEPS}.")
-    return RubricQuestion(values["name"], values["ask"], tuple(steps))
+    about_reference = values.get("about_reference", False)
+    if not isinstance(about_reference, bool):
+        raise InputError(f"{location}: about_reference must be true or false.")
+    return RubricQuestion(values["name"], values["ask"], tuple(steps), about_reference)
 
 
-def grading_messages(question: RubricQuestion, prompt: Sequence[Message], answer: str, mark: str) -> list[dict[str, str]]:
+def grading_messages(
+    question: RubricQuestion, prompt: Sequence[Message], answer: str, mark: str, reference: str = ""
+) -> list[dict[str, str]]:
     """Return the chat messages that ask ``question`` about ``answer``. ``mark`` is a delimiter that occurs in no answer."""
     if question.anchors:
         steps = "\n".join(f"{step} = {anchor}" for step, anchor in enumerate(question.anchors, 1))
         asked, reply = f"{question.ask}\n{steps}", f'"score": a whole number from 1 to {STEPS}'
     else:
         asked, reply = question.ask, '"verdict": "yes" or "no"'
-    return _messages(prompt, {"answer": answer}, mark, asked, f'{{"evidence": "…", {reply}}}', "the answer")
+    shown = {"reference": reference, "answer": answer} if question.about_reference else {"answer": answer}
+    return _messages(prompt, shown, mark, asked, f'{{"evidence": "…", {reply}}}', "the answer")
 
 
 def pairwise_messages(ask: str, prompt: Sequence[Message], one: str, two: str, mark: str) -> list[dict[str, str]]:
