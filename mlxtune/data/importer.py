@@ -1,12 +1,12 @@
 """Import rows from a file, a folder or a Hugging Face dataset, and write them in mlxtune's own format."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mlxtune.core.errors import DataError
-from mlxtune.core.files import read_json, user_path, write_bytes
+from mlxtune.core.files import read_json, user_path, write_chunks
 from mlxtune.core.text import one_line
 from mlxtune.data import parquet
 from mlxtune.data.access.file_bytes import FileNote
@@ -15,7 +15,7 @@ from mlxtune.data.generate import documents
 from mlxtune.data.hub_source import choose_files, download, is_hub_id
 from mlxtune.data.readers.formats import CONTENT_FORMATS, NO_MAPPING, detect
 from mlxtune.data.rows import PromptRow, Row, turn_rows
-from mlxtune.data.source import describe_errors, read_records
+from mlxtune.data.source import describe_errors
 from mlxtune.data.source_files import source_files
 
 
@@ -80,27 +80,42 @@ def import_rows(
 
     Raises ``DataError`` if there are no rows, ``BadRowsError`` for invalid rows unless ``skip_bad``, ``InputError`` if ``out`` exists.
     """
+    from mlxtune.data.access.records import RecordFile  # loads numpy, which `mlxtune --help` does not need
+
     check_new_jsonl(out)
-    rows: list[Row] = []
     errors: list[DataError] = []
     notes: list[FileNote] = []
-    for file in source_files(path).values():
-        file_rows, file_errors, file_notes = read_records(file, _exported_format(file, format), mapping)
-        rows, errors, notes = rows + file_rows, errors + file_errors, notes + list(file_notes)
-    if errors and not skip_bad:
-        message = describe_errors(errors, len(errors) + len(rows))
-        raise BadRowsError(message, len(errors), hint=f"{errors[0].hint} Or use --skip-bad to leave them out.")
-    if not rows:
-        raise DataError(f"{path} has no valid rows.")
-    if each_turn:
-        # the prompt of a row that has its last answer in another column may have answers, too
-        turns = (turn_rows(row, untrained=row.format == "completion") if isinstance(row, PromptRow) else [row] for row in rows)
-        rows = [one for own in turns for one in own]
-    records_out = [native_record(row) for row in rows]
-    transcripts = sum(detect(record) != CONTENT_FORMATS[type(row)] for record, row in zip(records_out, rows, strict=True))
-    write_bytes(out, jsonl_bytes(records_out))
-    formats = dict(Counter(row.format for row in rows).most_common())
-    return ImportResult(out, len(rows), formats, tuple(errors), tuple(notes), transcripts)
+    formats, transcripts = Counter[str](), 0
+
+    def lines() -> Iterator[bytes]:
+        nonlocal transcripts
+        read = 0
+        for file in source_files(path).values():
+            with RecordFile(file, _exported_format(file, format), mapping) as records:
+                notes.extend(records.notes)
+                for row in records:
+                    read += 1
+                    if isinstance(row, DataError):
+                        errors.append(row)
+                        continue
+                    for one in _answer_rows(row) if each_turn else [row]:
+                        record = native_record(one)
+                        formats[one.format] += 1
+                        transcripts += detect(record) != CONTENT_FORMATS[type(one)]
+                        yield jsonl_bytes([record])
+        if errors and not skip_bad:
+            hint = f"{errors[0].hint} Or use --skip-bad to leave them out."
+            raise BadRowsError(describe_errors(errors, read), len(errors), hint=hint)
+        if not formats:
+            raise DataError(f"{path} has no valid rows.")
+
+    write_chunks(out, lines())
+    return ImportResult(out, formats.total(), dict(formats.most_common()), tuple(errors), tuple(notes), transcripts)
+
+
+def _answer_rows(row: Row) -> Sequence[Row]:
+    # the prompt of a row that has its last answer in another column may have answers, too
+    return turn_rows(row, untrained=row.format == "completion") if isinstance(row, PromptRow) else [row]
 
 
 def _exported_format(file: Path, format: str) -> str:
