@@ -31,6 +31,7 @@ _WORDS = {
 _LANGUAGES_OF = {
     word: [name for name, words in _WORDS.items() if word in words.split()] for word in " ".join(_WORDS.values()).split()
 }
+FREQUENT_WORDS = frozenset(_LANGUAGES_OF)
 _SCRIPTS = {
     name: re.compile(f"[{letters}]")
     for name, letters in (pair.split() for pair in (
