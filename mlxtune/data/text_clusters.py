@@ -28,19 +28,21 @@ _MAD_TO_DEVIATION = 1.4826  # for a normal distribution
 _WORD = re.compile(r"[^\W\d_]{3,}")
 _NAME_WORDS = 3
 _TYPICAL = 0.15  # of a cluster's texts have each word of its name
-_WIDTH = 4096  # words of a vector of words
-# besides the frequent words of each language
-_EMPTY_WORDS = frozenset(
-    "about after again all also another any anyone anybody anything because been before being both can cannot could couldn did didn does doesn doing don done "
-    "each else even ever every everything few find first get gets getting give given goes going gonna gotta got had hadn has hasn haven having hello "
-    "help helped helping here hey hope how however into isn just keep kind kindly know knows let like likes line little look looking lot made make "
-    "makes making many may maybe mean might more most much must myself need needed needs never new nor not nothing now off okay once one only onto "
-    "other others ought out over own person please possible put quite rather really regarding right said same say says see seem seems seen several shall shan "
-    "she should shouldn show since some somebody someone something soon still such sure take taken taking tell than thank thanks that the them then "
-    "there these thing things think those though through too toward try trying two under until upon use used using very via wanna want wanted wanting "
-    "wants was wasn way ways well went were weren what whatever when where whether which while who whole whom whose why will without won would wouldn "
-    "yes yet you yours yourself".split()
-) | FREQUENT_WORDS  # fmt: skip
+_WIDTH = 1024  # words of a vector of words
+# Besides the frequent words of each language
+_EMPTY_WORDS = """
+about after again all also another any anyone anybody anything because been before being both can cannot could couldn did
+didn does doesn doing don done each else even ever every everything few find first get gets getting give given goes going
+gonna gotta got had hadn has hasn haven having hello help helped helping here hey hope how however into isn just keep kind
+kindly know knows let like likes line little look looking lot made make makes making many may maybe mean might more most much
+must myself need needed needs never new nor not nothing now off okay once one only onto other others ought out over own
+person please possible put quite rather really regarding right said same say says see seem seems seen several shall shan she
+should shouldn show since some somebody someone something soon still such sure take taken taking tell than thank thanks that
+the them then there these thing things think those though through too toward try trying two under until upon use used using
+very via wanna want wanted wanting wants was wasn way ways well went were weren what whatever when where whether which while
+who whole whom whose why will without won would wouldn yes yet you yours yourself
+"""
+_NO_CONTENT = FREQUENT_WORDS | frozenset(_EMPTY_WORDS.split())
 
 
 def cluster(vectors: Vectors, texts: Sequence[str]) -> tuple[tuple[int, ...], tuple[str, ...]]:
@@ -101,7 +103,7 @@ def _outliers(vectors: Vectors) -> npt.NDArray[np.bool_]:
 
 def content_words(text: str) -> list[str]:
     """Return the words of ``text`` that say what it is about, in lower case."""
-    return [word for word in _WORD.findall(text.casefold()) if word not in _EMPTY_WORDS]
+    return [word for word in _WORD.findall(text.casefold()) if word not in _NO_CONTENT]
 
 
 def word_vectors(texts: Sequence[str]) -> Vectors:
