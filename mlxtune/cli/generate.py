@@ -38,6 +38,7 @@ class TaskOptions:
     """What to generate; new prompts like the training rows by default."""
 
     prompts: Annotated[str, option("--prompts", "Answer the prompts in this file (.jsonl, or .txt with one per line).")] = ""
+    answers: Annotated[bool, option("--answers", "Answer the rows that have no answer, by default with the recipe's base.")] = False
     documents: Annotated[str, option("--documents", "Write prompts that the Markdown, text, or PDF files in a folder answer.")] = ""
     worse: Annotated[bool, option("--worse", "Write worse answers for preference pairs, each with a named flaw.")] = False
     score: Annotated[bool, option("--score", "Grade training rows by the rubric instead of writing new ones.")] = False
@@ -45,12 +46,14 @@ class TaskOptions:
     @property
     def task(self) -> Task:
         """The task. Raises ``InputError`` if there are several."""
-        given: dict[Task, object] = {
-            "answers": self.prompts, "documents": self.documents, "pairs": self.worse, "scores": self.score,
-        }  # fmt: skip
-        chosen = [task for task, value in given.items() if value]
+        given: list[tuple[Task, object]] = [
+            ("answers", self.prompts), ("answers", self.answers), ("documents", self.documents), ("pairs", self.worse),
+            ("scores", self.score),
+        ]  # fmt: skip
+        chosen = [task for task, value in given if value]
         if len(chosen) > 1:
-            raise InputError("--prompts, --documents, --worse, and --score cannot be combined.", hint="Run the command for each.")
+            text = "--prompts, --answers, --documents, --worse, and --score cannot be combined."
+            raise InputError(text, hint="Run the command for each.")
         return chosen[0] if chosen else "variations"
 
 
@@ -118,7 +121,10 @@ def generate(
     from mlxtune.data.generate.start import quote, start
 
     loaded = load(recipe, overrides or [])
-    request = _request(tasks, rows, teacher.spec)
+    spec = teacher.spec
+    if tasks.answers and not spec.base and not spec.model:
+        spec = TeacherSpec(base=loaded.model.base)
+    request = _request(tasks, rows, spec)
     if request.task == "variations" and not (rows.like or rows.about):
         if rows.thin != 0:
             places = _thin_rows(recipe, loaded)

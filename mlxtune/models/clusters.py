@@ -68,7 +68,8 @@ def clusters(request: Request) -> Any:
         raise ModelError(f"The hidden states of {recipe.model.base} cannot be read.", hint="Use another base to cluster rows.")
     request.progress(["clustering", 0.0])
     own = list(texts.values())
-    both = np.concatenate([standardized(vectors), word_vectors(own)], axis=1) / math.sqrt(2)  # unit vectors
+    both = np.concatenate([standardized(vectors), word_vectors(own)], axis=1)
+    both /= math.sqrt(2)  # unit vectors again
     result = to_json(ClusterResult(tuple(texts), *cluster(both, own)))
     with suppress(MachineError):  # a full disk: the result is still good
         write_json(file, result)

@@ -70,7 +70,7 @@ class Teacher:
 
 
 def install() -> Any:
-    generation_worker._open_teacher = lambda worker, spec, context: (Teacher(), lambda row: None)
+    generation_worker._open_teacher = lambda worker, recipe, spec, context: (Teacher(), lambda row: None)
     return generation_worker.generate_rows
 
 

@@ -30,7 +30,7 @@ from mlxtune.data.generate.lineage import lineage_of
 from mlxtune.data.generate.request import GenerationRequest, TeacherSpec
 from mlxtune.data.generate.worker import CALLS, REFUSED, generate_rows
 from mlxtune.data.review import ReviewSession
-from mlxtune.data.rows import Conversation, Preference
+from mlxtune.data.rows import Conversation, Preference, RowError
 from mlxtune.data.source import read_file, read_source
 from mlxtune.data.source_files import generated_path
 from mlxtune.data.split import split
@@ -226,6 +226,42 @@ def test_killed_generation_asks_only_free_questions_again(
     generate(recipe, request, run)
     assert read_file(generated_path(recipe.source)) == rows
     assert len(stub.bodies) == requests
+
+
+def test_rows_that_only_lack_an_answer_are_answered(recipe: Recipe, stub: JudgeStub, generate: Generate) -> None:
+    """The contract chooses among several answers. Rows that have an answer, or another fault, are not asked about."""
+    asked = [
+        "Does the blue tarp keep its color in the sun?",
+        "Who repairs a cracked stove?",
+        "Do you send ropes abroad?",
+        "Is wax food safe?",
+    ]
+    records = [
+        {
+            "messages": [
+                {"role": "system", "content": SYSTEM},
+                {"role": "user", "content": asked[0]},
+                {"role": "assistant", "content": ""},
+            ]
+        },
+        {"messages": [{"role": "user", "content": asked[1]}], "meta": {"category": "Stove"}},
+        {"prompt": asked[2], "completion": None},
+        {"instruction": asked[3], "input": "", "output": " "},
+        {"messages": [{"role": "assistant", "content": "No question."}]},
+        {"prompt": " ", "completion": "No prompt."},
+        {"completion": ""},
+    ]
+    with recipe.source.open("a") as file:
+        file.writelines(json.dumps(record) + "\n" for record in records)
+    with ReviewSession(recipe.source) as session, SourceRecords(recipe.source, "auto", {}) as source:
+        read = [source.record(index) for index in range(len(source))]
+        session.decide("reject", with_keys([one for one in read if isinstance(one, RowError)]))
+    replies = iter(["Not JSON.", answer("Yes, it does, for years."), answer("One of many candidates.")] * 10)
+    stub.answer = lambda messages: next(replies)
+    generate(recipe, GenerationRequest("answers", endpoint(stub), 100, 3))
+    rows = read_file(generated_path(recipe.source))
+    assert {row.prompt[-1].content for row in rows if isinstance(row, Conversation)} == set(asked)
+    assert {row.meta.get("category") for row in rows} == {None, "Stove"}
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,14 +17,17 @@ from mlxtune.data.generate.lineage import lineage_of
 from mlxtune.data.generate.questions import Subject, TeacherQuestion
 from mlxtune.data.generate.request import GenerationRequest
 from mlxtune.data.generate.selection import HELD_OUT
+from mlxtune.data.readers.columns import apply_mapping
+from mlxtune.data.readers.formats import as_object, parse
+from mlxtune.data.readers.row_format import InvalidRecord, Record
 from mlxtune.data.replay import read_prompts
 from mlxtune.data.review import EXCLUDED, Decision, ReviewState
 from mlxtune.data.reviewed_records import ReviewedRecords
-from mlxtune.data.rows import Conversation, Location, Message, Preference, PromptRow, Row, shared_system_prompt
+from mlxtune.data.rows import Conversation, Location, Message, Preference, PromptRow, Row, RowError, shared_system_prompt
 from mlxtune.data.source import Source, read_source
 from mlxtune.data.source_files import GENERATED
 from mlxtune.data.split import SplitName, Splits, split
-from mlxtune.recipe import Recipe
+from mlxtune.recipe import DataSection, Recipe
 
 _SPARE_SUBJECTS = 1.25  # prompts that are answered per row, because some answers are refused
 
@@ -93,8 +97,9 @@ def _usable(recipe: Recipe, splits: Splits, name: str) -> tuple[Conversation | P
     return train
 
 
-def first_stage(context: GenerationContext, request: GenerationRequest) -> FirstStage:
-    """Return the first questions for the teacher. Raises ``DataError`` if a file or the documents cannot be read."""
+def first_stage(context: GenerationContext, recipe: Recipe, request: GenerationRequest) -> FirstStage:
+    """Return the first questions for the teacher. Raises ``DataError`` if a file or the documents cannot be read, or nothing needs
+    an answer."""
     if request.task == "variations":
         groups = questions.example_groups(context.examples, request.count, request.seed)
         asked = questions.variation_questions(groups, request.about, request.seed)
@@ -115,7 +120,8 @@ def first_stage(context: GenerationContext, request: GenerationRequest) -> First
         )
         return FirstStage(subjects=tuple(subjects))
     if request.task == "answers":
-        return FirstStage(subjects=tuple(_prompt_subjects(context, request)[: request.count]))
+        subjects = _prompt_subjects(context, request) if request.prompts else unanswered(context.source.path, recipe.data)
+        return FirstStage(subjects=tuple(subjects[: request.count]))
     return FirstStage()
 
 
@@ -164,6 +170,35 @@ def _prompt_subjects(context: GenerationContext, request: GenerationRequest) -> 
         head = () if messages[0].is_system or not context.system else (Message("system", context.system),)
         result.append(Subject((*head, *messages)))
     return result
+
+
+def unanswered(path: Path, data: DataSection) -> list[Subject]:
+    """Return the prompts of the rows of a source, outside test files, that only lack an answer. Raises ``DataError`` if there are none."""
+    subjects = []
+    with SourceRecords(path, data.format, data.map) as records:
+        for file in (file for part, file in records.files if part in ("all", "train")):
+            for index in range(len(file)):
+                with suppress(RowError, InvalidRecord):
+                    if record := _with_answer(apply_mapping(as_object(file.raw(index), file.location(index)), data.map)):
+                        row = parse(record, file.location(index), data.format)
+                        if isinstance(row, Conversation):
+                            subjects.append(Subject(row.prompt, row.tools, questions.common_meta([row])))
+    if not subjects:
+        raise DataError(f"{path.name} has no rows without an answer.", hint="Answer the prompts of another file with --prompts.")
+    return subjects
+
+
+def _with_answer(record: Record) -> Record | None:
+    """Return ``record`` with a stand-in for its missing answer, or ``None`` if it has an answer or no prompt."""
+    for turns, key, own in (("messages", "content", {"role": "assistant"}), ("conversations", "value", {"from": "gpt"})):
+        match record.get(turns):
+            case [*before, {**last}]:
+                is_open = own.items() <= last.items() and not last.get(key) and "tool_calls" not in last
+                asked = last.get("role", last.get("from")) in ("user", "human")
+                kept = before if is_open else [*before, last]
+                return {**record, turns: [*kept, {**own, key: "."}]} if is_open or asked else None
+    key = "completion" if record.get("prompt") else "output" if record.get("instruction") else ""
+    return {**record, key: "."} if key and not str(record.get(key) or "").strip() else None
 
 
 def _examples(

@@ -30,8 +30,8 @@ class TeacherSpec:
 class GenerationRequest:
     """A request for ``count`` rows, each with the best of ``candidates`` answers.
 
-    Examples are the training rows that match ``filter``, or those with the IDs ``rows``. ``about`` tells the teacher what to write about. ``prompts`` is a file with prompts to answer, ``documents`` a
-    folder. ``retries`` are new answers to the prompts of the examples, which must be correct by their references. With ``rubric``
+    Examples are the training rows that match ``filter``, or those with the IDs ``rows``. ``about`` tells the teacher what to write about. ``prompts`` is a file with prompts to answer; without
+    one, the source's rows that have no answer are answered. ``documents`` is a folder. ``retries`` are new answers to the prompts of the examples, which must be correct by their references. With ``rubric``
     (a file, or ``default``), the teacher also grades the candidates.
     """
 

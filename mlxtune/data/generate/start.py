@@ -39,7 +39,7 @@ def quote(recipe: Recipe, request: GenerationRequest) -> GenerationQuote:
     Contract.from_recipe(recipe)
     context = load_context(recipe, request)
     meter = make_meter(request.teacher)
-    first = first_stage(context, request)
+    first = first_stage(context, recipe, request)
     costs = [meter.worst_case(question.messages) for question in first.questions]
     subjects = first.most_subjects(request.count)
     longest = max((len(row.reference or "") + sum(len(turn.content) for turn in row.prompt) for row in context.train), default=0)

@@ -102,7 +102,7 @@ class EndpointTeacher:
 
 
 class LocalTeacher:
-    """A model on this machine, with an adapter if ``spec`` names one. Its answers follow the schema of the contract, if there is one.
+    """A model on this machine, with an adapter if ``spec`` names one. Its answers follow the schema of the contract, or are one of its labels.
 
     A tuned adapter knows the task, so it gets no examples.
     """
@@ -157,12 +157,14 @@ class LocalTeacher:
     def _grammar(self) -> Grammar | None:
         from mlxtune.models.grammar import Grammar
 
-        file = self._recipe.schema_file
-        if file is None:
+        file, labels = self._recipe.schema_file, self._recipe.evaluation.labels
+        if file is None and not labels:
             return None
+        schema = json.loads(file.read_text(encoding="utf-8")) if file else None
+        lark = "" if file else "start: " + " | ".join(json.dumps(label, ensure_ascii=False) for label in labels)
         try:
-            return Grammar(self._loaded.tokenizer, json.loads(file.read_text(encoding="utf-8")), self._template.stop_tokens)
-        except InputError:  # without llguidance, or for a schema that it cannot express, the contract only filters
+            return Grammar(self._loaded.tokenizer, schema, self._template.stop_tokens, lark)
+        except InputError:  # without llguidance, or for what it cannot express, the contract only filters
             return None
 
 

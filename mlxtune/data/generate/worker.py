@@ -33,6 +33,7 @@ from mlxtune.data.generate.context import (
     prompt_only,
 )
 from mlxtune.data.generate.lineage import KEY, Lineage
+from mlxtune.data.generate.prompt_rules import PromptRules
 from mlxtune.data.generate.questions import Subject, TeacherQuestion
 from mlxtune.data.generate.request import GenerationRequest, TeacherSpec
 from mlxtune.data.generate.selection import (
@@ -62,6 +63,7 @@ from mlxtune.evaluation.scorers import CORRECT, ModelAnswer
 from mlxtune.models.cpu import blas
 from mlxtune.models.resolve import resolve
 from mlxtune.planning.machine import this_machine
+from mlxtune.recipe import Recipe
 from mlxtune.runs.worker import Worker, run_worker
 
 CALLS, REPORT, REFUSED, SCORES = "calls.jsonl", "report.json", "refused.jsonl", "scores.jsonl"
@@ -73,15 +75,16 @@ def generate_rows(worker: Worker) -> dict[str, Any]:
     worker.report_start("generate")
     context = load_context(recipe, request)
     record_splits(context.source, recipe.data, context.splits)  # so that generated rows never change the split
-    teacher, count_tokens = _open_teacher(worker, request.teacher, context)
-    run = _Generation(worker, request, context, teacher)
     answers = [target_text(row) for row in context.train]
     labels = recipe.evaluation.labels or (label_set(answers) if all(map(is_label, answers)) else ())
-    scorer = contract_scorer(replace(recipe, evaluation=replace(recipe.evaluation, labels=list(labels))), {})
+    limited = replace(recipe, evaluation=replace(recipe.evaluation, labels=list(labels)))
+    teacher, count_tokens = _open_teacher(worker, limited, request.teacher, context)
+    run = _Generation(worker, request, context, teacher)
+    scorer = contract_scorer(limited, {})
     if request.task == "scores":
         summary = run.score_rows()
     else:
-        subjects = run.choose_subjects(first_stage(context, request))
+        subjects = run.choose_subjects(first_stage(context, recipe, request))
         summary = run.propose_rows(subjects, scorer, count_tokens)
     return summary | {"teacher": teacher.name, "spent": round(teacher.meter.spent, 6)}
 
@@ -93,7 +96,9 @@ class _Generation:
         self.worker, self.request, self.context, self.teacher = worker, request, context, teacher
         self.refusals: list[Refusal] = []
         self.known = KnownTexts(known_rows(context, worker.recipe))
-        self.muted = review.load(context.source.path).muted
+        self.rules = PromptRules(context.train)
+        # the languages of the rows say more than those of one row
+        self.muted = {*review.load(context.source.path).muted, *(["language"] if self.rules.languages else [])}
         self.capped = False
 
     def choose_subjects(self, first: FirstStage) -> list[Subject]:
@@ -113,9 +118,10 @@ class _Generation:
                     candidates += self._new_subjects(first, question, reply)
         kept: list[Subject] = []
         repeated = self.known.repeated([prompt_only(subject, self.context.source.path) for subject in candidates])
-        for subject, kind in zip(candidates, repeated, strict=True):
-            if kind:
-                self._refuse(repeats(kind), subject.prompt[-1].content)
+        for subject, known in zip(candidates, repeated, strict=True):
+            fault = self.rules.fault(subject.prompt[-1].content) if first.questions else ""
+            if kind := fault or (repeats(known) if known else ""):
+                self._refuse(kind, subject.prompt[-1].content)
             else:
                 kept.append(subject)
         rows = [Proposal(number, prompt_only(subject, self.context.source.path)) for number, subject in enumerate(kept)]
@@ -133,6 +139,8 @@ class _Generation:
 
         def check(row: Row) -> Refusal | None:
             refusal = check_row(row, scorer, count_tokens(row), max_tokens, self.muted)
+            if refusal is None and not self.rules.allows(row):
+                return Refusal("other_language", target_text(row))
             if refusal is None and self.known.copies_held_out(row):
                 return Refusal(repeats(HELD_OUT), target_text(row))
             return refusal
@@ -314,13 +322,14 @@ class _Generation:
         self.refusals.append(Refusal(kind, text[:500]))
 
 
-def _open_teacher(worker: Worker, spec: TeacherSpec, context: GenerationContext) -> tuple[Teacher, Callable[[Row], Any]]:
+def _open_teacher(
+    worker: Worker, recipe: Recipe, spec: TeacherSpec, context: GenerationContext
+) -> tuple[Teacher, Callable[[Row], Any]]:
     """Return the teacher, and a function that counts a row's tokens with the recipe's own tokenizer."""
     from mlxtune.models import load, lora  # these import mlx, which must be loaded after the BLAS
     from mlxtune.models.row_tokens import count_row_tokens
     from mlxtune.models.template import TemplateSettings, load_template
 
-    recipe = worker.recipe
     template = load_template(resolve(recipe.model.base, relative_to=recipe.folder), TemplateSettings.from_recipe(recipe))
     if spec.model:
         return EndpointTeacher(spec), lambda row: count_row_tokens(template, row)
