@@ -120,8 +120,8 @@ def first_stage(context: GenerationContext, recipe: Recipe, request: GenerationR
         )
         return FirstStage(subjects=tuple(subjects))
     if request.task == "answers":
-        subjects = _prompt_subjects(context, request) if request.prompts else unanswered(context.source.path, recipe.data)
-        return FirstStage(subjects=tuple(subjects[: request.count]))
+        asked_for = _prompt_subjects(context, request) if request.prompts else unanswered(context.source.path, recipe.data)
+        return FirstStage(subjects=tuple(asked_for[: request.count]))
     return FirstStage()
 
 
