@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 WINDOW = 256  # number of rows that are sorted together
 KL_PAIRS = 16  # validation pairs on which preference training measures its distance from the reference
-STRIDE = 64  # tokens; prompts whose lengths differ by less than this are sorted by their completions
+STRIDE = 64  # tokens; pairs whose longer sequences differ by less than this are sorted by their shorter ones
 
 BatchRows = Callable[[Sequence[int]], list[list[int]]]  # groups the row indices of a window into batches
 PairLengths = tuple[int, int, int]  # tokens in the prompt with any shared start of both completions, and in the rest of each
@@ -93,28 +93,36 @@ def separate(indices: Sequence[int], marked: Sequence[bool]) -> list[list[int]]:
     return [kind for kind in kinds if kind]
 
 
-def pair_batch_widths(pairs: Iterable[PairLengths], *, shared: bool) -> tuple[int, ...]:
-    """Return the padded widths for a batch of ``pairs``: prompt, chosen and rejected, or both sides including their prompts.
+def pair_widths(pair: PairLengths, *, shared: bool) -> tuple[int, ...]:
+    """Return the number of inputs of ``pair``: in one row for the prompt and both sides if ``shared``; else of the longer and the shorter sequence.
 
-    The last token before the sides differ is processed with each side. A side's last token is a target only, never an input.
+    A side's last token is a target only, never an input.
     """
-    lengths = [(prompt - 1, chosen, rejected) for prompt, chosen, rejected in pairs]
-    blocks = lengths if shared else [(prompt + chosen, prompt + rejected) for prompt, chosen, rejected in lengths]
-    return tuple(padded_length(max(block)) for block in zip(*blocks, strict=True))
+    prompt, *sides = pair
+    return (prompt + sum(sides) - 2,) if shared else (prompt + max(sides) - 1, prompt + min(sides) - 1)
+
+
+def pair_batch_widths(pairs: Iterable[PairLengths], *, shared: bool) -> tuple[int, ...]:
+    """Return the padded widths of a batch of ``pairs``; see :func:`pair_widths`."""
+    blocks = zip(*(pair_widths(pair, shared=shared) for pair in pairs), strict=True)
+    return tuple(padded_length(max(block)) for block in blocks)
 
 
 def group_pairs(
     pairs: Sequence[PairLengths], order: Sequence[int], *, shared: bool, batch_tokens: int, batch_size: int, prefix: int = 0
 ) -> list[list[int]]:
-    """Group pairs like :func:`group_by_length`. Prompts and sides are padded separately, so pairs are sorted by both lengths."""
+    """Group pairs like :func:`group_by_length`. If two sequences are padded separately, pairs are sorted by both lengths."""
 
     def fits(batch: list[int]) -> bool:
         if batch_size:
             return len(batch) <= batch_size
         return len(batch) * sum(pair_batch_widths((pairs[index] for index in batch), shared=shared)) + prefix <= batch_tokens
 
-    by_length = sorted(order, key=lambda index: (pairs[index][0] // STRIDE, padded_length(max(pairs[index][1:]))))
-    return _cut(by_length, fits)
+    def key(index: int) -> tuple[int, ...]:
+        *first, last = pair_widths(pairs[index], shared=shared)
+        return (*(width // STRIDE for width in first), last)
+
+    return _cut(sorted(order, key=key), fits)
 
 
 # Padded shapes
@@ -140,24 +148,21 @@ def row_batch_cost(shape: Shape) -> float:
 
 
 def pair_batch_shape(pairs: Sequence[PairLengths], common: Sequence[int], streams: int, *, shared: bool) -> Shape:
-    """Return the shape of a batch of pairs: ``(rows, widths…, stem targets, side targets, completion)``.
+    """Return the shape of a batch of pairs: ``(rows, widths…, targets, completion)``.
 
-    ``widths`` are those of ``batching.pair_batch_widths``. ``common`` counts the answer tokens in each pair's shared start.
+    ``widths`` are those of :func:`pair_batch_widths`. ``common`` counts the answer tokens in each pair's shared start.
     """
-    sides = [(chosen, rejected) for _, chosen, rejected in pairs]
-    if not shared:
-        sides = [(chosen + start, rejected + start) for (chosen, rejected), start in zip(sides, common, strict=True)]
-    in_stem = max(sum(common[part::streams]) for part in range(streams)) if shared else 0
-    in_sides = max(sum(map(sum, sides[part::streams])) for part in range(streams))
-    completion = max(max(side) + (start if shared else 0) for side, start in zip(sides, common, strict=True))
-    widths = pair_batch_widths(pairs, shared=shared)
-    return len(pairs), *widths, padded_length(in_stem) if in_stem else 0, padded_length(in_sides), padded_length(completion)
+    copies = 1 if shared else 2  # of the shared start, whose tokens are predicted once or twice
+    counts = [chosen + rejected + copies * start for (_, chosen, rejected), start in zip(pairs, common, strict=True)]
+    targets = max(sum(counts[part::streams]) for part in range(streams))
+    completion = max(max(sides) + start for (_, *sides), start in zip(pairs, common, strict=True))
+    return len(pairs), *pair_batch_widths(pairs, shared=shared), padded_length(targets), padded_length(completion)
 
 
 def pair_batch_cost(shape: Shape) -> float:
     """Return the cost of a batch of pairs, in computed positions."""
-    rows, *widths, in_stem, in_sides, _ = shape
-    return rows * sum(widths) + HEAD_COST * (in_stem + in_sides)
+    rows, *widths, targets, _ = shape
+    return rows * sum(widths) + HEAD_COST * targets
 
 
 def choose_shapes(batches: Mapping[Shape, int], cost: Callable[[Shape], float], limit: int = MAX_SHAPES) -> dict[Shape, Shape]:

@@ -54,14 +54,12 @@ class LayerActivations:
     kernels: Kernels
 
     def nbytes(self, batch: BatchShape) -> int:
-        """Return the bytes saved for ``batch``: its rows and the prefix, or its prompts and both sides of each pair."""
+        """Return the bytes saved for ``batch``: its rows and the prefix, or both sequences of each pair."""
         scores, joined = batch.rows * self.kernels.scores(batch.width, batch.prefix), batch.rows * batch.prefix
-        if batch.sides:
-            *prompts, chosen, rejected = batch.sides
-            before = batch.prefix + sum(prompts)
-            scores = batch.rows * sum(self.kernels.scores(side, before) for side in (chosen, rejected))
-            scores += batch.rows * sum(self.kernels.scores(prompt, batch.prefix) for prompt in prompts)
-            joined += 2 * batch.rows * before
+        if len(batch.sides) == 1:  # a pair in one row has a mask of its own, so all queries read all keys
+            scores = batch.rows * batch.width * (batch.prefix + batch.width)
+        elif batch.sides:
+            scores = batch.rows * sum(self.kernels.scores(side, 0) for side in batch.sides)
         scores += self.kernels.scores(batch.prefix, 0) if batch.prefix else 0
         masks = scores // batch.rows if self.kernels.mask and self.score else 0
         return self.fixed + self.position * batch.tokens + self.score * scores + masks + self.join * joined

@@ -65,7 +65,7 @@ class DatasetLengths:
 class BatchShape:
     """The shape of a batch: ``rows`` padded to ``width`` tokens after a shared ``prefix``; the head sees ``trained`` positions.
 
-    In a batch of pairs, ``sides`` are the widths from ``batching.pair_batch_widths``, and ``width`` is their sum.
+    In a batch of pairs, ``sides`` are the widths from ``batching.pair_batch_widths``, one if prompts are shared, and ``width`` is their sum.
     """
 
     rows: int
@@ -131,7 +131,7 @@ def workload(
         cached_positions=sum(batch.rows * batch.width for batch in singles) + lengths.prefix,
         longest=max(min(row.full, max_tokens) for row in lengths.train), batches=tuple(batches.values()), tokens_read=tokens_read,
         batch_count=sum(len(groups) for _, groups in steps), traces=len(set(shapes.values())),
-        kl_positions=sum(batch.rows * sum(batch.sides[:-1]) + batch.prefix for batch in kl_batches),
+        kl_positions=sum(batch.tokens for batch in kl_batches),
     )  # fmt: skip
 
 
@@ -182,13 +182,10 @@ class _TruncatedRows:
 
     def batch(self, rows: Sequence[int]) -> BatchShape:
         if self.sides:
-            prefix = self.prefix if len(rows) > 1 else 0  # the same condition as in training.preference.batches
-            unshared = self.prefix - prefix
-            pairs = [(prompt + unshared, chosen, rejected) for prompt, chosen, rejected in (self.sides[row] for row in rows)]
-            widths = batching.pair_batch_widths(pairs, shared=self.share_prompts)
+            widths = batching.pair_batch_widths((self.sides[row] for row in rows), shared=self.share_prompts)
             copies = 1 if self.share_prompts else 2  # the common prefix of both answers is predicted once or twice
             trained = sum(copies * self.common[row] + sum(self.sides[row][1:]) for row in rows)
-            return BatchShape(len(rows), sum(widths), prefix, trained, widths)
+            return BatchShape(len(rows), sum(widths), self.prefix, trained, widths)
         width = batching.padded_length(max(self.inputs[row] for row in rows))
         return BatchShape(len(rows), width, self._prefix(rows), sum(self.trained[row] for row in rows))
 
@@ -202,8 +199,8 @@ class _TruncatedRows:
         count, *sizes = shapes[self._shape(rows, streams)]
         parts = min(streams, count)
         if self.sides:
-            *widths, in_stem, in_sides, _ = sizes
-            return BatchShape(count, sum(widths), self.prefix, parts * (in_stem + in_sides), tuple(widths))
+            *widths, targets, _ = sizes
+            return BatchShape(count, sum(widths), self.prefix, parts * targets, tuple(widths))
         width, targets = sizes
         return BatchShape(count, width, self._prefix(rows), parts * targets)
 

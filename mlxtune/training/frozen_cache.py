@@ -14,7 +14,6 @@ import numpy as np
 
 from mlxtune.core.files import disk_errors
 from mlxtune.data.batching import group_by_length, separate
-from mlxtune.models.encoded import Encoded
 from mlxtune.training.layer_stack import LayerStack, RecordingCache
 from mlxtune.training.objective import TrainingBatch
 from mlxtune.training.sft import collate, input_lengths
@@ -30,29 +29,40 @@ def fill_rows(batch: TrainingBatch, part: Any, count: int) -> list[int]:
 class FrozenCache:
     """Hidden states per row, stored in memory up to ``budget`` bytes, then in a scratch file in ``folder``."""
 
-    def __init__(self, stack: LayerStack, rows: Sequence[Encoded], prefix: int, *, budget: int, folder: Path) -> None:
+    def __init__(self, stack: LayerStack, rows: Sequence[Any], prefix: int, *, budget: int, folder: Path) -> None:
         self.stack, self.rows, self.prefix, self.budget = stack, rows, prefix, budget
-        lengths = input_lengths(rows, prefix)
-        kinds = separate(range(len(rows)), [row.unprefixed for row in rows])
-        self.groups = [
-            group
-            for kind in kinds
-            for group in group_by_length(lengths, kind, batch_tokens=GROUP_TOKENS, batch_size=0, prefix=prefix)
-        ]
+        self.groups = self.group()
         self._position = {index: (number, line) for number, rows in enumerate(self.groups) for line, index in enumerate(rows)}
         self._blocks: dict[int, mx.array | tuple[int, tuple[int, ...], mx.Dtype]] = {}  # an array, or its scratch-file location
-        self._prefix_caches: list[RecordingCache] = []
+        self.prefix_caches: list[RecordingCache] = []
         self._prefix_output: mx.array | None = None
         self._bytes = 0
         self._folder = folder
         self._file: IO[bytes] | None = None
+
+    def group(self) -> list[list[int]]:
+        """Return the indices of the rows that are computed together."""
+        lengths, kinds = input_lengths(self.rows, self.prefix), [row.unprefixed for row in self.rows]
+        limits: Any = {"batch_tokens": GROUP_TOKENS, "batch_size": 0, "prefix": self.prefix}
+        return [group for kind in separate(range(len(kinds)), kinds) for group in group_by_length(lengths, kind, **limits)]
+
+    def collate(self, indices: Sequence[int]) -> TrainingBatch:
+        """Return a batch of the rows at ``indices``."""
+        return collate(self.rows, indices, self.prefix, self.stack.streams.size)
+
+    def run(self, batch: TrainingBatch, part: Any) -> mx.array:
+        """Return the outputs ``(rows, tokens, width)`` of ``part``."""
+        prefix = None if batch.prefix is None else self.prefix_caches
+        return self.stack.hidden_states(part.inputs, prefix, until=self.stack.first_adapted)
 
     def outputs(self, batch: TrainingBatch) -> list[mx.array]:
         """Return ``(1, prefix, width)`` if there is a prefix, then ``(rows, tokens, width)`` for each part."""
         self._compute_prefix(self.rows[0].tokens)
         for number in sorted({self._position[index][0] for part in batch.parts for index in part.rows} - self._blocks.keys()):
             self._compute(number)
-        parts = [self._gather(fill_rows(batch, part, part.inputs.shape[0]), part.inputs.shape[1]) for part in batch.parts]
+        blocks = [part.inputs if isinstance(part.inputs, mx.array) else part.inputs[0] for part in batch.parts]
+        filled = (fill_rows(batch, part, block.shape[0]) for part, block in zip(batch.parts, blocks, strict=True))
+        parts = [self._gather(rows, block.shape[1]) for rows, block in zip(filled, blocks, strict=True)]
         return parts if batch.prefix is None or self._prefix_output is None else [self._prefix_output, *parts]
 
     def close(self) -> None:
@@ -63,20 +73,19 @@ class FrozenCache:
     def _compute_prefix(self, tokens: Any) -> None:
         """Compute the outputs for the prefix ``tokens``, once."""
         if self.prefix and self._prefix_output is None:
-            self._prefix_caches, self._prefix_output = self.stack.run_prefix(
+            self.prefix_caches, self._prefix_output = self.stack.run_prefix(
                 mx.array(tokens[: self.prefix]), until=self.stack.first_adapted
             )
-            mx.eval(self._prefix_output, [(cache.keys, cache.values) for cache in self._prefix_caches])
+            mx.eval(self._prefix_output, [(cache.keys, cache.values) for cache in self.prefix_caches])
 
     def _compute(self, number: int) -> None:
         streams = self.stack.streams
-        batch = collate(self.rows, self.groups[number], self.prefix, streams.size)
+        batch = self.collate(self.groups[number])
         streams.share_cores(len(batch.parts))
-        prefix_caches = None if batch.prefix is None else self._prefix_caches
         outputs = []
         for stream, part in enumerate(batch.parts):
             with streams(stream):
-                outputs.append(self.stack.hidden_states(part.inputs, prefix_caches, until=self.stack.first_adapted))
+                outputs.append(self.run(batch, part))
         width = max(array.shape[1] for array in outputs)
         padded = [mx.pad(array, [(0, 0), (0, width - array.shape[1]), (0, 0)]) for array in outputs]
         order = {index: line for line, index in enumerate(index for part in batch.parts for index in part.rows)}

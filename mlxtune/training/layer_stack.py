@@ -2,7 +2,7 @@
 
 An mlx-lm backbone loops over its list of layers. For one call, that list is replaced by the layers above the frozen ones, which
 start from precomputed hidden states, or by layers that keep only their inputs (see ``recompute``). Neither the model's class nor any
-global state changes.
+global state changes; only its rotary embeddings are wrapped, by :class:`RowPositions`.
 
 Tokens that all rows of a batch begin with are computed once: the prefix runs as one sequence, its keys and values are recorded as
 part of the graph, and the rows attend to them. This computes the same sums in a different order, but only for plain attention, in
@@ -61,12 +61,19 @@ class TrainingPrefixCache:
         return mx.concatenate([mx.broadcast_to(prefix, (own.shape[0], *prefix.shape[1:])), own], axis=2)
 
 
-class ChainedCache(TrainingPrefixCache, RecordingCache):
-    """Attends to a recorded prefix, and records the keys and values of the prefix and its own tokens."""
+class RowPositions(nn.Module):
+    """A rotary embedding that also accepts a position for each token of each row, ``(rows, tokens)``, as its offset."""
 
-    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        self.keys, self.values = super().update_and_fetch(keys, values)
-        return self.keys, self.values
+    def __init__(self, rope: Any) -> None:
+        super().__init__()
+        self._rope = rope
+
+    def __call__(self, x: mx.array, offset: Any = 0, **options: Any) -> mx.array:
+        if not isinstance(offset, mx.array) or offset.ndim < 2:
+            return self._rope(x, offset=offset, **options)
+        rows, heads, tokens, width = x.shape
+        each = self._rope(x.swapaxes(1, 2).reshape(-1, heads, 1, width), offset=mx.broadcast_to(offset, (rows, tokens)).flatten())
+        return each.reshape(rows, tokens, heads, width).swapaxes(1, 2)
 
 
 class LayerStack:
@@ -81,6 +88,10 @@ class LayerStack:
     ) -> None:
         self.model, self.head, self.streams = model, head, streams or StreamPool(1)
         self.depth = len(model.layers)
+        for module in model.modules():
+            rope = module.get("rope")
+            if isinstance(rope, nn.Module) and not isinstance(rope, RowPositions):
+                module.rope = RowPositions(rope)
         self._lists = _layer_lists(model)
         self.first_adapted = self._first_adapted()
         self.checkpointed = checkpointed and self._calls_layers()

@@ -41,5 +41,5 @@ class TrainingBatch:
     def computed_positions(self) -> int:
         """The number of computed positions, including padding and the prefix."""
         arrays = self.arrays()
-        blocks = tree_flatten([arrays[name] for name in ("prefix", "stems", "inputs") if name in arrays])
+        blocks = tree_flatten([arrays[name] for name in ("prefix", "inputs")])
         return sum(block.size for _, block in blocks)

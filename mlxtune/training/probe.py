@@ -155,7 +155,7 @@ def _objective(batch: ProbeBatch, streams: int) -> Objective:
     from mlxtune.training.sft import SFTObjective
 
     if batch.sides:
-        return PreferenceObjective(MethodSection(), len(batch.sides) == 3, batch.prefix, streams)
+        return PreferenceObjective(MethodSection(), len(batch.sides) == 1, batch.prefix, streams)
     return SFTObjective(batch.prefix, streams)
 
 
@@ -202,22 +202,26 @@ def _rows(batch: ProbeBatch, recipe: Recipe) -> list[Encoded]:
 
 
 def _pairs(batch: ProbeBatch, recipe: Recipe) -> list[EncodedPair]:
-    """Return random pairs of the batch's widths. If the sides include prompts, a prompt has the remaining tokens."""
+    """Return random pairs of the batch's widths, each with half of the trained tokens in both answers."""
     import numpy as np
 
     from mlxtune.models.encoded import EncodedPair
 
     rng = np.random.default_rng(recipe.training.seed)
-    *prompts, chosen, rejected = batch.sides
-    trained = batch.trained // batch.rows
-    prompt = prompts[0] + 1 if prompts else max(1, (chosen + rejected - trained) // 2)
-    common = min(max(0, trained - chosen - rejected), prompt - 1) if prompts else 0  # answer tokens shared by both sides
-    lengths = [prompt - common, *((common + chosen, common + rejected) if prompts else (chosen - prompt, rejected - prompt))]
+    longer, *others = batch.sides
+    trained = min(batch.trained // batch.rows, sum(batch.sides) - 1)
+    if others:  # the prompt occurs in both
+        prompt = max(1, (longer + others[0] + 2 - trained) // 2)
+        lengths = [prompt, *(max(1, width + 1 - prompt) for width in batch.sides)]
+    else:
+        better_size = max(1, trained // 2)
+        worse_size = max(1, trained - better_size)
+        lengths = [longer + 2 - better_size - worse_size, better_size, worse_size]
     pairs = []
     for index in range(max(batch.rows, batch.grouped)):
         prompt_tokens, better, worse = (rng.integers(3, 250, max(1, length)).astype(np.int32) for length in lengths)
         prompt_tokens = np.concatenate([np.arange(batch.prefix, dtype=np.int32) % 200 + 3, prompt_tokens])
-        worse[:common], worse[common : common + 1] = better[:common], 2  # the answers differ from this token on
+        worse[0] = 2  # the answers differ from the first token on
         sizes = (len(better), len(worse))
         pairs.append(EncodedPair(str(index), Location(recipe.folder, index + 1), prompt_tokens, better, worse, sizes))
     return pairs

@@ -167,9 +167,8 @@ def test_the_distance_from_the_reference_is_measured_in_every_validation() -> No
     pair, speed = RowLength(25, 10, 15, (15, 10, 4)), StepCalibration(1.0, 0.01, 0.0, "probe")
     given = recipe("method.kind=dpo", "training.steps=4", "training.batch_size=2")
     work = workload(DatasetLengths((pair,) * 20, (pair,) * 20, 0, False), given.training, 100)
-    chosen, rejected = work.batches[0].sides
-    assert work.validation_positions == 20 * (chosen + rejected)
-    assert work.kl_positions == 16 * chosen
+    assert work.validation_positions == 20 * sum(work.batches[0].sides)
+    assert work.kl_positions == 16 * sum(work.batches[0].sides)
     cost = _cost(given, work, speed, 0.0, cached=False, checkpointed=False)
     assert cost.validation_seconds == pytest.approx(2 * (work.validation_positions + work.kl_positions) * 0.005)
 

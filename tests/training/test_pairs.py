@@ -290,7 +290,7 @@ def test_batch_counts_computed_and_trained_tokens(shared):
         (batch,) = pair_batches.collate([pair], [[0]], share_prompts=shared)
         assert batch.computed_positions == cost([pair], shared)
         real = len(pair.chosen) + len(pair.rejected)
-        real += len(pair.prompt) - 1 - pair.common_length if shared else 2 * (len(pair.prompt) - 1)
+        real += len(pair.prompt) - 2 - pair.common_length if shared else 2 * (len(pair.prompt) - 1)
         assert real <= batch.computed_positions <= real + 24
         assert batch.counts == {0: (len(pair.tokens), int(pair.trained.sum()))}
     batches = pair_batches.collate(rows, [[2, 0], [5]], share_prompts=shared, streams=2)

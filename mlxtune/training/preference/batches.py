@@ -1,4 +1,4 @@
-"""Batches of preference pairs. Each prompt occurs once, followed by its chosen and rejected completions.
+"""Batches of preference pairs. Each prompt occurs once, followed by its chosen and rejected completions in the same row.
 
 A *stem* is a prompt plus the tokens that both of its completions begin with. The tokens that all prompts begin with are the batch's
 prefix. ``forward`` describes how they are computed.
@@ -21,18 +21,13 @@ from mlxtune.training.sft import MIN_PREFIX
 
 @dataclass(frozen=True)
 class PairPart:
-    """The pairs computed by one stream.
-
-    ``targets`` are first the tokens predicted from the stems, if completions share their first tokens, then those predicted from the inputs.
-    """
+    """The pairs computed by one stream."""
 
     rows: tuple[int, ...]  # without the empty pairs that pad a batch to a shape
-    # int32 (pairs, stem), padded, without the prefix and the last tokens; None if inputs include the prompts
-    stems: mx.array | None
-    stem_lengths: mx.array  # int32 (pairs,): positions of the stems' last tokens
-    inputs: tuple[mx.array, mx.array]  # chosen and rejected completions, int32 (pairs, tokens) each
-    stem_positions: mx.array  # in the flattened stems
-    positions: mx.array  # in both flattened inputs, concatenated
+    # int32 (pairs, tokens) each, without the prefix: one row per pair, or the longer and the shorter sequences of all pairs
+    inputs: tuple[mx.array, ...]
+    branches: mx.array | None  # int32 (pairs, 2): where the stems and the chosen completions in a row end; None for whole sequences
+    positions: mx.array  # int32 (targets,): indices in the flattened inputs, concatenated
     targets: mx.array  # int32 (targets,)
     target_index: mx.array  # int32 (2 pairs, completion): the index in targets of each token of a completion
     mask: mx.array  # float32, of the same shape: marks real tokens
@@ -92,7 +87,7 @@ def collate(
     batches = []
     for indices in groups:
         counts = {index: (len(pairs[index].tokens), int(pairs[index].trained.sum())) for index in indices}
-        common = prefix if share_prompts and (shapes or len(indices) > 1) else 0
+        common = prefix if share_prompts else 0
         tokens = mx.array(pairs[indices[0]].prompt[:common]) if common else None
         shape = shapes[batch_shape(pairs, indices, share_prompts, common, streams)] if shapes else None
         batches.append(PairBatch(tokens, make_parts(pairs, indices, share_prompts, common, streams, shape), counts, mean))
@@ -119,68 +114,74 @@ def make_parts(
 
 def _part(all_pairs: Sequence[EncodedPair], indices: Sequence[int], share_prompts: bool, prefix: int, shape: Shape) -> PairPart:
     """Return one stream's part of a batch: the pairs at ``indices``. ``shape`` has its number of pairs, and the other sizes if they are given."""
-    rows, *sizes = shape
-    *stem_width, chosen_width, rejected_width, stem_targets_size, side_targets_size, completion = sizes or (0,) * 6
+    count, *sizes = shape
+    *widths, size, completion = sizes or (0,) * (3 if share_prompts else 4)
     pairs = [all_pairs[index] for index in indices]
-    common = [pair.common_length if share_prompts else 0 for pair in pairs]
-    completions = [pair.chosen for pair in pairs], [pair.rejected for pair in pairs]
-    stems = [np.concatenate([pair.prompt, pair.chosen[:start]]) for pair, start in zip(pairs, common, strict=True)]
-    before = [stem[-1:] if share_prompts else stem for stem in stems]
-    stem_block = _pad_rows([stem[prefix:-1] for stem in stems], rows, *stem_width) if share_prompts else np.zeros((0, 0), np.int32)
-    inputs = []
-    for side, width in zip(completions, (chosen_width, rejected_width), strict=True):
-        answers = [np.concatenate([first, own[start:-1]]) for first, own, start in zip(before, side, common, strict=True)]
-        inputs.append(_pad_rows(answers, rows, width))
-    lengths = np.zeros((2, rows), np.int32)
-    lengths[:, : len(pairs)] = [[len(tokens) for tokens in side] for side in completions]
-    target_index = np.zeros((2 * rows, completion or padded_length(int(lengths.max()))), np.int32)
+    rows = [_pair_rows(pair, share_prompts, prefix) for pair in pairs]
+    blocks = [*zip(*rows, strict=True)] or [()] * len(widths)
+    inputs = [_pad_rows(block, count, width) for block, width in zip(blocks, widths, strict=True)]
+    lengths, branches = np.zeros((2, count), np.int32), np.zeros((count, 2), np.int32)
+    lengths[:, : len(pairs)] = [[len(pair.chosen) for pair in pairs], [len(pair.rejected) for pair in pairs]]
+    target_index = np.zeros((2 * count, completion or padded_length(int(lengths.max()))), np.int32)
     mask = np.arange(target_index.shape[1]) < lengths.reshape(-1, 1)
-    in_stem, stem_targets = _TargetList(), []
-    for line, (pair, start) in enumerate(zip(pairs, common, strict=True)):
-        stem_targets.append(in_stem.add(pair.chosen[:start], line * stem_block.shape[1] + len(pair.prompt) - 1 - prefix))
-    in_stem.pad(stem_targets_size)
-    in_inputs, offset = _TargetList(len(in_stem.positions)), 0
-    for number, (side, block) in enumerate(zip(completions, inputs, strict=True)):
-        for line, (tokens, start) in enumerate(zip(side, common, strict=True)):
-            row = target_index[number * rows + line]
-            row[:start] = stem_targets[line]
-            row[start : len(tokens)] = in_inputs.add(tokens[start:], offset + line * block.shape[1] + len(before[line]) - 1)
-        offset += block.size
-    in_inputs.pad(side_targets_size)
-    reference, labels, stem_lengths = np.zeros((rows, 2), np.float32), np.zeros(rows, np.float32), np.zeros(rows, np.int32)
+    found = _TargetList()
+    for line, pair in enumerate(pairs):
+        first, common = len(pair.prompt) - 1 - prefix, pair.common_length if share_prompts else 0
+        order = (0, 0) if share_prompts else (0, 1) if _chosen_is_longer(pair) else (1, 0)
+        start, other = (sum(one.size for one in inputs[:block]) + line * inputs[block].shape[1] for block in order)
+        chosen, rejected = (target_index[line + side * count] for side in (0, 1))
+        chosen[: len(pair.chosen)] = found.add(pair.chosen, start + first)
+        rejected[:common] = chosen[:common]
+        if (
+            share_prompts
+        ):  # the first token that differs is predicted from the stem, the others from the completion behind the chosen one
+            branches[line] = first + 1 + common, first + len(pair.chosen)
+            rejected[common] = found.add(pair.rejected[common : common + 1], start + first + common)[0]
+            rejected[common + 1 : len(pair.rejected)] = found.add(pair.rejected[common + 1 :], start + int(branches[line, 1]))
+        else:
+            rejected[: len(pair.rejected)] = found.add(pair.rejected, other + first)
+    found.pad(size)
+    reference, labels = np.zeros((count, 2), np.float32), np.zeros(count, np.float32)
     for line, pair in enumerate(pairs):
         reference[line] = pair.reference_logps or (np.nan, np.nan)  # not a number, so a loss that needs it fails
-        labels[line], stem_lengths[line] = bool(pair.label), len(stems[line]) - 1
-    stem_positions, positions, targets = (
-        mx.array(np.array(one, np.int32)) for one in (in_stem.positions, in_inputs.positions, in_stem.targets + in_inputs.targets)
-    )
-    real = (np.arange(rows) < len(pairs)).astype(np.float32)
+        labels[line] = bool(pair.label)
+    positions, targets = (mx.array(np.array(one, np.int32)) for one in (found.positions, found.targets))
+    real = (np.arange(count) < len(pairs)).astype(np.float32)
     return PairPart(
-        tuple(indices), mx.array(stem_block) if share_prompts else None, mx.array(stem_lengths),
-        (mx.array(inputs[0]), mx.array(inputs[1])), stem_positions, positions, targets, mx.array(target_index),
-        mx.array(mask.astype(np.float32)), mx.array(reference.T.flatten()), mx.array(real), mx.array(labels),
+        tuple(indices), tuple(map(mx.array, inputs)), mx.array(branches) if share_prompts else None, positions, targets,
+        mx.array(target_index), mx.array(mask.astype(np.float32)), mx.array(reference.T.flatten()), mx.array(real), mx.array(labels),
     )  # fmt: skip
+
+
+def _chosen_is_longer(pair: EncodedPair) -> bool:
+    return len(pair.chosen) >= len(pair.rejected)
+
+
+def _pair_rows(pair: EncodedPair, share_prompts: bool, prefix: int) -> list[Any]:
+    """Return the inputs of ``pair``: stem and both completions in one row or, if prompts are not shared, the longer and the shorter sequence."""
+    if share_prompts:
+        return [np.concatenate([pair.prompt[prefix:], pair.chosen[:-1], pair.rejected[pair.common_length : -1]])]
+    sides = (pair.chosen, pair.rejected) if _chosen_is_longer(pair) else (pair.rejected, pair.chosen)
+    return [np.concatenate([pair.prompt, side[:-1]]) for side in sides]
 
 
 @dataclass
 class _TargetList:
-    """Predicted tokens and the positions that predict them. ``start`` is the index of the first one in the list of all targets."""
+    """Predicted tokens and the positions that predict them."""
 
-    start: int = 0
     positions: list[int] = field(default_factory=list)
     targets: list[int] = field(default_factory=list)
 
     def add(self, tokens: Any, first: int) -> range:
-        """Add ``tokens``, predicted from position ``first`` onward, and return their indices in the list of all targets."""
-        begin = self.start + len(self.positions)
+        """Add ``tokens``, predicted from position ``first`` onward, and return their indices in the list."""
+        begin = len(self.positions)
         self.positions += range(first, first + len(tokens))
         self.targets += tokens.tolist()
         return range(begin, begin + len(tokens))
 
     def pad(self, size: int = 0) -> None:
-        """Pad to ``size`` or, if that is 0, to one of a few fixed lengths, unless empty."""
-        size = size or (padded_length(len(self.positions)) if self.positions else 0)
-        padding = [0] * (size - len(self.positions))
+        """Pad to ``size`` or, if that is 0, to one of a few fixed lengths."""
+        padding = [0] * ((size or padded_length(len(self.positions))) - len(self.positions))
         self.positions += padding
         self.targets += padding
 

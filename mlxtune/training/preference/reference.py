@@ -222,9 +222,7 @@ class ReferenceKL:
             progress(0, sum(sizes))
             for number, batch in enumerate(self.batches):
                 self.stack.streams.share_cores(len(batch.parts))
-                for part, part_states in zip(
-                    batch.parts, target_states(self.stack, batch.arrays(self.cache), sides=1), strict=True
-                ):
+                for part, part_states in zip(batch.parts, target_states(self.stack, batch.arrays(self.cache)), strict=True):
                     pairs = len(part.rows)
                     chosen = np.array(part.target_index)[:pairs][np.array(part.mask)[:pairs] > 0]
                     states.append(part_states[mx.array(chosen)])
