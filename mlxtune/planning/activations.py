@@ -55,7 +55,8 @@ class LayerActivations:
 
     def nbytes(self, batch: BatchShape) -> int:
         """Return the bytes saved for ``batch``: its rows and the prefix, or both sequences of each pair."""
-        scores, joined = batch.rows * self.kernels.scores(batch.width, batch.prefix), batch.rows * batch.prefix
+        before = batch.prefix + batch.earlier
+        scores, joined = batch.rows * self.kernels.scores(batch.width, before), batch.rows * before
         if len(batch.sides) == 1:  # a pair in one row has a mask of its own, so all queries read all keys
             scores = batch.rows * batch.width * (batch.prefix + batch.width)
         elif batch.sides:

@@ -10,7 +10,8 @@ The peak of a step is the highest of these moments, each in addition to the weig
 
 Before the first step there is one more, ``loading``, when both the loaded and the converted weights exist, or, with 16-bit products on a
 CPU, when the model's head is compared with its fast version, and four dense copies of it exist. Gradient
-checkpointing (arXiv:1604.06174) saves the input of each layer, and the activations of one layer at a time.
+checkpointing (arXiv:1604.06174) saves the input of each layer, and the activations of one layer at a time. If rows still do not fit, they are
+computed in segments, whose keys and values are kept with their gradients.
 """
 
 import math
@@ -35,6 +36,7 @@ MAX_STREAMS = 4  # on a CPU: models.cpu.streams.MAX_STREAMS
 BUFFERS = 32 * 2**20  # bytes of free buffers that MLX keeps on a CPU; on a GPU, up to CACHE_LIMIT
 PROCESS = 128 * 2**20  # bytes of the interpreter and its libraries, measured on Linux
 TRACE = 8 * 2**20  # bytes that MLX retains for each compiled step
+SEGMENTS = (8192, 4096, 2048, 1024, 512)  # tokens of a row that are computed at a time if a whole row does not fit
 MARGIN = 0.2  # fraction of the limit that a plan with outcome "go" leaves free; 0.1 if it was measured
 
 _OPTIMIZER_STATES = {"adamw": 2.0, "lion": 1.0, "muon": 1.0}
@@ -75,6 +77,7 @@ class MemoryEstimate:
     moment: str
     batch: BatchShape
     checkpointed: bool
+    segment: int = 0  # tokens of a row that are computed at a time; 0 for whole rows
 
     @property
     def rest(self) -> int:
@@ -102,25 +105,39 @@ class MemoryEstimate:
 
 def estimate(
     shapes: ModelShapes, recipe: Recipe, work: Workload, machine: Machine, *, cached: bool, checkpointed: bool, scale: float = 1.0,
-    coefficients: Coefficients | None = None, kernels: Kernels | None = None,
+    coefficients: Coefficients | None = None, kernels: Kernels | None = None, segment: int = 0,
 ) -> MemoryEstimate:  # fmt: skip
     """Estimate the peak of the largest batch.
 
     ``cached``: the outputs of the frozen layers are cached across epochs. ``scale`` is the measured working memory relative to this
-    estimate, from a probe.
+    estimate, from a probe. ``segment`` is the number of tokens of a row that are computed at a time, 0 for whole rows.
     """
     kernels = kernels or kernels_for(machine)
     coefficients = coefficients or (Coefficients() if kernels.float32 else NATIVE_COEFFICIENTS)
     step = _Step(shapes, recipe, machine, cached, checkpointed, scale, coefficients, kernels)
-    return max((step.estimate(batch, work) for batch in work.batches), key=lambda estimate: estimate.step)
+    estimates = (step.estimate(batch.in_segments(segment), work) for batch in work.batches)
+    return replace(max(estimates, key=lambda estimate: estimate.step), segment=segment)
 
 
 def needs_checkpointing(
     shapes: ModelShapes, recipe: Recipe, work: Workload, machine: Machine, *, cached: bool, scale: float = 1.0
 ) -> bool:
     """Decide ``training.grad_checkpoint = "auto"``: true if the plain step does not fit with a margin."""
-    plain = estimate(shapes, recipe, work, machine, cached=cached, checkpointed=False, scale=scale)
-    return plain.step + plain.buffers + plain.process > (1 - MARGIN) * machine.limit
+    return not _fits(estimate(shapes, recipe, work, machine, cached=cached, checkpointed=False, scale=scale), machine)
+
+
+def needed_segment(shapes: ModelShapes, recipe: Recipe, work: Workload, machine: Machine, *, scale: float = 1.0) -> int:
+    """Return the most tokens of a row that can be computed at a time, if checkpointed rows do not fit; 0 if they do, or if nothing helps."""
+    for segment in (0, *SEGMENTS):
+        part = estimate(shapes, recipe, work, machine, cached=False, checkpointed=True, scale=scale, segment=segment)
+        if _fits(part, machine):
+            return segment
+    return 0
+
+
+def _fits(estimate: MemoryEstimate, machine: Machine) -> bool:
+    """Return whether a step fits with a margin."""
+    return estimate.step + estimate.buffers + estimate.process <= (1 - MARGIN) * machine.limit
 
 
 def uses_frozen_cache(shapes: ModelShapes, recipe: Recipe, work: Workload, *, plain: bool) -> bool:
@@ -205,8 +222,9 @@ class _Step:
         hidden = batch.tokens * shapes.width * self.number_size
         inputs = hidden * shapes.residual_streams * len(trained)
         saved, top = (inputs, max(trained, default=0)) if self.checkpointed else (sum(trained), 0)
-        saved += hidden  # the input of the final norm
-        last = (inputs if self.checkpointed else sum(trained)) / max(1, len(trained))  # saved by the lowest adapted layer
+        kept = 2 * batch.rows * (batch.earlier + batch.width) * sum(layer.join for layer in self.layers) if batch.earlier else 0
+        saved += hidden + kept  # the input of the final norm, and the segments' keys and values with their gradients
+        last = (inputs if self.checkpointed else sum(trained)) / max(1, len(trained)) + kept  # saved by the lowest adapted layer
         streams = min(MAX_STREAMS, self.machine.cores, batch.rows) if self.machine.backend == "cpu" else 1
         current = min(batch.trained, streams * CHUNK)
         positions = factors.logits * current + factors.ahead * min(AHEAD, batch.trained - current)

@@ -152,6 +152,7 @@ class StepDecisions(NamedTuple):
     cached: bool
     checkpointed: bool
     calibration: StepCalibration | None
+    segment: int = 0  # tokens of a long row that are computed at a time; 0 for whole rows
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,11 @@ class Planner:
         if compiled and not compiling_pays(work, calibration):
             work = self._workload(recipe, compiled=False)
             calibration = calibration and replace(calibration, seconds=calibration.uncompiled or calibration.seconds)
-        return StepDecisions(work, cached, checkpointed, calibration)
+        segment = 0
+        if checkpointed and recipe.method.kind == "sft" and self.lengths.full_attention:
+            scale = calibration.scale if calibration else 1.0
+            segment = memory.needed_segment(self.shapes, recipe, work, self.machine, scale=scale)
+        return StepDecisions(work, cached and not segment, checkpointed, calibration, segment)
 
     def _workload(self, recipe: Recipe, *, compiled: bool) -> Workload:
         streams = min(memory.MAX_STREAMS, self.machine.cores) if self.machine.backend == "cpu" else 1
@@ -200,8 +205,8 @@ class Planner:
         ``on_start`` is called with the process. If that is stopped, nothing is stored, and the result is ``None``.
         """
         decisions = self.decisions(recipe)
-        work, cached, checkpointed, _ = decisions
-        batch = self._estimate(recipe, decisions).batch
+        batch = replace(self._estimate(recipe, decisions).batch, earlier=0)  # of a long row, one segment
+        work, cached, checkpointed, *_ = decisions = decisions._replace(segment=0)
         rows = memory.frozen_group_rows(batch, work) if cached else 0
         process = measurements.start_steps(recipe, batch, grouped=rows, checkpointed=checkpointed)
         on_start(process)
@@ -222,7 +227,7 @@ class Planner:
 
     def plan(self, recipe: Recipe, splits: Splits, *, watts: float = 0.0, workspace: Path | None = None) -> Plan:
         """Plan ``recipe``, which is complete, with the rows of ``splits``. Past runs in ``workspace`` may tell the speed."""
-        work, cached, checkpointed, measured = decisions = self.decisions(recipe)
+        work, cached, checkpointed, measured, _ = decisions = self.decisions(recipe)
         estimate = self.estimate(recipe)
         probed = measured is not None and measured.batch == calibration.batch_key(recipe, estimate.batch)
         speed = self._speed(recipe, decisions, probed, workspace)
@@ -256,7 +261,7 @@ class Planner:
         Without a probe of the largest batch, it is taken from past runs in ``workspace``, from a probe of another batch, or
         estimated from a benchmark of this machine.
         """
-        work, _, checkpointed, measured = decisions
+        work, _, checkpointed, measured, _ = decisions
         speed = measured if measured and measured.exact else None
         if workspace and not (speed and probed and not speed.busy):
             speed = calibration.from_past_run(workspace, recipe) or speed
@@ -269,8 +274,10 @@ class Planner:
         return speed
 
     def _estimate(self, recipe: Recipe, decisions: StepDecisions, scale: float = 1.0) -> MemoryEstimate:
-        work, cached, checkpointed, _ = decisions
-        return memory.estimate(self.shapes, recipe, work, self.machine, cached=cached, checkpointed=checkpointed, scale=scale)
+        work, cached, checkpointed, _, segment = decisions
+        return memory.estimate(
+            self.shapes, recipe, work, self.machine, cached=cached, checkpointed=checkpointed, scale=scale, segment=segment
+        )
 
     def _calibration(self, recipe: Recipe, checkpointed: bool) -> StepCalibration | None:
         if not self.fingerprint:

@@ -1,5 +1,7 @@
 """The work of a run: the exact lengths of its rows, and the batches that training will make from them."""
 
+from __future__ import annotations
+
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -73,6 +75,14 @@ class BatchShape:
     prefix: int
     trained: int
     sides: tuple[int, ...] = ()
+    earlier: int = 0  # tokens of each row whose keys and values are kept, because the row is computed in segments
+
+    def in_segments(self, segment: int) -> BatchShape:
+        """Return the shape of the last segment of ``segment`` tokens, or the whole batch if it is not longer or ``segment`` is 0."""
+        tokens = self.prefix + self.width
+        if not segment or tokens <= segment:
+            return self
+        return BatchShape(self.rows, segment, 0, min(self.trained, self.rows * segment), earlier=tokens - segment)
 
     @property
     def tokens(self) -> int:

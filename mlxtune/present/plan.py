@@ -160,7 +160,7 @@ def run_facts(plan: Plan, power: PowerState, check_note: str, off_task: Fact | N
         *_warnings(plan),
         Fact("batch", f"{plural(batch.rows, 'pair' if batch.sides else 'row')} of {batch.width:,} tokens{prefix}", "the largest"),
         Fact("tokens", f"{plan.trained:,} trained", f"{share:.0f}% of {plan.computed:,} computed"),
-        Fact("longest", f"{plan.longest:,} tokens"),
+        Fact("longest", f"{plan.longest:,} tokens" + (f", {segment:,} at a time" if (segment := plan.estimate.segment) else "")),
         Fact("shared", f"{plan.prefix:,} tokens", "computed once per batch") if plan.prefix else None,
         Fact("compiled", plural(plan.traces, "step"), "one per batch shape") if plan.traces else None,
         Fact("compiled", "off", "too few steps to benefit") if plan.compiles and not plan.traces else None,

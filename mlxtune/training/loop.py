@@ -85,6 +85,7 @@ class TrainingLoop:
     valid: Sequence[TrainingRow]
     objective: Objective
     compiled: bool = False
+    segment: int = 0  # tokens of a long row that are computed at a time; 0 for whole rows
     # returns a cache of the frozen layers' outputs for some rows, or ``None``
     cache: Callable[[Sequence[Any]], FrozenCache | None] = field(default=lambda rows: None)
     closes_caches: bool = True  # at the end
@@ -179,7 +180,9 @@ class _TrainingRun:
         mx.eval(model.trainable_parameters(), self.optimizer.state)
         loop.hosts.rescue = self._rescue
         self._stop_agreed, self._memory_warning = False, ""
-        self.stepper = Stepper(loop.stack, self.optimizer, loop.objective, clip=loop.section.clip, compiled=loop.compiled)
+        self.stepper = Stepper(
+            loop.stack, self.optimizer, loop.objective, clip=loop.section.clip, compiled=loop.compiled, segment=loop.segment
+        )
         self.train_cache, self.valid_cache = loop.cache(loop.train), loop.cache(loop.valid) if loop.valid else None
         self.validation_batches = loop.validation_batches()
         self.saved = self.done

@@ -11,6 +11,7 @@ from mlx.utils import tree_map
 
 from mlxtune.recipe import AdapterSection, TrainingSection
 from mlxtune.training.layer_stack import LayerStack
+from mlxtune.training.segments import segment_gradients
 
 
 def make(section: TrainingSection, adapter: AdapterSection) -> optim.Optimizer:
@@ -75,11 +76,14 @@ Loss = Callable[[LayerStack, Any], tuple[mx.array, mx.array]]
 class Stepper:
     """Computes optimizer steps for ``objective``, compiled on a GPU. On a CPU, compiling gains nothing and takes seconds.
 
-    Create it after the optimizer's state is restored, because compiled functions capture that state.
+    Create it after the optimizer's state is restored, because compiled functions capture that state. Rows with more tokens than ``segment``
+    are computed in segments, unless it is 0; the objective must then be SFT, with one part per batch.
     """
 
-    def __init__(self, stack: LayerStack, optimizer: optim.Optimizer, objective: Loss, *, clip: float, compiled: bool) -> None:
-        self.stack, self.optimizer, self.clip = stack, optimizer, clip
+    def __init__(
+        self, stack: LayerStack, optimizer: optim.Optimizer, objective: Loss, *, clip: float, compiled: bool, segment: int = 0
+    ) -> None:
+        self.stack, self.optimizer, self.clip, self.segment = stack, optimizer, clip, segment
         model = stack.model
         gradients = nn.value_and_grad(model, lambda arrays: objective(stack, arrays))
         random: Any = mx.random.state
@@ -94,7 +98,8 @@ class Stepper:
     def add(self, arrays: Any, sums: Any = None) -> Any:
         """Return the sums ``((loss, metrics), gradients)`` of one batch, added to ``sums``. The result is lazy."""
         self.stack.streams.share_cores(len(arrays["inputs"]))
-        new = self._gradients(arrays)
+        tokens = sum(array.shape[-1] for array in (*arrays["prefix"], *arrays["inputs"][:1])) if self.segment else 0
+        new = segment_gradients(self.stack, arrays, self.segment) if tokens > self.segment else self._gradients(arrays)
         return new if sums is None else tree_map(mx.add, sums, new)
 
     def apply(self, gradients: Any, weight: int | mx.array) -> mx.array:

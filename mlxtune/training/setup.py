@@ -151,9 +151,11 @@ def build_loop(base: Foundation, recipe: Recipe, folder: Path, worker: RunListen
             worker.warn("not_recomputable")
     loop = TrainingLoop(
         folder, stack, recipe.training, recipe.adapter, adapter_config, train.rows, valid.rows, objective,
-        compiled=loaded.compute == "native" and decisions.work.traces > 0, guard=MemoryGuard(limit),
+        compiled=loaded.compute == "native" and decisions.work.traces > 0, segment=decisions.segment, guard=MemoryGuard(limit),
     )  # fmt: skip
-    if _use_frozen_cache(recipe, loop, can_share=can_share):
+    if decisions.segment:
+        loop.objective = replace(loop.objective, streams=1)
+    elif _use_frozen_cache(recipe, loop, can_share=can_share):
         cache_type: Any = PairCache if isinstance(objective, PreferenceObjective) else FrozenCache
         loop.cache = partial(cache_type, stack, prefix=objective.prefix, budget=limit // CACHE_MEMORY_DIVISOR, folder=folder)
     learned: list[SkippedRow] = []

@@ -27,6 +27,7 @@ from mlxtune.adapters import fuse, library
 from mlxtune.adapters.export import fidelity, gguf, logits, start
 from mlxtune.adapters.export import worker as exporting
 from mlxtune.adapters.export.fidelity import ComparedAnswers, Fidelity, LogitDistance
+from mlxtune.core import journal
 from mlxtune.core.errors import GateError, InputError, MachineError, ModelError
 from mlxtune.core.files import read_json, write_json
 from mlxtune.evaluation import outputs
@@ -372,6 +373,8 @@ def test_the_smallest_size_that_holds_is_exported(
     marks = [row[-1].text for row in sizes_table(proof.sizes, proof.precision).rows]
     assert marks.count("exported") == fits
     assert not (worker.folder / "again").exists()
+    written = [event for event in journal.read(worker.folder / "events.jsonl") if event["type"] == "export.written"]
+    assert len(written) == len(proof.sizes) + (not fits)  # the chosen size is not written again
 
 
 def with_merge(folder: Path) -> Path:

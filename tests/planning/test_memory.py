@@ -242,6 +242,24 @@ def test_auto_checkpoints_exactly_where_the_margin_is_missing(read, machine) -> 
         assert memory.needs_checkpointing(shape, recipe(), batch, small, cached=False) is wanted
 
 
+def test_rows_that_do_not_fit_are_computed_in_segments(read, machine) -> None:
+    shape, long = read(), work(BatchShape(1, 30_000, 0, 600))
+
+    def step(segment: int) -> memory.MemoryEstimate:
+        return memory.estimate(shape, recipe(), long, machine, cached=False, checkpointed=True, segment=segment)
+
+    peaks = {segment: step(segment).step for segment in (0, *memory.SEGMENTS)}
+    assert [*peaks.values()] == sorted(peaks.values(), reverse=True)
+    kept = 2 * 30_000 * sum(2 * 4 * 128 for _ in shape.layers)  # keys, values, and their gradients
+    assert all(kept < peaks[segment] < peaks[0] for segment in memory.SEGMENTS)
+    for segment, larger in zip(memory.SEGMENTS[1:], memory.SEGMENTS, strict=False):
+        limit = (step(segment).step + step(segment).buffers + step(segment).process) / (1 - memory.MARGIN) + 1
+        small = replace(machine, limit=round(limit))
+        assert memory.needed_segment(shape, recipe(), long, small) == segment < larger
+    assert memory.needed_segment(shape, recipe(), long, replace(machine, limit=2**60)) == 0
+    assert memory.needed_segment(shape, recipe(), long, replace(machine, limit=kept)) == 0  # refused
+
+
 @pytest.mark.parametrize(
     ("wish", "epochs", "plain", "expected"),
     [

@@ -64,10 +64,13 @@ def export(worker: Worker) -> ExportSummary:
     job.measure_adapter()
     shutil.rmtree(job.again, ignore_errors=True)
     try:
-        sizes = job.try_sizes() if worker.request["smallest"] else ()
+        sizes, proof = job.try_sizes() if worker.request["smallest"] else ((), None)
         with new_folder(job.target) as scratch:
-            nbytes = job.write(scratch)
-            proof = replace(job.compare(scratch), precision=job.precision if sizes else "", sizes=sizes)
+            if proof is None:
+                nbytes, proof = job.write(scratch), job.compare(scratch)
+            else:
+                nbytes = job.take_tried(scratch)
+            proof = replace(proof, precision=job.precision if sizes else "", sizes=sizes)
             fidelity.save(proof, worker.folder)
             answers = proof.answers
             worker.emit("fidelity", faithful=not proof.failure, lost=proof.lost_share, same=answers.same, rows=answers.rows)
@@ -126,19 +129,29 @@ class _ExportJob:
             self.change = logits.distance(self.tuned, self._logits(loaded.model, BASE))
         self.chat = self.rows.template(loaded)
 
-    def try_sizes(self) -> tuple[TriedSize, ...]:
-        """Write and compare the model in every smaller precision, and choose the smallest one that holds, if one does."""
-        unquantized, tried = self.precision, []
+    def try_sizes(self) -> tuple[tuple[TriedSize, ...], Fidelity | None]:
+        """Write and compare the model in every smaller precision. Choose and keep the smallest one that holds, and return its proof, if one does."""
+        unquantized, chosen, tried = self.precision, None, list[TriedSize]()
+        margin = self.recipe.evaluation.regression_margin
         for precision in start.SMALLER[self.form]:
-            self.precision = precision
-            self.again.mkdir()
-            nbytes, proof = self.write(self.again), self.compare(self.again)
-            contract, margin = proof.answers.contract, self.recipe.evaluation.regression_margin
+            self.precision, folder = precision, self.again / precision
+            folder.mkdir(parents=True)
+            nbytes, proof = self.write(folder), self.compare(folder)
+            contract = proof.answers.contract
             holds = not proof.failure and (contract is None or contract.low > -margin)
-            tried.append(TriedSize(self.precision, nbytes, holds, proof.answers, self._llama_speed(self.again / start.GGUF_FILE)))
-            shutil.rmtree(self.again)
-        self.precision = next((size for size, one in zip(start.SMALLER[self.form], tried, strict=True) if one.holds), unquantized)
-        return tuple(tried)
+            tried.append(TriedSize(precision, nbytes, holds, proof.answers, self._llama_speed(folder / start.GGUF_FILE)))
+            if holds and chosen is None:
+                chosen = precision, proof
+            else:
+                shutil.rmtree(folder)
+        self.precision, kept = chosen or (unquantized, None)
+        return tuple(tried), kept
+
+    def take_tried(self, scratch: Path) -> int:
+        """Move the files of the chosen precision into ``scratch``, and return their size in bytes."""
+        for file in (self.again / self.precision).iterdir():
+            file.rename(scratch / file.name)
+        return sum(file.stat().st_size for file in scratch.iterdir())
 
     def write(self, scratch: Path) -> int:
         """Write the export into ``scratch``, and return its size in bytes."""
