@@ -4,10 +4,10 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-from mlx.utils import tree_flatten
-from mlx_lm.utils import load_model
 from listener import Listener
 from loops import Ways, make
+from mlx.utils import tree_flatten
+from mlx_lm.utils import load_model
 from test_sft import shaken
 
 from mlxtune.data.rows import Location
