@@ -22,7 +22,7 @@ from mlxtune.core.text import one_line
 from mlxtune.data.rows import REASONING, PromptRow
 from mlxtune.evaluation.judge.endpoint import host, is_local
 
-_TIMEOUT = 60.0  # seconds
+_TIMEOUT, _SLOW = 60.0, 600.0  # seconds: for a request, and for one that generates an answer
 _MAX_BYTES = 2**24  # maximum size of a reply
 _MAX_TOKEN = 2**31
 
@@ -108,18 +108,18 @@ def rendered_prompt(url: str, model: str, row: PromptRow, encode: Callable[[str]
 
 def llama_speed(url: str) -> float | None:
     """Return the tokens per second with which llama.cpp's server at ``url`` continues a text."""
-    match _request(f"{url}/completion", {"prompt": "Once", "n_predict": 64, "ignore_eos": True}):
+    match _request(f"{url}/completion", {"prompt": "Once", "n_predict": 64, "ignore_eos": True}, timeout=_SLOW):
         case {"timings": {"predicted_per_second": float(speed)}}:
             return speed
     return None
 
 
-def _request(url: str, body: dict[str, Any] | None = None) -> Any:
+def _request(url: str, body: dict[str, Any] | None = None, timeout: float | None = None) -> Any:
     """Return a JSON reply, or ``None`` if the program does not know this request. Raise ``MachineError`` if it cannot be reached."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
     try:
-        with _DIRECT.open(request, timeout=_TIMEOUT) as reply:
+        with _DIRECT.open(request, timeout=timeout or _TIMEOUT) as reply:
             return json.loads(reply.read(_MAX_BYTES))
     except (urllib.error.HTTPError, ValueError, RecursionError):
         return None
