@@ -36,7 +36,7 @@ MAX_STREAMS = 4  # on a CPU: models.cpu.streams.MAX_STREAMS
 BUFFERS = 32 * 2**20  # bytes of free buffers that MLX keeps on a CPU; on a GPU, up to CACHE_LIMIT
 PROCESS = 128 * 2**20  # bytes of the interpreter and its libraries, measured on Linux
 TRACE = 8 * 2**20  # bytes that MLX retains for each compiled step
-SEGMENTS = (8192, 4096, 2048, 1024, 512)  # tokens of a row that are computed at a time if a whole row does not fit
+SEGMENTS = (8192, 4096, 2048, 1024, 512, 256)  # tokens of a row that are computed at a time if a whole row does not fit
 MARGIN = 0.2  # fraction of the limit that a plan with outcome "go" leaves free; 0.1 if it was measured
 
 _OPTIMIZER_STATES = {"adamw": 2.0, "lion": 1.0, "muon": 1.0}
