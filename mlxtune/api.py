@@ -69,7 +69,7 @@ def train(recipe: Recipe, *, workspace: str | Path = ".", on_event: EventHandler
     ``on_event`` gets each event, such as a step with its loss. Raise ``InputError`` if the recipe cannot be trained, ``Interrupted`` if
     the run is stopped, and ``MlxtuneError`` if it fails.
     """
-    return _finish(control.train(Path(workspace), recipe), on_event)
+    return _finish(control.train(Path(workspace).absolute(), recipe), on_event)
 
 
 def evaluate(
@@ -91,7 +91,7 @@ def evaluate(
         recipe, run = what.recipe(), what
     else:
         recipe, run = what, None
-    return reports.load(_finish(control.evaluate(Path(workspace), recipe, run, adapter), on_event).folder)
+    return reports.load(_finish(control.evaluate(Path(workspace).absolute(), recipe, run, adapter), on_event).folder)
 
 
 def load_report(which: str | Path = "last", *, workspace: str | Path = ".") -> EvaluationReport:
