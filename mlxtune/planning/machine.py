@@ -1,5 +1,6 @@
 """Facts about this machine, collected without importing MLX so that the app starts quickly."""
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -82,7 +83,9 @@ def footprint() -> int:
 
 def power() -> PowerState:
     """Return the power source, the battery's charge and, on a Mac, Low Power Mode and thermal pressure."""
-    battery = psutil.sensors_battery()
+    battery = None
+    with contextlib.suppress(OSError):  # a container may lack /sys
+        battery = psutil.sensors_battery()
     state = PowerState(battery.power_plugged is False, battery.percent / 100) if battery else PowerState()
     if platform.system() != "Darwin":
         return state

@@ -1,6 +1,7 @@
 """Memory, swap and power on macOS and Linux. A compiled stub stands in for Apple's libraries, so that ctypes calls are real."""
 
 import ctypes
+import os
 import shutil
 import struct
 import subprocess
@@ -137,6 +138,12 @@ def test_this_machine_on_a_mac(mac: Any, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def battery(monkeypatch: pytest.MonkeyPatch, percent: int, plugged: bool | None) -> None:
     monkeypatch.setattr(psutil, "sensors_battery", lambda: SimpleNamespace(percent=percent, power_plugged=plugged))
+
+
+def test_a_container_without_sys_has_no_battery(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.system", lambda: "Linux")
+    monkeypatch.setattr(psutil, "sensors_battery", lambda: os.listdir("/nowhere"))
+    assert machine.power() == PowerState()
 
 
 def test_battery_low_power_mode_and_heat(mac: Any, monkeypatch: pytest.MonkeyPatch) -> None:
