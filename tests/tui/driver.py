@@ -187,10 +187,11 @@ async def wait_for_widgets(*_: object, jobs: bool = False, **__: object) -> bool
             return True
         return bool(app.screen_stack) and any(map(_is_at_work, [app, *app.screen.walk_children(with_self=True)]))
 
-    await asyncio.sleep(0)
     while app.is_running and app._exception is None:
-        while loop._ready:  # type: ignore[attr-defined]
+        for _ in range(1000):  # turns of the event loop: another task may wait in the same way
             await asyncio.sleep(0)
+            if not loop._ready:  # type: ignore[attr-defined]
+                break
         if not app.is_running or not is_busy():
             break
         assert time.monotonic() < give_up, f"still running: {_jobs(app)}"
