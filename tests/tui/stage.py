@@ -78,7 +78,8 @@ class Shop:
         first, start = len(read_all(folder)), NOW - age - len(events) + 1
         with (folder / FILE).open("a") as journal:
             for at, (type, fields) in enumerate(events):
-                journal.write(f"{json.dumps({'v': VERSION, 'seq': first + at, 't': start + at, 'type': type, **fields})}\n")
+                event = {"v": VERSION, "seq": first + at, "t": start + at, "type": type, **fields}
+                journal.write(json.dumps(event, separators=(",", ":")) + "\n")
 
     def hold(self, folder: Path) -> None:
         """Hold a run's lock, as a living worker does."""
