@@ -10,7 +10,7 @@ import itertools
 import random
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-WINDOW = 256  # number of rows that are sorted together
+WINDOW = 256  # number of rows that are sorted together; four times as many if they are padded in two widths
 KL_PAIRS = 16  # validation pairs on which preference training measures its distance from the reference
 STRIDE = 64  # tokens; pairs whose longer sequences differ by less than this are sorted by their shorter ones
 
@@ -36,14 +36,15 @@ def passes(epoch: int, steps: int, whole: int) -> float:
     return int(count) if count.is_integer() else count
 
 
-def epoch_batches(count: int, batch_rows: BatchRows, *, seed: int, number: int) -> list[list[int]]:
-    """Return the batches of epoch ``number`` over ``count`` rows. ``batch_rows`` groups the rows of one window."""
+def epoch_batches(count: int, batch_rows: BatchRows, *, seed: int, number: int, widths: int = 1) -> list[list[int]]:
+    """Return the batches of epoch ``number`` over ``count`` rows, padded in ``widths``. ``batch_rows`` groups the rows of one window."""
     order = list(range(count))
     rng = random.Random(f"{seed}/{number}")
     rng.shuffle(order)
     batches: list[list[int]] = []
-    for start in range(0, len(order), WINDOW):
-        batches += batch_rows(order[start : start + WINDOW])
+    window = WINDOW * widths**2
+    for start in range(0, len(order), window):
+        batches += batch_rows(order[start : start + window])
     rng.shuffle(batches)
     return batches
 
@@ -127,7 +128,7 @@ def group_pairs(
 
 # Padded shapes
 
-MAX_SHAPES = 32
+MAX_SHAPES = 32  # for each width
 ENOUGH = 1.01  # padded cost relative to the cost without padding to shapes: no more shapes are added below this
 HEAD_COST = 0.3  # cost of predicting a token, relative to computing a position in the layers
 

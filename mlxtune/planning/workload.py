@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from mlxtune.data import batching
-from mlxtune.data.batching import KL_PAIRS, BatchRows, PaddedShapes, PairLengths, Shape
+from mlxtune.data.batching import KL_PAIRS, PaddedShapes, PairLengths, Shape
 from mlxtune.recipe import Recipe, TrainingSection
 
 
@@ -117,7 +117,7 @@ def workload(
     train, valid = (_TruncatedRows(rows, lengths, section, max_tokens) for rows in (lengths.train, lengths.valid))
     batches: dict[tuple[int, ...], BatchShape] = {}
     computed = trained = tokens_read = 0
-    steps = [(number, train.separate(groups)) for number, groups in _steps(len(lengths.train), train.arrange, section)]
+    steps = [(number, train.separate(groups)) for number, groups in _steps(train, section)]
     shapes = train.padded_shapes([rows for _, groups in steps for rows in groups], streams) if compiled else {}
     for _, groups in steps:
         for rows in groups:
@@ -128,9 +128,9 @@ def workload(
             computed += batch.tokens
             trained += train.trained_tokens(rows)
             tokens_read += sum(map(train.tokens, rows))
-    epoch = batching.epoch_batches(len(lengths.train), train.arrange, seed=section.seed, number=0)
+    epoch = train.epoch_batches(section.seed, 0)
     last = steps[-1][0]
-    last_epoch = batching.epoch_batches(len(lengths.train), train.arrange, seed=section.seed, number=last)
+    last_epoch = train.epoch_batches(section.seed, last)
     taken = sum(number == last for number, _ in steps)
     singles = [rows.batch([index]) for rows in (train, valid) for index in range(len(rows.lengths))]
     kl_batches = map(valid.batch, valid.arrange(range(min(KL_PAIRS, len(lengths.valid)))) if valid.sides else ())
@@ -157,6 +157,7 @@ class _TruncatedRows:
             chosen, rejected = (min(answer, max(1, max_tokens - prompt)) for answer in answers)
             self.sides.append((prompt - lengths.prefix, chosen, rejected))
         self.common = [row.sides[0] - row.prompt for row in rows if row.sides]
+        self.widths = 2 if self.sides and not self.share_prompts else 1
         self.limits = {"batch_tokens": section.batch_tokens, "batch_size": section.batch_size}
         self.unprefixed = [row.unprefixed for row in rows]
         self.inputs = [
@@ -170,6 +171,9 @@ class _TruncatedRows:
         if self.sides:
             return batching.group_pairs(self.sides, order, shared=self.share_prompts, prefix=self.prefix, **self.limits)
         return batching.group_by_length(self.inputs, order, prefix=self.prefix, spread=self.replay, **self.limits)
+
+    def epoch_batches(self, seed: int, number: int) -> list[list[int]]:
+        return batching.epoch_batches(len(self.lengths), self.arrange, seed=seed, number=number, widths=self.widths)
 
     def separate(self, groups: Sequence[Sequence[int]]) -> list[Sequence[int]]:
         """Return ``groups`` with unprefixed rows in groups of their own, as the SFT objective separates them."""
@@ -202,7 +206,8 @@ class _TruncatedRows:
     def padded_shapes(self, batches: Sequence[Sequence[int]], streams: int) -> PaddedShapes:
         """Return the shapes that ``batches`` are padded to; see ``TrainingLoop.padded_shapes``."""
         cost = batching.pair_batch_cost if self.sides else batching.row_batch_cost
-        return batching.choose_shapes(Counter(self._shape(rows, streams) for rows in batches), cost)
+        counts = Counter(self._shape(rows, streams) for rows in batches)
+        return batching.choose_shapes(counts, cost, batching.MAX_SHAPES * self.widths)
 
     def padded_batch(self, rows: Sequence[int], shapes: PaddedShapes, streams: int) -> BatchShape:
         """Return the shape of the batch of ``rows`` after padding."""
@@ -225,11 +230,11 @@ class _TruncatedRows:
         return batching.row_batch_shape(inputs, trained, streams)
 
 
-def _steps(count: int, arrange: BatchRows, section: TrainingSection) -> Iterator[tuple[int, list[list[int]]]]:
+def _steps(rows: _TruncatedRows, section: TrainingSection) -> Iterator[tuple[int, list[list[int]]]]:
     """Yield each optimizer step's epoch and batches, as ``training.loop`` does."""
     step = number = 0
     while (step < section.steps) if section.steps else (number < section.epochs):
-        batches = batching.epoch_batches(count, arrange, seed=section.seed, number=number)
+        batches = rows.epoch_batches(section.seed, number)
         for start in range(0, len(batches), section.accumulate):
             step += 1
             yield number, batches[start : start + section.accumulate]

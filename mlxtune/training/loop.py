@@ -102,7 +102,7 @@ class TrainingLoop:
     def epoch_batches(self, epoch: int) -> list[list[int]]:
         """Return the batches of an epoch, each as indices into the train rows."""
         arrange = self.objective.arrange(self.train, self.section)
-        return batching.epoch_batches(len(self.train), arrange, seed=self.section.seed, number=epoch)
+        return batching.epoch_batches(len(self.train), arrange, seed=self.section.seed, number=epoch, widths=self.objective.widths)
 
     @cached_property
     def total_steps(self) -> int:
@@ -142,7 +142,7 @@ class TrainingLoop:
         plans = islice(self.step_plans(), self.total_steps)
         shards = (shard for plan in plans for group in plan.groups if (shard := self.hosts.shard(group)))
         counts = Counter(self.objective.batch_shape(self.train, shard) for shard in shards)
-        return batching.choose_shapes(counts, self.objective.batch_cost)
+        return batching.choose_shapes(counts, self.objective.batch_cost, batching.MAX_SHAPES * self.objective.widths)
 
     def validation_batches(self) -> list[TrainingBatch]:
         """Return the whole validation set, always split into the same batches."""

@@ -42,6 +42,7 @@ class SFTObjective:
     streams: int = 1
 
     metric_count = 0  # computed in addition to the loss
+    widths = 1  # in which a batch is padded
 
     def means(self, sums: Sequence[float], weight: float, *, at_start: bool = False) -> dict[str, float]:
         """Return the metrics by name, given their ``sums``; ``at_start``, without those that would only measure rounding."""

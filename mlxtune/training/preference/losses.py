@@ -198,6 +198,10 @@ class PreferenceObjective:
     def metric_count(self) -> int:
         return len(metric_names(self.method))
 
+    @property
+    def widths(self) -> int:
+        return 1 if self.share_prompts else 2
+
     def means(self, sums: Sequence[float], weight: float, *, at_start: bool = False) -> dict[str, float]:
         names = metric_names(self.method)
         is_reference = at_start and not self.method.reference_free and self.method.reference == "start"  # so all rewards are 0
