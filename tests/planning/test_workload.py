@@ -76,7 +76,7 @@ def test_steps_epochs_and_tokens_match_the_training_loop(section: TrainingSectio
 @pytest.mark.parametrize("pairs", [True, False])
 def test_compiled_shapes_match_the_training_loop(pairs: bool, streams: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """With 5 shapes at most, batches are padded in every dimension."""
-    monkeypatch.setattr(batching.choose_shapes, "__defaults__", (5,))
+    monkeypatch.setattr(batching, "MAX_SHAPES", 5)
     section, prefix = TrainingSection(epochs=3, batch_tokens=700, accumulate=2), 5
     stack: Any = Stack()
     none: Any = None
