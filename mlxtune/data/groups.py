@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mlxtune.data.checks.base import Finding
+from mlxtune.data.checks.check_input import target_text
 from mlxtune.data.duplicates import components, normalize_text, shingles, similarity
+from mlxtune.data.rows import Row, prompt_text
 
 FINDING_KINDS = ("duplicate", "near-duplicate", "conflict")  # checks whose findings are about several rows
-CLUSTER, OUTLIERS = "cluster", "outliers"
+CLUSTER, OUTLIERS, PROPOSED = "cluster", "outliers", "proposed"
 _MAX_TEXT = 4000  # characters of a row that are compared with the other members
 
 
 @dataclass(frozen=True)
 class RowGroup:
-    """Rows, by record number in ascending order, and why they belong together: a check, ``cluster`` or ``outliers``.
+    """Rows, by record number in ascending order, and why they belong together: a check, ``cluster``, ``outliers``, or ``proposed``.
 
-    ``label`` has the words that set a cluster apart.
+    ``label`` has the words that set a cluster apart. Of proposed rows, the least typical one is first.
     """
 
     kind: str
@@ -56,6 +58,16 @@ def by_size(groups: Iterable[RowGroup]) -> list[RowGroup]:
     """Return groups of two or more rows, largest first; outliers always come first."""
     kept = [group for group in groups if len(group.rows) > 1 or (group.kind == OUTLIERS and group.rows)]
     return sorted(kept, key=lambda group: (group.kind != OUTLIERS, -len(group.rows), group.kind, group.rows))
+
+
+def proposal_groups(rows: Mapping[int, Row]) -> list[RowGroup]:
+    """Return proposed rows, by record number, as groups of rows with similar words, largest group first."""
+    from mlxtune.data.text_clusters import word_groups  # loads numpy
+
+    indices = list(rows)
+    groups = word_groups([f"{prompt_text(row)}\n{target_text(row)}" for row in rows.values()])
+    found = [RowGroup(PROPOSED, tuple(indices[position] for position in own), name) for name, own in groups]
+    return sorted(found, key=lambda group: -len(group.rows))
 
 
 def most_diverse(texts: Sequence[str], count: int) -> list[int]:

@@ -28,6 +28,7 @@ _MAD_TO_DEVIATION = 1.4826  # for a normal distribution
 _WORD = re.compile(r"[^\W\d_]{3,}")
 _NAME_WORDS = 3
 _TYPICAL = 0.15  # of a cluster's texts have each word of its name
+_COMMON = 0.5  # a word in more than this share of all texts sets no cluster apart
 _WIDTH = 1024  # words of a vector of words
 # Besides the frequent words of each language
 _EMPTY_WORDS = """
@@ -54,11 +55,26 @@ def cluster(vectors: Vectors, texts: Sequence[str]) -> tuple[tuple[int, ...], tu
     if count < _MIN_TEXTS:
         return (0,) * count, ("",) if count else ()
     typical = ~_outliers(vectors)
-    clusters = min(_MAX_CLUSTERS, max(2, round(math.sqrt(count / 2))))
     labels = np.full(count, -1, np.int64)
-    labels[typical] = _k_means(vectors[typical], min(clusters, int(typical.sum())))
+    labels[typical] = _k_means(vectors[typical], min(_count(count), int(typical.sum())))
     _, labels[typical] = np.unique(labels[typical], return_inverse=True)
     return tuple(labels.tolist()), cluster_names(labels.tolist(), texts)
+
+
+def word_groups(texts: Sequence[str]) -> list[tuple[str, list[int]]]:
+    """Group ``texts`` by their words: the name of each group and its positions, the least typical one first. Every text is in a group."""
+    vectors = word_vectors(texts)
+    labels = _k_means(vectors, _count(len(texts))) if texts else np.zeros(0, np.int64)
+    groups = []
+    for label, name in enumerate(cluster_names(labels.tolist(), texts)):
+        members = np.flatnonzero(labels == label)
+        center = vectors[members].sum(axis=0)
+        groups.append((name, members[np.argsort(vectors[members] @ center, kind="stable")].tolist()))
+    return [group for group in groups if group[1]]
+
+
+def _count(texts: int) -> int:
+    return min(_MAX_CLUSTERS, max(2, round(math.sqrt(texts / 2)))) if texts >= _MIN_TEXTS else 1
 
 
 def _k_means(vectors: Vectors, clusters: int) -> Labels:
@@ -137,7 +153,11 @@ def cluster_names(labels: Sequence[int], texts: Sequence[str]) -> tuple[str, ...
     names = []
     for label in range(max(labels, default=-1) + 1):
         own = counts[label]
-        scores = {word: count * math.log(1 + mean / total[word]) for word, count in own.items() if count >= _TYPICAL * rows[label]}
+        scores = {
+            word: count * math.log(1 + mean / total[word])
+            for word, count in own.items()
+            if count >= _TYPICAL * rows[label] and total[word] <= _COMMON * len(texts)
+        }
         name: list[str] = []
         for word in sorted(scores, key=lambda word: (-scores[word], word)):
             if len(name) < _NAME_WORDS and not any(_same_stem(word, one) for one in name):

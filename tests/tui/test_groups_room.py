@@ -1,11 +1,16 @@
 """The Groups room: groups of repeated and conflicting rows, the decisions on them, and clusters."""
 
+import json
 from typing import Any
 
 import pytest
 from textual.widgets import Input
 
 from mlxtune.core.errors import ModelError
+from mlxtune.core.json_fields import to_json
+from mlxtune.data.generate.lineage import KEY, Lineage
+from mlxtune.data.rows import row_text
+from mlxtune.data.source_files import generated_path
 from mlxtune.planning.cluster_process import ClusterResult
 from mlxtune.tui import key_order
 from mlxtune.tui.source_session import SourceSession
@@ -223,3 +228,70 @@ async def test_a_failed_clustering_says_why(shop, checks, open_room, monkeypatch
     async with open_room("groups") as room:
         await room.until(lambda: ready(room))
         await room.press("c", until=lambda: "not on this machine" in room.text("#groups-message"))
+
+
+TOPICS = {
+    "refund": "Please refund the money that you charged for my {thing}.",
+    "parcel": "My parcel with the {thing} is late; can you track the courier?",
+    "repair": "The zipper of my {thing} broke, could you repair the seam?",
+    "rental": "I want to rent a {thing} for a weekend; what is the deposit?",
+    "voucher": "Can I pay for the {thing} with the gift voucher from my aunt?",
+    "size": "Which size of {thing} fits a tall child, medium or large?",
+    "washing": "How do I wash the {thing} without removing its wax coating?",
+}
+THINGS = ("tent", "boots", "jacket", "kayak", "stove", "rope", "lamp", "harness", "mat", "bottle", "helmet", "paddle", "tarp", "vest")
+WRONG = ("Write a poem about the moon over Berlin.", "What is the capital of France?", "Compute 17 times 23.")
+
+
+def proposals() -> list[dict[str, Any]]:
+    """Return 100 proposed rows: 14 for each of seven topics, of which ten are about something else, and two more of these."""
+    meta = {KEY: to_json(Lineage("variations", "big", "", "run-1", "Write.", 3))}
+    asked = [text.format(thing=thing) for text in TOPICS.values() for thing in THINGS]
+    for number in range(10):
+        at = number * 9 + 4
+        asked[at] = f"{WRONG[number % 3]} It is for the {THINGS[number]}, {asked[at][:24]}"
+    asked += [WRONG[0], WRONG[1]]
+    return [chat(text, answer("returns", "We look into it at once."), generated=meta[KEY]) for text in asked]
+
+
+async def test_a_hundred_proposals_are_decided_in_under_sixty_keys(shop, checks, open_room):
+    """Groups are accepted whole after the marked rows of each, which are among its first, were rejected."""
+    source = fill(shop, GOOD)
+    generated_path(source).write_text("".join(json.dumps(row) + "\n" for row in proposals()))
+    pressed: list[str] = []
+    async with open_room("groups") as room:
+        await room.until(lambda: ready(room))
+
+        async def press(*keys: str, until: Any = None) -> None:
+            pressed.extend(keys)
+            await room.press(*keys, until=until)
+
+        await press("p", until=lambda: "100 rows" in room.head("#groups-section"))
+        browser, screen = session_of(room).source, room.screen
+
+        def waiting() -> int:
+            return sum(len(group.rows) for group in screen._groups(screen.session))
+
+        while group := screen.group:
+            wrong = [index for index in group.rows if any(text in row_text(browser.lazy_row(index).row) for text in WRONG)]
+            left = waiting()
+            if len(wrong) == len(group.rows):
+                await press("x", until=lambda: waiting() == left - len(group.rows))
+                continue
+            if wrong:
+                await press("enter", until=lambda: room.focus == "member-list")
+                last = max(map(group.rows.index, wrong))
+                for index in group.rows[: last + 1]:  # space marks a row and goes to the next
+                    await press("space" if index in wrong else "down")
+                await press("x", until=lambda: waiting() == left - len(wrong))
+                await press("escape", until=lambda: room.focus == "group-list")
+            left = waiting()
+            await press("a", until=lambda: waiting() < left)
+        assert "No proposed rows are left" in room.text("#groups-message")
+        decided = {index: decision.status for index, decision in browser.decisions.items()}
+        texts = {index: row_text(browser.lazy_row(index).row) for index in decided}
+    assert len(decided) == 100
+    assert {index for index, status in decided.items() if status == "rejected"} == {
+        index for index, text in texts.items() if any(wrong in text for wrong in WRONG)
+    }
+    assert len(pressed) < 60, pressed

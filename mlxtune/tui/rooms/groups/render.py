@@ -10,7 +10,8 @@ from mlxtune.core.errors import DataError
 from mlxtune.core.text import one_line, plural, safe_text
 from mlxtune.data.browser import SourceBrowser
 from mlxtune.data.checks.base import Finding, Span
-from mlxtune.data.groups import RowGroup, by_size, most_diverse
+from mlxtune.data.generate.lineage import lineage_of
+from mlxtune.data.groups import PROPOSED, RowGroup, by_size, most_diverse
 from mlxtune.data.review import EXCLUDED
 from mlxtune.data.rows import Row, last_prompt, row_text
 from mlxtune.tui.render.output_text import Words, word_diff
@@ -25,6 +26,9 @@ _COMPARED = 20  # members whose beginnings are compared
 
 def remaining(browser: SourceBrowser, groups: Sequence[RowGroup]) -> list[RowGroup]:
     """Return ``groups`` without rows that are left out, and without groups that have nothing left to compare."""
+    if groups and groups[0].kind == PROPOSED:
+        decided = {index for index, decision in browser.decisions.items() if not decision.is_undecided}
+        return [left for group in groups if (left := group.without(decided)).rows]
     left_out = {index for index, decision in browser.decisions.items() if decision.status in EXCLUDED}
     return by_size(group.without(left_out) for group in groups) if left_out else list(groups)
 
@@ -33,6 +37,12 @@ def current(browser: SourceBrowser, index: int) -> Row | None:
     """Return a row as reviewed, or ``None`` if it cannot be read."""
     row = browser.lazy_row(index).current_or_error
     return None if isinstance(row, DataError) else row
+
+
+def proposed_rows(browser: SourceBrowser) -> dict[int, Row]:
+    """Return the generated rows that wait for a decision."""
+    waiting = (index for index in browser.rows if browser.decision(index).is_undecided)
+    return {index: row for index in waiting if (row := current(browser, index)) is not None and lineage_of(row)}
 
 
 def diverse_rows(session: SourceSession, group: RowGroup, count: int) -> tuple[int, ...]:
@@ -65,7 +75,7 @@ def shared_beginning(browser: SourceBrowser, group: RowGroup) -> str:
 _MAX_TEXT = 8000  # characters of a part that are compared and shown
 _PREVIEW = 200
 _COMPARABLE = 1 / 3  # minimum share of the longer text that two rows of a cluster have in common
-_GLYPHS = {"cluster": ("◇", "$muted"), "outliers": ("!", "$warning")}
+_GLYPHS = {"cluster": ("◇", "$muted"), "proposed": ("◇", "$muted"), "outliers": ("!", "$warning")}
 
 
 def group_row(browser: SourceBrowser, group: RowGroup, width: int) -> Content:
@@ -89,8 +99,8 @@ def groups_message(found: int, view: str, progress: str, error: str, width: int)
         return line((f"  ● {progress}", "$muted"))
     if found:
         return Content("")
-    if view == "clusters":
-        return paragraph("Too few rows to cluster.", width)
+    if view != "repeats":
+        return paragraph("Too few rows to cluster." if view == "clusters" else "No proposed rows are left.", width)
     clusters = key("c", "cluster all rows by similarity", "screen.clusters")
     return invitation(width, "No duplicates, near-duplicates or conflicts are left.", clusters)
 

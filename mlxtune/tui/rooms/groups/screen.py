@@ -14,7 +14,7 @@ from textual.content import Content
 
 from mlxtune.core.errors import InputError, MlxtuneError
 from mlxtune.core.text import one_line, plural
-from mlxtune.data.groups import RowGroup, finding_groups
+from mlxtune.data.groups import PROPOSED, RowGroup, finding_groups, proposal_groups
 from mlxtune.data.review import Action as ReviewAction
 from mlxtune.planning import cluster_process
 from mlxtune.planning.cluster_process import ClusterProcess, ClusterResult
@@ -54,13 +54,17 @@ class GroupsRoom(SourceRoom):
         Action("keep_diverse", "m", "diverse", "keep the rows that differ most and reject the others", when="has_one_group"),
         Action("ignore", "n", "ignore", "do not report this group again", when=lambda room: room.group and room.shows_repeats,
                why="Clusters are not reported."),
-        Action("decide('reject')", "x", "reject", "reject the marked rows, or the one under the cursor", when="group", id="reject"),
-        Action("decide('accept')", "a", "accept", "accept the marked rows, or the one under the cursor", when="group", id="accept"),
+        Action("decide('reject')", "x", "reject", "reject the marked rows, the one under the cursor, or a group of proposals", when="group",
+               id="reject"),
+        Action("decide('accept')", "a", "accept", "accept the marked rows, the one under the cursor, or a group of proposals", when="group",
+               id="accept"),
         UNDO,
         Action("clusters", "c", "clusters", "cluster all rows by hidden states",
                when=lambda room: room.rows_session and room.shows_repeats),
         Action("switch('repeats')", "c", "repeats", "back to duplicates and conflicts",
                when=lambda room: room.rows_session and not room.shows_repeats, id="repeats"),
+        Action("proposals", "p", "proposals", "decide on proposed rows by groups of similar ones",
+               when=lambda room: room.rows_session and not room.shows_proposals),
         Action("tag", "t", "tag", "tag the marked rows, or the one under the cursor", when="group"),
         Action("transform", ":", "change", "change the rows of the group: replace text, and more", when="group"),
         REDO,
@@ -74,6 +78,7 @@ class GroupsRoom(SourceRoom):
         self._drawn_session: SourceSession | None = None
         self._repeats: tuple[object, list[RowGroup]] = (None, [])  # with the key of its cache
         self._clusters: _Clusters | None = None
+        self._proposals: tuple[SourceSession | None, list[RowGroup]] = (None, [])
         self._shown_group: tuple[str, int] | None = None
         self._decided_group: tuple[str, int] | None = None  # the group that undo returns to
         self._inside = False  # on a narrow screen, whether the members are shown in place of the groups
@@ -106,6 +111,8 @@ class GroupsRoom(SourceRoom):
         if self._view == "clusters":
             found = self._clusters.groups if self._clusters is not None and self._clusters.session is session else []
             return render.remaining(browser, found)
+        if self.shows_proposals:
+            return render.remaining(browser, self._proposals[1] if self._proposals[0] is session else [])
         key = (id(browser.check_result), browser.state.next_seq, len(browser.decisions))
         if key != self._repeats[0]:
             verdict = browser.verdict
@@ -157,7 +164,7 @@ class GroupsRoom(SourceRoom):
             cursor=position if position is not None and not panel.marked else None,
             on_move=lambda position: self._move_to(groups[position]),
         )
-        title = "Clusters" if self._view == "clusters" else "Groups"
+        title = "Groups" if self.shows_repeats else self._view.capitalize()
         self.query_one("#groups-section", Section).head.set(title=title, note=render.summary(groups))
         message = self.query_one("#groups-message", Panel)
         progress, error = self._status(session)
@@ -168,6 +175,8 @@ class GroupsRoom(SourceRoom):
     def _status(self, session: SourceSession) -> tuple[str, str]:
         if self._view == "clusters" and self._clusters is not None:
             return self._clusters.progress, self._clusters.error
+        if self.shows_proposals:
+            return "", ""
         check = session.check
         if check.error is not None:
             return "", one_line(check.error.message)
@@ -222,6 +231,8 @@ class GroupsRoom(SourceRoom):
         browser, left = session.source, group.rows[0]
         index = self._member(group)
         other = group.rows[1] if index == left and len(group.rows) > 1 else index
+        if group.kind == PROPOSED:
+            left = other = index
         self.query_one("#compared", RowReader).set(
             1, lambda width, _cursor: render.comparison(browser, group.kind, left, other, width), cursor=0
         )
@@ -235,6 +246,10 @@ class GroupsRoom(SourceRoom):
     @property
     def shows_repeats(self) -> bool:
         return self._view == "repeats"
+
+    @property
+    def shows_proposals(self) -> bool:
+        return self._view == "proposals"
 
     @property
     def has_one_group(self) -> bool:
@@ -294,7 +309,9 @@ class GroupsRoom(SourceRoom):
         return list(group.rows), f"{plural(len(group.rows), 'row')} of the group"
 
     def _rows(self) -> list[int]:
-        group = self.group
+        group, session = self.group, self.session
+        if self.shows_proposals and session is not None and not (self.on_members or self.marked_rows):
+            return sorted(row for one in self._target_groups(session) for row in one.rows)
         return self.marked_rows or ([self._member(group)] if group else [])
 
     def _decide(self, action: ReviewAction, rows: Sequence[int], **more: Any) -> None:
@@ -373,6 +390,19 @@ class GroupsRoom(SourceRoom):
             self._clusters = _Clusters(session, progress="starting")
             self._compute(self._clusters, session.ref.recipe_path)
         self.action_switch("clusters")
+
+    def action_proposals(self) -> None:
+        """Group the proposed rows, and show the groups."""
+        if (session := self.session) is None:
+            return
+
+        def grouped(groups: list[RowGroup]) -> None:
+            self._proposals = session, groups
+            self.action_switch("proposals")
+
+        browser = session.source
+        job = lambda: proposal_groups(render.proposed_rows(browser))  # noqa: E731
+        self.app.jobs.run(job, grouped, busy="", holds_keys=True)
 
     def action_switch(self, view: str) -> None:
         self._view, self._shown_group = view, None
