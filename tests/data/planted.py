@@ -109,6 +109,7 @@ def make_planted(*, dirty: bool) -> PlantedFile:
     plant("phone", "chat", append_to_prompt("Call +44 20 7946 0958"))
     plant("card", "chat", append_to_prompt("I paid with 4111 1111 1111 1111"))
     plant("iban", "chat", append_to_prompt("Send it to GB82 WEST 1234 5698 7654 32 today"))
+    plant("address", "chat", append_to_prompt("I live at 4211 Birchwood Lane now"))
     plant("government-id", "chat", append_to_prompt("My SSN is 219-09-9871"))
     plant("mojibake", "chat", append_to_prompt("It was the cafÃ© next door"))
     plant("control", "chat", append_to_prompt("\u202etfel\u202c"))

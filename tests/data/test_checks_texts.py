@@ -6,7 +6,7 @@ import pytest
 
 from mlxtune.data.checks.characters import invisible, mojibake
 from mlxtune.data.checks.check_input import CheckInput
-from mlxtune.data.checks.personal import cards, emails, government_ids, ibans, luhn, mod97, phones
+from mlxtune.data.checks.personal import addresses, cards, emails, government_ids, ibans, luhn, mod97, phones
 from mlxtune.data.checks.secrets import entropy, mask, secrets
 from mlxtune.data.checks.wording import boilerplate, loops, placeholders, refusals, residue, self_references
 from mlxtune.data.rows import Conversation, Location, Message
@@ -311,6 +311,22 @@ def test_what_only_sounds_like_a_refusal(text: str) -> None:
 )
 def test_government_ids(text: str, found: list[str]) -> None:
     assert matched_text(government_ids, text) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("My address is 4211 Birchwood Lane, Apt 3B, Portland.", ["4211 Birchwood Lane, Apt 3B"]),
+        ("Please ship it to 87 King's Road, London, not to 9 Elm Ct.", ["87 King's Road", "9 Elm Ct"]),
+        ("I live at 15 Rue de la Paix. Ich wohne in der Schillerstraße 23.", ["15 Rue de la Paix", "Schillerstraße 23"]),
+        ("Mi dirección es Calle Mayor 45, Madrid.", ["Calle Mayor 45"]),
+        ("The restaurant is at 181 Thompson St, New York.", []),  # not a person's
+        ("Send it to 123 Main Street.", []),  # a stand-in
+        ("He lost his house in the 1929 Wall Street crash. She lives on Sesame Street.", []),
+    ],
+)
+def test_home_addresses(text: str, found: list[str]) -> None:
+    assert matched_text(addresses, text) == found
 
 
 @pytest.mark.parametrize(

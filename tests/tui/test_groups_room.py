@@ -239,7 +239,22 @@ TOPICS = {
     "size": "Which size of {thing} fits a tall child, medium or large?",
     "washing": "How do I wash the {thing} without removing its wax coating?",
 }
-THINGS = ("tent", "boots", "jacket", "kayak", "stove", "rope", "lamp", "harness", "mat", "bottle", "helmet", "paddle", "tarp", "vest")
+THINGS = (
+    "tent",
+    "boots",
+    "jacket",
+    "kayak",
+    "stove",
+    "rope",
+    "lamp",
+    "harness",
+    "mat",
+    "bottle",
+    "helmet",
+    "paddle",
+    "tarp",
+    "vest",
+)
 WRONG = ("Write a poem about the moon over Berlin.", "What is the capital of France?", "Compute 17 times 23.")
 
 
@@ -272,21 +287,22 @@ async def test_a_hundred_proposals_are_decided_in_under_sixty_keys(shop, checks,
         def waiting() -> int:
             return sum(len(group.rows) for group in screen._groups(screen.session))
 
+        async def decide(key: str, count: int) -> None:
+            left = waiting() - count
+            await press(key, until=lambda: waiting() == left)
+
         while group := screen.group:
             wrong = [index for index in group.rows if any(text in row_text(browser.lazy_row(index).row) for text in WRONG)]
-            left = waiting()
             if len(wrong) == len(group.rows):
-                await press("x", until=lambda: waiting() == left - len(group.rows))
+                await decide("x", len(wrong))
                 continue
             if wrong:
                 await press("enter", until=lambda: room.focus == "member-list")
-                last = max(map(group.rows.index, wrong))
-                for index in group.rows[: last + 1]:  # space marks a row and goes to the next
+                for index in group.rows[: max(map(group.rows.index, wrong)) + 1]:  # space marks a row and goes to the next
                     await press("space" if index in wrong else "down")
-                await press("x", until=lambda: waiting() == left - len(wrong))
+                await decide("x", len(wrong))
                 await press("escape", until=lambda: room.focus == "group-list")
-            left = waiting()
-            await press("a", until=lambda: waiting() < left)
+            await decide("a", len(group.rows) - len(wrong))
         assert "No proposed rows are left" in room.text("#groups-message")
         decided = {index: decision.status for index, decision in browser.decisions.items()}
         texts = {index: row_text(browser.lazy_row(index).row) for index in decided}

@@ -1,4 +1,4 @@
-"""Find personal data: email addresses, phone numbers, government IDs, and card numbers and IBANs with valid check digits."""
+"""Find personal data: email addresses, phone numbers, home addresses, government IDs, and card numbers and IBANs with valid check digits."""
 
 import re
 from collections.abc import Iterator
@@ -57,7 +57,27 @@ _ID = re.compile(  # US social security, UK national insurance, Brazilian CPF, a
       (?P<document>(?=[A-Z0-9]*\d{5})[A-Z0-9]{7,12})
     )(?![\w-]|\.\d)"""
 )
+_NUMBER = re.compile(r"\d")
 _FIVE_DIGITS = re.compile(r"\d(?:[ .-]?\d){4}")  # every ID matches this
+
+_ADDRESS = re.compile(
+    r"""(?x)(?<![\w.,$-])(?!123\b|1234\b)(?:
+      \d{1,5}[A-Za-z]?[ ](?:[NSEW]\.?[ ])?(?:(?:[A-Z][\w'’]+|\d{1,3}(?:st|nd|rd|th))\.?[ ]){1,3}
+        (?:Street|St|Avenue|Ave|Road|Rd|Lane|Ln|Drive|Dr|Boulevard|Blvd|Court|Ct|Place|Terrace|Way|Close|Crescent|Square|Parkway|Pkwy|Highway|Hwy)\b
+    | [A-ZÄÖÜ][a-zäöüß]+(?:(?:straße|strasse|str\.|weg|gasse|platz|allee)|[ ](?:Straße|Str\.|Weg|Allee|Platz))[ ]\d{1,4}[a-z]?\b
+    | \d{1,4}(?:[ ](?:bis|ter))?,?[ ](?:[Rr]ue|[Aa]venue|[Bb]oulevard|[Aa]llée|[Cc]hemin|[Ii]mpasse)[ ](?:(?:de|du|des|la|le|les)[ ]|d['’]|l['’])*[A-ZÉ]\w+
+    | (?:[Cc]alle|[Aa]venida|[Vv]ia|[Pp]iazza|[Rr]ua)[ ](?:(?:de|del|della|di|da|do|la|los)[ ])*[A-Z]\w+(?:[ ][A-Z]\w+)?,?[ ](?:n[.º°][ ]?)?\d{1,4}\b
+    )(?:,?[ ](?:Apt|Apartment|Unit|Suite|Flat)\.?[ ]?\#?\w{1,5})?"""
+)
+_RESIDENCE = re.compile(  # words before the address of a person, not of a shop
+    r"""(?xi)\b(?:
+      (?:my|our|his|her|their|home|house|shipping|billing|mailing|delivery|current|(?<=['’])s)[ ](?:\w+[ ])?address | address(?:[ ](?:is|for)\b|:)
+    | (?:live[sd]?|living|resid(?:e[sd]?|ing)|staying|tenant|moved|house[ ]is(?:[ ]located)?|number[ ]is)\b(?:[ ](?:at|on|in|of|to))?
+    | (?:ship|deliver|send|mail|sent|forward|pick[ ]up)\w*\b[^.\n]{0,40}[ ](?:to|at|from)
+    | wohn[et]\w*|adresse|anschrift|lieferung|schick\w*|habit[eo]\w*|livr\w+|direcci[oó]n|vivo|indirizzo|abito|morada|endereço
+    )\b"""
+)
+_BEFORE_ADDRESS = 60  # characters
 
 
 @family.text_check(Check("email", "warn", "rows with an email address", f"{_WORDING}email address.", _MASK, "@", illustrates=True))
@@ -108,6 +128,15 @@ def government_ids(text: str) -> Iterator[Hit]:
     for match in _ID.finditer(text) if _FIVE_DIGITS.search(text) else ():
         start, end = match.span("document") if match["document"] else match.span()
         yield Hit(start, end, "[ID]", f"{text[start : start + 2]}…")
+
+
+@family.text_check(
+    Check("address", "warn", "rows with a home address", f"{_WORDING}address.", _MASK_UNSAFE, "@", illustrates=True)
+)  # fmt: skip
+def addresses(text: str) -> Iterator[Hit]:
+    for match in _ADDRESS.finditer(text) if _NUMBER.search(text) else ():
+        if _RESIDENCE.search(text, max(0, match.start() - _BEFORE_ADDRESS), match.start()):
+            yield Hit(*match.span(), "[ADDRESS]")
 
 
 def is_reserved_domain(text: str) -> bool:
