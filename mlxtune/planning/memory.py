@@ -222,8 +222,9 @@ class _Step:
         hidden = batch.tokens * shapes.width * self.number_size
         inputs = hidden * shapes.residual_streams * len(trained)
         saved, top = (inputs, max(trained, default=0)) if self.checkpointed else (sum(trained), 0)
-        kept = 2 * batch.rows * (batch.earlier + batch.width) * sum(layer.join for layer in self.layers) if batch.earlier else 0
-        saved += hidden + kept  # the input of the final norm, and the segments' keys and values with their gradients
+        # the segments' keys and values, apart and joined, and their gradients, of one segment and of all later ones
+        kept = 4 * batch.rows * (batch.earlier + batch.width) * sum(layer.join for layer in self.layers) if batch.earlier else 0
+        saved += hidden + kept  # the input of the final norm
         last = (inputs if self.checkpointed else sum(trained)) / max(1, len(trained)) + kept  # saved by the lowest adapted layer
         streams = min(MAX_STREAMS, self.machine.cores, batch.rows) if self.machine.backend == "cpu" else 1
         current = min(batch.trained, streams * CHUNK)

@@ -132,9 +132,7 @@ def _part(all_pairs: Sequence[EncodedPair], indices: Sequence[int], share_prompt
         chosen, rejected = (target_index[line + side * count] for side in (0, 1))
         chosen[: len(pair.chosen)] = found.add(pair.chosen, start + first)
         rejected[:common] = chosen[:common]
-        if (
-            share_prompts
-        ):  # the first token that differs is predicted from the stem, the others from the completion behind the chosen one
+        if share_prompts:  # the first token that differs is predicted from the stem, the others from the rejected completion itself
             branches[line] = first + 1 + common, first + len(pair.chosen)
             rejected[common] = found.add(pair.rejected[common : common + 1], start + first + common)[0]
             rejected[common + 1 : len(pair.rejected)] = found.add(pair.rejected[common + 1 :], start + int(branches[line, 1]))
