@@ -1,14 +1,23 @@
 """Which of a source's columns are read, and as what. Every command that reads a file without a recipe reads it so."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mlxtune.core.errors import DataError
 from mlxtune.core.text import one_line
-from mlxtune.data.readers.columns import apply_mapping, column_value, guess_mapping, mapping_option
+from mlxtune.data.readers.columns import (
+    ANSWERS,
+    PROMPTS,
+    apply_mapping,
+    column_value,
+    columns,
+    find_column,
+    guess_mapping,
+    mapping_option,
+)
 from mlxtune.data.readers.formats import FORMATS, as_object, detect
 from mlxtune.data.readers.row_format import InvalidRecord, Record
 from mlxtune.data.rows import Location, RowError
@@ -77,6 +86,35 @@ def guessed_mapping(record: Record) -> dict[str, str]:
     return mapping if name is None or "completion" in mapping else {}
 
 
+def proposed_mapping(sample: SampleRecords) -> dict[str, str]:
+    """Return the map that the names of the columns suggest or, where they tell no prompt or no answer, their contents.
+
+    It is a proposal for a person: without names, the first column with written text is the prompt, and the last one the answer.
+    """
+    first = sample.records[0][1]
+    mapping = guessed_mapping(first)
+    if detect(first) is not None or mapping.keys() - {"text"}:
+        return mapping
+    written = [column for column, _ in columns(first) if _is_written([record for _, record in sample.records], column)]
+    prompt = find_column(written, PROMPTS, (), first)
+    answer = find_column(written, ANSWERS, {prompt}, first)
+    others = [column for column in written if column not in (prompt, answer)]
+    answer = answer or (others.pop() if others else "")
+    prompt = prompt or next(iter(others), "")
+    return {"prompt": prompt, "completion": answer} if prompt and answer else mapping
+
+
+def _is_written(records: Sequence[Record], column: str) -> bool:
+    """Return whether a column has mostly different texts of several words."""
+    values = []
+    for record in records:
+        with suppress(LookupError):
+            values.append(column_value(record, column))
+    texts = [value.strip() for value in values if isinstance(value, str) and value.strip()]
+    words = sum(len(text.split()) for text in texts)
+    return 2 * len(texts) >= len(records) and words >= _WORDS * len(texts) and 2 * len(set(texts)) >= len(texts)
+
+
 def named_columns(source: Path, section: DataSection) -> DataSection:
     """Return ``section`` with the map that the names of the columns of ``source`` suggest, if it needs one.
 
@@ -94,6 +132,7 @@ def named_columns(source: Path, section: DataSection) -> DataSection:
 
 
 _SAMPLE = 100  # records whose contents are compared with the names of their columns
+_WORDS = 3  # average number of words in a column of written text
 _FEW = 10  # with fewer records, a column may have only one value
 _NOT_WRITTEN = re.compile(r"https?://\S+|[0-9a-f]{8}[0-9a-f-]{8,}|\S+\.(?:jpe?g|png|gif|wav|mp3|mp4|pdf|html?)", re.IGNORECASE)
 

@@ -86,11 +86,18 @@ def outcome_text(outcome: Outcome) -> str:
     return f"{text} {plural(outcome.failed, 'row')} cannot be changed: {outcome.error}" if outcome.failed else text
 
 
-def scaffold_document(guessed: Scaffold, name: str = "") -> Document:
-    """Describe a scaffold. ``name`` is the recipe's, if it is known."""
+def scaffold_document(guessed: Scaffold, name: str) -> Document:
+    """Describe the recipe ``name`` and the columns that it reads."""
+    facts, *rest = recipe_document(guessed, name)
+    assert isinstance(facts, Facts)
+    return (Facts((facts.facts[0], *column_facts(guessed.columns), *facts.facts[1:])), *rest)
+
+
+def recipe_document(guessed: Scaffold, name: str) -> Document:
+    """Describe the recipe ``name``."""
     formats = ", ".join(f"{count:,} {format}" for format, count in guessed.formats.items())
-    unreadable = f", {guessed.unreadable:,} cannot be read" if guessed.unreadable else ""
-    facts = [Fact("rows", f"{guessed.rows:,} ({formats}){unreadable}"), *column_facts(guessed.columns)]
+    facts = [Fact("rows", f"{guessed.rows:,} ({formats})")]
+    facts += [Fact("unreadable", f"{guessed.unreadable:,}", "", "warning")] if guessed.unreadable else []
     facts += [Fact("method", guessed.method), Fact("tokens", f"max_tokens = {guessed.max_tokens:,}", "estimated")]
     if contract := None if guessed.only_texts else _guessed_contract(guessed, name):
         facts.append(Fact("contract", *contract))
@@ -110,7 +117,7 @@ def _guessed_contract(guessed: Scaffold, name: str) -> tuple[str, str] | None:
         return f"{len(guessed.labels)} labels", ""
     if guessed.schema is not None:
         origin = "from the calls" if guessed.correct == ("calls",) else "from the JSON answers"
-        return f"{name}.schema.json" if name else "a JSON Schema", origin
+        return f"{name}.schema.json", origin
     if guessed.number_form:
         return f"ends with {guessed.number_form}", ""
     if guessed.correct:

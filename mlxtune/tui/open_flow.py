@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,7 +15,7 @@ from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.screen import ModalScreen
 
-from mlxtune.core.errors import InputError
+from mlxtune.core.errors import InputError, MlxtuneError
 from mlxtune.core.files import user_path
 from mlxtune.core.text import one_line, plural
 from mlxtune.data import column_map, scaffold  # they load numpy, which the first screen does not need
@@ -26,12 +26,13 @@ from mlxtune.data.readers.formats import KEYS, NO_MAPPING, parse
 from mlxtune.data.rows import Row, RowError
 from mlxtune.data.scaffold import Scaffold
 from mlxtune.data.source_files import source_files
-from mlxtune.present.data_files import scaffold_document
+from mlxtune.present.data_files import recipe_document
 from mlxtune.recipe.edit import edit_recipe
 from mlxtune.tui import draw
 from mlxtune.tui.notices import Notice
+from mlxtune.tui.paths import unused
 from mlxtune.tui.render.source import role_glyph
-from mlxtune.tui.render.text import cell, key_line, line, lines, marked, wrap
+from mlxtune.tui.render.text import cell, error_rows, key_line, line, lines, marked, paragraph, wrap
 from mlxtune.tui.source_session import SourceRef
 from mlxtune.tui.widgets import ListPanel, Panel, Section
 
@@ -56,8 +57,20 @@ _NUMBERED = {  # keys that a digit assigns, and what they mean
 _ORDER = (*_NUMBERED, *(key for key in KEYS if key not in _NUMBERED))
 
 
-class MappingScreen(ModalScreen[dict[str, str] | None]):
-    """Asks which columns of ``sample`` hold our keys. Returns a map from keys to columns, or ``None`` on escape."""
+@dataclass(frozen=True)
+class MappedFile:
+    """The map from our keys to columns, and the recipe to write under ``name`` if there is one."""
+
+    mapping: dict[str, str]
+    recipe: Scaffold | None = None
+    name: str = ""
+
+
+class MappingScreen(ModalScreen[MappedFile | None]):
+    """Asks which columns of ``sample`` hold our keys and, if it ``writes_recipe``, proposes one for the rows as they are mapped.
+
+    Returns ``None`` on escape.
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = [
         *(
@@ -67,14 +80,27 @@ class MappingScreen(ModalScreen[dict[str, str] | None]):
         Binding("right,l", "cycle(1)", "give the column the next free key", id="mapping.next"),
         Binding("left,h", "cycle(-1)", "give the column the previous free key", id="mapping.previous"),
         Binding("backspace,0", "clear", "use no key for the column", id="mapping.clear"),
+        Binding("r", "rename", "rename the recipe", id="mapping.rename"),
+        Binding("o", "open", "open the rows without a recipe", id="mapping.open"),
         Binding("escape", "dismiss(None)", "close", id="mapping.close"),
     ]  # fmt: skip
 
     app: MlxtuneApp
 
-    def __init__(self, sample: SampleRecords, mapping: Mapping[str, str], format: str = "auto", *, label: str = "open") -> None:
+    def __init__(
+        self,
+        sample: SampleRecords,
+        mapping: Mapping[str, str],
+        format: str = "auto",
+        *,
+        label: str = "open",
+        writes_recipe: bool = False,
+    ) -> None:
         super().__init__()
-        self._sample, self._format, self._label = sample, format, label
+        self._sample, self._format, self._label, self._writes_recipe = sample, format, label, writes_recipe
+        self._guessed: Scaffold | MlxtuneError | None = None  # the recipe, or why there is none; None while it is being guessed
+        self._recipe_name = ""  # of the recipe
+        self._is_accepted = False  # enter was pressed before the recipe was guessed
         self._mapping = dict(mapping)  # from our keys to columns
         self._columns: dict[str, Any] = {}  # with the first value that is not empty
         for _, record in sample.records:
@@ -103,11 +129,31 @@ class MappingScreen(ModalScreen[dict[str, str] | None]):
             with Horizontal(id="mapping"):
                 yield Section("Columns", ListPanel(id="columns"), id="columns-side", classes="fill")
                 yield Section("Keys", Panel(id="keys"), id="keys-side", classes="fill")
-            yield Section("Rows", Panel(id="mapped"), id="mapped-side", classes="fill")
+            with Horizontal(id="proposal"):
+                yield Section("Rows", Panel(id="mapped"), id="mapped-side", classes="fill")
+                if self._writes_recipe:
+                    yield Section("Recipe", Panel(id="recipe"), id="recipe-side", classes="fill")
             yield Panel(lambda width, _height: self._footer().truncate(max(width, 0)), id="foot")
 
     def on_mount(self) -> None:
+        if self._writes_recipe:
+            folder = self.app.workspace / "recipes"
+            self._recipe_name = unused(folder / f"{scaffold.default_name(self._sample.path)}.toml").stem
+            self._guess()
         self._draw()
+
+    def _guess(self) -> None:
+        path, mapping, format = self._sample.path, dict(self._mapping), self._format
+
+        def show(guessed: Scaffold | MlxtuneError) -> None:
+            if self.is_attached:
+                self._guessed = guessed
+                self._draw()
+                if self._is_accepted:
+                    self.action_accept()
+
+        self._guessed = None
+        self.app.jobs.run(lambda: scaffold.guess(path, mapping, format), show, show, group="recipe")
 
     def on_resize(self) -> None:
         self.call_after_refresh(self._draw)
@@ -133,6 +179,18 @@ class MappingScreen(ModalScreen[dict[str, str] | None]):
         note = line((f"{glyph} ", f"bold {style}"), (f"{valid:,} of {what} can be used", "$muted"))
         self.query_one("#mapped-side", Section).head.set(note=note)
         self.query_one("#mapped", Panel).update(self._draw_rows)
+        if self._writes_recipe:
+            self.query_one("#recipe-side", Section).head.set(note=(f"recipes/{one_line(self._recipe_name, 40)}.toml", "bold"))
+            self.query_one("#recipe", Panel).update(lambda width, _height: self._draw_recipe(width))
+
+    def _draw_recipe(self, width: int) -> Content:
+        match self._guessed:
+            case None:
+                return paragraph("Reading the answers.", width)
+            case MlxtuneError() as error:
+                return lines(*error_rows(error, width))
+            case guessed:
+                return lines(*draw.rows(recipe_document(guessed, self._recipe_name), width))
 
     @property
     def _shown_keys(self) -> list[str]:
@@ -181,8 +239,10 @@ class MappingScreen(ModalScreen[dict[str, str] | None]):
         return lines(*result)
 
     def _footer(self) -> Content:
+        recipe = (("r", "rename", "screen.rename"), ("o", "rows only", "screen.open")) if self._writes_recipe else ()
+        others = () if recipe else (("←→", "other keys", "screen.cycle(1)"),)
         names = (
-            ("enter", self._label, "screen.accept"), ("1-9", "key", ""), ("←→", "other keys", "screen.cycle(1)"),
+            ("enter", self._label, "screen.accept"), *recipe, ("1-9", "key", ""), *others,
             ("bksp", "clear", "screen.clear"), ("esc", "close", "screen.dismiss(None)"),
         )  # fmt: skip
         return key_line(*names)
@@ -215,13 +275,36 @@ class MappingScreen(ModalScreen[dict[str, str] | None]):
         if name and name != column and not repeated:
             self._mapping[name] = column
         self._rows = self._read()
+        if self._writes_recipe:
+            self._guess()
         self._draw()
 
     def action_accept(self) -> None:
-        if self._formats:
-            self.dismiss(self._mapping)
-        else:
+        self._is_accepted = bool(self._formats) and self._writes_recipe and self._guessed is None
+        if self._formats and not self._writes_recipe:
+            self.dismiss(MappedFile(self._mapping))
+        elif self._formats and isinstance(self._guessed, Scaffold):
+            self.dismiss(MappedFile(self._mapping, self._guessed, self._recipe_name))
+        elif not self._is_accepted:
             self.app.bell()
+
+    def action_open(self) -> None:
+        if self._writes_recipe and self._formats:
+            self.dismiss(MappedFile(self._mapping))
+
+    def action_rename(self) -> None:
+        """Ask for the recipe's name."""
+        if not isinstance(guessed := self._guessed, Scaffold):
+            return
+
+        def named(name: str) -> None:
+            self._recipe_name = name
+            self._draw()
+
+        def check(name: str) -> None:
+            scaffold.new_files(guessed, self.app.workspace, name, hint="Choose another name.")
+
+        self.app.ask("Name of the recipe", "", named, self._recipe_name, label="rename", select=True, check=check)
 
     on_list_panel_chosen = action_accept
 
@@ -271,7 +354,7 @@ def open_mapped(app: MlxtuneApp, path: Path, then: Mapped, *, label: str) -> Non
     def read(sample: SampleRecords) -> None:
         first = sample.records[0][1]
         if column_map.needs_mapping(first):
-            map_columns(app, sample, column_map.guessed_mapping(first), lambda mapping: then(path, mapping), label=label)
+            map_columns(app, sample, column_map.proposed_mapping(sample), lambda mapping: then(path, mapping), label=label)
         else:
             then(path, NO_MAPPING)
 
@@ -283,7 +366,9 @@ def map_columns(
     label: str, format: str = "auto",
 ) -> None:  # fmt: skip
     """Ask how the columns of ``sample`` map to our keys, starting with ``mapping``."""
-    app.push_screen(MappingScreen(sample, mapping, format, label=label), lambda answer: None if answer is None else then(answer))
+    app.push_screen(
+        MappingScreen(sample, mapping, format, label=label), lambda answer: None if answer is None else then(answer.mapping)
+    )
 
 
 def map_source(app: MlxtuneApp, ref: SourceRef) -> None:
@@ -297,7 +382,7 @@ def map_source(app: MlxtuneApp, ref: SourceRef) -> None:
             app.jobs.run(lambda: _save_mapping(ref, mapping))
 
     def read(sample: SampleRecords) -> None:
-        mapping = dict(ref.map) or column_map.guessed_mapping(sample.records[0][1])
+        mapping = dict(ref.map) or column_map.proposed_mapping(sample)
         map_columns(app, sample, mapping, chosen, label="save" if ref.recipe_path else "open", format=ref.format)
 
     app.jobs.run(lambda: column_map.first_records(ref.path, SAMPLE), read, busy=f"Reading {ref.name}.")
@@ -313,17 +398,12 @@ def _save_mapping(ref: SourceRef, mapping: Mapping[str, str]) -> Notice:
 
 
 def open_file(app: MlxtuneApp) -> None:
-    """Ask for a file and show its rows in Data, with the recipe that uses them if there is one."""
-
-    def show(path: Path, mapping: Mapping[str, str]) -> None:
-        app.sessions.open_file(path, mapping)
-        app.action_room("data")
-        app.notices.show(Notice("done", f"Opened {one_line(path.name, 60)}.", "c creates a recipe for it."))
+    """Ask for a file and show its rows in Data, with the recipe that uses them or, if there is none, with a new one."""
 
     def chosen(path: Path) -> None:
         views = [view for view in app.snapshot.recipes if view.recipe and view.recipe.source.resolve() == path]
         if not views:
-            open_mapped(app, path, show, label="open")
+            propose_recipe(app, path)
             return
         view = app.selection.recipe if app.selection.recipe in views else views[0]
         app.selection.show_recipe(view.path)
@@ -334,36 +414,35 @@ def open_file(app: MlxtuneApp) -> None:
 
 
 def new_recipe(app: MlxtuneApp) -> None:
-    """Write a recipe for the file that is open without one, or else for a file that the user chooses."""
-    file = app.sessions.file
-    if file is None:
-        title, label = "New recipe: for which rows?", "continue"
-        choose_file(app, title, label, lambda path: open_mapped(app, path, partial(recipe_for, app), label=label))
-    elif file.map or file.format != "auto":
-        recipe_for(app, file.path, dict(file.map), file.format)
+    """Propose a recipe for the file that is open without one, or else for a file that the user chooses."""
+    if file := app.sessions.file:
+        propose_recipe(app, file.path, dict(file.map), file.format)
     else:
-        open_mapped(app, file.path, partial(recipe_for, app), label="continue")
+        choose_file(app, "New recipe: for which rows?", "continue", lambda path: propose_recipe(app, path))
 
 
-def recipe_for(app: MlxtuneApp, path: Path, mapping: Mapping[str, str], format: str = "auto") -> None:
-    """Guess a recipe for the rows of ``path``, show what was guessed, and write it under the name that the user enters."""
+def propose_recipe(app: MlxtuneApp, path: Path, mapping: Mapping[str, str] = NO_MAPPING, format: str = "auto") -> None:
+    """Propose the columns, the recipe, and the contract for the rows of ``path`` in one dialog. Write them, or open only the rows."""
 
-    def show(guessed: Scaffold) -> None:
-        def text(width: int, _height: int) -> Content:
-            return lines(*(row[2:] for row in draw.rows(scaffold_document(guessed), width)), "", line(("Its name:", "$muted")))
-
-        app.ask(
-            f"New recipe for {one_line(path.name, 40)}",
-            text,
-            lambda name: app.jobs.run(lambda: scaffold.write(guessed, app.workspace, name), written),
-            scaffold.default_name(path),
-            label="write it",
-            check=lambda name: scaffold.new_files(guessed, app.workspace, name, hint="Choose another name."),
-        )
+    def chosen(answer: MappedFile | None) -> None:
+        if answer is None:
+            return
+        if (recipe := answer.recipe) is not None:
+            columns = ["--map", ",".join(f"{key}={column}" for key, column in answer.mapping.items())] if answer.mapping else []
+            app.commands.add("init", "--from", path, "--name", answer.name, *columns)
+            app.jobs.run(lambda: scaffold.write(recipe, app.workspace, answer.name), written)
+            return
+        app.sessions.open_file(path, answer.mapping)
+        app.action_room("data")
+        app.notices.show(Notice("done", f"Opened {one_line(path.name, 60)}.", "n creates a recipe for it."))
 
     def written(file: Path) -> None:
         app.selection.show_recipe(file)
         app.action_room("data")
         app.notices.show(Notice("done", f"Created recipes/{one_line(file.name, 60)}.", "P plans its run."))
 
-    app.jobs.run(lambda: scaffold.guess(path, mapping, format), show, busy=f"Reading {one_line(path.name, 60)}.")
+    def read(sample: SampleRecords) -> None:
+        own = mapping or column_map.proposed_mapping(sample)
+        app.push_screen(MappingScreen(sample, own, format, label="create", writes_recipe=True), chosen)
+
+    app.jobs.run(lambda: column_map.first_records(path, SAMPLE), read, busy=f"Reading {one_line(path.name, 60)}.", holds_keys=True)

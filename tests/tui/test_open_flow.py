@@ -14,7 +14,7 @@ from mlxtune.tui.open_flow import MappingScreen
 from mlxtune.tui.paths import completions
 from mlxtune.tui.widgets import ListPanel, Panel, PromptDialog
 
-from .driver import NARROW, RoomDriver, drive
+from .driver import NARROW, Gate, RoomDriver, drive
 from .rows_stage import GOOD, fill, ready, session_of, write
 
 pytestmark = pytest.mark.slow
@@ -46,9 +46,17 @@ async def prompted(room: RoomDriver) -> None:
 
 
 async def mapped(room: RoomDriver) -> MappingScreen:
-    await room.until(lambda: isinstance(room.screen, MappingScreen) and "Columns" in room.head("#columns-side"))
+    await room.until(
+        lambda: isinstance(room.screen, MappingScreen) and room.screen.is_mounted and "Columns" in room.head("#columns-side")
+    )
     screen: MappingScreen = room.screen
     return screen
+
+
+async def proposed(room: RoomDriver, name: str) -> None:
+    """Wait for the recipe that the dialog proposes."""
+    await mapped(room)
+    await room.until(lambda: f"recipes/{name}.toml" in room.head("#recipe-side") and "method" in drawn(room, "#recipe"))
 
 
 def test_paths_are_completed_as_a_shell_does(tmp_path):
@@ -76,14 +84,19 @@ async def test_tab_completes_a_path_and_a_wrong_one_is_refused(shop, checks, ope
         await room.press("down", "down", "tab", until=lambda: field(room).value == "data/support.jsonl")
         await room.press("backspace", *["backspace"] * 5, *"-more", "tab")
         await room.until(lambda: field(room).value == "data/support-more.jsonl")
-        await room.press("enter", until=lambda: room.mode == "data" and ready(room) and len(session_of(room).source) == 4)
+        await room.press("enter")
+        await proposed(room, "support-more")
+        await room.press("o", until=lambda: room.mode == "data" and ready(room) and len(session_of(room).source) == 4)
         assert room.notice.startswith("✓ Opened support-more.jsonl.")
         await room.press("o")
         await prompted(room)
         await room.press_quickly(*"data/support-m", "tab", "enter")
+        await proposed(room, "support-more")
+        await room.press("o")
         await room.until(lambda: room.mode == "data" and room.notice.startswith("✓ Opened support-more.jsonl."))
         await room.press("H", until=lambda: "Write a recipe for support-more.jsonl" in room.text("#next-picture"))
-        await room.press("enter", until=lambda: isinstance(room.screen, PromptDialog) and field(room).value == "support-more")
+        await room.press("enter")
+        await proposed(room, "support-more")
 
 
 async def test_enter_opens_the_path_under_the_cursor(shop, checks, open_room):
@@ -96,7 +109,9 @@ async def test_enter_opens_the_path_under_the_cursor(shop, checks, open_room):
         await room.until(lambda: room.screen.query_one("#candidates", ListPanel).count == 3)
         await room.press("z", "x", "enter", until=lambda: "There is no file data/zx." in drawn(room, "#wrong"))
         await room.press("backspace", until=lambda: room.screen.query_one("#candidates", ListPanel).count == 1)
-        await room.press("enter", until=lambda: room.mode == "data" and ready(room) and len(session_of(room).source) == 4)
+        await room.press("enter")
+        await proposed(room, "zebra")
+        await room.press("o", until=lambda: room.mode == "data" and ready(room) and len(session_of(room).source) == 4)
         assert room.notice.startswith("✓ Opened zebra.jsonl.")
 
 
@@ -151,7 +166,7 @@ async def test_unknown_columns_are_mapped_while_the_rows_are_shown(shop, checks,
         await room.press("f1")
         await room.press("1", "right", "left")
         assert "format completion" in room.head("#keys-side")
-        await room.press("enter", until=lambda: room.mode == "data" and ready(room) and len(session_of(room).source.rows) == 6)
+        await room.press("o", until=lambda: room.mode == "data" and ready(room) and len(session_of(room).source.rows) == 6)
         assert dict(session_of(room).ref.map) == {"prompt": "utterance", "completion": "body.reply"}
 
 
@@ -173,18 +188,19 @@ async def test_a_new_recipe_is_what_init_writes(shop, checks, open_room, tickets
     shop.recipe("taken")
     expected = scaffold.write(scaffold.guess(tickets), tmp_path / "other", "mine").read_text()
     async with open_room("home") as room:
-        await room.press("c")
+        await room.press("o")
         await prompted(room)
         field(room).value = str(tickets)
         await room.press("enter")
-        await mapped(room)
-        await room.press("enter", until=lambda: isinstance(room.screen, PromptDialog) and field(room).value == "tickets")
-        assert "prompt = utterance, completion = body.reply" in drawn(room, ".prose")
+        await proposed(room, "tickets")
+        await room.press("r", until=lambda: isinstance(room.screen, PromptDialog) and field(room).value == "tickets")
         field(room).value = "taken"
         await room.press("enter", until=lambda: "recipes/taken.toml already exists" in " ".join(drawn(room, "#wrong").split()))
         field(room).value = "my math!"
         await room.press("enter", until=lambda: "Use 1 to 64 letters" in " ".join(drawn(room, "#wrong").split()))
         field(room).value = "mine"
+        await room.press("enter")
+        await proposed(room, "mine")
         await room.press("enter", notice="✓ Created recipes/mine.toml.")
         await room.observe(shop.snapshot())
         await room.until(lambda: room.mode == "data" and ready(room) and session_of(room).ref.recipe is not None)
@@ -199,10 +215,9 @@ async def test_a_recipe_for_the_open_file_asks_for_unknown_columns(shop, checks,
         room.app.sessions.open_file(tickets, {})
         room.app.redraw()
         await room.until(lambda: "none of its 6 rows can be used" in " ".join(room.text("#unavailable").split()))
-        await room.press("c")
-        await mapped(room)
-        await room.press("enter", until=lambda: isinstance(room.screen, PromptDialog) and field(room).value == "tickets")
-        assert "prompt = utterance, completion = body.reply" in drawn(room, ".prose")
+        await room.press("n")
+        await proposed(room, "tickets")
+        assert "body.reply completion" in " ".join(drawn(room, "#columns").split())
 
 
 async def test_a_source_with_unknown_columns_says_so_and_saves_the_map(shop, checks, open_room):
@@ -245,6 +260,33 @@ async def test_a_folder_or_an_empty_file_is_no_file_of_rows(shop, checks, open_r
         await room.press("enter", until=lambda: "has no train.jsonl" in drawn(room, "#wrong"))
         field(room).value = "data/empty.jsonl"
         await room.press("enter", notice="✗ empty.jsonl has no rows.")
+
+
+async def test_the_recipe_follows_the_columns_and_enter_waits_for_it(shop, checks, open_room, tickets, monkeypatch):
+    shop.recipe("tickets")
+    gate, guess = Gate(), scaffold.guess
+    gate.set()
+
+    def slow(*arguments: Any) -> scaffold.Scaffold:
+        gate.wait()
+        return guess(*arguments)
+
+    monkeypatch.setattr(scaffold, "guess", slow)
+    async with open_room("home") as room:
+        await room.press("o")
+        await prompted(room)
+        field(room).value = str(tickets)
+        await room.press("enter")
+        await proposed(room, "tickets-2")  # a name that is not taken
+        assert "6 (6 completion)" in drawn(room, "#recipe")
+        await room.press("down", "9", until=lambda: "6 (6 text)" in drawn(room, "#recipe"))
+        await room.press("1", until=lambda: "6 (6 completion)" in drawn(room, "#recipe"))
+        gate.clear()
+        await room.press("down", "down", "2", "2", "enter", until=lambda: "Reading the answers." in drawn(room, "#recipe"))
+        assert isinstance(room.screen, MappingScreen)
+        gate.set()
+        await room.until_notice("✓ Created recipes/tickets-2.toml.")
+    assert load(shop.folder / "recipes" / "tickets-2.toml").data.map == {"prompt": "utterance", "completion": "body.reply"}
 
 
 def keys_until_mapped(*keys: str) -> Any:
@@ -297,8 +339,9 @@ def test_picture_of_a_new_recipe(shop, snap_compare):
 
     async def run(pilot: Any) -> None:
         room = RoomDriver(pilot.app, pilot)
-        await keys_until_mapped("c", *"data/tickets.jsonl", "enter")(pilot)
-        await room.press("enter", until=lambda: isinstance(room.screen, PromptDialog) and field(room).value == "tickets")
+        await keys_until_mapped("o", *"data/tickets.jsonl", "enter")(pilot)
+        await proposed(room, "tickets")
+        await room.press("r", until=lambda: isinstance(room.screen, PromptDialog) and field(room).value == "tickets")
         await pilot.pause()
 
     assert snap_compare(shop.app(), terminal_size=NARROW, run_before=run)

@@ -1,0 +1,36 @@
+"""The map proposed for a file of one's own: from the names of its columns, and from their contents."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from mlxtune.data.column_map import first_records, proposed_mapping
+
+HEAD = ("ticket_nr", "datum", "kundentext", "agent_answer", "bearbeiter")
+ROWS = [
+    (str(at), "2026-01-10", f"Wo ist Paket {at} geblieben?", f'{{"note": "Paket {at} ist da."}}', "agent 1") for at in range(12)
+]
+
+
+def written(path: Path, head: tuple[str, ...], rows: list[tuple[str, ...]]) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, delimiter=";").writerows([head, *rows])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("head", "mapping"),
+    [
+        (HEAD, {"prompt": "kundentext", "completion": "agent_answer"}),
+        ((*HEAD[:3], "antwort", "bearbeiter"), {"prompt": "kundentext", "completion": "antwort"}),
+        (("id", "datum", "question", "spalte", "x"), {"prompt": "question", "completion": "spalte"}),
+    ],
+)
+def test_a_foreign_file_has_its_prompt_and_answer_proposed_from_names_and_contents(tmp_path, head, mapping):
+    assert proposed_mapping(first_records(written(tmp_path / "rows.csv", head, ROWS), 100)) == mapping
+
+
+def test_one_written_column_is_text(tmp_path):
+    rows = [(number, day, text, "ok", agent) for number, day, text, _, agent in ROWS]
+    assert proposed_mapping(first_records(written(tmp_path / "rows.csv", HEAD, rows), 100)) == {"text": "kundentext"}
