@@ -186,14 +186,16 @@ def edit_rows(edits: Sequence[RowEdit], width: int, height: int) -> list[Content
         for change in changed_texts(edit):
             before, after = word_diff(change.before[:_MAX_TEXT], change.after[:_MAX_TEXT])
             name = cell(change.part, min(12, max(width // 4, 4)), "$muted")
-            rows.append(line(number, "  ", name, ("− ", "bold $error"), _words(before)).truncate(max(width - 2, 0), ellipsis=True))
+            rows.append(
+                line(number, "  ", name, ("− ", "bold $error"), _words(before, "$error")).truncate(max(width - 2, 0), ellipsis=True)
+            )
             indent = " " * (9 + name.cell_length)
-            rows.append(line(indent, ("+ ", "bold $success"), _words(after)).truncate(max(width - 2, 0), ellipsis=True))
+            rows.append(line(indent, ("+ ", "bold $success"), _words(after, "$success")).truncate(max(width - 2, 0), ellipsis=True))
             number = cell("", 7)
         if len(rows) > height:
             return [*rows[: height - 1], line(("    … and more", "$faint"))]
     return rows
 
 
-def _words(words: Words) -> Content:
-    return line(*((safe_text(text.translate(_SYMBOLS)), "underline" if differs else "") for text, differs in words))
+def _words(words: Words, color: str) -> Content:
+    return line(*((safe_text(text.translate(_SYMBOLS)), f"underline {color}" if differs else "") for text, differs in words))

@@ -37,8 +37,18 @@ def test_long_members_hang_and_prose_does_not():
 
 
 def test_lines_of_the_text_stay_and_arrays_are_not_broken():
-    assert plain_rows('{"a": [1, 2, 3],\n "b": {"c": 1, "d": 2}}') == ['{"a": [1, 2, 3],', ' "b": {"c": 1, "d": 2}}']
+    assert plain_rows('{"a": [1, 2, 3],\n "b": {"c": 1, "d": 2}}') == ['{"a": [1, 2, 3],', ' "b": {"c": 1,', '  "d": 2}}']
     assert plain_rows("Dear, you,\n\nyes") == ["Dear, you,", "", "yes"]
+
+
+def test_json_is_indented_and_colored():
+    text = '{"a":1,"b":{"c":true,"d":"x, {1}"},"e":[1,2]} and 7'
+    rows = output_rows(text, None, 60)
+    assert [row.plain for row in rows] == ['{"a":1,', ' "b":{"c":true,', '  "d":"x, {1}"},', ' "e":[1,2]} and 7']
+    styled = [(row.plain[part.start : part.end], part.style) for row in rows for part in row.spans]
+    assert [text for text, style in styled if style == "$second"] == ["1", "true", "1", "2"]
+    assert ('"a":', "$muted") in styled
+    assert not any("x" in text for text, _ in styled)
 
 
 def test_truncated_json_is_still_split_by_member():

@@ -1,8 +1,10 @@
-"""Lay out a model's output in a column, JSON by member, with the failing part marked, and compare two texts word by word."""
+"""Lay out a model's output in a column, JSON indented and colored, with the failing part marked, and compare two texts word by word."""
 
 import difflib
 import re
+from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 
 from rich.cells import cell_len
 from textual.content import Content
@@ -12,21 +14,43 @@ from mlxtune.tui.render.text import line
 
 Span = tuple[int, int]  # start and end, exclusive
 FAILURE_STYLE = "underline $span-ink on $span"
+DIFFERENCE_STYLE = "underline $foreground on $trained-alt"
 HANGING_INDENT = 2  # indent of a JSON member's continuation rows
 
 
 def output_rows(text: str, span: Span | None, width: int) -> list[Content]:
     """Return ``text`` on rows of at most ``width`` cells, with ``span`` marked. Control characters are made visible."""
     flat = text.replace("\r\n", " \n").replace("\t", " ")  # the length is unchanged, so that the span stays valid
-    rows: list[Content] = []
-    for start, end, indent in _wrap(flat, width):
-        first, last = (max(start, span[0]), min(end, span[1])) if span else (0, 0)
-        if first >= last:
-            rows.append(Content(" " * indent + safe_text(flat[start:end])))
-            continue
-        before, failure, after = (safe_text(part) for part in (flat[start:first], flat[first:last], flat[last:end]))
-        rows.append(line(" " * indent, before, (failure, FAILURE_STYLE), after))
-    return rows
+    styles = [*_json_styles(flat), *([(*span, FAILURE_STYLE)] if span else [])]
+    return [line(" " * indent, *_pieces(flat, start, end, styles)) for start, end, indent in _wrap(flat, width)]
+
+
+def _pieces(text: str, start: int, end: int, styles: Sequence[tuple[int, int, str]]) -> list[tuple[str, str]]:
+    """Cut a row of ``text`` where styles begin and end. The last style of a piece counts."""
+    own = [one for one in styles if one[0] < end and start < one[1]]
+    edges = sorted({start, end, *(min(max(edge, start), end) for one in own for edge in one[:2])})
+    return [
+        (safe_text(text[low:high]), next((style for first, last, style in reversed(own) if first <= low and high <= last), ""))
+        for low, high in pairwise(edges)
+    ]
+
+
+_JSON_TOKEN = re.compile(
+    r'"(?:[^"\\]|\\.)*(?:"(?P<key>\s*:)?|\Z)|(?P<literal>-?\d[\d.eE+-]*|true|false|null)|(?P<sign>[{}\[\],:])', re.DOTALL
+)
+
+
+@lru_cache(64)  # an answer is drawn many times
+def _json_styles(text: str) -> tuple[tuple[int, int, str], ...]:
+    """Return the styles of the names, literals, and signs of the JSON object that ``text`` begins with. It may be incomplete."""
+    found, depth = [], 0
+    for token in _JSON_TOKEN.finditer(text) if text.lstrip().startswith("{") else ():
+        style = "$muted" if token["key"] or token["sign"] else "$second" if token["literal"] else ""
+        found += [(*token.span(), style)] if style else []
+        depth += {"{": 1, "[": 1, "}": -1, "]": -1}.get(token[0], 0)
+        if not depth:
+            break
+    return tuple(found)
 
 
 def is_marked(row: Content) -> bool:
@@ -39,14 +63,14 @@ def _wrap(text: str, width: int) -> list[tuple[int, int, int]]:
     width = max(width, 1)
     rows: list[tuple[int, int, int]] = []
     hanging = HANGING_INDENT if width > 4 * HANGING_INDENT and text.lstrip().startswith("{") else 0
-    for start, end in _parts(text):
-        indent = 0
+    for start, end, depth in _parts(text):
+        indent = min(depth, width // 4)
         while (fits := _fit(text, start, end, width - indent)) < end:
             space = text.rfind(" ", start + 1, fits + 1)
             at_space = space > start and bool(text[start:space].strip())
             stop = space if at_space else max(fits, start + 1)
             rows.append((start, stop, indent))
-            start, indent = stop + at_space, hanging
+            start, indent = stop + at_space, min(depth, width // 4) + (hanging and HANGING_INDENT - (depth > 0))
         rows.append((start, end, indent))
     return rows
 
@@ -61,15 +85,19 @@ def _fit(text: str, start: int, end: int, width: int) -> int:
     return end
 
 
-def _parts(text: str) -> list[Span]:
-    """Split at line breaks and, if the text begins with a JSON object, after its members. The object may be incomplete."""
-    parts: list[Span] = []
+def _parts(text: str) -> list[tuple[int, int, int]]:
+    """Split at line breaks and, if the text begins with a JSON object, after the members of objects, which it may not complete.
+
+    Return the parts as start, end and depth. Arrays are not split.
+    """
+    parts: list[tuple[int, int, int]] = []
     start, depth, quoted, escaped = 0, 0, False, False
+    opened = ""  # the brackets around the current place
     is_object = text.lstrip().startswith("{")
     for index, sign in enumerate(text):
         if sign == "\n":
-            parts.append((start, index))
-            start = index + 1
+            parts.append((start, index, depth))
+            start, depth = index + 1, 0
         if escaped:
             escaped = False
         elif sign == "\\":
@@ -77,13 +105,14 @@ def _parts(text: str) -> list[Span]:
         elif sign == '"':
             quoted = not quoted
         elif not quoted and sign in "{[":
-            depth += 1
+            opened += sign
         elif not quoted and sign in "}]":
-            depth -= 1
-        elif not quoted and sign == "," and depth == 1 and is_object and text[index + 1 : index + 2] != "\n":
-            parts.append((start, index + 1))
-            start = index + 1
-    return [*parts, (start, len(text))]
+            opened = opened[:-1]
+        elif not quoted and sign == "," and opened and "[" not in opened and is_object and text[index + 1 : index + 2] != "\n":
+            parts.append((start, index + 1, depth))
+            start, depth = index + 1, len(opened)
+            start += len(text) - start - len(text[start:].lstrip(" "))
+    return [*parts, (start, len(text), depth)]
 
 
 _WORD = re.compile(r"\s+|\w+|[^\w\s]")

@@ -165,4 +165,4 @@ def ago(seconds: float) -> str:
     return "just now" if seconds < 60 else f"{age(seconds)} ago"
 
 
-RECIPE_KEY = key("H", "create a recipe on Home, with c", "app.room('home')")  # where there is no recipe yet
+RECIPE_KEY = key("H", "open a file on Home, with o", "app.room('home')")  # where there is no recipe yet

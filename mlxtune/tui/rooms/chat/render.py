@@ -9,6 +9,7 @@ from mlxtune.core.text import one_line, safe_text
 from mlxtune.evaluation.scorers import Score
 from mlxtune.present.labels import usage
 from mlxtune.tui.paths import base_name
+from mlxtune.tui.render.output_text import output_rows
 from mlxtune.tui.render.text import cell, error_rows, key, line, lines, paragraph, wrap
 from mlxtune.tui.rooms.chat.service import AdapterOption, ChatReply, ChatService, Exchange
 from mlxtune.workspace.index import RunView
@@ -37,7 +38,7 @@ def empty_state(option: AdapterOption | None, base: str, error: MlxtuneError | N
 def _load_keys(option: AdapterOption, base: str, width: int) -> list[Content]:
     keys = [line("  ", key("enter", f"load {one_line(option.name) or base}", "screen.load"))]
     if option.name:
-        keys.append(line("  ", key("o", f"load {base} alone", "screen.load_base")))
+        keys.append(line("  ", key("b", f"load {base} alone", "screen.load_base")))
     return [row.truncate(max(width, 0)) for row in keys]
 
 
@@ -94,8 +95,8 @@ def _reply(reply: ChatReply, follows: bool, width: int) -> list[Content]:
 
 
 def _turn(glyph: str, role: str, text: str, token: str, width: int, style: str = "") -> list[Content]:
-    rows = wrap(safe_text(text).expandtabs(4), width - 6) if text else []
-    return [line((f"  {glyph} ", f"bold {token}"), (role, token)), *(line((f"    {row}", style)) for row in rows)]
+    rows = output_rows(text, None, width - 6) if text else []
+    return [line((f"  {glyph} ", f"bold {token}"), (role, token)), *(line("    ", row.stylize_before(style)) for row in rows)]
 
 
 def _ending(reply: ChatReply, width: int) -> list[Content]:

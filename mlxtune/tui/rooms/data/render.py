@@ -162,7 +162,7 @@ def check_summary(verdict: ReviewVerdict, checked: CheckResult, width: int, *, b
     document = summary_document(verdict, checked)
     rows = draw.rows(document[:1] if brief else document, width)
     if verdict.stale and not brief:
-        rows.append(line("  ", key("n", "recheck", "screen.check_again")))
+        rows.append(line("  ", key(".", "recheck", "screen.check_again")))
     return lines(*rows)
 
 

@@ -14,7 +14,7 @@ from mlxtune.data.generate.lineage import lineage_of
 from mlxtune.data.groups import PROPOSED, RowGroup, by_size, most_diverse
 from mlxtune.data.review import EXCLUDED
 from mlxtune.data.rows import Row, last_prompt, row_text
-from mlxtune.tui.render.output_text import Words, word_diff
+from mlxtune.tui.render.output_text import DIFFERENCE_STYLE, FAILURE_STYLE, Words, word_diff
 from mlxtune.tui.render.source import check_glyph, decision_glyph, role_glyph
 from mlxtune.tui.render.text import Part, cell, invitation, key, line, paragraph
 from mlxtune.tui.rooms.review.render import RowPart, parts_of
@@ -166,8 +166,8 @@ def _body(part: RowPart, words: Words, spans: Sequence[Span], width: int) -> lis
     start = 0
     for text, differs in words:
         for piece, lit in _cut(text, start, spans):
-            style = "$span-ink on $span" if lit else ""
-            pieces.append((safe_text(piece).expandtabs(4), f"{style} underline".strip() if differs else style))
+            style = FAILURE_STYLE if lit and differs else "$span-ink on $span" if lit else DIFFERENCE_STYLE if differs else ""
+            pieces.append((safe_text(piece).expandtabs(4), style))
         start += len(text)
     pieces += [("\n" + call, "$muted") for call in part.calls]
     return [line("    ", row) for row in line(*pieces).wrap(max(width - 5, 1)) or [Content("")]]

@@ -21,7 +21,7 @@ from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.planning.masks import TurnTokens
 from mlxtune.present.check import finding_text
 from mlxtune.tui.render.bars import bar
-from mlxtune.tui.render.output_text import Words, word_diff
+from mlxtune.tui.render.output_text import DIFFERENCE_STYLE, Words, word_diff
 from mlxtune.tui.render.source import SEVERITY_STYLE, check_glyph, role_glyph
 from mlxtune.tui.render.text import cell, clickable, justify, key, line, lines, marked, paragraph
 from mlxtune.tui.widgets import Lines
@@ -241,7 +241,7 @@ def _side_head(part: RowPart, turn: TurnTokens | None, width: int, under_cursor:
 
 
 def _side_body(words: Words, width: int) -> list[Content]:
-    styled = ((text, "underline $foreground on $trained-alt" if differs else "") for text, differs in words)
+    styled = ((text, DIFFERENCE_STYLE if differs else "") for text, differs in words)
     answer = line(*((safe_text(text).expandtabs(4), style) for text, style in styled))
     return [line(("  ┃ ", "$primary"), row) for row in _wrapped(answer, width - 5)]
 
