@@ -112,13 +112,13 @@ def finding_text(finding: Finding) -> str:
 def verdict_text(verdict: CheckVerdict) -> str:
     rows = plural(verdict.rows, "row")
     if verdict.blocked:
-        return f"Not ready: {verdict.blocked:,} of {rows} should be fixed or left out before training."
+        return f"{verdict.blocked:,} of {rows} blocked."
     if verdict.to_review:
-        return f"Nothing blocks training, but {verdict.to_review:,} of {rows} should be reviewed."
+        return f"{verdict.to_review:,} of {rows} to review."
     if verdict.source_warnings:
-        return f"Nothing blocks training, but there is a warning about the {rows} as a whole."
+        return f"A warning about all {rows}."
     if verdict.accepted:
-        return f"Nothing blocks training, and the review accepted {plural(verdict.accepted, 'row')} with a warning."
+        return f"{plural(verdict.accepted, 'row')} accepted with a warning."
     return f"Clean: no problems in {rows}."
 
 
@@ -139,10 +139,10 @@ def check_warning(last: CheckOutcome | None) -> str:
     if last is None or not last.needs_attention:
         return ""
     if last.changed == "recipe":
-        return "The rows have not been checked since the recipe changed."
+        return "Not checked since the recipe changed."
     if last.changed:
-        return "At the last check, rows had to be fixed or left out. The review has changed since then."
-    return f"Not ready: {last.flagged:,} of {plural(last.rows, 'row')} should be fixed or left out before training."
+        return "Rows blocked training at the last check, before the review changed."
+    return f"{last.flagged:,} of {plural(last.rows, 'row')} blocked."
 
 
 # Documents
@@ -179,11 +179,21 @@ def statistics_document(report: CheckReport) -> Document:
 def summary_document(verdict: ReviewVerdict, checked: CheckResult) -> Document:
     """Describe a check and the current verdict of the review in few lines."""
     from mlxtune.data.checks.report import improvement
+    from mlxtune.data.checks.statistics import GOOD_PROMPTS, MIN_PROMPTS
 
     next_one = improvement(checked.statistics, verdict.findings, verdict.counts.to_review, stale=verdict.stale)
     missing = {name: skip for name, skip in checked.skipped.items() if name == "contract"}
-    advice = () if next_one.code == "none" else (paragraph(improvement_text(next_one), "muted"),)
-    facts = (prompts_fact(checked.statistics, stale=verdict.stale), *constant_facts(checked.constant), *skip_facts(missing))
+    is_shown = next_one.code in (
+        "none",
+        "fix",
+        "add_prompts",
+        "more_prompts",
+    )  # by the list of findings, or by the number of prompts
+    advice = () if is_shown else (paragraph(improvement_text(next_one), "muted"),)
+    enough = checked.statistics.groups >= MIN_PROMPTS
+    prompts = f"{checked.statistics.groups:,} of {GOOD_PROMPTS if enough else MIN_PROMPTS:,}"
+    fact = Fact("prompts", prompts, "before your changes" if verdict.stale else "", "" if enough else "warning")
+    facts = (fact, *constant_facts(checked.constant), *skip_facts(missing))
     return (verdict_block(verdict.counts), Facts(facts), *advice)
 
 
@@ -195,10 +205,10 @@ def constant_facts(found: ConstantRate | None) -> list[Fact]:
     return [constant_fact(found)] if found else []
 
 
-def prompts_fact(statistics: Statistics, *, stale: bool = False) -> Fact:
+def prompts_fact(statistics: Statistics) -> Fact:
     """Return the number of distinct prompts and its rating."""
     value = f"{statistics.groups:,} distinct in {plural(statistics.rows, 'row')}"
-    return Fact("prompts", value, f"{word(statistics.tier)}{', before your changes' if stale else ''}")
+    return Fact("prompts", value, word(statistics.tier))
 
 
 def skip_facts(skipped: Mapping[str, Skip]) -> list[Fact]:
