@@ -51,14 +51,12 @@ class Step:
 SCRIPT = (
     Step("", "", r"Workflow ─[\s\S]+whole contract", 6),
     Step("home", "D", r"Findings ─+ \d+ rows", 5),
-    Step("data", "f", r"esc close", 4),
-    Step("dialog", "Down", r"▌ Show them", 0.5),
-    Step("dialog", "Down", r"▌ Leave out", 1.5),
+    Step("data", "f", r"leave out \d+ row", 4),
     Step("dialog", "Enter", r"u undo", 4),
     Step("data", "R", r"Contract ─+ passes", 5),
     Step("review", "a", r"Row \d+ accepted", 4),
     Step("review", "P", r"This fits", 6),
-    Step("plan", "t", r"Train support-json\?", 3),
+    Step("plan", "t", r"Train \S+\?", 3),
     Step("dialog", "Down", r"▌ Train", 1),
     Step("dialog", "Enter", r"training \d", 2),
     Step("train", "", r"training ([89]|[1-7]\d)/", 5),
@@ -196,7 +194,7 @@ def _named(color: Color, colors: dict[str, str]) -> str:
 def stage(workspace: Path, copy: Path) -> None:
     """Copy ``workspace``, and append its first training rows once more."""
     shutil.copytree(workspace, copy)
-    rows = copy / "data" / "samples" / "support.jsonl"
+    rows = copy / "data" / "samples" / "desk.jsonl"
     lines = rows.read_text(encoding="utf-8").splitlines(keepends=True)
     rows.write_text("".join(lines + lines[:REPEATED]), encoding="utf-8")
 

@@ -54,7 +54,7 @@ Event = dict[str, Any]
 KeyedRow = tuple[str, Row | RowError]  # an unreadable record can be edited or rejected
 
 _UNDECIDED: frozenset[Status] = frozenset({"pending", "skipped"})
-_ACTION_STATUS: dict[str, Status] = {
+ACTION_STATUS: dict[str, Status] = {  # the status that an action gives a row
     "accept": "accepted", "reject": "rejected", "skip": "skipped", "tie": "tied", "bad": "bad", "swap": "accepted",
 }  # fmt: skip
 
@@ -312,7 +312,7 @@ def _edited(
     action: Action, key: str, row: Row | RowError, current: Row | RowError, decision: Decision, what: Change
 ) -> tuple[Row | RowError, dict[str, Any]]:
     """Return ``current``, the row as reviewed so far, after ``action``, and the fields of the decision that it sets."""
-    change: dict[str, Any] = {"status": _ACTION_STATUS[action]} if action in _ACTION_STATUS else {}
+    change: dict[str, Any] = {"status": ACTION_STATUS[action]} if action in ACTION_STATUS else {}
     after = current
     if isinstance(current, RowError):
         if action == "edit":

@@ -42,6 +42,7 @@ class Action:
     needs_accelerator: bool = False  # impossible while a worker runs
     bound: bool = True  # whether the screen binds the key; otherwise, a widget does
     priority: bool = False  # whether the key also acts over dialogs and text fields
+    command: str = ""  # the command that does the same, without mlxtune: fields such as {recipe}, and words in capitals to replace
 
     @cached_property
     def call(self) -> tuple[str, tuple[Any, ...]]:

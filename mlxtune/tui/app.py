@@ -35,6 +35,7 @@ from mlxtune.core.text import one_line, plural
 from mlxtune.runs.registry import Run
 from mlxtune.tui import keys
 from mlxtune.tui.actions import Action, HasActions
+from mlxtune.tui.commands import CommandLog, CommandsPage
 from mlxtune.tui.help import CommandProvider, HelpPage, Palette, help_rows
 from mlxtune.tui.jobs import Jobs
 from mlxtune.tui.key_order import OrderedKeys
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
     from mlxtune.tui.session_manager import SessionManager
 
 _WATCH_SECONDS = 0.25  # between two reads of the workspace
-_EVERYWHERE = {"app.picture", "app.help", "app.quit"}  # actions of the app in the palette over a dialog
+_EVERYWHERE = {"app.picture", "app.choose_theme", "app.help", "app.quit"}  # actions of the app in the palette over a dialog
 _TICK_SECONDS = 1.0  # between redraws, so that clocks advance even if nothing else changes
 
 
@@ -91,6 +92,11 @@ class MlxtuneApp(HasActions, OrderedKeys):
         Action("copy", "ctrl+y", "copy", "copy the item under the cursor", when=lambda app: app.copyable[0],
                why="There is nothing to copy."),
         Action("choose_recipe", label="recipe", help="choose the recipe to show", when="selection.has_several"),
+        Action("commands", "@", "commands", "show the commands of what was done, and of what is possible"),
+        Action("maximize", "ctrl+f", "maximize", "let the panel with the focus fill the screen, or not", when=lambda app: app.screen_stack and app.screen.focused),
+        Action("resize(1)", ">", help="make the left column wider", when="room.side", id="wider"),
+        Action("resize(-1)", "<", help="make the left column narrower", when="room.side", id="narrower"),
+        Action("choose_theme", label="theme", help="choose the colors", when=lambda app: not app.no_color),
         Action("picture", label="screenshot", help="save the screen as an SVG in the workspace"),
         Action("help", "f1", "help", "show this room's keys and glyphs", priority=True, when=lambda app: not app.is_help_typed),
         Action("command_palette", "ctrl+p", help="search all available actions", id="more", priority=True),
@@ -111,6 +117,7 @@ class MlxtuneApp(HasActions, OrderedKeys):
         self.stylesheet = CachedStylesheet(variables=self.get_css_variables())
         self.workspace = workspace
         self.notices, self.jobs, self.selection, self.runs = Notices(self), Jobs(self), RecipeSelection(self), RunControl(self)
+        self.commands = CommandLog(workspace)
         self.snapshot = Snapshot(0.0, workspace)  # empty until the workspace has been read
         self.selected = self.saved.run()  # the ID of the displayed run; None means the newest
         self.selection.recipe_path = self.saved.recipe()
@@ -169,7 +176,8 @@ class MlxtuneApp(HasActions, OrderedKeys):
         stack = self.screen_stack
         if not self._watcher or not stack or not isinstance(stack[0], Room):
             return
-        rooms = {mode: self.saved.of_room(mode) for mode in ROOMS} | {self.current_mode: dict(stack[0].save_state())}
+        shown = {**stack[0].save_state(), "side": stack[0].side_width}
+        rooms = {mode: self.saved.of_room(mode) for mode in ROOMS} | {self.current_mode: shown}
         path = self.selection.recipe_path
         recipe = path.relative_to(self.workspace).as_posix() if path else None
         source = self.sessions.save_state() if "sessions" in vars(self) else self.saved.values.get("source")
@@ -340,19 +348,29 @@ class MlxtuneApp(HasActions, OrderedKeys):
         if self.notices.current and self.notices.current.undo:
             await self.screen.run_action(self.notices.current.undo)
 
-    def action_user_command(self, key: str) -> None:
-        """Run a command of the user's settings in the terminal, and come back when it has ended."""
-        if not isinstance(self.screen, Room):
-            return
+    def _command_fields(self, room: Room) -> dict[str, str]:
         newest = next(iter(self.snapshot.runs), None)
-        fields = {
+        return {
             "workspace": str(self.workspace),
             "recipe": str(self.selection.recipe.path) if self.selection.recipe else "",
             "run": self.selected or (newest.id if newest else ""),
             "adapter": str(self.workspace / self.adapter) if self.adapter else "",
             "row": "",
-            **self.screen.command_fields(),
+            **room.command_fields(),
         }
+
+    def action_commands(self) -> None:
+        """Show the commands that do the same as the room's actions."""
+        if isinstance(self.screen, Room):
+            lead = f"{self.workspace}/"
+            fields = {name: value.removeprefix(lead) for name, value in self._command_fields(self.screen).items()}
+            self.push_screen(CommandsPage(self.screen, fields))
+
+    def action_user_command(self, key: str) -> None:
+        """Run a command of the user's settings in the terminal, and come back when it has ended."""
+        if not isinstance(self.screen, Room):
+            return
+        fields = self._command_fields(self.screen)
         words = self._user_commands[key]
         missing = [name for name, value in fields.items() if not value and any(f"{{{name}}}" in word for word in words)]
         if missing:
@@ -415,9 +433,40 @@ class MlxtuneApp(HasActions, OrderedKeys):
     async def action_quit(self) -> None:
         self._quit()
 
-    def action_theme(self, name: str) -> None:
-        """Change the theme and save it in the settings."""
-        self.theme = name
+    def action_maximize(self) -> None:
+        """Let the panel with the focus fill the screen, or restore it."""
+        screen = self.screen
+        if screen.maximized is None and screen.focused is not None:
+            screen.maximize(screen.focused)
+        else:
+            screen.minimize()
+
+    @property
+    def room(self) -> Room | None:
+        """The room on show, unless something is open over it."""
+        return self.screen if self.screen_stack and isinstance(self.screen, Room) else None
+
+    def action_resize(self, by: int) -> None:
+        """Move the divider between the columns of the room."""
+        if self.room:
+            self.room.resize_side(by)
+
+    def action_choose_theme(self) -> None:
+        """Ask for a theme, which is previewed under the cursor, and save it in the settings."""
+        before = self.theme
+        options = [ChoiceOption(name, name, THEME_LABELS[name]) for name in sorted(THEME_LABELS, key=lambda name: name != before)]
+
+        def preview(name: str) -> None:
+            self.theme = name
+
+        def chosen(name: str | None) -> None:
+            self.theme = name or before
+            if name:
+                self._save_theme(name)
+
+        self.push_screen(ChoiceDialog("Theme", "", options, preview), chosen)
+
+    def _save_theme(self, name: str) -> None:
         try:
             settings.save_theme(name)
         except MlxtuneError as error:
@@ -435,7 +484,7 @@ class MlxtuneApp(HasActions, OrderedKeys):
             self.notices.show(Notice("done", f"Saved {one_line(Path(path).name)}."))
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
-        """Yield the palette's commands: the room's available actions, the other rooms, and the themes."""
+        """Yield the palette's commands: the room's available actions, the other rooms, and the app's actions."""
         if isinstance(screen, Room):
             if self.notices.current and self.notices.current.undo:
                 yield SystemCommand("Undo", self.notices.current.text, self.action_undo)
@@ -445,9 +494,6 @@ class MlxtuneApp(HasActions, OrderedKeys):
                     key = self.show_action(f"room('{mode}')").key
                     yield SystemCommand(f"Open {entry.name} ({key})", entry.load().ABOUT, partial(self.action_room, mode))
         yield from _commands(self, None if isinstance(screen, Room) else _EVERYWHERE)
-        for name, label in THEME_LABELS.items():
-            if name != self.theme and not self.no_color:
-                yield SystemCommand(f"Theme: {name}", label, partial(self.action_theme, name))
 
 
 def _commands(node: HasActions, names: Container[str] | None = None) -> Iterator[SystemCommand]:

@@ -14,9 +14,11 @@ from textual.widgets import Input, TextArea
 
 from mlxtune.tui.actions import Action, HasActions, ShownAction
 from mlxtune.tui.jobs import OnError
-from mlxtune.tui.widgets import NoticeLine, RoomFooter, RoomHeader
+from mlxtune.tui.widgets import ListPanel, NoticeLine, RoomFooter, RoomHeader
 from mlxtune.workspace.index import RunView, Snapshot
 
+_MIN_COLUMN = 24  # cells
+_STEP = 4  # cells
 T = TypeVar("T")
 OTHER_RECIPE = Action(
     "other", "r", "recipe", "switch to another recipe",
@@ -41,6 +43,8 @@ class Room(HasActions, Screen[None]):
     AUTO_FOCUS = "FocusPanel"  # not a text field, which may be hidden
     mode: ClassVar[str]  # the room's key in the table of rooms, and the name of its folder
     ABOUT: ClassVar[str] = ""  # the room's purpose, in a few words
+    SIDE: ClassVar[str] = ""  # the selector of the column whose width the user can change
+    ALLOW_IN_MAXIMIZED_VIEW = "NoticeLine, RoomFooter"
     SAVED: ClassVar[Mapping[str, type]] = {}  # the attributes that come back after a restart, with their types
     focused: Reactive[Widget | None] = Reactive(None, repaint=False)  # a focused widget repaints itself, not the whole screen
 
@@ -51,6 +55,7 @@ class Room(HasActions, Screen[None]):
     def __init__(self) -> None:
         super().__init__()
         self._compositor = RoomCompositor()
+        self.side_width = 0  # of the column SIDE, if the user has changed it
 
     def action_other(self) -> None:
         self.app.selection.choose_recipe()
@@ -78,7 +83,8 @@ class Room(HasActions, Screen[None]):
 
     def compose(self) -> ComposeResult:
         with suppress(KeyError, TypeError, ValueError, AttributeError, IndexError):  # the file may contain anything
-            self.restore_state(self.app.saved.of_room(self.mode))
+            self.restore_state(saved := self.app.saved.of_room(self.mode))
+            self.side_width = int(saved.get("side", 0))
         yield RoomHeader(id="top")
         with Vertical(id="room"):
             yield from self.compose_body()
@@ -106,8 +112,12 @@ class Room(HasActions, Screen[None]):
         return {}
 
     def copyable(self) -> tuple[str, str]:
-        """Return the text to copy and its description, as in ``("{…}", "the row")``. Both are empty if there is nothing to copy."""
-        return "", ""
+        """Return the text to copy and its description, as in ``("{…}", "the row")``. Both are empty if there is nothing to copy.
+
+        By default, it is the row under the cursor of a list.
+        """
+        panel = self.focused
+        return (panel.text, "the row under the cursor") if isinstance(panel, ListPanel) and panel.count else ("", "")
 
     def save_state(self) -> Mapping[str, Any]:
         """Return the state to restore after a restart, such as a cursor or a filter, as JSON. Called every second."""
@@ -142,7 +152,8 @@ class Room(HasActions, Screen[None]):
     def draw_footer(self) -> None:
         """Draw the possible actions, which may depend on a cursor or on the focus."""
         in_field = isinstance(self.focused, Input | TextArea)  # in which q is a letter, too
-        self.query_one(RoomFooter).set(self.field_actions() if in_field else [*self.shown_actions(), self.app.show_action("quit")])
+        others = [self.app.show_action(name) for name in (*(["copy"] if self.copyable()[0] else []), "quit")]
+        self.query_one(RoomFooter).set(self.field_actions() if in_field else [*self.shown_actions(), *others])
 
     def _reset_focus(self, widget: Widget, avoiding: list[Widget] | None = None) -> None:
         """Move the focus away from a widget that is hidden or about to be removed.
@@ -152,7 +163,30 @@ class Room(HasActions, Screen[None]):
         if avoiding or widget not in self.focus_chain:
             super()._reset_focus(widget, avoiding)
 
+    @property
+    def side(self) -> Widget | None:
+        """The column whose width can be changed now."""
+        side = self.query(self.SIDE).first() if self.SIDE and self.is_mounted and self.wide else None
+        return side if side is not None and side.display and self.maximized is None else None
+
+    def resize_side(self, by: int) -> None:
+        """Move the divider beside the column ``side`` to the right, or to the left if ``by`` is negative."""
+        if (side := self.side) is not None:
+            grows = by if side.region.x == 0 else -by
+            self.side_width = max(
+                _MIN_COLUMN, min(side.size.width + side.gutter.width + grows * _STEP, self.size.width - _MIN_COLUMN)
+            )
+            self._apply_side_width()
+
+    def _apply_side_width(self) -> None:
+        for side in self.query(self.SIDE) if self.SIDE else ():
+            if self.side_width and self.wide:
+                side.styles.width = min(self.side_width, self.size.width - _MIN_COLUMN)
+            else:
+                side.styles.clear_rule("width")
+
     def on_mount(self) -> None:
+        self._apply_side_width()
         self.redraw()
 
     def on_screen_resume(self) -> None:
@@ -163,4 +197,5 @@ class Room(HasActions, Screen[None]):
             self.draw_footer()
 
     def on_resize(self) -> None:
+        self._apply_side_width()
         self.call_after_refresh(self.redraw)  # panels need their new sizes

@@ -15,6 +15,7 @@ from mlxtune.present.workflow import recipe_summary
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs import registry
 from mlxtune.runs.locks import require_free_accelerator
+from mlxtune.runs.registry import Run
 from mlxtune.tui.notices import Notice
 from mlxtune.tui.rooms import ROOMS
 from mlxtune.tui.widgets import ChoiceOption
@@ -101,7 +102,7 @@ class RunControl:
         def start(recipe: Recipe) -> None:
             control.train(self._app.workspace, recipe)
 
-        if self._run_recipe_job(path, start, "Starting {}."):
+        if self._run_recipe_job("train", path, start, "Starting {}."):
             self._app.selected, self._app.selection.recipe_path = None, path
             self._app.action_room("train")
 
@@ -114,7 +115,7 @@ class RunControl:
 
         views = [view for view in self._app.snapshot.startable if view.recipe]
         busy = "Starting a hyperparameter search for {}."
-        self.with_recipe(views, lambda path: self._run_recipe_job(path, start, busy))
+        self.with_recipe(views, lambda path: self._run_recipe_job("search", path, start, busy))
 
     def with_recipe(self, views: Sequence[RecipeView], then: Callable[[Path], object]) -> None:
         """Call ``then`` with the path of the only recipe, or ask which recipe if there are several."""
@@ -137,14 +138,20 @@ class RunControl:
         if not self.has_idle_chat():
             require_free_accelerator(timeout=0.5)
 
-    def _run_recipe_job(self, path: Path, job: Callable[[Recipe], Notice | None], busy: str) -> bool:
-        """Run ``job`` with the recipe in ``path``, whose name completes ``busy``, or show why the recipe cannot be read."""
+    def _run_recipe_job(self, verb: str, path: Path, job: Callable[[Recipe], Notice | None], busy: str) -> bool:
+        """Run ``job``, which is that of a command, with the recipe in ``path``, whose name completes ``busy``, or show why it cannot be read."""
         try:
             recipe = load(path)
         except MlxtuneError as error:
             self._app.notices.show_error(error)
             return False
+        self._app.commands.add(verb, path)
         return self.start_worker(lambda: job(recipe), busy=busy.format(recipe.name))
+
+    def resume(self, view: RunView, busy: str, on_result: Callable[[Run], object] | None = None) -> None:
+        """Continue a run of any kind."""
+        self._app.commands.add("runs", "resume", view.id)
+        self.start_worker(lambda: control.resume(view.run), on_result, busy=busy)
 
     def confirm_stop(self, view: RunView) -> None:
         """Ask for confirmation, then tell the worker of ``view`` to save and exit. If it was told to stop before, offer to kill it."""
@@ -161,12 +168,15 @@ class RunControl:
 
         def stop(_: str) -> None:
             if kill or view.id not in self.stopping:  # else another dialog has sent the signal, and a second one would kill it
+                self._app.commands.add("runs", "stop", view.id)
                 self._app.jobs.run(lambda: registry.stop(view.run), stopped, busy="")
 
         options = [ChoiceOption(None, "Let it finish", "nothing changes"), ChoiceOption("stop", label, about)]
         self._app.choose(f"Stop the {registry.RUN_KINDS[view.run.kind].noun} of {view.name}?", options, stop, text)
 
     def create_samples(self) -> None:
+        self._app.commands.add("init")
+
         def job() -> Notice:
             recipe = samples.create(self._app.workspace).relative_to(self._app.workspace).as_posix()
             return Notice("done", f"Created {one_line(recipe)} and its rows in data/samples.")

@@ -6,7 +6,7 @@ A thread changes one attribute at a time and then calls ``notify``; the rooms dr
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,8 @@ if TYPE_CHECKING:  # most of these load numpy, which the first screen does not n
     from mlxtune.planning.masks import MaskProcess, TrainingMask
     from mlxtune.tui.app import MlxtuneApp
 
+_MOST_LOGGED = 8  # rows of a decision in the log of commands
+_OPTIONS = {"bad": "--both-bad"}  # of the command line, other than the name of the action
 _NOTIFY_INTERVAL = 0.1  # seconds between two notifications from a thread
 
 
@@ -355,27 +357,55 @@ class SourceSession:
         for index, (_, row) in zip(rows, keyed, strict=True):
             if isinstance(row, RowError) and action not in ("reject", "edit") and not self.source.is_row(index):
                 raise row
+        self._log_decision(
+            action,
+            [str(index + 1) if isinstance(row, RowError) else row.id for index, (_, row) in zip(rows, keyed, strict=True)],
+            more,
+        )
         return self._apply(self._open_review().decide(action, keyed, **more))
 
     def apply(self, pipeline: Pipeline, rows: Sequence[int]) -> ReviewStep | None:
         """Record what ``pipeline`` changes in ``rows`` (ascending) as one decision. Raise review errors, and ``InputError``."""
         from mlxtune.data.transforms.preview import recorded_edits
 
+        self._log("apply", pipeline.text)
         found = [edit for edit in pipeline.edits(rows, self.source.lazy_row) if not edit.error]
         edits = recorded_edits(found, self.source.key, "Use mlxtune data apply with --out.")
         return self.decide("apply", [edit.index for edit in found], edits=edits, reason=pipeline.text)
 
     def mute(self, check: str, reason: str) -> ReviewStep | None:
         """Report no findings of ``check`` for this source. Raise any review error."""
+        self._log("check", "--mute", check, "--reason", reason)
         return self._apply(self._open_review().mute(check, reason))
 
     def undo(self) -> ReviewStep | None:
         """Undo the most recent decision. Return ``None`` if there is none."""
+        self._log("review", "--undo")
         return self._apply(self._open_review().undo()) if self.source.state.steps else None
 
     def redo(self) -> ReviewStep | None:
         """Redo the last undone decision. Return ``None`` if there is none."""
+        self._log("review", "--redo")
         return self._apply(self._open_review().redo()) if self.source.state.undone_steps else None
+
+    def _log(self, verb: str, *words: str) -> None:
+        """Log a command about this source."""
+        ref = self.ref
+        mapping = [] if ref.recipe_path or not ref.map else ["--map", ",".join(f"{key}={column}" for key, column in ref.map)]
+        self._app.commands.add("data", verb, ref.recipe_path or ref.path, *words, *mapping)
+
+    def _log_decision(self, action: Action, rows: Sequence[str], more: Mapping[str, Any]) -> None:
+        """Log a decision. Long lists of rows are cut, and the content of an edit is a file of the user's."""
+        if action == "apply" or not rows:
+            return
+        if reason := str(more.get("reason", "")).partition("data check: ")[2]:
+            self._log("check", "--fix", "--also", reason)
+            return
+        options = [word for tag in more.get("add", ()) for word in ("--tag", tag)]
+        options += [word for tag in more.get("remove", ()) for word in ("--untag", tag)]
+        options += {"edit": ["--edit", "FILE"], "note": ["--note", str(more.get("note", ""))]}.get(action, [])
+        shown = [*rows[:_MOST_LOGGED], *(["…"] if len(rows) > _MOST_LOGGED else [])]
+        self._log("review", *shown, *(options or [_OPTIONS.get(action, f"--{action}")]))
 
     def _open_review(self) -> ReviewSession:
         """Return the open review, which holds the journal's lock from the first decision until :meth:`release_lock`."""

@@ -263,7 +263,7 @@ def test_rows_to_review_come_before_training(cli, tmp_path):
     rows = [{"prompt": "Where is my order?", "completion": answer} for answer in ("It shipped on Monday.", "We lost it.")]
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     result = cli("data", "check", str(source))
-    assert "Nothing blocks training, but 1 of 2 rows should be reviewed." in result.out
+    assert "1 of 2 rows to review." in result.out
     assert last_command(result) == f"mlxtune init --from {source}"
 
 

@@ -79,11 +79,9 @@ def test_train_says_that_the_rows_should_be_fixed_first(cli, run, cwd, monkeypat
     warning = "See: mlxtune data check shop.toml"
     assert warning not in cli("train", "shop.toml", "--detach").err
     check_cache.save(source, CheckOutcome("blocked", 1, 1, check_cache.rules_hash(recipe)))
-    assert f"! Not ready: 1 of 1 row should be fixed or left out before training. {warning}" in " ".join(
-        cli("train", "shop.toml", "--detach").err.split()
-    )
+    assert f"! 1 of 1 row blocked. {warning}" in " ".join(cli("train", "shop.toml", "--detach").err.split())
     changed = " ".join(cli("train", "shop.toml", "--detach", "--set", "data.max_tokens=9").err.split())
-    assert f"! The rows have not been checked since the recipe changed. {warning}" in changed
+    assert f"! Not checked since the recipe changed. {warning}" in changed
 
 
 def test_a_process_beside_the_run_logs_its_metrics_also_after_it_is_resumed(ok, refused, run, monkeypatch):

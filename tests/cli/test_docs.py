@@ -16,12 +16,12 @@ from typing import Any, get_type_hints
 
 import pytest
 import tomlkit
-import typer
+from command_parser import PARSER, parse_command
 from console import Command, blocks, commands, matches, prose, sections, visible_lines
 from exhaustive import cases
 from tiny_model import make_tiny
 
-from mlxtune.cli.main import app, main
+from mlxtune.cli.main import main
 from mlxtune.data import samples
 from mlxtune.data.readers import formats
 from mlxtune.data.rows import Location
@@ -69,7 +69,6 @@ VARIES = {"adapters", "advise", "compare", "doctor", "eval", "export", "models",
 SMALL = {  # settings that make the sample recipes fast
     "training.steps": 2, "training.samples": 0, "evaluation.rows": 4, "evaluation.max_tokens": 4,
 }  # fmt: skip
-PARSER: Any = typer.main.get_command(app)
 
 
 @pytest.fixture(scope="module")
@@ -155,14 +154,6 @@ def _start(words: list[str]) -> str:
     if words == ["mlxtune"]:
         return "mlxtune"
     return next((start for start in NOT_RUN if " " in start and words[: len(start.split())] == start.split()), "")
-
-
-def parse_command(arguments: list[str]) -> None:
-    """Parse a command without running it. Raises for an unknown verb, option or argument."""
-    command, rest = PARSER, arguments
-    while rest and rest[0] in getattr(command, "commands", {}):
-        command, rest = command.get_command(None, rest[0]), rest[1:]
-    command.make_context("mlxtune", list(rest), **(app.info.context_settings or {}))
 
 
 @pytest.mark.parametrize("document", cases(DOCUMENTS, *(set(NAMES) - LONG), name=lambda path: str(path.relative_to(ROOT))))

@@ -17,12 +17,13 @@ from textual.strip import Strip
 from textual.widgets import OptionList
 
 from mlxtune import tui
+from mlxtune.core import settings
 from mlxtune.tui.app import MlxtuneApp
 from mlxtune.tui.rooms import ROOMS
 from mlxtune.tui.theme import THEMES, CachedStylesheet
-from mlxtune.tui.widgets import PageScreen, PromptDialog
+from mlxtune.tui.widgets import ChoiceDialog, PageScreen, PromptDialog
 
-from .driver import NARROW, RoomDriver, any_size, drive
+from .driver import NARROW, WIDE, RoomDriver, any_size, drive
 from .stage import shown
 
 pytestmark = pytest.mark.slow
@@ -53,10 +54,49 @@ async def test_the_palette_offers_what_is_possible_now_and_does_it(loaded, open_
 async def test_every_theme_redraws_the_chart(loaded, open_room):
     async with open_room("train") as room:
         for theme in THEMES:
-            room.app.action_theme(theme.name)
+            room.app.theme = theme.name
             await room.pilot.pause()
             assert "640 of 960" in room.text("#stats")
-            assert f"Theme: {theme.name}" not in commands(room)
+
+
+async def test_a_theme_is_previewed_under_the_cursor_and_kept_on_enter(loaded, open_room):
+    async with open_room("train") as room:
+        await room.press("ctrl+p", *"theme", "enter", until=lambda: isinstance(room.screen, ChoiceDialog))
+        await room.press("down", until=lambda: room.app.theme == "paper")
+        await room.press("down", until=lambda: room.app.theme == "ansi")
+        await room.press("escape", until=lambda: room.app.theme == "ink")
+        await room.press("ctrl+p", *"theme", "enter", until=lambda: isinstance(room.screen, ChoiceDialog))
+        await room.press("down", "enter", until=lambda: room.mode == "train")
+        assert (room.app.theme, settings.load().theme) == ("paper", "paper")
+
+
+async def test_a_panel_fills_the_screen_until_escape(loaded, open_room):
+    async with open_room("train") as room:
+        await room.until(lambda: room.focus == "loss")
+        before = room.screen.focused.size
+        await room.press("ctrl+f", until=lambda: room.screen.focused.size.height > before.height)
+        assert room.screen.focused.size.width > before.width
+        assert "F1 help" in room.screen_text
+        assert "Log" not in room.screen_text
+        await room.press("escape", until=lambda: room.screen.focused.size == before)
+        await room.press("ctrl+f", "ctrl+f", until=lambda: room.screen.focused.size == before)
+
+
+async def test_the_divider_moves_and_stays_after_a_restart(loaded, open_room):
+    async with open_room("train") as room:
+        side = room.screen.side
+        before = side.size.width
+        await room.press("<", until=lambda: side.size.width == before + 4)
+        await room.press(">", ">", until=lambda: side.size.width == before - 4)
+        width = room.screen.side_width
+        await room.pilot.resize_terminal(80, 24)
+        assert room.screen.side is None
+        await room.pilot.resize_terminal(*WIDE)
+        await room.until(lambda: room.screen.side is not None and side.size.width == before - 4)
+    app = loaded.app()
+    app.saved.values["rooms"] = {"train": {"side": width}}
+    async with drive(app, "train") as room:
+        await room.until(lambda: room.screen.side.size.width == before - 4)
 
 
 async def test_help_names_the_keys_of_the_room_and_closes(loaded, open_room):
@@ -80,7 +120,7 @@ async def test_help_also_opens_over_a_dialog(loaded, open_room):
     async with open_room("home") as room:
         await room.press("o", until=lambda: isinstance(room.screen, PromptDialog))
         await room.press("f1")
-        await room.until(lambda: room.screen.query("#rows") and "create a recipe for a file of your own" in room.text("#rows"))
+        await room.until(lambda: room.screen.query("#rows") and "and create its recipe" in room.text("#rows"))
         await room.press("escape", until=lambda: isinstance(room.screen, PromptDialog))
 
 
@@ -158,7 +198,7 @@ async def test_style_sheets_are_parsed_once_per_theme(shop, monkeypatch):
             await room.until(lambda mode=mode: room.mode == mode)  # type: ignore[misc]
         ink, colors = room.screen.styles.background, set()
         for theme in ("paper", "ink", "paper"):
-            room.app.action_theme(theme)
+            room.app.theme = theme
             await room.until(lambda theme=theme: (room.screen.styles.background == ink) == (theme == "ink"))  # type: ignore[misc]
             colors.add(room.screen.styles.background)
     assert len(colors) == 2

@@ -257,6 +257,8 @@ async def test_a_question_is_undone_a_stream_stopped_and_the_conversation_reset(
     client.finish(1, "It", "cancelled")
     await room.until(lambda: "tokens/s, stopped" in transcript(room))
     await room.press("n", until=lambda: "Ask a question." in transcript(room))
+    await room.press("u", until=lambda: "tokens/s, stopped" in transcript(room) and len(chat(room).session.turns) == 2)
+    await room.press("n", until=lambda: "Ask a question." in transcript(room))
     await room.press("e", until=lambda: client.closed)
 
 
@@ -311,7 +313,7 @@ async def test_loading_during_a_run_asks_first(room, clients):
     assert clients[0].share_accelerator
 
 
-async def test_enter_loads_the_best_adapter_and_o_the_base_alone(shop, clients, open_room):
+async def test_enter_loads_the_best_adapter_and_b_the_base_alone(shop, clients, open_room):
     shop.recipe()
     adapter(shop.folder / "adapters" / "tone")
     facts = adapter(shop.folder / "runs" / BEST / "adapter") / "mlxtune.json"
@@ -322,13 +324,13 @@ async def test_enter_loads_the_best_adapter_and_o_the_base_alone(shop, clients, 
         await room.observe(shop.snapshot())
         await room.until(lambda: f"{BEST} is the best adapter so far." in intro(room))
         assert f"enter load {BEST}" in intro(room)
-        assert "o load smollm2-135m alone" in intro(room)
+        assert "b load smollm2-135m alone" in intro(room)
         await room.press("enter", until=lambda: bool(clients))
         clients[0].send(READY)
         await room.until(lambda: chat(room).adapter == BEST and room.focus == "chat-field")
         assert chat(room).session.system == "Answer in JSON.", "the prompt of its training rows"
         await room.press("escape", "e", until=lambda: chat(room).state == "idle" and not room.app.jobs.busy)
-        await room.press("o", until=lambda: len(clients) == 2)
+        await room.press("b", until=lambda: len(clients) == 2)
         assert chat(room).adapter == ""
 
 

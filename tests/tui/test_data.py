@@ -20,7 +20,7 @@ from mlxtune.tui.app import MlxtuneApp
 from mlxtune.tui.rooms.data.fix_dialog import FixDialog
 from mlxtune.tui.rooms.data.render import LengthHistogram, length_chart
 from mlxtune.tui.source_session import SourceSession
-from mlxtune.tui.widgets import ListPanel
+from mlxtune.tui.widgets import ChoiceDialog, ListPanel
 
 from .driver import NARROW, Opening, RoomDriver, drive, opens
 from .rows_stage import CONTRACT, GOOD, ROWS, chat, fill, journal, ready, session_of, statuses, write
@@ -99,7 +99,7 @@ async def test_rows_are_shown_before_the_checks_finish(shop, checks, open_room):
         for number, finding in ((11, "✗ disclaimer"), (12, "@ email"), (13, "≈ duplicate"), (14, "there is no assistant turn")):
             assert finding in row(room, number)
         assert "billing" in row(room, 2)
-        assert "✗ Not ready: 2 of 14 rows" in " ".join(room.text("#summary").split())
+        assert "✗ 2 of 14 rows blocked." in " ".join(room.text("#summary").split())
         assert checks.requests == [{"recipe": str(shop.folder / "recipes" / "support-json.toml"), "fetch": False}]
 
 
@@ -199,20 +199,26 @@ async def test_the_tag_dialog_names_the_marked_rows(room):
     await room.until(lambda: all("hot" in (session.source.decision(index).tags or ()) for index in (0, 1)))
 
 
+async def test_bulk_options_show_how_many_rows_each_would_change(room):
+    await room.press("x", notice="✗ Row 1 rejected.")
+    await room.press("b", until=lambda: isinstance(room.screen, ChoiceDialog))
+    assert [option.name for option in room.screen._options][1:4] == ["Accept 14", "Reject 13", "Skip 14"]
+
+
 async def test_counts_from_before_a_decision_are_marked(room):
-    assert "n recheck" not in room.text("#summary")
-    await room.press("x", until=lambda: "too few, before your changes" in " ".join(room.text("#summary").split()))
-    await room.press("n")
+    assert ". recheck" not in room.text("#summary")
+    await room.press("x", until=lambda: "of 200 before your changes" in " ".join(room.text("#summary").split()))
+    await room.press(".")
     await checked(room)
-    await room.until(lambda: "n recheck" not in room.text("#summary"))
-    await room.press("u", until=lambda: "n recheck" in room.text("#summary"))
+    await room.until(lambda: ". recheck" not in room.text("#summary"))
+    await room.press("u", until=lambda: ". recheck" in room.text("#summary"))
 
 
 async def test_a_repeated_check_shows_its_progress_and_its_error(room, checks, monkeypatch):
     monkeypatch.setattr(checks, "stop", lambda: None)
-    await room.press("x", until=lambda: "n recheck" in room.text("#summary"))
+    await room.press("x", until=lambda: ". recheck" in room.text("#summary"))
     checks.gate.clear()
-    await room.press("n", until=lambda: "checking again 0%" in room.head("#findings"))
+    await room.press(".", until=lambda: "checking again 0%" in room.head("#findings"))
     checks.error = InputError("The schema has a syntax error.")
     checks.gate.set()
     await room.until(lambda: "The schema has a syntax error." in room.text("#summary"))
@@ -371,7 +377,7 @@ async def test_without_rows_in_the_list_f_acts_on_the_marked_finding(room):
     await filter_by(room, "no-such-text", 0)
     await room.press("tab", "end")
     assert "boilerplate" in marked_finding(room)
-    await room.press("escape", "n", until=lambda: ready(room))
+    await room.press("escape", ".", until=lambda: ready(room))
     assert "boilerplate" in marked_finding(room)
     await room.press("f", until=lambda: "1 row: answers with boilerplate" in room.screen_text)
     await room.press("enter", mode="review")
@@ -623,7 +629,7 @@ async def test_decisions_of_another_window_are_shown_and_its_lock_is_respected(r
 
 @opens(stage=lambda shop: None, settle=None, size=NARROW)
 async def test_a_new_recipe_fills_the_room(room, shop):
-    await room.until(lambda: "H create a recipe on Home" in room.text("#no-source"))
+    await room.until(lambda: "H open a file on Home" in room.text("#no-source"))
     assert "filter" not in room.actions
     fill(shop, GOOD)
     await room.observe(shop.snapshot())
@@ -667,7 +673,7 @@ async def test_failed_checks_leave_the_rows_and_can_be_repeated(shop, checks, op
         await room.until(lambda: "The process that checks the rows" in room.text("#summary"))
         assert "Where is my parcel?" in row(room, 1)
         checks.error = None
-        await room.press("n")
+        await room.press(".")
         await checked(room)
         assert "disclaimer" in room.text("#findings-list")
 

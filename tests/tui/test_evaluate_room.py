@@ -743,7 +743,7 @@ async def test_an_evaluation_that_is_starting_is_not_another_task(shop, open_roo
 
 @opens(stage=lambda shop: None, settle=None, size=NARROW)
 async def test_an_empty_workspace_offers_home(room):
-    assert "H create a recipe on Home" in room.text("#ev-invite")
+    assert "H open a file on Home" in room.text("#ev-invite")
     await room.press("enter", "m", "f", "v", "w", "c", "o", "e", "r", "s")
     await room.pilot.pause()
     assert room.mode == "evaluate"

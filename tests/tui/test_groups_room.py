@@ -82,9 +82,9 @@ async def test_keep_one_is_one_event_and_one_undo(room):
     before = lines(room)
     await room.press("enter", "down")
     row = session_of(room).source.lazy_row(11).row
-    assert room.screen.command_fields() == {"row": row.id}
+    assert room.screen.command_fields()["row"] == row.id
     await room.press("ctrl+y", notice="✓ Copied the row.")
-    await room.press("o", notice="✗ 3 rows rejected.")
+    await room.press("f", notice="✗ 3 rows rejected.")
     assert statuses(room) == {10: "rejected", 12: "rejected", 13: "rejected"}
     assert len(lines(room)) == len(before) - 1
     await room.press("u", notice="↶ 3 rows: reject undone.", until=lambda: lines(room) == before)
@@ -97,7 +97,7 @@ async def test_keys_typed_while_a_decision_is_recorded_act_on_it(room, monkeypat
     monkeypatch.setattr(key_order, "_PATIENCE", 60)
     monkeypatch.setattr(SourceSession, "decide", lambda *args, **more: (recording.wait(), decide(*args, **more))[1])
     await room.press("home", "v", "down")
-    await room.press_quickly("o", "u", "U", "u")
+    await room.press_quickly("f", "u", "U", "u")
     assert room.notice == "● Applying reject to 4 rows."
     assert not room.screen.marked_rows
     recording.set()
@@ -120,26 +120,26 @@ async def test_a_decision_that_is_refused_keeps_the_marks(room):
 
 
 async def test_keep_the_most_diverse_or_the_marked_rows(room):
-    await room.press("home", "m", answer="2", notice="✗ 2 rows rejected.")
+    await room.press("home", "d", answer="2", notice="✗ 2 rows rejected.")
     assert 13 not in statuses(room)  # the longest text differs most
     await room.press("u", until=lambda: not statuses(room))
-    await room.press("enter", "space", "down", "space", "o", notice="✗ 2 rows rejected.")
+    await room.press("enter", "space", "down", "space", "f", notice="✗ 2 rows rejected.")
     assert sorted(statuses(room)) == [11, 13]
 
 
 async def test_several_groups_at_once(room):
     source = room.staged
     await go_to(room, "duplicate")
-    await room.press("v", "down", "o", notice="✗ 2 rows rejected.")
+    await room.press("v", "down", "f", notice="✗ 2 rows rejected.")
     assert statuses(room) == {14: "rejected", 15: "rejected"}
     assert len(journal(source)) == 1
 
 
 async def test_marks_stay_on_their_groups_when_others_come_back(room):
-    await room.press("home", "o", notice="✗ 3 rows rejected.")
+    await room.press("home", "f", notice="✗ 3 rows rejected.")
     await go_to(room, "duplicate")
     await room.press("space", "u", until=lambda: not statuses(room))
-    await room.press("o", notice="✗ Row 15 rejected.")
+    await room.press("f", notice="✗ Row 15 rejected.")
     assert statuses(room) == {14: "rejected"}
 
 
@@ -147,7 +147,7 @@ async def test_a_dismissed_conflict_is_not_reported_again(room):
     source = room.staged
     await go_to(room, "conflict")
     assert "ada.holm@example.com" in room.text("#compared")
-    await room.press("n", until=lambda: bool(room.screen.query(Input)))
+    await room.press("m", until=lambda: bool(room.screen.query(Input)))
     assert room.screen.query_one(Input).value == "not a conflict"
     await room.press("enter", notice="✓ 2 rows will not be reported again.")
     assert not any("conflict" in line for line in lines(room))
@@ -205,7 +205,7 @@ async def test_clusters_and_outliers(shop, checks, open_room, monkeypatch):
         await room.until(lambda: "No duplicates" in room.text("#groups-message"))
         await room.press("c", until=lambda: "3 groups, 9 rows" in room.head("#groups-section"))
         assert [line.split()[-2:] for line in lines(room)][1] == ["parcel", "stove"]
-        await room.press("down", "m", answer="1", notice="✗ 3 rows rejected.")
+        await room.press("down", "d", answer="1", notice="✗ 3 rows rejected.")
         assert len(lines(room)) == 2
         await room.press("c", until=lambda: "No duplicates" in room.text("#groups-message"))
 

@@ -41,7 +41,7 @@ def run_under_cursor(room: RoomDriver) -> str:
 async def test_an_empty_workspace_offers_the_samples_and_one_key_creates_them(shop):
     async with drive(MlxtuneApp(shop.folder), "home") as room:
         await room.until(lambda: "Start with the sample workspace" in next_text(room))
-        assert room.actions == ["create", "open", "new recipe"]
+        assert room.actions == ["create", "open"]
         await room.press("enter", notice="✓ Created recipes/support-json.toml")
         # The main recipe is first, once all of them are there.
         await room.until(lambda: "Check the rows first" in next_text(room) and "samples/support.jsonl" in next_text(room))
@@ -167,7 +167,7 @@ async def test_arrows_select_a_run_and_enter_opens_it(room):
     await room.press("down", "down", "down")
     assert room.head("#runs").startswith("▌")
     assert run_under_cursor(room) == "✗ support-json"
-    assert room.actions[0] == "open"
+    assert room.actions[0] == "show"
     await room.press("up", "down", "enter", mode="train")
     assert room.app.selected == "20261122-0900-support-json"
     assert "The loss is not a number at step 88." in room.text("#stats")

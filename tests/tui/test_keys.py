@@ -172,6 +172,15 @@ async def on_a_finding(pilot: Any) -> None:
     await pilot.press(*["down"] * 11)
 
 
+async def without_recipe(pilot: Any) -> None:
+    """Open the rows without their recipe, and wait until another one is proposed as soon as n is pressed."""
+    app = pilot.app
+    await checked(pilot)
+    app.sessions.open_file(session_of(RoomDriver(app, pilot)).ref.path)
+    app.redraw()
+    await checked(pilot)
+
+
 async def talking(pilot: Any) -> None:
     room = RoomDriver(pilot.app, pilot)
     client = await load(room, FakeClient.instances)
@@ -197,6 +206,8 @@ STAGES = (
     Stage("data", fill, then=checked, before=("equals_sign",)),
     Stage("data", fill, then=checked, before=("a", "u")),
     Stage("data", fill, then=checked, before=("colon",)),
+    Stage("data", fill, then=checked, before=("@",)),
+    Stage("data", fill, then=without_recipe, before=("n",)),
     Stage("groups", lambda shop: fill(shop, [*GOOD, *GOOD]), then=checked),
     Stage("groups", lambda shop: fill(shop, [*GOOD, *GOOD]), then=checked, before=("x", "u")),
     Stage("groups", lambda shop: fill(shop, [*GOOD, *GOOD]), then=checked, before=("c",)),
@@ -222,6 +233,7 @@ STAGES = (
     Stage("train", searched, before=("h",)),
     Stage("train", searched, before=("h", "left_square_bracket")),
     Stage("train", queued, before=("w",)),
+    Stage("train", queued, before=("w", "x")),
     Stage("evaluate", evaluated, sees="1 of 14"),
     Stage("evaluate", evaluated, sees="1 of 14", then=failing),
     Stage("evaluate", at_work, sees="Evaluating"),
@@ -234,6 +246,7 @@ STAGES = (
     Stage("chat", sees="No model loaded."),
     Stage("chat", adapters, sees="load smollm2-135m alone"),
     Stage("chat", then=talking),
+    Stage("chat", then=talking, before=("n",)),
     Stage("chat", then=talking, before=("escape", "y")),
     Stage("chat", then=writing),
     Stage("advice", answered, sees="all answered"),
@@ -341,6 +354,7 @@ SHARED = {  # the rooms in which keys of shared widgets are pressed
     "mlxtune.tui.widgets.dialog": "data",
     "mlxtune.tui.transform_dialog": "data",
     "mlxtune.tui.open_flow": "data",
+    "mlxtune.tui.commands": "data",
     "mlxtune.tui.widgets.list": "data",
     "mlxtune.tui.widgets.page": "train",
     "mlxtune.tui.widgets.scroll": "chat",

@@ -51,7 +51,7 @@ def test_review(shop, snap_compare, size):
     row["messages"] = [row["messages"][0], *turns]
     fill(shop, [ROWS[0], row, *ROWS[1:]])
     # Data first: Review gives digits to the tags of the rows that have been read
-    run = press("D", "R", "a", "2", "n", *"ask", "enter", until="✓ Row 2 annotated.")
+    run = press("D", "R", "a", "2", "#", *"ask", "enter", until="✓ Row 2 annotated.")
     assert snap_compare(shop.app(), terminal_size=size, run_before=run)
 
 

@@ -222,7 +222,7 @@ async def test_rows_that_were_checked_with_another_recipe_are_named(shop, open_r
         await planned(room)
         await room.until(lambda: "! The rows have not been" in room.text("#plan-side"))
         await room.press("t", until=lambda: isinstance(room.screen, ChoiceDialog))
-        assert room.screen._text.startswith("The rows have not been checked since the recipe changed. This fits: ")
+        assert room.screen._text.startswith("Not checked since the recipe changed. This fits: ")
         await room.choose("data")
         await room.until(lambda: room.mode == "data")
         assert started == []

@@ -54,6 +54,8 @@ async def test_commands_are_added_and_removed(shop, open_room):
             await room.until(lambda name=command: waiting(queue) and waiting(queue)[-1] == f"{name} recipes/support-json.toml")
             await room.until(lambda name=command: isinstance(room.screen, QueuePage) and name in room.text("#queue-commands"))
         await room.press("x", until=lambda: len(waiting(queue)) == 2 and "train" not in room.text("#queue-commands"))
+        await room.press("u", until=lambda: waiting(queue)[-1:] == ["train recipes/support-json.toml"])
+        await room.press("x", until=lambda: len(waiting(queue)) == 2)
         await room.press("x", until=lambda: len(waiting(queue)) == 1)
         await room.press("x", until=lambda: not waiting(queue) and "The queue is empty." in room.text("#queue-banner"))
 

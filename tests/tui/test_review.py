@@ -178,7 +178,7 @@ async def test_tags_and_notes_stay_on_the_row(room):
     assert room.notice == "✓ Row 1 tagged."
     await room.press("1", until=lambda: "▌ 1 login" not in room.text("#tags"))
     await room.press("t", answer="odd [red]", until=lambda: "▌ 4 odd [red]" in room.text("#tags"))
-    await room.press("n", answer="ask the workshop", until=lambda: "note     ask the workshop" in room.text("#origin"))
+    await room.press("#", answer="ask the workshop", until=lambda: "note     ask the workshop" in room.text("#origin"))
     await at_row(room, 1)
     decision = session_of(room).source.decision(0)
     assert (decision.tags, decision.note, decision.status) == (("billing", "odd [red]"), "ask the workshop", "pending")
@@ -453,7 +453,7 @@ async def test_an_invalid_row_is_explained_and_passed_over(room):
     await room.press("end", until=lambda: "✗ Invalid row: there is no assistant turn at the end" in room.text("#reader"))
     assert "accept" not in room.actions
     assert '{"messages": [{"role": "user", "content": "half a row"}]}' in room.text("#reader")
-    await room.press("a", "1", "n", "e", until=lambda: isinstance(room.screen, EditDialog))
+    await room.press("a", "1", "#", "e", until=lambda: isinstance(room.screen, EditDialog))
     await room.press("escape")
     assert not statuses(room)
     await room.press("left", "a", notice="✓ Row 13 accepted.")

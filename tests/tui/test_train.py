@@ -231,7 +231,7 @@ async def test_a_run_without_events_is_starting(shop, open_room):
 @opens(stage=lambda shop: None)
 async def test_the_empty_room_has_one_key(room, shop):
     assert "No runs yet." in room.text("#invite")
-    assert "H create a recipe on Home" in room.text("#invite")
+    assert "H open a file on Home" in room.text("#invite")
     shop.recipe()
     await room.observe(shop.snapshot())
     assert "n train support-json   smollm2-135m, rank 16" in room.text("#invite")

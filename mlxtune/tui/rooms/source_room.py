@@ -33,17 +33,20 @@ UNDO = Action(
     "undo", "u", "undo", "undo the most recent decision",
     when="rows_session.source.state.steps",
     why="There is nothing to undo.",
+    command="data review {source} --undo",
 )  # fmt: skip
 REDO = Action(
     "redo", "U,ctrl+r", "redo", "redo the last undone decision",
     when="rows_session.source.state.undone_steps",
     why="There is nothing to redo.",
+    command="data review {source} --redo",
 )  # fmt: skip
 SOURCE_ACTIONS = (
-    Action("import_rows", "i", "import", "import rows in any format into this workspace"),
+    Action("import_rows", "i", "import", "import rows in any format into this workspace",
+           command="data import FILE --out data/NAME.jsonl"),
     replace(OTHER_RECIPE, when="app.snapshot.recipes", why="There is no recipe."),
     Action("generate", "w", "write", "let a teacher write rows", when="can_generate", why="These rows have no recipe.",
-           needs_accelerator=True),
+           needs_accelerator=True, command="data generate {recipe}"),
 )  # fmt: skip
 NOTE = "The note is saved with your decisions and never used for training."
 _INLINE_ROWS = 200  # maximum rows for which undo and redo run in the event loop
@@ -76,8 +79,9 @@ class SourceRoom(Room):
         return None if isinstance(row, DataError) else row
 
     def command_fields(self) -> Mapping[str, str]:
-        row = self.row
-        return {"row": row.id} if row else {}
+        row, session = self.row, self.session
+        source = {"source": str(session.ref.recipe_path or session.ref.path)} if session else {}
+        return {"row": row.id, **source} if row else source
 
     def copyable(self) -> tuple[str, str]:
         row = self.row
@@ -271,5 +275,8 @@ class SourceRoom(Room):
             title = f"{plural(error.count, 'row')} cannot be used"
             self.app.choose(title, options, lambda _: self._import_file(path, mapping, skip_bad=True), message)
 
+        columns = ["--map", ",".join(f"{key}={column}" for key, column in mapping.items())] if mapping else []
+        out = self.app.workspace / "data" / f"{path.stem}.jsonl"
+        self.app.commands.add("data", "import", path, "--out", out, *columns, *(["--skip-bad"] if skip_bad else []))
         self.app.notices.show(Notice("working", f"Importing {one_line(path.name, 60)}."))
         self.run_job(job, imported, failed)

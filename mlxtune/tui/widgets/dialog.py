@@ -58,13 +58,18 @@ class ChoiceOption:
 
 
 class ChoiceDialog(ModalScreen[Any]):
-    """Asks the user to choose an option; the first one is the safe one. Returns its value, or ``None`` on escape."""
+    """Asks the user to choose an option; the first one is the safe one. Returns its value, or ``None`` on escape.
+
+    ``preview`` is called with the value under the cursor whenever it moves.
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", "close", id="choice.close")]
 
-    def __init__(self, title: str, text: str, options: Sequence[ChoiceOption]) -> None:
+    def __init__(
+        self, title: str, text: str, options: Sequence[ChoiceOption], preview: Callable[[Any], object] = lambda value: None
+    ) -> None:
         super().__init__()
-        self._heading, self._text, self._options = title, text, options
+        self._heading, self._text, self._options, self._preview = title, text, options, preview
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="sheet"):
@@ -79,10 +84,14 @@ class ChoiceDialog(ModalScreen[Any]):
 
     def on_mount(self) -> None:
         self.query_one("#choice-about").display = False
-        self.query_one(ListPanel).set(len(self._options), self._row, on_move=lambda _: self._show_about())
+        self.query_one(ListPanel).set(len(self._options), self._row, on_move=self._move)
 
     def on_resize(self) -> None:
         self.call_after_refresh(self._show_about)
+
+    def _move(self, index: int) -> None:
+        self._preview(self._options[index].value)
+        self._show_about()
 
     def _show_about(self) -> None:
         """Show the description under the cursor in full, if the list cuts any of them."""

@@ -90,6 +90,11 @@ class ListPanel(FocusPanel):
         shown = self._indices
         return shown.index(self.cursor) if self.cursor in shown else 0
 
+    @property
+    def text(self) -> str:
+        """The row under the cursor."""
+        return self._row(self.cursor, max(self.size.width - 2, 20)).plain.strip()
+
     def _draw(self, width: int, height: int) -> Content:
         shown, place = self._indices, self._place
         header = [self._header(width)] if self._header else []

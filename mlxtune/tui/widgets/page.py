@@ -9,6 +9,7 @@ from textual.events import Key
 from textual.screen import ModalScreen
 
 from mlxtune.tui.actions import Action, HasActions
+from mlxtune.tui.notices import Notice
 from mlxtune.tui.render.text import key_line
 from mlxtune.tui.widgets.frame import NoticeLine
 from mlxtune.tui.widgets.panel import Panel, Section
@@ -19,14 +20,17 @@ class PageScreen(HasActions, ModalScreen[None]):
     """Shows ``rows(width)``, which every :meth:`redraw` evaluates again, and the app's notices."""
 
     GROUP = "page"
-    ACTIONS: ClassVar[Sequence[Action]] = (Action("dismiss", "escape,q,l,g", help="close", id="close"),)
+    ACTIONS: ClassVar[Sequence[Action]] = (
+        Action("copy", "ctrl+y", help="copy the text"),
+        Action("dismiss", "escape,q,l,g", help="close", id="close"),
+    )
 
     def __init__(self, title: str, rows: Callable[[int], Rows] = lambda _width: (), *, at_end: bool = False) -> None:
         super().__init__()
         self._heading, self._rows, self._panel = title, rows, ScrollPanel(at_end=at_end, id="rows")
 
     def compose(self) -> ComposeResult:
-        keys = key_line(("↑↓", "move", "focused.by(1)"), ("esc", "close", "screen.dismiss"))
+        keys = key_line(("↑↓", "move", "focused.by(1)"), ("^y", "copy", "screen.copy"), ("esc", "close", "screen.dismiss"))
         with Vertical(classes="page"):
             yield from self.compose_body()
             yield NoticeLine(id="answer")
@@ -43,6 +47,11 @@ class PageScreen(HasActions, ModalScreen[None]):
         """Redraw the rows and the notices."""
         self._panel.set(self._rows)
         self.draw_notices()
+
+    def action_copy(self) -> None:
+        """Copy the whole text."""
+        self.app.copy_to_clipboard("\n".join(row.plain.rstrip() for row in self._rows(self._panel.size.width)))
+        self.app.notices.show(Notice("done", f"Copied {self._heading}."))
 
     def draw_notices(self) -> None:
         self.query_one(NoticeLine).set(self.app.notices.current)

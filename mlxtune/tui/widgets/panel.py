@@ -115,6 +115,8 @@ class SectionTitle(Panel):
 class Section(Vertical):
     """A title and its content. The title is lit while a widget in the section has focus."""
 
+    ALLOW_MAXIMIZE = True
+
     def __init__(self, title: str, *children: Widget, lit: bool = False, **kwargs: Any) -> None:
         self.head = SectionTitle(title, lit)
         super().__init__(self.head, *children, **kwargs)

@@ -109,17 +109,23 @@ class AdaptersRoom(Room):
 
     ABOUT = "the adapters in this workspace and their evaluations"
     CSS_PATH = "style.tcss"
+    SIDE = "#adapters-side"
     ACTIONS = (
-        Action("use", "a", "chat", "chat with it", when="usable_adapter"),
-        Action("detail", "d", "details", "verdict, lineage, exports, and facts", when="usable_adapter", late="wide"),
-        Action("compare", "c", "compare", "compare it with another adapter", when="can_compare", why="There is no other adapter."),
-        Action("export", "f", "export", "fuse it into its base, or export it for other programs", when="usable_adapter"),
-        Action("stop", "s", "stop", "stop the running export", when=lambda room: room.running("export"), why="No export is running."),
-        Action("remove", "x", "remove", "remove it; u restores it", when="adapter"),
-        Action("undo", "u", "undo", "restore the last removed adapter", when="library.removed", why="No adapter was removed."),
-        Action("rename", "r", "rename", "rename it", when="usable_adapter"),
-        Action("tag", "t", "tag", "edit its tags", when="usable_adapter"),
-        Action("import", "i", "import", "import an adapter from a folder"),
+        Action("use", "a", "chat", "chat with it", when="usable_adapter", command="chat {adapter}"),
+        Action("detail", "d", "details", "verdict, lineage, exports, and facts", when="usable_adapter", late="wide",
+               command="adapters show {adapter}"),
+        Action("compare", "c", "compare", "compare it with another adapter", when="can_compare", why="There is no other adapter.",
+               command="adapters compare OTHER {adapter}"),
+        Action("export", "f", "export", "fuse it into its base, or export it for other programs", when="usable_adapter",
+               command="export FORMAT {adapter}"),
+        Action("stop", "s", "stop", "stop the running export", when=lambda room: room.running("export"), why="No export is running.",
+               command="runs stop EXPORT"),
+        Action("remove", "x", "remove", "remove it; u restores it", when="adapter", command="adapters remove {adapter}"),
+        Action("undo", "u", "undo", "restore the last removed adapter", when="library.removed", why="No adapter was removed.",
+               command="adapters restore"),
+        Action("rename", "r", "rename", "rename it", when="usable_adapter", command="adapters rename {adapter} NAME"),
+        Action("tag", "t", "tag", "edit its tags", when="usable_adapter", command="adapters tag {adapter} TAG"),
+        Action("import", "i", "import", "import an adapter from a folder", command="adapters import FOLDER"),
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -266,6 +272,7 @@ class AdaptersRoom(Room):
             def rename(name: str) -> None:
                 if name != adapter.name:
                     write = partial(library.rename, self.app.workspace, adapter.key, name)
+                    self.app.commands.add("adapters", "rename", adapter.name, name)
                     self._change(write, f"{adapter.name} is now named {name}.")
 
             about = "Use letters, digits, dots, dashes and underscores."
@@ -277,6 +284,8 @@ class AdaptersRoom(Room):
             def tag(text: str) -> None:
                 tags = ", ".join(parse_tags(text))
                 write = partial(set_tags, self.app.workspace, adapter.key, text)
+                dropped = [word for old in adapter.tags if old not in parse_tags(text) for word in ("--drop", old)]
+                self.app.commands.add("adapters", "tag", adapter.name, *parse_tags(text), *dropped)
                 self._change(write, f"{adapter.name} is tagged {tags}." if tags else f"{adapter.name} has no tags.")
 
             about = "Separate tags with spaces. Tags you leave out are removed; a single dash removes all."
@@ -341,6 +350,11 @@ class AdaptersRoom(Room):
                 return Notice("done", f"Wrote {adapter.name}.", f"It is in {folder}.")
             return Notice("working", f"Exporting {adapter.name} to {folder}.", "s stops it, and the details show the result.")
 
+        options = [f"--{name}={value}" for name, value in how.items() if name == "precision" and value != SMALLEST]
+        options += (
+            [f"--from={how['ollama_base']}"] if "ollama_base" in how else ["--smallest"] if how.get("precision") == SMALLEST else []
+        )
+        self.app.commands.add("export", *chosen.label.split(), adapter.name, *options)
         start = self.app.jobs.run if chosen.copy else self.app.runs.start_worker
         start(job, busy=f"Starting the export of {adapter.name}.")
 
@@ -352,15 +366,18 @@ class AdaptersRoom(Room):
         if detail := self._detail:
             key, count = detail.entry.key, len(detail.children)
             children = f" {plural(count, 'adapter was', 'adapters were')} trained from it." if count else ""
+            self.app.commands.add("adapters", "remove", detail.entry.name)
             self._change(lambda: library.remove(self.app.workspace, key), f"Removed {detail.entry.name}.{children}", "undo")
 
     def action_undo(self) -> None:
         if self.library and self.library.removed:
+            self.app.commands.add("adapters", "restore")
             self._change(lambda: library.restore(self.app.workspace), f"Restored {self.library.removed[0]}.")
 
     def action_import(self) -> None:
         def answered(text: str) -> None:
             folder = Path(text).expanduser()
+            self.app.commands.add("adapters", "import", folder)
             self._change(lambda: import_adapter(self.app.workspace, folder), f"Imported {one_line(folder.name)}.")
 
         def check(text: str) -> None:

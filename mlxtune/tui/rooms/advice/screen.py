@@ -126,12 +126,14 @@ class AdviceRoom(Room):
 
     ABOUT = "whether to fine-tune at all, based on your answers and measurements"
     CSS_PATH = "style.tcss"
+    SIDE = "#advice-side"
     ACTIONS = (
         Action("choose", "space", "choose", "select the option under the cursor; enter does the same"),
-        Action("reasons", "w", "why", "the full advice: reasons, contradictions, what would change it", when="advice"),
+        Action("reasons", "w", "why", "the full advice: reasons, contradictions, what would change it", when="advice",
+               command="advise {recipe}"),
         Action("table", "t", "table", "RAG or fine-tuning: nine questions"),
         Action("measure", "m", "measure", "measure what the base does on 30 held-out rows", when="can_measure",
-               why="There is no recipe.", needs_accelerator=True),
+               why="There is no recipe.", needs_accelerator=True, command="advise {recipe} --measure"),
         OTHER_RECIPE,
     )  # fmt: skip
 

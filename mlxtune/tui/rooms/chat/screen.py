@@ -37,17 +37,19 @@ class ChatRoom(Room):
     CSS_PATH = "style.tcss"
     SAVED: ClassVar = {"with_base": bool}
     ACTIONS = (
-        Action("load", "enter", "load", "load the model in its own process", when="offer"),
-        Action("load_base", "o", "base", "load the base alone", when="offer.key"),
+        Action("load", "enter", "load", "load the model in its own process", when="offer", command="chat {adapter}"),
+        Action("load_base", "b", "base", "load the base alone", when="offer.key", command="chat BASE"),
         Action("cancel", "x", "stop", "stop the answer", when="chat.streaming", why="Nothing is being answered."),
         Action("write", "i", "write", "go to the input field; esc leaves it", when=lambda room: room.chat.state in ("loading", "ready")),
-        Action("switch", "s", "switch", "answer with another adapter, or with the base", when="is_ready"),
+        Action("switch", "s", "switch", "answer with another adapter, or with the base", when="is_ready",
+               command="chat BASE --adapter ADAPTER"),
         Action("both", "b", lambda room: "alone" if room.with_base else "both", "also ask the base",
                when=lambda room: room.is_ready and room.chat.adapter, why="No adapter is loaded."),
         Action("save", "w", "save", "save as a training row; if edited, also as a preference pair", when="has_answer",
                why="There is no answer to save."),
         Action("undo", "u", "undo", "remove the last question and its answer", when="has_answer", why="There is no question to remove."),
-        Action("system", "y", "system", "edit the system prompt", when="is_ready"),
+        Action("restore", "u", "undo", "bring back the last conversation", when="chat.discarded"),
+        Action("system", "y", "system", "edit the system prompt", when="is_ready", command="chat {adapter} --system PROMPT"),
         Action("reset", "n", "new", "start a new conversation",
                when=lambda room: room.is_ready and room.chat.exchanges and not room.chat.streaming),
         Action("end", "e", "unload", "end the model's process", when=lambda room: room.chat.state not in ("idle", "failed"),
@@ -292,7 +294,11 @@ class ChatRoom(Room):
 
     def action_reset(self) -> None:
         self.chat.reset()
-        self.redraw()
+        self.app.notices.show(Notice("done", "Started a new conversation.", undo="restore"))
+
+    def action_restore(self) -> None:
+        self.chat.restore()
+        self.app.notices.show(None)
 
     def action_end(self) -> None:
         self.app.jobs.run(lambda: self.chat.close(), busy="")

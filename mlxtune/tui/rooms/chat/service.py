@@ -11,6 +11,7 @@ from mlxtune.adapters import library
 from mlxtune.adapters.entry import AdapterEntry
 from mlxtune.core.errors import InputError, MlxtuneError, ModelError
 from mlxtune.core.text import one_line, safe_text
+from mlxtune.data.rows import Message
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.drilldown import Drilldown
 from mlxtune.evaluation.report import load
@@ -140,6 +141,9 @@ class ChatService:
         self.error: MlxtuneError | None = None
         self.ready: Ready | None = None
         self.exchanges: list[Exchange] = []
+        self.discarded: tuple[list[Exchange], list[Message], set[int]] | None = (
+            None  # the last conversation, with its session's turns
+        )
         self.session = ChatSession()
         self.contract: Contract | None = None
         self._on_change = on_change
@@ -188,6 +192,7 @@ class ChatService:
         adapters = ["", self.adapter] if with_base and self.adapter else [self.adapter]
         exchange = Exchange(question, [ChatReply(name) for name in adapters])
         self.exchanges.append(exchange)
+        self.discarded = None
         for reply in exchange.replies:
             listener = partial(self._on_reply_event, exchange, reply)
             reply.answer = self.session.ask(self._client, question, adapter=reply.adapter, on_event=listener)
@@ -225,9 +230,17 @@ class ChatService:
         return exchange.question
 
     def reset(self) -> None:
+        """Start a new conversation. :meth:`restore` brings this one back until a question is asked."""
         if not self.streaming:
-            self.exchanges.clear()
+            self.discarded = self.exchanges, list(self.session.turns), set(self.session.cut_off)
+            self.exchanges = []
             self.session.reset()
+
+    def restore(self) -> None:
+        """Bring back the conversation that was discarded last."""
+        if self.discarded is not None:
+            self.exchanges, self.session.turns, self.session.cut_off = self.discarded
+            self.discarded = None
 
     def save(self, text: str) -> str:
         """Append the conversation, with ``text`` as its last answer, to the training rows; return a message with the file.

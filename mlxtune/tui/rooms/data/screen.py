@@ -1,5 +1,6 @@
 """The Data room: the rows of a source, the findings of its checks, its lengths and splits, and decisions on many rows."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -15,7 +16,7 @@ from mlxtune.core.text import one_line, plural
 from mlxtune.data.browser import SourceBrowser
 from mlxtune.data.checks.registry import check_filter_name, may_mute
 from mlxtune.data.filters import WORDS
-from mlxtune.data.review import EXCLUDED
+from mlxtune.data.review import ACTION_STATUS, EXCLUDED
 from mlxtune.data.review import Action as ReviewAction
 from mlxtune.data.rows import Preference, last_prompt
 from mlxtune.evaluation.statistics.agreement import agreements
@@ -66,29 +67,37 @@ class DataRoom(SourceRoom):
 
     ABOUT = "browse the rows, see what the checks found, and fix problems"
     CSS_PATH = "style.tcss"
+    SIDE = "#statistics"
     AUTO_FOCUS = "#list"
     MAP_KEY = "="
     ACTIONS = (
-        Action("filter", "/", "filter", "filter rows by status, tag, finding, length or text", when="rows_session"),
+        Action("filter", "/", "filter", "filter rows by status, tag, finding, length or text", when="rows_session",
+               command="data review {source} --filter FILTER --list"),
         Action("clear_filter", "backspace", "all rows", "clear the filter", when="is_filtered"),
         Action("focused.choose", "enter", "rows", "show the rows with this finding", when="on_finding", bound=False),
         Action("review", "enter", "review", "open this row in Review", when="on_row", bound=False),
-        Action("stats", "g", lambda room: room.next_statistics, "show findings, labels, or rows", when="rows_session", late="wide"),
+        Action("stats", "g", lambda room: room.next_statistics, "show findings, labels, or rows", when="rows_session", late="wide",
+               command="data stats {source}"),
         Action("fix", "f", "fix", "show the rows with this finding, and fix them", when="_marked_check",
-               why="There is no finding."),
+               why="There is no finding.", command="data check {source} --fix --also CHECK"),
         Action("mute", "m", "mute", "stop reporting this check for this source", when="check_to_mute",
-               why="Only a finding can be muted."),
-        Action("decide('accept')", "a", "accept", "accept this row", when="on_row", id="accept"),
-        Action("decide('reject')", "x", "reject", "reject this row, so that it is not used", when="on_row", id="reject"),
+               why="Only a finding can be muted.", command="data check {source} --mute CHECK --reason REASON"),
+        Action("decide('accept')", "a", "accept", "accept this row", when="on_row", id="accept",
+               command="data review {source} {row} --accept"),
+        Action("decide('reject')", "x", "reject", "reject this row, so that it is not used", when="on_row", id="reject",
+               command="data review {source} {row} --reject"),
         UNDO,
-        Action("bulk", "b", "bulk", "decide on all displayed rows, or on those with the finding under the cursor", when="has_rows"),
-        Action("tag", "t", "tag", "add or remove a tag", when="on_row"),
-        Action("transform", ":", "change", "change many rows: replace text, cap a category, and more", when="has_rows"),
+        Action("bulk", "b", "bulk", "decide on all displayed rows, or on those with the finding under the cursor", when="has_rows",
+               command="data review {source} --filter FILTER --all --accept"),
+        Action("tag", "t", "tag", "add or remove a tag", when="on_row", command="data review {source} {row} --tag TAG"),
+        Action("transform", ":", "change", "change many rows: replace text, cap a category, and more", when="has_rows",
+               command="data apply {source} PIPELINE"),
         Action("sort", "s", "sort", "sort by row number, severity or length", when="rows_session"),
         REDO,
-        Action("check_again", "n", "recheck", "run the checks again", when="can_check_again"),
-        Action("open_file", "o", "open", "open a file of your own, in any format"),
-        Action("new_recipe", "c", "new recipe", "create a recipe for this file, or for another one"),
+        Action("check_again", ".", "recheck", "run the checks again", when="can_check_again", command="data check {source}"),
+        Action("open_file", "o", "open", "open a file of your own, in any format", command="init --from FILE"),
+        Action("new_recipe", "n", "new recipe", "create a recipe for this file, or for another one",
+               command="init --from {source}"),
         Action("map_columns", MAP_KEY, "map", "choose which columns hold what", when="can_map"),
         *SOURCE_ACTIONS,
         Action("leave", "escape", help="back to the rows"),
@@ -514,7 +523,10 @@ class DataRoom(SourceRoom):
         actions |= {"tie": "both are equally good", "bad": "both are bad"} if are_pairs else {}
         actions |= {"tag": "add a tag", "untag": "remove a tag", "note": "write a note about them"}
         options = [ChoiceOption(None, "Cancel", "change nothing")]
-        options += [ChoiceOption(action, action.capitalize(), about) for action, about in actions.items()]
+        statuses = Counter(session.source.decision(index).status for index in rows)
+        for action, about in actions.items():
+            changed = len(rows) - statuses[ACTION_STATUS[action]] if action in ACTION_STATUS else len(rows)
+            options.append(ChoiceOption(action, f"{action.capitalize()} {changed:,}", about))
         held_out = sum(map(session.source.is_held_out, rows))
         text = _preview(session.source, rows)
         text += f"\n\n{plural(held_out, 'row')} held out: if rejected, the evaluation loses them, too." if held_out else ""

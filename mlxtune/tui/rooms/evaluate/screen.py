@@ -1,5 +1,6 @@
 """Evaluate: whether training helped, by how much, and the rows behind every number."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache, partial
@@ -50,23 +51,27 @@ class EvaluateRoom(Room):
 
     ABOUT = "whether training helped: rates with intervals, and the rows behind them"
     CSS_PATH = "style.tcss"
+    SIDE = "#ev-left"
     SAVED: ClassVar = {"_selected": str, "_newest": str, "_metric": str}
     AUTO_FOCUS = "#ev-list"
     ACTIONS = (
         Action("enter", "enter", lambda room: room.enter_label, "open the item under the cursor", when="enter_label"),
         Action("evaluate", "n", lambda room: "new" if room.report else "", "evaluate a run or a base", when="app.runs.can_start",
-               why="There is no recipe.", needs_accelerator=True),
+               why="There is no recipe.", needs_accelerator=True, command="eval {run}"),
         Action("metric", "m", "metric", "show the next metric", when=lambda room: room.report and len(room.report.metrics) > 1,
                why="There is no other metric."),
         Action("versus", "v", "versus", "compare with the reference or another answer", when="has_other_answers",
                why="There is no other answer."),
         Action("review", "w", "review", "open a similar training row in Review", when="can_review"),
         Action("generate", "g", "generate", "let a teacher write rows like the failing ones",
-               when=lambda room: room.can_review and room.app.runs.can_start, needs_accelerator=True),
-        Action("stop", "s", "stop", "stop the evaluation", when=lambda room: room.running("eval"), why="No evaluation is running."),
-        Action("compare", "c", "compare", "compare this report with another one", when=lambda room: room.report and room.has_others),
-        Action("other", "o", "other", "show another report", when="has_others", why="There is no other report."),
-        Action("html", "e", "html", "show where the HTML report is", when="report.html"),
+               when=lambda room: room.can_review and room.app.runs.can_start, needs_accelerator=True,
+               command="data generate {recipe}"),
+        Action("stop", "s", "stop", "stop the evaluation", when=lambda room: room.running("eval"), why="No evaluation is running.",
+               command="runs stop {evaluation}"),
+        Action("compare", "c", "compare", "compare this report with another one", when=lambda room: room.report and room.has_others,
+               command="compare OTHER {evaluation}"),
+        Action("other", "o", "open", "open another report", when="has_others", why="There is no other report."),
+        Action("html", "e", "html", "show where the HTML report is", when="report.html", command="report {evaluation} --open"),
         Action("off_task", "r", "off task", "the off-task prompts and answers", when="report.report.off_task",
                why="They were not measured."),
     )  # fmt: skip
@@ -117,7 +122,8 @@ class EvaluateRoom(Room):
 
     def command_fields(self) -> Mapping[str, str]:
         row = self._row
-        return {"row": row.row.id} if row else {}
+        shown = {"evaluation": self.report.folder.name} if self.report else {}
+        return {"row": row.row.id, **shown} if row else shown
 
     def copyable(self) -> tuple[str, str]:
         row, found = self._row, self.rows
@@ -369,8 +375,8 @@ class EvaluateRoom(Room):
 
         options = []
         for one in classes[:MAX_GROUPS]:
-            name = f"{plural(len(one.rows), 'row')}: {failure_class_text(one)}"
-            options.append(ChoiceOption(tuple(near.id for near in one.nearest), name, f"helps: {REMEDIES[one.remedy]}"))
+            name = f"{len(one.rows):,} {failure_class_text(one)}"
+            options.append(ChoiceOption(tuple(near.id for near in one.nearest), name, REMEDIES[one.remedy]))
         text = "The teacher sees the training rows nearest to these, never the held-out rows themselves."
         title = "Write training rows for which failures?"
         self.app.choose(title, options, lambda rows: choose_teacher(self.app, recipe.path, "variations", rows=rows), text)
@@ -396,6 +402,7 @@ class EvaluateRoom(Room):
 
     def _compare(self, own: str, other: RunView) -> None:
         workspace = self.app.workspace
+        self.app.commands.add("compare", other.id, own)
 
         def show(result: EvaluationComparison) -> None:
             self.app.push_screen(PageScreen("Comparison", cache(partial(draw.rows, comparison_document(result)))))
@@ -459,7 +466,7 @@ class EvaluateRoom(Room):
 
         def chosen(choice: Any) -> None:
             if choice == CONTINUE and unfinished:
-                self.app.runs.start_worker(lambda: control.resume(unfinished.run), busy=f"Continuing {unfinished.name}.")
+                self.app.runs.resume(unfinished, f"Continuing {unfinished.name}.")
             else:
                 self._choose_arms(*choice)
 
@@ -480,6 +487,9 @@ class EvaluateRoom(Room):
                 section = recipe.evaluation
                 section = replace(section, arms=list(option.arms), rows=0 if option.all_rows else section.rows)
                 chosen = replace(recipe, evaluation=section)
+                which = [run.id] if run and path.parent == run.folder else [path, *(["--adapter", run.id] if run else [])]
+                rows = ["--set", "evaluation.rows=0"] if option.all_rows else []
+                self.app.commands.add("eval", *which, "--set", f"evaluation.arms={json.dumps(section.arms)}", *rows)
                 self.app.runs.start_worker(lambda: control.evaluate(workspace, chosen, run), busy="Starting the evaluation.")
 
             if len(options) > 1:

@@ -46,18 +46,19 @@ class GroupsRoom(SourceRoom):
 
     ABOUT = "decide on duplicates, conflicts and clusters of rows"
     CSS_PATH = "style.tcss"
+    SIDE = "#groups-side"
     AUTO_FOCUS = "#group-list"
     ACTIONS = (
         Action("open", "enter", "members", "go to the members of this group", when=lambda room: room.group and not room.on_members, bound=False),
         Action("open", "enter", "review", "open this row in Review", when=lambda room: room.group and room.on_members, bound=False),
-        Action("keep", "o", "keep", "keep the marked rows, or the one under the cursor, and reject the others", when="group"),
-        Action("keep_diverse", "m", "diverse", "keep the rows that differ most and reject the others", when="has_one_group"),
-        Action("ignore", "n", "ignore", "do not report this group again", when=lambda room: room.group and room.shows_repeats,
-               why="Clusters are not reported."),
+        Action("keep", "f", "keep", "keep the marked rows, or the one under the cursor, and reject the others", when="group"),
+        Action("keep_diverse", "d", "diverse", "keep the rows that differ most and reject the others", when="has_one_group"),
+        Action("ignore", "m", "ignore", "do not report this group again", when=lambda room: room.group and room.shows_repeats,
+               why="Clusters are not reported.", command="data check {source} --mute CHECK --reason REASON"),
         Action("decide('reject')", "x", "reject", "reject the marked rows, the one under the cursor, or a group of proposals", when="group",
-               id="reject"),
+               id="reject", command="data review {source} {row} --reject"),
         Action("decide('accept')", "a", "accept", "accept the marked rows, the one under the cursor, or a group of proposals", when="group",
-               id="accept"),
+               id="accept", command="data review {source} {row} --accept"),
         UNDO,
         Action("clusters", "c", "clusters", "cluster all rows by hidden states",
                when=lambda room: room.rows_session and room.shows_repeats),
@@ -65,8 +66,10 @@ class GroupsRoom(SourceRoom):
                when=lambda room: room.rows_session and not room.shows_repeats, id="repeats"),
         Action("proposals", "p", "proposals", "decide on proposed rows by groups of similar ones",
                when=lambda room: room.rows_session and not room.shows_proposals),
-        Action("tag", "t", "tag", "tag the marked rows, or the one under the cursor", when="group"),
-        Action("transform", ":", "change", "change the rows of the group: replace text, and more", when="group"),
+        Action("tag", "t", "tag", "tag the marked rows, or the one under the cursor", when="group",
+               command="data review {source} {row} --tag TAG"),
+        Action("transform", ":", "change", "change the rows of the group: replace text, and more", when="group",
+               command="data apply {source} PIPELINE"),
         REDO,
         *SOURCE_ACTIONS,
         Action("back", "escape", help="back"),
@@ -91,7 +94,7 @@ class GroupsRoom(SourceRoom):
                 message = Panel(id="groups-message")
                 yield Section("Groups", message, MarkableList(id="group-list"), id="groups-section", classes="fill")
             with Vertical(id="members-side"):
-                about = "Space marks the rows to keep with o."
+                about = "Space marks the rows to keep with f."
                 yield Section("Members", MarkableList(id="member-list", about=about), id="members")
                 about = "The first row, and the one under the cursor. Differences are underlined, and flagged text is highlighted."
                 yield Section("Comparison", RowReader(id="compared", about=about), id="comparison", classes="fill")

@@ -54,17 +54,19 @@ class HomeRoom(Room):
     """Enter performs the next step or opens the run under the cursor, depending on the focus."""
 
     CSS_PATH = "style.tcss"
+    SIDE = ".right"
     SAVED: ClassVar = {"_run_id": str}
     ABOUT = "the workspace, and what to do next"
     ACTIONS = (
         Action(
-            "do", "enter", lambda room: "open" if room.on_runs else room.step.label.split()[0],
+            "do", "enter", lambda room: "show" if room.on_runs else room.step.label.split()[0],
             "do the next step, or open the run",
             when=lambda room: room.on_runs or room.step, bound=False, id="do",
         ),
-        Action("new", "n", "new", "start a new run", when="app.runs.can_start", why="There is no recipe.", needs_accelerator=True),
-        Action("open_file", "o", "open", "open a file of your own, in any format, and look at its rows", id="open"),
-        Action("new_recipe", "c", "new recipe", "create a recipe for a file of your own", id="recipe"),
+        Action("new", "n", "new", "start a new run", when="app.runs.can_start", why="There is no recipe.", needs_accelerator=True,
+               command="train {recipe}"),
+        Action("open_file", "o", "open", "open a file of your own, in any format, and create its recipe", id="open",
+               command="init --from FILE"),
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -172,9 +174,12 @@ class HomeRoom(Room):
 
     @property
     def step(self) -> ActionBlock | None:
-        """The action of the next step, unless n does the same."""
+        """The action of the next step, unless it has a key of its own here."""
         action = step_action(self._next_step(self.app.snapshot))
-        return action if self.app.has_read and action.id != "home.new" else None
+        return action if self.app.has_read and action.id not in ("home.new", "home.open") else None
+
+    def copyable(self) -> tuple[str, str]:
+        return (self.app.snapshot.runs[self.query_one(RunList).cursor].id, "the run's ID") if self.on_runs else ("", "")
 
     def on_list_panel_chosen(self, event: ListPanel.Chosen) -> None:
         self.app.runs.open_run(self.app.snapshot.runs[event.index].id)

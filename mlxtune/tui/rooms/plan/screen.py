@@ -95,20 +95,22 @@ class PlanRoom(Room):
     """A form with the recipe's keys. The plan is updated after every edit."""
 
     CSS_PATH = "style.tcss"
+    SIDE = "#plan-side"
     ABOUT = "a recipe and its cost; edit it until it fits"
     ACTIONS = (
-        Action("edit", "enter", "edit", "edit the key under the cursor", when="form", bound=False),
+        Action("edit", "enter", "edit", "edit the key under the cursor", when="form", bound=False,
+               command="plan {recipe} --set KEY=VALUE"),
         Action("fit", "g", "fit", "apply the next change toward a fit", when="next_change", why="No change is suggested."),
         Action("train", "t", "train", "start a run after confirmation",
                when=lambda room: room.form and room.app.runs.can_start and not room.why_wait, why=lambda room: room.why_wait,
-               needs_accelerator=True),
+               needs_accelerator=True, command="train {recipe}"),
         Action("fetch_base", "f", "download", "download its base", when="can_fetch", why="The base is on this machine.",
-               needs_accelerator=True),
+               needs_accelerator=True, command="models pull BASE"),
         Action("probe", "b", "probe", "measure two steps of the largest batch", when="can_probe", why=lambda room: room.why_wait,
-               needs_accelerator=True),
+               needs_accelerator=True, command="plan {recipe} --probe"),
         Action("stop", "s", "stop", "stop the probe", when="probe", why="No probe is running."),
         Action("undo", "u", "undo", "undo the last edit", when="form.edits", why="There is no edit to undo."),
-        Action("memory", "m", "costs", "memory, time and cost in full", when="form.plan"),
+        Action("memory", "m", "costs", "memory, time and cost in full", when="form.plan", command="plan {recipe}"),
         Action("default", "d,backspace,delete", "default", "restore the key's default", when="has_other_value",
                why="The key has its default."),
         OTHER_RECIPE,
@@ -430,6 +432,7 @@ class PlanRoom(Room):
         form = self.form
         if form is None or self._service is None:
             return
+        self.app.commands.add("plan", form.path, "--probe")
         probe = self.probe = RunningProbe()
         clock = self.set_interval(1.0, self.redraw)
 
@@ -463,6 +466,7 @@ class PlanRoom(Room):
     def action_fetch_base(self) -> None:
         if self.form:
             self.form.error = None
+            self.app.commands.add("models", "pull", self.form.recipe.model.base)
         self._replan("fetch")
 
     def action_memory(self) -> None:

@@ -43,6 +43,7 @@ class ReviewRoom(SourceRoom):
 
     ABOUT = "decide on rows one by one"
     CSS_PATH = "style.tcss"
+    SIDE = "#details"
     AUTO_FOCUS = "#reader"
     ACTIONS = (
         Action("keep", "ctrl+s", "save", "save the edit, without accepting the row", when="is_editing"),
@@ -51,14 +52,20 @@ class ReviewRoom(SourceRoom):
         Action(
             "decide('accept')", "a", lambda room: "left" if is_pair(room.row) else "accept", "accept the row, or the left answer",
             when="row", id="accept",
+            command="data review {source} {row} --accept",
         ),
-        Action("decide('swap')", "d", "right", "the right answer is better", when="has_pair", id="prefer-right"),
-        Action("decide('tie')", "=", "tie", "both are equally good: the pair is not used", when="has_pair", why=_ONLY_PAIRS, id="tie"),
-        Action("decide('bad')", "b", "bad", "both are bad: the pair is not used", when="has_pair", why=_ONLY_PAIRS, id="bad"),
+        Action("decide('swap')", "d", "right", "the right answer is better", when="has_pair", id="prefer-right",
+               command="data review {source} {row} --swap"),
+        Action("decide('tie')", "=", "tie", "both are equally good: the pair is not used", when="has_pair", why=_ONLY_PAIRS, id="tie",
+               command="data review {source} {row} --tie"),
+        Action("decide('bad')", "b", "bad", "both are bad: the pair is not used", when="has_pair", why=_ONLY_PAIRS, id="bad",
+               command="data review {source} {row} --both-bad"),
         Action("decide('reject')", "x", "reject", "reject this row, so that it is not used", when="session", late="has_pair",
-               id="reject"),
-        Action("skip", "space", "skip", "decide later; a decision on the row stays", when="row"),
-        Action("edit", "e", "edit", "edit the part under the cursor, or an unreadable record", when="session", late="has_pair"),
+               id="reject", command="data review {source} {row} --reject"),
+        Action("skip", "space", "skip", "decide later; a decision on the row stays", when="row",
+               command="data review {source} {row} --skip"),
+        Action("edit", "e", "edit", "edit the part under the cursor, or an unreadable record", when="session", late="has_pair",
+               command="data review {source} {row} --edit FILE"),
         UNDO,
         Action("clear_filter", "backspace", "all rows", "clear the filter", when="is_filtered"),
         Action(
@@ -66,12 +73,15 @@ class ReviewRoom(SourceRoom):
             "show the contract, tags and origin, or the row",
             when=lambda room: room.session and not room.wide, why="The contract is on the right.",
         ),
-        Action("tag", "t", "tag", "add or remove a tag; digits do so for the listed tags", when="row"),
+        Action("tag", "t", "tag", "add or remove a tag; digits do so for the listed tags", when="row",
+               command="data review {source} {row} --tag TAG"),
         Action("swap", "s", "swap", "swap the answers on the screen", when="has_pair", why=_ONLY_PAIRS),
-        Action("note", "n", "note", "write a note about this row", when="row"),
+        Action("note", "#", "note", "write a note about this row", when="row", command="data review {source} {row} --note NOTE"),
         REDO,
-        Action("annotator", "y", "annotator", "decide under another name, and see only that person's decisions", when="session"),
-        Action("transform", ":", "change", "change many rows: replace text, cap a category, and more", when="session"),
+        Action("annotator", "y", "annotator", "decide under another name, and see only that person's decisions", when="session",
+               command="data review {source} --as NAME"),
+        Action("transform", ":", "change", "change many rows: replace text, cap a category, and more", when="session",
+               command="data apply {source} PIPELINE"),
         Action("go(1)", "right,l", "next", "next row, decided or not", when="session", id="next"),
         Action("go(-1)", "left,h", "previous", "previous row", when="session", id="previous"),
         *SOURCE_ACTIONS,

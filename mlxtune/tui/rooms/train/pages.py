@@ -20,10 +20,10 @@ from mlxtune.training.search import board as boards
 from mlxtune.training.search.leaderboard import Entry, Leaderboard, read_leaderboard
 from mlxtune.tui import draw
 from mlxtune.tui.actions import Action
+from mlxtune.tui.notices import Notice
 from mlxtune.tui.render.charts import Curve, Series, draw_chart
 from mlxtune.tui.render.text import Part, cell, invitation, key, line, lines, marked, paragraph
 from mlxtune.tui.widgets import ChoiceOption, ListPanel, PageScreen, Panel, Section
-from mlxtune.workspace import control
 from mlxtune.workspace.index import RecipeView, RunView
 
 
@@ -34,9 +34,11 @@ class SearchPage(PageScreen):
     ACTIONS = (
         Action("choose('drop')", "x", "drop", "drop the trial", when="is_alive", id="drop"),
         Action("choose('pin')", "p", "pin", "keep the trial from being pruned", when="is_alive", id="pin"),
-        Action("stop", "s", "stop", "stop the search", when="is_alive"),
-        Action("resume", "r", "continue", "continue the search", when="can_resume", needs_accelerator=True),
-        Action("new", "n", "new search", "start another search", when="app.runs.can_start", needs_accelerator=True),
+        Action("stop", "s", "stop", "stop the search", when="is_alive", command="runs stop SEARCH"),
+        Action("resume", "r", "continue", "continue the search", when="can_resume", needs_accelerator=True,
+               command="runs resume SEARCH"),
+        Action("new", "n", "new search", "start another search", when="app.runs.can_start", needs_accelerator=True,
+               command="search {recipe}"),
         Action("turn(1)", "[", "older", "show an older search", when=lambda page: page.can_turn(1), id="older"),
         Action("turn(-1)", "]", "newer", "show a newer search", when=lambda page: page.can_turn(-1), id="newer"),
         Action("dismiss", "escape,q,h", "close", "close", id="close"),
@@ -144,7 +146,7 @@ class SearchPage(PageScreen):
 
     def action_resume(self) -> None:
         if view := self.view:
-            self.app.runs.start_worker(lambda: control.resume(view.run), lambda _: self.redraw(), busy=f"Continuing {view.name}.")
+            self.app.runs.resume(view, f"Continuing {view.name}.", lambda _: self.redraw())
 
     def action_new(self) -> None:
         self.dismiss()  # the room shows whether the search starts
@@ -228,14 +230,18 @@ class QueuePage(PageScreen):
 
     GROUP = "queue"
     ACTIONS = (
-        Action("start", "s", "start", "run the commands", when="can_start"),
-        Action("add", "a", "add", "add a command", when="recipes", why="There is no recipe."),
-        Action("remove", "x", "remove", "remove the command", when="waiting", why="The command was started."),
+        Action("start", "s", "start", "run the commands", when="can_start", command="queue run"),
+        Action("add", "a", "add", "add a command", when="recipes", why="There is no recipe.", command="queue add train {recipe}"),
+        Action("remove", "x", "remove", "remove the command", when="waiting", why="The command was started.",
+               command="queue remove NUMBER"),
+        Action("undo", "u", "undo", "add the command that was removed again, as the last one", when="_removed",
+               why="No command was removed.", command="queue add COMMAND"),
         Action("dismiss", "escape,q,w", "close", "close", id="close"),
     )  # fmt: skip
 
     def __init__(self) -> None:
         super().__init__("Queue")
+        self._removed: tuple[str, ...] = ()  # the command that was removed last
         self._cache: tuple[object, list[QueueEntry]] | None = None
 
     def compose_body(self) -> ComposeResult:
@@ -284,12 +290,18 @@ class QueuePage(PageScreen):
 
     def action_start(self) -> None:
         self.app.runs.start_worker(self.queue.start_runner, lambda _: self.redraw(), busy="Starting the queue.")
+        self.app.commands.add("queue", "run", "--detach")
 
     def action_add(self) -> None:
 
         def ask(path: Path) -> None:
             name = str(path.relative_to(self.app.workspace) if path.is_relative_to(self.app.workspace) else path)
-            self.app.choose("Add which command?", _COMMANDS, lambda verb: self._change(lambda: self.queue.add((verb, name))), name)
+
+            def add(verb: str) -> None:
+                self.app.commands.add("queue", "add", verb, name)
+                self._change(lambda: self.queue.add((verb, name)))
+
+            self.app.choose("Add which command?", _COMMANDS, add, name)
 
         self.app.runs.with_recipe(self.recipes, ask)
 
@@ -298,7 +310,16 @@ class QueuePage(PageScreen):
 
     def action_remove(self) -> None:
         if entry := self.waiting:
+            self.app.commands.add("queue", "remove", str(entry.number))
             self._change(lambda: self.queue.remove(entry.number))
+            self._removed = entry.command
+            self.app.notices.show(Notice("done", f"Removed: {one_line(entry.text, 200)}.", "u adds it again."))
+
+    def action_undo(self) -> None:
+        command, self._removed = self._removed, ()
+        self.app.notices.show(None)
+        self.app.commands.add("queue", "add", *command)
+        self._change(lambda: self.queue.add(command))
 
 
 _GLYPHS = {

@@ -21,7 +21,6 @@ from mlxtune.tui.room import Room
 from mlxtune.tui.rooms.train import render
 from mlxtune.tui.rooms.train.chart import LOSS, ChartMetric, RunChart, available_metrics
 from mlxtune.tui.widgets import ChoiceOption, FocusPanel, PageScreen, Panel, Section
-from mlxtune.workspace import control
 from mlxtune.workspace.index import RunView, Snapshot, with_history
 
 _MAX_COMPARED = 20  # runs to choose from
@@ -43,16 +42,20 @@ class TrainRoom(Room):
     """Shows the selected run or, by default, the newest one."""
 
     CSS_PATH = "style.tcss"
+    SIDE = "#side"
     SAVED: ClassVar = {"zoomed": bool, "_metric_id": str, "_compared_id": str}
     ABOUT = "a run's progress and result"
     ACTIONS = (
-        Action("stop", "s", "stop", "save a checkpoint and stop; r resumes", when="can_stop", why="This run is not running."),
+        Action("stop", "s", "stop", "save a checkpoint and stop; r resumes", when="can_stop", why="This run is not running.",
+               command="runs stop {run}"),
         Action("resume", "r", "resume", "resume from the newest checkpoint",
                when=lambda room: room.view and room.view.can_resume and room.app.runs.accelerator_free,
-               why="This run cannot be resumed.", needs_accelerator=True),
-        Action("new", "n", "new", "start a new run", when="app.runs.can_start", why="There is no recipe.", needs_accelerator=True),
+               why="This run cannot be resumed.", needs_accelerator=True, command="runs resume {run}"),
+        Action("new", "n", "new", "start a new run", when="app.runs.can_start", why="There is no recipe.", needs_accelerator=True,
+               command="train {recipe}"),
         Action("searches", "h", "search", "search for better hyperparameters",
-               when=lambda room: room.app.runs.can_start or room.app.snapshot.searches, why="There is no recipe."),
+               when=lambda room: room.app.runs.can_start or room.app.snapshot.searches, why="There is no recipe.",
+               command="search {recipe}"),
         Action("measure", "m", "metric", "show another metric",
                when=lambda room: room.steps and len(available_metrics(room.view.state)) > 1, why="There is no other metric."),
         Action("compare", "c", lambda room: "alone" if room.compared else "compare", "show another run, or hide it",
@@ -60,18 +63,19 @@ class TrainRoom(Room):
         Action("zoom", "z", lambda room: "whole" if room.zoomed else "zoom", "show the last fifth, or all",
                when=lambda room: room.steps >= 10, why="There are too few steps."),
         Action("samples", "g", "samples", "all answers to validation rows", when="view.state.samples",
-               why="There are no answers yet.", late="wide"),
-        Action("log_page", "l", "log", "every line of the log", when=lambda room: room.view and (room.view.log or room.view.process_output)),
+               why="There are no answers yet.", late="wide", command="runs show {run}"),
+        Action("log_page", "l", "log", "every line of the log", when=lambda room: room.view and (room.view.log or room.view.process_output),
+               command="runs attach {run}"),
         Action("turn(1)", "[,down", "older", "show the previous run",
                when=lambda room: room.index < len(room.app.snapshot.runs) - 1, why="This is the oldest run.", late="wide",
                id="older"),
         Action("turn(-1)", "],up", "newer", "show the next run", when=lambda room: room.index > 0, why="This is the newest run.",
                late="wide", id="newer"),
         Action("checkpoints", "k", "checkpoints", "evaluate a checkpoint, or load it in Chat", when="view.state.checkpoints",
-               why="There is no checkpoint.", late=lambda room: True),
+               why="There is no checkpoint.", late=lambda room: True, command="eval {run}@STEP"),
         Action("queue", "w", "queue", "commands that run one after another",
                when=lambda room: room.has_queue or room.app.snapshot.recipes, why="There is no recipe.",
-               late=lambda room: not room.has_queue),
+               late=lambda room: not room.has_queue, command="queue list"),
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -199,7 +203,7 @@ class TrainRoom(Room):
     def action_resume(self) -> None:
         if view := self.view:
             where = f" from {view.checkpoint:,}" if view.checkpoint is not None else ""
-            self.app.runs.start_worker(lambda: control.resume(view.run), busy=f"Resuming {view.name}{where}.")
+            self.app.runs.resume(view, f"Resuming {view.name}{where}.")
 
     def action_checkpoints(self) -> None:
         """Ask for a checkpoint, and whether to evaluate it or to chat with it."""
