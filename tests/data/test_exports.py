@@ -132,6 +132,15 @@ def test_decisions_of_a_labeling_tool_are_kept(tmp_path: Path) -> None:
     )  # fmt: skip
 
 
+def test_an_accepted_text_without_spans_has_no_entities() -> None:
+    record = {"text": "Hi", "tokens": [{"text": "Hi", "start": 0, "end": 2}], "_input_hash": 1, "_task_hash": 2}
+    row = parse({**record, "answer": "accept"}, LOCATION)
+    assert isinstance(row, Conversation)
+    assert row.reference == "[]"
+    with pytest.raises(RowError, match="nobody has answered"):
+        parse({**record, "answer": "ignore", "options": []}, LOCATION)
+
+
 def test_an_answer_that_an_api_cut_off_is_found() -> None:
     row = parse({"messages": [HI], "choices": CHOICE}, LOCATION)
     assert [item.values for item in cut_off(CheckInput(0, row))] == [{"value": "length"}]

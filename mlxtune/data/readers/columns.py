@@ -21,7 +21,7 @@ ANSWERS = (
     "completion", "answer", "response", "output", "ground_truth", "expected", "solution", "target", "assistant", "reply", "bot", "summary", "translation", "sql",
 )  # fmt: skip
 _TURNS = ("messages", "conversations", "conversation", "dialog", "dialogue", "turns", "data")
-_LABELS = ("label", "category", "intent", "class", "sentiment", "topic", "cats")  # answers of a classifier
+_LABELS = ("label", "intent", "category", "class", "sentiment", "topic", "cats")  # answers of a classifier
 _CHOSEN = ("chosen", "preferred", "accepted", "better", "winner", "good")
 _REJECTED = ("rejected", "dispreferred", "worse", "loser", "bad")
 

@@ -166,6 +166,8 @@ def _read(record: Record, location: Location) -> Row:
         return read_chat({"messages": [*turns(record)], "meta": meta}, location)
     if "prompt" not in values:
         raise InvalidRecord("the record has no prompt in a known place.", "Add the request to the log, or map the columns.")
+    if status == "accept" and "tokens" in record:
+        values.setdefault("completion", [])  # Prodigy leaves out the spans of a text without entities
     if "completion" not in values:
         raise InvalidRecord("nobody has answered this record yet.", "Answer it, or leave it out.", "no-answer")
     answer = _answer(values["completion"], values["prompt"])
