@@ -234,10 +234,10 @@ def parse_embedding_request(body: Any, base: str, adapters: Sequence[str]) -> Em
         raise ApiError(400, "encoding_format must be float or base64.", code="unsupported_value", param="encoding_format")
     value = get(given, "input", str, list, required=True)
     several = isinstance(value, list) and value and not isinstance(value[0], int)
-    inputs = [parse_prompt(one, "input") for one in (value if several else [value])]
-    if len(inputs) > MAX_INPUTS:
+    if several and len(value) > MAX_INPUTS:
         raise ApiError(400, f"input must have at most {MAX_INPUTS:,} texts.", param="input")
-    return EmbeddingRequest(model, tuple(inputs), encoding == "base64")
+    inputs = tuple(parse_prompt(one, "input") for one in (value if several else [value]))
+    return EmbeddingRequest(model, inputs, encoding == "base64")
 
 
 def embedding_response(request: EmbeddingRequest, embedded: Embedded) -> Document:

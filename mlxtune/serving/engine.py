@@ -46,7 +46,7 @@ from mlxtune.serving.request import ActiveRequest
 from mlxtune.serving.sampling import TokenChoice, choose_lazily, choose_tokens
 
 PREFILL_BLOCK = 256  # prompt tokens computed before the active requests get their next token
-TEXT_BLOCK = 2**14  # characters that are tokenized before their number is checked
+TEXT_BLOCK = 2**12  # characters that are tokenized before their number is checked
 MAX_POSITIONS = 65_536  # keys and values of all requests together; a single request may have more
 PROMPT_CACHE_BYTES = 2**29
 _OTHER_VARIABLES = {"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"}  # which requests cannot set by name

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypedDict, get_args
 from mlxtune.core.errors import InputError, MachineError, MlxtuneError, ModelError
 from mlxtune.data.rows import Message
 
-SWITCH_INTERVAL = 0.001  # seconds after which a thread that reads a long request lets those of other requests run
+SWITCH_INTERVAL = 0.0002  # seconds after which a thread that reads a long request lets those of other requests run
 Prompt = str | tuple[int, ...]
 FinishReason = Literal["stop", "length", "cancelled"]
 
