@@ -232,10 +232,8 @@ def test_the_labels_of_keys(key, written):
     assert keys.display_key(key) == written
 
 
-async def test_the_theme_is_saved(loaded):
-    app = loaded.app()
-    async with app.run_test(size=(80, 24)):
-        app.action_theme("paper")
+def test_the_theme_of_the_settings_is_used(loaded):
+    settings.save_theme("paper")
     assert loaded.app().theme == "paper"
     set_keys('theme = "neon"\n')
     app = loaded.app()

@@ -97,7 +97,7 @@ class DataRoom(SourceRoom):
         Action("check_again", ".", "recheck", "run the checks again", when="can_check_again", command="data check {source}"),
         Action("open_file", "o", "open", "open a file of your own, in any format", command="init --from FILE"),
         Action("new_recipe", "n", "new recipe", "create a recipe for this file, or for another one",
-               command="init --from {source}"),
+               command="init --from FILE"),
         Action("map_columns", MAP_KEY, "map", "choose which columns hold what", when="can_map"),
         *SOURCE_ACTIONS,
         Action("leave", "escape", help="back to the rows"),
