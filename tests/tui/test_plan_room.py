@@ -220,7 +220,7 @@ async def test_rows_that_were_checked_with_another_recipe_are_named(shop, open_r
     check_cache.save(source, CheckOutcome("clean", 14, 0, rules="of another recipe"))
     async with open_room("plan") as room:
         await planned(room)
-        await room.until(lambda: "! The rows have not been" in room.text("#plan-side"))
+        await room.until(lambda: "! Not checked since" in room.text("#plan-side"))
         await room.press("t", until=lambda: isinstance(room.screen, ChoiceDialog))
         assert room.screen._text.startswith("Not checked since the recipe changed. This fits: ")
         await room.choose("data")
