@@ -77,7 +77,8 @@ class CommandsPage(PageScreen):
 
         def draw(index: int, width: int) -> Content:
             key, label, command = rows[index]
-            mark = cell(key, 7, "bold $success" if key == "✓" else "bold $primary")
+            is_done = index < len(self.app.commands.commands)
+            mark = cell(key, 7, "bold $success" if is_done else "bold $primary")
             return line(mark, cell(label, _LABEL, "$muted"), safe_text(command)).truncate(max(width, 0), ellipsis=True)
 
         self.query_one(ListPanel).set(len(rows), draw)

@@ -350,18 +350,22 @@ class SourceSession:
         row = self.source.lazy_row(index).current_or_error
         return {"remove": [tag]} if not isinstance(row, DataError) and tag in row_tags(row) else {"add": [tag]}
 
-    def decide(self, action: Action, rows: Iterable[int], **more: Any) -> ReviewStep | None:
-        """Record one decision on ``rows``. Raise any review error, and ``DataError`` for a row that is invalid or not read yet."""
+    def decide(self, action: Action, rows: Iterable[int], *, check: str = "", **more: Any) -> ReviewStep | None:
+        """Record one decision on ``rows``, as the fix of a finding of ``check`` if it is given.
+
+        Raise any review error, and ``DataError`` for a row that is invalid or not read yet.
+        """
         rows = list(rows)
         keyed = [self.source.keyed_row(index) for index in rows]
         for index, (_, row) in zip(rows, keyed, strict=True):
             if isinstance(row, RowError) and action not in ("reject", "edit") and not self.source.is_row(index):
                 raise row
-        self._log_decision(
-            action,
-            [str(index + 1) if isinstance(row, RowError) else row.id for index, (_, row) in zip(rows, keyed, strict=True)],
-            more,
-        )
+        if check:
+            more["reason"] = f"data check: {check}"
+            self._log("check", "--fix", "--also", check)
+        else:
+            names = [str(index + 1) if isinstance(row, RowError) else row.id for index, (_, row) in zip(rows, keyed, strict=True)]
+            self._log_decision(action, names, more)
         return self._apply(self._open_review().decide(action, keyed, **more))
 
     def apply(self, pipeline: Pipeline, rows: Sequence[int]) -> ReviewStep | None:
@@ -397,9 +401,6 @@ class SourceSession:
     def _log_decision(self, action: Action, rows: Sequence[str], more: Mapping[str, Any]) -> None:
         """Log a decision. Long lists of rows are cut, and the content of an edit is a file of the user's."""
         if action == "apply" or not rows:
-            return
-        if reason := str(more.get("reason", "")).partition("data check: ")[2]:
-            self._log("check", "--fix", "--also", reason)
             return
         options = [word for tag in more.get("add", ()) for word in ("--tag", tag)]
         options += [word for tag in more.get("remove", ()) for word in ("--untag", tag)]
