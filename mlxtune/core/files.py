@@ -60,6 +60,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 def write_chunks(path: Path, chunks: Iterable[bytes]) -> None:
     """Replace ``path`` with ``chunks`` as :func:`write_bytes` does, or leave it as it is if ``chunks`` raises an error."""
     with disk_errors(path.name):
+        is_new = not path.parent.exists()
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)  # within the user's umask
@@ -72,6 +73,9 @@ def write_chunks(path: Path, chunks: Iterable[bytes]) -> None:
             os.replace(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)
+            if is_new:
+                with contextlib.suppress(OSError):  # it is no longer empty
+                    path.parent.rmdir()
             raise
         sync_folder(path.parent)
 
