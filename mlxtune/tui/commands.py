@@ -49,7 +49,7 @@ class CommandsPage(PageScreen):
 
     GROUP = "commands"
     ACTIONS = (
-        Action("copy", "enter,ctrl+y", "copy", "copy the command under the cursor", when="commands"),
+        Action("copy", "ctrl+y", "copy", "copy the command under the cursor", when="commands"),
         Action("dismiss", "escape,q,@", "close", "close", id="close"),
     )
 

@@ -172,10 +172,9 @@ class Room(HasActions, Screen[None]):
     def resize_side(self, by: int) -> None:
         """Move the divider beside the column ``side`` to the right, or to the left if ``by`` is negative."""
         if (side := self.side) is not None:
-            grows = by if side.region.x == 0 else -by
-            self.side_width = max(
-                _MIN_COLUMN, min(side.size.width + side.gutter.width + grows * _STEP, self.size.width - _MIN_COLUMN)
-            )
+            grows, most = by if side.region.x == 0 else -by, self.size.width - _MIN_COLUMN
+            width = min(self.side_width, most) or side.size.width + side.gutter.width  # keys may come faster than layouts
+            self.side_width = max(_MIN_COLUMN, min(width + grows * _STEP, most))
             self._apply_side_width()
 
     def _apply_side_width(self) -> None:

@@ -4,14 +4,16 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, ExitStack
 from dataclasses import replace
-from functools import partial
+from functools import partialmethod
 from pathlib import Path
 
 import pytest
+from textual.pilot import Pilot
+from waiting import PATIENCE
 
 from mlxtune.planning.machine import Memory, PowerState
 
-from .driver import WIDE, Opening, RoomDriver, drive, wait_for_widgets
+from .driver import WIDE, Opening, RoomDriver, drive, wait_for_messages
 from .rows_stage import checks, local_bases, tokens  # noqa: F401, which are fixtures
 from .stage import GB, NOW, Shop
 
@@ -22,9 +24,9 @@ def _sealed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("MLXTUNE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("TZ", "UTC")
     monkeypatch.delenv("NO_COLOR", raising=False)
-    monkeypatch.setattr("textual.pilot.Pilot._wait_for_screen", wait_for_widgets)
-    for module in ("app", "pilot"):
-        monkeypatch.setattr(f"textual.{module}.wait_for_idle", partial(wait_for_widgets, jobs=True))
+    monkeypatch.setattr(Pilot, "_wait_for_screen", partialmethod(Pilot._wait_for_screen, timeout=PATIENCE))
+    monkeypatch.setattr("textual.app.wait_for_idle", wait_for_messages)
+    monkeypatch.setattr("textual.pilot.wait_for_idle", wait_for_messages)
     monkeypatch.setattr("mlxtune.tui.notices.BRIEF_SECONDS", 600.0)
     monkeypatch.setattr("mlxtune.tui.key_order._PATIENCE", 30.0)
     monkeypatch.setattr("mlxtune.workspace.index.power", PowerState)

@@ -13,7 +13,7 @@ from exhaustive import cases
 from textual import events
 from textual._context import active_app
 from textual.app import App
-from textual.message_pump import MessagePump
+from textual.pilot import Pilot
 from textual.widgets import Input
 from textual.worker import Worker
 from waiting import PATIENCE
@@ -174,35 +174,28 @@ def _jobs(app: App[Any]) -> list[Worker[Any]]:
     return [worker for worker in app.workers if not worker.is_finished and worker.group != "watch"]
 
 
-async def wait_for_widgets(*_: object, jobs: bool = False, **__: object) -> bool:
-    """Wait until every widget waits for a message and, with ``jobs``, those in threads have ended. Return whether there was no error.
+async def wait_for_messages(_min_sleep: float = 0.0, _max_sleep: float = 0.0) -> None:
+    """Wait until the jobs in threads have ended, and every widget has handled its messages. A picture then shows their results.
 
-    Textual sends every widget a message instead, and waits up to two seconds for an idle process while a thread computes.
+    Textual's own wait for an idle process takes 40 ms per key or more, and up to two seconds while a thread computes.
     """
-    app, loop, give_up = active_app.get(), asyncio.get_running_loop(), time.monotonic() + PATIENCE
+    app = active_app.get()
+    pilot: Pilot[Any] = Pilot(app)
+    give_up = time.monotonic() + PATIENCE
 
     def is_busy() -> bool:
         keys = isinstance(app, OrderedKeys) and (app._current is not None or (app._typed and app._hold is None))
-        if jobs and (keys or len(_jobs(app)) > Gate.waiting):
-            return True
-        return bool(app.screen_stack) and any(map(_is_at_work, [app, *app.screen.walk_children(with_self=True)]))
+        return bool(keys) or len(_jobs(app)) > Gate.waiting
 
-    while app.is_running and app._exception is None:
-        for _ in range(1000):  # turns of the event loop: another task may wait in the same way
+    while True:
+        for _ in range(2):
+            await pilot._wait_for_screen()
             await asyncio.sleep(0)
-            if not loop._ready:  # type: ignore[attr-defined]
-                break
         if not app.is_running or not is_busy():
-            break
-        assert time.monotonic() < give_up, f"still running: {_jobs(app)}"
-        await asyncio.sleep(0.002)
-    return app._exception is None
-
-
-def _is_at_work(pump: MessagePump) -> bool:
-    """Whether a widget handles a message, or has one to handle."""
-    queue: Any = pump._message_queue
-    return not (pump._closing or pump._closed or (queue.empty() and queue.ready_event._waiters))
+            return
+        while app.is_running and is_busy():
+            assert time.monotonic() < give_up, f"still running: {_jobs(app)}"
+            await asyncio.sleep(0.002)
 
 
 @dataclass(frozen=True)

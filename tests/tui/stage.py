@@ -1,18 +1,18 @@
 """A fake workspace, the story a worker tells in it, and what a test asks of the app."""
 
-import json
 import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from textual.css.query import NoMatches
 from waiting import PATIENCE
 
-from mlxtune.runs.events import FILE, VERSION, read_all
+from mlxtune.runs.events import EventWriter
 from mlxtune.runs.locks import file_lock
 from mlxtune.runs.registry import RUN_KINDS
 from mlxtune.tui.app import MlxtuneApp, SnapshotTaken
@@ -75,11 +75,14 @@ class Shop:
 
     def tell(self, folder: Path, events: list[tuple[str, dict[str, Any]]], age: float = 0.0) -> None:
         """Append events, one a second, the last of them ``age`` seconds before ``NOW``."""
-        first, start = len(read_all(folder)), NOW - age - len(events) + 1
-        with (folder / FILE).open("a") as journal:
-            for at, (type, fields) in enumerate(events):
-                event = {"v": VERSION, "seq": first + at, "t": start + at, "type": type, **fields}
-                journal.write(json.dumps(event, separators=(",", ":")) + "\n")
+        times = iter([NOW - age - len(events) + at for at in range(1, len(events) + 1)])
+        with self.monkeypatch.context() as patch:
+            patch.setattr("mlxtune.runs.events.time", SimpleNamespace(time=lambda: next(times)))
+            patch.setattr("mlxtune.core.journal.Journal.sync", lambda self: None)
+            writer = EventWriter(folder)
+            for type, fields in events:
+                writer.emit(type, **fields)
+            writer.close()
 
     def hold(self, folder: Path) -> None:
         """Hold a run's lock, as a living worker does."""
