@@ -350,8 +350,8 @@ class SourceSession:
         row = self.source.lazy_row(index).current_or_error
         return {"remove": [tag]} if not isinstance(row, DataError) and tag in row_tags(row) else {"add": [tag]}
 
-    def decide(self, action: Action, rows: Iterable[int], *, check: str = "", **more: Any) -> ReviewStep | None:
-        """Record one decision on ``rows``, as the fix of a finding of ``check`` if it is given.
+    def decide(self, action: Action, rows: Iterable[int], *, fixes: str = "", **more: Any) -> ReviewStep | None:
+        """Record one decision on ``rows``, as the fix of a finding of the check ``fixes`` if it is given.
 
         Raise any review error, and ``DataError`` for a row that is invalid or not read yet.
         """
@@ -360,9 +360,9 @@ class SourceSession:
         for index, (_, row) in zip(rows, keyed, strict=True):
             if isinstance(row, RowError) and action not in ("reject", "edit") and not self.source.is_row(index):
                 raise row
-        if check:
-            more["reason"] = f"data check: {check}"
-            self._log("check", "--fix", "--also", check)
+        if fixes:
+            more["reason"] = f"data check: {fixes}"
+            self._log("check", "--fix", "--also", fixes)
         else:
             names = [str(index + 1) if isinstance(row, RowError) else row.id for index, (_, row) in zip(rows, keyed, strict=True)]
             self._log_decision(action, names, more)

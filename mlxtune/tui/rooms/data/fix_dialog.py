@@ -171,7 +171,7 @@ def apply_fix(session: SourceSession, check: str, rows: Sequence[int]) -> Notice
         if fixed is not None and fixed.hash != row.hash:
             fixed_rows.append(index)
             edits[browser.keyed_row(index)[0]] = fixed
-    step = session.decide("edit", fixed_rows, edits=edits, check=check)
+    step = session.decide("edit", fixed_rows, edits=edits, fixes=check)
     left = len(rows) - len(fixed_rows)
     hint = f"{plural(left, 'row')} must be edited by hand: press e in Review." if left else ""
     return replace(decision_notice(step, fixed_rows), hint=hint)

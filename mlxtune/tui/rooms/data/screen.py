@@ -558,7 +558,7 @@ class DataRoom(SourceRoom):
                     busy = f"Fixing {plural(len(rows), 'row')}."
                     self.app.jobs.run(lambda: apply_fix(session, name, rows), busy=busy, holds_keys=True)
                 case "leave_out":
-                    self.decide_rows(session, "reject", rows, check=name)
+                    self.decide_rows(session, "reject", rows, fixes=name)
                 case "edit":
                     session.move_to(rows[0])
                     self.action_review()
