@@ -42,7 +42,7 @@ from mlxtune.evaluation.seed_report import recommend
 from mlxtune.models.cpu import blas
 from mlxtune.models.resolve import resolve
 from mlxtune.planning.machine import this_machine
-from mlxtune.planning.training_rule import model_width, training_rule
+from mlxtune.planning.training_rule import example_count, model_width, training_rule
 from mlxtune.present.report import publish
 from mlxtune.recipe import Recipe
 from mlxtune.runs.events import read_all
@@ -324,7 +324,8 @@ def _facts(worker: Worker, inputs: _Inputs, loaded: LoadedModel, template: ChatT
     if prints_date(template.source):
         facts["date"] = settings.date
     if inputs.adapter and not inputs.seeds and (step := adapter_step(read_lineage(inputs.adapter))):
-        rule = training_rule(recipe.method.kind, model_width(loaded.source.config), len(inputs.splits.train))
+        rows = example_count(inputs.splits.train, recipe.data.max_tokens)
+        rule = training_rule(recipe.method.kind, model_width(loaded.source.config), rows)
         facts |= {"adapter_step": step, "least_updates": rule.least}
     if worker.request.get("last_look"):
         facts["last_look"] = True
