@@ -183,12 +183,8 @@ def summary_document(verdict: ReviewVerdict, checked: CheckResult) -> Document:
 
     next_one = improvement(checked.statistics, verdict.findings, verdict.counts.to_review, stale=verdict.stale)
     missing = {name: skip for name, skip in checked.skipped.items() if name == "contract"}
-    is_shown = next_one.code in (
-        "none",
-        "fix",
-        "add_prompts",
-        "more_prompts",
-    )  # by the list of findings, or by the number of prompts
+    # the list of findings, or the number of prompts, shows these
+    is_shown = next_one.code in ("none", "fix", "add_prompts", "more_prompts")
     advice = () if is_shown else (paragraph(improvement_text(next_one), "muted"),)
     enough = checked.statistics.groups >= MIN_PROMPTS
     prompts = f"{checked.statistics.groups:,} of {GOOD_PROMPTS if enough else MIN_PROMPTS:,}"

@@ -31,7 +31,9 @@ if TYPE_CHECKING:  # most of these load numpy, which the first screen does not n
     from mlxtune.tui.app import MlxtuneApp
 
 _MOST_LOGGED = 8  # rows of a decision in the log of commands
-_OPTIONS = {"bad": "--both-bad"}  # of the command line, other than the name of the action
+_OPTIONS = {  # of the command line, for the actions that have one without a value
+    "accept": "--accept", "reject": "--reject", "skip": "--skip", "swap": "--swap", "tie": "--tie", "bad": "--both-bad",
+}  # fmt: skip
 _NOTIFY_INTERVAL = 0.1  # seconds between two notifications from a thread
 
 
@@ -362,35 +364,45 @@ class SourceSession:
                 raise row
         if fixes:
             more["reason"] = f"data check: {fixes}"
+        step = self._apply(self._open_review().decide(action, keyed, **more))
+        if fixes:
             self._log("check", "--fix", "--also", fixes)
         else:
             names = [str(index + 1) if isinstance(row, RowError) else row.id for index, (_, row) in zip(rows, keyed, strict=True)]
             self._log_decision(action, names, more)
-        return self._apply(self._open_review().decide(action, keyed, **more))
+        return step
 
     def apply(self, pipeline: Pipeline, rows: Sequence[int]) -> ReviewStep | None:
         """Record what ``pipeline`` changes in ``rows`` (ascending) as one decision. Raise review errors, and ``InputError``."""
         from mlxtune.data.transforms.preview import recorded_edits
 
-        self._log("apply", pipeline.text)
         found = [edit for edit in pipeline.edits(rows, self.source.lazy_row) if not edit.error]
         edits = recorded_edits(found, self.source.key, "Use mlxtune data apply with --out.")
-        return self.decide("apply", [edit.index for edit in found], edits=edits, reason=pipeline.text)
+        step = self.decide("apply", [edit.index for edit in found], edits=edits, reason=pipeline.text)
+        self._log("apply", pipeline.text)
+        return step
 
     def mute(self, check: str, reason: str) -> ReviewStep | None:
         """Report no findings of ``check`` for this source. Raise any review error."""
+        step = self._apply(self._open_review().mute(check, reason))
         self._log("check", "--mute", check, "--reason", reason)
-        return self._apply(self._open_review().mute(check, reason))
+        return step
 
     def undo(self) -> ReviewStep | None:
         """Undo the most recent decision. Return ``None`` if there is none."""
+        if not self.source.state.steps:
+            return None
+        step = self._apply(self._open_review().undo())
         self._log("review", "--undo")
-        return self._apply(self._open_review().undo()) if self.source.state.steps else None
+        return step
 
     def redo(self) -> ReviewStep | None:
         """Redo the last undone decision. Return ``None`` if there is none."""
+        if not self.source.state.undone_steps:
+            return None
+        step = self._apply(self._open_review().redo())
         self._log("review", "--redo")
-        return self._apply(self._open_review().redo()) if self.source.state.undone_steps else None
+        return step
 
     def _log(self, verb: str, *words: str) -> None:
         """Log a command about this source."""
@@ -399,14 +411,13 @@ class SourceSession:
         self._app.commands.add("data", verb, ref.recipe_path or ref.path, *words, *mapping)
 
     def _log_decision(self, action: Action, rows: Sequence[str], more: Mapping[str, Any]) -> None:
-        """Log a decision. Long lists of rows are cut, and the content of an edit is a file of the user's."""
-        if action == "apply" or not rows:
-            return
+        """Log a decision that has a command. Long lists of rows are cut, and the content of an edit is a file of the user's."""
         options = [word for tag in more.get("add", ()) for word in ("--tag", tag)]
         options += [word for tag in more.get("remove", ()) for word in ("--untag", tag)]
         options += {"edit": ["--edit", "FILE"], "note": ["--note", str(more.get("note", ""))]}.get(action, [])
-        shown = [*rows[:_MOST_LOGGED], *(["…"] if len(rows) > _MOST_LOGGED else [])]
-        self._log("review", *shown, *(options or [_OPTIONS.get(action, f"--{action}")]))
+        options += [_OPTIONS[action]] if action in _OPTIONS else []
+        if options and rows:
+            self._log("review", *rows[:_MOST_LOGGED], *(["…"] if len(rows) > _MOST_LOGGED else []), *options)
 
     def _open_review(self) -> ReviewSession:
         """Return the open review, which holds the journal's lock from the first decision until :meth:`release_lock`."""

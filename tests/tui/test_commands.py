@@ -6,11 +6,12 @@ import shlex
 import pytest
 from command_parser import parse_command
 
+from mlxtune.core.errors import InputError
 from mlxtune.tui import keys
 from mlxtune.tui.actions import HasActions
 from mlxtune.tui.commands import CommandsPage, command_of
 
-from .rows_stage import GOOD, fill, ready
+from .rows_stage import GOOD, fill, ready, session_of
 from .test_keys import trained
 
 pytestmark = pytest.mark.slow
@@ -63,3 +64,22 @@ async def test_the_commands_of_a_room_are_about_what_it_shows(shop, open_room):
         commands = {label: command for _, label, command in room.screen.commands}
         assert commands["resume"] == "mlxtune runs resume 20261122-1010-support-json"
         assert commands["new"] == "mlxtune train recipes/support-json.toml"
+
+
+async def test_what_failed_or_has_no_command_is_not_listed(shop, checks, open_room, monkeypatch):
+    fill(shop, GOOD)
+    async with open_room("data") as room:
+        await room.until(lambda: ready(room))
+        session = session_of(room)
+        assert session.undo() is None
+        assert session.redo() is None
+        with monkeypatch.context() as patch:
+            patch.setattr("mlxtune.data.review.ReviewSession.decide", fail)
+            with pytest.raises(InputError):
+                session.decide("reject", [0])
+        session.decide("dismiss", [0, 1], check="duplicate", reason="Both are needed.")
+        assert room.app.commands.commands == []
+
+
+def fail(*_args: object, **_more: object) -> None:
+    raise InputError("The disk is full.")

@@ -54,7 +54,7 @@ class GroupsRoom(SourceRoom):
         Action("keep", "f", "keep", "keep the marked rows, or the one under the cursor, and reject the others", when="group"),
         Action("keep_diverse", "d", "diverse", "keep the rows that differ most and reject the others", when="has_one_group"),
         Action("ignore", "m", "ignore", "do not report this group again", when=lambda room: room.group and room.shows_repeats,
-               why="Clusters are not reported.", command="data check {source} --mute CHECK --reason REASON"),
+               why="Clusters are not reported."),
         Action("decide('reject')", "x", "reject", "reject the marked rows, the one under the cursor, or a group of proposals", when="group",
                id="reject", command="data review {source} {row} --reject"),
         Action("decide('accept')", "a", "accept", "accept the marked rows, the one under the cursor, or a group of proposals", when="group",
