@@ -16,7 +16,7 @@ from pathlib import Path
 import mlxtune
 from mlxtune.data.source import read_source
 from mlxtune.data.split import split
-from mlxtune.evaluation.arms import TUNED
+from mlxtune.evaluation.arms import BASE, TUNED
 from mlxtune.models.resolve import resolve
 from mlxtune.planning.machine import this_machine
 from mlxtune.planning.plan import local_planner
@@ -26,12 +26,12 @@ from mlxtune.training.search.budget import active_seconds
 
 HEADER = ("learning rate", "updates", "correct", "95%", "seconds of training")
 BY_RULE = ("training.learning_rate=0", "training.batch_size=0", "training.epochs=0", "training.steps=0")
-TUNED_ONLY = (f'evaluation.arms=["{TUNED}"]', "evaluation.regression=", "evaluation.extras=false")
+ARMS = (f'evaluation.arms=["{BASE}", "{TUNED}"]', "evaluation.regression=", "evaluation.extras=false")
 
 
 def main() -> int:
     options = _options()
-    overrides = [*TUNED_ONLY, *options.set]
+    overrides = [*ARMS, *options.set]
     rule, updates = _by_rule(mlxtune.load_recipe(options.recipe, *BY_RULE, *overrides))
     print(f"| {' | '.join(HEADER)} |\n|{'---|' * len(HEADER)}")
     shares: dict[tuple[float, float], float] = {}
@@ -45,7 +45,7 @@ def main() -> int:
             f"training.steps={steps}",
         )
         often = f"training.validate_every={max(1, steps // 2)}"
-        run = mlxtune.train(mlxtune.load_recipe(options.recipe, *settings, often, *overrides), workspace=options.workspace)
+        run = mlxtune.train(mlxtune.load_recipe(options.recipe, *overrides, *settings, often), workspace=options.workspace)
         report = mlxtune.evaluate(run, workspace=options.workspace)
         result = report.subject.rate(report.answer_metric)
         shares[cell] = result.share
