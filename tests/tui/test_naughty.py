@@ -109,7 +109,8 @@ def test_no_control_byte_reaches_the_terminal(shop, tmp_path, modes):
             screen.press("\x1bOP", shows="esc close")
             screen.press("\x1bOP", shows="^p more")  # wait for the footer: the header is also rewritten when memory use changes
             if mode == "train":
-                screen.press("g", shows="[bold red]x[/]")
+                screen.press("g", shows="esc close")
+                screen.until("[bold red]x[/]", start)
                 screen.press("\x1b", shows="^p more")
         screen.press("\x11")
         assert screen.end() == 0
