@@ -9,20 +9,17 @@ from typing import Annotated
 from mlxtune.cli.options import Json, ModelOptions, argument, option, with_option_groups
 from mlxtune.cli.output import draw, info, progress_bar, require_consent, show_json
 from mlxtune.core.errors import GateError, InputError
-from mlxtune.core.files import write_json
 from mlxtune.core.json_fields import to_json
 from mlxtune.core.text import plural
+from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.blind import blind_session
 from mlxtune.evaluation.evidence import load_pairs
 from mlxtune.evaluation.judge import endpoint, judge_report, judge_session, rubric
 from mlxtune.evaluation.judge.endpoint import AskJudge, CostMeter, EndpointClient
-from mlxtune.evaluation.judge.judge_report import JudgeCalibration, JudgeReport
 from mlxtune.evaluation.judge.local import BATCH_SIZE, LocalJudge
-from mlxtune.evaluation.statistics.agreement import Estimate
 from mlxtune.models.resolve import resolve
-from mlxtune.present.blocks import Block, Document, Fact, Facts, Heading, Mark, text
-from mlxtune.present.comparison import comparison_table, score_table, tally_text
-from mlxtune.present.labels import outcome_mark
+from mlxtune.present.judge import judge_document
+from mlxtune.present.report import publish
 from mlxtune.runs import registry
 
 WORKERS = 4  # concurrent questions
@@ -41,7 +38,7 @@ def judge(
     """Ask a judge narrow questions about both arms' answers, and about each pair in both orders.
 
     Sentinel answers expose an unreliable judge (exit 1). Your blind votes, if any, show how closely it agrees with you. Replies
-    are saved, so no question is asked or paid for twice.
+    are saved, so no question is asked or paid for twice. The evaluation's report shows the result.
     """
     meter = CostMeter(options.price_in, options.price_out, options.cap)
     chosen = _here(options) if options.local else _behind(options, meter)
@@ -67,7 +64,9 @@ def judge(
     report = judge_report.build_judge_report(
         fixed, verdicts, blind_session.revealed_choices(run.folder, first, second, rows), meter.spent
     )
-    write_json(fixed.folder / judge_report.FILE, {"v": judge_report.VERSION, **to_json(report)})
+    judge_report.save(report, fixed.folder)
+    if (run.folder / reports.FILE).is_file():
+        publish(reports.load(run.folder), run.folder)
     show_json({"folder": str(fixed.folder), **to_json(report)}) if json else draw(judge_document(report))
     if report.faults or report.unusable:
         raise GateError(
@@ -106,72 +105,3 @@ def _behind(options: ModelOptions, meter: CostMeter) -> _Judge:
     secret = endpoint.api_key(url, options.key_env)
     endpoint.require_budget(url, options.price_in, options.price_out, options.cap)
     return _Judge(model, "" if near else name, WORKERS, lambda _: nullcontext(EndpointClient(url, model, secret, meter).ask))
-
-
-_MODERATE = 0.4  # κ at which agreement counts as moderate (Landis and Koch 1977)
-
-
-def judge_document(report: JudgeReport) -> Document:
-    """Describe the verdict, the judge's reliability, and the comparison for each question."""
-    first, second = report.facts["arms"]
-    blocks: list[Block] = [
-        Heading("Verdict", f"{plural(report.facts['rows'], 'row')}, judged by {report.facts['judge']}"),
-        text(judge_verdict(report), "bold", outcome_mark(report.outcome)),
-        Heading("The judge"),
-        judge_facts(report),
-    ]
-    if report.comparisons:
-        note = "yes/no questions; exact McNemar test with Holm-adjusted p-values; Newcombe intervals"
-        blocks.append(comparison_table(f"{second} over {first}", note, [(item.metric, item) for item in report.comparisons]))
-    return (*blocks, *([score_table(report.scores)] if report.scores else []))
-
-
-def judge_verdict(report: JudgeReport) -> str:
-    """Return a judge's verdict in at most two sentences."""
-    if report.faults or report.unusable:
-        return "Cannot tell. The judge is unreliable."
-    return tally_text(report.pairs, *report.facts["arms"])
-
-
-def judge_facts(report: JudgeReport) -> Facts:
-    """Describe how reliable the judge is, and what it cost."""
-    first, second = report.facts["arms"]
-    found = [Fact("sentinels", f"passed “{name}”", ", ".join(questions), "error") for name, questions in report.faults.items()]
-    if report.unusable:
-        found.append(Fact("unusable", f"{report.unusable} of {plural(report.facts['calls'], 'reply', 'replies')}", "", "error"))
-    found = found or [Fact("sentinels", "none passed")]
-    for name, known in report.known.items():
-        counts = f"accepted {known.accepted} of {known.right} references, rejected {known.rejected} of {known.wrong} of other rows"
-        found.append(Fact(name, counts, *kappa_note(known.kappa)))
-    found.append(Fact("both orders", f"{report.flips} of {report.both} pairs flipped", "counted as ties"))
-    found.append(Fact("repeated", f"{report.same} of {report.repeated} identical grades"))
-    for subject, kinds in report.problems.items():
-        arm = {"first": first, "second": second}.get(subject, "pairs")
-        found.append(Fact(f"unusable, {arm}", ", ".join(f"{count} {kind}" for kind, count in kinds.items())))
-    found += calibration_facts(report.calibrated, second) if report.calibrated else []
-    return Facts((*found, *([Fact("spent", f"${report.facts['spent']:.4f}")] if report.facts["spent"] else [])))
-
-
-def kappa_note(agreement: Estimate | None) -> tuple[str, Mark]:
-    """Return κ, and a warning if it is low or undefined."""
-    is_weak = agreement is None or agreement.value < _MODERATE
-    return f"κ {agreement.value:.2f}" if agreement else "κ undefined", "warning" if is_weak else ""
-
-
-def calibration_facts(result: JudgeCalibration, second: str) -> list[Fact]:
-    """Describe how far the judge agrees with the user's blind votes, and the second arm's win rates."""
-    agreement = Fact("agreement", f"{result.agreed} of {result.rows} rows with you", *kappa_note(result.kappa))
-    powered, votes = result.win_rate.powered, result.win_rate.labels
-    if result.win_rate.weight == 0:
-        why = f"{plural(result.voted, 'vote')}; the judge's grades add nothing"
-        return [agreement, Fact(f"{second} wins", _interval(votes), why)]
-    return [
-        agreement,
-        Fact(f"{second} wins", _interval(powered), f"votes and judge, as precise as {result.win_rate.effective_n:.0f} votes"),
-        Fact("your votes", _interval(votes), plural(result.voted, "vote")),
-        Fact("the judge", f"{100 * result.raw:.0f}%", plural(result.units, "pair")),
-    ]
-
-
-def _interval(rate: Estimate) -> str:
-    return f"{100 * rate.value:.0f}% ({100 * rate.low:.0f} to {100 * rate.high:.0f})"

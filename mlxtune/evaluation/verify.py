@@ -255,7 +255,7 @@ def verify_judges(evaluation: Path) -> Iterator[str]:
                 else {}
             )
             report = judge_report.build_judge_report(session, grades, rater, judge_session.dollars_spent(session))
-            yield from differences(location, stored, {"v": judge_report.VERSION, **to_json(report)})
+            yield from differences(location, stored, to_json(report))
         except InputError as error:
             yield f"judge/{file.parent.name}: {error.message}"
 

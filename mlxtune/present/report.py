@@ -8,11 +8,14 @@ import mlxtune
 from mlxtune.core.files import write_text
 from mlxtune.core.text import duration, one_line, plural
 from mlxtune.evaluation import report as reports
+from mlxtune.evaluation import signature
 from mlxtune.evaluation.answers import MAX_CUT
 from mlxtune.evaluation.arms import BASE, OPTIMIZED, TUNED, is_free, is_tuned
 from mlxtune.evaluation.drilldown import FailureClass, ScoredRow, failed_rows, load_failure_classes
 from mlxtune.evaluation.evidence import OPTIMIZED_PROMPT, NearestRow
 from mlxtune.evaluation.highlight import Span
+from mlxtune.evaluation.judge import judge_report
+from mlxtune.evaluation.judge.judge_report import JudgeReport
 from mlxtune.evaluation.off_task.prompts import LEAST, OffTaskPrompt
 from mlxtune.evaluation.report import PAGES, ArmResult, EvaluationReport, OptimizerFacts, Rate, StrongestFacts, token_limit
 from mlxtune.evaluation.scorers.registry import FORMS, metric_label
@@ -36,6 +39,7 @@ from mlxtune.present.blocks import (
     figures,
 )
 from mlxtune.present.comparison import comparison_table
+from mlxtune.present.judge import judge_document
 from mlxtune.present.labels import change_text, failure_name, glyph_cell, outcome_mark, p_value, percent, word
 from mlxtune.present.verdict import report_facts, verdict
 
@@ -55,9 +59,13 @@ _REVIEWED = {
 
 
 def report_document(
-    report: EvaluationReport, next_step: Document = (), failures: Failures = (), classes: Sequence[FailureClass] = ()
+    report: EvaluationReport,
+    next_step: Document = (),
+    failures: Failures = (),
+    classes: Sequence[FailureClass] = (),
+    judges: Sequence[JudgeReport] = (),
 ) -> Document:
-    """Describe a report, what to do next, and the first of its ``failures`` and of their ``classes``."""
+    """Describe a report, what to do next, the first of its ``failures`` and of their ``classes``, and what ``judges`` found."""
     arms, rates, *tables = report_tables(report)
     square: list[Block] = []
     if item := report.headline:
@@ -72,6 +80,7 @@ def report_document(
         *square,
         *([classes_table(classes, report.subject.name)] if classes else []),
         *tables,
+        *(block for judge in judges for block in judge_document(judge)),
         *_samples(report, failures),
         Heading("Facts"),
         evaluation_facts(report),
@@ -98,18 +107,24 @@ def report_tables(report: EvaluationReport) -> list[Table]:
 
 
 def publish(report: EvaluationReport, folder: Path) -> None:
-    """Write ``report.md``, ``report.html`` and finally ``report.json``, which holds the hashes of both, to ``folder``.
+    """Write ``report.md``, ``report.html`` and finally ``report.json``, which holds the hashes of both, unsigned, to ``folder``.
 
     Raises ``InputError`` if the stored answers are missing, and ``MachineError`` if the disk is full.
     """
     for name, text in render_pages(report, folder).items():
         write_text(folder / name, text)
+    (folder / signature.FILE).unlink(missing_ok=True)
     reports.save(report, folder)
 
 
 def render_pages(report: EvaluationReport, folder: Path) -> dict[str, str]:
     """Return the text of each page of a report. Raises ``InputError`` if the stored answers are missing."""
-    document = report_document(report, failures=failed_rows(folder, report), classes=load_failure_classes(folder, report))
+    document = report_document(
+        report,
+        failures=failed_rows(folder, report),
+        classes=load_failure_classes(folder, report),
+        judges=judge_report.load_all(folder),
+    )
     name, base = report.facts.get("name", ""), report.facts.get("base", "")
     about = " · ".join(filter(None, [name, base, _date(report.facts.get("made", ""))]))
     title = f"{name or 'evaluation'}: {word(report.outcome) if report.outcome else 'base'}"

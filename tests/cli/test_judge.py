@@ -5,11 +5,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from evaluation_files import write_evaluation
 from judge_stub import gullible, honest, serve
 from unscored_evaluation import CANARY, ID, write_unscored_evaluation
 
+from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.judge import endpoint
-from mlxtune.evaluation.verify import verify_judges
+from mlxtune.evaluation.verify import verify, verify_judges
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,6 +60,18 @@ def test_default_questions_have_a_scale(ok, stub, folder):
     assert [item["metric"] for item in document["comparisons"]] == ["format", "addressed", "send", "correct"]
     assert [item["metric"] for item in document["scores"]] == ["voice"]
     assert document["facts"]["rows"] == 6
+
+
+@pytest.mark.slow
+def test_the_report_shows_the_judge_and_still_verifies(ok, cwd, stub):
+    answers = {"base": ["It is near"] * 12, "tuned": ['{"reply": "Thank you, it is near."}'] * 12}
+    folder = write_evaluation(cwd, **answers)
+    (folder / "report.json.sig").write_text("a signature of the report without the judge")
+    ok("judge", folder.name, "--model", "judge-1", "--url", stub.url, "--json")
+    pages = [(folder / name).read_text() for name in reports.PAGES]
+    assert all("judge-1" in page and "14 of 14 identical grades" in page for page in pages)
+    assert not (folder / "report.json.sig").exists()
+    assert verify(folder) == []
 
 
 @pytest.mark.slow

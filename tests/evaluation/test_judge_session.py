@@ -7,7 +7,6 @@ import pytest
 from exact_tests import mcnemar, sign_test
 from judge_stub import Behavior, gullible, honest, parts
 
-from mlxtune.cli.judge import judge_facts, judge_verdict
 from mlxtune.core.errors import InputError, MachineError
 from mlxtune.data.rows import Message
 from mlxtune.evaluation.evidence import AnswerPair
@@ -18,6 +17,7 @@ from mlxtune.evaluation.judge.judge_report import build_judge_report, prediction
 from mlxtune.evaluation.judge.judge_session import SENTINELS, batch
 from mlxtune.evaluation.judge.rubric import DEFAULT, Rubric, RubricQuestion
 from mlxtune.present.blocks import Fact
+from mlxtune.present.judge import judge_facts, judge_verdict
 
 RUBRIC = Rubric((RubricQuestion("thanks", "Does it thank?"), RubricQuestion("voice", "How warm?", ("a", "b", "c", "d", "e"))))
 
@@ -91,7 +91,7 @@ def test_judge_that_passes_a_sentinel_is_unreliable(evaluation, passed, named):
     report = _judged(evaluation, behavior, _rows(12))
     assert (report.faults, report.outcome) == ({named: ("thanks",)}, "cannot_tell")
     assert judge_verdict(report) == "Cannot tell. The judge is unreliable."
-    assert judge_facts(report).facts[0] == Fact("sentinels", f"passed “{named}”", "thanks", "error")
+    assert judge_facts(report).facts[1] == Fact("sentinels", f"passed “{named}”", "thanks", "error")
 
 
 def test_judge_that_obeys_answers_is_unreliable(evaluation):

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
 
+from mlxtune.core.files import write_json
+from mlxtune.core.json_fields import load_record, to_json
 from mlxtune.evaluation.blind.votes import ArmChoice, VoteTally, tally_votes
 from mlxtune.evaluation.judge.judge_session import FIRST, RIGHT, SECOND, SENTINELS, WRONG, JudgeCall, JudgeSession
 from mlxtune.evaluation.judge.rubric import Grade, RubricQuestion, passes
@@ -28,13 +31,14 @@ PAIR = "a pair"
 MAX_PROBLEMS = 0.2  # share of unusable replies above which the judge is unreliable
 
 
-class JudgeFacts(TypedDict):
+@dataclass(frozen=True)
+class JudgeFacts:
     """The facts of a session: the arms, the judge, and the cost."""
 
     judge: str
     host: str
     consent: str
-    arms: list[str]
+    arms: tuple[str, str]
     rows: int
     rubric: str
     questions: dict[str, str]
@@ -73,6 +77,18 @@ class JudgeReport:
     problems: dict[str, dict[str, int]]  # the number of unusable replies by kind for each arm
     known: dict[str, KnownAnswers]  # by question about the reference
     calibrated: JudgeCalibration | None
+    v: int = VERSION
+
+
+def save(report: JudgeReport, folder: Path) -> None:
+    """Write ``report`` to its session's ``folder``."""
+    write_json(folder / FILE, to_json(report))
+
+
+def load_all(evaluation: Path) -> list[JudgeReport]:
+    """Load the reports of the judges of an evaluation. Raises ``InputError`` if one is damaged or of another version."""
+    hint = "Run the judge again."
+    return [load_record(JudgeReport, file, VERSION, hint) for file in sorted(evaluation.glob(f"judge/*/{FILE}"))]
 
 
 Grades = dict[tuple[str, str, str, bool, int], Grade]  # row, subject, question ("" for a pair), swapped, repeat
@@ -97,11 +113,10 @@ def build_judge_report(
         if call.repeat == 0 and call.subject not in (*SENTINELS, RIGHT, WRONG) and (problem := grades[_key(call)].problem):
             problems.setdefault(call.subject, Counter())[problem] += 1
     return JudgeReport(
-        {
-            "judge": session.judge, "host": session.host, "consent": session.consent, "arms": [*session.arms],
-            "rows": len(session.rows), "rubric": session.rubric.hash, "calls": len(calls), "spent": spent,
-            "questions": {question.name: question.ask for question in session.rubric.questions},
-        },
+        JudgeFacts(
+            session.judge, session.host, session.consent, session.arms, len(session.rows), session.rubric.hash,
+            {question.name: question.ask for question in session.rubric.questions}, len(calls), spent,
+        ),
         "cannot_tell" if faults or unusable else pairs.outcome, faults, unusable, *_graded(session, grades), pairs, flips, both,
         same=sum(one.value == two.value for one, two in usable), repeated=len(usable),
         problems={subject: dict(by_subject.most_common()) for subject, by_subject in problems.items()},
