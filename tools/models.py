@@ -48,7 +48,7 @@ rejects a row that fails this check and reports the reason. This page has the re
 - *thinking*: rows with reasoning, with `model.thinking = "keep"`. With the default, `"off"`, reasoning is left out, and the affected rows are counted.
 
 The templates are from TRL 1.16.0 and mlxtune itself. Those of the following models are from copies in public repositories: {ELSEWHERE}.
-The tests compare the trained text of each turn with that of TRL's own training templates, with a byte-level tokenizer and five real tokenizers. They also train, stop, resume, evaluate, serve, and chat with a tiny random model of each family.
+The tests compare the trained text of each turn with what Transformers renders after the prompt and, where there are any, with TRL's own training templates, with a byte-level tokenizer and five real tokenizers. They also train, stop, resume, evaluate, serve, and chat with a tiny random model of each family.
 
 | base | {" | ".join(COLUMNS)} | refused, and why |
 |---|---|---|---|---|---|---|---|

@@ -1,4 +1,7 @@
-"""TRL's training templates as an independent opinion on the trained text of a turn, and the known differences from ours."""
+"""TRL's training templates, and what Transformers renders after a prompt, as independent opinions on the trained text of a turn.
+
+Differences of TRL's from ours are known, and so are the templates that render a prompt differently once it is answered.
+"""
 
 from __future__ import annotations
 
@@ -51,6 +54,51 @@ def expected_text(tokenizer: Any, base: Base, turns: Sequence[Record], tools: An
     )
     start, end = spans(marked["assistant_masks"])[-1]
     return tokenizer.decode(marked["input_ids"][start:end])
+
+
+REWRITTEN = {  # the end of the prompt, if the template renders what is before it differently once it is answered
+    "Gemma 4 31B": ("<|turn>model\n", PROMPT_THOUGHT),
+    "Mistral Nemo": (
+        "[/INST]",
+        "The template renders system text in the last user turn, and only if the conversation ends with it.",
+    ),
+    "Bielik 3": (
+        "<|im_start|>assistant\n",
+        "The template ends a tool's result with a stop token only before the generation prompt.",
+    ),
+    "gpt-oss": ("<|start|>assistant", "The template leaves out the thoughts before calls once the final answer follows."),
+}
+INLINE_THOUGHT = {  # how the template takes a thought, if not as ``reasoning_content``
+    "SmolLM3": lambda thought, text: f"<think>\n{thought}\n</think>\n\n{text}",
+    "Ministral 3 Reasoning": lambda thought, text: [
+        {"type": "thinking", "thinking": thought},
+        *([{"type": "text", "text": text}] if text else []),
+    ],
+}
+
+
+def rendered_text(tokenizer: Any, base: Base, turns: Sequence[Record], tools: Any, *, thinking: bool) -> str:
+    """Return the text that Transformers renders of the last of ``turns`` after the prompt for it, up to the first stop token.
+
+    Raise ``TemplateError`` if the template refuses the turns, and ``AssertionError`` if it rewrites the prompt for an unknown reason.
+    """
+
+    def render(turns: Sequence[Record], *, prompt: bool) -> str:
+        plain = [_plain(turn) for turn in turns]
+        for turn in plain if base.name in INLINE_THOUGHT else []:
+            if thought := turn.pop("reasoning_content", ""):
+                turn["content"] = INLINE_THOUGHT[base.name](thought, turn["content"])
+        options = {"tools": tools, "enable_thinking": thinking, "add_generation_prompt": prompt}
+        return tokenizer.apply_chat_template(plain, tokenize=False, **options)
+
+    prompt, whole = render(turns[:-1], prompt=True), render(turns, prompt=False)
+    if whole.startswith(prompt):
+        answer = whole.removeprefix(prompt)
+    else:
+        assert base.name in REWRITTEN, f"{base.name}: {prompt!r} does not begin {whole!r}"
+        answer = whole.rpartition(REWRITTEN[base.name][0])[2]
+    ends = [answer.index(stop) + len(stop) for stop in base.stops if stop in answer]
+    return answer[: min(ends)] if ends else answer
 
 
 def _plain(turn: Record) -> Record:
