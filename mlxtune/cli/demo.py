@@ -25,7 +25,7 @@ from mlxtune.data.rows import PromptRow
 from mlxtune.data.source import read_source
 from mlxtune.data.split import Splits, sample_rows, split
 from mlxtune.evaluation import report as reports
-from mlxtune.evaluation.arms import BASE, STRONGEST, TUNED
+from mlxtune.evaluation.arms import BASE, OPTIMIZED, STRONGEST, TUNED, TUNED_ARMS, UNTRAINED, lacks_package
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.evidence import load_evidence
 from mlxtune.evaluation.scorers import CONTRACT, CORRECT, ModelAnswer
@@ -43,8 +43,7 @@ from mlxtune.training.variants import seed_recipes
 from mlxtune.workspace import control
 
 _FIRST_TOKENS = 80  # of the base's answer that is shown before anything is measured; it would go on
-_SEEDS = 3  # of the full demonstration
-_STAGES, _FULL = ("Model", "Plan", "Baseline", "Train", "Evaluate"), ("Train on pairs", "Evaluate")
+_SEEDS, _FULL_PROMPTS = 3, 333  # of the full demonstration: a third of the off-task prompts
 
 
 def demo(
@@ -53,7 +52,8 @@ def demo(
     full: Annotated[
         bool,
         typer.Option(
-            "--full", help="Train three seeds on the larger support task, evaluate all arms, and train on preference pairs."
+            "--full",
+            help="Train three seeds, and evaluate every arm, with more off-task prompts. This takes several times as long.",
         ),
     ] = False,
     native: Annotated[
@@ -65,34 +65,21 @@ def demo(
     start = time.monotonic()
     if native:
         os.environ[COMPUTE_VARIABLE] = "native"  # inherited by the workers
-    names = (samples.RECIPE, samples.VOICE) if full else (samples.QUICK,)
-    for name in names:  # fail before a folder is created
-        load(samples.samples_root() / name, overrides or [])
-    recipe_file = folder / names[0]
+    load(samples.samples_root() / samples.QUICK, overrides or [])  # fail before a folder is created
+    recipe_file = folder / samples.QUICK
     if not recipe_file.is_file():
         samples.create(folder)
-    recipe = load(recipe_file, overrides or [])
-    recipe = recipe if full else with_fewer_arms(recipe)
+    recipe = with_demo_arms(load(recipe_file, overrides or []), full=full)
     os.chdir(folder)
-    stages = Stages((*_STAGES, *(_FULL if full else ())))
-    results = [_run_workflow(recipe, stages, seeds=_SEEDS if full else 1)]
-    if full:
-        voice = load(samples.VOICE, [f"adapter.parent={results[0].run.adapter}", *(overrides or [])])
-        run = _train(voice, stages)
-        results.append(_evaluate(run.recipe(), run, stages))
+    result = _run_workflow(recipe, Stages(), seeds=_SEEDS if full else 1)
+    report = reports.load(result.evaluation)
+    seconds = time.monotonic() - start
     if json:
-        documents = [
-            {"run": item.run.id, "adapter": str(item.run.adapter), "report": to_json(reports.load(item.evaluation))}
-            for item in results
-        ]
-        voice_document = {"voice": documents[1]} if full else {}
-        show_json({"seconds": round(time.monotonic() - start), **documents[0], **voice_document})
+        show_json({"seconds": round(seconds), "run": result.run.id, "adapter": str(result.run.adapter), "report": to_json(report)})
         return
-    for item in results:
-        show_report(reports.load(item.evaluation), item.evaluation)
-        show(("  Adapter  ", "muted"), str(item.run.adapter))
-        show("")
-    show(("  Took     ", "muted"), duration(time.monotonic() - start))
+    show_report(report, result.evaluation)
+    show(("  Adapter  ", "muted"), str(result.run.adapter))
+    show(("  Took     ", "muted"), duration(seconds))
     show("")
     command = (f"cd {shlex.quote(str(folder))} && {command_name()}", "primary")
     show("  Next: ", command, " opens the app in this workspace. Put your own recipes in ", ("recipes/", "primary"), ".")
@@ -102,7 +89,7 @@ def demo(
 class Stages:
     """The stages. Each has a heading and a result."""
 
-    stages: Sequence[str]
+    stages: Sequence[str] = ("Model", "Plan", "Baseline", "Train", "Evaluate")
     ended: int = 0
 
     def begin(self, note: str = "") -> None:
@@ -142,7 +129,8 @@ def _run_workflow(recipe: Recipe, stages: Stages, seeds: int) -> _Trained:
     prompt, sampling = [asdict(message) for message in row.prompt], replace(GREEDY, max_tokens=_FIRST_TOKENS)
     [output] = generate(prompt, base=recipe.model.base, sampling=sampling)
     show_answer(recipe, row, BASE, output)
-    stages.end(verdict_text(reports.load(measure(recipe)).verdict))
+    early = [name for name in recipe.evaluation.arms if name != OPTIMIZED]  # which takes as long as the training took
+    stages.end(verdict_text(reports.load(measure(replace(recipe, evaluation=replace(recipe.evaluation, arms=early)))).verdict))
     run = _train(recipe, stages)
     others = [trained(one) for one in seed_recipes(recipe, seeds)[1:]]
     result = _evaluate(recipe, run, stages, seeds=[run, *others] if others else ())
@@ -168,11 +156,14 @@ def show_answer(recipe: Recipe, row: PromptRow, arm: str, output: str) -> None:
     print_columns(rows, console=err)
 
 
-def with_fewer_arms(recipe: Recipe) -> Recipe:
-    """Return ``recipe``, if it lists no arms, with only the strongest of the untrained ones, to save time."""
+def with_demo_arms(recipe: Recipe, *, full: bool) -> Recipe:
+    """Return ``recipe``, if it lists no arms, with the strongest untrained arm only, to save time, or with every arm and figure."""
     if recipe.evaluation.arms:
         return recipe
-    return replace(recipe, evaluation=replace(recipe.evaluation, arms=[BASE, STRONGEST, TUNED]))
+    if not full:
+        return replace(recipe, evaluation=replace(recipe.evaluation, arms=[BASE, STRONGEST, TUNED]))
+    arms = [name for name in (*UNTRAINED, *TUNED_ARMS) if not lacks_package(name)]
+    return replace(recipe, evaluation=replace(recipe.evaluation, arms=arms, extras=True, regression_rows=_FULL_PROMPTS))
 
 
 def _train(recipe: Recipe, stages: Stages) -> Run:

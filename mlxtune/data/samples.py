@@ -9,7 +9,6 @@ from mlxtune.core.files import disk_errors
 
 RECIPE = Path("recipes/support-json.toml")
 QUICK = Path("recipes/desk.toml")  # trains in two minutes
-VOICE = Path("recipes/brand-voice.toml")  # its child, trained on preference pairs
 _SIDECARS = (".split.json", ".review.jsonl", ".generated.jsonl", ".lock")
 
 

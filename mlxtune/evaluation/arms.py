@@ -26,8 +26,8 @@ GRAMMAR_KSHOT, GRAMMAR_PROMPT, OPTIMIZED = "base+grammar+kshot", "base+grammar+p
 CONSTANT, COPIER = "constant", "copier"  # the free arms, which generate nothing
 ENDPOINT = "endpoint:"  # followed by the name of an endpoint
 TUNED, TUNED_PROMPT, TUNED_GRAMMAR = "tuned", "tuned+prompt", "tuned+grammar"
-_UNTRAINED = (BASE, PROMPT, KSHOT, GRAMMAR, GRAMMAR_KSHOT, GRAMMAR_PROMPT, OPTIMIZED)  # in the order of a report
-_TUNED = (TUNED, TUNED_PROMPT, TUNED_GRAMMAR)
+UNTRAINED = (BASE, PROMPT, KSHOT, GRAMMAR, GRAMMAR_KSHOT, GRAMMAR_PROMPT, OPTIMIZED)  # in the order of a report
+TUNED_ARMS = (TUNED, TUNED_PROMPT, TUNED_GRAMMAR)
 Shown = Conversation | Preference  # training rows that few-shot arms show
 
 
@@ -68,7 +68,7 @@ def default_arms(recipe: Recipe) -> tuple[str, ...]:
 
 def arm_names(recipe: Recipe) -> tuple[str, ...]:
     """Return the arms that ``recipe`` lists or, if it lists none, the default ones that can be evaluated here."""
-    return tuple(recipe.evaluation.arms) or tuple(name for name in default_arms(recipe) if not lacks_grammar(name))
+    return tuple(recipe.evaluation.arms) or tuple(name for name in default_arms(recipe) if not lacks_package(name))
 
 
 def chooses_arms(recipe: Recipe) -> bool:
@@ -89,9 +89,10 @@ def contest(recipe: Recipe) -> tuple[int, int]:
     return len(names) - tuned + len((CONSTANT, COPIER)), max(1, tuned)
 
 
-def lacks_grammar(name: str) -> bool:
-    """Return whether the arm named ``name`` needs llguidance, which is not installed."""
-    return has_grammar(name) and find_spec("llguidance") is None
+def lacks_package(name: str) -> bool:
+    """Return whether the arm named ``name`` needs llguidance or gepa, which is not installed."""
+    needed = "llguidance" if has_grammar(name) else "gepa" if name == OPTIMIZED else ""
+    return bool(needed) and find_spec(needed) is None
 
 
 def has_grammar(name: str) -> bool:
@@ -107,7 +108,7 @@ def build_arms(recipe: Recipe, adapter: Path | None, train: Sequence[Row]) -> li
     """
     section, names = recipe.evaluation, arm_names(recipe)
     if STRONGEST in names:
-        names += tuple(name for name in strongest_candidates(recipe) if not lacks_grammar(name))
+        names += tuple(name for name in strongest_candidates(recipe) if not lacks_package(name))
     if chooses_arms(recipe) and len(shown_rows(train)) < section.shots:
         names = tuple(name for name in names if "kshot" not in name.split("+"))
 
@@ -118,12 +119,12 @@ def build_arms(recipe: Recipe, adapter: Path | None, train: Sequence[Row]) -> li
         schema = json.loads(_text(recipe.schema_file)) if has_grammar(name) and recipe.schema_file else None
         return Arm(name, adapter, prompt, shots, schema)
 
-    built = [build(name) for name in _UNTRAINED if name in names]
+    built = [build(name) for name in UNTRAINED if name in names]
     endpoints = (name for name in names if name.startswith(ENDPOINT))
     built += [Arm(name, endpoint=section.endpoints[name.removeprefix(ENDPOINT)]) for name in endpoints]
     if adapter and TUNED in names:
         built += [Arm(PARENT, recipe.path(recipe.adapter.parent))] if recipe.adapter.parent else []
-        built += [build(name, adapter) for name in _TUNED if name in names]
+        built += [build(name, adapter) for name in TUNED_ARMS if name in names]
     return built
 
 
@@ -135,7 +136,7 @@ def label_fields(recipe: Recipe) -> list[str]:
 
 def _first_prompt(recipe: Recipe, train: Sequence[Row]) -> str:
     """Return the prompt with which the optimization begins: the recipe's, or else the rows' own."""
-    if find_spec("gepa") is None:
+    if lacks_package(OPTIMIZED):
         raise InputError(f"The arm {OPTIMIZED} requires gepa.", hint="Run: pip install 'mlxtune[optimize]'")
     return _prompt(recipe) if recipe.evaluation.prompt else shared_system_prompt(train) or "Answer the user."
 

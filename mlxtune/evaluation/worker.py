@@ -27,7 +27,7 @@ from mlxtune.evaluation import arms as kinds
 from mlxtune.evaluation import evidence, history, report_builder
 from mlxtune.evaluation.answer_budget import AnswerBudget, answer_budget
 from mlxtune.evaluation.answers import ArmAnswers, SeedAnswers, score_answers, score_seed, without_pairs
-from mlxtune.evaluation.arms import BASE, CONSTANT, COPIER, PARENT, STRONGEST, TUNED, Arm, is_tuned, lacks_grammar
+from mlxtune.evaluation.arms import BASE, CONSTANT, COPIER, PARENT, STRONGEST, TUNED, Arm, is_tuned, lacks_package
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.free_arms import AnsweredRows, free_arms, strongest
 from mlxtune.evaluation.holdout import contamination, ledger
@@ -189,7 +189,7 @@ def _left_out(inputs: _Inputs, recipe: Recipe, built: Sequence[Arm], arms: Seque
     names = kinds.strongest_candidates(recipe) if STRONGEST in listed else () if listed else kinds.default_arms(recipe)
     kept, too_long = {arm.name for arm in arms}, {arm.name for arm in built}
     missing = [name for name in names if name not in kept and (inputs.adapter or not is_tuned(name))]
-    return {name: "no_llguidance" if lacks_grammar(name) else "no_room" if name in too_long else "few_rows" for name in missing}
+    return {name: "no_llguidance" if lacks_package(name) else "no_room" if name in too_long else "few_rows" for name in missing}
 
 
 def _has_pairs(arm: ArmAnswers) -> bool:

@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -11,13 +12,20 @@ from mlxtune.data import samples
 from mlxtune.data.source import read_source
 from mlxtune.data.split import sample_rows, split
 from mlxtune.recipe import load
+from mlxtune.recipe.schema import ArmName
 
 RECIPE: Path = samples.samples_root() / samples.RECIPE
 
 
 @pytest.mark.parametrize(("overrides", "arms"), [([], ["base", "strongest", "tuned"]), (['evaluation.arms=["base"]'], ["base"])])
 def test_only_the_strongest_untrained_arm_is_evaluated(overrides, arms):
-    assert demo.with_fewer_arms(load(RECIPE, overrides)).evaluation.arms == arms
+    assert demo.with_demo_arms(load(RECIPE, overrides), full=False).evaluation.arms == arms
+
+
+def test_the_full_demo_evaluates_every_arm():
+    evaluation = demo.with_demo_arms(load(RECIPE), full=True).evaluation
+    assert {*evaluation.arms, "strongest"} == {*get_args(ArmName)}
+    assert evaluation.extras
 
 
 def test_the_shown_message_is_one_that_is_evaluated() -> None:

@@ -163,7 +163,7 @@ def test_a_bundled_recipe_trains(task, shop, tiny, tmp_path):
 @pytest.mark.slow
 def test_the_style_adapter_trains_on_top_of_the_format_adapter(shop, tiny, tmp_path):
     parent = train_two_steps(load(shop / samples.RECIPE), tiny, tmp_path / "format")
-    child = train_two_steps(inherit(load(shop / samples.VOICE), parent), tiny, tmp_path / "voice")
+    child = train_two_steps(inherit(load(shop / "recipes" / "brand-voice.toml"), parent), tiny, tmp_path / "voice")
     assert (child / "adapters.safetensors").read_bytes() != (parent / "adapters.safetensors").read_bytes()
 
 
