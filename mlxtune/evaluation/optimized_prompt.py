@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from mlxtune.core.errors import InputError
 from mlxtune.core.hashing import sha256_json
@@ -36,6 +36,7 @@ _MAX_ROUNDS = 500  # of proposals: a small data set with known answers takes no 
 _CLIP = 1500  # characters of each text that the reflecting model reads
 _PROMPT = "prompt"  # gepa's name for what it optimizes
 _REFERENCE = "Correct Answer"
+T = TypeVar("T")
 
 
 @dataclass
@@ -60,6 +61,7 @@ class PromptOptimizer:
         self._known = {record.pop("input"): record for record in read(self.file)}
         self._used: set[str] = set()
         self._proposals = 0
+        self._began: float | None = None  # when the computation that runs now began
         self._failure: Exception | None = None
 
     def optimize(self, start: str, train: Sequence[PromptRow], validation: Sequence[PromptRow], seed: int) -> str:
@@ -80,8 +82,17 @@ class PromptOptimizer:
 
     @property
     def used(self) -> float:
-        """How much of the budget is used."""
-        return min(self.budget, self.facts["calls"] if self.counts_calls else self.facts["seconds"])
+        """How much of the budget is used, including the computation that runs now if it is in seconds."""
+        running = 0.0 if self._began is None else time.perf_counter() - self._began
+        return min(self.budget, self.facts["calls"] if self.counts_calls else self.facts["seconds"] + running)
+
+    def _timed(self, compute: Callable[[], T]) -> tuple[T, float]:
+        """Return the result of ``compute`` and the seconds that it took."""
+        self._began = began = time.perf_counter()
+        try:
+            return compute(), time.perf_counter() - began
+        finally:
+            self._began = None
 
     def evaluate(self, batch: list[PromptRow], candidate: Mapping[str, str], capture_traces: bool = False) -> Any:
         """Return a ``gepa.core.adapter.EvaluationBatch``. A prompt that leaves no room for answers scores 0."""
@@ -128,9 +139,8 @@ class PromptOptimizer:
             request = Proposal.prompt_renderer({"current_instruction_doc": prompt, "dataset_with_feedback": examples})
             key = sha256_json([request])
             if key not in self._known:
-                began = time.perf_counter()
-                text, tokens, spent = self.reflect(str(request))
-                self._store(key, text=text, tokens=tokens, spent=spent, seconds=time.perf_counter() - began)
+                (text, tokens, spent), seconds = self._timed(lambda: self.reflect(str(request)))
+                self._store(key, text=text, tokens=tokens, spent=spent, seconds=seconds)
             self._count("reflections", key)
         except Exception as error:
             self._failure = error
@@ -141,11 +151,10 @@ class PromptOptimizer:
         keys = [sha256_json([prompt, row.hash]) for row in rows]
         new = {key: row for key, row in zip(keys, rows, strict=True) if key not in self._known}
         if new:
-            began = time.perf_counter()
-            made = self.answer(prompt, list(new.values())).answers
-            seconds = (time.perf_counter() - began) / len(made)
+            made, seconds = self._timed(lambda: self.answer(prompt, list(new.values())).answers)
             for key, one in zip(new, made, strict=True):
-                self._store(key, answer=to_json(one), tokens=one.answer_tokens + one.thought_tokens, seconds=seconds)
+                tokens = one.answer_tokens + one.thought_tokens
+                self._store(key, answer=to_json(one), tokens=tokens, seconds=seconds / len(made))
         for key in keys:
             self._count("calls", key)
         return [from_json(Answer, self._known[key]["answer"]) for key in keys]

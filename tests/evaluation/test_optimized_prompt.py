@@ -1,6 +1,7 @@
 """The arm base+optimized: which prompt is found on a planted task, what is counted, and how it is repeated, stopped, and refused."""
 
 import json
+import time
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
@@ -68,6 +69,22 @@ class Shop:
 
 def _optimizer(shop: Shop, file: Path, calls: int = 60) -> PromptOptimizer:
     return PromptOptimizer(CONTRACT, shop.answer, shop.reflect, file, calls, counts_calls=True)
+
+
+def test_the_seconds_of_a_running_call_are_used(tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    shop, used = Shop(), []
+
+    def answer(prompt, rows):
+        now[0] += 5
+        used.append(optimizer.used)
+        return shop.answer(prompt, rows)
+
+    optimizer = PromptOptimizer(CONTRACT, answer, shop.reflect, tmp_path / "o.jsonl", 12, counts_calls=False)
+    optimizer.optimize("You help.", _rows(9), _rows(4, 100), seed=3)
+    assert used[:2] == [5, 10]
+    assert optimizer.used == 12
 
 
 def test_best_prompt_on_validation_rows_is_found_and_its_cost_counted(tmp_path):
