@@ -93,8 +93,10 @@ async def test_rows_are_shown_before_the_checks_finish(shop, checks, open_room):
         await room.until(lambda: "Where is my parcel?" in room.text("#list") and "counting tokens" in room.text("#summary"))
         await room.until(lambda: room.head("#row-list") == "▌ Rows 1 of 14, 13 undecided")
         assert session_of(room).source.verdict is None
+        assert "split" not in room.text("#list"), "an empty column takes no room"
         checks.gate.set()
         await checked(room)
+        assert "split" in room.text("#list")
         assert room.head("#lengths").startswith("Token lengths")
         for number, finding in ((11, "✗ disclaimer"), (12, "@ email"), (13, "≈ duplicate"), (14, "there is no assistant turn")):
             assert finding in row(room, number)

@@ -44,13 +44,21 @@ class RowColumns:
     finding: int
 
     @classmethod
-    def fit(cls, width: int, count: int) -> RowColumns:
-        """Return columns for ``count`` rows in ``width`` cells. The least important ones are hidden first."""
-        number = max(len(f"{count:,}"), 3) + 1
+    def fit(cls, width: int, browser: SourceBrowser) -> RowColumns:
+        """Return the columns of ``browser`` in ``width`` cells without empty ones. The least important ones are hidden first."""
+        checked, number = browser.check_result, max(len(f"{len(browser):,}"), 3) + 1
         room = width - 3 - number
         if room < 20:
             return cls(number, 0, 0, 0, 0)
-        return cls(number, 8, 7 if room >= 60 else 0, 10 if room >= 50 else 0, 13 if room >= 30 else 0)
+        has_tags = browser.decisions or browser.tags or (checked and checked.statistics.tags)
+        has_findings = browser.bad_count or (browser.verdict and browser.verdict.rows)
+        return cls(
+            number,
+            8,
+            split=7 if checked and room >= 60 else 0,
+            tag=10 if has_tags and room >= 50 else 0,
+            finding=13 if has_findings and room >= 30 else 0,
+        )
 
 
 def table_header(columns: RowColumns, width: int, unit: str) -> Content:

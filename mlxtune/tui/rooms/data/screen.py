@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, ClassVar
 
 from textual.app import ComposeResult
@@ -181,8 +182,9 @@ class DataRoom(SourceRoom):
         rows, unit = selection.rows, "tokens" if browser.check_result and len(browser.check_result.tokens) else "chars"
         on_row = panel.cursor < len(rows) and rows[panel.cursor] == session.row_index
 
-        def columns() -> render.RowColumns:  # for the panel's width at the time it is drawn
-            return render.RowColumns.fit(panel.size.width, len(browser))
+        @lru_cache(1)
+        def columns(width: int) -> render.RowColumns:
+            return render.RowColumns.fit(width, browser)
 
         def move(position: int) -> None:
             session.move_to(int(rows[position]))  # a thread may replace selection.rows
@@ -192,9 +194,9 @@ class DataRoom(SourceRoom):
 
         panel.set(
             len(rows),
-            lambda position, width: render.table_row(browser, int(rows[position]), columns(), width, unit),
+            lambda position, width: render.table_row(browser, int(rows[position]), columns(panel.size.width), width, unit),
             cursor=panel.cursor if on_row else session.cursor_position(),
-            header=lambda width: render.table_header(columns(), width, unit),
+            header=lambda width: render.table_header(columns(panel.size.width), width, unit),
             on_move=move,
         )
         panel.key = lambda position: int(rows[position])
