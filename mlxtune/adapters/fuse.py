@@ -11,7 +11,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_unflatten
+from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear
 from mlx_lm.utils import dequantize_model, load_model, save_config, save_model
 
@@ -59,6 +59,12 @@ def fuse(
         load.quantize_weights(model, bits)
         config = config | {"quantization": _quantization(model, bits)}
     return model, config
+
+
+def dequantized(model: nn.Module) -> dict[str, mx.array]:
+    """Return the weights of the quantized ``model`` by their names, dequantized in float32 (lazily)."""
+    model.apply(lambda array: array.astype(mx.float32) if mx.issubdtype(array.dtype, mx.floating) else array)
+    return dict(tree_flatten(dequantize_model(model).parameters()))
 
 
 def write_folder(model: nn.Module, config: Config, source: ModelFolder, folder: Path, name: str, template: str = "") -> None:

@@ -63,15 +63,19 @@ def fidelity_document(proof: Fidelity, folder: str = "", nbytes: int = 0) -> Doc
 def sizes_table(sizes: Sequence[TriedSize], chosen: str) -> Table:
     """Return the precisions tried by ``--smallest``, with the ``chosen`` one marked."""
     head = ("", "size", "whole contract", "change in points", IDENTICAL, "tokens/s", "")
+    exported = next((one for one in sizes if one.holds and one.precision == chosen), None)
     rows = (
         (
-            Cell(one.precision, "success" if one.precision == chosen else ""),
+            Cell(
+                one.precision + (f", {one.finishing_steps} steps" if one.finishing_steps else ""),
+                "success" if one is exported else "",
+            ),
             *map(
                 Cell,
                 (f"{one.nbytes / 2**20:.0f} MB", rate(one.answers.contract), points(one.answers.contract), identical(one.answers)),
             ),
             Cell(f"{one.speed:.0f}" if one.speed else ""),
-            Cell("exported" if one.precision == chosen else "holds" if one.holds else "may lose more than the margin"),
+            Cell("exported" if one is exported else "holds" if one.holds else "may lose more than the margin"),
         )
         for one in sizes
     )

@@ -99,6 +99,7 @@ _KINDS = {
     "optimizer_call": ("optimizes its prompt with", "answer"),
     TIMED: ("times", "answer"),
     "reference": ("computes the likelihood of", "reference"),
+    "finishing_step": ("trains", "step"),
     "prompt": ("reads", "prompt"),
 }
 _LONG = 10.0  # seconds after which the time that an arm has taken so far is shown

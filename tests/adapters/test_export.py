@@ -16,19 +16,19 @@ from gguf import GGUFReader
 from llama_cpp import llama
 from mlx.utils import tree_flatten
 from mlx_lm.tuner.utils import load_adapters
+from mlx_lm.utils import dequantize_model, load_model, load_tokenizer
 from mlx_lm.utils import load as load_stock
-from mlx_lm.utils import load_model, load_tokenizer
 from tiny_architectures import make
 from tiny_model import make_tiny
 from transformers import AutoTokenizer
 from waiting import wait_until
 
 from mlxtune.adapters import fuse, library
-from mlxtune.adapters.export import fidelity, gguf, logits, start
+from mlxtune.adapters.export import fidelity, finish, gguf, logits, start
 from mlxtune.adapters.export import worker as exporting
 from mlxtune.adapters.export.fidelity import ComparedAnswers, Fidelity, LogitDistance
 from mlxtune.core import journal
-from mlxtune.core.errors import GateError, InputError, MachineError, ModelError
+from mlxtune.core.errors import DataError, GateError, InputError, MachineError, ModelError
 from mlxtune.core.files import read_json, write_json
 from mlxtune.evaluation import outputs
 from mlxtune.evaluation.off_task import prompts
@@ -361,12 +361,17 @@ def test_the_smallest_size_that_holds_is_exported(
 ) -> None:
     with_merge(trained_workspace / "four")
     margin = 0.99 if fits else 0.001  # no interval of a few rows excludes a loss of almost nothing
+    monkeypatch.setattr(exporting._ExportJob, "_can_finish", not fits)
     recipe, _ = start.run_recipe(library.find(trained_workspace, "last"), [f"evaluation.regression_margin={margin}"])
     worker = started(trained_workspace, form, monkeypatch, target=trained_workspace / "my out", precision="smallest", recipe=recipe)
     exporting.export(worker)
     proof = fidelity.load(trained_workspace / "my out")
-    assert [one.precision for one in proof.sizes] == list(start.SMALLER[form])
-    assert [one.nbytes for one in proof.sizes] == sorted(one.nbytes for one in proof.sizes)
+    smaller = start.SMALLER[form]
+    assert [one.precision for one in proof.sizes] == [*smaller, *(() if fits else smaller)]  # the second time, finished
+    assert [one.finishing_steps > 0 for one in proof.sizes] == [at >= len(smaller) for at in range(len(proof.sizes))]
+    nbytes = [one.nbytes for one in proof.sizes]
+    assert nbytes[: len(smaller)] == sorted(nbytes[: len(smaller)])
+    assert fits or nbytes[len(smaller) :] == nbytes[: len(smaller)]  # a finish does not change the size
     assert proof.precision == next((one.precision for one in proof.sizes if one.holds), "f16")
     assert (proof.precision == "f16") == (not fits)
     assert all((one.speed or 0) > 0 for one in proof.sizes) == (form == "gguf")
@@ -375,6 +380,70 @@ def test_the_smallest_size_that_holds_is_exported(
     assert not (worker.folder / "again").exists()
     written = [event for event in journal.read(worker.folder / "events.jsonl") if event["type"] == "export.written"]
     assert len(written) == len(proof.sizes) + (not fits)  # the chosen size is not written again
+
+
+@pytest.mark.parametrize(("form", "precision"), [("gguf", "q4_k_m"), ("fused", "4-bit")])
+def test_a_finish_trains_the_weights_that_are_exported(
+    trained_workspace: Path, form: Any, precision: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_merge(trained_workspace / "four")
+    job = exporting._ExportJob(started(trained_workspace, form, monkeypatch, precision=precision))
+    job.measure_adapter()
+    (trained_workspace / "tried").mkdir()
+    job.write(trained_workspace / "tried")
+    exported = np.array(job._read_back(trained_workspace / "tried").model(TOKENS))
+    model = dequantize_model(load_own(job.source).model)
+    as_trained = applied(trained_workspace / "four", job.adapter)
+    finish.replace_weights(model, job.adapter, job._rounded(job.adapter, ()))
+    lora.load(model, job.adapter)
+    np.testing.assert_allclose(np.array(model(TOKENS)), exported, atol=1e-4)
+    assert np.abs(exported - as_trained).max() > 0.01  # the rounding shows
+
+
+def test_no_finish_is_tried_if_even_the_same_answers_would_not_hold(
+    trained_workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    can_finish = []
+    for margin in (0.001, 0.99):
+        recipe, _ = start.run_recipe(library.find(trained_workspace, "last"), [f"evaluation.regression_margin={margin}"])
+        job = exporting._ExportJob(started(trained_workspace, "fused", monkeypatch, precision="smallest", recipe=recipe))
+        job.measure_adapter()
+        can_finish.append(job._can_finish)
+    assert can_finish == [False, True]
+
+
+def test_an_adapter_that_cannot_be_trained_further_is_not_finished(
+    trained_workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, _ = start.run_recipe(library.find(trained_workspace, "last"), ["evaluation.regression_margin=0.001"])
+    worker = started(trained_workspace, "fused", monkeypatch, precision="smallest", recipe=recipe)
+    monkeypatch.setattr(exporting._ExportJob, "_can_finish", True)
+
+    def refuse(*_: Any) -> None:
+        raise DataError("The model already prefers the chosen answer of every pair.")
+
+    monkeypatch.setattr(finish, "load_foundation", refuse)
+    proof = fidelity.load(Path(exporting.export(worker)["folder"]))
+    assert [one.finishing_steps for one in proof.sizes] == [0, 0, 0]
+    assert proof.precision == "f16"
+
+
+def test_a_finish_lowers_the_loss_of_the_export(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, _ = start.run_recipe(library.find(trained_workspace, "last"), ["evaluation.regression_margin=0.001"])
+    worker = started(trained_workspace, "fused", monkeypatch, precision="smallest", recipe=recipe)
+    job = exporting._ExportJob(worker)
+    job.precision = "4-bit"
+    losses = []
+    monkeypatch.setattr(
+        finish._Listener, "emit", lambda self, type, **fields: type == "validation" and losses.append(fields["loss"])
+    )
+    job._finish()
+    assert job.finishing_steps == 1  # of 20
+    assert len(losses) == 2
+    assert losses[1] < losses[0]
+    before, after = (mx.load(str(folder / "adapters.safetensors")) for folder in (job.adapter, job.fused_adapter))
+    assert before.keys() == after.keys()
+    assert not all(mx.array_equal(before[name], after[name]) for name in before)
 
 
 def with_merge(folder: Path) -> Path:

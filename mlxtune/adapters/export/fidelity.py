@@ -76,7 +76,8 @@ class TriedSize:
     """A quantization of the fused model, compared with the adapter.
 
     It ``holds`` if it is faithful and the interval of its change on the contract rules out a loss of the recipe's
-    ``evaluation.regression_margin``. ``speed``, in generated tokens per second, is llama.cpp's on this machine.
+    ``evaluation.regression_margin``. ``speed``, in generated tokens per second, is llama.cpp's on this machine. ``finishing_steps`` is the
+    number of steps for which the adapter was trained further with its fused weights rounded to the precision.
     """
 
     precision: str
@@ -84,6 +85,7 @@ class TriedSize:
     holds: bool
     answers: ComparedAnswers
     speed: float | None = None
+    finishing_steps: int = 0
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ that the user already has (``--lora``).
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ def write_gguf(
     tokenize text differently, and ``MachineError`` if the disk is full.
     """
     architecture, text = _describable(model, config)
-    matrix, file_type = _TYPES[precision]
+    _, file_type = _TYPES[precision]
     writer = GGUFWriter(None, gguf.MODEL_ARCH_NAMES[architecture.arch])
     writer.add_type("model")
     writer.add_name(read_tokenizer(source).name_in_file)
@@ -81,13 +81,9 @@ def write_gguf(
     extra = [(name, factors) for name in architecture.rope_factors if factors is not None]
     for name, values in extra:
         writer.add_tensor_info(name, values.shape, values.dtype, values.nbytes)
-    types = {}
+    types = _types(weights, places, text, precision)
     for name, place in places.items():
         shape = place.shape or _file_shape(weights[name])
-        if precision in k_quants.MIXES and len(shape) > 1:
-            tied, layers = "lm_head.weight" not in places, text["num_hidden_layers"]
-            matrix = k_quants.matrix_type(precision, place.tensor, shape[-1], layers, tied=tied)
-        types[name] = _type(place.tensor, shape, matrix)
         block, nbytes = gguf.GGML_QUANT_SIZES[types[name]]
         size = int(np.prod(shape)) // block * nbytes
         writer.add_tensor_info(place.tensor, shape, np.dtype(np.float32), size, types[name])
@@ -95,10 +91,22 @@ def write_gguf(
     def tensors() -> Iterator[Array]:
         yield from (values for _, values in extra)
         for name, place in places.items():
-            values = _to_numpy(weights[name]).reshape(_file_shape(weights[name]))
-            yield _encoded(place.to_file(values), types[name], name)
+            yield _encoded(_in_file(weights[name], place), types[name], name)
 
     _write(writer, file, tensors())
+
+
+def rounded(model: nn.Module, config: Mapping[str, Any], precision: Precision, names: Collection[str] = ()) -> dict[str, mx.array]:
+    """Return the weights of the unquantized ``model`` as :func:`write_gguf` rounds them: all, or only those with the ``names``."""
+    architecture, text = _describable(model, config)
+    weights = dict(tree_flatten(model.parameters()))
+    places = dict(architectures.placements(model, architecture, text))
+    types = _types(weights, places, text, precision)
+    result = {}
+    for name in names or places:
+        values = gguf.dequantize(_encoded(_in_file(weights[name], places[name]), types[name], name), types[name])
+        result[name] = _from_file(values, places[name], weights[name])
+    return result
 
 
 def write_lora_gguf(source: ModelFolder, adapter: Path, file: Path) -> None:
@@ -137,9 +145,8 @@ def read_back(file: Path, loaded: LoadedModel, config: Mapping[str, Any]) -> Non
     arrays = []
     for name, place in architectures.placements(model, architecture, architectures.text_config(model, architecture, config)):
         tensor = tensors[place.tensor]
-        values = gguf.dequantize(tensor.data, tensor.tensor_type).reshape(_file_shape(weights[name]))
-        values = place.from_file(values)
-        arrays.append((name, mx.array(values.reshape(weights[name].shape)).astype(weights[name].dtype)))
+        values = _from_file(gguf.dequantize(tensor.data, tensor.tensor_type), place, weights[name])
+        arrays.append((name, values.astype(weights[name].dtype)))
     model.update(tree_unflatten(arrays))
     mx.eval(model.parameters())
 
@@ -195,6 +202,15 @@ def _write(writer: GGUFWriter, file: Path, tensors: Iterator[Array]) -> None:
     assert os.path.getsize(file)
 
 
+def _in_file(weights: mx.array, place: Placement) -> Array:
+    return place.to_file(_to_numpy(weights).reshape(_file_shape(weights)))
+
+
+def _from_file(values: Array, place: Placement, weights: mx.array) -> mx.array:
+    """Return ``values`` of the file in float32 in the shape of the model's ``weights``."""
+    return mx.array(place.from_file(values.reshape(_file_shape(weights))).reshape(weights.shape))
+
+
 def _to_numpy(array: mx.array) -> Array:
     return np.array(array.astype(mx.float32))
 
@@ -202,6 +218,20 @@ def _to_numpy(array: mx.array) -> Array:
 def _file_shape(array: mx.array) -> tuple[int, ...]:
     """Return the shape without dimensions of 1, which convolutions have."""
     return tuple(size for size in array.shape if size > 1) or (1,)
+
+
+def _types(
+    weights: Mapping[str, mx.array], places: Mapping[str, Placement], config: architectures.Config, precision: Precision
+) -> dict[str, GGMLQuantizationType]:
+    """Return the type of each of the ``weights`` in a file with matrices in ``precision``."""
+    (matrix, _), types = _TYPES[precision], {}
+    for name, place in places.items():
+        shape = place.shape or _file_shape(weights[name])
+        if precision in k_quants.MIXES and len(shape) > 1:
+            tied, layers = "lm_head.weight" not in places, config["num_hidden_layers"]
+            matrix = k_quants.matrix_type(precision, place.tensor, shape[-1], layers, tied=tied)
+        types[name] = _type(place.tensor, shape, matrix)
+    return types
 
 
 def _type(tensor: str, shape: tuple[int, ...], matrix: GGMLQuantizationType) -> GGMLQuantizationType:

@@ -7,7 +7,9 @@ with exactly 8 experts, for Falcon, and for Llama 70B are left out.
 from __future__ import annotations
 
 import ctypes
+import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -52,7 +54,14 @@ def quantize(values: np.ndarray[Any, Any], type: Type) -> np.ndarray[Any, Any]:
     rows = np.ascontiguousarray(values, np.float32).reshape(-1, values.shape[-1])
     block, size = GGML_QUANT_SIZES[type]
     result = np.empty((*values.shape[:-1], values.shape[-1] // block * size), np.uint8)
-    written = _library().ggml_quantize_chunk(type.value, rows.ctypes.data, result.ctypes.data, 0, *rows.shape, None)
+    library, starts = _library(), np.linspace(0, len(rows), (os.cpu_count() or 1) + 1, dtype=int).tolist()
+
+    def quantize_rows(begin: int, end: int) -> int:
+        place = begin * rows.shape[1], end - begin, rows.shape[1]
+        return int(library.ggml_quantize_chunk(type.value, rows.ctypes.data, result.ctypes.data, *place, None))
+
+    with ThreadPoolExecutor() as pool:
+        written = sum(pool.map(quantize_rows, starts[:-1], starts[1:]))
     assert written == result.nbytes
     return result
 

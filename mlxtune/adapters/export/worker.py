@@ -7,10 +7,12 @@ into place.
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import sys
 import time
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -20,16 +22,16 @@ from mlxtune.adapters.entry import read_lineage
 from mlxtune.adapters.export import fidelity, lmstudio, start
 from mlxtune.adapters.export.compared_rows import EXPORTED, ComparedRows
 from mlxtune.adapters.export.endpoint_prompts import llama_speed
-from mlxtune.adapters.export.fidelity import Fidelity, FidelityOutcome, PromptDifference, TriedSize
+from mlxtune.adapters.export.fidelity import ComparedAnswers, Fidelity, FidelityOutcome, PromptDifference, TriedSize
 from mlxtune.adapters.layout import LINEAGE, read_layout
-from mlxtune.core.errors import MachineError, ModelError
+from mlxtune.core.errors import InputError, MachineError, ModelError
 from mlxtune.core.files import new_folder, write_json, write_text
 from mlxtune.core.hashing import sha256_file
 from mlxtune.core.text import one_line, size
 from mlxtune.evaluation.arms import BASE, TUNED
 from mlxtune.evaluation.progress import progress_reporter
 from mlxtune.models.cpu import blas
-from mlxtune.models.resolve import ModelFolder, resolve, same_base
+from mlxtune.models.resolve import resolve, same_base
 from mlxtune.planning.machine import disk_free, this_machine
 from mlxtune.recipe.parent import WEIGHTS
 from mlxtune.runs import launch, registry
@@ -77,7 +79,7 @@ def export(worker: Worker) -> ExportSummary:
             if not worker.request["force"]:
                 fidelity.require_faithful(proof, quantized=job.precision in start.QUANTIZED)
             fidelity.save(proof, scratch)
-            write_json(scratch / LINEAGE, _lineage(job.adapter, job.source, job.form, worker.request.get("evaluation")))
+            write_json(scratch / LINEAGE, _lineage(job, worker.request.get("evaluation")))
             job.add_program_files(scratch)
     finally:
         shutil.rmtree(job.again, ignore_errors=True)
@@ -95,6 +97,7 @@ class _ExportJob:
         self.worker, self.recipe, self.form = worker, worker.recipe, worker.request["form"]
         self.precision: start.Precision = worker.request["precision"]
         self.adapter, self.quantize = Path(worker.request["adapter"]), worker.recipe.model.quantize
+        self.fused_adapter, self.finishing_steps = self.adapter, 0  # which is trained further for a precision that does not hold
         self.source = resolve(self.recipe.model.base, relative_to=self.recipe.folder)
         self.target, self.again = start.target_folder(registry.Run(worker.folder), worker.request), worker.folder / start.AGAIN
         if not same_base(str(read_lineage(self.adapter).get("base_fingerprint") or ""), self.source.fingerprint):
@@ -130,26 +133,79 @@ class _ExportJob:
         self.chat = self.rows.template(loaded)
 
     def try_sizes(self) -> tuple[tuple[TriedSize, ...], Fidelity | None]:
-        """Write and compare the model in every smaller precision. Choose and keep the smallest one that holds, and return its proof, if one does."""
+        """Write and compare the model in every smaller precision. Choose and keep the smallest one that holds, and return its proof, if one does.
+
+        If none holds, finish the adapter in each precision, from the smallest, until one does.
+        """
         unquantized, chosen, tried = self.precision, None, list[TriedSize]()
-        margin = self.recipe.evaluation.regression_margin
-        for precision in start.SMALLER[self.form]:
-            self.precision, folder = precision, self.again / precision
+        for finished, precision in itertools.product((False, True), start.SMALLER[self.form]):
+            if finished and (chosen or not self._can_finish):
+                break
+            self.precision = precision
+            if finished and not self._finish():
+                break
+            folder = self.again / self._tried
             folder.mkdir(parents=True)
             nbytes, proof = self.write(folder), self.compare(folder)
-            contract = proof.answers.contract
-            holds = not proof.failure and (contract is None or contract.low > -margin)
-            tried.append(TriedSize(precision, nbytes, holds, proof.answers, self._llama_speed(folder / start.GGUF_FILE)))
+            holds = not proof.failure and self._excludes_loss(proof.answers)
+            speed = self._llama_speed(folder / start.GGUF_FILE)
+            tried.append(TriedSize(precision, nbytes, holds, proof.answers, speed, self.finishing_steps))
             if holds and chosen is None:
                 chosen = precision, proof
             else:
                 shutil.rmtree(folder)
         self.precision, kept = chosen or (unquantized, None)
+        if kept is None:
+            self.fused_adapter, self.finishing_steps = self.adapter, 0
         return tuple(tried), kept
+
+    @property
+    def _tried(self) -> str:
+        return f"{self.precision}-finished" if self.finishing_steps else self.precision
+
+    def _excludes_loss(self, answers: ComparedAnswers) -> bool:
+        contract = answers.contract
+        return contract is None or contract.low > -self.recipe.evaluation.regression_margin
+
+    @property
+    def _can_finish(self) -> bool:
+        """Whether a finish could help: there are training rows, and so many held-out ones that the same answers would hold."""
+        has_rows = self.worker.request["rows"] == "held-out" and read_layout(self.adapter).kind == "lora"
+        return has_rows and self._excludes_loss(self.rows.compare(self.outputs, self.outputs))
+
+    def _finish(self) -> bool:
+        """Train the adapter a little further with its fused weights rounded to the precision. Return whether it can be trained."""
+        from mlxtune.adapters.export import finish
+
+        self.fused_adapter = self.again / "adapter"
+        shutil.rmtree(self.fused_adapter, ignore_errors=True)
+        self.fused_adapter.mkdir(parents=True)
+        try:
+            self.finishing_steps = finish.finish(self.worker, self.recipe, self.adapter, self.fused_adapter, self._rounded)
+        except InputError:  # such as pairs that the adapter already ranks correctly
+            return False
+        return True
+
+    def _rounded(self, adapter: Path, names: Collection[str]) -> Mapping[str, mx.array]:
+        """Return the weights of the model with ``adapter`` in the export's precision; only those with the ``names``, if there are any."""
+        from mlxtune.adapters import fuse
+
+        fused, config = self._fuse(adapter)
+        if self.form != "gguf":
+            return fuse.dequantized(fused)
+        from mlxtune.adapters.export import gguf
+
+        return gguf.rounded(fused, config, self.precision, names)
+
+    def _fuse(self, adapter: Path) -> tuple[nn.Module, dict[str, Any]]:
+        from mlxtune.adapters import fuse
+
+        bits = int(self.precision[0]) if self.precision in start.SMALLER["fused"] else 0
+        return fuse.fuse(self.source, adapter, requantize=self.form == "quantized", quantize=self.quantize, bits=bits)
 
     def take_tried(self, scratch: Path) -> int:
         """Move the files of the chosen precision into ``scratch``, and return their size in bytes."""
-        for file in (self.again / self.precision).iterdir():
+        for file in (self.again / self._tried).iterdir():
             file.rename(scratch / file.name)
         return sum(file.stat().st_size for file in scratch.iterdir())
 
@@ -163,9 +219,7 @@ class _ExportJob:
         if self.form == "gguf-lora":
             gguf.write_lora_gguf(self.source, self.adapter, scratch / gguf.LORA_FILE)
         else:
-            requantize = self.form == "quantized"
-            bits = int(self.precision[0]) if self.precision in start.SMALLER["fused"] else 0
-            fused, config = fuse.fuse(self.source, self.adapter, requantize=requantize, quantize=self.quantize, bits=bits)
+            fused, config = self._fuse(self.fused_adapter)
             if self.form == "gguf":
                 gguf.write_gguf(fused, config, self.source, scratch / start.GGUF_FILE, self.precision, self.chat.frozen_source)
             else:
@@ -182,7 +236,7 @@ class _ExportJob:
 
         difference = self._prompt_difference(scratch)
         exported = self._read_back(scratch)
-        outputs, _ = self.rows.answers(exported, EXPORTED, None, self.chat.source, self.precision)
+        outputs, _ = self.rows.answers(exported, EXPORTED, None, self.chat.source, self._tried)
         loss = logits.distance(self.tuned, self._logits(exported.model, EXPORTED))
         return Fidelity(self.form, self.change, loss, self.rows.compare(self.outputs, outputs), difference)
 
@@ -264,13 +318,13 @@ def _check_disk(target: Path, parameters: int, form: str, precision: str) -> Non
         raise MachineError(f"The export needs about {size(needed)}, but only {size(free)} is free in {target.parent}.", hint=hint)
 
 
-def _lineage(adapter: Path, source: ModelFolder, form: str, evaluation: dict[str, Any] | None) -> dict[str, Any]:
-    layout = read_layout(adapter)
-    own = {"kind": layout.kind, "rank": layout.rank, "scale": layout.scale, "weights": sha256_file(adapter / WEIGHTS)}
+def _lineage(job: _ExportJob, evaluation: dict[str, Any] | None) -> dict[str, Any]:
+    layout = read_layout(job.adapter)
+    own = {"kind": layout.kind, "rank": layout.rank, "scale": layout.scale, "weights": sha256_file(job.adapter / WEIGHTS)}
     return {
-        "v": 1, "mlxtune": __version__, "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "export": form,
-        **({"evaluation": evaluation} if evaluation else {}), "base": source.name, "base_fingerprint": source.fingerprint,
-        "adapter": own | read_lineage(adapter),
+        "v": 1, "mlxtune": __version__, "made": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "export": job.form,
+        **({"evaluation": evaluation} if evaluation else {}), "base": job.source.name, "base_fingerprint": job.source.fingerprint,
+        "adapter": own | read_lineage(job.adapter), **({"finishing_steps": job.finishing_steps} if job.finishing_steps else {}),
     }  # fmt: skip
 
 
