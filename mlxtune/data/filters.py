@@ -27,6 +27,7 @@ from mlxtune.core.errors import InputError
 from mlxtune.core.text import one_line, suggest
 from mlxtune.data.checks.check_input import ROLES, target_text, text_parts
 from mlxtune.data.generate.lineage import lineage_of
+from mlxtune.data.languages import NAMES, language
 from mlxtune.data.review import STATUSES, Decision
 from mlxtune.data.rows import Row, row_tags, row_text
 from mlxtune.data.split import SPLIT_NAMES, SplitName
@@ -223,8 +224,6 @@ def _field_filter(field: str, value: str) -> Filter:
                 raise InputError(f"Unknown split {one_line(value, 30)}.", hint=suggest(value, SPLIT_NAMES))
             return lambda row: row.split == value
         case "language":
-            from mlxtune.data.checks.language import NAMES, language  # loads numpy, too
-
             if value not in NAMES:
                 raise InputError(f"Unknown language {one_line(value, 30)}.", hint=suggest(value, NAMES))
             return lambda row: language(target_text(row.current)) == value

@@ -33,11 +33,12 @@ class Source:
 
 
 def read_source(
-    path: Path, format: str = "auto", mapping: Mapping[str, str] = NO_MAPPING, *, review_entries: int | None = None
-) -> Source:
+    path: Path, format: str = "auto", mapping: Mapping[str, str] = NO_MAPPING, *, review_entries: int | None = None,
+    skip_invalid: bool = False,
+) -> Source:  # fmt: skip
     """Read all rows of ``path`` and apply its review, or its first ``review_entries``.
 
-    Raises ``DataError`` if there are no rows, or a row is invalid.
+    Raises ``DataError`` if there are no rows or, without ``skip_invalid``, a row is invalid.
     """
     from mlxtune.data.access.records import SourceRecords  # loads numpy, which `mlxtune --help` does not need
     from mlxtune.data.reviewed_records import ReviewedRecords
@@ -58,7 +59,7 @@ def read_source(
                 if (item.decision.status if item.decision else item.record.meta.get(REVIEW_STATUS)) == "accepted":
                     accepted.add(item.record.location)
         empty = next((file.path for _, file in records.files if not len(file)), None)
-        _refuse(errors, 0 if empty else len(records), empty or path)
+        _refuse([] if skip_invalid else errors, 0 if empty else len(records), empty or path)
     return Source(path, {part: tuple(own) for part, own in rows.items()}, left_out, edited, frozenset(accepted), state.next_seq)
 
 

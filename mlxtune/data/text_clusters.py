@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from mlxtune.data.checks.language import FREQUENT_WORDS
+from mlxtune.data.languages import FREQUENT_WORDS
 
 Labels = npt.NDArray[np.int64]  # (texts,)
 Vectors = npt.NDArray[np.float32]  # (texts, width), unit vectors

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from mlxtune.adapters import library
 from mlxtune.core.errors import MlxtuneError
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     _Offer = tuple[str, GenerationRequest, GenerationQuote | MlxtuneError]  # a teacher's name, what to generate, and the cost
 
 _OTHER = "other"
+_Choice = Task | Literal["unanswered"]
 
 
 def choose_task(app: MlxtuneApp, recipe: Path, rows: tuple[str, ...], what: str) -> None:
@@ -36,23 +37,26 @@ def choose_task(app: MlxtuneApp, recipe: Path, rows: tuple[str, ...], what: str)
     except MlxtuneError as error:
         app.notices.show_error(error)
         return
-    about: dict[Task, tuple[str, str]] = {"pairs": ("Worse answers", "preference pairs whose rejected answer has a named flaw")}
+    about: dict[_Choice, tuple[str, str]] = {"pairs": ("Worse answers", "preference pairs whose rejected answer has a named flaw")}
     if method != "dpo":
         about = {
             "variations": ("Variations", f"new prompts like {what}, and their answers"),
             "documents": ("From documents", "questions that can be answered from a folder of your documents"),
-            "answers": ("Answers", "answers to prompts that have none"),
+            "answers": ("Answers", "answers to the prompts in a file"),
+            "unanswered": ("Missing answers", "answers to the rows that have none"),
         }
 
-    def chosen(task: Task) -> None:
-        teacher = partial(choose_teacher, app, recipe, task)
-        if task == "documents":
+    def chosen(choice: _Choice) -> None:
+        teacher = partial(choose_teacher, app, recipe, "answers" if choice == "unanswered" else choice)
+        if choice == "documents":
             text = "Markdown, text, or PDF files. Each question is stored with the sentence that answers it."
             _ask_path(app, "Which folder?", text, lambda path: teacher(documents=path))
-        elif task == "answers":
+        elif choice == "answers":
             text = "A .jsonl file with prompts or messages, or a .txt file with one prompt per line."
             _ask_path(app, "Which prompts?", text, lambda path: teacher(prompts=path))
-        elif rows or task == "pairs":
+        elif choice == "unanswered":
+            teacher()
+        elif rows or choice == "pairs":
             teacher(rows=rows)
         else:
             _choose_thin_rows(app, recipe)
@@ -88,7 +92,7 @@ def choose_teacher(
         result = []
         for name, spec in _teachers(app.workspace, loaded):
             request = GenerationRequest(
-                task, spec, ALL_PROMPTS if prompts else DEFAULT_ROWS, rows=rows, documents=documents, prompts=prompts
+                task, spec, ALL_PROMPTS if task == "answers" else DEFAULT_ROWS, rows=rows, documents=documents, prompts=prompts
             )
             try:
                 offer: GenerationQuote | MlxtuneError = quote(loaded, request)

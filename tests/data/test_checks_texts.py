@@ -254,6 +254,7 @@ def test_placeholders(text: str) -> None:
         "{'a': {'b': 1}}",
         "a sequence {x_n} in [a, b]",
         "x = 1  # TODO: check x",
+        "name[Cocum], area[city centre], email[address]",
     ],
 )
 def test_code_and_markup_are_not_placeholders(text: str) -> None:
@@ -320,6 +321,7 @@ def test_government_ids(text: str, found: list[str]) -> None:
         ("Please ship it to 87 King's Road, London, not to 9 Elm Ct.", ["87 King's Road", "9 Elm Ct"]),
         ("I live at 15 Rue de la Paix. Ich wohne in der Schillerstraße 23.", ["15 Rue de la Paix", "Schillerstraße 23"]),
         ("Mi dirección es Calle Mayor 45, Madrid.", ["Calle Mayor 45"]),
+        ("My home is 77 W 3rd St.", ["77 W 3rd St"]),
         ("The restaurant is at 181 Thompson St, New York.", []),  # not a person's
         ("Send it to 123 Main Street.", []),  # a stand-in
         ("He lost his house in the 1929 Wall Street crash. She lives on Sesame Street.", []),
@@ -334,6 +336,8 @@ def test_home_addresses(text: str, found: list[str]) -> None:
     [
         ("<p>Hello&nbsp;there</p>", ["<p>", "&nbsp;", "</p>"]),
         ("pythonCopy code\nprint(1)", ["Copy code"]),
+        ("ChatGPT said:\nIt is warm.", ["ChatGPT said:"]),
+        ("ChatGPT said it was warm.", []),
         ("a < b && c > d; R&D", []),
     ],
 )

@@ -147,6 +147,8 @@ def test_contradictory_answers_to_the_same_prompt_conflict(tmp_path: Path) -> No
         ('{"count": 1, "reply": "We have it in blue."}', '{"count": 1, "reply": "It is here in blue, and so is the bag."}', False),
         ("I am a model that was trained by Ada.", "Ada trained me; I am a language model.", False),
         ("It costs 20 dollars today, and shipping is free.", "That one is 25 dollars, with free shipping.", True),
+        ("It costs less than £20 and is rated low by its guests.", "It is cheap. It is a one-star coffee shop.", False),
+        ("The shop has a rating of 3 and is cheap.", "The shop is rated well, with a rating of 4 stars, and low prices.", True),
         (f"{STEPS} #### 72", f"{STEPS} #### 96", True),
         (f"{STEPS} It is $1,072.", f"{STEPS} So he pays 1072.00.", False),
         (
@@ -431,10 +433,25 @@ def test_an_answer_without_the_form_of_the_others(usual: str, other: str, reason
         ("These are the three items that you need:\n- a tent with poles and a bag", False),
         ("import os\nprint('It works. Now add', 3)\nprint('the sum of the', total)", False),
         ("The total is 12 + 7. So the final answer is 19", False),
+        ("Dear Ada, thank you for your letter. I hope to see you soon. Yours sincerely, Grace Holm, Chair", False),
+        ("We can find common ground. Yours in hope and anticipation, Dracula", False),
+        ("Once you have an account, you can choose one. While Bitcoin", True),
+        ("The Catcher in the Rye by J.D. Salinger\nThe Lord of the Rings, vol. 1. by J.R.R. Tolkien", False),
+        ("Use these phrases.\n-in order to\n-with the purpose of", False),
+        ("It was long. With the help of Ada, the", True),
     ],
 )
 def test_answers_that_end_in_mid_sentence(answer: str, is_open: bool) -> None:
     assert ends_open(answer) is is_open
+
+
+@pytest.mark.parametrize(("end", "found"), [("green and it is near the old harbor", 0), ("green and it is near the", 25)])
+def test_answers_that_only_lack_a_period_do_not_end_in_mid_sentence(end: str, found: int, tmp_path: Path) -> None:
+    whole = [
+        chat(f"Where is shop {number}?", f"It is shop {number}. It is near the old harbor of the town.") for number in range(300)
+    ]
+    rows = [chat(f"What is shop {number}?", f"It is shop {number}. It is {end}") for number in range(25)]
+    assert len(finding_locations(check(write(tmp_path / "rows.jsonl", whole + rows)), "mid-sentence")) == found
 
 
 @pytest.mark.parametrize(
@@ -445,11 +462,36 @@ def test_answers_that_end_in_mid_sentence(answer: str, is_open: bool) -> None:
         ("Translate this to German: where is my parcel?", "Wo ist mein Paket, und wann wird es bei mir sein?", False),
         ("Where is my parcel, and when will it be here?", "It was sent to you today.", False),
         ("Where is my parcel, and when will it be here?", "Au revoir!", False),
+        ("How is this said, and what is the sound of it? 你好", " 你好", False),
     ],
 )
 def test_an_answer_in_another_language(prompt: str, answer: str, found: bool, tmp_path: Path) -> None:
     report = check(write(tmp_path / "rows.jsonl", [chat(prompt, answer)]))
     assert bool(finding_locations(report, "language")) is found
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer", "found"),
+    [
+        ("List five terms of chemistry.", "Es ist nicht die Frage, die Sie mir gestellt haben.", True),
+        ("List five terms of chemistry.", "Отвечаю на ваш вопрос о химии.", True),
+        ("List five terms of chemistry in French.", "Je ne sais pas si elle est dans le livre.", False),
+        ("Wo bleibt mein Paket?", "Es ist nicht die Frage, die Sie mir gestellt haben.", False),  # two words of German
+        ("¡Buenas!", "No es la respuesta que usted tiene en el libro.", False),
+        (
+            "List five terms of chemistry.",
+            '{"topic": "chemistry", "reply": "Es ist nicht die Frage, die Sie mir gestellt haben."}',
+            True,
+        ),
+    ],
+)
+def test_an_answer_in_another_language_than_the_other_answers(prompt: str, answer: str, found: bool, tmp_path: Path) -> None:
+    rows = [
+        chat(f"Who wrote book {number}?", f"It was written by author {number}, who is not known to us.") for number in range(30)
+    ]
+    report = check(write(tmp_path / "rows.jsonl", [*rows, chat(prompt, answer)]))
+    assert finding_locations(report, "language") == ([["rows:31"]] if found else [])
+    assert finding_locations(check(write(tmp_path / "few.jsonl", [*rows[:5], chat(prompt, answer)])), "language") == []
 
 
 def test_unsafe_fixes_are_applied_on_request(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from mlxtune.core.files import write_json
 from mlxtune.core.json_fields import to_json
 from mlxtune.data.generate import start
 from mlxtune.data.generate.lineage import KEY, Lineage
-from mlxtune.data.generate.request import GenerationRequest
+from mlxtune.data.generate.request import ALL_PROMPTS, GenerationRequest
 from mlxtune.data.generate.selection import propose
 from mlxtune.data.rows import Conversation, Location, Message
 from mlxtune.data.source import read_file, read_source
@@ -72,7 +72,7 @@ async def test_variations_of_the_filtered_rows(shop, checks, open_room, started)
         await room.type("tag:login")
         await room.press("enter", until=lambda: len(room.screen.session.selection.rows) == 4)
         await room.press("w", until=lambda: room.mode == "")
-        assert [option.value for option in room.screen._options] == ["variations", "documents", "answers"]
+        assert [option.value for option in room.screen._options] == ["variations", "documents", "answers", "unanswered"]
         assert "4 rows that match the filter" in room.screen._options[0].about
         await room.choose("variations")
         await room.choose("0")
@@ -82,6 +82,19 @@ async def test_variations_of_the_filtered_rows(shop, checks, open_room, started)
         await room.until_notice("✗ There are no documents at")
     rows = {row.id for row in read_file(load(file).source) if row.meta["tag"] == "login"}
     assert set(started[0][1].rows) == rows
+
+
+async def test_missing_answers_are_written_by_the_base(shop, checks, open_room, started):
+    shop.recipe()
+    write(shop.folder / "data" / "support.jsonl", [*GOOD, {"prompt": "Where is my tent?", "completion": ""}])
+    async with open_room("data") as room:
+        await room.until(lambda: room.screen.session is not None and room.screen.session.source.scanned == len(GOOD) + 1)
+        await room.press("w", choose="unanswered")
+        await room.until(lambda: room.mode == "" and room.screen._heading == "Which teacher should write up to 1 row?")
+        await room.choose("0")
+        await room.until_notice("● Generating")
+    ((_, request),) = started
+    assert (request.task, request.prompts, request.count, request.teacher.base) == ("answers", "", ALL_PROMPTS, "smollm2-135m")
 
 
 async def test_variations_are_of_thin_rows_unless_rows_are_chosen(shop, checks, open_room, started):

@@ -16,6 +16,7 @@ from mlxtune.data.checks.base import BY_HAND, Check, CheckFamily, Finding
 from mlxtune.data.checks.check_input import target_text
 from mlxtune.data.checks.corpus import Corpus
 from mlxtune.data.checks.pairs import normalize_answer
+from mlxtune.data.languages import FREQUENT_WORDS
 from mlxtune.data.rows import Preference, Row, TextRow, Unpaired, json_value
 
 family = CheckFamily()
@@ -29,7 +30,8 @@ CONFLICT = family.register(
 _MAX_COMPARED = 8  # earlier rows with the same prompt that one row is compared with
 _LABEL_WORDS = 4  # an answer with at most this many words is a label, a name or a number
 _SHORT_WORDS = 30  # in a longer text, other numbers do not mean another answer
-_NUMBER = re.compile(r"(?<![\w.])-?\d+(?:[.,]\d+)*")
+_CLAUSE = re.compile(r"[.,;:!?]+(?:\s|\Z)|\n|\b(?:and|but)\b")
+_WORD = re.compile(r"[$€£%]|(?<![\w.])-?\d+(?:[.,]\d+)*|[^\W\d_]+")
 _FINAL_NUMBER = re.compile(r"(?<![\w.])(-?\d[\d,]*(?:\.\d+)?)[\s.%}$*]*\Z")
 _NUMBER_WORDS = {
     word: str(number)
@@ -116,12 +118,23 @@ def _texts_differ(one: str, two: str) -> bool:
     if verdicts[0] and verdicts[1] and verdicts[0].lastindex != verdicts[1].lastindex:
         return True
     last = [_FINAL_NUMBER.search(text) for text in (one, two)]
+    ends_differ = last[0] and last[1] and float(last[0][1].replace(",", "")) != float(last[1][1].replace(",", ""))
+    if max(lengths) > _SHORT_WORDS:
+        return bool(ends_differ)
+    (numbers, about), (others, about_others) = map(_numbers, (one, two))
+    is_comparable = bool(numbers and others) and (not about.isdisjoint(about_others) or "" in about | about_others)
     if last[0] and last[1]:
-        return float(last[0][1].replace(",", "")) != float(last[1][1].replace(",", ""))
-    numbers = [_numbers(text) for text in (one, two)]
-    return max(lengths) <= _SHORT_WORDS and bool(numbers[0] and numbers[1]) and numbers[0].isdisjoint(numbers[1])
+        return bool(ends_differ) and is_comparable and last[0][1] not in others and last[1][1] not in numbers
+    return is_comparable and numbers.isdisjoint(others)
 
 
-def _numbers(text: str) -> set[str]:
-    words = (_NUMBER_WORDS.get(word) for word in re.findall(r"[a-z]+", text.casefold()))
-    return {*_NUMBER.findall(text), *(word for word in words if word)}
+def _numbers(text: str) -> tuple[set[str], set[str]]:
+    """Return the numbers in ``text``, and what they are about: the content words and currencies next to them in their clause, if any."""
+    numbers, about = set(), set()
+    for clause in _CLAUSE.split(text.casefold()):
+        words = [_NUMBER_WORDS.get(word, word) for word in _WORD.findall(clause) if word not in FREQUENT_WORDS]
+        for place, word in enumerate(words):
+            if word[-1].isdigit():
+                numbers.add(word)
+                about |= {near for near in words[max(0, place - 1) : place + 2] if not near[-1].isdigit()} if words[1:] else {""}
+    return numbers, about

@@ -2,8 +2,10 @@
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from mlxtune.data.checks.illustration import CODE
+from mlxtune.data.languages import language
 from mlxtune.data.rows import json_strings, json_value
 
 MIN_ANSWERS = 20  # fewer say nothing about the others
@@ -14,20 +16,26 @@ _MIN_PROSE = 6  # words of a text that should end like a sentence
 _MIN_ITEM = 8  # words of such an item of a numbered list
 _NUMBER = re.compile(r"-?\d[\d,.]*")
 _SENTENCE = re.compile(r"[^.!?\n]+[.!?]+|[^.!?\n]+$", re.MULTILINE)
-_ITEM = re.compile(r"\s*[*•+#|>-]\s|\s{4}|.*[={}<>|$]")
-_AUTHOR = re.compile(r"[-–—]\s?[A-Z][\w.]*(?:\s[A-Z][\w.]*)*\s*\Z")
+_ITEM = re.compile(r"\s*(?:[*•+#|>-]\s|-)|\s{4}|.*[={}<>|$]")
+_SIGNATURE = re.compile(
+    r"""(?x)(?:
+      [-–—]\s?[A-Z][\w.]*(?:\s[A-Z][\w.]*)*
+    | (?:^|[.!?]\s)(?:Yours?|Sincerely|Respectfully|Cordially|Regards|Best|Kind|Warm\w*|Love|With|Thank\w*)\b[^.,!?]{0,40},\s*[\[A-Z][^.!?]{0,40}
+    )\s*\Z"""
+)
 _NUMBERED = re.compile(r"\s*(?:\d+|\w)[.)]\s")
 _NUMBERED_SENTENCE = re.compile(r"(?m)^\s*(?:\d+|\w)[.)]\s.*[.!?]\s*$")
 _OPEN = re.compile(r"(?:[,:&(–—-]|(?:^|\s)[\"“‘'(]?(?!\d)(?:[^\W_]|['’-])+)\s*\Z")  # a last word, or a sign that something follows
 _LINKING = {"a", "an", "and", "as", "at", "by", "for", "from", "in", "is", "of", "or", "that", "the", "to", "with"}  # never last
 _ENDED = re.compile(r"[.!?][\"”')\]]*\s")
 
+LANGUAGE = "language"
 Form = tuple[str, str]  # its kind, and what the answers have
 
 
 def forms_of(answer: str) -> frozenset[Form]:
     """Return the forms of an answer. Of the sentences in it, or in each text of a JSON answer, the first and the last count."""
-    value = json_value(answer) if answer[:1] in ("{", "[") else None
+    value = _json(answer)
     texts = [answer] if value is None else [*json_strings(value)]
     found: set[Form] = {("sentence", own[end]) for text in texts if (own := [*sentences(text)]) for end in (0, -1)}
     if value is not None:
@@ -37,9 +45,22 @@ def forms_of(answer: str) -> frozenset[Form]:
             if len(line) <= _LONGEST_LINE and (shape := _NUMBER.sub("0", line.strip())) != "0":
                 found.add((kind, shape))
     prose = max(texts, key=len, default="")
+    if name := language(prose):
+        found.add((LANGUAGE, name))
     if len(prose.split()) >= _MIN_PROSE:
-        found |= {("prose", ""), *([] if ends_open(prose) else [("end", "")])}
+        end = "end" if not ends_open(prose) else "cut" if prose.split()[-1] in _LINKING else "open"
+        found |= {("prose", ""), (end, "")}
     return frozenset(found)
+
+
+def longest_text(answer: str) -> str:
+    """Return the longest text in a JSON answer, or another answer as it is."""
+    value = _json(answer)
+    return answer if value is None else max(json_strings(value), key=len, default="")
+
+
+def _json(answer: str) -> Any:
+    return json_value(answer) if answer[:1] in ("{", "[") else None
 
 
 def sentences(text: str) -> Iterator[str]:
@@ -50,9 +71,11 @@ def sentences(text: str) -> Iterator[str]:
 
 def ends_open(text: str) -> bool:
     """Return whether the last line of ``text`` is a sentence that does not end, rather than an item, a title, code, or a signature."""
-    line = text.rstrip()[-400:].rpartition("\n")[2]
+    before, _, line = text.rstrip()[-400:].rpartition("\n")
     words = line.split()
-    if len(words) < _MIN_SENTENCE or _ITEM.match(line) or not _OPEN.search(line) or _AUTHOR.search(line):
+    if len(words) < _MIN_SENTENCE or _ITEM.match(line) or not _OPEN.search(line) or _SIGNATURE.search(line):
+        return False
+    if before and words[-1] not in _LINKING and _OPEN.search(before.rpartition("\n")[2]):  # a list without signs
         return False
     if _NUMBERED.match(line) and (len(words) < _MIN_ITEM or not _NUMBERED_SENTENCE.search(text)):
         return False

@@ -1,82 +1,61 @@
-"""Find answers in another language than their prompt.
-
-A language is recognized by its script or, in Latin letters, by its most frequent words. py3langid knows more languages, but takes 0.6 s to
-load and reads 1 MB a second; lingua is a download of 170 MB.
-"""
+"""Find answers in another language than their prompt, or than nearly all other answers."""
 
 import re
 from collections import Counter
 from collections.abc import Iterator
 
-from mlxtune.data.checks.base import DROP, Check, CheckFamily, Evidence, Span
+from mlxtune.data.checks.base import DROP, Check, CheckFamily, Evidence, Finding, Span
 from mlxtune.data.checks.characters import NAMED_LANGUAGE
 from mlxtune.data.checks.check_input import CheckInput
-from mlxtune.data.checks.illustration import CODE, FENCE
+from mlxtune.data.checks.corpus import Corpus
+from mlxtune.data.checks.forms import LANGUAGE, MIN_ANSWERS, SHARE, longest_text
+from mlxtune.data.checks.illustration import CODE
+from mlxtune.data.languages import LONGEST, SCRIPTS, has_words_of, language
 
 family = CheckFamily()
-_WORDS = {
-    "English": "the of and to is you that it was for are with this have from they be your what how who which not can will my does do i we he she his her "
-    "our their if so but on in an by at or as has had did would there get me any could should am a",
-    "German": "der die das und ist nicht ein eine zu mit auf für sich den dem wie was ich sie wir auch wird sind im von kann bitte",
-    "French": "le la les des et est une que qui dans pour pas sur avec du vous nous je ce cette sont au plus par quel comment votre",
-    "Spanish": "el la los las de que en un y una es por con para del se no su como más pero lo está este son qué cuál cómo muy usted tiene",
-    "Italian": "il la un che di è una per non sono della gli nel con come più del alla anche questo ha cosa qual perché mi si lo delle",
-    "Portuguese": "o que de não uma para os é com do da em por mais como são um você seu ao na dos isso está foi qual muito também",
-    "Dutch": "het een van en is dat niet op te zijn voor met je de wat hoe aan ook er worden kan bij deze naar als uw",
-    "Swedish": "och att det är som en på för med inte jag av till den har vi du kan om ett vad hur från så där",
-    "Danish": "og at det er som en på for med ikke jeg af til den har vi du kan om et hvad hvordan fra så der",
-    "Polish": "nie jest się na że jak co ale za od czy przez dla są tego być może po oraz który które jako tym jego bez",
-    "Turkish": "bir ve bu için ile de da ne çok olarak daha olan gibi en kadar var mı nasıl sonra değil ama veya her olduğu",
-}  # fmt: skip
-_LANGUAGES_OF = {
-    word: [name for name, words in _WORDS.items() if word in words.split()] for word in " ".join(_WORDS.values()).split()
+_WORDING = {
+    "prompt": "The prompt is in {prompt}; the answer is in {answer}.",
+    "others": "{share:.0%} of the answers are in {prompt}; this one is in {answer}.",
 }
-FREQUENT_WORDS = frozenset(_LANGUAGES_OF)
-_SCRIPTS = {
-    name: re.compile(f"[{letters}]")
-    for name, letters in (pair.split() for pair in (
-        "Japanese ぀-ヿ", "Korean 가-힣", "Chinese 㐀-鿿", "Cyrillic Ѐ-ӿ", "Arabic ؀-ۿ", "Hebrew ֐-׿", "Hindi ऀ-ॿ", "Thai ฀-๿", "Greek Ͱ-Ͽ"))
-}  # fmt: skip
-NAMES = (*_WORDS, *_SCRIPTS)
-_SHARE, _MIXED = 0.5, 0.05  # of the letters are in a script: the text is in its language, or in several
-_MIN_WORDS = 3  # distinct frequent words of a language that a text has, and half as many again as of any other
-_LONGEST = 400  # characters that are read
+_LANGUAGE = Check("language", "warn", "answers in another language than their prompt", _WORDING, DROP, "≠")
 
 
-@family.row_check(
-    Check(
-        "language", "warn", "answers in another language than their prompt",
-        "The prompt is in {prompt}; the answer is in {answer}.", DROP, "≠",
-    )
-)  # fmt: skip
+@family.row_check(_LANGUAGE)
 def other_language(row_input: CheckInput) -> Iterator[Evidence]:
     """Find an answer in another language than the last prompt, unless a language is named."""
+    for prompt, answer, span in _answers(row_input):
+        if (
+            (expected := language(prompt))
+            and expected != answer
+            and (expected not in SCRIPTS or not re.search("[A-Za-z]{4}", prompt))
+        ):
+            yield Evidence((span,), "prompt", {"prompt": expected, "answer": answer})
+            return
+
+
+@family.corpus_check
+def unusual_language(corpus: Corpus) -> Iterator[Finding]:
+    """Find an answer in another language than at least 90% of the answers, if the language of its prompt is not clear."""
+    languages = {rank: name for rank, forms in corpus.forms.items() for kind, name in forms if kind == LANGUAGE}
+    usual, count = next(iter(Counter(languages.values()).most_common(1)), ("", 0))
+    for rank, name in languages.items() if count >= max(MIN_ANSWERS, SHARE * len(languages)) else ():
+        if name == usual:
+            continue
+        row_input = CheckInput(corpus.indices[rank], corpus.read(corpus.indices[rank]))
+        for prompt, answer, span in _answers(row_input):
+            if answer == name and prompt.isascii() and not language(prompt) and has_words_of(usual, prompt, name):
+                values = {"share": count / len(languages), "prompt": usual, "answer": name}
+                yield _LANGUAGE.finding(row_input.index, spans=(span,), reason="others", values=values)
+                break
+
+
+def _answers(row_input: CheckInput) -> Iterator[tuple[str, str, Span]]:
+    """Yield the last prompt and the language of each answer for which no language is named, if it is clear, and where it is."""
     prompt, earlier = "", ""
     for part in row_input.parts:
         if part.role in ("user", "system", "developer"):
             prompt, earlier = (part.text if part.role == "user" else prompt), f"{earlier}\n{part.text}"
-        elif part.is_answer and (answer := language(part.text)):
-            expected = language(prompt)
-            if answer == expected or not expected:
-                continue
-            has_foreign_word = expected not in _WORDS and re.search("[A-Za-z]{4}", prompt)
-            is_code = len(CODE.findall(part.text[:_LONGEST])) > 1
-            if not has_foreign_word and not is_code and not NAMED_LANGUAGE.search(earlier):
-                yield Evidence((Span(part.name, 0, len(part.text), part.text[:60]),), "", {"prompt": expected, "answer": answer})
-                return
-
-
-def language(text: str) -> str:
-    """Return the language of ``text``, or its script, and ``""`` if it is not clear."""
-    text = FENCE.sub(" ", text[:_LONGEST])
-    if not text.isascii():
-        letters = sum(map(str.isalpha, text)) or 1
-        for name, script in _SCRIPTS.items():
-            share = len(script.findall(text)) / letters
-            if share >= (_SHARE if name != "Japanese" else _MIXED):
-                return name
-            if share >= _MIXED:
-                return ""
-    counts = Counter(name for word in set(re.findall(r"[^\W\d_]+", text.casefold())) for name in _LANGUAGES_OF.get(word, ()))
-    first, second = [*counts.most_common(2), ("", 0), ("", 0)][:2]
-    return first[0] if first[1] >= max(_MIN_WORDS, 1.5 * second[1]) else ""
+        elif part.is_answer and (answer := language(longest_text(part.text))):
+            is_code = len(CODE.findall(part.text[:LONGEST])) > 1
+            if not is_code and part.text.strip() not in prompt and not NAMED_LANGUAGE.search(earlier):
+                yield prompt, answer, Span(part.name, 0, len(part.text), part.text[:60])

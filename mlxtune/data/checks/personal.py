@@ -72,7 +72,7 @@ _ADDRESS = re.compile(
 _RESIDENCE = re.compile(  # words before the address of a person, not of a shop
     r"""(?xi)\b(?:
       (?:my|our|his|her|their|home|house|shipping|billing|mailing|delivery|current|(?<=['’])s)[ ](?:\w+[ ])?address | address(?:[ ](?:is|for)\b|:)
-    | (?:live[sd]?|living|resid(?:e[sd]?|ing)|staying|tenant|moved|house[ ]is(?:[ ]located)?|number[ ]is)\b(?:[ ](?:at|on|in|of|to))?
+    | (?:live[sd]?|living|resid(?:e[sd]?|ing)|staying|tenant|moved|(?:home|house)[ ]is(?:[ ]located)?|number[ ]is)\b(?:[ ](?:at|on|in|of|to))?
     | (?:ship|deliver|send|mail|sent|forward|pick[ ]up)\w*\b[^.\n]{0,40}[ ](?:to|at|from)
     | wohn[et]\w*|adresse|anschrift|lieferung|schick\w*|habit[eo]\w*|livr\w+|direcci[oó]n|vivo|indirizzo|abito|morada|endereço
     )\b"""

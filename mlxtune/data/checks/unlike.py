@@ -8,6 +8,7 @@ from mlxtune.data.checks.corpus import Corpus
 from mlxtune.data.checks.forms import MIN_ANSWERS, SHARE
 
 family = CheckFamily()
+_CUT = 0.05  # of the answers that end in mid-sentence end with a word that ends no sentence
 _FORM_WORDING = {
     "json": "{share:.0%} of the answers are JSON; this one is not.",
     "key": "{share:.0%} of the answers have the field “{form}”; this one does not.",
@@ -40,6 +41,8 @@ def unlike(corpus: Corpus) -> Iterator[Finding]:
             values = {"share": counts[missing] / len(forms), "form": missing[1]}
             yield _FORM.finding(corpus.indices[rank], reason=missing[0], values=values)
     prose, whole = counts["prose", ""], counts["end", ""]
+    cut, unclear = counts["cut", ""], counts["open", ""]
+    has_cuts = unclear < MIN_ANSWERS or cut > _CUT * unclear  # otherwise, those answers only lack a period
     for rank, own in forms.items() if prose >= MIN_ANSWERS and whole >= SHARE * prose else ():
-        if ("prose", "") in own and ("end", "") not in own:
+        if ("cut", "") in own or (("open", "") in own and has_cuts):
             yield _MID_SENTENCE.finding(corpus.indices[rank], values={"share": whole / prose})

@@ -62,7 +62,7 @@ _BOILERPLATE = re.compile(
 _PLACEHOLDER = re.compile(
     r"""(?x)
       (?<![\w}\\{$])\{\{\s*[#^/]?[A-Za-z_][\w.\- ]{0,40}\s*\}\}(?!\})
-    | \[(?:[Yy]our|YOUR|[Ii]nsert|INSERT|[Nn]ame|NAME|[Cc]ompany|COMPANY|[Cc]ustomer|CUSTOMER|[Rr]ecipient|[Pp]roduct[ ][Nn]ame|[Dd]ate|DATE|[Aa]ddress|[Pp]hone
+    | (?<!\w)\[(?:[Yy]our|YOUR|[Ii]nsert|INSERT|[Nn]ame|NAME|[Cc]ompany|COMPANY|[Cc]ustomer|CUSTOMER|[Rr]ecipient|[Pp]roduct[ ][Nn]ame|[Dd]ate|DATE|[Aa]ddress|[Pp]hone
         |[Ee]mail|[Ff]irst[ ][Nn]ame|[Ll]ast[ ][Nn]ame|[Pp]lace|[Cc]ity|[Tt]itle|[Ss]ender|[Rr]edacted|PLACEHOLDER|placeholder)(?:['’]s)?(?:[ _-][\w' _/-]{1,40})?\](?![(\[:])
     | (?<![\w}\\{$"'#%])\{(?:[a-z][a-z0-9]+(?:_[a-z0-9]+)+|name|date|company|customer|product|address|email|phone|city|user)\}(?![\w}])
     | <(?!MASK|PAD|UNK|EOS|BOS|CLS|SEP)[A-Z]{3,}(?:_[A-Z]+)*>(?![\s\S]*</)
@@ -75,6 +75,7 @@ _RESIDUE = re.compile(
     r"""(?x)
       </?(?i:p|br|div|span|li|ul|ol|b|i|u|em|strong|h[1-6]|a|td|th|tr|table|font|img|blockquote|center)(?:\s[^<>\n]{0,200})?/?>
     | &(?:nbsp|amp|quot|lt|gt|apos|hellip|[rl][sd]quo|[mn]dash|\#\d{2,5}|\#x[0-9a-fA-F]{2,4});
+    | (?:^|(?<=[\n"]))ChatGPT[ ]said:
     | (?:^|(?<=[\s"a-z+\#]))Copy[ ](?:code|to[ ]clipboard)(?=[A-Z\s"\\\#]|[a-z]+[ (=.]|$)
     """
 )
@@ -157,7 +158,7 @@ def placeholders(text: str) -> Iterator[Hit]:
     answers_only=True,
 )
 def residue(text: str) -> Iterator[Hit]:
-    for match in _RESIDUE.finditer(text) if any(mark in text for mark in ("<", "&", "Copy ")) else ():
+    for match in _RESIDUE.finditer(text) if any(mark in text for mark in ("<", "&", "Copy ", "ChatGPT")) else ():
         yield Hit(*match.span(), values={"phrase": match[0]})
 
 

@@ -60,7 +60,7 @@ class FirstStage:
 
 def load_context(recipe: Recipe, request: GenerationRequest) -> GenerationContext:
     """Read and split the recipe's source, and choose the examples. Raises ``InputError`` if the request does not fit the rows."""
-    source, splits = _read(recipe)
+    source, splits = _read(recipe, skip_invalid=request.task == "answers" and not request.prompts)
     train = _usable(recipe, splits, source.path.name)
     is_pair = isinstance(train[0], Preference)
     if (request.task == "pairs") != is_pair and request.task != "scores":
@@ -78,8 +78,8 @@ def training_rows(recipe: Recipe) -> tuple[Conversation | Preference, ...]:
     return _usable(recipe, splits, source.path.name)
 
 
-def _read(recipe: Recipe) -> tuple[Source, Splits]:
-    source = read_source(recipe.source, recipe.data.format, recipe.data.map)
+def _read(recipe: Recipe, *, skip_invalid: bool = False) -> tuple[Source, Splits]:
+    source = read_source(recipe.source, recipe.data.format, recipe.data.map, skip_invalid=skip_invalid)
     return source, split(source, recipe.data)
 
 

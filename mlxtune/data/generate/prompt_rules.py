@@ -5,14 +5,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from mlxtune.data.checks.characters import NAMED_LANGUAGE
 from mlxtune.data.checks.check_input import target_text
-from mlxtune.data.checks.language import FREQUENT_WORDS, language
+from mlxtune.data.languages import FREQUENT_WORDS, language
 from mlxtune.data.rows import Row, last_prompt
 
 _LONGER = 4  # times the longest prompt of the training rows
 _MIN_SHARE = 0.02  # of the training rows have a language, or both languages of a row
 _DISTINCT = 0.4  # minimum share of distinct words in a prompt of ``_MIN_WORDS`` or more
 _MIN_WORDS = 8
+_BEGINNING = 100  # words whose repetition counts, because a long text repeats its own
 _INJECTION = re.compile(
     r"""(?xim)
       \b(?:ignore|disregard|forget|override|bypass)\b[^.!?\n]{0,30}\b(?:previous|prior|above|earlier|preceding|your|system|original)\b[^.!?\n]{0,20}
@@ -23,7 +25,7 @@ _INJECTION = re.compile(
     | \byou[ ]are[ ](?:now[ ](?:an?\b|in\b|dan\b|free\b|acting)|no[ ]longer[ ](?:an?\b|bound))
     | \b(?:act|behave|respond|answer)[ ]as[ ]if[ ]you[ ](?:had[ ]no|were[ ]not[ ]bound)
     | \bpretend[ ](?:that[ ])?you[ ](?:have[ ]no|are[ ]not[ ]bound|are[ ]unrestricted)
-    | \b(?:developer|dan|god)[ ]mode\b | \bjailbreak | \bdo[ ]anything[ ]now\b
+    | \b(?:developer|dan|god|jailbreak)[ ]mode\b | \bjailbreak[ ](?:prompt|yourself|the[ ](?:AI|assistant|bot|model))\b | \bdo[ ]anything[ ]now\b
     | \bnew[ ](?:system[ ])?(?:instructions?|prompt)[ ]*: | ^\s*(?:system|assistant|developer)\s*:
     | <\|\w+\|> | \[/?INST\] | </?(?:system|instructions?|s)>
     """
@@ -32,10 +34,10 @@ _JUNK = re.compile(
     r"""(?xi)
       \A\W*(?:string|text|(?:new[ ])?(?:message|prompt|question|example)s?|n/?a|none|null|todo|tbd|test|foo|lorem[ ]ipsum.*)\W*\d*\W*\Z
     | \A\W*(?:new[ ])?(?:message|prompt|question|example)[ ]\d+\b
-    | \A\s*(?:sure|certainly|of[ ]course|absolutely)\b[,!.]
-    | \bhere[ ](?:are|is)\b[^.!?\n]{0,30}\b(?:messages?|prompts?|questions?|examples?|variations?)\b
-    | \bJSON[ ](?:list|array)\b | \bas[ ]an[ ]AI\b | <<\w*|>> | \A\s*(?:```|[\[{])
-    | \[(?:your|insert|name|order|date|product|company)\b[^\]\n]{0,30}\] | \{\{.*?\}\}
+    | \A\s*(?:sure|certainly|of[ ]course|absolutely)\b[,!.]\s*(?:here\b|I['’]|below\b)
+    | \A\W*(?:\w+\W+){0,2}?here[ ](?:are|is)\b[^.!?\n]{0,30}\b(?:messages?|prompts?|questions?|examples?|variations?)\b[^.!?\n(]*:
+    | \bJSON[ ](?:list|array)\b | \bas[ ]an[ ]AI\b | <<\w*>> | \A\s*(?:```|[\[{]\s*["{\[])
+    | \[(?:your|insert|name|order|date|product|company)\b[^\]\n]{0,30}\] | (?<!\$)\{\{\s*\w[^{}\n]*\}\}
     """
 )
 
@@ -74,7 +76,7 @@ class PromptRules:
         """Return why ``prompt`` is refused: ``injection``, ``junk``, or ``other_language``; ``""`` if it is not."""
         if kind := next((kind for kind, pattern in self._patterns if pattern.search(prompt)), ""):
             return kind
-        words = prompt.casefold().split()
+        words = prompt.casefold().split()[:_BEGINNING]
         latin = _latin_words(prompt)
         if (
             sum(map(str.isalpha, prompt)) < 2
@@ -84,7 +86,8 @@ class PromptRules:
         ):
             return "junk"
         own = language(prompt)
-        return "other_language" if own and self._prompt_languages and own not in self._prompt_languages else ""
+        is_other = own and self._prompt_languages and own not in self._prompt_languages and not NAMED_LANGUAGE.search(prompt)
+        return "other_language" if is_other else ""
 
     def allows(self, row: Row) -> bool:
         """Return whether training rows have the languages of ``row``'s prompt and answer, if these are clear."""
