@@ -190,14 +190,17 @@ def strongest(
 ) -> StrongestFacts:
     """Return which arm's ``answers`` to the validation ``rows`` pass most often: the verdict's metric, then the contract.
 
-    Of equal arms, it is the first.
+    Of equal arms, it is the one with the most right fields, then the one that passes the most parts of the contract, then the first.
     """
-    metrics = (contract.headline(recipe, has_preferences=False), CONTRACT)
-    hits = {}
+    headline = contract.headline(recipe, has_preferences=False)
+    passes = {}
     for name, own in answers.items():
         scored = [answer.scores for answer in score_answers(contract, rows, own)]
-        hits[name] = tuple(sum(metric in scores and scores[metric].passed for scores in scored) for metric in metrics)
-    return {"arm": max(hits, key=lambda name: hits[name]), "hits": {name: own[0] for name, own in hits.items()}, "rows": len(rows)}
+        hits = Counter(metric for scores in scored for metric, score in scores.items() if score.passed)
+        right = sum(scores[headline].value or 0.0 for scores in scored if headline in scores)
+        passes[name] = hits[headline], hits[CONTRACT], right, hits.total()
+    strongest = max(passes, key=lambda name: passes[name])
+    return {"arm": strongest, "hits": {name: own[0] for name, own in passes.items()}, "rows": len(rows)}
 
 
 def stored_strongest(folder: Path, contract: Contract, recipe: Recipe) -> StrongestFacts | None:

@@ -12,8 +12,10 @@ from mlxtune.data.constant_rate import ConstantRate
 from mlxtune.data.rows import Conversation, Location, Message, Unpaired
 from mlxtune.data.split import Splits
 from mlxtune.evaluation import free_arms as module
+from mlxtune.evaluation.answers import Answer
 from mlxtune.evaluation.contract import Contract
-from mlxtune.evaluation.free_arms import AnsweredRows, constant_answer, constant_rate, copied_answers, free_arms
+from mlxtune.evaluation.evidence import evaluated_rows
+from mlxtune.evaluation.free_arms import AnsweredRows, constant_answer, constant_rate, copied_answers, free_arms, strongest
 from mlxtune.evaluation.scorers import ModelAnswer
 from mlxtune.recipe import Disclaimer, EvaluationSection, parse
 
@@ -113,3 +115,14 @@ def test_answers_have_no_cost_and_only_desirable_answers_are_copied():
     for arm in (constant, copier):
         (answer,) = arm.answers
         assert (answer.output, answer.ended, answer.answer_tokens, answer.seconds, answer.tokens) == ("good", "stop", 0, None, 0)
+
+
+def test_of_arms_that_are_never_right_the_one_with_more_right_fields_is_the_strongest():
+    recipe = parse('name = "x"\n[model]\nbase = "m"\n[data]\nsource = "d"\n[evaluation]\ncorrect = ["/a", "/b"]\n')
+    rows = evaluated_rows([_row("question", '{"a": 1, "b": 2}')])
+    texts = {"base+prompt": "It is 1.", "base+kshot": '{"a": 1, "b": 3}', "base+grammar": '{"a": 2, "b": 3}'}
+    answers = {arm: [Answer(rows[0].id, text, "stop")] for arm, text in texts.items()}
+    found = strongest(Contract.from_recipe(recipe), recipe, rows, answers)
+    assert found == {"arm": "base+kshot", "hits": dict.fromkeys(texts, 0), "rows": 1}
+    del answers["base+kshot"]
+    assert strongest(Contract.from_recipe(recipe), recipe, rows, answers)["arm"] == "base+grammar"  # it is valid JSON
