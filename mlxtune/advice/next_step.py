@@ -262,15 +262,15 @@ def _rows_step(view: RecipeView, check: CheckOutcome | None) -> NextStep:
 def after_check(source: Path, section: DataSection, report: CheckReport, snapshot: Snapshot) -> NextStep | None:
     """Return the next step after a check of ``source``, a recipe or rows read as ``section`` says."""
     from mlxtune.data.checks.registry import get_check
-    from mlxtune.data.column_map import first_record, guessed_mapping
+    from mlxtune.data.column_map import first_records, proposed_mapping
     from mlxtune.data.readers.columns import mapping_option
     from mlxtune.recipe.edit import toml_literal
 
     recipe, name = load(source, []) if source.suffix == ".toml" else None, str(source)
     if not section.map and (report.kept == 0 or set(report.formats) == {"text"}):
         with suppress(DataError):
-            if guess := guessed_mapping(first_record(report.path)):
-                return None if recipe else NextStep(StepCode.MAP_COLUMNS, name=name, options=mapping_option(guess))
+            if proposed := proposed_mapping(first_records(report.path, 100)):
+                return None if recipe else NextStep(StepCode.MAP_COLUMNS, name=name, options=mapping_option(proposed))
     read_as = [f"--format {section.format}"] if section.format != "auto" and not recipe else []
     read_as += [mapping_option(section.map)] if section.map and not recipe else []
     blocks = {finding.check for finding in report.findings if finding.severity == "block"}

@@ -17,8 +17,8 @@ from mlxtune.data.checks.check_input import scored_answer
 from mlxtune.data.checks.corpus import json_object
 from mlxtune.data.checks.forms import sentences
 from mlxtune.data.checks.labels import label_set
-from mlxtune.data.column_map import ColumnUse, check_contents, column_use, first_records, guessed_mapping
-from mlxtune.data.readers.columns import column_value, columns, mapping_option
+from mlxtune.data.column_map import ColumnUse, check_contents, column_use, first_records, guessed_mapping, proposed_mapping
+from mlxtune.data.readers.columns import columns, mapping_option
 from mlxtune.data.readers.formats import NO_MAPPING, detect
 from mlxtune.data.rows import Conversation, Preference, Row, TextRow, Unpaired, json_strings, row_text, row_tools
 from mlxtune.data.source import read_records
@@ -165,12 +165,8 @@ def _mapping_by_name(path: Path) -> dict[str, str]:
     texts = [column for column, value in columns(record) if isinstance(value, str)]
     if detect(record) is not None or mapping.keys() - {"text"} or not texts:
         return mapping
-    longest = sorted(texts, key=lambda column: -len(column_value(record, column)))[:2]
     command = f"mlxtune init --from {shlex.quote(str(path))}"
-    hint = f"Train on plain text: {command} {mapping_option({'text': longest[0]})}"
-    if len(longest) == 2:
-        pair = dict(zip(("prompt", "completion"), (column for column in texts if column in longest), strict=True))
-        hint += f", or on answers: {command} {mapping_option(pair)}"
+    hint = f"For example: {command} {mapping_option(proposed_mapping(sample))}"
     names = ", ".join(one_line(column, 20) for column in texts[:6])
     raise DataError(f"The column names of {one_line(path.name)} do not indicate what the columns contain: {names}.", hint=hint)
 

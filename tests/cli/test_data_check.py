@@ -371,3 +371,16 @@ def test_init_from_writes_a_recipe_that_can_be_checked(ok, cli, tmp_path):
     assert "already exists" in cli("init", str(tmp_path), "--from", str(SAMPLES / "reviews.jsonl")).err
     assert "There is no data" in cli("init", "--from", "nosuch.jsonl").err
     assert "require --from" in cli("init", str(tmp_path), "--name", "x").err
+
+
+def test_columns_with_names_of_their_own_are_proposed_as_prompt_and_answer(cli, cwd):
+    rows = (
+        ("My tent leaks at the seam", "Send it in please"),
+        ("Where is parcel LF-1?", "It left us today"),
+        ("Lamp is dead", "We send one"),
+    )
+    (cwd / "t.csv").write_text("ticket,agent_answer,queue\n" + "".join(f"{ask},{answer},q\n" for ask, answer in rows))
+    result = cli("data", "check", "t.csv")
+    assert result.code == 1
+    assert "mlxtune data check t.csv --map prompt=ticket,completion=agent_answer" in result.out
+    assert "--map text=" not in result.out

@@ -218,9 +218,7 @@ def test_columns_whose_names_say_nothing_are_not_guessed(tmp_path: Path) -> None
     source = write_rows(tmp_path / "my rows.jsonl", rows)
     with pytest.raises(DataError, match="do not indicate what the columns contain: id, note, body") as caught:
         guess(source)
-    text, answers = caught.value.hint.split(", or on answers: ")
-    assert text == f"Train on plain text: mlxtune init --from '{source}' --map text=body"
-    assert answers == f"mlxtune init --from '{source}' --map prompt=note,completion=body"
+    assert caught.value.hint == f"For example: mlxtune init --from '{source}' --map prompt=note,completion=body"
     assert guess(source, {"text": "body"}).formats == {"text": 3}
     with pytest.raises(DataError) as caught:
         guess(write_rows(tmp_path / "notes.jsonl", [{"note": "Where is it?", "n": 1}]))

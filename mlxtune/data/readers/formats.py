@@ -124,7 +124,8 @@ def _unknown_format(record: Record) -> InvalidRecord:
     if mapping.keys() == {"text"} and len(texts) == len(record) == 2:
         mapping = dict(zip(("prompt", "completion"), texts, strict=True))
     if mapping:
-        hint = f"Map the columns: {mapping_option(mapping)}, or data.map in a recipe."
+        is_clear = len(texts) <= 2 or mapping.keys() != {"text"}
+        hint = f"Map the columns: {mapping_option(mapping) if is_clear else '--map'}, or data.map in a recipe."
     return InvalidRecord(f"no known format has these keys: {keys}.", hint)
 
 
