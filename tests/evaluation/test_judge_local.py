@@ -1,14 +1,16 @@
+import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from mlxtune.core.errors import InputError, MachineError
 from mlxtune.data.rows import Message
 from mlxtune.evaluation.judge.local import BATCH_SIZE, LocalJudge
-from mlxtune.evaluation.judge.rubric import DEFAULT, grading_messages
+from mlxtune.evaluation.judge.rubric import DEFAULT, REPLY_SCHEMA, grading_messages
 from mlxtune.runs.locks import accelerator_lease, accelerator_lock, file_lock
 
 pytestmark = pytest.mark.slow
@@ -20,8 +22,9 @@ def test_local_judge_answers_greedily_and_exits_with_caller(tiny, tmp_path):
     with LocalJudge(tiny, tmp_path) as judge:
         assert "computed in" in judge.path or "native" in judge.path
         first, second = judge(ASKED), judge(ASKED)
-        assert isinstance(first, str)
         assert first == second
+        pytest.importorskip("llguidance")
+        assert jsonschema.Draft202012Validator(REPLY_SCHEMA).is_valid(json.loads(first)), "a grammar constrains the replies"
         worker = judge.process
     assert worker.returncode == 0
     with file_lock(accelerator_lock(), busy="the accelerator was not given back"):

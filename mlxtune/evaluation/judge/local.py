@@ -7,12 +7,15 @@ The process, ``python -m mlxtune.evaluation.judge.local BATCH_SIZE``, answers on
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlxtune.core.child_process import Channel, ChildProcess, Request, run_session
-from mlxtune.core.errors import MlxtuneError, TemplateError
+from mlxtune.core.errors import InputError, MlxtuneError, ModelError, TemplateError
 from mlxtune.data.rows import Message
+from mlxtune.evaluation.judge import rubric
 from mlxtune.models.cpu import blas
 from mlxtune.models.resolve import resolve
 from mlxtune.runs.locks import accelerator_lease
@@ -22,7 +25,7 @@ if TYPE_CHECKING:  # imports mlx
 
 LOG = "worker.log"
 BATCH_SIZE = 16  # questions answered in one batch
-REPLY_TOKENS = 384  # a quote and a verdict
+REPLY_TOKENS = 384  # a quote and a verdict, for a model whose replies no grammar constrains
 THINKING_TOKENS = 2048  # limit for a judge whose reasoning cannot be turned off
 _GATHER = 0.05  # seconds that a batch waits for one more request
 
@@ -49,22 +52,32 @@ class LocalJudge(ChildProcess):
 
 
 def answer_requests(channel: Channel, load_request: Request, batch_size: int) -> None:
-    """Load the model that ``load_request`` names and answer requests in batches. Raises ``ModelError`` if it cannot be loaded."""
+    """Load the model that ``load_request`` names and answer requests in batches. Raises ``ModelError`` if it cannot be loaded.
+
+    A grammar constrains the replies where that is possible, because small models write few readable ones without it.
+    """
     from mlxtune.models.generate import GenerationSettings, generate  # these import mlx, which must be loaded after the BLAS
+    from mlxtune.models.grammar import Grammar
     from mlxtune.models.load import load
     from mlxtune.models.template import ChatTemplate
 
     loaded = load(resolve(load_request.params["model"]))
-    template = ChatTemplate(loaded.tokenizer)
+    template, grammar = ChatTemplate(loaded.tokenizer), None
+    with suppress(InputError, ModelError):  # llguidance is not installed, or does not support the tokenizer
+        grammar = Grammar(loaded.tokenizer, rubric.REPLY_SCHEMA, template.stop_tokens)
     load_request.result(loaded.description)
     while batch := channel.receive_batch(batch_size, _GATHER):
         try:
             prompts = [_prompt(template, request) for request in batch]
             settings = GenerationSettings(
-                max_tokens=REPLY_TOKENS, stops=template.stop_tokens, batch_size=len(prompts),
-                thinking_tokens=template.thinking_limit(THINKING_TOKENS),
+                max_tokens=REPLY_TOKENS, stops=template.stop_tokens, batch_size=len(prompts), grammar=grammar,
+                thinking_tokens=template.thinking_limit(THINKING_TOKENS), thought_starts=template.thought_starts,
             )  # fmt: skip
-            outputs = generate(loaded.model, loaded.tokenizer, prompts, settings)
+            try:
+                outputs = generate(loaded.model, loaded.tokenizer, prompts, settings)
+            except ModelError:  # the architecture does not support grammars
+                grammar = None
+                outputs = generate(loaded.model, loaded.tokenizer, prompts, replace(settings, grammar=None))
         except MlxtuneError as error:
             for request in batch:
                 request.error(error)

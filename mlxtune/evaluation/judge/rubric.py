@@ -68,6 +68,23 @@ DEFAULT = Rubric(
 )
 
 
+def _reply_schema(key: str, values: Sequence[str | int]) -> dict[str, Any]:
+    fields = {"evidence": {"type": "string", "maxLength": MAX_EVIDENCE}, key: {"enum": list(values)}}
+    return {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
+
+
+MAX_EVIDENCE = 160  # characters of the passage that a constrained reply quotes
+REPLY_SCHEMA = {
+    "x-guidance": {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "},
+    "anyOf": [
+        _reply_schema("verdict", ["yes", "no"]),
+        _reply_schema("score", range(1, STEPS + 1)),
+        _reply_schema("better", ["1", "2", "tie"]),
+    ],
+}
+"""The JSON Schema of every reply that can be read."""
+
+
 @dataclass(frozen=True)
 class Grade:
     """A parsed reply. The value is set even if there is a problem: a sentinel that was approved without evidence was still approved."""
