@@ -29,6 +29,7 @@ from mlxtune.runs.worker import Worker
 from mlxtune.training.setup import REVIEW, build_loop, load_foundation
 
 SHARE = 0.05  # of the steps of a whole training
+RATE = 0.1  # of its learning rate
 STEP = "finishing_step"  # progress label
 
 # Returns the weights of the fused model as the export rounds them, given a folder with the adapter; only those named, if any are.
@@ -47,7 +48,8 @@ def finish(worker: Worker, recipe: Recipe, adapter: Path, folder: Path, rounded:
     section = recipe.training
     per_epoch = math.ceil(len(base.train.rows) / (max(1, section.batch_size) * section.accumulate))
     listener.steps = max(1, math.ceil(SHARE * (section.steps or per_epoch * section.epochs)))
-    section = replace(section, steps=listener.steps, validate_every=listener.steps, early_stop=0)
+    rate = RATE * section.learning_rate
+    section = replace(section, steps=listener.steps, learning_rate=rate, validate_every=listener.steps, early_stop=0)
     recipe = replace(recipe, training=section)
 
     base.loaded.model = model = dequantize_model(base.loaded.model)
