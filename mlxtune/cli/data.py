@@ -34,6 +34,7 @@ from mlxtune.recipe.schema import hub_copy
 from mlxtune.workspace.index import WorkspaceIndex
 
 if TYPE_CHECKING:  # the checks import numpy
+    from mlxtune.data.checks.base import Finding
     from mlxtune.data.checks.fixes import FixResult
     from mlxtune.data.checks.report import CheckReport
 
@@ -75,7 +76,9 @@ def resolve_source(source: Path, format: str = "auto", map: str = "", **settings
     return path, replace(section, **given)
 
 
-def run_checks(source: Path, path: Path, section: DataSection, *, fetch: bool = True) -> CheckReport:
+def run_checks(
+    source: Path, path: Path, section: DataSection, *, fetch: bool = True, found: Sequence[Finding] | None = ()
+) -> CheckReport:
     """Check the source at ``path``, with the contract if ``source`` is a recipe. Raise ``InputError`` if it is invalid.
 
     The recipe's model is downloaded for its tokenizer unless ``fetch`` is false.
@@ -84,7 +87,7 @@ def run_checks(source: Path, path: Path, section: DataSection, *, fetch: bool = 
 
     recipe = replace(load(source, []), data=section) if source.suffix == ".toml" else None
     with progress_bar(f"reading {one_line(path.name, 40)}") as update:
-        return check_source(path, section, recipe, update, fetch=fetch)
+        return check_source(path, section, recipe, update, fetch=fetch, found=found)
 
 
 @dataclass(frozen=True)
@@ -99,14 +102,23 @@ class SplitOptions:
     group_by: Annotated[str | None, option("--group-by", "A metadata key. Rows with the same value stay together.")] = None
 
 
+@dataclass(frozen=True)
+class MuteOptions:
+    """Which checks to report."""
+
+    mute: Annotated[str, option("--mute", "Stop reporting this check for this source; requires --reason.", metavar="CHECK")] = ""
+    reason: Annotated[str, option("--reason", "Why the check is muted; recorded in the journal.")] = ""
+    unmute: Annotated[str, option("--unmute", "Report this check again.", metavar="CHECK")] = ""
+
+
 @app.command("check")
+@with_option_groups
 def check(
     source: SourceArgument,
+    muting: MuteOptions,
     fix: Annotated[bool, option("--fix", "Record every safe fix in the review, then check again.")] = False,
     also: Annotated[list[str] | None, option("--also", "With --fix, also apply this check's fix.", metavar="CHECK")] = None,
-    mute: Annotated[str, option("--mute", "Stop reporting this check for this source; requires --reason.", metavar="CHECK")] = "",
-    reason: Annotated[str, option("--reason", "Why the check is muted; recorded in the journal.")] = "",
-    unmute: Annotated[str, option("--unmute", "Report this check again.", metavar="CHECK")] = "",
+    base: Annotated[bool, option("--base", "Also find answers that the recipe's base finds unlikely after their prompts.")] = False,
     format: Format = "auto",
     map: Map = "",
     every: Annotated[bool, option("--all", "Show every finding.")] = False,
@@ -118,17 +130,24 @@ def check(
     """
     from mlxtune.data.checks.fixes import select_fixes
     from mlxtune.data.checks.report import report_json
+    from mlxtune.evaluation.check_process import find_mismatches
 
     if also and not fix:
         raise InputError("--also requires --fix.", hint="Add --fix.")
+    if base and source.suffix != ".toml":
+        raise InputError("--base requires a recipe.", hint="Check the recipe instead of its data.")
     path, section = resolve_source(source, format, map)
     select_fixes((), also or ())
-    _mute(path, mute, unmute, reason)
-    report = run_checks(source, path, section)
+    _mute(path, muting.mute, muting.unmute, muting.reason)
+    found: Sequence[Finding] | None = ()
+    if base:
+        with progress_bar("asking the base") as update:
+            found = find_mismatches(source, section, update)
+    report = run_checks(source, path, section, found=found)
     fixed = None
     if fix:
         fixed = _record_fixes(path, section, report, also or ())
-        report = run_checks(source, path, section)
+        report = run_checks(source, path, section, found=found)
     if json:
         show_json(report_json(report, fixed.to_json() if fixed else None))
     else:

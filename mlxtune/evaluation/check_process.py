@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from mlxtune.data.split import SPLIT_NAMES, Splits, load_membership, split, with
 from mlxtune.recipe import DataSection, Recipe, load
 
 if TYPE_CHECKING:  # checks load numpy
+    from mlxtune.data.checks.base import Finding
     from mlxtune.data.checks.check_input import TokenCount
     from mlxtune.data.checks.contract import ContractScorer
     from mlxtune.data.checks.report import CheckReport, CheckResult, Skip
@@ -38,25 +40,44 @@ class CheckRequest(TypedDict, total=False):
 
 
 def check_source(
-    path: Path, data: DataSection, recipe: Recipe | None, progress: Progress = lambda what, share: None, *, fetch: bool = True
-) -> CheckReport:
+    path: Path, data: DataSection, recipe: Recipe | None, progress: Progress = lambda what, share: None, *, fetch: bool = True,
+    found: Sequence[Finding] | None = (),
+) -> CheckReport:  # fmt: skip
     """Check the source at ``path``, read with the settings in ``data``, against ``recipe``. Raises ``InputError``.
 
-    The recipe's model is downloaded for its tokenizer unless ``fetch`` is false.
+    The recipe's model is downloaded for its tokenizer unless ``fetch`` is false. The report includes what :func:`find_mismatches` ``found``.
     """
+    from mlxtune.data.checks.report import Skip
     from mlxtune.data.checks.run import CheckRules, check
     from mlxtune.evaluation.free_arms import constant_rate
 
-    skipped: dict[str, Skip] = {}
+    skipped: dict[str, Skip] = {"mismatch": Skip("uninformed")} if found is None else {}
     scorer, tokens = contract_scorer(recipe, skipped), _tokens(recipe, skipped, progress, fetch)
     splits = _splits(recipe, path, data, skipped)
     names = {row.hash: split for split in SPLIT_NAMES for row in getattr(splits, split)} if splits else {}
     split_of = None if splits is None or path.is_dir() else lambda row: names.get(row.hash, "")
     own_rules, step = rules_hash(recipe) if recipe else "", f"checking {one_line(path.name, 40)}"
-    rules = CheckRules(scorer, split_of, data.turns, tokens, data.max_tokens, data.too_long == "skip", skipped, own_rules)
+    rules = CheckRules(
+        scorer, split_of, data.turns, tokens, data.max_tokens, data.too_long == "skip", skipped, found or (), own_rules
+    )
     report = check(path, data.format, data.map, rules=rules, state=review.load(path), progress=partial(progress, step))
     constant = constant_rate(recipe, splits) if recipe and splits else None
     return replace(report, constant=constant, columns=column_use(path, data.map, data.format))
+
+
+def find_mismatches(recipe_file: Path, data: DataSection, progress: Progress) -> Sequence[Finding] | None:
+    """Return the answers that do not fit their prompts according to the recipe's base, or ``None`` if it cannot tell.
+
+    A child process loads it. Raises as :meth:`StoppableCall.result` does.
+    """
+    from mlxtune.data.checks.mismatch import mismatches
+    from mlxtune.models.resolve import resolve
+
+    recipe = load(recipe_file)
+    resolve(recipe.model.base, relative_to=recipe.folder, progress=progress)
+    params = {"recipe": str(recipe_file), "format": data.format, "map": dict(data.map)}
+    call = StoppableCall("mlxtune.models.row_likelihoods", "likelihoods", params, name="The base's process", hint="Try again.")
+    return mismatches(call.result(progress))
 
 
 def contract_scorer(recipe: Recipe | None, skipped: dict[str, Skip]) -> ContractScorer | None:

@@ -21,7 +21,7 @@ from mlxtune.core.hashing import sha256_json
 from mlxtune.core.json_fields import to_json
 from mlxtune.data import review
 from mlxtune.data.browser import SourceBrowser
-from mlxtune.data.rows import prompt_text
+from mlxtune.data.rows import Row, prompt_text
 from mlxtune.data.text_clusters import cluster, word_vectors
 from mlxtune.models.cpu import blas
 from mlxtune.models.resolve import resolve
@@ -34,14 +34,15 @@ MAX_ROWS = 20_000  # if a source is larger, only evenly spaced rows are clustere
 _VERSION = 3
 
 
-def _texts(recipe: Recipe, request: Request) -> dict[int, str]:
+def current_rows(recipe: Recipe, request: Request) -> dict[int, Row]:
+    """Return the rows that are not left out, as edited, by record number: all of them, or evenly spaced ones."""
     with closing(SourceBrowser(recipe.source, recipe.data.format, recipe.data.map)) as browser:
         for scanned in browser.scan():
             request.progress(["reading rows", scanned / max(len(browser), 1)])
         browser.apply_review(review.load(recipe.source))
         indices = [index for index in browser.rows if browser.decision(index).status not in review.EXCLUDED]
         step = max(1, -(-len(indices) // MAX_ROWS))
-        return {index: prompt_text(browser.lazy_row(index).current) for index in indices[::step]}
+        return {index: browser.lazy_row(index).current for index in indices[::step]}
 
 
 def clusters(request: Request) -> Any:
@@ -50,7 +51,7 @@ def clusters(request: Request) -> Any:
     from mlxtune.models.text_vectors import standardized, text_vectors
 
     recipe = load_recipe(Path(request.params["recipe"]))
-    texts = _texts(recipe, request)
+    texts = {index: prompt_text(row) for index, row in current_rows(recipe, request).items()}
     source = resolve(recipe.model.base, relative_to=recipe.folder, fetch=False)
     key = [_VERSION, source.fingerprint, recipe.model.quantize, list(texts.items())]
     file = home() / "clusters" / f"{sha256_json(key)[:32]}.json"

@@ -49,6 +49,7 @@ _SKIPS = {
     "no_model": "{error:all}",
     "no_splits": "no recipe",
     "unsplittable": "{error}",
+    "uninformed": "prompts tell the base too little about answers",
 }
 _IMPROVEMENTS = {
     "remove_leaks": "Remove {count:n held-out row} from the train split.",

@@ -10,6 +10,7 @@ import jsonschema
 import pytest
 from keyed_rows import with_keys
 
+from mlxtune.data.checks.mismatch import mismatches
 from mlxtune.data.checks.report import SCHEMA
 from mlxtune.data.review import ReviewSession
 from mlxtune.data.source import read_source
@@ -138,6 +139,15 @@ def test_also_adds_fixes(cli, cwd):
     assert json.loads(cli("data", "check", "dirty.jsonl", "--fix", "--also", "loop", "--json").out)["rows"]["rows"] == 14
     for wrong in (["--also", "loop"], ["--fix", "--also", "nonsense"]):
         assert cli("data", "check", "dirty.jsonl", *wrong).code == 2
+
+
+def test_the_base_is_asked_about_a_recipe_only(cli, cwd, monkeypatch):
+    (cwd / "dirty.jsonl").write_bytes(DIRTY.read_bytes())
+    (cwd / "r.toml").write_text('name = "r"\n[model]\nbase = "smollm2-135m"\n[data]\nsource = "dirty.jsonl"\n')
+    assert "--base requires a recipe" in cli("data", "check", "dirty.jsonl", "--base").err
+    monkeypatch.setattr("mlxtune.evaluation.check_process.find_mismatches", lambda *_: tuple(mismatches([(2, -0.5), (4, 9.0)])))
+    found = [json.loads(cli("data", "check", "r.toml", *options, "--json").out)["findings"] for options in ((), ("--base",))]
+    assert [[one["rows"][0]["line"] for one in each if one["check"] == "mismatch"] for each in found] == [[], [3]]
 
 
 @pytest.mark.slow

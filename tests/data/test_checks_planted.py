@@ -36,7 +36,7 @@ def test_each_check_reports_only_its_planted_row(check_id: str, dirty: tuple[Pla
 
 
 def test_every_row_check_has_a_planted_fault() -> None:
-    whole_file_checks = {"tier", "coverage", "diversity", "length-bias", "label-spelling", "label-noise", "form"} | {
+    whole_file_checks = {"tier", "coverage", "diversity", "length-bias", "label-spelling", "label-noise", "form", "mismatch"} | {
         check.id for check in template.PER_SOURCE.values()
     }
     planted = {id for id in make_planted(dirty=True).lines if not id.startswith("contract-")}

@@ -9,6 +9,7 @@ from mlxtune.data.checks import (
     labels,
     language,
     lengths,
+    mismatch,
     pairs,
     personal,
     repeated_rows,
@@ -23,7 +24,7 @@ from mlxtune.data.checks.base import SEVERITIES, Check, CheckFamily, Finding
 
 _MODULES = (  # in report order; contract metrics come after the first family
     characters, lengths, template, statistics, pairs, personal, unreadable, secrets, conflicts, repeated_rows, labels, unlike, language,
-    wording,
+    mismatch, wording,
 )  # fmt: skip
 FAMILIES: list[CheckFamily] = [module.family for module in _MODULES]
 CHECKS = {check.id: check for family in FAMILIES for check in family.checks}

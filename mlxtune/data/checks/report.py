@@ -30,7 +30,7 @@ SCHEMA = Path(__file__).parent.parent / "check.schema.json"
 VERSION = 1
 
 Outcome = Literal["blocked", "look", "clean"]
-SkipCode = Literal["not_yet", "no_recipe", "no_contract", "no_model", "no_splits", "unsplittable"]
+SkipCode = Literal["not_yet", "no_recipe", "no_contract", "no_model", "no_splits", "unsplittable", "uninformed"]
 ImprovementCode = Literal[
     "remove_leaks", "mask_secrets", "name_columns", "change_recipe", "fix", "add_rows", "add_prompts", "resolve_conflicts", "drop_repeats",
     "fit_window", "add_value", "review", "more_prompts", "none",
@@ -63,7 +63,7 @@ class MutedCheck:
 
 @dataclass(frozen=True)
 class Skip:
-    """Why a group of checks (``contract``, ``tokens``, or ``split``) did not run. ``error`` is the message of its error, if any."""
+    """Why a group of checks (``contract``, ``tokens``, ``split``, or ``mismatch``) did not run. ``error`` is the message of its error, if any."""
 
     code: SkipCode
     error: str = ""

@@ -6,7 +6,7 @@ import operator
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import compress
+from itertools import chain, compress
 from pathlib import Path
 
 from mlxtune.core.errors import DataError
@@ -44,6 +44,7 @@ class CheckRules:
     max_tokens: int = 0  # the window
     skip_too_long: bool = False  # whether training skips rows whose prompt fills the window
     skipped: Mapping[str, Skip] = field(default_factory=dict)
+    found: Sequence[Finding] = ()  # by a model
     hash: str = ""  # see :func:`mlxtune.data.check_cache.rules_hash`
 
 
@@ -122,8 +123,8 @@ class _CheckRun:
 
     def check_corpus(self, progress: Progress) -> None:
         """Run the checks over all rows, and sort the findings."""
-        for number, function in enumerate(CORPUS_CHECKS, 1):
-            found = function(self.corpus)
+        of_corpus = (function(self.corpus) for function in CORPUS_CHECKS)
+        for number, found in enumerate(chain(of_corpus, [self.rules.found])):
             self.findings += [one for one in found if not (one.rows and one.rows[0] in self.corpus.published)]
             progress(_ROW_SHARE + (1 - _ROW_SHARE) * number / len(CORPUS_CHECKS))
         self.findings.sort(key=report_order)
