@@ -157,8 +157,7 @@ def _api(repo: str) -> Any:
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     if not _REPO.fullmatch(repo) or ".." in repo:
-        hint = "Use the form OWNER/NAME, for example someone/support-json."
-        raise InputError(f"{one_line(repo, 80)!r} is not a valid Hub repository ID.", hint=hint)
+        raise InputError(f"{one_line(repo, 80)!r} is not a valid Hub repository ID.", hint="Use the form OWNER/NAME.")
     disable_progress_bars()
     return HfApi(endpoint=_endpoint())
 
@@ -170,7 +169,5 @@ def _endpoint() -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.password:
         raise InputError("HF_ENDPOINT must be an address of the form https://host.", hint="Correct or unset it.")
     if parts.scheme == "http" and not is_local(parts.hostname):
-        raise InputError(
-            f"Your token would be sent unencrypted to {one_line(parts.hostname, 60)}.", hint="Use https in HF_ENDPOINT."
-        )
+        raise InputError(f"Your token would be sent unencrypted to {one_line(parts.hostname, 60)}.", hint="Use https.")
     return url

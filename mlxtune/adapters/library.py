@@ -175,8 +175,7 @@ def find_compatible(workspace: Path, which: str, fingerprint: str) -> AdapterEnt
     """Return the adapter ``which``, like :func:`find_usable`. Raise ``ModelError`` if it belongs to another base."""
     entry = find_usable(workspace, which)
     if not same_base(entry.base_hash, fingerprint):
-        hint = f"Load that base: mlxtune chat {entry.name}"
-        raise ModelError(f"{entry.name} was trained from different weights: {entry.base}.", hint=hint)
+        raise ModelError(f"{entry.name} was trained from {entry.base}.", hint=f"Load that base: mlxtune chat {entry.name}")
     return entry
 
 
@@ -244,8 +243,7 @@ def remove(workspace: Path, which: str) -> RemovedAdapter:
     """Move an adapter to the trash. Raise ``InputError`` if its run, or an evaluation or export of it, is still running."""
     with _edit(workspace, which) as (entry, append):
         if active := _find_active_use(workspace, entry):
-            hint = f"Wait for it to finish, or stop it: mlxtune runs stop {active.id}"
-            raise InputError(f"{active.id} is using {entry.name}.", hint=hint)
+            raise InputError(f"{active.id} is using {entry.name}.", hint=f"Stop it: mlxtune runs stop {active.id}")
         if is_locked(entry.folder.parent / "run.lock"):
             run = entry.run or entry.name
             raise InputError(f"{run} is still running.", hint=f"Stop it first: mlxtune runs stop {run}")

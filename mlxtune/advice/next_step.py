@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from mlxtune.core.errors import DataError
 from mlxtune.data.check_cache import CheckOutcome
-from mlxtune.recipe import DataSection, Recipe, load
+from mlxtune.recipe import DataSection, load
 from mlxtune.workspace.index import RecipeView, RunView, Snapshot
 
 if TYPE_CHECKING:  # loads a schema validator, which the app's first screen must not wait for
@@ -112,7 +112,19 @@ def of_recipe(snapshot: Snapshot, view: RecipeView) -> Snapshot:
 def next_step(snapshot: Snapshot, open_file: str = "") -> NextStep:
     """Return the one thing to do now. ``open_file`` is the name of a file that is open without a recipe."""
     if live := snapshot.live:
-        return _while_running(live, snapshot)
+        if live.run.kind in _WATCH:
+            return NextStep(_WATCH[live.run.kind], live.id)
+        match live.status:
+            case "waiting":
+                return NextStep(StepCode.CONNECT_POWER, live.id)
+            case "cooling":
+                return NextStep(StepCode.COOL_DOWN, live.id)
+            case "quiet":
+                return NextStep(StepCode.INSPECT_QUIET_RUN, live.id, number=snapshot.now - live.updated)
+        checks = ((item.last_check, item.reviewed_rows) for item in snapshot.recipes if is_recipe_of(item, live))
+        undecided = sum(max(0, check.rows - reviewed) for check, reviewed in checks if check)
+        review = (NextStep(StepCode.REVIEW_ROWS, number=undecided),) if undecided else ()
+        return NextStep(StepCode.WATCH_TRAINING, live.id, also=review)
     if open_file:
         return NextStep(StepCode.WRITE_RECIPE, name=open_file, also=(NextStep(StepCode.CHECK_ROWS),))
     if view := next((view for view in snapshot.runs if view.id not in snapshot.removed_runs), None):
@@ -126,22 +138,6 @@ _WATCH = {
     "eval": StepCode.WATCH_EVALUATION, "search": StepCode.WATCH_SEARCH, "generate": StepCode.WATCH_GENERATION,
     "export": StepCode.WATCH_EXPORT,
 }  # fmt: skip
-
-
-def _while_running(view: RunView, snapshot: Snapshot) -> NextStep:
-    if view.run.kind in _WATCH:
-        return NextStep(_WATCH[view.run.kind], view.id)
-    match view.status:
-        case "waiting":
-            return NextStep(StepCode.CONNECT_POWER, view.id)
-        case "cooling":
-            return NextStep(StepCode.COOL_DOWN, view.id)
-        case "quiet":
-            return NextStep(StepCode.INSPECT_QUIET_RUN, view.id, number=snapshot.now - view.updated)
-    checks = ((item.last_check, item.reviewed_rows) for item in snapshot.recipes if is_recipe_of(item, view))
-    undecided = sum(max(0, check.rows - reviewed) for check, reviewed in checks if check)
-    review = (NextStep(StepCode.REVIEW_ROWS, number=undecided),) if undecided else ()
-    return NextStep(StepCode.WATCH_TRAINING, view.id, also=review)
 
 
 def is_recipe_of(item: RecipeView, view: RunView) -> bool:
@@ -282,18 +278,13 @@ def after_check(source: Path, section: DataSection, report: CheckReport, snapsho
     if recipe:
         settings = [f"data.map={toml_literal(section.map)}"] if section.map != recipe.data.map else []
         settings += [f"data.format={section.format}"] if section.format != recipe.data.format else []
-        return _use_recipe(source, recipe, settings, snapshot)
+        measured = any(base_measured(view) for view in snapshot.evals if view.name == recipe.name)
+        code = StepCode.TRAIN if measured else StepCode.EVALUATE_BASE
+        return NextStep(code, recipe=source, options=" ".join(f"--set {shlex.quote(one)}" for one in settings))
     paths = (view.path for view in snapshot.recipes if view.recipe and view.recipe.source.resolve() == report.path.resolve())
     if path := next(paths, None):
         return NextStep(StepCode.CHECK_ROWS, recipe=path)
     return NextStep(StepCode.WRITE_RECIPE, name=name, options=" ".join(read_as))
-
-
-def _use_recipe(path: Path, recipe: Recipe, settings: Sequence[str], snapshot: Snapshot) -> NextStep:
-    """Return the step that uses a recipe with these settings: training if its base was evaluated, or else that."""
-    measured = any(base_measured(view) for view in snapshot.evals if view.name == recipe.name)
-    code = StepCode.TRAIN if measured else StepCode.EVALUATE_BASE
-    return NextStep(code, recipe=path, options=" ".join(f"--set {shlex.quote(one)}" for one in settings))
 
 
 def _failed_evaluation(evals: Sequence[RunView]) -> RunView | None:

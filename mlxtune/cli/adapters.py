@@ -28,13 +28,7 @@ app = typer.Typer(
 Which = Annotated[str, argument("An adapter's name, a unique part of the name, its run or folder, or last.")]
 Name = Annotated[str, option("--name", "The adapter's name in this workspace.")]
 Base = Annotated[str, option("--base", "The adapter's base model: an alias, a folder, or a Hub ID.")]
-OtherWeights = Annotated[
-    bool,
-    option(
-        "--other-weights",
-        "Accept a base whose weights differ but have the same shapes. The adapter's evaluation scores are discarded.",
-    ),
-]
+OtherWeights = Annotated[bool, option("--other-weights", "Accept other weights of the same shapes, without the adapter's scores.")]
 
 
 @app.callback()

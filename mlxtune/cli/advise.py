@@ -25,7 +25,7 @@ def advise(
     overrides: Overrides = None,
     answers: Annotated[Path | None, option("--answers", "A .json file with the interview's answers.")] = None,
     measure_first: Annotated[
-        bool, option("--measure", f"First evaluate the base, a prompt, and few-shot examples on {SAMPLE_ROWS} held-out rows.")
+        bool, option("--measure", f"First measure the base and examples on {SAMPLE_ROWS} held-out rows.")
     ] = False,
     questions: Annotated[bool, option("--questions", "Show the questions, or with --json the schema of an answers file.")] = False,
     json: Json = False,
@@ -64,10 +64,8 @@ def _answers(interactive: bool) -> Answers:
     if interactive:
         return interview.parse_answers({question.key: _ask(question, last) for question in rules().questions})
     if last is None:
-        raise InputError(
-            "There are no saved answers, and no terminal for the interview.",
-            hint="Use --answers FILE.json; mlxtune advise --questions shows its keys.",
-        )
+        hint = "Use --answers FILE.json; mlxtune advise --questions shows its keys."
+        raise InputError("There are no saved answers, and no terminal for the interview.", hint=hint)
     return last
 
 

@@ -12,10 +12,7 @@ from mlxtune.present.blocks import Cell, Column, Heading, Table, facts
 from mlxtune.present.labels import power_problems
 
 
-def bench(
-    quick: Annotated[bool, option("--quick", "Benchmark only a tiny model, without calibrating the planner.")] = False,
-    json: Json = False,
-) -> None:
+def bench(quick: Annotated[bool, option("--quick", "Only a tiny model, without calibration.")] = False, json: Json = False) -> None:
     """Benchmark this machine: matrix products, attention, generation and training at three sizes, and the disk.
 
     Once it has run, mlxtune plan can estimate a recipe's training time before its first run. Nothing is sent anywhere.

@@ -19,6 +19,7 @@ from mlxtune.core.text import nearest, one_line, safe_text
 from mlxtune.models import bundled
 from mlxtune.models.resolve import ALIASES, resolve
 from mlxtune.present.labels import saved, usage
+from mlxtune.present.words import CATALOG
 from mlxtune.serving.chat_session import ChatSession
 from mlxtune.serving.client import Client
 from mlxtune.serving.protocol import Done, Event, Failed, Piece, Sampling
@@ -26,16 +27,7 @@ from mlxtune.serving.protocol import Done, Event, Failed, Piece, Sampling
 Which = Annotated[str, argument("An adapter (name, run, folder, or last) or a base model. Default: the bundled model.")]
 ShareAccelerator = Annotated[bool, option("--share-accelerator", "Run even during a training run. Both become slower.")]
 
-_COMMANDS = {
-    "/adapter": "NAME    switch to another adapter, or none for the base",
-    "/adapters": "        list adapters",
-    "/system": "TEXT    set the system prompt, or clear it if empty",
-    "/undo": "        remove the last question and answer",
-    "/reset": "        start over",
-    "/save": "FILE    append the conversation to a file as a training row",
-    "/help": "        show this list",
-    "/quit": "        quit (or Ctrl-D)",
-}
+_COMMANDS = CATALOG["chat"]["commands"]
 
 
 def chat(
@@ -46,13 +38,7 @@ def chat(
     top_p: Annotated[float, option("--top-p", "Sample from the most likely tokens with this total probability.")] = 1.0,
     seed: Annotated[int | None, option("--seed", "Random seed, to reproduce answers.")] = None,
     max_tokens: Annotated[int, option("--max-tokens", "Maximum tokens per answer, including reasoning.")] = 1024,
-    effort: Annotated[
-        str,
-        option(
-            "--effort",
-            "Reasoning before an answer: none, low, medium, or high. Default: as in the adapter's training; none for a base.",
-        ),
-    ] = "",
+    effort: Annotated[str, option("--effort", "Reasoning: none, low, medium, or high. Default: as in training.")] = "",
     share_accelerator: ShareAccelerator = False,
     json: Json = False,
 ) -> None:
@@ -185,10 +171,8 @@ def _run_command(line: str, session: ChatSession, workspace: Path, fingerprint: 
         return False
     if name not in commands:
         suggestion = nearest(name, _COMMANDS)
-        raise InputError(
-            f"There is no command named {one_line(name, 40)}.",
-            hint=f"Did you mean {suggestion}?" if suggestion else "/help lists all commands.",
-        )
+        hint = f"Did you mean {suggestion}?" if suggestion else "/help lists all commands."
+        raise InputError(f"There is no command named {one_line(name, 40)}.", hint=hint)
     commands[name]()
     return True
 

@@ -59,8 +59,7 @@ def _compare_many(names: list[str], *, gate: bool, json: bool) -> None:
         table.append((cells[0], Cell(side.name, "bold"), Cell(percent(rate.share)), *cells[1:], losses))
     labels = ("", "evaluation", "rate", "change, points", "p", "loss of its run")
     columns = tuple(Column(label, right=label in ("rate", "p")) for label in labels)
-    note = f"{plural(rows, 'held-out row')}, the same for all; p after Holm"
-    draw((Table(metric_label(metric), note, columns, tuple(table)),))
+    draw((Table(metric_label(metric), f"{plural(rows, 'held-out row')}, the same for all; p after Holm", columns, tuple(table)),))
 
 
 def _losses(side: EvaluationSide) -> list[float]:

@@ -15,7 +15,7 @@ import typer
 from mlxtune.api import generate
 from mlxtune.cli.evaluate import measure, show_report, trained
 from mlxtune.cli.follow import follow
-from mlxtune.cli.options import Json, Overrides
+from mlxtune.cli.options import Json, Overrides, option
 from mlxtune.cli.output import Cell, command_name, err, info, progress_bar, show, show_json
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.json_fields import to_json
@@ -49,16 +49,8 @@ _SEEDS, _FULL_PROMPTS = 3, 333  # of the full demonstration: a third of the off-
 def demo(
     folder: Annotated[Path, typer.Argument(help="The workspace to use. It is created if it does not exist.")] = Path("demo"),
     overrides: Overrides = None,
-    full: Annotated[
-        bool,
-        typer.Option(
-            "--full",
-            help="Train three seeds, and evaluate every arm, with more off-task prompts. This takes several times as long.",
-        ),
-    ] = False,
-    native: Annotated[
-        bool, typer.Option("--native", help="Use 16-bit precision on a CPU, as on a GPU. This is several times slower.")
-    ] = False,
+    full: Annotated[bool, option("--full", "Train three seeds, and evaluate every arm: several times as long.")] = False,
+    native: Annotated[bool, option("--native", "Use 16-bit precision on a CPU, too: several times slower.")] = False,
     json: Json = False,
 ) -> None:
     """Download the bundled model, evaluate it, fine-tune it on sample data, evaluate it again, and compare."""

@@ -57,9 +57,7 @@ def evaluate(
     overrides: Overrides = None,
     gate: GateOptions = GateOptions(),
     seeds: Annotated[int, option("--seeds", "Train what is missing of N seeds, and evaluate them together.", min=1)] = 1,
-    generated: Annotated[
-        bool, option("--generated", "Compare training with and without the generated rows. Trains missing runs first.")
-    ] = False,
+    generated: Annotated[bool, option("--generated", "Compare training with and without the generated rows.")] = False,
     last_look: Annotated[bool, option("--last-look", "Evaluate the adapter once on the rows of data.reserve.")] = False,
     send: Annotated[bool, option("--send", "Consent to sending held-out prompts to arms that are remote endpoints.")] = False,
     detach: Annotated[bool, option("--detach", "Start the evaluation and return immediately.")] = False,
@@ -197,9 +195,7 @@ def find_subject(which: str, overrides: list[str]) -> tuple[Recipe, Run | None]:
         run = library.find_trained(Path.cwd(), which)
     except InputError as error:
         if any(entry.name == which for entry in library.all_adapters(Path.cwd())):
-            raise InputError(
-                f"{which} is an imported adapter.", hint=f"Evaluate it: mlxtune eval RECIPE --adapter {which}"
-            ) from error
+            raise InputError(f"{which} is an imported adapter.", hint=f"mlxtune eval RECIPE --adapter {which}") from error
         if Path("recipes", f"{which}.toml").is_file():
             raise InputError(error.message, hint=f"Did you mean recipes/{which}.toml?") from error
         raise

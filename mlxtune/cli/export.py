@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -32,10 +32,7 @@ from mlxtune.runs import launch
 from mlxtune.runs.registry import Run, run_of
 from mlxtune.training.preflight import check_recipe
 
-Rows = Annotated[
-    Path | None,
-    option("--recipe", "A recipe whose held-out rows are used to check the export. For fewer: --set evaluation.rows=50."),
-]
+Rows = Annotated[Path | None, option("--recipe", "The recipe whose held-out rows check the export.")]
 
 
 def _with(option: FormatOption) -> str:
@@ -82,10 +79,7 @@ def export(
     if chosen.form is None:
         for option, given in (("--recipe", recipe), ("--set", overrides), ("--force", options.force)):
             if given:
-                raise InputError(
-                    f"{option} cannot be used with {chosen.label}.",
-                    hint=f"The adapter is copied bit for bit, so nothing is compared: remove {option}.",
-                )
+                raise InputError(f"{option} cannot be used with {chosen.label}.", hint=f"Remove {option}: nothing is compared.")
         folder, names = copy_adapter(Path.cwd(), entry, chosen, adapter_card, options.to)
         shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
         if json:
@@ -109,7 +103,9 @@ def export(
     if not json:
         show_export(run)
     elif (run.folder / fidelity.FILE).is_file():
-        show_json(_document(run, code))
+        proof, summary = fidelity.load(run.folder), dict(run.state().summary)
+        place = {"run": run.id, "folder": summary.get("folder"), "bytes": summary.get("bytes")}
+        show_json({**place, "outcome": proof.outcome, "refused": code == 1, "lost": proof.lost_share, **to_json(proof)})
     if code:
         raise typer.Exit(code)
     if chosen.program == "ollama" and not json and shutil.which("ollama"):
@@ -156,44 +152,32 @@ def show_export(run: Run) -> None:
 
 def _chosen_format(form: str, which: str, options: ExportOptions) -> ExportFormat:
     """Return the format with the options given. Raise ``InputError`` if the options do not suit it."""
-    if not form:
-        raise InputError(
-            f"Choose a format: {', '.join(NAMES)}.",
-            hint="For example: mlxtune export mlx last (mlxtune export --help describes them)",
-        )
-    if form not in NAMES:
-        raise InputError(f"Unknown export format {one_line(form, 40)}.", hint=suggest(form, NAMES))
+
+    def refuse(option: str, used: str, instead: str) -> NoReturn:
+        raise InputError(f"{option} cannot be used with {used}.", hint=f"mlxtune export {instead}")
+
     precision, lora, base = options.precision, options.lora, options.base
-    if precision and precision not in exports.PRECISIONS:
-        raise InputError(f"Unknown precision {one_line(precision, 40)}.", hint=suggest(precision, list(exports.PRECISIONS)))
+    if not form:
+        raise InputError(f"Choose a format: {', '.join(NAMES)}.", hint="For example: mlxtune export mlx last")
+    for what, given, known in (("export format", form, NAMES), ("precision", precision, ["", *exports.PRECISIONS])):
+        if given not in known:
+            raise InputError(f"Unknown {what} {one_line(given, 40)}.", hint=suggest(given, filter(None, known)))
     if lora and options.requantize:
-        raise InputError("--requantize cannot be used with --lora.", hint=f"mlxtune export mlx {which} --requantize")
+        refuse("--requantize", "--lora", f"mlx {which} --requantize")
     option: FormatOption = "--lora" if lora else "--requantize" if options.requantize else ""
     chosen = find_format(form, option)
     if chosen is None:
         usable = next(one.name for one in FORMATS if one.option == option and one.copy is None)
-        raise InputError(f"{option} cannot be used with {form}.", hint=f"mlxtune export {usable} {which} {option}")
+        refuse(option, form, f"{usable} {which} {option}")
     if precision and chosen.form != "gguf":
-        only = "A GGUF file with only the adapter is in float32. Remove --precision."
-        hint = only if lora else f"mlxtune export llamacpp {which} --precision {precision}"
-        raise InputError(f"--precision cannot be used with {chosen.label}.", hint=hint)
+        refuse("--precision", chosen.label, f"{form} {which} --lora" if lora else f"llamacpp {which} --precision {precision}")
     if options.smallest and (precision or chosen.form not in exports.SMALLER):
-        used = f"--precision {precision}" if precision else chosen.label
-        raise InputError(f"--smallest cannot be used with {used}.", hint=f"mlxtune export llamacpp {which} --smallest")
+        refuse("--smallest", f"--precision {precision}" if precision else chosen.label, f"llamacpp {which} --smallest")
     if form == "ollama" and lora != bool(base):
-        raise InputError(
-            "For Ollama, --lora and --from must be used together.", hint=f"mlxtune export ollama {which} --lora --from llama3.2:3b"
-        )
+        refuse("--lora" if lora else "--from", "ollama on its own", f"ollama {which} --lora --from {base or 'llama3.2:3b'}")
     if base and form != "ollama":
-        raise InputError(f"--from cannot be used with {form}.", hint=f"mlxtune export ollama {which} --lora --from {base}")
+        refuse("--from", form, f"ollama {which} --lora --from {base}")
     return chosen
-
-
-def _document(run: Run, code: int) -> dict[str, Any]:
-    """Return the export as a JSON object. ``folder`` is null if the export was rejected."""
-    proof, summary = fidelity.load(run.folder), dict(run.state().summary)
-    place = {"run": run.id, "folder": summary.get("folder"), "bytes": summary.get("bytes")}
-    return {**place, "outcome": proof.outcome, "refused": code == 1, "lost": proof.lost_share, **to_json(proof)}
 
 
 def verify_export(
@@ -225,12 +209,8 @@ def verify_export(
     else:
         draw(verification_document(result, form_label(found.form, found.precision, found.program) if found else ""))
     if result.failure == "prompts":
-        raise GateError(
-            "The program renders prompts differently than in training.",
-            hint="Export the adapter again, and let the program use the exported template.",
-        )
+        hint = "Export the adapter again, and let the program use the exported template."
+        raise GateError("The program renders prompts differently than in training.", hint=hint)
     if result.failure:
-        raise GateError(
-            "The program's answers are worse than the adapter's.",
-            hint="If the program's file is quantized, use one in 16 bits: mlxtune export llamacpp --precision f16",
-        )
+        hint = "If the program's file is quantized, use one in 16 bits: mlxtune export llamacpp --precision f16"
+        raise GateError("The program's answers are worse than the adapter's.", hint=hint)

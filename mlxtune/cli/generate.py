@@ -52,8 +52,7 @@ class TaskOptions:
         ]  # fmt: skip
         chosen = [task for task, value in given if value]
         if len(chosen) > 1:
-            text = "--prompts, --answers, --documents, --worse, and --score cannot be combined."
-            raise InputError(text, hint="Run the command for each.")
+            raise InputError("--prompts, --answers, --documents, --worse, and --score cannot be combined.", hint="Run one each.")
         return chosen[0] if chosen else "variations"
 
 
@@ -62,21 +61,11 @@ class RowOptions:
     """Which rows to write, and how many."""
 
     like: Annotated[str, option("--like", "Use only training rows that match this filter, such as meta.category:account.")] = ""
-    thin: Annotated[
-        int | None, option("--thin", "Choose an entry in the list of areas with too few rows. Default: 1; 0 uses all rows.", min=0)
-    ] = None
+    thin: Annotated[int | None, option("--thin", "The number of an area with too few rows; 0: all rows.", min=0)] = None
     about: Annotated[str, option("--about", "A subject for the new prompts.")] = ""
-    n: Annotated[
-        int | None, option("-n", "--rows", "Number of rows. Default: 20, or all prompts of a file.", min=1, max=10_000)
-    ] = None
+    n: Annotated[int | None, option("-n", "--rows", "Number of rows. Default: 20, or all of a file.", min=1, max=10_000)] = None
     candidates: Annotated[int, option("-k", "--candidates", "Answers per prompt, of which the best is kept.", min=1, max=32)] = 4
-    rubric: Annotated[
-        str,
-        option(
-            "--rubric",
-            "Have the teacher grade the answers with this rubric: a TOML file of questions, or default for the built-in one.",
-        ),
-    ] = ""
+    rubric: Annotated[str, option("--rubric", "Let the teacher grade the answers: a TOML file of questions, or default.")] = ""
     seed: Annotated[int, option("--seed", "Random seed.", min=0)] = 7
 
 
@@ -214,10 +203,8 @@ def _choose_thin_rows(
 ) -> GenerationRequest:
     """Return ``request`` with the examples of area ``number`` (from 1, the default), or with all rows if there is no such area."""
     if number is not None and number > len(places):
-        raise InputError(
-            f"The list of areas with too few rows has no entry {number}, only {len(places)}.",
-            hint="Leave out the teacher and --thin to show the list.",
-        )
+        hint = "Leave out the teacher and --thin to show the list."
+        raise InputError(f"The list of areas with too few rows has no entry {number}, only {len(places)}.", hint=hint)
     if not places:
         return request
     place = places[(number or 1) - 1]

@@ -17,9 +17,7 @@ from mlxtune.runs import registry
 
 def open_room(
     room: Annotated[str, argument("The room, for example train.")],
-    item: Annotated[
-        str, argument("A recipe (data, plan), a row's ID (review), a run (train), an evaluation (evaluate), or an adapter.")
-    ] = "",
+    item: Annotated[str, argument("A recipe, a row's ID, a run, an evaluation, or an adapter.")] = "",
 ) -> None:
     """Open the app in one of its rooms (screens)."""
     name = room.lower()

@@ -45,9 +45,7 @@ _SHOWN = 20
 def verify(
     report: ReportName = "last",
     sign: Annotated[Path | None, option("--sign", "Sign the report, if it is correct, with this SSH key.", metavar="KEY")] = None,
-    signers: Annotated[
-        Path | None, option("--signers", "Exit 1 unless a signer in this file (ssh-keygen's allowed signers) signed the report.")
-    ] = None,
+    signers: Annotated[Path | None, option("--signers", "Exit 1 unless a signer in this file (allowed signers) signed it.")] = None,
     json: Json = False,
 ) -> None:
     """Recompute every number in a report offline from the stored outputs. Exits 1 if any differs."""

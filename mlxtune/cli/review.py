@@ -36,11 +36,7 @@ _PREVIEW_ROWS = 5
 
 Rows = Annotated[list[str] | None, argument("Rows to decide on, by ID or line number (in a JSON array, position).", metavar="ROW")]
 Filter = Annotated[
-    str,
-    option(
-        "--filter",
-        "status:pending tag:billing finding:near-duplicate split:test len>400 (characters) tokens>100 meta.lang:en answer:/regex/ text -tag:x; or ( )",
-    ),
+    str, option("--filter", "Such as status:pending tag:x finding:x len>400 tokens>100 meta.lang:en answer:/regex/ -tag:x")
 ]
 
 
@@ -85,9 +81,7 @@ class SelectOptions:
     filter: Filter = ""
     all: Annotated[bool, option("--all", "Decide on all rows that match the filter.")] = False
     yes: Annotated[bool, option("--yes", "Do not ask for confirmation.")] = False
-    who: Annotated[
-        str, option("--as", "Decide as this annotator, and see only their decisions.", metavar="NAME", show_default=False)
-    ] = ""
+    who: Annotated[str, option("--as", "Decide as this annotator alone.", metavar="NAME", show_default=False)] = ""
     list_: Annotated[bool, option("--list", "List the rows that match the filter.")] = False
 
 
@@ -177,10 +171,8 @@ def open_browser(source: Path, path: Path, section: DataSection, with_checks: bo
 def require_tokens(browser: SourceBrowser, fields: Collection[str]) -> None:
     """Raise ``InputError`` if ``fields`` of a filter include lengths in tokens, which are unknown."""
     if "tokens" in fields and browser.uncounted:
-        raise InputError(
-            f"The rows' lengths in tokens are unknown: {skip_text(browser.uncounted)}.",
-            hint="Name a recipe whose model is on this machine (mlxtune models pull NAME), or filter by characters: len>400",
-        )
+        hint = "Name a recipe whose model is on this machine (mlxtune models pull NAME), or filter by characters: len>400"
+        raise InputError(f"The rows' lengths in tokens are unknown: {skip_text(browser.uncounted)}.", hint=hint)
 
 
 def matching_rows(browser: SourceBrowser, filter: str) -> list[int]:

@@ -25,17 +25,14 @@ from mlxtune.recipe.schema import CORRECT_PARTS
 
 def score(
     outputs: Annotated[
-        Path,
-        argument(
-            'JSON Lines with "output" and optional "id", "reference", "prompt", "ended"; or a folder with one output per file.'
-        ),
+        Path, argument('JSON Lines with "output" (and "id", "reference", "prompt", "ended"), or a folder of files.')
     ],
     schema: Annotated[Path | None, option("--schema", "A JSON Schema file.")] = None,
     disclaimer: Annotated[list[str] | None, option("--disclaimer", "A sentence that outputs must contain. Repeatable.")] = None,
     forbid: Annotated[list[str] | None, option("--forbid", "A phrase that outputs must not contain. Repeatable.")] = None,
     pattern: Annotated[str, option("--pattern", "A regular expression that outputs must match somewhere.")] = "",
     correct: Annotated[
-        list[str] | None, option("--correct", 'What must be as in "reference": answer, fields, number, calls, or a JSON Pointer.')
+        list[str] | None, option("--correct", "What must be right: answer, fields, number, calls, a JSON Pointer.")
     ] = None,
     recipe: Annotated[Path | None, option("--recipe", "A recipe whose contract replaces these options.")] = None,
     json: Json = False,
@@ -54,10 +51,8 @@ def score(
     rows = _folder(outputs) if outputs.is_dir() else _lines(outputs)
     scored = [contract.score(answer) for _, answer in rows]
     if not any(scored):
-        raise InputError(
-            f"{recipe} has no contract, and no output has a reference, so there is nothing to score.",
-            hint="Use --schema, --disclaimer, --forbid, or --pattern instead of --recipe.",
-        )
+        hint = "Use --schema, --disclaimer, --forbid, or --pattern instead of --recipe."
+        raise InputError(f"{recipe} has no contract, and no output has a reference, so there is nothing to score.", hint=hint)
     rates = metric_rates(scored)
     if json:
         required, scores = {*contract.required_metrics, CONTRACT}, []

@@ -28,25 +28,12 @@ Host = Annotated[str, option("--host", "The address to listen on. The default is
 Port = Annotated[int, option("--port", "The port to listen on; 0 picks a free one.", min=0, max=65535)]
 Slots = Annotated[int, option("--slots", "Number of answers generated concurrently.", min=1, max=256)]
 Queue = Annotated[int, option("--queue", "Maximum number of requests waiting for a slot.", min=0, max=10_000)]
-Exact = Annotated[
-    bool | None,
-    option(
-        "--exact/--no-exact",
-        "Make greedy and seeded answers independent of the other requests. Default: on a CPU only; on a GPU, this is slower.",
-    ),
-]
+Exact = Annotated[bool | None, option("--exact/--no-exact", "Answer independently of other requests. Default: on a CPU.")]
 KeepAlive = Annotated[
-    float,
-    option(
-        "--keep-alive",
-        "Unload the model after this time without a request; the next one loads it again. The default, 0, keeps it loaded.",
-        metavar="MINUTES",
-        min=0,
-    ),
+    float, option("--keep-alive", "Unload the model when idle for this long; 0: never.", metavar="MINUTES", min=0)
 ]
 Origins = Annotated[
-    list[str] | None,
-    option("--allow-origin", "Let web pages from this origin, such as https://example.com, use the server (CORS).", metavar="URL"),
+    list[str] | None, option("--allow-origin", "Let web pages from this origin use the server (CORS).", metavar="URL")
 ]
 
 

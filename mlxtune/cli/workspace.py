@@ -59,10 +59,8 @@ def init(
     if folder is None:
         raise InputError("No folder was specified.", hint="Use: mlxtune init NAME, or: mlxtune init --from FILE")
     if outer := samples.enclosing_workspace(folder):
-        raise InputError(
-            f"{folder} is inside the workspace {outer}.",
-            hint=f"Use that workspace, or a folder outside it: mlxtune init {outer.parent / 'NAME'}",
-        )
+        hint = f"Use that workspace, or a folder outside it: mlxtune init {outer.parent / 'NAME'}"
+        raise InputError(f"{folder} is inside the workspace {outer}.", hint=hint)
     recipe = samples.create(folder)
     show(("✓ ", "bold success"), f"Created {folder}.")
     recipes = folder / "recipes"
@@ -73,10 +71,9 @@ def init(
         ("data/samples", "sample rows from an outdoor shop; put your own data in data"),
     ]),))  # fmt: skip
     cd = f"cd {shlex.quote(str(folder))} && " if folder.resolve() != Path.cwd() else ""
-    train, open_app = (f"{cd}mlxtune train {recipe.relative_to(folder)}", "primary"), (f"{cd}mlxtune", "primary")
     show("Train, or open the app:")
-    show("  ", train)
-    show("  ", open_app)
+    show("  ", (f"{cd}mlxtune train {recipe.relative_to(folder)}", "primary"))
+    show("  ", (f"{cd}mlxtune", "primary"))
 
 
 def _init_from(source: Path, folder: Path, name: str, map: str, format: str, json: bool) -> None:

@@ -68,10 +68,8 @@ class SearchTime:
         try:
             return search(max(self._left, 1e-3))
         except TimeoutError:
-            raise InputError(
-                f"/{one_line(pattern, 40)}/ took longer than {self.seconds:.0f} s.",
-                hint="Simplify it: a repeated group that contains a repetition, such as (x+)+, takes exponential time.",
-            ) from None
+            hint = "Simplify it: a repeated group that contains a repetition, such as (x+)+, takes exponential time."
+            raise InputError(f"/{one_line(pattern, 40)}/ took longer than {self.seconds:.0f} s.", hint=hint) from None
         finally:
             self._left -= time.perf_counter() - start
 

@@ -129,7 +129,5 @@ def choose_files(source: str, names: list[str]) -> list[str]:
         return data_files  # the parts of a split
     candidates = train_files or data_files
     shown = ", ".join(one_line(name, 60) for name in candidates[:6])
-    raise DataError(
-        f"{source} has several files: {shown}{' …' if len(candidates) > 6 else ''}.",
-        hint="Choose one with --file NAME, or hf:owner/name:split in a recipe.",
-    )
+    hint = "Choose one with --file NAME, or hf:owner/name:split in a recipe."
+    raise DataError(f"{source} has several files: {shown}{' …' if len(candidates) > 6 else ''}.", hint=hint)

@@ -30,10 +30,8 @@ def shards(names: Sequence[str], split: str) -> list[str]:
     found = sorted(name for name in names if name != split and unsharded(name) == split)
     numbers = [(int(match[1]), int(match[2])) for name in found if (match := _SHARD.search(name))]
     if numbers and numbers != [(number, numbers[0][1]) for number in range(numbers[0][1])]:
-        raise DataError(
-            f"{one_line(split, 60)} is incomplete: there are {len(found):,} of {numbers[0][1]:,} shards.",
-            hint="Add the missing files, or import the others one by one.",
-        )
+        hint = "Add the missing files, or import the others one by one."
+        raise DataError(f"{one_line(split, 60)} is incomplete: there are {len(found):,} of {numbers[0][1]:,} shards.", hint=hint)
     return found
 
 
@@ -112,7 +110,5 @@ def _json(value: Any, where: str, file: Path, column: str) -> Any:
     copy = file.with_name(f"{file.stem}-text{SUFFIX}").name
     code = f"from pyarrow import parquet as p; p.write_table(p.read_table({str(file)!r}).drop_columns([{column!r}]), {copy!r})"
     kind = "binary" if isinstance(value, bytes) else type(value).__name__
-    raise DataError(
-        f"{file} has a {kind} value in the column {one_line(where, 60)}, which JSON cannot represent.",
-        hint=f"Leave the column out of a copy, and import that: python3 -c {shlex.quote(code)}",
-    )
+    hint = f"Leave the column out of a copy, and import that: python3 -c {shlex.quote(code)}"
+    raise DataError(f"{file} has a {kind} value in the column {one_line(where, 60)}, which JSON cannot represent.", hint=hint)

@@ -412,10 +412,8 @@ class ReviewSession:
             os.close(handle)
             if not isinstance(error, BlockingIOError):
                 raise
-            raise InputError(
-                f"{self.source.name} is under review in another window.",
-                hint="Close it to make decisions here, or only view the rows.",
-            ) from error
+            hint = "Close it to make decisions here, or only view the rows."
+            raise InputError(f"{self.source.name} is under review in another window.", hint=hint) from error
         return handle
 
     def _lock_journal(self) -> None:

@@ -397,10 +397,8 @@ def prompt_rows(rows: Sequence[Row]) -> list[PromptRow]:
     """Return the held-out rows that have a prompt. Raises ``DataError`` if there are none."""
     prompts = [row for row in rows if isinstance(row, PromptRow)]
     if not prompts:
-        raise DataError(
-            "There are no held-out conversations to evaluate on.",
-            hint="Evaluation needs chat, completion or preference rows; check data.holdout.",
-        )
+        hint = "Evaluation needs chat, completion or preference rows; check data.holdout."
+        raise DataError("There are no held-out conversations to evaluate on.", hint=hint)
     return prompts
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from mlxtune.data.languages import FREQUENT_WORDS
+from mlxtune.data.languages import FREQUENT_WORDS, WORDS
 
 Labels = npt.NDArray[np.int64]  # (texts,)
 Vectors = npt.NDArray[np.float32]  # (texts, width), unit vectors
@@ -30,20 +30,7 @@ _NAME_WORDS = 3
 _TYPICAL = 0.15  # of a cluster's texts have each word of its name
 _COMMON = 0.5  # a word in more than this share of all texts sets no cluster apart
 _WIDTH = 1024  # words of a vector of words
-# Besides the frequent words of each language
-_EMPTY_WORDS = """
-about after again all also another any anyone anybody anything because been before being both can cannot could couldn did
-didn does doesn doing don done each else even ever every everything few find first get gets getting give given goes going
-gonna gotta got had hadn has hasn haven having hello help helped helping here hey hope how however into isn just keep kind
-kindly know knows let like likes line little look looking lot made make makes making many may maybe mean might more most much
-must myself need needed needs never new nor not nothing now off okay once one only onto other others ought out over own
-person please possible put quite rather really regarding right said same say says see seem seems seen several shall shan she
-should shouldn show since some somebody someone something soon still such sure take taken taking tell than thank thanks that
-the them then there these thing things think those though through too toward try trying two under until upon use used using
-very via wanna want wanted wanting wants was wasn way ways well went were weren what whatever when where whether which while
-who whole whom whose why will without won would wouldn yes yet you yours yourself
-"""
-_NO_CONTENT = FREQUENT_WORDS | frozenset(_EMPTY_WORDS.split())
+_NO_CONTENT = FREQUENT_WORDS | frozenset(WORDS["empty"].split())
 
 
 def cluster(vectors: Vectors, texts: Sequence[str]) -> tuple[tuple[int, ...], tuple[str, ...]]:

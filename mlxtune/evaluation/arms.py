@@ -144,8 +144,7 @@ def _first_prompt(recipe: Recipe, train: Sequence[Row]) -> str:
 def _prompt(recipe: Recipe) -> str:
     text = _text(recipe.prompt_file) if recipe.prompt_file else recipe.evaluation.prompt
     if not text.strip():
-        hint = "Write your best prompt, or leave the arms with a prompt out of evaluation.arms."
-        raise InputError(f"{recipe.prompt_file} is empty.", hint=hint)
+        raise InputError(f"{recipe.prompt_file} is empty.", hint="Write your best prompt, or change evaluation.arms.")
     return text.strip()
 
 
@@ -164,10 +163,8 @@ def sample_shots(train: Sequence[Row], count: int, seed: int, labels: Sequence[s
     """
     rows = sorted(shown_rows(train), key=lambda row: row.hash)
     if len(rows) < count:
-        raise InputError(
-            f"base+kshot needs {plural(count, 'example')}, but there are only {plural(len(rows), 'training row')}.",
-            hint="Lower evaluation.shots, or leave base+kshot out of evaluation.arms.",
-        )
+        has = f"{plural(count, 'example')}, of {plural(len(rows), 'training row')}"
+        raise InputError(f"base+kshot needs {has}.", hint="Lower evaluation.shots, or change evaluation.arms.")
     return tuple(
         turn
         for row in _covering(rows, count, random.Random(seed), labels)

@@ -129,9 +129,7 @@ class Contract:
                 raise InputError(f"{row.location}: {score.detail}.", hint="Change evaluation.correct, or the row's answer.")
         empty = (score_correct(ModelAnswer("", reference=reference), self.section.correct) for _, reference in known)
         if known and all(score.passed for score in empty):  # no reference has calls
-            raise InputError(
-                "An empty answer equals every reference in what evaluation.correct compares.", hint="Change evaluation.correct."
-            )
+            raise InputError("An empty answer equals every reference.", hint="Change evaluation.correct.")
 
     def unknown_conditions(self, rows: Iterable[PromptRow]) -> list[str]:
         """Return the fields on which disclaimers depend and which no reference of ``rows`` has."""

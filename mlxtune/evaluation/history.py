@@ -266,13 +266,11 @@ def require_comparable(first: str, before: ReportFacts, second: str, now: Report
 
 def _same_limit(before: ReportFacts, now: ReportFacts) -> str:
     """Return how to evaluate again with the higher limit of two reports, or ``""`` if they differ in more than the limit."""
-    if before["decoding"] == now["decoding"]:
-        return ""
     one, two = sorted((before, now), key=lambda facts: facts["decoding"]["max_tokens"])
-    limit = two["decoding"]["max_tokens"]
-    if differences({**one, "decoding": two["decoding"]}, two):
+    if before["decoding"] == now["decoding"] or differences({**one, "decoding": two["decoding"]}, two):
         return ""
-    return f"Evaluate the one with the lower limit again: mlxtune eval {one.get('run') or 'RECIPE'} --set evaluation.max_tokens={limit}"
+    command = f"mlxtune eval {one.get('run') or 'RECIPE'} --set evaluation.max_tokens={two['decoding']['max_tokens']}"
+    return f"Evaluate the one with the lower limit again: {command}"
 
 
 def _earlier(evaluation: Path, facts: ReportFacts, recipe: Recipe) -> Iterator[tuple[Run, ReportFacts]]:

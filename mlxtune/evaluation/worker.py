@@ -249,10 +249,8 @@ def _read_inputs(worker: Worker) -> _Inputs:
     evaluated = valid if is_validation else prompt_rows(splits.prompts)
     rows = _reserved_rows(worker, splits) if request.get("last_look") else sample_rows(evaluated, recipe.evaluation.rows)
     if contract.section.correct and all(row.reference is None for row in rows):
-        raise InputError(
-            "No held-out row has a reference answer, so there is nothing to measure.",
-            hint="In the recipe's [evaluation] section, set what answers must satisfy: schema, disclaimers, forbid, length, or pattern.",
-        )
+        hint = "Set what answers must satisfy in [evaluation]: schema, disclaimers, forbid, length, or pattern."
+        raise InputError("No held-out row has a reference answer, so there is nothing to measure.", hint=hint)
     contract.require_references(rows)
     if unknown := contract.unknown_conditions(rows):
         worker.warn("unknown_conditions", fields=unknown)
@@ -268,8 +266,7 @@ def _reserved_rows(worker: Worker, splits: Splits) -> list[PromptRow]:
     """Return the rows of the last look. Raise ``InputError`` if none are reserved, or if they have been evaluated."""
     rows = [row for row in splits.reserved if isinstance(row, PromptRow)]
     if not rows:
-        hint = "Set data.reserve, for example to 0.3, before the first evaluation."
-        raise InputError("No held-out rows are reserved for a last look.", hint=hint)
+        raise InputError("No held-out rows are reserved for a last look.", hint="Set data.reserve before the first evaluation.")
     if earlier := ledger.last_look(worker.folder, [row.id for row in rows]):
         raise InputError(f"{earlier} was the last look at the reserved rows.", hint="Hold out new rows.")
     return rows

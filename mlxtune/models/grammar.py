@@ -48,9 +48,7 @@ def _vocabulary(tokenizer: TokenizerWrapper, stops: frozenset[int]) -> tuple[Any
         import llguidance
         import llguidance.hf
     except ImportError as error:
-        raise InputError(
-            "Constraining answers to a JSON Schema requires llguidance.", hint="Run: pip install 'mlxtune[grammar]'"
-        ) from error
+        raise InputError("Constraining answers requires llguidance.", hint="Run: pip install 'mlxtune[grammar]'") from error
     try:
         return llguidance, llguidance.hf.from_tokenizer(tokenizer._tokenizer, eos_token=sorted(stops))
     except ValueError as error:

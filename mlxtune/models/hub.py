@@ -230,8 +230,8 @@ def _has_listed_hash(file: Path, entry: RepoFile) -> bool:
 
 
 def _damaged(id: str, names: list[str]) -> ModelError:
-    message = f"The download of {id} has {plural(len(names), 'corrupt file')}: {one_line(', '.join(names[:5]), 200)}."
-    return ModelError(message, hint=f"Download it again, because corrupt files were deleted: mlxtune models pull {id}")
+    files = f"{plural(len(names), 'corrupt file')}: {one_line(', '.join(names[:5]), 200)}"
+    return ModelError(f"The download of {id} had {files}.", hint=f"Download again: mlxtune models pull {id}")
 
 
 @contextmanager
@@ -246,9 +246,7 @@ def hub_errors(what: str, noun: str = "model") -> Iterator[None]:
     except MlxtuneError:
         raise
     except GatedRepoError:
-        raise ModelError(
-            f"{shown} is gated: its owner must approve your account.", hint="Request access on its page, then run: hf auth login"
-        ) from None
+        raise ModelError(f"{shown} is gated.", hint="Request access on its page, then run: hf auth login") from None
     except RepositoryNotFoundError:
         find = "Search with mlxtune models --search TEXT" if noun == "model" else "Check the name"
         raise ModelError(f"The Hub has no {noun} {shown}, or it is private.", hint=f"{find}, or run: hf auth login") from None

@@ -54,7 +54,10 @@ def negative_log_likelihoods(
     nlls = [0.0] * len(pairs)
     if prefix is None:
         for index, (prompt, answer) in enumerate(pairs):
-            nlls[index] = _single(model, prompt, answer)
+            tokens = mx.array([[*prompt, *answer[:-1]]])
+            logits = model(tokens, cache=make_prompt_cache(model))[0, -len(answer) :].astype(mx.float32)
+            logps = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+            nlls[index] = -float(mx.take_along_axis(logps, mx.array(list(answer))[:, None], axis=-1).sum())
             on_answer(index, nlls[index])
             progress(index + 1, len(pairs))
         return nlls
@@ -131,10 +134,3 @@ def _suffix_states(
         hidden = forward_in_steps(prefix.head, tokens, [cache.select(lines) for cache in caches])
         states |= {i: [hidden[row, : len(suffixes[i][1]) - 1]] for row, i in enumerate(some)}
     return states
-
-
-def _single(model: nn.Module, prompt: Sequence[int], answer: Sequence[int]) -> float:
-    tokens = mx.array([[*prompt, *answer[:-1]]])
-    logits = model(tokens, cache=make_prompt_cache(model))[0, -len(answer) :].astype(mx.float32)
-    logps = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-    return -float(mx.take_along_axis(logps, mx.array(list(answer))[:, None], axis=-1).sum())

@@ -69,8 +69,7 @@ def load(source: ModelFolder, compute: Compute | None = None, quantize: Quantize
     bits = (config.get("quantization") or {}).get("bits")
     weights = f"{bits}-bit weights" if bits else "unquantized weights"
     if quantize and bits and bits != quantize:
-        hint = "Remove model.quantize, or use the unquantized version."
-        raise ModelError(f"{source.name} already has {bits}-bit weights, so it cannot be quantized to {quantize} bits.", hint=hint)
+        raise ModelError(f"{source.name} already has {bits}-bit weights.", hint="Remove model.quantize.")
     if quantize and not bits:
         quantize_weights(model, quantize)
         weights = f"unquantized weights, quantized to {quantize} bits on load"

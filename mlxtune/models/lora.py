@@ -72,8 +72,7 @@ def check_fit(folder: Path, expected: dict[str, mx.array], loaded: dict[str, mx.
     unmatched = sorted(expected.keys() ^ loaded.keys())
     unmatched = unmatched or [name for name in expected if expected[name].shape != loaded[name].shape]
     if unmatched:
-        hint = "It may have been trained from a different base."
-        raise ModelError(f"The adapter in {folder} does not match this model: {unmatched[0]} has no counterpart.", hint=hint)
+        raise ModelError(f"The adapter in {folder} does not match: the model has no {unmatched[0]}.", hint="Use its own base.")
 
 
 def adapter_arrays(model: nn.Module) -> dict[str, mx.array]:
@@ -132,10 +131,7 @@ def _keys(model: nn.Module, section: AdapterSection) -> list[str]:
     if section.kind == "dora":
         for name, module in sorted(targets.items()):
             if not isinstance(module, _LINEAR):
-                raise RecipeError(
-                    f"adapter.targets: {name} cannot have a DoRA adapter, because mlx-lm supports DoRA for linear layers only.",
-                    hint=f'Use kind = "lora", or remove {name}.',
-                )
+                raise RecipeError(f"adapter.targets: DoRA is for linear layers, not {name}.", hint='Use kind = "lora".')
     return sorted(targets)
 
 

@@ -203,8 +203,8 @@ class ChatTemplate:
         """Raise ``TemplateError`` if there is no template, or if it has no token that ends an answer, like GLM-4's."""
         self.render([Message("user", "Hi")], (), generation_prompt=True)
         if self._end_tokens == frozenset():
-            message = f"The chat template of {self.name} ends answers without a stop token, so the model would not learn to stop."
-            raise TemplateError(message, hint=(self.settings.source and self._shipped_hint()) or _ENDLESS_HINT)
+            hint = (self.settings.source and self._shipped_hint()) or _ENDLESS_HINT
+            raise TemplateError(f"The chat template of {self.name} ends answers without a stop token.", hint=hint)
 
     def count_tokens(self, text: str) -> int:
         """Return the number of tokens in ``text``, without the tokens that the template adds."""
@@ -226,8 +226,8 @@ class ChatTemplate:
         elif isinstance(row, TextRow):
             encoded = self._text(row, max_tokens)
         elif isinstance(row, Unpaired):
-            hint = 'Set method.kind to "kto", or data.format to "chat" or "completion" to train on every answer.'
-            raise DataError(f"{row.location}: the row is labeled good or bad, and SFT would learn the bad answers, too.", hint=hint)
+            hint = 'Set method.kind to "kto", or data.format to "chat" or "completion".'
+            raise DataError(f"{row.location}: SFT would also learn the answers that are labeled bad.", hint=hint)
         else:
             raise DataError(f"{row.location}: SFT cannot train on a pair.", hint='Set method.kind to "dpo".')
         inside = [one for one in encoded if one.trained[:max_tokens].any()]
@@ -253,10 +253,10 @@ class ChatTemplate:
         pair = self._pair(row, (row.chosen, row.rejected), max_tokens)
         if pair.chosen.tolist() == pair.rejected.tolist():
             if TemplateNote.REASONING in pair.notes:
-                hint = 'Set model.thinking to "on", or remove the row.'
-                raise DataError(f"{row.location}: chosen and rejected are identical without their reasoning.", hint=hint)
-            message = f"{row.location}: chosen and rejected are identical within the window of {max_tokens:,} tokens."
-            raise TooLongError(message, hint="Raise data.max_tokens, or remove the row.")
+                problem = "chosen and rejected are identical without their reasoning"
+                raise DataError(f"{row.location}: {problem}.", hint='Set model.thinking to "on", or remove the row.')
+            problem = f"chosen and rejected are identical within {max_tokens:,} tokens"
+            raise TooLongError(f"{row.location}: {problem}.", hint="Raise data.max_tokens, or remove the row.")
         return pair
 
     def can_compare(self, pair: Preference, max_tokens: int) -> bool:
@@ -323,11 +323,8 @@ class ChatTemplate:
         whole = answers[turns[-1]].tokens
         rewritten = next((turn for turn, one in answers.items() if whole[: one.end] != one.tokens[: one.end]), None)
         if rewritten and self.settings.turns == "all":
-            problem = (
-                f"turn {rewritten} renders differently inside the conversation than as an answer, so it cannot be trained in it."
-            )
-            hint = 'Set data.turns to "auto": each answer then becomes a separate training example.'
-            raise TemplateError(problem, location=row.location, hint=hint)
+            problem = f"turn {rewritten} renders differently inside the conversation than as an answer."
+            raise TemplateError(problem, location=row.location, hint='Set data.turns to "auto".')
         return answers, rewritten is not None
 
     def answer(self, messages: Sequence[Message], tools: Tools, location: Location) -> AnswerSpan:
@@ -337,9 +334,8 @@ class ChatTemplate:
         """
         number, message = len(messages), messages[-1]
         if number == 1:
-            problem = "the conversation begins with the assistant, so this turn has no prompt."
-            hint = 'Set the "weight" of the turn to 0 to use it as context, or remove it.'
-            raise TemplateError(problem, location=location, hint=hint)
+            hint = 'Set the "weight" of the turn to 0, or remove it.'
+            raise TemplateError("the conversation begins with the assistant.", location=location, hint=hint)
         self._check_tools(messages, tools, location)
         self._check_reasoning(message, number, location)
         prompt = self._rendered(messages[:-1], tools, generation_prompt=True, location=location)
@@ -354,12 +350,9 @@ class ChatTemplate:
             raise TemplateError(problem, location=location, hint=self._switch_hint(messages) or hint) from None
         except answer_span.RewrittenAnswerError:
             problem = f"the chat template of {self.name} renders the start of turn {number} differently from its generation prompt."
-            hint = "Name a template in model.template whose assistant turns begin with its generation prompt."
-            raise TemplateError(problem, location=location, hint=hint) from None
+            raise TemplateError(problem, location=location, hint="Name another template in model.template.") from None
         except answer_span.EndlessAnswerError:
-            problem = (
-                f"the chat template of {self.name} ends turn {number} without a stop token, so the model would not learn to stop."
-            )
+            problem = f"the chat template of {self.name} ends turn {number} without a stop token."
             raise TemplateError(problem, location=location, hint=self._endless_hint) from None
         if lacking := answer_span.missing_in_answer(span.answer, message, thinking=self.settings.thinking != "off"):
             problem = f"the chat template of {self.name} drops or changes {lacking.part} in turn {number}"
@@ -375,8 +368,8 @@ class ChatTemplate:
         lacking = "calls" if calls and not self.dialect.calls else "the list of tools" if tools and not self.dialect.tools else ""
         if lacking:
             shipped = self._shipped_hint() or "Name a template with tools in model.template"
-            message = f"the row has tools, but the chat template of {self.name} does not render {lacking}."
-            raise TemplateError(message, location=location, hint=f"{shipped}, or remove the tools from the rows.")
+            problem = f"the row has tools, but the chat template of {self.name} does not render {lacking}."
+            raise TemplateError(problem, location=location, hint=f"{shipped}, or remove the tools from the rows.")
 
     @property
     def _endless_hint(self) -> str:
@@ -461,8 +454,7 @@ class ChatTemplate:
         except Exception as error:  # a template is a program and may raise anything
             reason = one_line(str(error), 120)
             message = f"The chat template of {self.name} rejects this conversation: {reason or type(error).__name__}"
-            hint = "Change the turns, or name a template in model.template that accepts them."
-            raise TemplateError(message, hint=hint) from error
+            raise TemplateError(message, hint="Change the turns, or name another template in model.template.") from error
         return text
 
 
@@ -476,8 +468,8 @@ def _encoded(
 
 
 def _prompt_fills_window(location: Location, max_tokens: int) -> TooLongError:
-    message = f"{location}: the prompt fills the window of {max_tokens:,} tokens, so no token is trained."
-    return TooLongError(message, hint="Raise data.max_tokens, or shorten the prompt.")
+    raise_hint = "Raise data.max_tokens, or shorten the prompt."
+    return TooLongError(f"{location}: the prompt fills the window of {max_tokens:,} tokens.", hint=raise_hint)
 
 
 def _normalized(text: str) -> list[str]:

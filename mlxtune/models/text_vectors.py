@@ -60,7 +60,9 @@ def text_vectors(
         with first_layers(loaded.model, head):
             states = _mean_states(head, [tokens[key][:limit] for key in missing], progress)
         known |= dict(zip(missing, states, strict=True))
-        _save(file, known)
+        buffer = io.BytesIO()
+        np.savez(buffer, keys=np.array(list(known)), vectors=np.stack(list(known.values())))
+        write_bytes(file, buffer.getvalue())
     return np.stack([known[key] for key in keys]) if keys else None
 
 
@@ -143,9 +145,3 @@ def _load(file: Path) -> dict[str, Vectors]:
     with suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile), np.load(file, allow_pickle=False) as stored:
         return dict(zip(stored["keys"].tolist(), stored["vectors"], strict=True))
     return {}
-
-
-def _save(file: Path, known: dict[str, Vectors]) -> None:
-    buffer = io.BytesIO()
-    np.savez(buffer, keys=np.array(list(known)), vectors=np.stack(list(known.values())))
-    write_bytes(file, buffer.getvalue())

@@ -14,6 +14,7 @@ from mlxtune.data.column_map import ColumnUse
 from mlxtune.present.blocks import ActionBlock, Bar, Bars, Block, Cell, Column, Document, Fact, Facts, Heading, Mark, Style, Table
 from mlxtune.present.blocks import text as paragraph
 from mlxtune.present.labels import constant_fact, word
+from mlxtune.present.words import CATALOG
 
 if TYPE_CHECKING:  # they load numpy
     from mlxtune.data.browser import ReviewVerdict
@@ -21,7 +22,6 @@ if TYPE_CHECKING:  # they load numpy
     from mlxtune.data.checks.base import Finding, Severity
     from mlxtune.data.checks.fixes import FixResult
     from mlxtune.data.checks.report import CheckReport, CheckResult, CheckVerdict, Improvement, Skip
-    from mlxtune.data.checks.statistics import Statistics
     from mlxtune.data.constant_rate import ConstantRate
 
 _MAX_VALUE = 80  # characters of a text in a finding
@@ -32,25 +32,10 @@ _MAX_TAGS = 12  # values per key
 VERDICT_MARKS: dict[str, Mark] = {"blocked": "error", "look": "warning", "clean": "success"}
 SEVERITY_STYLES: dict[str, Style] = {"block": "error", "warn": "warning", "note": "muted"}
 _SEVERITY_TITLES: dict[Severity, str] = {"block": "Must fix", "warn": "Review"}
-FILE_NOTES = {
-    "byte_order_mark": "Skipped a byte order mark.",
-    "utf16": "Converted from UTF-16.",
-    "cp1252": "Converted from Windows-1252.",
-    "semicolons": "Read columns separated by semicolons.",
-    "tabs": "Read columns separated by tabs.",
-    "json_lines": "Read the .json file as one row per line.",
-}
+FILE_NOTES = CATALOG["check"]["file_notes"]
 NAME_THE_COLUMNS = "Name the columns with --map (data.map in a recipe), or the format with --format (data.format)."
 
-_SKIPS = {
-    "not_yet": "not counted yet",
-    "no_recipe": "no recipe",
-    "no_contract": "the recipe has no contract",
-    "no_model": "{error:all}",
-    "no_splits": "no recipe",
-    "unsplittable": "{error}",
-    "uninformed": "prompts tell the base too little about answers",
-}
+_SKIPS = CATALOG["check"]["skips"]
 _IMPROVEMENTS = {
     "remove_leaks": "Remove {count:n held-out row} from the train split.",
     "mask_secrets": "Mask the secrets in {count:n row}, and revoke them.",
@@ -167,10 +152,12 @@ def check_document(report: CheckReport, fixed: FixResult | None, *, every: bool,
 def statistics_document(report: CheckReport) -> Document:
     """Describe the data of a check: its size, lengths, balance, and variety."""
     files = ", ".join(f"{one_line(file.path.name, 30)} {file.read:,}" for file in report.files)
-    openings = Fact("openings", f"about {report.statistics.openings:,.0f} distinct three-word openings")
+    known = report.statistics
+    prompts = Fact("prompts", f"{known.groups:,} distinct in {plural(known.rows, 'row')}", word(known.tier))
+    openings = Fact("openings", f"about {known.openings:,.0f} distinct three-word openings")
     return (
         Heading("Data", one_line(report.path.name, 40)),
-        Facts((*_read_facts(report), Fact("files", files), prompts_fact(report.statistics), openings)),
+        Facts((*_read_facts(report), Fact("files", files), prompts, openings)),
         *_length_blocks(report),
         *tag_blocks(report.statistics.tags, _MAX_TAGS),
         *_next_blocks(report, ""),
@@ -200,12 +187,6 @@ def verdict_block(verdict: CheckVerdict) -> Block:
 
 def constant_facts(found: ConstantRate | None) -> list[Fact]:
     return [constant_fact(found)] if found else []
-
-
-def prompts_fact(statistics: Statistics) -> Fact:
-    """Return the number of distinct prompts and its rating."""
-    value = f"{statistics.groups:,} distinct in {plural(statistics.rows, 'row')}"
-    return Fact("prompts", value, word(statistics.tier))
 
 
 def skip_facts(skipped: Mapping[str, Skip]) -> list[Fact]:

@@ -9,28 +9,12 @@ from typing import TYPE_CHECKING, Any
 from mlxtune.core.text import one_line, plural
 from mlxtune.present.blocks import ActionBlock, Block, Cell, Column, Document, Fact, Facts, Heading, Table
 from mlxtune.present.labels import failure_name
+from mlxtune.present.words import CATALOG
 
 if TYPE_CHECKING:
     from mlxtune.evaluation.thin_rows import ThinRows
 
-_REFUSALS = {
-    "no_difference": "says the same as the good answer",
-    "not_correct": "differs from the reference",
-    "no_reply": "no reply",
-    "empty": "empty reply",
-    "cut_off": "cut off at the token limit",
-    "not_best": "another candidate was better",
-    "injection": "tries to instruct the model",
-    "junk": "nothing that a user sends",
-    "other_language": "in another language than the rows",
-    "wrong_form": "not in the requested form",
-    "no_source": "the quote is not in the document",
-    "repeats_training": "repeats a training row",
-    "repeats_held_out": "repeats a held-out row",
-    "repeats_proposed": "repeats a proposed row",
-    "repeats_rejected": "repeats a rejected row",
-    "repeats_generated": "repeats a generated row",
-}
+_REFUSALS = CATALOG["generation"]["refusals"]
 
 
 def refusal_title(kind: str) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from mlxtune.core.text import one_line, plural, speed
 from mlxtune.planning.machine import LOW_BATTERY, PowerState
 from mlxtune.present.blocks import Cell, Fact, Mark
+from mlxtune.present.words import CATALOG
 
 if TYPE_CHECKING:
     from mlxtune.data.constant_rate import ConstantRate
@@ -23,16 +24,7 @@ OUTCOME_MARKS: dict[str, Mark] = {
 }  # fmt: skip
 """The mark of each outcome; any other outcome is ``muted``."""
 
-WORDS = {
-    "lowest_effort": "lowest effort (it cannot be turned off)",
-    "model_decides": "up to the model",
-    "on_and_kept": "on, also in earlier turns",
-    "on_and_removed": "on, but removed from earlier turns",
-    "cannot_tell": "cannot tell", "go": "fits", "warn": "tight", "refuse": "does not fit", "not_json": "not JSON",
-    "no_answers": "no answers to copy", "pairs": "no likelihoods of pairs", "ledger_missing": "missing", "ledger_shortened": "shortened",
-    "no_llguidance": "llguidance is not installed", "few_rows": "too few training rows", "no_room": "examples leave no room",
-    "not_utf8": "not UTF-8", "no_json_in_it": "no JSON in it", "nan_or_infinity": "NaN or Infinity",
-}  # fmt: skip
+WORDS: dict[str, str] = CATALOG["labels"]["words"]
 """The name of each code that is not its own name."""
 
 FREE_ANSWERS = {"constant": "a constant answer", "copier": "the answer of the nearest training prompt"}

@@ -13,47 +13,19 @@ from mlxtune.planning.plan import Basis, Cost, LongPart, MemoryPart, Plan
 from mlxtune.present.blocks import ActionBlock, Bar, Bars, Document, Fact, Facts, Heading, Style, Text, text
 from mlxtune.present.labels import constant_fact, detectable_gain_fact, level_text, outcome_mark, power_problems, word
 from mlxtune.present.search import price_text
+from mlxtune.present.words import CATALOG
 from mlxtune.recipe.edit import toml_literal
 
 if TYPE_CHECKING:
     from mlxtune.training.search.budget import SearchPrice
 
 PROBE = ActionBlock("plan.probe", "measure it:", "--probe")
-BASIS: dict[Basis, str] = {
-    "measured": "measured on this machine",
-    "other_probe": "estimated from a probe of another batch",
-    "computed": "computed, not measured",
-}
-_SOURCES = {
-    "probe": "measured",
-    "other_probe": "from a probe of another batch",
-    "bench": "from mlxtune bench",
-    "busy_probe": "measured while other programs were busy",
-}
+BASIS: dict[Basis, str] = CATALOG["plan"]["basis"]
+_SOURCES = CATALOG["plan"]["sources"]
 _LONG_PARTS: dict[LongPart, str] = {"validations": "validations", "reference": "reference model"}
-_PEAKS = {
-    "loading": "loading the base, before the first step",
-    "head": "the head's first logits",
-    "backward": "topmost layer's gradients",
-    "bottom": "lowest layer's gradients",
-    "update": "update of the adapter",
-    "freezing": "filling the cache of the frozen layers",
-}
-_PART_NOTES: dict[MemoryPart, str] = {
-    "activations": "saved for the backward pass",
-    "frozen": "the cache of the frozen layers' outputs",
-    "buffers": "free buffers, kept by MLX",
-    "process": "Python and libraries",
-    "loading": "extra memory before the first step, to convert the weights",
-}
-_DISADVANTAGES: dict[Disadvantage, str] = {
-    "slower_steps": "33% longer steps",
-    "more_passes": "in more passes",
-    "fewer_layers": "fewer layers are trained",
-    "less_capacity": "the adapter has less capacity",
-    "rounded_weights": "the base uses rounded weights",
-    "smaller_base": "weights that would fit",
-}
+_PEAKS = CATALOG["plan"]["peaks"]
+_PART_NOTES: dict[MemoryPart, str] = CATALOG["plan"]["part_notes"]
+_DISADVANTAGES: dict[Disadvantage, str] = CATALOG["plan"]["disadvantages"]
 
 
 def plan_document(

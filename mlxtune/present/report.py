@@ -42,20 +42,14 @@ from mlxtune.present.comparison import comparison_table
 from mlxtune.present.judge import judge_document
 from mlxtune.present.labels import change_text, failure_name, glyph_cell, outcome_mark, p_value, percent, word
 from mlxtune.present.verdict import report_facts, verdict
+from mlxtune.present.words import CATALOG
 
 Failures = Sequence[tuple[ScoredRow, Span | None]]  # failed rows, with the part of the answer to highlight
 FAILURE_KINDS = 6  # maximum number of classes in the failures table
 SHOWN = 6  # maximum number of failed rows on a page
 _QUESTION_LENGTH = 140  # maximum characters of a training row's question
-REMEDIES = {
-    "more_rows": "more rows of this kind", "contradiction": "agreeing labels: near-copies in training differ",
-    "more_updates": "more updates", "larger_base": "a larger base", "longer_answers": "a higher evaluation.max_tokens",
-    "grammar": "a grammar",
-}  # fmt: skip
-_REVIEWED = {
-    "accept": "accepted by", "reject": "rejected by", "skip": "skipped by", "tie": "called a tie by", "bad": "marked bad by",
-    "swap": "swapped by", "edit": "edited by", "tag": "tagged by", "note": "annotated by",
-}  # fmt: skip
+REMEDIES = CATALOG["report"]["remedies"]
+_REVIEWED = CATALOG["report"]["reviewed"]
 
 
 def report_document(
@@ -145,8 +139,7 @@ def _samples(report: EvaluationReport, failures: Failures) -> list[Block]:
         return []
     item = report.headline
     style: Style = "primary" if item else ""
-    note = f"{min(SHOWN, len(failures))} of {len(failures):,}, broken ones first"
-    blocks: list[Block] = [Heading("Failed rows", note)]
+    blocks: list[Block] = [Heading("Failed rows", f"{min(SHOWN, len(failures))} of {len(failures):,}, broken ones first")]
     subject = report.subject.name
     for failure, span in failures[:SHOWN]:
         row, score, is_broken = failure.row, failure.scores[subject], item is not None and failure.has_passed(item.first)

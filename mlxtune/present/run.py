@@ -10,6 +10,7 @@ from mlxtune.data.template_notes import TemplateNote
 from mlxtune.present.blocks import ActionBlock, Block, Document, Fact, Facts, Heading, Mark, Span, Text, text
 from mlxtune.present.generation import refusal_title
 from mlxtune.present.labels import failure_name
+from mlxtune.present.words import CATALOG
 from mlxtune.runs.events import HELD_OUT_ROW, TIMED, DataReady, Event, WorkProgress
 from mlxtune.runs.registry import Run, RunStatus
 from mlxtune.runs.state import RunState, RunWarning, SampleAnswer, Work, earlier_adapter_step
@@ -32,32 +33,7 @@ STATUS_LABELS: dict[RunStatus, StatusLabel] = {
     "crashed": StatusLabel("✗", "error", "crashed"),
 }  # fmt: skip
 
-_WARNINGS = {  # by code; the fields are the warning's values
-    "answers_limited_by_context": "the model's context leaves {max_tokens:,} tokens for an answer, fewer than evaluation.max_tokens",
-    "best_checkpoint_damaged": "the best checkpoint (step {step:,}) is damaged, so the last weights are kept",
-    "budget_limits_trials": "the budget of {budget} allows {trials} trials",
-    "budget_spent": "the budget of {budget} is spent; trials are compared at the last rung that they completed",
-    "busy_machine": "other programs keep this machine busy (load {load:.0f} on {cores} cores), so this run is slow",
-    "checkpoint_damaged": "skipped the damaged checkpoint in {folder}",
-    "displacement": "likelihood displacement: chosen answers lost {chosen:.1f} nats each, rejected ones {rejected:.1f}; lower "
-    'training.learning_rate, or train with loss = ["sigmoid", "sft"]',
-    "format_lost": "format lost: {before} of {answers} sample answers passed the contract before the first step, {now} do now; lower "
-    "training.learning_rate",
-    "generation_capped": "{error} The rows so far are kept.",
-    "gpu_restart": "{error} The run was resumed with smaller GPU commands.",
-    "head_computed_twice": "this architecture's head is not a plain matrix multiplication, so it is computed twice, in chunks",
-    "high_learning_rate": "training.learning_rate = {rate:g} suits SFT; preference training needs about 1/20 of it",
-    "no_perplexity": "{arm} has no perplexity: {reason}",
-    "not_recomputable": "the layers of this architecture cannot be recomputed, so gradient checkpointing is off",
-    "parent_thinking": 'the parent adapter was trained with model.thinking = "{parent}", this run has "{run}"',
-    "preferences_not_compared": "preferences are not compared: {arms} have no likelihoods of both answers",
-    "rows_skipped": "{count} without a trained token in the first {max_tokens:,} skipped: {rows}",
-    "rows_truncated": "{count} truncated at {max_tokens:,} tokens: {rows}",
-    "split_not_recorded": "{error} Rows added later may change the splits.",
-    "stopped_early": "stopped early: no lower loss in {validations} validations since step {step:,}",
-    "template_note": "{count}: {sentence}",
-    "unknown_conditions": "no reference answer has {fields}, on which a disclaimer depends",
-}
+_WARNINGS: dict[str, str] = CATALOG["run"]["warnings"]
 _LISTED = 5  # rows or arms in a warning
 
 

@@ -56,11 +56,7 @@ class AccessGuard:
         origin = headers.get("origin")
         foreign = origin is not None and not self._is_own(origin, any_address=False)
         if foreign and origin not in self.origins and "*" not in self.origins:
-            raise ApiError(
-                403,
-                "Web pages from other sites may not use this server, unless --allow-origin names them.",
-                code="origin_not_allowed",
-            )
+            raise ApiError(403, "Web pages from other sites need --allow-origin.", code="origin_not_allowed")
         expected = f"Bearer {self.token}".encode()
         if self.token and not hmac.compare_digest(headers.get("authorization", "").encode("latin-1"), expected):
             raise ApiError(401, "The API token is missing or invalid.", code="invalid_api_key", **{"WWW-Authenticate": "Bearer"})

@@ -241,11 +241,7 @@ def parse_embedding_request(body: Any, base: str, adapters: Sequence[str]) -> Em
 
 
 def embedding_response(request: EmbeddingRequest, embedded: Embedded) -> Document:
-    vectors = [vector if request.encoded else _numbers(vector) for vector in embedded.vectors]
+    vectors = [vector if request.encoded else array("f", base64.b64decode(vector)).tolist() for vector in embedded.vectors]
     data = [{"object": "embedding", "index": index, "embedding": vector} for index, vector in enumerate(vectors)]
     counts = {"prompt_tokens": embedded.tokens, "total_tokens": embedded.tokens}
     return {"object": "list", "data": data, "model": request.model, "usage": counts}
-
-
-def _numbers(vector: str) -> list[float]:
-    return array("f", base64.b64decode(vector)).tolist()

@@ -111,7 +111,7 @@ def test_ties_leave_nothing_to_export(cli, folder):
         (("nothing",), "There is no evaluation named nothing"),
         ((ID, "base", "tunde"), "has no arm named tunde"),
         ((ID, "base", "base"), "compared with itself"),
-        ((ID, "--n", "99"), "the arms differ on only 16 rows"),
+        ((ID, "--n", "99"), "The arms differ on only 16 rows"),
         ((ID, "--n", "0"), "greater than or equal to 1"),
         ((ID, "--question", "taste"), "taste"),
     ],

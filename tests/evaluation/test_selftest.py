@@ -51,10 +51,10 @@ def test_scorer_that_always_passes_is_detected(monkeypatch):
     monkeypatch.setattr(checks, "score_json", lambda answer: PASS)
     monkeypatch.setattr(checks, "score_disclaimers", lambda answer, rules, fuzzy: PASS)
     wrong = {check.name: len(check.wrong) for check in checks.run_checks() if check.wrong}
-    refused = [output for (kind, _), outputs in checks.JSON.items() if kind for output in outputs]
+    refused = [output for kind, _, outputs in checks.JSON if kind for output in outputs]
     assert wrong["JSON: built-in cases"] == len(refused) + len(checks.CUT_OFF)
     assert wrong["disclaimers: built-in cases"] == sum(
-        len(outputs) * sum(map(bool, kinds)) for kinds, outputs in checks.DISCLAIMERS.items()
+        len(outputs) * sum(map(bool, kinds)) for kinds, outputs in checks.DISCLAIMERS
     )
 
 

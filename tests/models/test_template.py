@@ -252,7 +252,7 @@ def test_only_completions_are_truncated(tmp_path: Path) -> None:
         ("Yes.", "Yes.", 1000, "are identical"),
         ("Yes,  it is.\n\nTwo.", " Yes, it is. \nTwo.\n", 1000, "are identical"),
         ("caf\u00e9", "cafe\u0301", 1000, "are identical"),
-        ("y" * 40 + "a", "y" * 40 + "b", 69, "identical within the window of 69 tokens"),
+        ("y" * 40 + "a", "y" * 40 + "b", 69, "identical within 69 tokens"),
         ("Yes.", "No.", 20, "the prompt fills the window of 20 tokens"),
     ],
 )  # fmt: skip

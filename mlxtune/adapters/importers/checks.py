@@ -32,8 +32,7 @@ def check_folder(folder: Path, weights: str) -> None:
         raise ModelError(f"The folder {folder} does not exist.")
     find_weights_file(str(folder), [item.name for item in folder.iterdir()], weights)
     if link := next((item for item in folder.iterdir() if item.is_symlink()), None):
-        message = f"{one_line(link.name, 60)} in {folder} is a symbolic link, which may point outside the folder."
-        raise ModelError(message, hint=f"Copy the files first: cp -rL {folder} COPY")
+        raise ModelError(f"{one_line(link.name, 60)} in {folder} is a symbolic link.", hint=f"Copy first: cp -rL {folder} COPY")
 
 
 def find_weights_file(place: str, names: Sequence[str], *wanted: str) -> str:
@@ -55,8 +54,8 @@ def check_finite(file: Path) -> None:
         flat = read_bits(file, tensor).reshape(-1)
         chunks = (flat[start : start + _CHUNK] for start in range(0, flat.size, _CHUNK))
         if broken := sum(int(((chunk & mask) == mask).sum()) for chunk in chunks):
-            hint = "Its training diverged: use an earlier checkpoint."
-            raise ModelError(f"{file.name}: {one_line(tensor.name, 80)} has {plural(broken, 'infinite or NaN value')}.", hint=hint)
+            values = plural(broken, "infinite or NaN value")
+            raise ModelError(f"{file.name}: {one_line(tensor.name, 80)} has {values}.", hint="Use an earlier checkpoint.")
 
 
 def read_bits(file: Path, tensor: TensorInfo) -> np.ndarray[Any, Any]:
@@ -98,8 +97,7 @@ def find_weight(base: shapes.ModelShapes, name: str) -> shapes.WeightShape | Non
 
 def other_base(source: ModelFolder, reason: str) -> ModelError:
     """Return the error for an adapter whose base is not ``source``."""
-    hint = "Use its own base: --base MODEL"
-    return ModelError(f"The adapter was trained from a different base than {one_line(source.name, 80)}: {reason}.", hint=hint)
+    return ModelError(f"The adapter's base is not {one_line(source.name, 80)}: {reason}.", hint="Use its own base: --base MODEL")
 
 
 def _matches(module: AdaptedModule, weight: shapes.WeightShape) -> bool:

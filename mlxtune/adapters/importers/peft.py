@@ -61,8 +61,7 @@ def convert(folder: Path, config: Mapping[str, Any], source: ModelFolder) -> dic
             raise other_base(source, f"that base has no {one_line(match['module'], 80)}")
         if weight.is_embedding and base.tied:
             raise ModelError(
-                f"{shown} adapts an embedding that is tied to the head, of which PEFT adapts only the embedding, but mlx-lm both.",
-                hint="Merge it with PEFT, and use the full model.",
+                f"{shown} adapts an embedding that is tied to the head, which mlx-lm cannot.", hint="Merge it with PEFT."
             )
         own = f"{weight.path}.{_PARTS[match['part']]}"
         if own in renamed:
@@ -79,21 +78,16 @@ def convert(folder: Path, config: Mapping[str, Any], source: ModelFolder) -> dic
 
 def _parameters(config: Mapping[str, Any], folder: Path) -> tuple[Kind, int, float]:
     if config["peft_type"] != "LORA":
-        raise ModelError(
-            f"{folder} has PEFT type {one_line(str(config['peft_type']), 40)}, but mlx-lm supports only LoRA and DoRA."
-        )
+        raise ModelError(f"{folder} has PEFT type {one_line(str(config['peft_type']), 40)}, not LoRA or DoRA.")
     if config.get("bias", "none") != "none":
-        raise ModelError(
-            f"{folder} has trained biases (bias = {one_line(str(config['bias']), 40)}), which mlx-lm does not support."
-        )
+        raise ModelError(f"{folder} has trained biases ({one_line(str(config['bias']), 40)}), which mlx-lm does not support.")
     for key in _UNSUPPORTED:
         if config.get(key):
-            raise ModelError(f"{folder}: mlx-lm does not support {key}.", hint="Merge it with PEFT, and use the full model.")
+            raise ModelError(f"{folder}: mlx-lm does not support {key}.", hint="Merge it with PEFT; use the full model.")
     initialization = config.get("init_lora_weights", True)
     if isinstance(initialization, str) and initialization.lower().startswith(_BASE_CHANGING):
         message = f"{folder} uses the initialization {one_line(initialization, 40)}, which changes the base's weights."
-        hint = "Save it with PEFT's path_initial_model_for_weight_conversion, which converts it to plain LoRA."
-        raise ModelError(message, hint=hint)
+        raise ModelError(message, hint="Save it with PEFT's path_initial_model_for_weight_conversion.")
     match config.get("r"), config.get("lora_alpha"):
         case int(rank), (int() | float()) as alpha if 1 <= rank <= 2**20 and abs(alpha) <= 2**20:
             scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)

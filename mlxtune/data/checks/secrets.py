@@ -6,45 +6,21 @@ many bits of Shannon entropy per character as a generated key.
 
 import math
 import re
+import tomllib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from importlib.resources import files
 
 from mlxtune.data.checks.base import Check, CheckFamily, Fix, Hit
 from mlxtune.data.checks.personal import is_reserved_domain
 
 family = CheckFamily()
 
+_KINDS: Mapping[str, str] = tomllib.loads(files("mlxtune.data.checks").joinpath("secrets.toml").read_text("utf-8"))
 _FORMATS = re.compile(
-    r"""
-      (?P<private_key>-----BEGIN[ A-Z0-9]{0,24}PRIVATE[ ]KEY(?:[ ]BLOCK)?-----(?:[\s\S]{0,8000}?-----END[ A-Z0-9]{0,24}-----)?)
-    | (?<![\w-])(?:
-      (?P<AWS_key>(?:AKIA|ASIA|ABIA|ACCA|A3T[A-Z0-9])[A-Z0-9]{16})
-    | (?P<GitHub_token>gh[pousr]_[A-Za-z0-9]{30,255}|github_pat_[A-Za-z0-9_]{40,255})
-    | (?P<GitLab_token>gl(?:pat|dt|rt|ptt|ft|imt|agent|oas|soat|cbt)-[A-Za-z0-9_-]{20,})
-    | (?P<API_key>sk-ant-[A-Za-z0-9_-]{24,}|sk-(?:(?:proj|svcacct|admin|live|test|or-v1|lf)-)?[A-Za-z0-9_-]{20,})
-    | (?P<Stripe_key>(?:sk|rk|pk|whsec)_(?:live|test|prod)?_?[A-Za-z0-9]{16,})
-    | (?P<Hugging_Face_token>(?:hf|api_org)_[A-Za-z]{30,})
-    | (?P<Google_key>AIza[A-Za-z0-9_-]{35}|GOCSPX-[A-Za-z0-9_-]{28}|ya29\.[A-Za-z0-9_-]{30,})
-    | (?P<Slack_token>xox[abeoprs]-[A-Za-z0-9-]{10,}|xapp-\d-[A-Za-z0-9-]{10,})
-    | (?P<Slack_webhook>https://hooks\.slack\.com/(?:services|workflows)/[A-Za-z0-9+/]{40,})
-    | (?P<Discord_webhook>https://discord(?:app)?\.com/api/webhooks/\d{15,}/[\w-]{50,})
-    | (?P<SendGrid_key>SG\.[A-Za-z0-9_-]{16,32}\.[A-Za-z0-9_-]{32,64})
-    | (?P<npm_token>npm_[A-Za-z0-9]{36})
-    | (?P<PyPI_token>pypi-AgEIcHlwaS5vcmc[A-Za-z0-9_-]{50,})
-    | (?P<Twilio_key>SK[0-9a-f]{32})
-    | (?P<Telegram_token>\d{8,10}:AA[A-Za-z0-9_-]{33})
-    | (?P<DigitalOcean_token>do[opr]_v1_[a-f0-9]{64})
-    | (?P<Shopify_token>shp(?:at|ca|pa|ss)_[a-fA-F0-9]{32})
-    | (?P<Square_token>(?:EAAA|sq0atp-|sq0csp-)[A-Za-z0-9_-]{22,60})
-    | (?P<Databricks_token>dapi[a-f0-9]{32})
-    | (?P<Vault_token>hv[sb]\.[A-Za-z0-9_-]{24,})
-    | (?P<age_key>AGE-SECRET-KEY-1[A-Z0-9]{58})
-    | (?P<Azure_secret>[A-Za-z0-9_~.]{3}\dQ~[A-Za-z0-9_~.-]{31,34})
-    | (?P<JWT>eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,})
-    )(?![A-Za-z0-9])
-    | (?P<password_in_a_URL>(?<=://)[^\s/:@"'<>{}$]{1,60}:[^\s/:@"'<>{}$]{4,80}(?=@[\w.-]+))
-    """,
-    re.VERBOSE,
+    r"(?P<private_key>-----BEGIN[ A-Z0-9]{0,24}PRIVATE KEY(?: BLOCK)?-----(?:[\s\S]{0,8000}?-----END[ A-Z0-9]{0,24}-----)?)"
+    rf"|(?<![\w-])(?:{'|'.join(f'(?P<{kind}>{pattern})' for kind, pattern in _KINDS.items())})(?![A-Za-z0-9])"
+    r"""|(?P<password_in_a_URL>(?<=://)[^\s/:@"'<>{}$]{1,60}:[^\s/:@"'<>{}$]{4,80}(?=@[\w.-]+))"""
 )
 _NAMED = re.compile(
     r"""(?ix)

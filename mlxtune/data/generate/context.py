@@ -90,10 +90,8 @@ def _usable(recipe: Recipe, splits: Splits, name: str) -> tuple[Conversation | P
     own = [row for row in splits.train if not lineage_of(row)]
     train = tuple(row for row in own if isinstance(row, Conversation | Preference) and isinstance(row, kind) and not row.tools)
     if not train:
-        raise DataError(
-            f"{name} has no training rows that a teacher could use as examples.",
-            hint="Add a few chat or completion rows without tools." if kind is Conversation else "Add a few preference pairs.",
-        )
+        hint = "Add a few chat or completion rows without tools." if kind is Conversation else "Add a few preference pairs."
+        raise DataError(f"{name} has no training rows that a teacher could use as examples.", hint=hint)
     return train
 
 

@@ -56,10 +56,8 @@ class TeacherCall:
 def require_teacher(spec: TeacherSpec) -> None:
     """Raise ``InputError`` if ``spec`` names no teacher, its endpoint has no key, or a remote endpoint has no prices or no cap."""
     if not spec.base and not spec.model:
-        raise InputError(
-            "No teacher was specified.",
-            hint="Use --local NAME for a model on this machine, --adapter NAME, or --model NAME --url URL for one at an endpoint.",
-        )
+        hint = "Use --local NAME for a model on this machine, --adapter NAME, or --model NAME --url URL for one at an endpoint."
+        raise InputError("No teacher was specified.", hint=hint)
     if spec.base:
         return
     api_key(spec.url, spec.key_env)

@@ -155,8 +155,8 @@ class BlindSession:
     def reveal(self) -> BlindResult:
         """Permanently reveal the sides of a finished session and return the result. Raises ``InputError`` before the last vote."""
         if self.votes < self.votes_needed:
-            hint = f"Continue: mlxtune blind {self.evaluation.name}"
-            raise InputError(f"Only {self.votes} of {self.votes_needed} votes have been cast, so the sides stay hidden.", hint=hint)
+            votes = f"{self.votes} of {self.votes_needed} votes have been cast"
+            raise InputError(f"Only {votes}, so the sides stay hidden.", hint=f"Continue: mlxtune blind {self.evaluation.name}")
         if not self.opened:
             self._write({"opened": True})
             self.opened = True
@@ -187,10 +187,7 @@ class BlindSession:
         if not differing:
             raise InputError(f"{self.first} and {self.second} gave identical answers to every row, so there is nothing to compare.")
         if n > len(differing):
-            raise InputError(
-                f"Cannot show {plural(n, 'pair')}: the arms differ on only {plural(len(differing), 'row')}.",
-                hint=f"Use --n {len(differing)} or less.",
-            )
+            raise InputError(f"The arms differ on only {plural(len(differing), 'row')}.", hint=f"Use --n {len(differing)} or less.")
         drawn = sorted(differing, key=lambda id: unit_interval(seed, "row", id))
         # A group's second row is shown only after every group has had its turn.
         times = Counter[str]()
@@ -212,13 +209,9 @@ class BlindSession:
     def _load(self, n: int) -> None:
         header, key = _read_header(self.folder), read_json(self.folder / "key.json")
         if header.seal != sha256_json(key):
-            raise InputError(
-                f"The key in {self.folder} was changed, so its votes cannot be trusted.", hint="Delete the folder and vote again."
-            )
+            raise InputError(f"The key in {self.folder} was changed.", hint="Delete the folder and vote again.")
         if n and n != header.n:
-            raise InputError(
-                f"This session was created with {plural(header.n, 'pair')}, which cannot be changed.", hint="Omit --n."
-            )
+            raise InputError(f"This session was created with {plural(header.n, 'pair')}.", hint="Omit --n.")
         shown = [self._pairs[id] for id in dict.fromkeys(header.order) if id in self._pairs]
         if len(shown) != header.n or _fingerprint(shown) != header.answers:
             raise InputError(f"The answers in {self.evaluation.name} changed after this session was created.")

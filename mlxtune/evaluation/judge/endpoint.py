@@ -178,10 +178,8 @@ def api_key(url: str, variable: str = "", environment: Mapping[str, str] = os.en
 def require_budget(url: str, price_in: float, price_out: float, cap: float | None) -> None:
     """Raise ``InputError`` if an endpoint on another machine has no prices or no cap."""
     if not is_local(host(url)) and not (cap and price_in and price_out):
-        raise InputError(
-            f"{host(url)} costs money, so it needs prices and a cap.",
-            hint="Set price_in and price_out (dollars per million tokens) and cap: as options, or in [evaluation.endpoints].",
-        )
+        hint = "Set price_in and price_out (dollars per million tokens) and cap: as options, or in [evaluation.endpoints]."
+        raise InputError(f"{host(url)} costs money, so it needs prices and a cap.", hint=hint)
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,10 @@ The suites are nst/JSONTestSuite (the ``test_parsing`` folder) and json-schema-o
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.resources import files
 from itertools import product
 from operator import eq
 from pathlib import Path
@@ -28,79 +29,17 @@ from mlxtune.evaluation.scorers.schema_valid import SchemaValidator
 from mlxtune.evaluation.scorers.text_rules import score_forbidden
 from mlxtune.recipe import Disclaimer, EvaluationSection, Length
 
-# Outputs by their class of failure as raw JSON ("" = valid), and by whether they contain JSON.
-JSON: dict[tuple[str, bool], tuple[str, ...]] = {
-    ("", True): ('{"a": [1, 2.5e3, true, null, "x"]}', ' \n[]\t', '"text"', "-0", '{"a": 1, "a": 2}', '{"a": 1, "\\u0061": 2}',
-        '"\\ud800"', '{"\\udc00\\ud800": 1}', '"\\uffff"', "1e400", "-" + "9" * 5000, '"\\ud83d\\ude00"', "[" * 512 + "]" * 512),
-    ("number_too_large", False): ("1e" + "9" * 30,),
-    ("too_deep", False): ("[" * 513 + "]" * 513, "[" * 100_000),
-    ("empty", False): ("",),
-    ("byte_order_mark", True): ("\ufeff{}",),
-    ("not_utf8", False): ('"\ud800"',),
-    ("fence", True): ('```json\n{"a": 1}\n```', '~~~~\n{"a": 1}\n~~~~\n', '```json\n{"a": 1}', 'Here:\n```json\n{"a": 1}\n```',
-        '```json\n{"a": 1}\n```\nDone.', '```json\n{"a": 1}\n```\n```json\n{"a": 2}\n```'),
-    ("fence", False): ('```\n{"a": 1,}\n```',),
-    ("prose", True): ('Sure! {"a": 1}', "See [note]: {x} and [1, 2]."),
-    ("prose", False): ("No object here.",),
-    ("text_after_it", True): ('{"a": 1} Anything else?', '{"a": 1}\n{"a": 2}'),
-    ("thinking", True): ('<think>Hm.</think>{"a": 1}',),
-    ("trailing_comma", False): ('{"a": 1,}', "[1, 2, ]"),
-    ("extra_comma", False): ("[1,, 2]",),
-    ("missing_comma", False): ('{"a": 1 "b": 2}',),
-    ("missing_colon", False): ('{"a" 1}',),
-    ("missing_value", False): ('{"a": }',),
-    ("single_quotes", False): ("{'a': 1}",),
-    ("curly_quotes", False): ("{“a”: 1}",),
-    ("unquoted_name", False): ("{a: 1}",),
-    ("nan_or_infinity", False): ('{"a": NaN}', "[-Infinity]"),
-    ("bad_word", False): ('{"a": True}',),
-    ("bad_number", False): ("[01]", "[+1]", "[.5]", "[1.]"),
-    ("control_character", False): ('["a\nb"]',),
-    ("bad_escape", False): ('["a\\qb"]',),
-    ("comment", False): ('{"a": 1 // one\n}',),
-    ("unbalanced", False): ('{"a": [1, 2}', '{"a": {"b": 1}', '{"a": "b'),
-    ("unbalanced", True): ("[1]]",),
-}  # fmt: skip
-
-CUT_OFF = ('{"a": "b', '{"a": tru', '{"a": 1', '["\\u00', "[1.", '{"a"', "[", '{"a": {"b": []}, ')  # at the token limit
-
+_CASES: Mapping[str, Any] = json.loads(files(__package__).joinpath("cases.json").read_text("utf-8"))
+# Outputs: their class of failure as raw JSON ("" = valid), and whether they contain JSON.
+JSON: tuple[tuple[str, bool, Sequence[str]], ...] = (
+    *map(tuple, _CASES["json"]),
+    ("", True, ("-" + "9" * 5000, "[" * 512 + "]" * 512)),
+    ("too_deep", False, ("[" * 513 + "]" * 513, "[" * 100_000)),
+)
+CUT_OFF = tuple(_CASES["cut_off"])  # at the token limit
+DISCLAIMERS = tuple(map(tuple, _CASES["disclaimers"]))  # classes of failure for the strict and the fuzzy scorer, and outputs
 SENTENCE = "This is general guidance, not professional advice."
 ASKED = f"End every answer with: {SENTENCE}\n\nMy stove hisses. The manual says “{SENTENCE}” What now?"
-
-# Outputs by their class of failure for the strict and the fuzzy scorer ("" = pass).
-DISCLAIMERS: dict[tuple[str, str], tuple[str, ...]] = {
-    ("", ""): (f"Close the valve. {SENTENCE}", "Close it. THIS is general\nguidance, not professional advice.",
-        json.dumps({"reply": f"Close it.\n{SENTENCE}"}), f"I'm not a plumber, and so: {SENTENCE}", f"Don't forget: {SENTENCE}",
-        f"What you said was wrong: {SENTENCE}"),
-    ("missing", ""): ("Close it. This is generel guidance and not professional advice.",),
-    ("missing", "missing"): ("Close it.", "Close it. This is professional advice.",
-        "Close it. This is general guidance, professional advice.",
-        "Close it. This is not general guidance, not professional advice."),
-    ("negated", "negated"): (f"It is not true that {SENTENCE}", f"I will not add: {SENTENCE}", f"{SENTENCE} That is not true."),
-    ("quoted", "quoted"): (f"Your manual says “{SENTENCE}” Close the valve.", f"> {SENTENCE}\n\nClose the valve.",
-        f"End every answer with: {SENTENCE}"),
-    ("only_thought", "only_thought"): (f"<think>I must say: {SENTENCE}</think>Close it.", f"<think>{SENTENCE}"),
-    ("cut_off", "cut_off"): ("Close it. This is general guidance, not profess",
-        '{"reply": "Close it. This is general guidance, not'),
-}  # fmt: skip
-
-
-# Each output, a forbidden phrase, and whether the output contains it.
-PHRASES: tuple[tuple[str, str, bool], ...] = (
-    ("Try _Northpeak_ instead.", "Northpeak", True), ('{"reply": "a\\nNorth\\u0070eak"}', "Northpeak", True),
-    ("我们推荐北峰帐篷。", "北峰", True), ("It is **not** safe.", "not safe", True), ("Safe to use? It is not", "not safe", False),
-    ('["It is not", "safe"]', "not safe", False), ("Northpeaks", "Northpeak", False),
-)  # fmt: skip
-# Each output, its reference, and whether their final numbers are equal.
-NUMBERS: tuple[tuple[str, str, bool], ...] = (
-    ("So it is $1,234.50.", "#### 1234.5", True),
-    ("#### 1/3", "1/2", False),
-    ("9.1e10", "2.5e10", False),
-    ("5 ½", "5", False),
-    ("5 ½", "5.5", True),
-    ("#### 2√3", "#### 2√5", False),
-    ("\\boxed{2\\sqrt{3}}", "2√3", True),
-)
 
 
 def known_rates() -> tuple[Contract, list[ModelAnswer], dict[str, int]]:
@@ -111,29 +50,8 @@ def known_rates() -> tuple[Contract, list[ModelAnswer], dict[str, int]]:
     rule = Disclaimer(SENTENCE, when={"kind": "safety"}, match="fuzzy", at="/reply")
     length = Length(max=120, at="/reply")
     section = EvaluationSection(disclaimers=[rule], forbid=["Northpeak"], length=length, correct=["fields"])
-    safety = json.dumps({"kind": "safety", "reply": f"Close it. {SENTENCE}"})
-    order = json.dumps({"kind": "order", "reply": "It is on its way."})
-    outputs = (
-        [(safety, safety)] * 40
-        + [(order, order)] * 10
-        + [(f"```json\n{safety}\n```", safety)] * 10  # in a fence
-        + [(f"Sure! {safety}", safety)] * 8  # after prose
-        + [(safety[:-12], safety)] * 6  # cut off inside the disclaimer
-        + [(order[:-1] + ', "kind": "order"}', order)] * 5  # a duplicate name
-        + [(order.replace("order", "other"), order)] * 4  # violates the schema
-        + [(safety.replace(SENTENCE, ""), safety)] * 4  # no disclaimer
-        + [(safety.replace("guidance", "guidence"), safety)] * 3  # a typo
-        + [(safety.replace("This", "It is not true that this"), safety)] * 3  # negated
-        + [(order.replace("It", SENTENCE), order)] * 3  # an unwanted disclaimer
-        + [(safety.replace("Close", "Northpeak"), safety)] * 2  # a competitor
-        + [(order.replace("way", "way" + " by mule" * 20), order)] * 2  # too long
-    )
-    answers = [ModelAnswer(output, "length" if output == safety[:-12] else "stop", reference) for output, reference in outputs]
-    expected = {
-        "json": 76, "extracted": 94, "schema": 72, "disclaimer": 81, "disclaimer_fuzzy": 84,
-        "forbidden": 98, "length": 92, "correct": 73, "contract": 55,
-    }  # fmt: skip
-    return Contract(section, schema), answers, expected
+    answers = [ModelAnswer(*answer) for count, *answer in _CASES["rates"] for _ in range(count)]
+    return Contract(section, schema), answers, _CASES["expected"]
 
 
 JSON_SUITE, SCHEMA_SUITE = "jsontestsuite", "jsonschema2020-12"
@@ -222,7 +140,7 @@ def _json_cases() -> Cases:
         raw = score_json(answer)
         return raw.passed == (not kind) and raw.kind == kind and found in (None, score_extracted(answer).passed)
 
-    for (kind, found), outputs in JSON.items():
+    for kind, found, outputs in JSON:
         yield from ((repr(output[:60]), partial(matches, output, "stop", kind, found)) for output in outputs)
     for output in CUT_OFF:
         yield f"cut off: {output!r}", partial(matches, output, "length", "cut_off", None)
@@ -255,7 +173,7 @@ def _disclaimer_cases() -> Cases:
     def judged(output: str, kind: str, fuzzy: bool) -> bool:
         return score_disclaimers(ModelAnswer(output, prompt=ASKED), rules, fuzzy).kind == kind
 
-    for kinds, outputs in DISCLAIMERS.items():
+    for kinds, outputs in DISCLAIMERS:
         for output, (fuzzy, kind) in product(outputs, enumerate(kinds)):
             yield f"{'fuzzy' if fuzzy else 'strict'}: {output[:60]!r}", partial(judged, output, kind, bool(fuzzy))
 
@@ -264,9 +182,9 @@ def _text_cases() -> Cases:
     def matches(scorer: Callable[..., Score], answer: ModelAnswer, passes: bool, **options: Any) -> bool:
         return scorer(answer, **options).passed == passes
 
-    for output, phrase, found in PHRASES:
+    for output, phrase, found in _CASES["phrases"]:  # and whether the output contains the phrase
         yield f"{phrase} in {output!r}", partial(matches, score_forbidden, ModelAnswer(output), not found, phrases=[phrase])
-    for output, reference, equal in NUMBERS:
+    for output, reference, equal in _CASES["numbers"]:  # and whether their final numbers are equal
         yield f"{reference} as {output!r}", partial(matches, score_number, ModelAnswer(output, reference=reference), equal)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 from rich.cells import cell_len
 from textual.app import ComposeResult
@@ -110,6 +110,7 @@ class AdaptersRoom(Room):
     ABOUT = "the adapters in this workspace and their evaluations"
     CSS_PATH = "style.tcss"
     SIDE = "#adapters-side"
+    SAVED: ClassVar = {"_cursor_key": str}
     ACTIONS = (
         Action("use", "a", "chat", "chat with it", when="usable_adapter", command="chat {adapter}"),
         Action("detail", "d", "details", "verdict, lineage, exports, and facts", when="usable_adapter", late="wide",
@@ -132,14 +133,7 @@ class AdaptersRoom(Room):
         super().__init__()
         self.library: LibraryView | None = None
         self._inputs: object = None  # the facts that the library was read for
-        self._cursor_key = ""  # the adapter to move the cursor to after a restart or a reload
-
-    def save_state(self) -> Mapping[str, Any]:
-        adapter = self.adapter
-        return {"key": adapter.key} if adapter else {}
-
-    def restore_state(self, state: Mapping[str, Any]) -> None:
-        self._cursor_key = str(state.get("key", ""))
+        self._cursor_key = ""  # the adapter under the cursor, which stays on it when the library changes
 
     def compose_body(self) -> ComposeResult:
         yield Section("Adapters", Panel(id="adapters-invite-picture"), lit=True, id="adapters-invite")
@@ -195,19 +189,24 @@ class AdaptersRoom(Room):
             )
             return
         cursor = next((index for index, adapter in enumerate(adapters) if adapter.entry.key == self._cursor_key), None)
-        self._cursor_key = ""
+
+        def select(index: int) -> None:
+            self._cursor_key = adapters[index].entry.key
+            self.redraw()
+
         self.query_one("#adapters-list", ListPanel).set(
             len(adapters),
             lambda index, width: list_row(adapters[index], adapters[index].entry.key == active, snapshot.now, width),
             header=list_header,
             cursor=cursor,
-            on_move=lambda _: self.redraw(),
+            on_move=select,
         )
         bases = {base_name(adapter.entry.base) for adapter in adapters if adapter.entry.base}
         on = f" on {next(iter(bases))}" if len(bases) == 1 else f" on {len(bases)} bases" if bases else ""
         self.query_one("#adapters-all", Section).head.set(note=f"{len(adapters):,}{on}")
         self.query_one("#adapters-side").display = self.wide
         if adapter := self._detail:
+            self._cursor_key = adapter.entry.key
             self.query_one("#adapters-side", Section).head.set(title=adapter.entry.name, note=kind(adapter.entry))
             detail = partial(draw_detail, adapter, evaluating=self._evaluating)
             more = ("d", "all details", "screen.detail")
@@ -222,7 +221,6 @@ class AdaptersRoom(Room):
         self.run_job(lambda: read_library(workspace), self._show_library)
 
     def _show_library(self, view: LibraryView) -> None:
-        self._cursor_key = adapter.key if (adapter := self.adapter) else self._cursor_key
         self.library = view
         self.redraw()
 

@@ -327,10 +327,8 @@ class DataRoom(SourceRoom):
 
     def _draw_split(self, session: SourceSession) -> None:
         checked, verdict = session.source.check_result, session.source.verdict
-        counts, why = checked.split_sizes if checked else {}, "○ Not available yet."
-        if checked:
-            skip = checked.skipped.get("split")
-            why = f"No split: {words.skip_text(skip)}." if skip else "No split."
+        counts, skip = (checked.split_sizes, checked.skipped.get("split")) if checked else ({}, None)
+        why = f"No split: {words.skip_text(skip)}." if skip else "No split." if checked else "○ Not available yet."
         self.query_one("#split", Section).head.set(note="before your changes" if counts and verdict and verdict.stale else "")
         self.query_one("#split-bar", Panel).update(lambda width, _height: render.split_bar(counts, why, width))
 

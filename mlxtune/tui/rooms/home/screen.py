@@ -58,11 +58,8 @@ class HomeRoom(Room):
     SAVED: ClassVar = {"_run_id": str}
     ABOUT = "the workspace, and what to do next"
     ACTIONS = (
-        Action(
-            "do", "enter", lambda room: "show" if room.on_runs else room.step.label.split()[0],
-            "do the next step, or open the run",
-            when=lambda room: room.on_runs or room.step, bound=False, id="do",
-        ),
+        Action("do", "enter", lambda room: "show" if room.on_runs else room.step.label.split()[0], "do the next step, or open the run",
+               when=lambda room: room.on_runs or room.step, bound=False, id="do"),
         Action("new", "n", "new", "start a new run", when="app.runs.can_start", why="There is no recipe.", needs_accelerator=True,
                command="train {recipe}"),
         Action("open_file", "o", "open", "open a file of your own, in any format, and create its recipe", id="open",

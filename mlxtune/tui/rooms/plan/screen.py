@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from textual.app import ComposeResult
 from textual.containers import Horizontal
@@ -96,6 +96,7 @@ class PlanRoom(Room):
 
     CSS_PATH = "style.tcss"
     SIDE = "#plan-side"
+    SAVED: ClassVar = {"_key_path": str}
     ABOUT = "a recipe and its cost; edit it until it fits"
     ACTIONS = (
         Action("edit", "enter", "edit", "edit the key under the cursor", when="form", bound=False,
@@ -126,7 +127,7 @@ class PlanRoom(Room):
         self._progress: tuple[str, float] | None = None  # description and fraction of a slow computation
         self.probe: RunningProbe | None = None
         self._generation = 0  # counts computations; progress of an older one is dropped
-        self._restored_key = ""  # the key under the cursor in the last session
+        self._key_path = ""  # of the key under the cursor
 
     # Drawing
 
@@ -195,11 +196,13 @@ class PlanRoom(Room):
         plan, bill, note, progress, items = form.plan, form.bill, self._note(form), self._progress, self._keys
         verdict = self.query_one("#plan-verdict", Panel)
         verdict.update(lambda width, _height: self._verdict(form, note, progress, width))
-        cursor = next((index for index, item in enumerate(items) if item.path == self._restored_key), None)
-        self._restored_key = ""
-        self._list.set(
-            len(items), partial(self._row, form, items), header=render.form_header, cursor=cursor, on_move=lambda _: self.redraw()
-        )
+        cursor = next((index for index, item in enumerate(items) if item.path == self._key_path), None)
+
+        def select(index: int) -> None:
+            self._key_path = items[index].path
+            self.redraw()
+
+        self._list.set(len(items), partial(self._row, form, items), header=render.form_header, cursor=cursor, on_move=select)
         edits = f"{plural(len(form.edits), 'edit')} saved" if form.edits else ""
         file = ", ".join(filter(None, [edits, f"more keys in recipes/{one_line(form.path.name)}"]))
         self.query_one("#plan-form", Section).head.set(title=one_line(form.recipe.name), note=file)
@@ -251,12 +254,6 @@ class PlanRoom(Room):
     def copyable(self) -> tuple[str, str]:
         view = self.app.selection.recipe
         return (f"mlxtune train {shlex.quote(str(view.path))}", "the command that trains this recipe") if view else ("", "")
-
-    def save_state(self) -> Mapping[str, Any]:
-        return {"key": item.path} if (item := self._key) else {}
-
-    def restore_state(self, state: Mapping[str, Any]) -> None:
-        self._restored_key = str(state.get("key", ""))
 
     # Planning
 
