@@ -163,8 +163,8 @@ def sample_shots(train: Sequence[Row], count: int, seed: int, labels: Sequence[s
     """
     rows = sorted(shown_rows(train), key=lambda row: row.hash)
     if len(rows) < count:
-        has = f"{plural(count, 'example')}, of {plural(len(rows), 'training row')}"
-        raise InputError(f"base+kshot needs {has}.", hint="Lower evaluation.shots, or change evaluation.arms.")
+        found = f"{plural(count, 'example')}, but there are only {plural(len(rows), 'training row')}"
+        raise InputError(f"base+kshot needs {found}.", hint="Lower evaluation.shots, or change evaluation.arms.")
     return tuple(
         turn
         for row in _covering(rows, count, random.Random(seed), labels)

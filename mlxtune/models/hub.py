@@ -231,7 +231,7 @@ def _has_listed_hash(file: Path, entry: RepoFile) -> bool:
 
 def _damaged(id: str, names: list[str]) -> ModelError:
     files = f"{plural(len(names), 'corrupt file')}: {one_line(', '.join(names[:5]), 200)}"
-    return ModelError(f"The download of {id} had {files}.", hint=f"Download again: mlxtune models pull {id}")
+    return ModelError(f"The download of {id} has {files}.", hint=f"Download again: mlxtune models pull {id}")
 
 
 @contextmanager

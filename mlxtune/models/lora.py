@@ -72,7 +72,7 @@ def check_fit(folder: Path, expected: dict[str, mx.array], loaded: dict[str, mx.
     unmatched = sorted(expected.keys() ^ loaded.keys())
     unmatched = unmatched or [name for name in expected if expected[name].shape != loaded[name].shape]
     if unmatched:
-        raise ModelError(f"The adapter in {folder} does not match: the model has no {unmatched[0]}.", hint="Use its own base.")
+        raise ModelError(f"The adapter in {folder} does not fit: {unmatched[0]} has no counterpart.", hint="Use its own base.")
 
 
 def adapter_arrays(model: nn.Module) -> dict[str, mx.array]:

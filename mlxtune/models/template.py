@@ -204,7 +204,8 @@ class ChatTemplate:
         self.render([Message("user", "Hi")], (), generation_prompt=True)
         if self._end_tokens == frozenset():
             hint = (self.settings.source and self._shipped_hint()) or _ENDLESS_HINT
-            raise TemplateError(f"The chat template of {self.name} ends answers without a stop token.", hint=hint)
+            why = "ends answers without a stop token, so the model would not learn to stop"
+            raise TemplateError(f"The chat template of {self.name} {why}.", hint=hint)
 
     def count_tokens(self, text: str) -> int:
         """Return the number of tokens in ``text``, without the tokens that the template adds."""
@@ -334,8 +335,8 @@ class ChatTemplate:
         """
         number, message = len(messages), messages[-1]
         if number == 1:
-            hint = 'Set the "weight" of the turn to 0, or remove it.'
-            raise TemplateError("the conversation begins with the assistant.", location=location, hint=hint)
+            problem = "the conversation begins with the assistant, so this turn has no prompt."
+            raise TemplateError(problem, location=location, hint='Set the "weight" of the turn to 0, or remove it.')
         self._check_tools(messages, tools, location)
         self._check_reasoning(message, number, location)
         prompt = self._rendered(messages[:-1], tools, generation_prompt=True, location=location)
@@ -352,7 +353,7 @@ class ChatTemplate:
             problem = f"the chat template of {self.name} renders the start of turn {number} differently from its generation prompt."
             raise TemplateError(problem, location=location, hint="Name another template in model.template.") from None
         except answer_span.EndlessAnswerError:
-            problem = f"the chat template of {self.name} ends turn {number} without a stop token."
+            problem = f"the template of {self.name} ends turn {number} without a stop token, so the model would not learn to stop."
             raise TemplateError(problem, location=location, hint=self._endless_hint) from None
         if lacking := answer_span.missing_in_answer(span.answer, message, thinking=self.settings.thinking != "off"):
             problem = f"the chat template of {self.name} drops or changes {lacking.part} in turn {number}"

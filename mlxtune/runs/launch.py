@@ -164,6 +164,6 @@ def _crash_error(run: Run, state: RunState) -> MachineError:
     message = f"{run.id} crashed at step {state.step:,}." if run.kind == "train" else f"{run.id} crashed."
     if failure := gpu_error(" ".join(run.log_tail(5))):
         message += f" {failure.message}"
-    kept = f"Checkpoint {state.checkpoints[-1]}" if state.checkpoints else "Every result" if run.kind == "search" else ""
+    kept = "Every result" if run.kind == "search" else f"Checkpoint {state.checkpoints[-1]}" if state.checkpoints else ""
     hint = f"{kept} is saved; to continue, run: mlxtune runs resume {run.id}" if kept else "Nothing had been saved yet."
     return MachineError(f"{message}{f' Its log ends with: {last_line}' if last_line else ''}", hint=hint)

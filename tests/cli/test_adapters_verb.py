@@ -282,7 +282,7 @@ def test_adapter_of_a_run_is_evaluated_by_its_name(refused, cli, shop, tiny, mon
     assert subjects == [RUN]
     assert "There is no training run named quik." in cli("eval", "quik").err
     import_adapter(shop, write(shop / "theirs", arrays(), config(), {}), "mine", str(tiny))
-    refused(("eval", "mine"), "Evaluate it: mlxtune eval RECIPE --adapter mine")
+    refused(("eval", "mine"), "mlxtune eval RECIPE --adapter mine")
 
 
 @pytest.fixture

@@ -189,7 +189,7 @@ def test_attach_to_a_crashed_run_names_its_last_checkpoint(cli, cwd):
     result = cli("runs", "attach")
     assert result.code == 4
     assert "20261122-0900-shop crashed at step 1,204." in result.err
-    assert "Checkpoint 1204 is complete; to resume from it, run: mlxtune runs resume" in result.err
+    assert "Checkpoint 1204 is saved; to continue, run: mlxtune runs resume" in result.err
     assert "Traceback" not in result.err
 
 

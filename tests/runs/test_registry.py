@@ -204,7 +204,7 @@ def test_an_unrelated_process_is_never_stopped(make_run):
             with pytest.raises(MachineError, match=f"Process {child.pid} is not the worker of 20261124-1412-a"):
                 registry.stop(run)
             write_json(run.folder / registry.LAUNCH_FILE, {"machine": "another", "host": "studio"})
-            with pytest.raises(InputError, match=r"20261124-1412-a runs on studio, not on this machine\.") as refused:
+            with pytest.raises(InputError, match=r"20261124-1412-a runs on studio\.") as refused:
                 registry.stop(run)
             assert refused.value.hint == "Stop it there: mlxtune runs stop 20261124-1412-a"
         assert child.poll() is None
