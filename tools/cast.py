@@ -55,7 +55,7 @@ SCRIPT = (
     Step("dialog", "Enter", r"u undo", 4),
     Step("data", "R", r"Contract ─+ passes", 5),
     Step("review", "a", r"Row \d+ accepted", 4),
-    Step("review", "P", r"Fits", 6),
+    Step("review", "P", r"This fits", 6),
     Step("plan", "t", r"Train \S+\?", 3),
     Step("dialog", "Down", r"▌ Train", 1),
     Step("dialog", "Enter", r"training \d", 2),
