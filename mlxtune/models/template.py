@@ -353,7 +353,7 @@ class ChatTemplate:
             problem = f"the chat template of {self.name} renders the start of turn {number} differently from its generation prompt."
             raise TemplateError(problem, location=location, hint="Name another template in model.template.") from None
         except answer_span.EndlessAnswerError:
-            problem = f"the template of {self.name} ends turn {number} without a stop token, so the model would not learn to stop."
+            problem = f"the chat template of {self.name} ends turn {number} without a stop token, so the model would never stop."
             raise TemplateError(problem, location=location, hint=self._endless_hint) from None
         if lacking := answer_span.missing_in_answer(span.answer, message, thinking=self.settings.thinking != "off"):
             problem = f"the chat template of {self.name} drops or changes {lacking.part} in turn {number}"
