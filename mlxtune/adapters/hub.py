@@ -169,5 +169,6 @@ def _endpoint() -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.password:
         raise InputError("HF_ENDPOINT must be an address of the form https://host.", hint="Correct or unset it.")
     if parts.scheme == "http" and not is_local(parts.hostname):
-        raise InputError(f"Your token would be sent unencrypted to {one_line(parts.hostname, 60)}.", hint="Use https.")
+        hint = "Use https in HF_ENDPOINT."
+        raise InputError(f"Your token would be sent unencrypted to {one_line(parts.hostname, 60)}.", hint=hint)
     return url

@@ -175,9 +175,8 @@ def find_compatible(workspace: Path, which: str, fingerprint: str) -> AdapterEnt
     """Return the adapter ``which``, like :func:`find_usable`. Raise ``ModelError`` if it belongs to another base."""
     entry = find_usable(workspace, which)
     if not same_base(entry.base_hash, fingerprint):
-        raise ModelError(
-            f"{entry.name} was trained from other weights: {entry.base}.", hint=f"Load them: mlxtune chat {entry.name}"
-        )
+        hint = f"Load that base: mlxtune chat {entry.name}"
+        raise ModelError(f"{entry.name} was trained from different weights: {entry.base}.", hint=hint)
     return entry
 
 

@@ -121,7 +121,7 @@ def _run_workflow(recipe: Recipe, stages: Stages, seeds: int) -> _Trained:
     prompt, sampling = [asdict(message) for message in row.prompt], replace(GREEDY, max_tokens=_FIRST_TOKENS)
     [output] = generate(prompt, base=recipe.model.base, sampling=sampling)
     show_answer(recipe, row, BASE, output)
-    early = [name for name in recipe.evaluation.arms if name != OPTIMIZED]  # which takes as long as the training took
+    early = [name for name in recipe.evaluation.arms if name != OPTIMIZED] or [BASE]  # it takes as long as the training
     stages.end(verdict_text(reports.load(measure(replace(recipe, evaluation=replace(recipe.evaluation, arms=early)))).verdict))
     run = _train(recipe, stages)
     others = [trained(one) for one in seed_recipes(recipe, seeds)[1:]]

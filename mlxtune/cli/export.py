@@ -174,7 +174,8 @@ def _chosen_format(form: str, which: str, options: ExportOptions) -> ExportForma
     if options.smallest and (precision or chosen.form not in exports.SMALLER):
         refuse("--smallest", f"--precision {precision}" if precision else chosen.label, f"llamacpp {which} --smallest")
     if form == "ollama" and lora != bool(base):
-        refuse("--lora" if lora else "--from", "ollama on its own", f"ollama {which} --lora --from {base or 'llama3.2:3b'}")
+        hint = f"mlxtune export ollama {which} --lora --from llama3.2:3b"
+        raise InputError("For Ollama, --lora and --from must be used together.", hint=hint)
     if base and form != "ollama":
         refuse("--from", form, f"ollama {which} --lora --from {base}")
     return chosen

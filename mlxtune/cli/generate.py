@@ -52,7 +52,7 @@ class TaskOptions:
         ]  # fmt: skip
         chosen = [task for task, value in given if value]
         if len(chosen) > 1:
-            raise InputError("--prompts, --answers, --documents, --worse, and --score cannot be combined.", hint="Run one each.")
+            raise InputError("--prompts, --answers, --documents, --worse, and --score cannot be combined.", hint="Use one of them.")
         return chosen[0] if chosen else "variations"
 
 

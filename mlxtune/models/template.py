@@ -42,6 +42,7 @@ _SHIPPED_TEMPLATES = {
     "chatml-tools": ("<|im_start|>", "<|im_end|>"), "phi-tools": ("<|assistant|>", "<|end|>"),
     "gemma-tools": ("<start_of_turn>", "<end_of_turn>"),
 }  # fmt: skip
+_ENDLESS = "without a stop token, so the model would not learn to stop"
 _ENDLESS_HINT = "Copy the template to a file, write the stop token after assistant turns, and name the file in model.template."
 _REASONING_HINT = 'Set model.thinking to "off" to leave reasoning out, or name a template in model.template that renders it.'
 
@@ -204,8 +205,7 @@ class ChatTemplate:
         self.render([Message("user", "Hi")], (), generation_prompt=True)
         if self._end_tokens == frozenset():
             hint = (self.settings.source and self._shipped_hint()) or _ENDLESS_HINT
-            why = "ends answers without a stop token, so the model would not learn to stop"
-            raise TemplateError(f"The chat template of {self.name} {why}.", hint=hint)
+            raise TemplateError(f"The chat template of {self.name} ends answers {_ENDLESS}.", hint=hint)
 
     def count_tokens(self, text: str) -> int:
         """Return the number of tokens in ``text``, without the tokens that the template adds."""
@@ -353,7 +353,7 @@ class ChatTemplate:
             problem = f"the chat template of {self.name} renders the start of turn {number} differently from its generation prompt."
             raise TemplateError(problem, location=location, hint="Name another template in model.template.") from None
         except answer_span.EndlessAnswerError:
-            problem = f"the chat template of {self.name} ends turn {number} without a stop token, so the model would never stop."
+            problem = f"the chat template of {self.name} ends turn {number} {_ENDLESS}."
             raise TemplateError(problem, location=location, hint=self._endless_hint) from None
         if lacking := answer_span.missing_in_answer(span.answer, message, thinking=self.settings.thinking != "off"):
             problem = f"the chat template of {self.name} drops or changes {lacking.part} in turn {number}"
@@ -469,8 +469,8 @@ def _encoded(
 
 
 def _prompt_fills_window(location: Location, max_tokens: int) -> TooLongError:
-    raise_hint = "Raise data.max_tokens, or shorten the prompt."
-    return TooLongError(f"{location}: the prompt fills the window of {max_tokens:,} tokens.", hint=raise_hint)
+    message = f"{location}: the prompt fills the window of {max_tokens:,} tokens, so no token is trained."
+    return TooLongError(message, hint="Raise data.max_tokens, or shorten the prompt.")
 
 
 def _normalized(text: str) -> list[str]:

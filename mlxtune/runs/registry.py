@@ -273,9 +273,8 @@ def _parent_folder(workspace: Path, recipe: Recipe, parent: str) -> Path:
     match = match or next((run for run in runs if run.recipe().name == parent), None)
     if match:
         return match.adapter
-    raise RecipeError(
-        f"adapter.parent: {parent} is not an adapter's folder, run, or recipe.", hint="Train the parent's recipe first."
-    )
+    message = f"adapter.parent: {parent} is not an adapter folder, a run with an adapter, or a recipe with such a run."
+    raise RecipeError(message, hint="Train the parent's recipe first, or use an adapter's folder.")
 
 
 def stop(run: Run) -> None:
@@ -289,9 +288,8 @@ def stop(run: Run) -> None:
     if host := other_host(run):
         raise InputError(f"{run.id} runs on {one_line(host, 80)}.", hint=f"Stop it there: mlxtune runs stop {run.id}")
     if not _is_worker(run, state.pid):
-        raise MachineError(
-            f"Process {state.pid} is not the worker of {run.id}, so it was not stopped.", hint="Stop it where it runs."
-        )
+        hint = "Stop it on the machine or in the container that runs it."
+        raise MachineError(f"Process {state.pid} is not the worker of {run.id}, so it was not stopped.", hint=hint)
     try:
         os.kill(state.pid, signal.SIGTERM)
     except ProcessLookupError as error:

@@ -78,5 +78,5 @@ def test_an_invalid_parent_is_refused(tmp_path: Path, config) -> None:
 
 
 def test_a_missing_parent_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="nobody is not an adapter's folder, run"):
+    with pytest.raises(RecipeError, match="nobody is not an adapter folder, a run"):
         resolve(tmp_path, "nobody")

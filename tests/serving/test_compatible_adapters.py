@@ -32,7 +32,7 @@ def test_only_compatible_adapters_are_listed(workspace: Path) -> None:
 def test_an_adapter_of_another_base_is_refused(workspace: Path) -> None:
     assert library.find_compatible(workspace, "mine", "f1").name == "mine"
     assert library.find_compatible(workspace, "stray", "f1").name == "stray"
-    with pytest.raises(ModelError, match="other was trained from other weights"):
+    with pytest.raises(ModelError, match="other was trained from different weights"):
         library.find_compatible(workspace, "other", "f1")
     with pytest.raises(InputError, match="cannot be used"):
         library.find_compatible(workspace, "broken", "f1")

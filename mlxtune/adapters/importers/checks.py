@@ -97,7 +97,8 @@ def find_weight(base: shapes.ModelShapes, name: str) -> shapes.WeightShape | Non
 
 def other_base(source: ModelFolder, reason: str) -> ModelError:
     """Return the error for an adapter whose base is not ``source``."""
-    return ModelError(f"It has a different base than {one_line(source.name, 80)}: {reason}.", hint="Use its own: --base MODEL")
+    hint = "Use its own base: --base MODEL"
+    return ModelError(f"The adapter was trained from a different base than {one_line(source.name, 80)}: {reason}.", hint=hint)
 
 
 def _matches(module: AdaptedModule, weight: shapes.WeightShape) -> bool:

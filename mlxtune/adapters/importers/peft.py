@@ -60,9 +60,8 @@ def convert(folder: Path, config: Mapping[str, Any], source: ModelFolder) -> dic
         if weight is None:
             raise other_base(source, f"that base has no {one_line(match['module'], 80)}")
         if weight.is_embedding and base.tied:
-            raise ModelError(
-                f"{shown} adapts an embedding that is tied to the head, which mlx-lm cannot.", hint="Merge it with PEFT."
-            )
+            both = "an embedding that is tied to the head: PEFT adapts only the embedding, but mlx-lm both"
+            raise ModelError(f"{shown} adapts {both}.", hint="Merge it with PEFT, and use the full model.")
         own = f"{weight.path}.{_PARTS[match['part']]}"
         if own in renamed:
             raise ModelError(f"{FILE}: two tensors map to {one_line(own, 100)}.")
