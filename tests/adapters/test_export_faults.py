@@ -26,7 +26,7 @@ from mlxtune.runs.locks import file_lock
 from mlxtune.runs.registry import Run
 from mlxtune.runs.worker import Worker
 
-from .test_export import started, with_merge
+from .test_model_export import started, with_merge
 
 pytestmark = pytest.mark.slow
 

@@ -24,7 +24,7 @@ from mlxtune.runs import launch, registry
 from mlxtune.runs.events import EventWriter
 from mlxtune.runs.registry import Run
 
-from .test_export import replaced, started, with_merge
+from .test_model_export import replaced, started, with_merge
 
 TOOL = {"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object", "properties": {}}}}
 ROW = Conversation(

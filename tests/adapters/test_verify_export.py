@@ -31,7 +31,7 @@ from mlxtune.tui.rooms.adapters import screen
 from mlxtune.tui.rooms.adapters.screen import draw_detail
 
 from .conftest import launched
-from .test_export import started, with_merge
+from .test_model_export import started, with_merge
 
 RENAMED = [("user", "human")]
 
