@@ -1,7 +1,7 @@
 """Which of a source's columns are read, and as what. Every command that reads a file without a recipe reads it so."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -95,7 +95,8 @@ def proposed_mapping(sample: SampleRecords) -> dict[str, str]:
     mapping = guessed_mapping(first)
     if detect(first) is not None or mapping.keys() - {"text"}:
         return mapping
-    written = [column for column, _ in columns(first) if _is_written([record for _, record in sample.records], column)]
+    is_pair = [*map(type, first.values())] == [str, str]
+    written = [column for column, _ in columns(first) if is_pair or _is_written(sample, column)]
     prompt = find_column(written, PROMPTS, (), first)
     answer = find_column(written, ANSWERS, {prompt}, first)
     others = [column for column in written if column not in (prompt, answer)]
@@ -104,15 +105,15 @@ def proposed_mapping(sample: SampleRecords) -> dict[str, str]:
     return {"prompt": prompt, "completion": answer} if prompt and answer else mapping
 
 
-def _is_written(records: Sequence[Record], column: str) -> bool:
+def _is_written(sample: SampleRecords, column: str) -> bool:
     """Return whether a column has mostly different texts of several words."""
     values = []
-    for record in records:
+    for _, record in sample.records:
         with suppress(LookupError):
             values.append(column_value(record, column))
     texts = [value.strip() for value in values if isinstance(value, str) and value.strip()]
     words = sum(len(text.split()) for text in texts)
-    return 2 * len(texts) >= len(records) and words >= _WORDS * len(texts) and 2 * len(set(texts)) >= len(texts)
+    return 2 * len(texts) >= len(sample.records) and words >= _WORDS * len(texts) and 2 * len(set(texts)) >= len(texts)
 
 
 def named_columns(source: Path, section: DataSection) -> DataSection:

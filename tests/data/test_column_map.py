@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from mlxtune.data.access.records import SourceRecords
 from mlxtune.data.column_map import first_records, proposed_mapping
+from mlxtune.data.readers.columns import mapping_option
+from mlxtune.data.rows import RowError
 
 HEAD = ("ticket_nr", "datum", "kundentext", "agent_answer", "bearbeiter")
 ROWS = [
@@ -34,3 +37,13 @@ def test_a_foreign_file_has_its_prompt_and_answer_proposed_from_names_and_conten
 def test_one_written_column_is_text(tmp_path):
     rows = [(number, day, text, "ok", agent) for number, day, text, _, agent in ROWS]
     assert proposed_mapping(first_records(written(tmp_path / "rows.csv", HEAD, rows), 100)) == {"text": "kundentext"}
+
+
+def test_the_error_of_a_row_proposes_the_same_map(tmp_path):
+    rows = written(tmp_path / "rows.csv", ("texto", "tipo"), [(f"me dicen {at}", "INSULTO") for at in range(12)])
+    mapping = {"prompt": "texto", "completion": "tipo"}
+    assert proposed_mapping(first_records(rows, 100)) == mapping
+    with SourceRecords(rows, "auto", {}) as records:
+        error = records.record(0)
+    assert isinstance(error, RowError)
+    assert mapping_option(mapping) in error.hint
