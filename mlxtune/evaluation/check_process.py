@@ -30,13 +30,14 @@ if TYPE_CHECKING:  # checks load numpy
 
 
 class CheckRequest(TypedDict, total=False):
-    """A recipe file, or a source with its format and column map. No model is downloaded if ``fetch`` is false."""
+    """A recipe file, whose ``base`` is asked if that is true, or a source, format, and map. ``fetch`` allows to download the model."""
 
     recipe: str
     source: str
     format: str
     map: dict[str, str]
     fetch: bool
+    base: bool
 
 
 def check_source(
@@ -162,7 +163,8 @@ def _check(request: Request) -> dict[str, Any]:
         recipe, path = None, Path(params["source"])
         section = DataSection(params["source"], params.get("format", "auto"), params.get("map", {}))  # type: ignore[arg-type]
         data = with_recorded_settings(path, section)
-    report = check_source(path, data, recipe, lambda *update: request.progress(update), fetch=params.get("fetch", True))
+    found = find_mismatches(Path(params["recipe"]), data, lambda *one: request.progress(one)) if params.get("base") else ()
+    report = check_source(path, data, recipe, lambda *one: request.progress(one), fetch=params.get("fetch", True), found=found)
     return CheckResult.from_report(report).to_json()
 
 

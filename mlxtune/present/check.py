@@ -170,7 +170,7 @@ def summary_document(verdict: ReviewVerdict, checked: CheckResult) -> Document:
     from mlxtune.data.checks.statistics import GOOD_PROMPTS, MIN_PROMPTS
 
     next_one = improvement(checked.statistics, verdict.findings, verdict.counts.to_review, stale=verdict.stale)
-    missing = {name: skip for name, skip in checked.skipped.items() if name == "contract"}
+    missing = {name: skip for name, skip in checked.skipped.items() if name in ("contract", "mismatch")}
     # the list of findings, or the number of prompts, shows these
     is_shown = next_one.code in ("none", "fix", "add_prompts", "more_prompts")
     advice = () if is_shown else (paragraph(improvement_text(next_one), "muted"),)

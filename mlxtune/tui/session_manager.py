@@ -129,7 +129,7 @@ def decision_notice(step: ReviewStep | None, rows: list[int]) -> Notice:
 
 def undo_or_redo(session: SourceSession, action: str) -> Notice:
     """Undo or redo a decision, move the cursor to its row, and return a notice. Raise any review error."""
-    step = session.undo() if action == "undo" else session.redo()
+    step = session.undo_or_redo(action)
     if step is None:
         return Notice("note", f"Nothing to {action}.")
     rows = session.source.rows_with_keys(after.row for _, after in step.changes)

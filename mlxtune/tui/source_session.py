@@ -190,7 +190,7 @@ class SourceSession:
         first = browser.record(0)
         return first if isinstance(first, RowError) and needs_mapping(first_record(self.ref.path)) else None
 
-    def _check(self) -> None:
+    def _check(self, base: bool = False) -> None:
         from mlxtune.evaluation.check_process import CheckProcess, contract_scorer
         from mlxtune.evaluation.contract import Contract
 
@@ -203,7 +203,7 @@ class SourceSession:
             self.contract = Contract.from_recipe(recipe)
         self.base_is_missing = not self._has_base()
         scorer = contract_scorer(recipe, {})
-        self._check_process = CheckProcess(self.ref.check_request)
+        self._check_process = CheckProcess({**self.ref.check_request, "base": True} if base else self.ref.check_request)
         if self.closed:
             self._check_process.stop()
         result = self._check_process.follow(progress)
@@ -314,19 +314,16 @@ class SourceSession:
         if self.check.finished and self.base_is_missing and self._has_base():
             self.check_again()
 
-    def check_again(self) -> None:
+    def check_again(self, base: bool = False) -> None:
         if self._check_process is not None:
             self._check_process.stop()
         self.check = CheckProgress()
-        self._run(self._check, partial(self._fail, self.check))
+        self._run(partial(self._check, base), partial(self._fail, self.check))
 
     def cursor_position(self) -> int:
         """Return the position of the current row among the selected rows, or 0 if it is not among them."""
-        rows = self.selection.rows
-        if isinstance(rows, range):
-            return min(self.row_index, max(len(rows) - 1, 0))
         try:
-            return rows.index(self.row_index)
+            return self.selection.rows.index(self.row_index)
         except ValueError:
             return 0
 
@@ -388,20 +385,13 @@ class SourceSession:
         self._log("check", "--mute", check, "--reason", reason)
         return step
 
-    def undo(self) -> ReviewStep | None:
-        """Undo the most recent decision. Return ``None`` if there is none."""
-        if not self.source.state.steps:
+    def undo_or_redo(self, action: str) -> ReviewStep | None:
+        """Undo the most recent decision, or redo the last undone one. Return ``None`` if there is none."""
+        if not (self.source.state.steps if action == "undo" else self.source.state.undone_steps):
             return None
-        step = self._apply(self._open_review().undo())
-        self._log("review", "--undo")
-        return step
-
-    def redo(self) -> ReviewStep | None:
-        """Redo the last undone decision. Return ``None`` if there is none."""
-        if not self.source.state.undone_steps:
-            return None
-        step = self._apply(self._open_review().redo())
-        self._log("review", "--redo")
+        review = self._open_review()
+        step = self._apply(review.undo() if action == "undo" else review.redo())
+        self._log("review", f"--{action}")
         return step
 
     def _log(self, verb: str, *words: str) -> None:

@@ -32,6 +32,12 @@ def test_process_result_equals_function_result(workspace):
     assert heard[-1] == ("checking chat.jsonl", 1.0)
 
 
+def test_the_base_is_asked_in_the_process(workspace):
+    result = CheckProcess({"recipe": str(workspace / "recipes" / "tiny.toml"), "base": True}).follow(lambda what, share: None)
+    assert result is not None
+    assert result.skipped == {"mismatch": Skip("uninformed")}  # prompts tell a random model nothing
+
+
 def test_source_is_checked_without_contract_or_tokens(tmp_path):
     result = CheckProcess({"source": str(SAMPLES / "support-dirty.jsonl")}).follow(lambda what, share: None)
     assert result is not None

@@ -71,8 +71,8 @@ async def test_what_failed_or_has_no_command_is_not_listed(shop, checks, open_ro
     async with open_room("data") as room:
         await room.until(lambda: ready(room))
         session = session_of(room)
-        assert session.undo() is None
-        assert session.redo() is None
+        assert session.undo_or_redo("undo") is None
+        assert session.undo_or_redo("redo") is None
         with monkeypatch.context() as patch:
             patch.setattr("mlxtune.data.review.ReviewSession.decide", fail)
             with pytest.raises(InputError):

@@ -227,6 +227,24 @@ async def test_a_repeated_check_shows_its_progress_and_its_error(room, checks, m
     assert "checking again" not in room.head("#findings")
 
 
+async def test_the_base_is_asked_about_the_answers(room, checks):
+    await room.press("c")
+    await checked(room)
+    assert [one.get("base") for one in checks.requests] == [None, True]
+    await room.press(".")
+    await checked(room)
+    assert [one.get("base") for one in checks.requests] == [None, True, None]
+
+
+async def test_without_a_recipe_there_is_no_base_to_ask(shop, checks, open_room):
+    write(shop.folder / "rows.jsonl", ROWS)
+    async with open_room("data") as room:
+        room.app.sessions.open_file(shop.folder / "rows.jsonl")
+        await checked(room)
+        await room.press("c", notice="· This takes a recipe, and its base on this machine.")
+        assert len(checks.requests) == 1
+
+
 async def test_tokens_are_counted_once_the_base_has_been_downloaded(local_bases, room, checks):
     await room.press("R", "D")
     assert len(checks.requests) == 1
@@ -256,13 +274,13 @@ async def test_an_undo_of_many_rows_runs_in_a_thread(shop, checks, open_room, mo
     monkeypatch.setattr("mlxtune.tui.rooms.source_room._INLINE_ROWS", 5)
     fill(shop)
     in_main_thread: list[bool] = []
-    for name in ("undo", "redo"):
+    original = SourceSession.undo_or_redo
 
-        def spy(session: SourceSession, original: Any = getattr(SourceSession, name)) -> Any:
-            in_main_thread.append(threading.current_thread() is threading.main_thread())
-            return original(session)
+    def spy(session: SourceSession, action: str) -> Any:
+        in_main_thread.append(threading.current_thread() is threading.main_thread())
+        return original(session, action)
 
-        monkeypatch.setattr(SourceSession, name, spy)
+    monkeypatch.setattr(SourceSession, "undo_or_redo", spy)
     async with open_room("data") as room:
         await checked(room)
         await room.press("a")

@@ -101,6 +101,11 @@ def away(shop: Shop) -> None:
     shop.monkeypatch.setattr(PlanService, "fetch", refused)
 
 
+def with_base(shop: Shop) -> None:
+    fill(shop)
+    shop.monkeypatch.setattr("mlxtune.models.resolve.is_local", lambda *_, **__: True)
+
+
 def evaluated(shop: Shop) -> None:
     trained(shop)
     evaluation(shop, "20261124-1400-support-json", age=4000.0)
@@ -199,7 +204,7 @@ async def writing(pilot: Any) -> None:
 STAGES = (
     Stage("home", trained, sees="Workflow"),
     Stage("data", fill, then=checked),
-    Stage("data", fill, size=SMALL, then=checked),
+    Stage("data", with_base, size=SMALL, then=checked),
     Stage("data", fill, then=checked, before=("i",)),
     Stage("data", fill, then=on_a_finding, before=("f",)),
     Stage("data", fill, then=checked, before=("o",)),

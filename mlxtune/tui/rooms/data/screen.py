@@ -96,6 +96,9 @@ class DataRoom(SourceRoom):
         Action("sort", "s", "sort", "sort by row number, severity or length", when="rows_session"),
         REDO,
         Action("check_again", ".", "recheck", "run the checks again", when="can_check_again", command="data check {source}"),
+        Action("check_again(True)", "c", "base check", "check again, and let the base find answers of other prompts", id="check-base",
+               when=lambda room: room.can_check_again and room.session.ref.recipe and not room.session.base_is_missing,
+               why="This takes a recipe, and its base on this machine.", needs_accelerator=True, command="data check {recipe} --base"),
         Action("open_file", "o", "open", "open a file of your own, in any format", command="init --from FILE"),
         Action("new_recipe", "n", "new recipe", "create a recipe for this file, or for another one",
                command="init --from FILE"),
@@ -440,9 +443,9 @@ class DataRoom(SourceRoom):
             session.select(session.selection.filter, names[(names.index(session.selection.order) + 1) % len(names)])
             self.redraw()
 
-    def action_check_again(self) -> None:
+    def action_check_again(self, base: bool = False) -> None:
         if session := self.session:
-            session.check_again()
+            session.check_again(base)
             self.redraw()
 
     def action_map_columns(self) -> None:
