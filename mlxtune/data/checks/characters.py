@@ -14,9 +14,9 @@ family = CheckFamily()
 # Matches UTF-8 decoded as Windows-1252: a lead byte's character, then as many continuation bytes as it announces.
 _CONTINUATION = "[\x80-\xbf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]"
 _MOJIBAKE = re.compile(f"(?:[\xc2-\xdf]{_CONTINUATION}|[\xe0-\xef]{_CONTINUATION}{{2}}|[\xf0-\xf4]{_CONTINUATION}{{3}})+|\ufffd+")
-# Plausible originals: Western letters and signs, Greek, Cyrillic, punctuation, currency, arrows, CJK, emoji.
+# Plausible originals: Western letters and signs, Greek, Cyrillic, punctuation, joiners, currency, arrows, CJK, emoji.
 _PLAUSIBLE = re.compile(
-    "[\xa0-\u017f\u0370-\u052f\u2010-\u2044\u20ac\u2122\u2190-\u21ff\u2500-\u27bf\u3000-\u30ff\u4e00-\u9fff\U0001f000-\U0001faff]+"
+    "[\xa0-\u017f\u0370-\u052f\u200c-\u2069\u20ac\u2122\u2190-\u21ff\u2500-\u27bf\u3000-\u30ff\u4e00-\u9fff\ufe0f\U0001f000-\U0001faff]+"
 )
 
 _INVISIBLE = re.compile(
@@ -93,7 +93,7 @@ _INVISIBLE_WORDING = {
 def invisible(text: str) -> Iterator[Hit]:
     if text.isprintable():
         return
-    garbled = [(hit.start, hit.end) for hit in mojibake(text)]
+    garbled = [match.span() for match in _MOJIBAKE.finditer(text)]  # without a part of it, it could not be repaired
     for match in _INVISIBLE.finditer(text):
         if any(start <= match.start() < end for start, end in garbled):
             continue
