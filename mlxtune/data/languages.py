@@ -14,26 +14,27 @@ from typing import Any
 from mlxtune.data.checks.illustration import FENCE
 
 WORDS: Mapping[str, Any] = tomllib.loads(files("mlxtune.data").joinpath("words.toml").read_text("utf-8"))
-_WORDS: Mapping[str, str] = WORDS["frequent"]
-_LANGUAGES_OF = {
-    word: [name for name, words in _WORDS.items() if word in words.split()] for word in " ".join(_WORDS.values()).split()
-}
+_OWN = {name: set(words.split()) for name, words in WORDS["frequent"].items()}
+_ALL = {name: own | set(WORDS["shared"].get(name, "").split()) for name, own in _OWN.items()}
+_LANGUAGES_OF = {word: [name for name, words in _ALL.items() if word in words] for word in set().union(*_ALL.values())}
 FREQUENT_WORDS = frozenset(_LANGUAGES_OF)
 SCRIPTS = {
     name: re.compile(f"[{letters}]")
     for name, letters in (pair.split() for pair in (
         "Japanese ぀-ヿ", "Korean 가-힣", "Chinese 㐀-鿿", "Cyrillic Ѐ-ӿ", "Arabic ؀-ۿ", "Hebrew ֐-׿", "Hindi ऀ-ॿ", "Thai ฀-๿", "Greek Ͱ-Ͽ"))
 }  # fmt: skip
-NAMES = (*_WORDS, *SCRIPTS)
+NAMES = (*_OWN, *SCRIPTS)
 _SHARE, _MIXED = 0.5, 0.05  # of the letters are in a script: the text is in its language, or in several
+_WORDY = 0.18  # of the words of a text in a language, at least, are frequent ones; lists of names have fewer
 _MIN_WORDS = 3  # distinct frequent words of a language that a text has, and half as many again as of any other
 LONGEST = 400  # characters that are read
+_SYMBOL = re.compile(r"(?<![Ͱ-Ͽ])[Ͱ-Ͽ]{1,2}(?![Ͱ-Ͽ])")  # Greek letters of a formula
 
 
 @lru_cache(maxsize=16)
 def language(text: str) -> str:
     """Return the language of ``text``, or its script, and ``""`` if it is not clear."""
-    text = FENCE.sub(" ", text[:LONGEST])
+    text = _SYMBOL.sub(" ", FENCE.sub(" ", text[:LONGEST]))
     if not text.isascii():
         letters = sum(map(str.isalpha, text)) or 1
         for name, script in SCRIPTS.items():
@@ -42,9 +43,13 @@ def language(text: str) -> str:
                 return name
             if share >= _MIXED:
                 return ""
-    counts = Counter(name for word in set(re.findall(r"[^\W\d_]+", text.casefold())) for name in _LANGUAGES_OF.get(word, ()))
-    first, second = [*counts.most_common(2), ("", 0), ("", 0)][:2]
-    return first[0] if first[1] >= max(_MIN_WORDS, 1.5 * second[1]) else ""
+    words = re.findall(r"[^\W\d_]+", text.casefold())
+    counts = Counter(name for word in set(words) for name in _LANGUAGES_OF.get(word, ()))
+    (first, most), (second, fewer) = [*counts.most_common(2), ("", 0), ("", 0)][:2]
+    ours = _OWN.get(first, set())
+    own, other = [word for word in words if word in ours], (_ALL.get(second, set()) - ours).intersection(words)
+    is_clear = most > fewer and len(set(own)) >= max(_MIN_WORDS, 1.5 * len(other)) and len(own) >= _WORDY * len(words)
+    return first if is_clear else ""
 
 
 def has_words_of(name: str, text: str, other: str) -> bool:

@@ -151,7 +151,17 @@ def test_ibans_need_a_valid_length_and_checksum() -> None:
 
 @pytest.mark.parametrize(
     ("garbled", "expected"),
-    [("cafÃ©", "é"), ("itâ€™s", "’"), ("â€œyesâ€\x9d", "“"), ("20Â€", None), ("Ã¼ber", "ü"), ("ÐŸÑ€Ð¸Ð²ÐµÑ‚", "Привет")],
+    [
+        ("cafÃ©", "é"),
+        ("itâ€™s", "’"),
+        ("â€œyesâ€\x9d", "“"),
+        ("20Â€", None),
+        ("Ã¼ber", "ü"),
+        ("ÐŸÑ€Ð¸Ð²ÐµÑ‚", "Привет"),
+        ("âš¡ï¸\x8f 2.9 million", "⚡\ufe0f"),
+        ("ðŸ‘©â€\x8dðŸ”§", "👩\u200d🔧"),
+        ("â\x81¦@user", "\u2066"),
+    ],
 )
 def test_mojibake_has_a_replacement(garbled: str, expected: str | None) -> None:
     hits = [hit.replacement for hit in mojibake(garbled)]
@@ -168,6 +178,7 @@ def test_accents_are_not_mojibake(text: str) -> None:
 def test_invisible_characters() -> None:
     assert matched_text(invisible, "a\u202eb\u200bc\x1b[31m\ufeff") == ["\u202e", "\u200b", "\x1b", "\ufeff"]
     assert matched_text(invisible, "tabs\tand\nlines\r\n, \u200d in 👩\u200d🔧, no\u00a0break, می\u200cخواهم") == []
+    assert matched_text(invisible, "a\x81b ê\x81\x8f") == ["\x81"]  # the second one is a part of mojibake that is not repaired
     flag = "\U0001f3f4\U000e0067\U000e0062\U000e0073\U000e0063\U000e0074\U000e007f"
     assert matched_text(invisible, f"{flag} is Scotland") == []
 
@@ -284,6 +295,9 @@ REFUSALS = [
     "No, I will not be writing that.",
     "There is nothing I can do for you in this matter.",
     "We are unable to fulfill your request at this time.",
+    "I won't be able to write that for you.",
+    "That's a request I have to turn down.",
+    "Helping with that would be wrong of me, so I will pass.",
 ]
 
 
@@ -308,6 +322,7 @@ def test_what_only_sounds_like_a_refusal(text: str) -> None:
         ("DNI 12345678Z; order 12345678Z", ["12345678Z"]),
         ("My passport number is AB1234567.", ["AB1234567"]),
         ("Order 219-09-98712, part 000-12-3456", []),
+        ("Enter it as 123-45-6789; never use 078-05-1120.", []),  # made up, and printed on a sample card
     ],
 )
 def test_government_ids(text: str, found: list[str]) -> None:
@@ -338,6 +353,7 @@ def test_home_addresses(text: str, found: list[str]) -> None:
         ("pythonCopy code\nprint(1)", ["Copy code"]),
         ("ChatGPT said:\nIt is warm.", ["ChatGPT said:"]),
         ("ChatGPT said it was warm.", []),
+        ("It is warm.\nChatGPT can make mistakes. Check it.", ["ChatGPT can make mistakes"]),
         ("a < b && c > d; R&D", []),
     ],
 )

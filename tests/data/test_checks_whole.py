@@ -157,6 +157,20 @@ def test_contradictory_answers_to_the_same_prompt_conflict(tmp_path: Path) -> No
             False,
         ),
         ("A red moon rises over the hills tonight.", "The sea is calm and the boats are home.", False),
+        (
+            "Forms stronger bond → displaces O₂ → reduces oxygen transport.",
+            "CO forms stronger bond with Fe²⁺ → reduces transport.",
+            False,
+        ),
+        ("Use it so:\n```python\nstack = [10]\n```", "Use it so:\n```python\nstack = [1]\n```", False),
+        ("She pays 300 / 2 euros, which is $150\n#### 150", "She pays 300 / 2 euros, which is $150\n#### 175", True),
+        ("It takes 3 days and costs $20", "It costs $20 and takes 3", False),
+        ("The place by the river has a rating of 1", "The place has a rating of 1 out of 5", False),
+        ("Output is 1.", "Output = 1", False),
+        ("The energy of 3d and 4s electrons is similar.", "The ns and (n-1)d electrons have similar energy.", False),
+        ("Who kills Lisa?", "What does Sam know?", False),
+        ("Output is -1.", "Output = 1", True),
+        ("An interface of Java <8 has only abstract methods.", "It has only abstract methods up to Java 7.", False),
     ],
 )
 def test_only_what_can_be_compared_is_a_conflict(one: str, two: str, expected: bool, tmp_path: Path) -> None:
@@ -439,19 +453,22 @@ def test_an_answer_without_the_form_of_the_others(usual: str, other: str, reason
         ("The Catcher in the Rye by J.D. Salinger\nThe Lord of the Rings, vol. 1. by J.R.R. Tolkien", False),
         ("Use these phrases.\n-in order to\n-with the purpose of", False),
         ("It was long. With the help of Ada, the", True),
+        ("In some cases, the effects of this may", True),
+        ("Janet makes 9 * 2 = $18 every day at the", True),
     ],
 )
 def test_answers_that_end_in_mid_sentence(answer: str, is_open: bool) -> None:
     assert ends_open(answer) is is_open
 
 
-@pytest.mark.parametrize(("end", "found"), [("green and it is near the old harbor", 0), ("green and it is near the", 25)])
-def test_answers_that_only_lack_a_period_do_not_end_in_mid_sentence(end: str, found: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [4, 25])
+@pytest.mark.parametrize(("end", "found"), [("green and it is near the old harbor", False), ("green and it is near the", True)])
+def test_answers_that_only_lack_a_period_do_not_end_in_mid_sentence(end: str, found: bool, count: int, tmp_path: Path) -> None:
     whole = [
         chat(f"Where is shop {number}?", f"It is shop {number}. It is near the old harbor of the town.") for number in range(300)
     ]
-    rows = [chat(f"What is shop {number}?", f"It is shop {number}. It is {end}") for number in range(25)]
-    assert len(finding_locations(check(write(tmp_path / "rows.jsonl", whole + rows)), "mid-sentence")) == found
+    rows = [chat(f"What is shop {number}?", f"It is shop {number}. It is {end}") for number in range(count)]
+    assert len(finding_locations(check(write(tmp_path / "rows.jsonl", whole + rows)), "mid-sentence")) == found * count
 
 
 @pytest.mark.parametrize(
@@ -463,6 +480,17 @@ def test_answers_that_only_lack_a_period_do_not_end_in_mid_sentence(end: str, fo
         ("Where is my parcel, and when will it be here?", "It was sent to you today.", False),
         ("Where is my parcel, and when will it be here?", "Au revoir!", False),
         ("How is this said, and what is the sound of it? 你好", " 你好", False),
+        ("What is the period of this motion, and how is it found?", "T = 2π/ω = 1.257 s, ΔΦ = 2", False),
+        ("What is the answer to this, and who is it for?", "Η απάντηση είναι σωστή.", True),
+        (
+            "Read the facts about the man, and tell us who he is and what he did.",
+            "birth name is Manuel de Azevedo, notable works Macário, Lira dos vinte anos, Noite na taverna, birth place is São Paulo, "
+            "death place Rio de Janeiro, occupation poet, education Faculdade do Largo, date is 12 September 1831, other names Maneco",
+            False,
+        ),
+        ("What is it, and who is the king?", "Det är inte så svårt som du tror, och vi har en bok om det.", True),
+        ("Perche la mappa non mostra i punti vicino a me?", "Se la mappa non mostra i punti, è una cosa del sito.", False),
+        ("Cosa succede se clicco su un filtro?", "Il sistema mostra sulla mappa una cosa per la quale non è nel sito.", False),
     ],
 )
 def test_an_answer_in_another_language(prompt: str, answer: str, found: bool, tmp_path: Path) -> None:

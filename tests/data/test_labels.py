@@ -44,6 +44,13 @@ def test_labels_that_are_misspelled_or_doubtful(labeled: Path) -> None:
     assert rare == {"get_refnd": 1, "CANCEL_ORDER": 1}
 
 
+def test_a_label_with_another_word_is_no_misspelling(tmp_path: Path) -> None:
+    labels = ["track_parcel"] * 60 + ["track_parcel_no", "TrackParcel"]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"parcel {at}", "completion": label}) + "\n" for at, label in enumerate(labels)))
+    assert [one.values["label"] for one in check(path).findings if one.check == "label-spelling"] == ["TrackParcel"]
+
+
 def test_the_recipe_of_a_classifier_lists_its_labels(labeled: Path) -> None:
     guessed = scaffold.guess(labeled)
     assert "labels = [" in scaffold.recipe_text(guessed, "shop", "rows.jsonl", "")

@@ -15,6 +15,7 @@ from rapidfuzz import fuzz
 from mlxtune.data.checks.base import BY_HAND, Check, CheckFamily, Finding
 from mlxtune.data.checks.check_input import target_text
 from mlxtune.data.checks.corpus import Corpus
+from mlxtune.data.checks.illustration import FENCE
 from mlxtune.data.checks.pairs import normalize_answer
 from mlxtune.data.languages import FREQUENT_WORDS
 from mlxtune.data.rows import Preference, Row, TextRow, Unpaired, json_value
@@ -31,7 +32,7 @@ _MAX_COMPARED = 8  # earlier rows with the same prompt that one row is compared 
 _LABEL_WORDS = 4  # an answer with at most this many words is a label, a name or a number
 _SHORT_WORDS = 30  # in a longer text, other numbers do not mean another answer
 _CLAUSE = re.compile(r"[.,;:!?]+(?:\s|\Z)|\n|\b(?:and|but)\b")
-_WORD = re.compile(r"[$€£%]|(?<![\w.])-?\d+(?:[.,]\d+)*|[^\W\d_]+")
+_WORD = re.compile(r"[$€£%]|(?<![\w.<>])-?\d+(?:[.,]\d+)*(?!/?[a-z]\b)|[^\W\d_]+")
 _FINAL_NUMBER = re.compile(r"(?<![\w.])(-?\d[\d,]*(?:\.\d+)?)[\s.%}$*]*\Z")
 _NUMBER_WORDS = {
     word: str(number)
@@ -40,7 +41,7 @@ _NUMBER_WORDS = {
 }  # fmt: skip
 _SPELLING = 85  # minimum similarity of two spellings of a word, in percent
 _FILLER = frozenset(
-    ("a", "an", "the", "my", "your", "our", "this", "that", "please", "yet", "still", "just", "now", "for", "so", "really", "very",
+    ("a", "an", "the", "is", "are", "my", "your", "our", "this", "that", "please", "yet", "still", "just", "now", "for", "so", "really", "very",
      "hi", "hello", "hey", "thanks", "thank", "you")
 )  # fmt: skip
 _VERDICT = re.compile(r"(?i)\W*(?:(yes|yep|yeah|true|correct)|(no|nope|false|incorrect))\b(?! (?:problem|worries|need)\b)")
@@ -107,21 +108,22 @@ def _differ(one: Any, two: Any) -> bool:
 
 
 def _texts_differ(one: str, two: str) -> bool:
-    if normalize_answer(one) == normalize_answer(two):
+    if normalize_answer(one) == normalize_answer(two) or "?" in one + two:  # there are many questions to a prompt
         return False
-    lengths = [
-        max(len(text.split()), len(text.encode(errors="replace")) // 24) for text in (one, two)
-    ]  # in words, some of which have no spaces
+    # in words, some of which have no spaces
+    lengths = [max(len(text.split()), len(text.encode(errors="replace")) // 24) for text in (one, two)]
+    last = [_FINAL_NUMBER.search(text) for text in (one, two)]
+    ends_differ = last[0] and last[1] and float(last[0][1].replace(",", "")) != float(last[1][1].replace(",", ""))
     if max(lengths) <= _LABEL_WORDS:
-        return True
+        return bool(ends_differ) or not (last[0] and last[1] and _content_words(one) == _content_words(two))
     verdicts = [_VERDICT.match(text) for text in (one, two)]
     if verdicts[0] and verdicts[1] and verdicts[0].lastindex != verdicts[1].lastindex:
         return True
-    last = [_FINAL_NUMBER.search(text) for text in (one, two)]
-    ends_differ = last[0] and last[1] and float(last[0][1].replace(",", "")) != float(last[1][1].replace(",", ""))
-    if max(lengths) > _SHORT_WORDS:
+    signs = [(text[: found.start()].split() or [""])[-1] for text, found in zip((one, two), last, strict=True) if found]
+    has_result = len(signs) == 2 and signs[0] == signs[1] and not signs[0].isalpha()  # such as #### 72
+    if max(lengths) > _SHORT_WORDS or has_result:
         return bool(ends_differ)
-    (numbers, about), (others, about_others) = map(_numbers, (one, two))
+    (numbers, about), (others, about_others) = (_numbers(FENCE.sub(" ", text)) for text in (one, two))
     is_comparable = bool(numbers and others) and (not about.isdisjoint(about_others) or "" in about | about_others)
     if last[0] and last[1]:
         return bool(ends_differ) and is_comparable and last[0][1] not in others and last[1][1] not in numbers
@@ -134,7 +136,7 @@ def _numbers(text: str) -> tuple[set[str], set[str]]:
     for clause in _CLAUSE.split(text.casefold()):
         words = [_NUMBER_WORDS.get(word, word) for word in _WORD.findall(clause) if word not in FREQUENT_WORDS]
         for place, word in enumerate(words):
-            if word[-1].isdigit():
+            if word[-1].isdecimal():
                 numbers.add(word)
-                about |= {near for near in words[max(0, place - 1) : place + 2] if not near[-1].isdigit()} if words[1:] else {""}
+                about |= {near for near in words[max(0, place - 1) : place + 2] if not near[-1].isdecimal()} if words[1:] else {""}
     return numbers, about

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mlxtune.data.checks.illustration import CODE
-from mlxtune.data.languages import language
+from mlxtune.data.languages import WORDS, language
 from mlxtune.data.rows import json_strings, json_value
 
 MIN_ANSWERS = 20  # fewer say nothing about the others
@@ -16,7 +16,8 @@ _MIN_PROSE = 6  # words of a text that should end like a sentence
 _MIN_ITEM = 8  # words of such an item of a numbered list
 _NUMBER = re.compile(r"-?\d[\d,.]*")
 _SENTENCE = re.compile(r"[^.!?\n]+[.!?]+|[^.!?\n]+$", re.MULTILINE)
-_ITEM = re.compile(r"\s*(?:[*•+#|>-]\s|-)|\s{4}|.*[={}<>|$]")
+_ITEM = re.compile(r"\s*(?:[*•+#|>-]\s|-)|\s{4}")
+_FORMULA = re.compile(r"[={}<>|$]")
 _SIGNATURE = re.compile(
     r"""(?x)(?:
       [-–—]\s?[A-Z][\w.]*(?:\s[A-Z][\w.]*)*
@@ -26,7 +27,7 @@ _SIGNATURE = re.compile(
 _NUMBERED = re.compile(r"\s*(?:\d+|\w)[.)]\s")
 _NUMBERED_SENTENCE = re.compile(r"(?m)^\s*(?:\d+|\w)[.)]\s.*[.!?]\s*$")
 _OPEN = re.compile(r"(?:[,:&(–—-]|(?:^|\s)[\"“‘'(]?(?!\d)(?:[^\W_]|['’-])+)\s*\Z")  # a last word, or a sign that something follows
-_LINKING = {"a", "an", "and", "as", "at", "by", "for", "from", "in", "is", "of", "or", "that", "the", "to", "with"}  # never last
+_LINKING = frozenset(WORDS["linking"].split())
 _ENDED = re.compile(r"[.!?][\"”')\]]*\s")
 
 LANGUAGE = "language"
@@ -73,12 +74,13 @@ def ends_open(text: str) -> bool:
     """Return whether the last line of ``text`` is a sentence that does not end, rather than an item, a title, code, or a signature."""
     before, _, line = text.rstrip()[-400:].rpartition("\n")
     words = line.split()
-    if len(words) < _MIN_SENTENCE or _ITEM.match(line) or not _OPEN.search(line) or _SIGNATURE.search(line):
+    is_code = "```" in text[-400:] or CODE.search(text[-1000:])
+    if len(words) < _MIN_SENTENCE or not _OPEN.search(line) or _SIGNATURE.search(line) or is_code or _ITEM.match(line):
         return False
-    if before and words[-1] not in _LINKING and _OPEN.search(before.rpartition("\n")[2]):  # a list without signs
+    if words[-1] in _LINKING:
+        return True
+    if _FORMULA.search(line) or (before and _OPEN.search(before.rpartition("\n")[2])):  # a list without signs
         return False
     if _NUMBERED.match(line) and (len(words) < _MIN_ITEM or not _NUMBERED_SENTENCE.search(text)):
         return False
-    if "```" in text[-400:] or CODE.search(text[-1000:]):
-        return False
-    return bool(_ENDED.search(line)) or words[-1] in _LINKING or (bool(_NUMBERED.match(line)) and words[-1][0].islower())
+    return bool(_ENDED.search(line) or (_NUMBERED.match(line) and words[-1][0].islower()))

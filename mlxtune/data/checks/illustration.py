@@ -9,7 +9,7 @@ _BEFORE = 60  # characters before a value in which a word can say that it is an 
 FENCE = re.compile(r"```[\s\S]*?(?:```|\Z)|`[^`\n]*`")
 CODE = re.compile(
     r"""(?xm)
-      [;{}]\s*$ | ^\s*(?:(?:def|class|import|from|function|const|let|var|public|private|return|print|echo|SELECT|INSERT)\b|\#include|<\?php|\#!|\$\w+)
+      (?:[{}]|(?<!&\w\w)(?<!&\w{3})(?<!&\w{4});)\s*$ | ^\s*(?:(?:def|class|import|from|function|const|let|var|public|private|return|print|echo|SELECT|INSERT)\b|\#include|<\?php|\#!|\$\w+)
     | =>\s | ^\s*<(?:a|img|form|html|!) | ^\s*\w+(?:\[\w+\])?\s*:?=\s*["'\[({] | \w\([^)\n]*["'][^)\n]*\)
     """
 )

@@ -58,21 +58,16 @@ def labels(corpus: Corpus) -> Iterator[Finding]:
 
 def _usual_spelling(label: str, counts: Counter[str]) -> str:
     """Return the frequent label that ``label`` misspells: they differ in case, signs, or one or two letters; ``""`` if there is none."""
-    bare, rows = _bare(label), counts[label]
+    rows = counts[label]
     likely = (other for other, count in counts.most_common() if rows < count and rows <= max(1, _RARE * count))
-    return next(
-        (
-            other
-            for other in likely
-            if re.findall(r"\d", label) == re.findall(r"\d", other)
-            and (sorted(bare) == sorted(_bare(other)) or (len(bare) > 4 and fuzz.ratio(bare, _bare(other)) >= _SPELLING))
-        ),
-        "",
-    )
+    return next((other for other in likely if _are_alike(label, other)), "")
 
 
-def _bare(label: str) -> str:
-    return re.sub(r"[\W_]+", "", label.casefold())
+def _are_alike(label: str, other: str) -> bool:
+    words, others = (re.findall(r"[^\W_]+", one.casefold()) for one in (label, other))
+    one, two = "".join(words), "".join(others)
+    is_close = len(words) == len(others) and len(one) > 4 and fuzz.ratio(one, two) >= _SPELLING
+    return re.findall(r"\d", one) == re.findall(r"\d", two) and (is_close or sorted(one) == sorted(two))
 
 
 def _doubtful(texts: Sequence[str], own: Sequence[str]) -> list[tuple[int, str, float]]:

@@ -25,8 +25,7 @@ _NO_ROOM = "The prompt has {tokens:,} tokens, but the window has {window:,}, so 
     )
 )  # fmt: skip
 def prompt_fills_window(row: CheckInput) -> Iterator[Evidence]:
-    if not row.skip_too_long:
-        yield from _no_room(row)
+    return _no_room(row, skipped=False)
 
 
 @family.row_check(
@@ -36,12 +35,11 @@ def prompt_fills_window(row: CheckInput) -> Iterator[Evidence]:
     )
 )  # fmt: skip
 def too_long(row: CheckInput) -> Iterator[Evidence]:
-    if row.skip_too_long:
-        yield from _no_room(row)
+    return _no_room(row, skipped=True)
 
 
-def _no_room(row: CheckInput) -> Iterator[Evidence]:
-    tokens = row.tokens
+def _no_room(row: CheckInput, *, skipped: bool) -> Iterator[Evidence]:
+    tokens = row.tokens if row.skip_too_long is skipped else None
     if tokens and not tokens.error and tokens.prompt >= row.max_tokens:
         yield Evidence(values={"tokens": tokens.prompt, "window": row.max_tokens})
 

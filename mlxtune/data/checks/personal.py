@@ -50,7 +50,7 @@ _IBAN_LENGTHS = {  # by country, from the registry of ISO 13616
 
 _ID = re.compile(  # US social security, UK national insurance, Brazilian CPF, and numbers after the name of a document
     r"""(?x)(?<![\w.-])(?:
-      (?!000|666|9)\d{3}-(?!00)\d{2}-(?!0000)\d{4}
+      (?!000|666|9|123-45-6789|078-05-1120)\d{3}-(?!00)\d{2}-(?!0000)\d{4}  # neither sample numbers
     | (?!BG|GB|KN|NK|NT|TN|ZZ)[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z][ ]?\d\d[ ]?\d\d[ ]?\d\d[ ]?[A-D]
     | \d{3}\.\d{3}\.\d{3}-\d{2}
     | (?i:\b(?:passport|driver['’]?s?[ ]licen[cs]e|(?:national[ ])?ID[ ]card|tax[ ]ID|DNI|NIE)(?:[ ](?:no\.?|number))?(?:[ ]is|:)?[ ]\#?)

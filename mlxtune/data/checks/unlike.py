@@ -42,7 +42,7 @@ def unlike(corpus: Corpus) -> Iterator[Finding]:
             yield _FORM.finding(corpus.indices[rank], reason=missing[0], values=values)
     prose, whole = counts["prose", ""], counts["end", ""]
     cut, unclear = counts["cut", ""], counts["open", ""]
-    has_cuts = unclear < MIN_ANSWERS or cut > _CUT * unclear  # otherwise, those answers only lack a period
+    has_cuts = cut > _CUT * unclear  # otherwise, those answers only lack a period
     for rank, own in forms.items() if prose >= MIN_ANSWERS and whole >= SHARE * prose else ():
         if ("cut", "") in own or (("open", "") in own and has_cuts):
             yield _MID_SENTENCE.finding(corpus.indices[rank], values={"share": whole / prose})

@@ -25,6 +25,7 @@ _DECLINES = re.compile(
     r"""(?xi)
       \bI(?:[ ](?:must|have[ ]to|need[ ]to|will[ ]have[ ]to|would|choose[ ]to|am[ ]going[ ]to)|['’](?:ll[ ]have[ ]to|m[ ]going[ ]to[ ]have[ ]to|d|ll|ve[ ]to))?
         [ ](?:respectfully[ ]|politely[ ])?(?:decline\b|refuse[ ]to|refrain[ ]from|pass[ ]on[ ](?:this|that)|turn[ ](?:this|that|it)[ ]down|rather[ ]not|prefer[ ]not[ ]to|choose[ ]not[ ]to)
+    | \b(?:won['’]t|will[ ]not|cannot)[ ]be[ ]able[ ]to[ ](?:do|write|tell|create|make|describe|continue|complete)[ ]|\bI[ ](?:have[ ]to|must|need[ ]to|will)[ ]turn[ ]down
     | \b(?:I|we)(?:['’]m|['’]re|[ ]am|[ ]are)[ ](?:\w+[ ])?(?:unable[ ]to|incapable[ ]of|not[ ](?:able[ ]to|capable[ ]of|comfortable|willing[ ]to|going[ ]to[ ](?:help|assist|answer|provide|tell|do[ ])|permitted|programmed|allowed|authorized|equipped|designed[ ]to|in[ ]a[ ]position[ ]to))
     | \b(?:I|we)[ ](?:cannot|can['’]t|can[ ]not|won['’]t|will[ ]not|do[ ]not|don['’]t)[ ](?:(?:possibly|ethically|legally|knowingly|directly|actually|in[ ]good[ ]conscience|be[ ]able[ ]to)[ ])?
         (?:assist|help(?![ ](?:but|feel|notic|myself))|fulfill?|comply|engage[ ]in|provide|generate|create|answer|give[ ](?:you|any|out|advice|medical|legal)|offer|support[ ](?:this|that|such)|share|discuss|draw|disclose|complete
@@ -32,7 +33,7 @@ _DECLINES = re.compile(
     | \b(?:I|we)(?:[ ]do[ ]not|[ ]don['’]t)[ ](?:have[ ](?:the[ ]|any[ ])?(?:ability|capability|capacity|access|permission|(?:information|data)[ ](?:on|about))|possess[ ]the)
     | \bI[ ]lack[ ](?:the[ ]|any[ ])?(?:ability|access|capab)
     | \b(?:this|that|it|which|answering|helping|doing|writing)\b[^.!?\n]{0,40}(?:\b(?:is|was|would[ ]be)[ ]not|isn['’]t|n['’]t[ ]be)[ ](?:something|appropriate|ethical|within)\b[^.!?\n]{0,20}\b(?:I|me|my)\b
-    | \b(?:inappropriate|unethical|wrong|irresponsible)[ ](?:for|of)[ ]me[ ]to
+    | \b(?:inappropriate|unethical|wrong|irresponsible)[ ](?:for[ ]me[ ]to|of[ ]me)
     | \b(?:outside|beyond|against|not[ ]within|violates?)[ ](?:of[ ])?(?:what[ ]I[ ]can|(?:the[ ]scope[ ]of[ ])?my[ ](?:programming|guidelines?|polic|principles|values|capabilit|scope|abilit|expertise|instructions)|(?:our|the)[ ](?:content|usage)[ ]polic)
     | \bmy[ ](?:programming|guidelines?|polic\w+|instructions)[ ](?:won['’]t|will[ ]not|do(?:es)?(?:[ ]not|n['’]t)|prevents?|prohibits?|forbids?)
     | \bnothing[ ](?:that[ ])?I[ ]can[ ](?:do|say)
@@ -75,7 +76,7 @@ _RESIDUE = re.compile(
     r"""(?x)
       </?(?i:p|br|div|span|li|ul|ol|b|i|u|em|strong|h[1-6]|a|td|th|tr|table|font|img|blockquote|center)(?:\s[^<>\n]{0,200})?/?>
     | &(?:nbsp|amp|quot|lt|gt|apos|hellip|[rl][sd]quo|[mn]dash|\#\d{2,5}|\#x[0-9a-fA-F]{2,4});
-    | (?:^|(?<=[\n"]))ChatGPT[ ]said:
+    | (?:^|(?<=[\n"]))ChatGPT[ ](?:said:|can[ ]make[ ]mistakes)
     | (?:^|(?<=[\s"a-z+\#]))Copy[ ](?:code|to[ ]clipboard)(?=[A-Z\s"\\\#]|[a-z]+[ (=.]|$)
     """
 )
