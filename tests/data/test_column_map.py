@@ -7,7 +7,7 @@ import pytest
 
 from mlxtune.data.access.records import SourceRecords
 from mlxtune.data.column_map import first_records, proposed_mapping
-from mlxtune.data.readers.columns import mapping_option
+from mlxtune.data.readers.columns import guess_mapping, mapping_option
 from mlxtune.data.rows import RowError
 
 HEAD = ("ticket_nr", "datum", "kundentext", "agent_answer", "bearbeiter")
@@ -47,3 +47,11 @@ def test_the_error_of_a_row_proposes_the_same_map(tmp_path):
         error = records.record(0)
     assert isinstance(error, RowError)
     assert mapping_option(mapping) in error.hint
+
+
+def test_the_first_of_several_answers_is_read_not_their_list():
+    record = {
+        "prompt": "Where is it?",
+        "completions": [{"model": "a", "completion": "Here."}, {"model": "b", "completion": "There."}],
+    }
+    assert guess_mapping(record) == {"prompt": "prompt", "completion": "completions[0].completion"}

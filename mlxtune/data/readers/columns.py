@@ -90,7 +90,8 @@ def guess_mapping(record: Record) -> dict[str, str]:
     if turns and not answer:
         return {} if prompt in _TURNS[:2] else {"messages": prompt}
     if prompt and answer:
-        answer = next((path for path in (f"{answer}.text", f"{answer}.content") if isinstance(found.get(path), str | list)), answer)
+        inner = [f"{answer}{step}" for step in (".text", ".content", "[0].completion", "[0].text", "[0].content")]
+        answer = next((path for path in inner if isinstance(found.get(path), str | list)), answer)
         extra_input = find_column(texts, ("input", "context"), {prompt, answer}, record)
         if extra_input and _name(prompt) in ("instruction", "question"):
             pairs = {"instruction": prompt, "input": extra_input, "output": answer}
