@@ -24,7 +24,6 @@ sys.path.insert(0, str(FOLDER.parent / "tests" / "conformance"))
 
 from bases import Base, write_base
 from llama_cpp import Llama
-from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import load_tokenizer
 from table import AVAILABLE, open_chat
 from test_program_prompts import gguf_file, openai_messages
@@ -35,7 +34,7 @@ from mlxtune.adapters.export.llama_server import LlamaSettings, llama_server
 from mlxtune.adapters.export.turn_template import derive
 from mlxtune.adapters.publish import copy_tokenizer
 from mlxtune.data.rows import Conversation
-from mlxtune.models.portable import plain_messages, probes
+from mlxtune.models.portable import plain_prompt, probes
 from mlxtune.models.resolve import ModelFolder
 from mlxtune.models.template import ChatTemplate
 from mlxtune.serving.completions import parse_message
@@ -96,7 +95,7 @@ def compare(base: Base, folder: Path, ollama: Path) -> Iterator[tuple[str, str, 
                 for program in PROGRAMS[:4]:
                     name, _, code = program.partition(": ")
                     tokenizer = load_tokenizer(folders[name]) if code == "mlx-lm" else AutoTokenizer.from_pretrained(folders[name])
-                    yield program, kind, _tokens(tokenizer, row, chat.frozen_source if name == "adapter" else "") == expected
+                    yield program, kind, plain_prompt(tokenizer, row, chat.frozen_source if name == "adapter" else "") == expected
                 body = {"messages": openai_messages(row)} | ({"tools": list(row.tools)} if row.tools else {})
                 equal = Llama(url).post("/apply-template", body)["prompt"].removeprefix(base.bos) == text
                 yield from ((program, kind, equal) for program in PROGRAMS[4:6])
@@ -106,14 +105,6 @@ def compare(base: Base, folder: Path, ollama: Path) -> Iterator[tuple[str, str, 
                     kind,
                     chat.prompt([parse_message(turn, "") for turn in openai_messages(row)], row.tools) == expected,
                 )
-
-
-def _tokens(tokenizer: TokenizerWrapper, row: Conversation, template: str) -> list[int]:
-    replaced = {"chat_template": template} if template else {}
-    tokens: list[int] = tokenizer.apply_chat_template(
-        plain_messages(row), tools=list(row.tools) or None, add_generation_prompt=True, return_dict=False, **replaced
-    )
-    return tokens
 
 
 def _ollama(chat: ChatTemplate, row: Conversation, text: str, bos: str, program: Path) -> bool | None:

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+
 from mlxtune.data.rows import REASONING, Conversation, Location, Message, PromptRow
 from mlxtune.models.dialect import Dialect
 from mlxtune.models.thinking import template_variables
@@ -39,6 +41,15 @@ def message_converter(dialect: Dialect, *, thinking: bool, keep: bool, word: str
 def plain_messages(row: PromptRow) -> list[dict[str, Any]]:
     """Return the prompt of ``row`` as a program gets it."""
     return [turn.as_dict() for turn in row.prompt]
+
+
+def plain_prompt(tokenizer: TokenizerWrapper, row: PromptRow, template: str = "") -> list[int]:
+    """Return the tokens of the prompt of ``row`` as a program renders them with ``template``, by default the tokenizer's own."""
+    replaced = {"chat_template": template} if template else {}
+    tokens: list[int] = tokenizer.apply_chat_template(
+        plain_messages(row), tools=list(row.tools) or None, add_generation_prompt=True, return_dict=False, **replaced
+    )
+    return tokens
 
 
 _PLACE = Location(Path("probe"), 1)

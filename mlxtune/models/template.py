@@ -29,7 +29,7 @@ from mlxtune.models.answer_span import AnswerSpan
 from mlxtune.models.control_tokens import ControlTokens
 from mlxtune.models.dialect import Tools
 from mlxtune.models.encoded import Encoded, EncodedPair
-from mlxtune.models.portable import message_converter, plain_messages, probes, with_variables
+from mlxtune.models.portable import message_converter, plain_prompt, probes, with_variables
 from mlxtune.models.resolve import ModelFolder
 from mlxtune.models.thinking import ThinkingControls, freeze_date, prints_date, thinking_controls
 from mlxtune.models.thoughts import MARKERS
@@ -85,8 +85,11 @@ class ChatTemplate:
 
     @property
     def _own_source(self) -> str:
-        own = self.tokenizer._tokenizer.chat_template
-        return str(own.get("default", "") if isinstance(own, dict) else own or "")
+        own = self.tokenizer._tokenizer.chat_template or ""
+        if not isinstance(own, dict):
+            return str(own)
+        default, calling = (own.get(name, "").removesuffix("\n") for name in ("default", "tool_use"))
+        return f"{{% if tools %}}{calling}{{% else %}}{default}{{% endif %}}" if calling else default  # as transformers chooses
 
     @cached_property
     def frozen_source(self) -> str:
@@ -113,13 +116,9 @@ class ChatTemplate:
     def _renders(self, source: str, row: PromptRow) -> list[int] | None:
         """Return the prompt of ``row`` as transformers renders it with the template ``source``, or ``None`` if that fails."""
         try:
-            tokens: list[int] = self.tokenizer._tokenizer.apply_chat_template(
-                plain_messages(row), tools=list(row.tools) or None, chat_template=source, add_generation_prompt=True,
-                return_dict=False,
-            )  # fmt: skip
+            return plain_prompt(self.tokenizer._tokenizer, row, source)
         except Exception:  # a template is a program and may raise anything
             return None
-        return tokens
 
     def rendered_prompts(self, rows: Iterable[PromptRow]) -> list[tuple[PromptRow, list[int]]]:
         """Return the ``rows`` that can be rendered and trained, with the tokens of their prompts."""

@@ -69,6 +69,10 @@ APRIEL = (
     "<|begin_assistant|>",
     "<|begin_tool|>",
 )
+CHATML_TEMPLATE = (
+    "{{bos_token}}{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
 DEEPSEEK = ("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>")
 LFM2 = (
     "<|startoftext|>", "<|endoftext|>", *CHATML, "<|tool_list_start|>", "<|tool_list_end|>", "<|tool_call_start|>",
@@ -83,7 +87,8 @@ class Base:
     ``template`` is a file of TRL's wheel, or of the folder in ``MLXTUNE_TEMPLATES`` for templates that the wheel lacks. ``stops``
     are the tokens that end generation in the model's config, the first of them the tokenizer's ``eos_token``. ``specials`` are its
     control tokens and ``plain`` tokens of its own that are not control tokens. ``vocabulary`` names the closest real vocabulary.
-    ``tools`` and ``thinking`` say whether the template can render tool calls and thoughts.
+    ``tools`` and ``thinking`` say whether the template can render tool calls and thoughts. ``default`` is the Jinja template of
+    conversations without tools, if ``template`` is only that of conversations with tools.
     """
 
     name: str
@@ -97,6 +102,7 @@ class Base:
     thinking: bool = False
     in_wheel: bool = True
     twin: bool = False  # has a ``_training`` template
+    default: str = ""
 
 
 qwen = partial(
@@ -179,7 +185,7 @@ OTHERS = (
     mistral("Mistral Small 3.2", "Mistral-Small-3.2-24B-Instruct-2506", "gptoss"),
     mistral("Ministral 3 Reasoning", "mistralai-Ministral-3-14B-Reasoning-2512", "gptoss", thinking=True),
     chatml("Bielik 3", "Bielik-11B-v3.0-Instruct", bos="<s>", thinking=True),
-    chatml("Hermes 3 with tools", "NousResearch-Hermes-3-Llama-3.1-8B-tool_use", bos="<|begin_of_text|>", tools=False),
+    chatml("Hermes 3", "NousResearch-Hermes-3-Llama-3.1-8B-tool_use", bos="<|begin_of_text|>", default=CHATML_TEMPLATE),
     cohere("Command R7B", "CohereForAI-c4ai-command-r7b-12-2024-tool_use", specials=(*COHERE, *COMMAND), in_wheel=False, twin=False),
     elsewhere("Apertus", "Apertus-8B-Instruct", stops=APERTUS[:1], specials=APERTUS, bos="<s>"),
     elsewhere("Apriel 1.5", "unsloth-Apriel-1.5", stops=("<|end|>",), specials=APRIEL, bos="<s>", tools=True),
@@ -213,7 +219,8 @@ def write_base(base: Base, vocabulary: Path | None, folder: Path) -> Path:
         tokenizer = json.loads((vocabulary / "tokenizer.json").read_text())
         _add_tokens(tokenizer, names, base.plain)
         (folder / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False))
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": base.stops[0], "chat_template": text}
+    templates = [{"name": "default", "template": base.default}, {"name": "tool_use", "template": text}] if base.default else text
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": base.stops[0], "chat_template": templates}
     settings |= {"bos_token": base.bos} if base.bos else {}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, ensure_ascii=False))
     ids = {token["content"]: token["id"] for token in tokenizer["added_tokens"]}

@@ -26,7 +26,6 @@ UNTRAINABLE = {
     "Apertus": "no token ends an assistant turn",
     "Apriel 1.6 Thinker": "no token ends an assistant turn",
     "Command R7B": "without thinking, every prompt has a thought that conversations do not have",
-    "Hermes 3 with tools": "the template rejects conversations without tools",
 }
 _scratch = tempfile.TemporaryDirectory()
 
@@ -34,7 +33,7 @@ _scratch = tempfile.TemporaryDirectory()
 @cache
 def _tokenizer(base: Base, real: bool) -> tuple[ModelFolder, TokenizerWrapper]:
     vocabulary = VOCABULARIES[base.vocabulary].folder() if real else None
-    folder = write_base(base, vocabulary, Path(_scratch.name) / f"{base.template}-{real}")
+    folder = write_base(base, vocabulary, Path(_scratch.name) / f"{base.name}-{real}")
     source = ModelFolder(base.name, folder, {}, "")
     return source, load_template(source, TemplateSettings()).tokenizer
 

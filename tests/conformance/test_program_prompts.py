@@ -1,10 +1,11 @@
 """Every base's frozen template, rendered by each program's own code: the prompts are those of training, token for token."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from bases import Base, write_base
+from bases import BASES, CHATML_TEMPLATE, Base, write_base
 from exhaustive import cases
 from llama_cpp import Llama
 from mlx_lm.utils import load_model
@@ -26,7 +27,9 @@ from mlxtune.serving.completions import parse_message
 
 MODES = ("off", "on", "keep")
 LLAMA_CPP_REWRITES = {"Gemma 4 (first revision)": "it merges the results of calls into the turn of the call"}
-by_name = pytest.mark.parametrize("base", cases(AVAILABLE, *REPRESENTATIVE, "Gemma 2", name=lambda base: base.name))
+TWO_TEMPLATES = replace(next(base for base in BASES if base.name == "Qwen2.5"), name="one for tools", default=CHATML_TEMPLATE)
+EACH = cases((*AVAILABLE, TWO_TEMPLATES), *REPRESENTATIVE, "Gemma 2", "one for tools", name=lambda base: base.name)
+by_name = pytest.mark.parametrize("base", EACH)
 
 
 @by_name

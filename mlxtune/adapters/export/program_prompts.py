@@ -1,9 +1,9 @@
 """Compare the prompts of training with those that programs render from an export, each with its own code and nothing but messages."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
-from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import load_tokenizer
 from transformers import AutoTokenizer
 
@@ -12,10 +12,8 @@ from mlxtune.adapters.export.fidelity import PromptDifference, compare_tokens
 from mlxtune.adapters.export.llama_server import LlamaSettings, llama_server
 from mlxtune.core.text import one_line
 from mlxtune.data.rows import PromptRow
-from mlxtune.models.portable import plain_messages, probes
+from mlxtune.models.portable import plain_messages, plain_prompt, probes
 from mlxtune.models.template import ChatTemplate
-
-Program = Callable[[PromptRow], list[int]]  # the tokens of a row's prompt, as a program renders it
 
 
 def folder_difference(
@@ -25,32 +23,29 @@ def folder_difference(
 
     Prompts of ``rows`` are compared, and of conversations of several kinds. ``template`` is what the user names in addition.
     """
-    transformers, mlx_lm = AutoTokenizer.from_pretrained(folder), load_tokenizer(folder)
-    return _difference(chat, rows, _renderer(transformers, template)) or _difference(chat, rows, _renderer(mlx_lm, template))
+    rendered = chat.rendered_prompts([*probes(chat.dialect, chat.settings.thinking), *rows])
+    tokenizers = AutoTokenizer.from_pretrained(folder), load_tokenizer(folder)
+    found = (prompt_difference(chat, rendered, partial(plain_prompt, one, template=template)) for one in tokenizers)
+    return next(filter(None, found), None)
 
 
 def gguf_difference(chat: ChatTemplate, file: Path, rows: Sequence[PromptRow] = ()) -> PromptDifference | None:
     """Do the same with llama.cpp and a GGUF file."""
+    rendered = chat.rendered_prompts([*probes(chat.dialect, chat.settings.thinking), *rows])
     with llama_server(LlamaSettings(str(file))) as url:
-        return _difference(chat, rows, lambda row: rendered_prompt(f"{url}/v1", "", row, lambda text: []) or [])
+        return prompt_difference(chat, rendered, lambda row: rendered_prompt(f"{url}/v1", "", row, lambda text: []) or [])
 
 
-def _renderer(tokenizer: TokenizerWrapper, template: str) -> Program:
-    replaced = {"chat_template": template} if template else {}
+def prompt_difference(
+    chat: ChatTemplate, rendered: Iterable[tuple[PromptRow, list[int]]], program: Callable[[PromptRow], list[int]]
+) -> PromptDifference | None:
+    """Return where ``program`` first renders a row differently than as the ``rendered`` tokens, or ``None``.
 
-    def render(row: PromptRow) -> list[int]:
-        tokens: list[int] = tokenizer.apply_chat_template(
-            plain_messages(row), tools=list(row.tools) or None, add_generation_prompt=True, return_dict=False, **replaced
-        )
-        return tokens
-
-    return render
-
-
-def _difference(chat: ChatTemplate, rows: Sequence[PromptRow], program: Program) -> PromptDifference | None:
-    """Compare the rows that can be trained. Control tokens that a user typed are text only for the trainer, so such rows are left out."""
-    untyped = [row for row in rows if not chat.control.typed_in([plain_messages(row), list(row.tools)])]
-    for row, expected in chat.rendered_prompts([*probes(chat.dialect, chat.settings.thinking), *untyped]):
+    Control tokens that a user typed are text only for the trainer, so rows with them are left out.
+    """
+    for row, expected in rendered:
+        if chat.control.typed_in([plain_messages(row), list(row.tools)]):
+            continue
         try:
             actual = program(row)
         except Exception as error:  # a template is a program and may raise anything

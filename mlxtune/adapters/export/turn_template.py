@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from mlxtune.adapters.export.fidelity import PromptDifference, compare_tokens
+from mlxtune.adapters.export.fidelity import PromptDifference
+from mlxtune.adapters.export.program_prompts import prompt_difference
 from mlxtune.core.errors import TemplateError
 from mlxtune.data.rows import Message, PromptRow
 from mlxtune.models.dialect import common_length
@@ -103,19 +104,13 @@ def derive(template: ChatTemplate, bos: str = "") -> TurnTemplate | None:
 def first_difference(
     template: ChatTemplate, other: TurnTemplate, rows: Sequence[PromptRow], bos: str = ""
 ) -> PromptDifference | None:
-    """Return where the prompts of ``rows`` first differ between ``template`` and ``other``, or ``None`` if their tokens are equal.
+    """Return where the prompts of ``rows`` first differ between ``template`` and ``other``, or ``None`` if their tokens are equal."""
 
-    Rows in which a user typed a control token are not compared: only the trainer encodes such text as plain text.
-    """
-    for row in rows:
-        if template.control.typed_in([[turn.content, turn.extra] for turn in row.prompt]):
-            continue
-        expected = template.prompt(row.prompt, row.tools)
-        text = other.render(row.prompt) if not row.tools else None
-        actual = [] if text is None else template.tokenizer.encode(bos + text, add_special_tokens=False)
-        if difference := compare_tokens(row.id, expected, actual, template.tokenizer.decode):
-            return difference
-    return None
+    def render(row: PromptRow) -> list[int]:
+        text = None if row.tools else other.render(row.prompt)
+        return [] if text is None else template.tokenizer.encode(bos + text, add_special_tokens=False)
+
+    return prompt_difference(template, ((row, template.prompt(row.prompt, row.tools)) for row in rows), render)
 
 
 def _split(template: ChatTemplate, messages: Sequence[Message], *, generation: bool = True) -> tuple[str, ...] | None:
