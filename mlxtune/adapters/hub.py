@@ -32,7 +32,6 @@ from mlxtune.planning.machine import disk_free
 from mlxtune.recipe.parent import CONFIG, WEIGHTS
 
 REQUEST_TIMEOUT = 20.0  # seconds, except for file transfers
-_REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _METADATA = (CONFIG, LINEAGE)  # files fetched in addition to the weights
 
 
@@ -156,7 +155,7 @@ def _api(repo: str) -> Any:
     from huggingface_hub import HfApi
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
-    if not _REPO.fullmatch(repo) or ".." in repo:
+    if not publish.HUB_ID.fullmatch(repo) or ".." in repo:
         raise InputError(f"{one_line(repo, 80)!r} is not a valid Hub repository ID.", hint="Use the form OWNER/NAME.")
     disable_progress_bars()
     return HfApi(endpoint=_endpoint())

@@ -23,7 +23,7 @@ from mlxtune.runs.launch import TEMPLATE_FILE
 README = "README.md"
 _TOKENIZER = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model")
 Library = Literal["mlx", "peft"]
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _PUBLIC_KEYS = (
     "v", "mlxtune", "made", "run", "base_fingerprint", "method", "steps", "validation", "recipe_hash", "data_hash", "thinking", "date",
     "template", "replay_rows", "generated_rows", "training_rows",
@@ -43,7 +43,7 @@ def published_base(name: str, license: str = "") -> PublishedBase:
     """Return the base that a recipe calls ``name``. Only the last component of a local path is published."""
     if model := bundled.find(name):
         return PublishedBase(name, model.hub_id, model.license)
-    is_hub_id = _HUB_ID.fullmatch(name) and not Path(name).exists()
+    is_hub_id = HUB_ID.fullmatch(name) and not Path(name).exists()
     license = license or read_license(Path(name))
     return PublishedBase(name, name, license) if is_hub_id else PublishedBase(Path(name).name, "", license)
 

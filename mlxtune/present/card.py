@@ -19,8 +19,8 @@ from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.models import catalog
 from mlxtune.present.blocks import Document, Facts
-from mlxtune.present.export import LOST, exports_table, identical, outcome_mark
-from mlxtune.present.labels import percent
+from mlxtune.present.export import LOST, exports_table, identical
+from mlxtune.present.labels import percent, word
 from mlxtune.present.markdown import blocks, grid, plain
 from mlxtune.present.report import comparison_tables
 from mlxtune.present.verdict import caveat_text, history_facts, verdict_text
@@ -55,7 +55,7 @@ def export_card(name: str, folder: Path, base: PublishedBase) -> str:
     fused = {"quantized": "requantized", "gguf": "in GGUF format"}.get(proof.form, "not quantized")
     kind = "DoRA" if adapter.get("kind") == "dora" else "LoRA"
     facts = {
-        "fidelity": outcome_mark(proof)[1],
+        "fidelity": word(proof.outcome),
         LOST: percent(proof.lost_share),
         "identical answers": identical(proof.answers),
         "rank, scale": f"{adapter.get('rank')}, {adapter.get('scale')}",

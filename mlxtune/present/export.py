@@ -3,22 +3,19 @@
 from collections.abc import Sequence
 
 from mlxtune.adapters.export import fidelity
-from mlxtune.adapters.export.fidelity import ComparedAnswers, Fidelity, FidelityOutcome, PromptDifference, TriedSize
+from mlxtune.adapters.export.fidelity import ComparedAnswers, Fidelity, PromptDifference, TriedSize
 from mlxtune.adapters.export.tried import TriedExport
 from mlxtune.core.text import one_line, size
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.verdict import Comparison
 from mlxtune.present.blocks import Block, Cell, Column, Document, Fact, Facts, Heading, Mark, Table
-from mlxtune.present.labels import change_text, percent
+from mlxtune.present.labels import change_text, outcome_mark, percent, word
 
 LOST = "effect lost"
 IDENTICAL = "identical answers"
 KL = "KL per token"
 
 _FORMS = {"fused": "MLX", "quantized": "MLX, requantized", "hf": "safetensors", "gguf": "GGUF", "gguf-lora": "GGUF LoRA"}
-_OUTCOMES: dict[FidelityOutcome, tuple[Mark, str]] = {
-    "faithful": ("success", "faithful"), "lossy": ("warning", "lossy"), "not_faithful": ("error", "not faithful"),
-}  # fmt: skip
 _PROMPTS: dict[fidelity.PromptCheck, str] = {"tokens": "same tokens", "counts": "same number of tokens", "none": "not compared"}
 _NOTES: dict[str, str] = {
     "system_not_writable": "A Modelfile cannot contain the rows' system prompt. Send it with each conversation.",
@@ -32,13 +29,15 @@ def form_label(form: str, precision: str = "", program: str = "") -> str:
     return f"{label} for {program}" if program else label
 
 
-def outcome_mark(proof: Fidelity) -> tuple[Mark, str]:
-    return _OUTCOMES[proof.outcome]
-
-
 def fidelity_document(proof: Fidelity, folder: str = "", nbytes: int = 0) -> Document:
-    mark, word = outcome_mark(proof)
-    facts = [Fact("fidelity", word, mark=mark), Fact(LOST, percent(proof.lost_share)), Fact(IDENTICAL, identical(proof.answers))]
+    facts = [
+        Fact("fidelity", word(proof.outcome), mark=outcome_mark(proof.outcome)),
+        Fact(LOST, percent(proof.lost_share)),
+        Fact(IDENTICAL, identical(proof.answers)),
+    ]
+    if proof.needed_rows > proof.answers.rows:
+        note = f"{proof.answers.rows} held-out rows are too few; about {proof.needed_rows} can rule out the margin"
+        facts.append(Fact("sizes", "none holds", note, "warning"))
     if proof.prompt:
         facts.append(Fact("prompts", difference_text(proof.prompt), mark="error"))
     if folder:
@@ -65,23 +64,20 @@ def sizes_table(sizes: Sequence[TriedSize], chosen: str) -> Table:
     head = ("", "size", "whole contract", "change in points", IDENTICAL, "tokens/s", "")
     exported = next((one for one in sizes if one.holds and one.precision == chosen), None)
     rows = (
-        (
-            Cell(
-                one.precision + (f", {one.finishing_steps} steps" if one.finishing_steps else ""),
-                "success" if one is exported else "",
-            ),
-            *map(
-                Cell,
-                (f"{one.nbytes / 2**20:.0f} MB", rate(one.answers.contract), points(one.answers.contract), identical(one.answers)),
-            ),
-            Cell(f"{one.speed:.0f}" if one.speed else ""),
-            Cell("exported" if one is exported else "holds" if one.holds else "may lose more than the margin"),
-        )
+        _size_row(one, "exported" if one is exported else "holds" if one.holds else "may lose more than the margin")
         for one in sizes
     )
     return Table(
         "Sizes", "adapter versus export", tuple(Column(label, right=0 < at < 6) for at, label in enumerate(head)), tuple(rows)
     )
+
+
+def _size_row(one: TriedSize, result: str) -> tuple[Cell, ...]:
+    name, contract = one.precision + (f", {one.finishing_steps} steps" if one.finishing_steps else ""), one.answers.contract
+    return (
+        Cell(name, "success" if result == "exported" else ""), Cell(f"{one.nbytes / 2**20:.0f} MB"), Cell(rate(contract)),
+        Cell(points(contract)), Cell(identical(one.answers)), Cell(f"{one.speed:.0f}" if one.speed else ""), Cell(result),
+    )  # fmt: skip
 
 
 def verification_document(result: fidelity.Verification, name: str = "") -> Document:
@@ -114,7 +110,7 @@ def exports_table(exports: Sequence[TriedExport]) -> Table:
 
 def _export_row(export: TriedExport) -> tuple[Cell, ...]:
     proof, contract = export.proof, export.answers.contract
-    mark, _ = outcome_mark(proof)
+    mark = outcome_mark(proof.outcome)
     return (
         Cell(form_label(export.form, export.precision, export.program), "error" if export.failed else ""),
         Cell(size(export.nbytes)), Cell(percent(proof.lost_share), "" if mark == "success" else mark), Cell(f"{proof.loss.kl:.5f}"),

@@ -20,7 +20,7 @@ GLYPHS: dict[Mark, str] = {"success": "✓", "warning": "!", "error": "✗", "mu
 
 OUTCOME_MARKS: dict[str, Mark] = {
     "better": "success", "worse": "error", "held": "success", "dropped": "error", "go": "success", "warn": "warning",
-    "refuse": "error",
+    "refuse": "error", "faithful": "success", "lossy": "warning", "not_faithful": "error",
 }  # fmt: skip
 """The mark of each outcome; any other outcome is ``muted``."""
 

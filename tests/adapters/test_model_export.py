@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from dataclasses import replace
@@ -26,17 +27,19 @@ from waiting import wait_until
 from mlxtune.adapters import fuse, library
 from mlxtune.adapters.export import fidelity, finish, gguf, logits, start
 from mlxtune.adapters.export import worker as exporting
-from mlxtune.adapters.export.fidelity import ComparedAnswers, Fidelity, LogitDistance
+from mlxtune.adapters.export.compared_rows import EXPORTED, ComparedRows
+from mlxtune.adapters.export.fidelity import ComparedAnswers, Fidelity, LogitDistance, TriedSize
 from mlxtune.core import journal
 from mlxtune.core.errors import DataError, GateError, InputError, MachineError, ModelError
 from mlxtune.core.files import read_json, write_json
 from mlxtune.evaluation import outputs
 from mlxtune.evaluation.off_task import prompts
-from mlxtune.evaluation.verdict import compare
+from mlxtune.evaluation.verdict import Comparison, compare
 from mlxtune.models import lora, template
 from mlxtune.models.load import load as load_own
 from mlxtune.models.resolve import ModelFolder, resolve
-from mlxtune.present.export import sizes_table
+from mlxtune.present.blocks import Facts
+from mlxtune.present.export import fidelity_document, sizes_table
 from mlxtune.recipe import AdapterSection
 from mlxtune.runs import events
 from mlxtune.runs.worker import Worker
@@ -361,7 +364,7 @@ def test_the_smallest_size_that_holds_is_exported(
 ) -> None:
     with_merge(trained_workspace / "four")
     margin = 0.99 if fits else 0.001  # no interval of a few rows excludes a loss of almost nothing
-    monkeypatch.setattr(exporting._ExportJob, "_can_finish", not fits)
+    monkeypatch.setattr(exporting._ExportJob, "_can_finish", lambda *_: not fits)
     recipe, _ = start.run_recipe(library.find(trained_workspace, "last"), [f"evaluation.regression_margin={margin}"])
     worker = started(trained_workspace, form, monkeypatch, target=trained_workspace / "my out", precision="smallest", recipe=recipe)
     exporting.export(worker)
@@ -400,16 +403,62 @@ def test_a_finish_trains_the_weights_that_are_exported(
     assert np.abs(exported - as_trained).max() > 0.01  # the rounding shows
 
 
-def test_no_finish_is_tried_if_even_the_same_answers_would_not_hold(
+def test_no_finish_is_tried_if_even_a_size_without_a_loss_would_not_hold(
     trained_workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    can_finish = []
-    for margin in (0.001, 0.99):
-        recipe, _ = start.run_recipe(library.find(trained_workspace, "last"), [f"evaluation.regression_margin={margin}"])
-        job = exporting._ExportJob(started(trained_workspace, "fused", monkeypatch, precision="smallest", recipe=recipe))
+    recipe, _ = start.run_recipe(library.find(trained_workspace, "last"), ["evaluation.regression_margin=0.001"])
+    worker = started(trained_workspace, "fused", monkeypatch, precision="smallest", recipe=recipe)
+    proof = fidelity.load(Path(exporting.export(worker)["folder"]))
+    assert [(one.holds, one.finishing_steps) for one in proof.sizes] == [(False, 0)] * 3
+    assert proof.needed_rows > proof.answers.rows
+    (fact,) = [
+        fact for block in fidelity_document(proof) if isinstance(block, Facts) for fact in block.facts if fact.label == "sizes"
+    ]
+    assert fact.note.startswith(f"{proof.answers.rows} held-out rows are too few; about {proof.needed_rows} ")
+
+
+@pytest.mark.parametrize("margin", [0.03, 0.05, 0.1])
+@pytest.mark.parametrize(("broken", "fixed"), [(0, 0), (1, 1), (2, 0), (5, 3)])
+def test_the_needed_rows_are_those_on_which_an_even_change_would_hold(broken: int, fixed: int, margin: float) -> None:
+    def contract(times: int, broken: int, fixed: int) -> Comparison:
+        cells = {(True, True): 40 - broken, (True, False): broken, (False, True): fixed, (False, False): 10 - fixed}
+        return compare("contract", "tuned", "exported", [pair for pair, count in cells.items() for _ in range(count * times)])
+
+    answers = ComparedAnswers(50, 50 - broken - fixed, (contract(1, broken, fixed),))
+    needed = fidelity.needed_rows([TriedSize("q8_0", 1, False, answers)], margin)
+    even = (broken + fixed) // 2
+    for times in range(1, 60):
+        if abs(50 * times - needed) > 0.03 * needed:  # it is rounded up by up to 2%
+            assert (contract(times, even, even).low > -margin) == (50 * times > needed)
+
+
+def test_sizes_are_compared_on_all_held_out_rows(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, _ = start.run_recipe(library.find(trained_workspace, "last"), ["evaluation.rows=1"])
+    rows = []
+    for precision in ("f16", "smallest"):
+        worker = started(trained_workspace, "fused", monkeypatch, precision=precision, recipe=recipe)
+        rows.append(len(ComparedRows(worker).rows))
+    assert rows[0] == 1 < rows[1]
+
+
+@pytest.mark.parametrize("form", ["fused", "gguf", "gguf-lora"])
+def test_an_export_answers_again_if_its_weights_are_different(
+    trained_workspace: Path, form: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_merge(trained_workspace / "four")
+    worker = started(trained_workspace, form, monkeypatch)
+    for change in (1.0, 1.0, 1.5):  # as if the export had been resumed twice, the second time with other code
+        job = exporting._ExportJob(worker)
         job.measure_adapter()
-        can_finish.append(job._can_finish)
-    assert can_finish == [False, True]
+        weights = mx.load(str(job.adapter / "adapters.safetensors"))
+        job.fused_adapter = job.adapter = Path(shutil.copytree(job.adapter, trained_workspace / f"adapter {time.time()}"))
+        mx.save_safetensors(str(job.adapter / "adapters.safetensors"), {name: array * change for name, array in weights.items()})
+        (scratch := trained_workspace / f"out {time.time()}").mkdir()
+        shutil.rmtree(job.again, ignore_errors=True)
+        job.write(scratch)
+        job.compare(scratch)
+    finished = [event for event in journal.read(worker.folder / "events.jsonl") if event["type"] == "arm.finished"]
+    assert [event["cached"] for event in finished if event["arm"] == EXPORTED] == [False, True, False]
 
 
 def test_an_adapter_that_cannot_be_trained_further_is_not_finished(
@@ -417,7 +466,7 @@ def test_an_adapter_that_cannot_be_trained_further_is_not_finished(
 ) -> None:
     recipe, _ = start.run_recipe(library.find(trained_workspace, "last"), ["evaluation.regression_margin=0.001"])
     worker = started(trained_workspace, "fused", monkeypatch, precision="smallest", recipe=recipe)
-    monkeypatch.setattr(exporting._ExportJob, "_can_finish", True)
+    monkeypatch.setattr(exporting._ExportJob, "_can_finish", lambda *_: True)
 
     def refuse(*_: Any) -> None:
         raise DataError("The model already prefers the chosen answer of every pair.")

@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlxtune.adapters.export.fidelity import ComparedAnswers
+from mlxtune.core.hashing import sha256_file
 from mlxtune.data.source import read_source
 from mlxtune.data.split import prompt_rows, sample_rows, split
 from mlxtune.evaluation.answer_budget import answer_budget
-from mlxtune.evaluation.answers import Answer
+from mlxtune.evaluation.answers import Answer, score_answers
 from mlxtune.evaluation.arms import TUNED, Arm
 from mlxtune.evaluation.contract import Contract
+from mlxtune.evaluation.evidence import grouped_rows
 from mlxtune.evaluation.off_task import prompts
 from mlxtune.evaluation.progress import progress_reporter
-from mlxtune.evaluation.scorers import CONTRACT, ModelAnswer, Score
+from mlxtune.evaluation.report_builder import both_passed
+from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.evaluation.verdict import Comparison, compare
 from mlxtune.runs.events import HELD_OUT_ROW
 from mlxtune.runs.worker import Worker
@@ -37,8 +40,11 @@ class ComparedRows:
         recipe = worker.recipe
         self.worker, self.section = worker, recipe.evaluation
         if worker.request["rows"] == "held-out":
-            splits = split(read_source(recipe.source, recipe.data.format, recipe.data.map), recipe.data)
-            self.rows = sample_rows(prompt_rows(splits.prompts), recipe.evaluation.rows)
+            source = read_source(recipe.source, recipe.data.format, recipe.data.map)
+            splits = split(source, recipe.data)
+            # all of them if sizes are tried, which hold only on enough rows
+            self.rows = sample_rows(prompt_rows(splits.prompts), 0 if worker.request.get("smallest") else recipe.evaluation.rows)
+            self.evaluated = grouped_rows(recipe, self.rows, source.rows)
             self.training_rows = [*splits.train, *splits.valid]
             self.contract: Contract | None = Contract.from_recipe(recipe)
         else:
@@ -47,19 +53,20 @@ class ComparedRows:
             self.contract = None
 
     def answers(
-        self, loaded: LoadedModel, name: str, adapter: Path | None, source: str = "", precision: str = ""
+        self, loaded: LoadedModel, name: str, adapter: Path | None, source: str = "", file: Path | None = None
     ) -> tuple[tuple[Answer, ...], list[tuple[list[int], list[int]]]]:
         """Return greedy answers, and the tokens of each prompt and answer (including the stop token, if there is one).
 
-        ``source`` is the chat template of a model whose own template is frozen; ``precision`` tells exports apart.
+        ``source`` is the chat template of a model whose own template is frozen; ``file`` is the GGUF file whose weights replaced its own.
         """
         from mlxtune.evaluation.outputs import AnswerOptions, generate_answers
 
         template, tokenizer = self.template(loaded, source), loaded.tokenizer
         arm, kind = Arm(name, adapter), HELD_OUT_ROW if self.contract else prompts.OFF_TASK
         self.worker.emit("arm.started", arm=name, rows=len(self.rows), of=kind)
-        # the base's cached answers are not those of an export
-        cache = self.worker.folder.parent.parent / "evals" / "cache" if adapter else self.worker.folder / "cache" / precision
+        cache = self.worker.folder.parent.parent / "evals" / "cache" if adapter else self.worker.folder / "cache"
+        if file:  # the key of cached answers has only the hash of the base's own weights
+            cache /= sha256_file(file)
         section, tell = self.section, partial(progress_reporter, self.worker, name)
         options = AnswerOptions(
             template.settings, self.max_tokens(template), section.thinking_tokens, section.batch_size, cache, section.stop_loops,
@@ -96,14 +103,7 @@ class ComparedRows:
     def _rates(self, first: Sequence[Answer], second: Sequence[Answer]) -> tuple[Comparison, ...]:
         if self.contract is None:
             return ()
-        scores: list[list[dict[str, Score]]] = []
-        for outputs in (first, second):
-            scores.append([])
-            for output, row in zip(outputs, self.rows, strict=True):
-                prompt = "\n\n".join(message.content for message in row.prompt)
-                scores[-1].append(self.contract.score(ModelAnswer(output.output, output.ended, row.reference, prompt)))
-        names = [name for name in max(scores[0], key=len) if name in (*self.contract.required_metrics, CONTRACT)]
-        return tuple(
-            compare(name, TUNED, EXPORTED, [(one[name].passed, two[name].passed) for one, two in zip(*scores, strict=True)])
-            for name in names
-        )
+        one, two = ([answer.scores for answer in score_answers(self.contract, self.evaluated, own)] for own in (first, second))
+        names, groups = (*self.contract.required_metrics, CONTRACT), [row.group for row in self.evaluated]
+        compared = ((name, *both_passed(name, one, two, groups)) for name in names)
+        return tuple(compare(name, TUNED, EXPORTED, passed, own) for name, passed, own in compared if passed)

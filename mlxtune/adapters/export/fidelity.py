@@ -14,8 +14,9 @@ from typing import Literal
 
 from mlxtune.core.errors import GateError
 from mlxtune.core.files import write_json
-from mlxtune.core.json_fields import load_record, to_json
+from mlxtune.core.json_fields import load_record, optional, to_json
 from mlxtune.evaluation.scorers import CONTRACT
+from mlxtune.evaluation.statistics.intervals import PairedCounts, newcombe
 from mlxtune.evaluation.verdict import Comparison
 from mlxtune.models.detokenizer import Decode
 
@@ -99,6 +100,7 @@ class Fidelity:
     prompt: PromptDifference | None = None  # between training and the program that the export is for
     precision: str = ""  # the smallest that holds, if smaller ones were tried
     sizes: tuple[TriedSize, ...] = ()  # from the smallest
+    needed_rows: int = optional(0)  # for a size to hold, if none does
     v: int = VERSION
 
     @property
@@ -139,6 +141,19 @@ class Verification:
     def failure(self) -> Literal["", "prompts", "contract"]:
         """What shows that the program does not run the model that was evaluated, or ``""``."""
         return "prompts" if self.difference else "contract" if self.answers.is_worse else ""
+
+
+def needed_rows(sizes: Sequence[TriedSize], margin: float) -> int:
+    """Return about how many rows would rule out a loss of ``margin`` if as few of them change as in the closest size, half for the better."""
+    tables = [contract.paired for one in sizes if (contract := one.answers.contract)]
+    if not tables:
+        return 0
+    closest = min(tables, key=lambda paired: paired.broken + paired.fixed)
+    rows, changed = closest.total, closest.broken + closest.fixed
+    even = PairedCounts(2 * closest.both, changed, changed, 2 * closest.neither)  # of twice the rows, for a whole number of changes
+    while newcombe(even, effective_n=rows)[0] <= -margin:
+        rows += max(1, rows // 50)
+    return rows
 
 
 def compare_tokens(row: str, expected: Sequence[int], actual: Sequence[int], decode: Decode) -> PromptDifference | None:

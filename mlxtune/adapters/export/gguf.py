@@ -52,8 +52,7 @@ def check(source: ModelFolder, adapter: Path | None = None) -> None:
     if adapter:
         _lora_places(source, read_layout(adapter))
         return
-    model, config = load_model(source.folder, lazy=True)
-    _describable(model, config)
+    _placed(*load_model(source.folder, lazy=True))
     _ = read_tokenizer(source).split  # raises an error if llama.cpp would tokenize text differently
 
 
@@ -65,7 +64,7 @@ def write_gguf(
     ``config`` is the model's configuration, and ``template`` its chat template. Raise ``ModelError`` if llama.cpp cannot compute the model, or would
     tokenize text differently, and ``MachineError`` if the disk is full.
     """
-    architecture, text = _describable(model, config)
+    architecture, text, weights, places = _placed(model, config)
     _, file_type = _TYPES[precision]
     writer = GGUFWriter(None, gguf.MODEL_ARCH_NAMES[architecture.arch])
     writer.add_type("model")
@@ -73,8 +72,6 @@ def write_gguf(
     writer.add_file_type(file_type)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     architectures.describe(writer, architecture, text)
-    weights = dict(tree_flatten(model.parameters()))
-    places = dict(architectures.placements(model, architecture, text))
     embedding = next(name for name, place in places.items() if place.tensor == "token_embd.weight")
     write_tokenizer(writer, source, weights[embedding].shape[0], template, raw_merges=architecture.raw_merges)
     factors = architectures.rope_factors(model, text)
@@ -98,9 +95,7 @@ def write_gguf(
 
 def rounded(model: nn.Module, config: Mapping[str, Any], precision: Precision, names: Collection[str] = ()) -> dict[str, mx.array]:
     """Return the weights of the unquantized ``model`` as :func:`write_gguf` rounds them: all, or only those with the ``names``."""
-    architecture, text = _describable(model, config)
-    weights = dict(tree_flatten(model.parameters()))
-    places = dict(architectures.placements(model, architecture, text))
+    _, text, weights, places = _placed(model, config)
     types = _types(weights, places, text, precision)
     result = {}
     for name in names or places:
@@ -139,11 +134,11 @@ def write_lora_gguf(source: ModelFolder, adapter: Path, file: Path) -> None:
 def read_back(file: Path, loaded: LoadedModel, config: Mapping[str, Any]) -> None:
     """Replace the model in ``loaded``, whose configuration is ``config``, with the one in ``file``, so that MLX can run it."""
     loaded.model = model = dequantize_model(loaded.model)
-    architecture, reader = architectures.find(config), GGUFReader(file)
+    _, _, weights, places = _placed(model, config)
+    reader = GGUFReader(file)
     tensors = {tensor.name: tensor for tensor in reader.tensors}
-    weights = dict(tree_flatten(model.parameters()))
     arrays = []
-    for name, place in architectures.placements(model, architecture, architectures.text_config(model, architecture, config)):
+    for name, place in places.items():
         tensor = tensors[place.tensor]
         values = _from_file(gguf.dequantize(tensor.data, tensor.tensor_type), place, weights[name])
         arrays.append((name, values.astype(weights[name].dtype)))
@@ -166,20 +161,21 @@ def read_lora_back(file: Path, source: ModelFolder, adapter: Path, target: Path)
     shutil.copyfile(adapter / CONFIG, target / CONFIG)
 
 
-def _describable(model: nn.Module, config: Mapping[str, Any]) -> tuple[architectures.Architecture, architectures.Config]:
+def _placed(
+    model: nn.Module, config: Mapping[str, Any]
+) -> tuple[architectures.Architecture, architectures.Config, dict[str, mx.array], dict[str, Placement]]:
+    """Return the architecture of ``model``, its configuration, its weights, and their places in a file. Raise ``ModelError`` if it has none."""
     architecture = architectures.find(config)
     text = architectures.text_config(model, architecture, config)
     if problem := architecture.unsupported(text):
         raise ModelError(f"This base cannot be written as GGUF: llama.cpp does not support {problem}.")
-    return architecture, text
+    return architecture, text, dict(tree_flatten(model.parameters())), dict(architectures.placements(model, architecture, text))
 
 
 def _lora_places(source: ModelFolder, layout: AdapterLayout) -> tuple[architectures.Architecture, dict[str, Placement]]:
     if layout.kind != "lora":
         raise ModelError("llama.cpp cannot add a DoRA adapter to a model.", hint=_FUSE_HINT)
-    model, config = load_model(source.folder, lazy=True)
-    architecture, text = _describable(model, config)
-    places = dict(architectures.placements(model, architecture, text))
+    architecture, _, _, places = _placed(*load_model(source.folder, lazy=True))
     for name, module in layout.modules.items():
         if module.expert or name.endswith("embed_tokens") or f"{name}.weight" not in places:
             raise ModelError(f"llama.cpp cannot adapt {name}.", hint=_FUSE_HINT)

@@ -68,13 +68,9 @@ def write_tokenizer(writer: GGUFWriter, source: ModelFolder, rows: int, template
     empty = loaded.encode("")
     writer.add_add_bos_token(bool(empty) and empty[0] == loaded.bos_token_id)
     writer.add_add_eos_token(len(empty) > 1 and empty[-1] == loaded.eos_token_id)
-    for id, add in (
-        (loaded.bos_token_id, writer.add_bos_token_id),
-        (loaded.unk_token_id, writer.add_unk_token_id),
-        (loaded.pad_token_id, writer.add_pad_token_id),
-    ):
-        if id is not None:
-            add(id)
+    for kind in ("bos_token_id", "unk_token_id", "pad_token_id"):
+        if (id := getattr(loaded, kind)) is not None:
+            getattr(writer, f"add_{kind}")(id)
     first = loaded.eos_token_id
     stops = [first, *sorted(set(loaded.eos_token_ids) - {first})]
     for id, add in zip(stops, (writer.add_eos_token_id, writer.add_eot_token_id, writer.add_eom_token_id), strict=False):

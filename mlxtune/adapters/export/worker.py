@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -22,7 +22,7 @@ from mlxtune.adapters.entry import read_lineage
 from mlxtune.adapters.export import fidelity, lmstudio, start
 from mlxtune.adapters.export.compared_rows import EXPORTED, ComparedRows
 from mlxtune.adapters.export.endpoint_prompts import llama_speed
-from mlxtune.adapters.export.fidelity import ComparedAnswers, Fidelity, FidelityOutcome, PromptDifference, TriedSize
+from mlxtune.adapters.export.fidelity import Fidelity, FidelityOutcome, PromptDifference, TriedSize
 from mlxtune.adapters.layout import LINEAGE, read_layout
 from mlxtune.core.errors import InputError, MachineError, ModelError
 from mlxtune.core.files import new_folder, write_json, write_text
@@ -72,7 +72,7 @@ def export(worker: Worker) -> ExportSummary:
                 nbytes, proof = job.write(scratch), job.compare(scratch)
             else:
                 nbytes = job.take_tried(scratch)
-            proof = replace(proof, precision=job.precision if sizes else "", sizes=sizes)
+            proof = replace(proof, precision=job.precision if sizes else "", sizes=sizes, needed_rows=job.needed_rows)
             fidelity.save(proof, worker.folder)
             answers = proof.answers
             worker.emit("fidelity", faithful=not proof.failure, lost=proof.lost_share, same=answers.same, rows=answers.rows)
@@ -98,6 +98,7 @@ class _ExportJob:
         self.precision: start.Precision = worker.request["precision"]
         self.adapter, self.quantize = Path(worker.request["adapter"]), worker.recipe.model.quantize
         self.fused_adapter, self.finishing_steps = self.adapter, 0  # which is trained further for a precision that does not hold
+        self.needed_rows = 0
         self.source = resolve(self.recipe.model.base, relative_to=self.recipe.folder)
         self.target, self.again = start.target_folder(registry.Run(worker.folder), worker.request), worker.folder / start.AGAIN
         if not same_base(str(read_lineage(self.adapter).get("base_fingerprint") or ""), self.source.fingerprint):
@@ -139,7 +140,7 @@ class _ExportJob:
         """
         unquantized, chosen, tried = self.precision, None, list[TriedSize]()
         for finished, precision in itertools.product((False, True), start.SMALLER[self.form]):
-            if finished and (chosen or not self._can_finish):
+            if finished and (chosen or not self._can_finish(tried)):
                 break
             self.precision = precision
             if finished and not self._finish():
@@ -147,7 +148,8 @@ class _ExportJob:
             folder = self.again / self._tried
             folder.mkdir(parents=True)
             nbytes, proof = self.write(folder), self.compare(folder)
-            holds = not proof.failure and self._excludes_loss(proof.answers)
+            contract = proof.answers.contract
+            holds = not proof.failure and (contract is None or contract.low > -self.recipe.evaluation.regression_margin)
             speed = self._llama_speed(folder / start.GGUF_FILE)
             tried.append(TriedSize(precision, nbytes, holds, proof.answers, speed, self.finishing_steps))
             if holds and chosen is None:
@@ -163,15 +165,11 @@ class _ExportJob:
     def _tried(self) -> str:
         return f"{self.precision}-finished" if self.finishing_steps else self.precision
 
-    def _excludes_loss(self, answers: ComparedAnswers) -> bool:
-        contract = answers.contract
-        return contract is None or contract.low > -self.recipe.evaluation.regression_margin
-
-    @property
-    def _can_finish(self) -> bool:
-        """Whether a finish could help: there are training rows, and so many held-out ones that the same answers would hold."""
+    def _can_finish(self, tried: Sequence[TriedSize]) -> bool:
+        """Whether a finish could help: there are training rows, and so many held-out ones that a size without a loss would hold."""
+        self.needed_rows = fidelity.needed_rows(tried, self.recipe.evaluation.regression_margin)
         has_rows = self.worker.request["rows"] == "held-out" and read_layout(self.adapter).kind == "lora"
-        return has_rows and self._excludes_loss(self.rows.compare(self.outputs, self.outputs))
+        return has_rows and self.needed_rows <= len(self.rows.rows)
 
     def _finish(self) -> bool:
         """Train the adapter a little further with its fused weights rounded to the precision. Return whether it can be trained."""
@@ -236,7 +234,7 @@ class _ExportJob:
 
         difference = self._prompt_difference(scratch)
         exported = self._read_back(scratch)
-        outputs, _ = self.rows.answers(exported, EXPORTED, None, self.chat.source, self._tried)
+        outputs, _ = self.rows.answers(exported, EXPORTED, None, self.chat.source, next(scratch.glob("*.gguf"), None))
         loss = logits.distance(self.tuned, self._logits(exported.model, EXPORTED))
         return Fidelity(self.form, self.change, loss, self.rows.compare(self.outputs, outputs), difference)
 
