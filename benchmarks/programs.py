@@ -1,9 +1,9 @@
-"""The prompts that programs render from an export, compared with those of training: 20 bases, 8 programs, 5 kinds of conversations.
+"""The prompts that programs render from an export, compared with those of training: 20 bases, 9 exports, 5 kinds of conversations.
 
     MLXTUNE_TEMPLATES=FOLDER python benchmarks/programs.py
 
-Each program renders with its own code: mlx-lm, Transformers, llama.cpp from the package xllamacpp, Go's ``text/template`` as Ollama uses it
-(needs ``go``), and mlxtune's server. A cell counts the kinds whose prompts are equal. The others are refused: by the trainer if the template
+Each program renders with its own code: mlx-lm, Transformers, llama.cpp from the package xllamacpp, @huggingface/jinja, whose errors LM Studio
+reports (needs ``node``), Go's ``text/template`` as Ollama uses it (needs ``go``), and mlxtune's server. A cell counts the kinds whose prompts are equal. The others are refused: by the trainer if the template
 cannot express them, or by the export, which renders the same conversations before it is kept. The folder has the templates that TRL's wheel
 lacks, by the names in ``tests/conformance/bases.py``.
 """
@@ -14,6 +14,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,8 @@ from bases import Base, write_base
 from llama_cpp import Llama
 from mlx_lm.utils import load_tokenizer
 from table import AVAILABLE, open_chat
+from test_lm_studio_prompts import rendered as rendered_by_lm_studio
+from test_lm_studio_prompts import request
 from test_program_prompts import gguf_file, openai_messages
 from test_turn_templates import GO
 from transformers import AutoTokenizer
@@ -46,14 +49,14 @@ BASES = (
 )  # fmt: skip
 KINDS = {"one turn": (0, "off"), "turns": (1, "off"), "system": (2, "off"), "tools": (6, "off"), "reasoning": (4, "keep")}
 PROGRAMS = (
-    "mlx: mlx-lm", "adapter: mlx-lm", "hf: Transformers", "peft: Transformers", "llamacpp, lmstudio: llama.cpp",
-    "llamacpp --lora: llama.cpp", "ollama: Go", "serve: mlxtune",
+    "mlx: mlx-lm", "adapter: mlx-lm", "hf: Transformers", "peft: Transformers", "llamacpp: llama.cpp",
+    "llamacpp --lora: llama.cpp", "lmstudio: JavaScript", "ollama: Go", "serve: mlxtune",
 )  # fmt: skip
 
 
 def main() -> None:
     print(f"| base | {' | '.join(PROGRAMS)} |\n|{'---|' * (len(PROGRAMS) + 1)}")
-    unequal, scratch = 0, tempfile.TemporaryDirectory()
+    total, scratch = Counter[bool | None](), tempfile.TemporaryDirectory()
     program = Path(scratch.name) / "main.go"
     program.write_text(GO)
     subprocess.run(["go", "build", "-o", "ollama", "main.go"], cwd=scratch.name, check=True)
@@ -61,7 +64,6 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             found = list(compare(base, Path(folder), program.with_name("ollama")))
         cells = [[equal for program, _, equal in found if program == name] for name in PROGRAMS]
-        unequal += sum(cell.count(False) for cell in cells)
         refused = {kind: [name for name, own, equal in found if own == kind and equal is None] for kind in KINDS}
         print(f"| {base.name} | {' | '.join(str(cell.count(True)) for cell in cells)} |", flush=True)
         print(
@@ -70,7 +72,8 @@ def main() -> None:
             flush=True,
         )
         print(f"  different {[(name, kind) for name, kind, equal in found if equal is False]}", file=sys.stderr, flush=True)
-    print(f"{unequal} differ", file=sys.stderr)
+        total += Counter(equal for _, _, equal in found)
+    print(f"{total[True]} equal, {total[None]} refused, {total[False]} different", file=sys.stderr)
 
 
 def compare(base: Base, folder: Path, ollama: Path) -> Iterator[tuple[str, str, bool | None]]:
@@ -99,12 +102,11 @@ def compare(base: Base, folder: Path, ollama: Path) -> Iterator[tuple[str, str, 
                 body = {"messages": openai_messages(row)} | ({"tools": list(row.tools)} if row.tools else {})
                 equal = Llama(url).post("/apply-template", body)["prompt"].removeprefix(base.bos) == text
                 yield from ((program, kind, equal) for program in PROGRAMS[4:6])
-                yield PROGRAMS[6], kind, _ollama(chat, row, text, base.bos, ollama)
-                yield (
-                    PROGRAMS[7],
-                    kind,
-                    chat.prompt([parse_message(turn, "") for turn in openai_messages(row)], row.tools) == expected,
-                )
+                (javascript,) = rendered_by_lm_studio([request(chat, row)])
+                yield PROGRAMS[6], kind, javascript.removeprefix(base.bos) == text
+                yield PROGRAMS[7], kind, _ollama(chat, row, text, base.bos, ollama)
+                served = chat.prompt([parse_message(turn, "") for turn in openai_messages(row)], row.tools)
+                yield PROGRAMS[8], kind, served == expected
 
 
 def _ollama(chat: ChatTemplate, row: Conversation, text: str, bos: str, program: Path) -> bool | None:

@@ -11,10 +11,11 @@ from bases import Base
 from downloads import Package
 from exhaustive import cases
 from table import AVAILABLE, REPRESENTATIVE, open_chat
-from test_program_prompts import MODES, TWO_TEMPLATES, openai_messages
+from test_program_prompts import MODES, TWO_TEMPLATES
 
-from mlxtune.data.rows import REASONING
-from mlxtune.models.portable import probes
+from mlxtune.data.rows import REASONING, PromptRow
+from mlxtune.models.portable import plain_messages, probes
+from mlxtune.models.template import ChatTemplate
 
 ENGINE = Package(
     "@huggingface/jinja@0.5.11", "c92401a23cdef23be5a2773eafc22db6723e113380aa02fedd0ca40ceb123f29", "package/dist", ("index.cjs",)
@@ -41,11 +42,21 @@ def test_lm_studios_engine_renders_the_prompts_of_training(base: Base) -> None:
         for row, _ in chat.rendered_prompts(probes(chat.dialect, mode)):
             if base.name == "gpt-oss" and row.tools and any(REASONING in turn.extra for turn in row.prompt):
                 continue  # the template reads ``thinking``, which transformers and llama.cpp add to messages
-            tokens = {f"{kind}_token": getattr(chat.tokenizer, f"{kind}_token") or "" for kind in ("bos", "eos")}
-            variables = {"messages": openai_messages(row), "add_generation_prompt": True, **tokens}
-            variables |= {"tools": list(row.tools)} if row.tools else {}
-            requests.append({"template": chat.frozen_source, "variables": variables})
+            requests.append(request(chat, row))
             expected.append(chat.render(row.prompt, row.tools, generation_prompt=True))
+    assert rendered(requests) == expected
+
+
+def request(chat: ChatTemplate, row: PromptRow) -> dict[str, Any]:
+    """Return what LM Studio renders for ``row``. Its messages have the arguments of calls as objects."""
+    tokens = {f"{kind}_token": getattr(chat.tokenizer, f"{kind}_token") or "" for kind in ("bos", "eos")}
+    tools = {"tools": list(row.tools)} if row.tools else {}
+    variables = {"messages": plain_messages(row), "add_generation_prompt": True, **tokens, **tools}
+    return {"template": chat.frozen_source, "variables": variables}
+
+
+def rendered(requests: list[dict[str, Any]]) -> list[str]:
+    """Return the prompts, or the errors."""
     command = ["node", "-e", SCRIPT, str(ENGINE.folder())]
     done = subprocess.run(command, input=json.dumps(requests), capture_output=True, text=True, check=True, timeout=120)
-    assert json.loads(done.stdout) == expected
+    return json.loads(done.stdout)
