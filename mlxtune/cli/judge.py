@@ -46,6 +46,9 @@ def judge(
     rows = load_pairs(run.folder, first, second)
     asked = rubric.load_rubric(questions) if questions else rubric.DEFAULT
     fixed = judge_session.open_session(run.folder, first, second, rows, asked, judge=chosen.name, host=chosen.place, n=n or 0)
+    evaluated = reports.load(run.folder) if (run.folder / reports.FILE).is_file() else None
+    if evaluated:
+        judge_report.load_all(run.folder, without=fixed.folder)  # before anything is asked: raises if it could not be shown
     calls = fixed.calls
     worst = sum(meter.worst_case(call.messages) for call in calls)
     money = f", at most ${worst:.2f}" if worst else ""
@@ -65,8 +68,9 @@ def judge(
         fixed, verdicts, blind_session.revealed_choices(run.folder, first, second, rows), meter.spent
     )
     judge_report.save(report, fixed.folder)
-    if (run.folder / reports.FILE).is_file():
-        publish(reports.load(run.folder), run.folder)
+    if evaluated and publish(evaluated, run.folder):
+        text = "The signature of the report was removed, because the report has changed."
+        info(("! ", "bold warning"), f"{text} Sign it again: mlxtune verify {run.id} --sign KEY")
     show_json({"folder": str(fixed.folder), **to_json(report)}) if json else draw(judge_document(report))
     if report.faults or report.unusable:
         raise GateError(

@@ -149,14 +149,14 @@ def read_json(path: Path, *, unique_keys: bool = False) -> Any:
         raise InputError(f"{path} cannot be read as JSON: {read_failure(error)}.") from error
 
 
-def require_version(found: object, expected: int, path: Path, *, replaceable: bool = True) -> None:
+def require_version(found: object, expected: int, path: Path, hint: str = "") -> None:
     """Raise ``InputError`` unless ``found``, the value of ``v`` in the file at ``path``, is the version that this mlxtune writes.
 
-    A file of another version is refused; there are no readers of older files. One that is not ``replaceable`` holds the user's decisions.
+    A file of another version is refused; there are no readers of older files. ``hint`` differs if it holds the user's decisions.
     """
+    again = "Create it again with this version, or use the version that wrote it."
     if found != expected or isinstance(found, bool):
-        again = "Create it again with this version, or use" if replaceable else "Use"
-        raise InputError(f"{path} was written by another version of mlxtune.", hint=f"{again} the version that wrote it.")
+        raise InputError(f"{path} was written by another version of mlxtune.", hint=hint or again)
 
 
 def unique_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def load_record(kind: type[T], file: Path, version: int, hint: str) -> T:
     """Load a ``kind``, whose field ``v`` is its version. Raises ``InputError`` if the file is missing, damaged or of another version."""
     record = read_json(file)
     try:
-        require_version(record["v"], version, file)
+        require_version(record["v"], version, file, hint)
         return from_json(kind, record)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{file} is damaged: {error}.", hint=hint) from error

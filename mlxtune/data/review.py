@@ -367,7 +367,7 @@ def load(source: Path, *, entries: int | None = None) -> ReviewState:
 def _read_events(path: Path) -> list[Event]:
     events = read(path)
     for event in events:
-        require_version(event.get("v"), VERSION, path, replaceable=False)
+        require_version(event.get("v"), VERSION, path, hint="Use the version that wrote it.")
     return events
 
 

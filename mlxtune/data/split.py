@@ -362,7 +362,7 @@ def load_membership(source: Path) -> Membership:
         raise DataError(
             f"{path} is not an mlxtune split file.", hint="Restore it: without it, held-out rows could be used for training."
         ) from error
-    require_version(version, VERSION, path, replaceable=False)
+    require_version(version, VERSION, path, hint="Use the version that wrote it.")
     return membership
 
 

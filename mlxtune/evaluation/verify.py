@@ -249,11 +249,8 @@ def verify_judges(evaluation: Path) -> Iterator[str]:
             if missing := {call.key for call in session.calls} - set(grades):
                 yield f"{location}: calls.jsonl lacks {len(missing)} of its questions."
                 continue
-            rater = (
-                revealed_choices(evaluation, *session.arms, saved.load_pairs(evaluation, *session.arms))
-                if stored.get("calibrated")
-                else {}
-            )
+            pairs = saved.load_pairs(evaluation, *session.arms)
+            rater = revealed_choices(evaluation, *session.arms, pairs) if stored.get("calibrated") else {}
             report = judge_report.build_judge_report(session, grades, rater, judge_session.dollars_spent(session))
             yield from differences(location, stored, to_json(report))
         except InputError as error:

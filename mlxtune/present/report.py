@@ -100,15 +100,20 @@ def report_tables(report: EvaluationReport) -> list[Table]:
     return [table for table in tables if table]
 
 
-def publish(report: EvaluationReport, folder: Path) -> None:
-    """Write ``report.md``, ``report.html`` and finally ``report.json``, which holds the hashes of both, unsigned, to ``folder``.
+def publish(report: EvaluationReport, folder: Path) -> bool:
+    """Write ``report.md``, ``report.html`` and finally ``report.json``, which holds the hashes of both, to ``folder``.
 
-    Raises ``InputError`` if the stored answers are missing, and ``MachineError`` if the disk is full.
+    Removes a signature of other content, and returns whether there was one. Raises ``InputError`` if the stored answers are
+    missing, and ``MachineError`` if the disk is full.
     """
+    file, signed = folder / reports.FILE, folder / signature.FILE
+    before = file.read_bytes() if signed.is_file() else b""
     for name, text in render_pages(report, folder).items():
         write_text(folder / name, text)
-    (folder / signature.FILE).unlink(missing_ok=True)
     reports.save(report, folder)
+    if is_outdated := signed.is_file() and file.read_bytes() != before:
+        signed.unlink()
+    return is_outdated
 
 
 def render_pages(report: EvaluationReport, folder: Path) -> dict[str, str]:

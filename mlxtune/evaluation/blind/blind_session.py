@@ -274,7 +274,7 @@ def read_status(folder: Path) -> BlindStatus:
 
 
 def _read_header(folder: Path) -> _Header:
-    return load_record(_Header, folder / FILE, VERSION, "Delete the folder and vote again.")
+    return load_record(_Header, folder / FILE, VERSION, "Use the version that wrote it, or delete the folder and vote again.")
 
 
 def _read_votes(folder: Path) -> tuple[list[Vote], bool]:

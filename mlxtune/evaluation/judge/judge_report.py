@@ -85,10 +85,11 @@ def save(report: JudgeReport, folder: Path) -> None:
     write_json(folder / FILE, to_json(report))
 
 
-def load_all(evaluation: Path) -> list[JudgeReport]:
-    """Load the reports of the judges of an evaluation. Raises ``InputError`` if one is damaged or of another version."""
-    hint = "Run the judge again."
-    return [load_record(JudgeReport, file, VERSION, hint) for file in sorted(evaluation.glob(f"judge/*/{FILE}"))]
+def load_all(evaluation: Path, without: Path | None = None) -> list[JudgeReport]:
+    """Load the judges' reports of an evaluation, but not that in ``without``. Raises ``InputError`` if one is of another version."""
+    hint = "Delete it and run that judge again, whose replies are saved."
+    files = (file for file in sorted(evaluation.glob(f"judge/*/{FILE}")) if file.parent != without)
+    return [load_record(JudgeReport, file, VERSION, hint) for file in files]
 
 
 Grades = dict[tuple[str, str, str, bool, int], Grade]  # row, subject, question ("" for a pair), swapped, repeat
