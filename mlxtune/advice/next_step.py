@@ -221,7 +221,7 @@ def _evaluate_more(verdict: Evaluation) -> Iterator[NextStep]:
     elif report.headline and verdict.outcome == "cannot_tell":
         paired = report.headline.paired
         if paired.fixed + paired.broken and (needed_rows(paired) or 0) <= _MOST_ROWS * paired.total:
-            limited = verdict.recipe_exists and verdict.recipe.evaluation.rows == verdict.rows
+            limited = verdict.recipe is not None and verdict.recipe.evaluation.rows == verdict.rows
             yield NextStep(StepCode.EVALUATE_MORE_ROWS if limited else StepCode.ADD_ROWS, run, number=verdict.rows)
 
 
@@ -242,7 +242,7 @@ def _before_first_run(snapshot: Snapshot) -> NextStep:
         return NextStep(StepCode.EVALUATE_BASE, recipe=view.path, also=(train,))
     plan = NextStep(StepCode.ESTIMATE_COST, recipe=view.path)
     if (verdict := snapshot.verdict) and verdict.changes and (share := verdict.changes[-1][1].share) >= _GOOD_ENOUGH:
-        return NextStep(StepCode.ASK_ADVICE, recipe=view.path, name=verdict.subject.name, number=share, also=(train, plan))
+        return NextStep(StepCode.ASK_ADVICE, recipe=view.path, name=verdict.report.subject.name, number=share, also=(train, plan))
     if len(snapshot.startable) > 1:
         return NextStep(StepCode.CHOOSE_RECIPE, number=len(snapshot.startable), also=(plan,))
     return replace(train, also=(plan,))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shlex
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -13,14 +15,15 @@ from typing import Literal
 from mlxtune.core.errors import InputError, MlxtuneError
 from mlxtune.core.files import FileStamp, file_stamp
 from mlxtune.core.hashing import sha256_json
-from mlxtune.evaluation.report import FILE, ArmResult, Caveat, EvaluationReport, Rate, ReportFacts, load, promotion_caveat
+from mlxtune.core.json_fields import from_json, to_json
+from mlxtune.evaluation.report import FILE, Caveat, EvaluationReport, Rate, ReportFacts, load, promotion_caveat
 from mlxtune.evaluation.scorers.registry import FORMS
 from mlxtune.recipe import Recipe
 from mlxtune.runs import registry
 from mlxtune.runs.registry import RUN_KINDS, Run
 
-_INVALID = (KeyError, TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError)  # raised by JSON that is not a report
-
+# raised by JSON that is not a report
+_INVALID = (KeyError, TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError, StopIteration)
 
 _CONDITIONS = (  # the facts that decide the rates, besides the rows and the arms
     "base_fingerprint", "adapter_step", "schema", "contract", "headline", "template", "decoding", "thinking", "thinking_tokens"
@@ -32,43 +35,27 @@ class Evaluation:
     """An evaluation that has a report."""
 
     run: Run  # the evaluation itself
-    report: EvaluationReport
-
-    @cached_property
-    def recipe(self) -> Recipe:
-        """The recipe that was evaluated. Raise ``InputError`` if it cannot be read."""
-        return self.run.recipe()
+    name: str  # of the recipe
+    run_id: str  # of the run whose adapter was evaluated; empty if there is none
+    adapter: str  # the folder of the evaluated adapter; empty if there is none
+    outcome: str  # of the verdict; empty if only the base was measured
+    rows: int  # that the verdict is about
+    row_ids: frozenset[str]
+    caveat: Caveat | None  # why an adapter that is better is still not recommended, if it is not
+    # the rival's and the subject's rate on each metric but those of the answers' form, the whole contract last; empty without a rival
+    changes: tuple[tuple[Rate, Rate], ...]
+    _stored: bytes  # the report as compressed JSON, a tenth of its size as objects: the app holds those of all evaluations
 
     @property
-    def recipe_exists(self) -> bool:
-        """Whether :attr:`recipe` can be read."""
+    def report(self) -> EvaluationReport:
+        return _parse(self._stored)
+
+    @cached_property
+    def recipe(self) -> Recipe | None:
+        """The recipe that was evaluated, or ``None`` if it cannot be read."""
         with suppress(MlxtuneError, OSError):
-            return bool(self.recipe)
-        return False
-
-    @property
-    def name(self) -> str:
-        """The recipe's name."""
-        return str(self.report.facts["name"])
-
-    @property
-    def run_id(self) -> str:
-        """The ID of the run whose adapter was evaluated; empty if there is none."""
-        return str(self.report.facts.get("run", ""))
-
-    @property
-    def adapter(self) -> str:
-        """The folder of the evaluated adapter; empty if there is none."""
-        return str(self.report.facts.get("adapter", ""))
-
-    @property
-    def outcome(self) -> str:
-        """The outcome of the verdict; empty if only the base was measured."""
-        return self.report.outcome
-
-    @cached_property
-    def row_ids(self) -> frozenset[str]:
-        return frozenset(self.report.facts["row_ids"])
+            return self.run.recipe()
+        return None
 
     @cached_property
     def _measured(self) -> tuple[frozenset[str], list[object]]:
@@ -78,47 +65,16 @@ class Evaluation:
 
     def is_part_of(self, other: Evaluation) -> bool:
         """Return whether ``other`` measured the same on all rows of this one and on more."""
+        if not frozenset() < self.row_ids < other.row_ids:
+            return False
         (arms, conditions), (other_arms, other_conditions) = self._measured, other._measured
-        return frozenset() < self.row_ids < other.row_ids and arms <= other_arms and conditions == other_conditions
-
-    @cached_property
-    def caveat(self) -> Caveat | None:
-        """Why an adapter that is better is still not recommended, if it is not."""
-        return promotion_caveat(self.report)
-
-    @cached_property
-    def rows(self) -> int:
-        """The number of rows that the verdict is about."""
-        headline = self.report.headline
-        return headline.paired.total if headline else int(self.report.facts["rows"])
-
-    @cached_property
-    def subject(self) -> ArmResult:
-        """The arm that the verdict is about."""
-        return self.report.subject
-
-    @cached_property
-    def rival(self) -> ArmResult:
-        """The arm that the subject is compared with."""
-        headline = self.report.headline
-        return next(arm for arm in self.report.arms if headline is None or arm.name == headline.first)
-
-    @cached_property
-    def changes(self) -> tuple[tuple[Rate, Rate], ...]:
-        """The rival's and the subject's rate on each metric but those of the answers' form, the whole contract last.
-
-        Empty if only the base was measured.
-        """
-        if self.rival is self.subject:
-            return ()
-        return tuple((rate, self.subject.rate(rate.metric)) for rate in self.rival.rates if rate.metric not in FORMS)
+        return arms <= other_arms and conditions == other_conditions
 
 
 def evaluations(workspace: Path) -> list[Evaluation]:
     """Return the evaluations in ``workspace`` whose reports can be read, the most recently finished first."""
-    stamped = [
-        (stamp, path.parent) for path in (workspace / RUN_KINDS["eval"].folder).glob(f"*/{FILE}") if (stamp := file_stamp(path))
-    ]
+    files = (workspace / RUN_KINDS["eval"].folder).glob(f"*/{FILE}")
+    stamped = [(stamp, path.parent) for path in files if (stamp := file_stamp(path))]
     stamped.sort(key=lambda item: (item[0][0], item[1].name), reverse=True)
     return [found for stamp, folder in stamped if (found := _read(folder, stamp))]
 
@@ -163,10 +119,27 @@ def find(workspace: Path, which: str) -> Path:
 def _read(folder: Path, _stamp: FileStamp) -> Evaluation | None:
     """Read a report. Return ``None`` if it is damaged or of another version."""
     with suppress(MlxtuneError, OSError, *_INVALID):
-        found = Evaluation(Run(folder), load(folder))
-        _ = found.name, found.rows, found.changes, found.row_ids, found.caveat  # raise now if something is missing
-        return found
+        report = load(folder)
+        facts, headline, rival, subject = report.facts, report.headline, report.rival, report.subject
+        rates = [] if rival is subject else [rate for rate in rival.rates if rate.metric not in FORMS]
+        return Evaluation(
+            Run(folder), str(facts["name"]), str(facts.get("run", "")), str(facts.get("adapter", "")), report.outcome,
+            headline.paired.total if headline else int(facts["rows"]), _shared(frozenset(facts["row_ids"])), promotion_caveat(report),
+            tuple((rate, subject.rate(rate.metric)) for rate in rates), zlib.compress(json.dumps(to_json(report)).encode()),
+        )  # fmt: skip
     return None
+
+
+@lru_cache(maxsize=32)
+def _parse(stored: bytes) -> EvaluationReport:
+    data = json.loads(zlib.decompress(stored))
+    return from_json(EvaluationReport, data, facts=data["facts"])
+
+
+@lru_cache(maxsize=32)
+def _shared(row_ids: frozenset[str]) -> frozenset[str]:
+    """Return an earlier set with the same IDs, if there is one: most evaluations are about the same rows."""
+    return row_ids
 
 
 _NOT_CONTRACT = {

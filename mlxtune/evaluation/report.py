@@ -205,6 +205,12 @@ class EvaluationReport:
         )
 
     @property
+    def rival(self) -> ArmResult:
+        """The arm that the subject is compared with or, without one, the base."""
+        headline = self.headline
+        return next(arm for arm in self.arms if headline is None or arm.name == headline.first)
+
+    @property
     def off_task(self) -> OffTaskResult | None:
         """The off-task result, or ``None`` if there were no off-task prompts."""
         return from_json(OffTaskResult, self.facts["off_task"]) if "off_task" in self.facts else None

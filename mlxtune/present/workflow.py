@@ -169,8 +169,9 @@ def best_document(best: Evaluation, newest: Evaluation | None, names: Mapping[st
     from mlxtune.present.verdict import caveat_text  # the report was read, so these are loaded
 
     blocks: list[Block] = [text(names.get(best.run_id, best.name), "bold")]
+    report = best.report
     for before, after in key_metrics(best.changes):
-        rates: tuple[tuple[str, Rate, Style], ...] = ((best.rival.name, before, "muted"), (best.subject.name, after, "primary"))
+        rates: tuple[tuple[str, Rate, Style], ...] = ((report.rival.name, before, "muted"), (report.subject.name, after, "primary"))
         bars = tuple(Bar(arm, percent(rate.share), 0.0, rate.share, style=style) for arm, rate, style in rates)
         blocks += [text(metric_label(after.metric), "muted"), Bars(bars)]
     note = f", but not recommended: {caveat_text(best.caveat)}" if best.caveat else f" on {best.rows:,} rows"

@@ -1,8 +1,10 @@
 """One index of the runs, recipes, and evaluations of a workspace, which reads only what has changed."""
 
+import gc
 import json
 import os
 import shutil
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,10 +57,10 @@ def test_an_evaluation_has_its_facts_and_rates(tmp_path):
     folder = write_evaluation(tmp_path)
     (one,) = history.evaluations(tmp_path)
     assert (one.run.folder, one.name, one.run_id, one.adapter, one.rows) == (folder, "shop", "r", "a", 4)
-    assert (one.rival.name, one.subject.name) == ("base", "tuned")
+    assert (one.report.rival.name, one.report.subject.name) == ("base", "tuned")
     before, after = one.changes[-1]
     assert (after.metric, before.hits, after.hits) == ("contract", 1, 3)
-    assert one.recipe.name == "shop"
+    assert one.recipe and one.recipe.name == "shop"
 
 
 def test_the_verdict_on_an_adapter_is_the_newest_or_the_same_on_more_rows(tmp_path):
@@ -107,3 +109,23 @@ def test_a_removed_adapter_is_neither_the_best_nor_offered(tmp_path):
     assert next_step(replace(after, evals=())).code == StepCode.CREATE_SAMPLES
     library.restore(tmp_path, "r")
     assert workspace.read().best == before.best
+
+
+def test_an_evaluation_takes_little_memory(tmp_path):
+    """The app holds all evaluations of a workspace, so that its memory grows with each one."""
+    arms = ("base", "base+kshot", "base+grammar", "base+grammar+kshot", "constant", "copier", "tuned", "tuned+grammar")
+    folder = write_evaluation(tmp_path, **{arm: [GOOD] * at + [BAD] * (12 - at) for at, arm in enumerate(arms)})
+    for number in range(32):
+        copied(folder, f"20261125-14{number:02d}-shop", 1.0 + number, made=f"2026-11-25T14:{number:02d}:00+0000")
+    reader = WorkspaceIndex(tmp_path)
+    taken = []
+    tracemalloc.start()
+    for number in range(33, 97):
+        copied(folder, f"20261126-{number:04d}-shop", 1.0 + number, made=f"2026-11-26T{number:02d}:00:00+0000")
+        reader.read()
+        gc.collect()
+        taken.append(tracemalloc.get_traced_memory()[0])
+    tracemalloc.stop()
+    size = (folder / FILE).stat().st_size
+    assert size > 20_000
+    assert (taken[-1] - taken[0]) / (len(taken) - 1) < size / 2
