@@ -3,7 +3,7 @@
 import ctypes
 import os
 
-_ARENA_MAX = -8  # M_ARENA_MAX in glibc's malloc.h
+_MMAP_THRESHOLD, _ARENA_MAX = -3, -8  # M_… in glibc's malloc.h
 _BUSY = 2.0  # runnable threads per core; a single mlxtune run causes at most 1.5
 
 
@@ -31,11 +31,13 @@ def share_arena() -> None:
     """Let all threads of this process allocate from the same memory. Call this before the first thread starts.
 
     By default, glibc keeps what a thread frees for that thread. Threads of a pool, which take turns, then each keep the memory of
-    the largest job that they ever ran. Python mostly runs one thread at a time, so they rarely wait for each other. Other
-    C libraries do not have this setting, and nothing happens.
+    the largest job that they ever ran. Python mostly runs one thread at a time, so they rarely wait for each other. Large blocks
+    get pages of their own, which go back to the system: by default, glibc keeps more of them in the heap with each one that is
+    freed. Other C libraries do not have these settings, and nothing happens.
     """
     try:
         set_option = ctypes.CDLL(None).mallopt
     except AttributeError:
         return
     set_option(_ARENA_MAX, 1)
+    set_option(_MMAP_THRESHOLD, 128 * 1024)
