@@ -1,12 +1,16 @@
 """The Plan room: every key, edits that keep the file's layout, invalid values, and every state of a plan."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from keyed_rows import with_keys
 from textual.content import Content
+from waiting import PATIENCE, wait_until
 
+from mlxtune.core.child_process import quiet
 from mlxtune.core.errors import DataError, MachineError
 from mlxtune.data import check_cache
 from mlxtune.data.check_cache import CheckOutcome
@@ -496,6 +500,27 @@ async def test_figures_from_before_an_edit_are_marked(room, monkeypatch):
     await room.press(*["down"] * 6, "right", until=lambda: "The figures are from before your edit." in verdict(room))
     gate.set()
     await room.until(lambda: "from before your edit" not in verdict(room))
+
+
+def test_only_the_newest_of_several_waiting_plans_is_computed(tmp_path, monkeypatch):
+    """Each run that ends changes what a plan depends on; plans would otherwise take all threads of the app."""
+    planned, gate = [], threading.Event()
+
+    def plan(service: PlanService, recipe: Any, progress: Any) -> None:
+        planned.append(recipe)
+        gate.wait(PATIENCE)
+
+    monkeypatch.setattr(PlanService, "_plan", plan)
+    service, calls = PlanService(tmp_path), []
+    with ThreadPoolExecutor() as pool:
+        for recipe in ("first", "second", "third", "fourth"):
+            before = service._newest
+            calls.append(pool.submit(service.plan, recipe, quiet))
+            wait_until(lambda before=before: service._newest is not before)
+            wait_until(lambda: planned)
+        gate.set()
+    assert planned == ["first", "fourth"]
+    assert [bool(call.exception()) for call in calls] == [False, True, True, False]
 
 
 @pytest.mark.parametrize("height", range(4, 24))

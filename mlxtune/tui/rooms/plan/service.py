@@ -56,12 +56,16 @@ class PlanService:
     def __init__(self, workspace: Path) -> None:
         self._workspace = workspace
         self._lock = threading.Lock()
+        self._newest = object()  # identifies the last call
         self._inputs: _PlanInputs | None = None
         self._constant: tuple[object, ConstantRate | None] = (None, None)  # with the key of what it was computed from
 
     def plan(self, recipe: Recipe, progress: Progress) -> PlanResult:
         """Plan ``recipe``. Raise :class:`MissingBaseError` if its base must be downloaded first, or any error of the worker."""
+        self._newest = call = object()
         with self._lock:
+            if call is not self._newest:  # a newer one waits, too
+                raise InputError("The recipe is planned again.")
             return self._plan(recipe, progress)
 
     def probe(self, recipe: Recipe, progress: Progress, on_start: Callable[[StoppableCall], None]) -> bool:
