@@ -1,6 +1,7 @@
 """``runs``: list, show, attach to, stop, resume, and remove runs of every kind."""
 
 import time
+from contextlib import closing, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,7 +25,8 @@ from mlxtune.evaluation import report as reports
 from mlxtune.present.next_step import stop_text
 from mlxtune.present.run import STATUS_LABELS, run_document
 from mlxtune.runs import registry
-from mlxtune.runs.events import EventReader
+from mlxtune.runs.events import EventReader, read_all
+from mlxtune.runs.locks import file_lock
 from mlxtune.runs.metrics import FORMATS, TRACKERS, metric_rows, open_sink
 from mlxtune.runs.registry import RUN_KINDS, Run
 from mlxtune.training.search.leaderboard import read_leaderboard
@@ -141,24 +143,26 @@ def export(
     if run.kind not in ("train", "search"):
         raise InputError(f"{run.id} has no per-step metrics.", hint="Export a training run or a search.")
     project = run.recipe().name
-    sink = open_sink(to, run.id, project, output, online=online)
+    resumed = [event["t"] for event in read_all(run.folder) if event["type"] == "run.resumed"] if live and to != "csv" else []
+    since = max(resumed, default=0.0)  # what is before that was logged when it happened
+    seen: set[tuple[str | int, ...]] = set()
     readers: dict[Path, EventReader] = {}
     count = 0
-    try:
+    one = file_lock(run.folder / "track.lock", busy=f"{run.id} is already being exported.", timeout=10) if live else nullcontext()
+    with one, closing(open_sink(to, run.id, project, output, online=online, live=live)) as sink:
         while True:
             ended = not live or run.state().ended or run.status() == "crashed"
-            for part in (
-                [run] if run.kind == "train" else sorted(map(Run, (run.folder / "trials").glob("*")), key=lambda part: part.folder)
-            ):
-                title = run.id if part is run else f"{run.id}-trial-{part.id}"
-                for row in metric_rows(title, readers.setdefault(part.folder, EventReader(part.folder)).read()):
-                    sink.log(row)
-                    count += 1
+            for folder in [run.folder] if run.kind == "train" else sorted((run.folder / "trials").glob("*")):
+                title = run.id if run.kind == "train" else f"{run.id}-trial-{folder.name}"
+                for row in metric_rows(title, readers.setdefault(folder, EventReader(folder)).read()):
+                    key = row.run, row.step, *row.values
+                    if key not in seen and row.t >= since:  # steps after a checkpoint are trained again after a crash
+                        sink.log(row)
+                        count += 1
+                    seen.add(key)
             if ended:
                 break
             time.sleep(POLL)
-    finally:
-        sink.close()
     if not count:
         raise InputError(f"{run.id} has no steps yet.")
     target = str(output or (f"{run.id}.csv" if to == "csv" else to if to == "tensorboard" else Path.cwd()))

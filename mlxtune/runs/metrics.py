@@ -92,10 +92,11 @@ FORMATS = ("csv", "tensorboard", *TRACKERS)
 class TrackerSink:
     """Logs to a project of a tracker, one of its runs at a time: to local files in ``folder``, or to its server with ``online``.
 
+    With ``live``, a run that the tracker already has goes on; otherwise, the tracker gets a new one.
     Raise ``InputError`` if its package is not installed, or if it has no server or the user has not set its key.
     """
 
-    def __init__(self, package: str, project: str, folder: Path, *, online: bool = False) -> None:
+    def __init__(self, package: str, project: str, folder: Path, *, online: bool = False, live: bool = False) -> None:
         title, key = TRACKERS[package], KEYS.get(package)
         if online and not key:
             raise InputError(f"--online cannot be used with {title}, which has no server.", hint="Remove --online.")
@@ -110,11 +111,13 @@ class TrackerSink:
         elif package == "swanlab":
             self._settings["log_dir"] = str(folder / "swanlog")
         self._settings |= {"mode": "online" if online else "offline"} if key else {"embed": False}
+        self._settings |= {"resume": "allow"} if live else {}
+        self._names = ("name", "id") if live and key else ("name",)  # Trackio identifies runs by their names
 
     def log(self, row: MetricRow) -> None:
         if row.run != self._run:
             self.close()
-            self._module.init(name=row.run, **self._settings)
+            self._module.init(**dict.fromkeys(self._names, row.run), **self._settings)
             self._run = row.run
         self._module.log(dict(row.values), step=row.step)
 
@@ -125,15 +128,15 @@ class TrackerSink:
 
 
 # Receives the metrics of one or several runs, in the order of their steps.
-MetricSink = CsvSink | TensorBoardSink | TrackerSink
+Sink = CsvSink | TensorBoardSink | TrackerSink
 
 
-def open_sink(form: str, run: str, project: str, output: Path | None = None, *, online: bool = False) -> MetricSink:
+def open_sink(form: str, run: str, project: str, output: Path | None = None, *, online: bool = False, live: bool = False) -> Sink:
     """Return the sink of ``form``, one of ``FORMATS``, for a run of a project. Raise ``InputError`` if it cannot be used."""
     if form not in FORMATS:
         raise InputError(f"Unknown format: {form}.", hint=suggest(form, FORMATS, "Use one of:"))
     if form in TRACKERS:
-        return TrackerSink(form, project, output or Path(), online=online)
+        return TrackerSink(form, project, output or Path(), online=online, live=live)
     if online:
         raise InputError(f"--online cannot be used with {form}.", hint="Remove --online.")
     return CsvSink(output or Path(f"{run}.csv")) if form == "csv" else TensorBoardSink(output or Path("tensorboard"))

@@ -1,6 +1,9 @@
 import json
 import os
+import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -310,3 +313,53 @@ def test_an_evaluation_is_shown_with_its_report(ok, cwd, verb):
     ended = ok("runs", verb, "last")
     assert "Verdict" in ended.out
     assert str(folder / "report.json") in "".join(ended.out.split())
+
+
+@pytest.fixture
+def tracker(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """The runs that a tracker has started, and the steps that it has logged."""
+    logged: list[tuple[str, int]] = []
+    module = SimpleNamespace(
+        init=lambda name, **settings: logged.append((f"{name} {settings.get('resume', 'never')}", 0)),
+        log=lambda values, step: logged.append((next(iter(values)), step)), finish=lambda: None,
+    )  # fmt: skip
+    monkeypatch.setitem(sys.modules, "trackio", module)
+    return logged
+
+
+def _add_steps(folder: Path, *steps: int, start: str = "", end: bool = False) -> None:
+    time.sleep(0.01)
+    writer = EventWriter(folder)
+    if start:
+        writer.emit(start, **START, step=1204)
+    for step in steps:
+        writer.emit("step", step=step, loss=1.0, rate=1e-4, tokens=9, speed=100.0, memory=1, peak=1, epoch=0.1)
+    if end:
+        writer.emit("run.finished", summary={})
+    writer.close()
+
+
+def test_a_resumed_run_logs_no_step_to_a_tracker_again(ok, cwd, tracker):
+    """It crashes two steps after its checkpoint, so that these are trained twice."""
+    folder = _run(cwd, "20261122-0900-shop")
+    _add_steps(folder, 1205, 1206)
+    live = ("runs", "export", "shop", "--to", "trackio", "--live")
+    assert "4 rows exported" in ok(*live).out
+    _add_steps(folder, 1205, 1206, 1207, start="run.resumed", end=True)
+    assert "1 row exported" in ok(*live).out
+    steps = [one for one in tracker if one[1]]
+    assert steps == [("train/loss", 1204), ("validation/loss", 1204), *(("train/loss", step) for step in (1205, 1206, 1207))]
+    assert [one for one in tracker if not one[1]] == [("20261122-0900-shop allow", 0)] * 2  # the same run of the tracker goes on
+    assert "5 rows exported" in ok(*live[:-1]).out  # afterwards, all of them, in a new one
+    assert tracker[-6] == ("20261122-0900-shop never", 0)
+
+
+def test_a_second_process_does_not_log_what_the_first_logs(ok, cli, cwd, tracker):
+    """The process from before a quick resume may not notice that the run had stopped, and go on."""
+    folder = _run(cwd, "20261122-0900-shop", end=FINISHED)
+    live = ("runs", "export", "shop", "--to", "trackio", "--live")
+    with file_lock(folder / "track.lock", busy=""):
+        assert "is already being exported" in cli(*live).err
+    assert not tracker
+    ok(*live)
+    assert tracker
