@@ -16,7 +16,7 @@ from mlxtune.runs.queue import COMMAND_LOCK, Queue
 
 ROOT = Path(__file__).parents[2]
 SMALL = ("--set", "training.epochs=0", "--set", "training.steps=2", "--set", "evaluation.regression=")
-KILLS, JOBS = (10, 2) if EXHAUSTIVE else (2, 1)  # of the queue, while it trains and evaluates so many times
+KILLS, JOBS = (20, 3) if EXHAUSTIVE else (2, 1)  # of the queue, while it trains and evaluates so many times
 
 
 def start(workspace: Path) -> subprocess.Popen[bytes]:

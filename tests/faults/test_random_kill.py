@@ -12,12 +12,16 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from judge_stub import serve
 from waiting import PATIENCE, wait_until
 
 from mlxtune.adapters.export import start as exports
 from mlxtune.adapters.export.start import MODEL
 from mlxtune.core.journal import read
-from mlxtune.data.generate.worker import CALLS
+from mlxtune.data.generate.worker import CALLS, REFUSED
+from mlxtune.data.source import read_file
+from mlxtune.data.source_files import generated_path
+from mlxtune.evaluation.judge.paid_calls import read_calls
 from mlxtune.runs import events, launch, registry
 from mlxtune.runs.registry import Run
 
@@ -67,8 +71,9 @@ def test_a_killed_export_is_whole_or_absent(workspace, monkeypatch):
     unharmed = registry.find_run(workspace, mlxtune(workspace, *export), "export")
     wait_until(lambda: unharmed.state().ended)
     times = [event["t"] for event in events.read_all(unharmed.folder)]
-    chance, killed = random.Random(7), 0
-    for _ in range(KILLS):
+    chance, killed, tries = random.Random(7), 0, 0
+    while killed < KILLS:
+        tries += 1
         command = start(workspace, *export)  # it may return only when the export has ended
         wait_until(lambda: len(registry.list_runs(workspace, "export")) > 1, interval=0.01)
         run = registry.list_runs(workspace, "export")[0]
@@ -81,29 +86,45 @@ def test_a_killed_export_is_whole_or_absent(workspace, monkeypatch):
         assert left == {MODEL} or (not left and not finished)  # it may be killed between its last file and its last event
         assert not left or weights(run) == weights(unharmed)
         registry.remove(run)
-    print(f"{killed} of {KILLS} exports were killed before they ended")
-    assert killed
+    print(f"{killed} of {tries} exports were killed before they ended")
 
 
 def test_a_killed_generation_asks_nothing_twice(workspace, monkeypatch):
+    """Questions may have been billed, so each reaches the teacher at most once."""
     monkeypatch.chdir(workspace)
-    teacher = ("--local", "tiny", "--rows", "4", "--thin", "0", "--candidates", "2")
-    run = registry.find_run(
-        workspace, mlxtune(workspace, "data", "generate", "recipes/tiny.toml", "--detach", *teacher), "generate"
-    )
-    chance, killed = random.Random(7), 0
-    replies: dict[str, object] = {}
-    for _ in range(KILLS):
-        kill_worker(run, chance.uniform(0, 0.5))
-        now = {call["key"]: call["reply"] for call in read(run.folder / CALLS) if "reply" in call}
-        assert {key: now[key] for key in replies} == replies  # nothing that was saved is lost
-        replies = now
-        if run.status() == "finished":
-            break
-        killed += 1
-        launch.resume(run)
-    wait_until(lambda: run.state().ended)
+    prompts = [f"What about item {number * 1234567}, which is {'abcdefghijklmnop'[number % 16] * 12}?" for number in range(900)]
+    (workspace / "prompts.txt").write_text("\n".join(prompts))
+
+    def reply(messages: list[dict[str, str]]) -> str:
+        time.sleep(0.4)
+        return f"The answer to {messages[-1]['content']}"
+
+    with serve() as stub:
+        stub.answer = reply
+        teacher = ("--url", stub.url, "--model", "teacher-1", "--price-in", "1", "--price-out", "1", "--cap", "9")
+        options = ("--detach", "--prompts", "prompts.txt", "--candidates", "1", *teacher)
+        run = registry.find_run(workspace, mlxtune(workspace, "data", "generate", "recipes/tiny.toml", *options), "generate")
+        wait_until(lambda: run.state().pid, run, interval=0.01)
+        started = time.monotonic()
+        wait_until(lambda: read_calls(run.folder / CALLS).replies, run)
+        seconds = time.monotonic() - started  # until the worker has the first reply
+        chance, during = random.Random(7), 0
+        replies: dict[str, object] = {}
+        for _ in range(KILLS):
+            kill_worker(run, chance.uniform(0, 2 * seconds))
+            now = read_calls(run.folder / CALLS).replies
+            assert {key: now[key] for key in replies} == replies  # nothing that was saved is lost
+            during += len(now) > len(replies)
+            replies = now
+            assert run.status() == "crashed"
+            launch.resume(run)
+        wait_until(lambda: run.state().ended, run)
     assert run.status() == "finished"
-    calls = [call["key"] for call in read(run.folder / CALLS) if "reply" in call]
-    print(f"{killed} kills, {len(calls)} replies")
-    assert set(Counter(calls).values()) == {1}
+    calls = read_calls(run.folder / CALLS)
+    print(f"{KILLS} kills, {during} of them while it asked; {len(calls.replies)} replies, {len(calls.lost)} lost in flight")
+    assert during >= KILLS / 4
+    assert {*Counter(body["messages"][-1]["content"] for body in stub.bodies).values()} == {1}
+    assert len(calls.replies) + len(calls.lost) == len(prompts)
+    proposed = [row.id for row in read_file(generated_path(workspace / "chat.jsonl"))]
+    refused = len(read(run.folder / REFUSED))
+    assert len({*proposed}) == len(proposed) == len(prompts) - refused
