@@ -92,7 +92,7 @@ FORMATS = ("csv", "tensorboard", *TRACKERS)
 class TrackerSink:
     """Logs to a project of a tracker, one of its runs at a time: to local files in ``folder``, or to its server with ``online``.
 
-    With ``live``, a run that the tracker already has goes on; otherwise, the tracker gets a new one.
+    With ``live``, a run that the tracker or its server already has goes on; otherwise, the tracker gets a new one.
     Raise ``InputError`` if its package is not installed, or if it has no server or the user has not set its key.
     """
 
@@ -111,8 +111,8 @@ class TrackerSink:
         elif package == "swanlab":
             self._settings["log_dir"] = str(folder / "swanlog")
         self._settings |= {"mode": "online" if online else "offline"} if key else {"embed": False}
-        self._settings |= {"resume": "allow"} if live else {}
-        self._names = ("name", "id") if live and key else ("name",)  # Trackio identifies runs by their names
+        self._settings |= {"resume": "allow"} if live and (online or not key) else {}
+        self._names = ("name", "id") if live and online else ("name",)  # Trackio identifies runs by their names
 
     def log(self, row: MetricRow) -> None:
         if row.run != self._run:

@@ -97,6 +97,22 @@ def test_only_online_with_a_key_sends_anything(tmp_path, monkeypatch, name, onli
     ]
 
 
+@pytest.mark.parametrize(("online", "expected"), [(True, {"id": "a", "resume": "allow"}), (False, {})])
+def test_a_run_goes_on_where_the_tracker_has_it(tmp_path, monkeypatch, online, expected):
+    """Offline, each start of Weights & Biases or SwanLab writes a new run, which has only the new steps."""
+    started: list[dict[str, Any]] = []
+    module = SimpleNamespace(
+        Settings=lambda **_: None, init=lambda **settings: started.append(settings), log=lambda *_, **__: None, finish=lambda: None
+    )
+    for name in KEYS:
+        monkeypatch.setitem(sys.modules, name, module)
+        monkeypatch.setenv(KEYS[name], "secret")
+        sink = open_sink(name, "", "shop", tmp_path, online=online, live=True)
+        sink.log(ROWS[0])
+        sink.close()
+        assert {key: value for key, value in started.pop().items() if key in ("id", "resume")} == expected
+
+
 def test_a_tracker_without_a_server_refuses_online():
     for name in ("trackio", "csv"):
         with pytest.raises(InputError, match="--online"):
