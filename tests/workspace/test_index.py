@@ -60,7 +60,8 @@ def test_an_evaluation_has_its_facts_and_rates(tmp_path):
     assert (one.report.rival.name, one.report.subject.name) == ("base", "tuned")
     before, after = one.changes[-1]
     assert (after.metric, before.hits, after.hits) == ("contract", 1, 3)
-    assert one.recipe and one.recipe.name == "shop"
+    assert one.recipe
+    assert one.recipe.name == "shop"
 
 
 def test_the_verdict_on_an_adapter_is_the_newest_or_the_same_on_more_rows(tmp_path):
