@@ -145,7 +145,7 @@ def export(
     project = run.recipe().name
     resumed = [event["t"] for event in read_all(run.folder) if event["type"] == "run.resumed"] if live and to != "csv" else []
     since = max(resumed, default=0.0)  # what is before that was logged when it happened
-    seen: set[tuple[str | int, ...]] = set()
+    seen: set[tuple[object, ...]] = set()
     readers: dict[Path, EventReader] = {}
     count = 0
     one = file_lock(run.folder / "track.lock", busy=f"{run.id} is already being exported.", timeout=10) if live else nullcontext()
@@ -155,7 +155,7 @@ def export(
             for folder in [run.folder] if run.kind == "train" else sorted((run.folder / "trials").glob("*")):
                 title = run.id if run.kind == "train" else f"{run.id}-trial-{folder.name}"
                 for row in metric_rows(title, readers.setdefault(folder, EventReader(folder)).read()):
-                    key = row.run, row.step, *row.values
+                    key = (row.run, row.step, *row.values)
                     if key not in seen and row.t >= since:  # steps after a checkpoint are trained again after a crash
                         sink.log(row)
                         count += 1
