@@ -117,6 +117,16 @@ def _installed(model):
         (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{model.title} is unavailable: {error.message}")
 
 
+@pytest.fixture(scope="module")
+def uncompiled() -> Iterator[None]:
+    """Disable compilation: mlx-lm compiles activations, which takes seconds per architecture."""
+    import mlx.core as mx
+
+    mx.disable_compile()
+    yield
+    mx.enable_compile()
+
+
 @pytest.fixture
 def chat_file(tmp_path: Path) -> Path:
     """Forty short conversations with JSON answers."""

@@ -1,4 +1,4 @@
-"""Structure of the package: import contracts, no import cycles, unique names."""
+"""Structure of the package: no import cycles, unique names, short functions."""
 
 from __future__ import annotations
 
@@ -20,13 +20,6 @@ import mass  # noqa: E402
 PACKAGE = ROOT / "mlxtune"
 FILES = sorted(PACKAGE.rglob("*.py"))
 TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
-
-
-def test_import_contracts_hold():
-    code = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert re.search(r"Contracts: [4-9] kept, 0 broken", result.stdout)
 
 
 def test_no_import_cycles():
@@ -110,12 +103,6 @@ def test_processes_that_compute_load_the_fast_blas_before_mlx():
             modules.append(".".join(path.relative_to(ROOT).with_suffix("").parts))
     assert len(modules) > 8
     code = f"import sys, {', '.join(modules)}; assert 'mlx.core' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
-
-
-def test_first_screen_of_the_app_loads_no_evaluations():
-    """Reports, scorers, and off-task prompts would delay it."""
-    code = "import sys, mlxtune.tui.app, mlxtune.tui.rooms.home.screen; assert 'mlxtune.evaluation.report' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 

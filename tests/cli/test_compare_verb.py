@@ -13,35 +13,20 @@ def _write_two_evaluations(cwd: Path, first: list[str], second: list[str]) -> No
         folder.rename(folder.parent / name)
 
 
-def test_it_prints_the_verdict_and_every_metric(ok, cwd):
+def test_two_evaluations_are_compared_and_the_gate_passes_only_if_better(ok, cli, refused, cwd):
     _write_two_evaluations(cwd, [BAD] * 10, [GOOD] * 10)
     result = ok("compare", "one/evals/one", "two/evals/two")
     assert "Better. Whole contract: +100.0 points" in result.out
     assert "tuned of one" in result.out
     assert "valid JSON" in result.out
-
-
-def test_the_gate_passes_only_if_better(cli, cwd):
-    _write_two_evaluations(cwd, [BAD] * 10, [GOOD] * 10)
-    assert cli("compare", "one/evals/one", "two/evals/two", "--gate").code == 0
+    document = json.loads(ok("compare", "one/evals/one", "two/evals/two", "--json").out)
+    last = document["comparisons"][-1]
+    assert (document["rows"], last["metric"], last["outcome"]) == (10, "contract", "better")
+    ok("compare", "one/evals/one", "two/evals/two", "--gate")
     result = cli("compare", "two/evals/two", "one/evals/one", "--gate")
     assert result.code == 1
     assert "Gate failed: Worse." in result.err
-
-
-def test_comparing_an_evaluation_with_itself_is_refused(refused, cwd):
-    _write_two_evaluations(cwd, [BAD] * 10, [GOOD] * 10)
     refused(("compare", "one/evals/one", "one/evals/one/report.json"), "Both sides are the same evaluation, one")
-
-
-def test_json_is_one_document(cli, cwd):
-    _write_two_evaluations(cwd, [BAD] * 10, [GOOD] * 10)
-    document = json.loads(cli("compare", "one/evals/one", "two/evals/two", "--json").out)
-    assert (document["rows"], document["comparisons"][-1]["metric"], document["comparisons"][-1]["outcome"]) == (
-        10,
-        "contract",
-        "better",
-    )
 
 
 def test_incomparable_evaluations_are_bad_input(refused, cwd):

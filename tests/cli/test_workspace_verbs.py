@@ -1,8 +1,6 @@
 import json
 import re
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -11,8 +9,6 @@ from mlxtune.cli import workspace
 from mlxtune.cli.main import VERBS
 from mlxtune.cli.output import command_name
 from mlxtune.recipe import load
-
-ROOT = Path(__file__).parents[2]
 
 
 def test_version_is_one_line(cli):
@@ -69,13 +65,13 @@ def test_init_writes_an_agents_file_once_with_commands_that_exist(ok, refused, c
     assert (cwd / "shop" / "recipes").is_dir()
 
 
-def test_doctor_json_exits_1_if_there_are_problems():
-    result = subprocess.run([sys.executable, "-m", "mlxtune", "doctor", "--json"], capture_output=True, text=True, cwd=ROOT)
-    report = json.loads(result.stdout)
+def test_doctor_json_exits_1_if_there_are_problems(cli):
+    result = cli("doctor", "--json")
+    report = json.loads(result.out)
     assert report["mlxtune"] == mlxtune.__version__
     assert {"system", "chip", "memory", "disk", "backend", "mlx", "mlx-lm", "python", "problems"} <= set(report)
-    assert result.returncode == (1 if report["problems"] else 0)
-    assert result.stderr == ""
+    assert result.code == (1 if report["problems"] else 0)
+    assert result.err == ""
 
 
 def test_command_name_is_runnable_in_this_terminal(monkeypatch, tmp_path):

@@ -1,11 +1,10 @@
 """Each model family end to end with its real template: train, stop, resume, evaluate, serve a request, and chat."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
 import pytest
 from bases import Base, write_base
 from exhaustive import cases
@@ -30,7 +29,7 @@ from mlxtune.serving.engine import Engine
 from mlxtune.serving.protocol import Done, Failed, GenerateRequest, Sampling
 from mlxtune.training import worker as training_worker
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("uncompiled")]
 
 FAMILIES = {  # base: architecture
     "Qwen3.5-4B": "qwen3_5",
@@ -74,14 +73,6 @@ max_tokens = 4
 
 
 EACH = cases([base for base in AVAILABLE if base.name in FAMILIES], "Qwen3", name=lambda base: base.name)
-
-
-@pytest.fixture(autouse=True)
-def uncompiled() -> Iterator[None]:
-    """Disable compilation: mlx-lm compiles activations, which takes seconds per architecture."""
-    mx.disable_compile()
-    yield
-    mx.enable_compile()
 
 
 @pytest.mark.parametrize("base", EACH)

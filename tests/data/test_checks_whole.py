@@ -195,24 +195,26 @@ def test_contradictions_are_no_near_duplicates_and_no_fix_drops_one(tmp_path: Pa
     assert select_fixes(report.findings, ["near-duplicate"]).keys() == {2}
 
 
-def test_different_tool_calls_for_the_same_prompt_conflict(tmp_path: Path) -> None:
-    calls = [{"role": "assistant", "tool_calls": [{"name": "book", "arguments": {"city": city}}]} for city in ("Oslo", "Rome")]
-    rows = [{"messages": [{"role": "user", "content": "Book it."}, call]} for call in calls]
-    assert finding_locations(check(write(tmp_path / "rows.jsonl", rows)), "conflict") == [["rows:2", "rows:1"]]
+TEA = "Which flask keeps tea hot?"
+CALLS = [{"role": "assistant", "tool_calls": [{"name": "book", "arguments": {"city": city}}]} for city in ("Oslo", "Rome")]
 
 
-def test_ranked_answers_are_no_conflict(tmp_path: Path) -> None:
-    pairs = [("Best of all.", "Good."), ("Good.", "Bad."), ("Best of all.", "Bad.")]
-    rows = [{"prompt": "Which flask keeps tea hot?", "chosen": one, "rejected": two} for one, two in pairs]
-    assert finding_locations(check(write(tmp_path / "rows.jsonl", rows)), "conflict") == []
+def pair(chosen: str, rejected: str) -> dict[str, Any]:
+    return {"prompt": TEA, "chosen": chosen, "rejected": rejected}
 
 
-def test_pairs_with_opposite_preferences_conflict(tmp_path: Path) -> None:
-    rows = [
-        {"prompt": "Which flask keeps tea hot?", "chosen": one, "rejected": two}
-        for one, two in (("Steel.", "Glass."), ("glass", "steel"))
-    ]
-    assert finding_locations(check(write(tmp_path / "rows.jsonl", rows)), "conflict") == [["rows:2", "rows:1"]]
+@pytest.mark.parametrize(
+    ("rows", "conflicts"),
+    [
+        ([{"messages": [{"role": "user", "content": "Book it."}, call]} for call in CALLS], [["rows:2", "rows:1"]]),
+        ([pair("Best of all.", "Good."), pair("Good.", "Bad."), pair("Best of all.", "Bad.")], []),
+        ([pair("Steel.", "Glass."), pair("glass", "steel")], [["rows:2", "rows:1"]]),
+        ([{"prompt": TEA, "completion": "Steel.", "label": label} for label in (True, False)], [["rows:2", "rows:1"]]),
+    ],
+    ids=["different calls", "ranked answers", "opposite preferences", "opposite labels"],
+)
+def test_rows_of_other_formats_conflict(rows: list[dict[str, Any]], conflicts: list[list[str]], tmp_path: Path) -> None:
+    assert finding_locations(check(write(tmp_path / "rows.jsonl", rows)), "conflict") == conflicts
 
 
 @pytest.mark.parametrize(
@@ -221,11 +223,6 @@ def test_pairs_with_opposite_preferences_conflict(tmp_path: Path) -> None:
 )
 def test_answers_are_compared_without_case_spacing_and_final_punctuation(one: str, two: str, same: bool) -> None:
     assert (normalize_answer(one) == normalize_answer(two)) is same
-
-
-def test_opposite_labels_conflict(tmp_path: Path) -> None:
-    rows = [{"prompt": "Is it waterproof?", "completion": "Yes, it is.", "label": label} for label in (True, False)]
-    assert finding_locations(check(write(tmp_path / "rows.jsonl", rows)), "conflict") == [["rows:2", "rows:1"]]
 
 
 def test_near_duplicates_have_similar_prompts_and_answers(tmp_path: Path) -> None:

@@ -147,11 +147,6 @@ def test_a_shared_text_prefix_is_the_prompt_and_ends_at_a_word():
     assert similar == Preference(LOCATION, {}, (Message("user", "The sky is"),), " blue.", " black.")
 
 
-def test_the_hash_of_a_pair_depends_on_its_tools():
-    pair = {"prompt": "q", "chosen": "a", "rejected": "b"}
-    assert parse({**pair, "tools": [{"name": "f"}]}, LOCATION).hash != parse(pair, LOCATION).hash
-
-
 def test_openai_preference_is_a_pair():
     record = {
         "input": {"messages": [SYSTEM, USER], "tools": [], "parallel_tool_calls": True},
@@ -364,13 +359,6 @@ def test_question_and_answer_columns_get_a_mapping_hint():
     with pytest.raises(RowError) as caught:
         parse({"question": "q", "answer": "a"}, LOCATION)
     assert "--map prompt=question,completion=answer" in caught.value.hint
-
-
-@pytest.mark.parametrize("role", ["user", "assistant"])
-def test_a_lone_surrogate_is_refused(role):
-    turns = [{**turn, "content": "\ud83d"} if turn["role"] == role else turn for turn in (USER, ANSWER)]
-    with pytest.raises(DataError, match="line 4"):
-        parse({"messages": turns}, LOCATION)
 
 
 WORDS = ["role", "content", "type", "text", "tool_calls", "name", "from", "value", "function", "arguments", "messages"]

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from mlxtune.data.rows import Conversation, Location, Message, Preference, RowError, TextRow, Unpaired, shared_system_prompt
+from mlxtune.data.rows import Conversation, Location, Message, Preference, TextRow, Unpaired, shared_system_prompt
 
 LOCATION, OTHER_LOCATION = Location(Path("/a/x.jsonl"), 3), Location(Path("/b/y.jsonl"), 9)
 TURNS = (Message("system", "s"), Message("user", "q"), Message("assistant", "a"))
@@ -16,12 +16,6 @@ def test_the_hash_depends_on_content_not_on_location_or_metadata():
 def test_prompt_content_excludes_the_system_prompt():
     assert Conversation(LOCATION, {}, TURNS).prompt_content == Conversation(LOCATION, {}, TURNS[1:]).prompt_content
     assert Preference(LOCATION, {}, TURNS[:2], "c", "r").prompt_content == Conversation(LOCATION, {}, TURNS).prompt_content
-
-
-def test_a_conversation_is_its_prompt_and_its_reference():
-    row = Conversation(LOCATION, {}, TURNS)
-    assert row.prompt == TURNS[:2]
-    assert row.reference == "a"
 
 
 def test_a_shared_system_prompt_is_in_every_row():
@@ -42,26 +36,6 @@ def test_rows_of_different_kinds_have_different_hashes():
     assert Preference(LOCATION, {}, TURNS[:2], "a", "b").hash != Preference(LOCATION, {}, TURNS[:2], "b", "a").hash
 
 
-def test_a_location_prints_file_and_line():
-    assert str(LOCATION) == "x.jsonl, line 3"
-    assert str(Location(Path("/a/x.json"), 3, 2)) == "x.json, row 2"
-
-
-def test_a_row_error_has_location_reason_and_hint():
-    error = RowError(LOCATION, "no answer.", hint="Add it.")
-    assert (str(error), error.location, error.reason, error.hint) == (
-        "x.jsonl, line 3: no answer.",
-        LOCATION,
-        "no answer.",
-        "Add it.",
-    )
-
-
-def test_the_hash_does_not_depend_on_the_format():
-    assert TextRow(LOCATION, {}, "q", format="text") == TextRow(LOCATION, {}, "q")
-    assert TextRow(LOCATION, {}, "q", format="text").hash == TextRow(LOCATION, {}, "q").hash
-
-
 def test_the_hash_depends_on_label_and_tools():
     good, bad = (Unpaired(LOCATION, {}, TURNS[:2], "a", label) for label in (True, False))
     assert good.hash != bad.hash
@@ -69,7 +43,3 @@ def test_the_hash_depends_on_label_and_tools():
     pair = Preference(LOCATION, {}, TURNS[:2], "a", "b")
     assert pair.hash != Preference(LOCATION, {}, TURNS[:2], "a", "b", ({"name": "f"},)).hash
     assert "tools" not in pair.content
-
-
-def test_a_message_keeps_extra_keys():
-    assert Message("tool", "x", {"name": "f"}).as_dict() == {"role": "tool", "content": "x", "name": "f"}

@@ -88,6 +88,7 @@ CHATS = {
     "llama 2": "<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nLock it. [/INST] Done. </s>",
     "zephyr": "<|system|>\nBe brief.</s>\n<|user|>\nLock it.</s>\n<|assistant|>\nDone.</s>",
     "phi": "<|system|>\nBe brief.<|end|>\n<|user|>\nLock it.<|end|>\n<|assistant|>\nDone.<|end|>\n<|endoftext|>",
+    "gemma": "<bos><start_of_turn>user\nLock it.<end_of_turn>\n<start_of_turn>model\nDone.<end_of_turn>\n",
     "human": "Be brief.\n\nHuman: Lock it.\n\nAssistant: Done.",
     "guanaco": "### System: Be brief.### Human: Lock it.### Assistant: Done.",
 }
@@ -101,13 +102,6 @@ def test_a_rendered_chat_is_read_as_turns(text: str) -> None:
     assert isinstance(row, Conversation)
     assert [turn for turn in row.messages if not turn.is_system] == [Q, Message("assistant", "Done.")]
     assert all(turn.content == "Be brief." for turn in row.messages if turn.is_system)
-
-
-def test_a_rendered_chat_of_gemma_is_read_as_turns() -> None:
-    text = "<bos><start_of_turn>user\nLock it.<end_of_turn>\n<start_of_turn>model\nDone.<end_of_turn>\n"
-    row = parse({"text": text}, LOCATION)
-    assert isinstance(row, Conversation)
-    assert row.messages == (Q, Message("assistant", "Done."))
 
 
 def test_text_about_a_rendered_chat_remains_text() -> None:

@@ -74,7 +74,7 @@ def test_half_precision_is_accurate_to_its_rounding(dtype: mx.Dtype) -> None:
     assert mx.abs(gradient - expected_gradient).max() <= 4 * eps * mx.abs(expected_gradient).max()
 
 
-@pytest.mark.parametrize("confidence", [0.9, 0.989, 0.998, 0.9997])
+@pytest.mark.parametrize("confidence", cases([0.9, 0.989, 0.998, 0.9997], "0.9", "0.9997"))
 @pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16], ids=str)
 @pytest.mark.parametrize("kind", ["linear", "biased", "embedding", "linear-4bit", "embedding-8bit"])
 @pytest.mark.parametrize(("scale", "cap"), [SHAPES["plain"], (0.5, 30.0)], ids=["plain", "both"])

@@ -1,6 +1,5 @@
 """Every supported architecture as a tiny 4-bit model: our training computation against the plain one."""
 
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,13 @@ import mlx.optimizers as optim
 import numpy as np
 import pytest
 from exhaustive import cases
+from families import PREFIX, ROWS
 from mlx.utils import tree_flatten
 from mlx_lm.tuner.utils import load_adapters
 from mlx_lm.utils import load_model
-from tiny_architectures import ARCHITECTURES, WINDOW, make
+from tiny_architectures import ARCHITECTURES, make
 
-from mlxtune.data.rows import Location
 from mlxtune.models import lora
-from mlxtune.models.encoded import Encoded
 from mlxtune.models.head import split_head
 from mlxtune.models.load import Compute, load
 from mlxtune.models.resolve import resolve
@@ -26,24 +24,8 @@ from mlxtune.recipe import AdapterSection
 from mlxtune.training import checkpoint, sft
 from mlxtune.training.layer_stack import LayerStack
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("uncompiled")]
 every_architecture = pytest.mark.parametrize("name", cases(ARCHITECTURES, "smollm2", "gemma4", "qwen3_5", "gpt_oss"))
-
-PREFIX = 2 * WINDOW  # longer than any sliding window here
-ROWS = [
-    Encoded(str(at), Location(Path("rows"), at), np.array(tokens, np.int32), np.arange(len(tokens)) >= PREFIX + 2, len(tokens))
-    for at, tokens in enumerate(
-        [[(7 * place) % 300 for place in range(PREFIX)] + [at, *range(60 + at, 60 + at + 5 + 2 * at)] for at in range(3)]
-    )
-]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def uncompiled() -> Iterator[None]:
-    """Disable compilation: mlx-lm compiles activations, which takes seconds per architecture and does not affect these tests."""
-    mx.disable_compile()
-    yield
-    mx.enable_compile()
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
+from exhaustive import cases
 
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import write_json, write_text
@@ -122,7 +123,7 @@ def test_each_row_belongs_to_one_host(size, count):
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("size", cases([2, 3], "3"))
 def test_sums_are_correct_and_identical_on_all_hosts(meet, size):
     code, output, folder = meet(size, "sums")
     assert code == 0, output

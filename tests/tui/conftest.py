@@ -1,7 +1,7 @@
 """Fixtures for the app: own home, own time zone, own memory figures, and workspaces in a temporary folder."""
 
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, ExitStack
 from dataclasses import replace
 from functools import partialmethod
@@ -12,6 +12,7 @@ from textual.pilot import Pilot
 from waiting import PATIENCE
 
 from mlxtune.planning.machine import Memory, PowerState
+from mlxtune.tui.rooms import ROOMS
 
 from .driver import WIDE, Opening, RoomDriver, drive, wait_for_messages
 from .rows_stage import checks, local_bases, tokens  # noqa: F401, which are fixtures
@@ -91,3 +92,22 @@ async def room(request: pytest.FixtureRequest, shop: Shop, open_room: OpenRoom) 
         if opening.settle:
             await opening.settle(room)
         yield room
+
+
+Picture = Callable[..., None]
+
+
+@pytest.fixture
+def picture(snap_compare: Callable[..., bool]) -> Picture:
+    """Compare a room of a workspace with its picture: ``picture(shop, size, "chat", prepare)``."""
+
+    def compare(shop: Shop, size: tuple[int, int], mode: str, prepare: Callable[[RoomDriver], Awaitable[object]]) -> None:
+        async def before(pilot: Pilot[object]) -> None:
+            room = RoomDriver(pilot.app, pilot)  # type: ignore[arg-type]
+            await room.press(ROOMS[mode].key, mode=mode)
+            await prepare(room)
+            await pilot.pause()
+
+        assert snap_compare(shop.app(), terminal_size=size, run_before=before)
+
+    return compare

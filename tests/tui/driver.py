@@ -31,6 +31,8 @@ from .stage import Shop, observe, shown, until
 WIDE = (120, 36)
 NARROW = (80, 24)
 SIZES = [(1, 1), (20, 5), (60, 15), (200, 60)]
+LARGE = (140, 45)
+picture_sizes = pytest.mark.parametrize("size", [NARROW, LARGE], ids=["80x24", "140x45"])
 any_size = pytest.mark.parametrize("size", cases(SIZES, "1x1", name=lambda size: f"{size[0]}x{size[1]}"))
 
 

@@ -29,6 +29,9 @@ source = "../data/support.jsonl"
 """
 
 
+_JOURNALS: dict[str, bytes] = {}  # of runs that were told before
+
+
 class Shop:
     """A workspace on disk, and the runs in it."""
 
@@ -68,7 +71,12 @@ class Shop:
         (folder / "recipe.toml").write_text(RECIPE.format(name=name).replace("../data", "../../data"))
         if printed:
             (folder / "worker.log").write_text(printed)
-        self.tell(folder, [*story(name, steps, total, samples, lost, pairs), *([end] if end else [])], age)
+        journal, key = folder / "events.jsonl", repr((name, steps, total, samples, lost, pairs, end, age))
+        if key in _JOURNALS:
+            journal.write_bytes(_JOURNALS[key])
+        else:
+            self.tell(folder, [*story(name, steps, total, samples, lost, pairs), *([end] if end else [])], age)
+            _JOURNALS[key] = journal.read_bytes()
         if alive:
             self.hold(folder)
         return folder

@@ -25,9 +25,9 @@ from mlxtune.runs.locks import accelerator_lease
 from mlxtune.runs.registry import Run
 from mlxtune.tui.rooms.adapters.screen import draw_detail, read_library
 
-from .driver import NARROW, Gate, Opening, RoomDriver, opens
+from .driver import NARROW, Gate, Opening, RoomDriver, opens, picture_sizes
 from .evaluated import base, evaluation, tuned
-from .stage import Shop, observe, until
+from .stage import Shop, observe
 
 pytestmark = pytest.mark.slow
 
@@ -233,8 +233,9 @@ async def test_while_a_server_uses_the_machine_f_says_so_and_offers_only_copies(
         await room.until_notice("✓ Wrote tone. It is in exports/tone-mlx.")
 
 
-async def test_a_running_export_is_in_the_header_and_leaves_only_copies(stocked, open_room, monkeypatch):
-    monkeypatch.setattr("mlxtune.adapters.publish.trained_template", lambda entry: "")  # the base is not on this machine
+async def test_a_running_export_is_in_the_header_leaves_only_copies_and_is_stopped(stocked, open_room, monkeypatch):
+    stopped: list[str] = []
+    monkeypatch.setattr("mlxtune.runs.registry.stop", lambda run: stopped.append(run.id))
     folder = stocked.run("20261124-1700-tone", kind="export", name="tone", alive=True)
     started = {"kind": "export", "name": "tone", "base": "smollm2-135m", "pid": 1, "host": "mac"}
     stocked.tell(folder, [("run.started", started), ("arm.progress", {"arm": "tuned", "done": 3, "total": 8})])
@@ -245,22 +246,9 @@ async def test_a_running_export_is_in_the_header_and_leaves_only_copies(stocked,
         await room.press("f", until=lambda: "The export of tone is using this machine. Wait for it to finish," in room.question)
         assert "or run: mlxtune runs stop 20261124-1700-tone Until then, the adapter can only be copied." in room.question
         assert [option.name for option in room.screen._options] == ["Cancel", "mlx --lora", "peft"]
-        await room.choose("mlx --lora")
-        await room.until_notice("✓ Wrote tone. It is in exports/tone-mlx.")
-
-
-def exporting(shop: Shop) -> None:
-    stock(shop)
-    shop.run("20261124-1700-tone", kind="export", name="tone", alive=True)
-
-
-@opens(stage=exporting)
-async def test_s_stops_the_running_export(room, monkeypatch):
-    stopped: list[str] = []
-    monkeypatch.setattr("mlxtune.runs.registry.stop", lambda run: stopped.append(run.id))
-    await move_to(room, "tone")
-    assert "stop" in room.actions
-    await room.press("s", choose="stop", until=lambda: stopped == ["20261124-1700-tone"])
+        await room.press("escape")
+        assert "stop" in room.actions
+        await room.press("s", choose="stop", until=lambda: stopped == ["20261124-1700-tone"])
 
 
 async def test_an_export_is_compared_on_the_rows_of_the_recipe_as_it_is_now(shop, open_room):
@@ -305,12 +293,6 @@ def test_an_export_says_whether_it_is_faithful_and_how_to_use_it(stocked, lost, 
     assert "10 of 24" in shown
     assert ("20.0%" in shown, "0.1%" in shown) == (marked, not marked)
     assert commands[0] in shown
-
-
-async def test_the_key_of_a_room_closes_a_page_and_opens_the_room(room):
-    await move_to(room, "tone")
-    await room.press("d", until=lambda: room.mode == "")
-    await room.press("C", mode="chat")
 
 
 async def test_an_adapter_that_another_program_removes_disappears(room, shop):
@@ -367,7 +349,9 @@ async def test_at_80_columns_d_shows_the_details_and_a_opens_chat(room):
     await move_to(room, "tone")
     assert room.actions[:2] == ["chat", "details"]
     await room.press("d", until=lambda: room.mode == "" and "Details" in room.text("#rows"))
-    await room.press("escape", "a", mode="chat")
+    await room.press("C", mode="chat")
+    await room.press("A", mode="adapters")
+    await room.press("a", mode="chat")
     assert room.app.adapter == "adapters/tone"
 
 
@@ -379,12 +363,6 @@ async def test_without_adapters_the_room_offers_training_and_import(shop, open_r
         assert room.actions == ["import"]
 
 
-@pytest.mark.parametrize("size", [(80, 24), (140, 45)], ids=["80x24", "140x45"])
-def test_picture(stocked, snap_compare, size):
-    async def before(pilot: Any) -> None:
-        await pilot.press("A")
-        room = RoomDriver(pilot.app, pilot)
-        await until(pilot, lambda: room.mode == "adapters")
-        await move_to(room, "voice")
-
-    assert snap_compare(stocked.app(), terminal_size=size, run_before=before)
+@picture_sizes
+def test_picture(stocked, picture, size):
+    picture(stocked, size, "adapters", lambda room: move_to(room, "voice"))

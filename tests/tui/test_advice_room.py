@@ -12,8 +12,8 @@ from mlxtune.evaluation.report import Rate
 from mlxtune.recipe import Recipe
 from mlxtune.tui.rooms.advice.screen import Interview
 
-from .driver import NARROW, RoomDriver
-from .stage import Shop, until
+from .driver import NARROW, RoomDriver, picture_sizes
+from .stage import Shop
 
 pytestmark = pytest.mark.slow
 
@@ -82,15 +82,10 @@ async def test_options_are_selected_deselected_and_counted(advised, open_room):
         await room.press("enter")
         assert room.screen.query_one("#advice-questions").cursor == 1
         assert remaining(room) == 5, "enter on a question does not answer it"
-
-
-async def test_none_is_an_answer_to_a_multiple_choice_question(advised, open_room):
-    async with open_room("advice") as room:
-        await ready(room)
         move_to(room, "tried", "none")
         await room.press("enter")
         assert answers(room)["tried"] == []
-        assert remaining(room) == 4
+        assert remaining(room) == 4, "none is an answer"
         move_to(room, "tried", "prompt")
         await room.press("enter")
         assert answers(room)["tried"] == ["prompt"]
@@ -197,13 +192,7 @@ async def test_without_a_recipe_the_advice_is_from_answers_alone(shop, open_room
         assert room.screen.advice is not None
 
 
-@pytest.mark.parametrize("size", [(80, 24), (140, 45)], ids=["80x24", "140x45"])
-def test_picture(advised, snap_compare, size):
-    async def before(pilot: Any) -> None:
-        await pilot.press("V")
-        room = RoomDriver(pilot.app, pilot)
-        await until(pilot, lambda: room.mode == "advice")
-        await ready(room)
-
+@picture_sizes
+def test_picture(advised, picture, size):
     answer_all(advised)
-    assert snap_compare(advised.app(), terminal_size=size, run_before=before)
+    picture(advised, size, "advice", ready)

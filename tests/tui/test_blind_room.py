@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from exact_tests import sign_test
+from exhaustive import cases
 from textual import events
 
 from mlxtune.core.errors import MachineError
@@ -20,9 +21,9 @@ from mlxtune.present.labels import p_value
 from mlxtune.tui.rooms.blind import screen
 
 from . import evaluated
-from .driver import NARROW, Gate, Opening, RoomDriver, any_size, opens
+from .driver import LARGE, NARROW, Gate, Opening, RoomDriver, any_size, opens, picture_sizes
 from .evaluated import base, tuned
-from .stage import Shop, until
+from .stage import Shop
 from .test_naughty import NAUGHTY
 
 pytestmark = pytest.mark.slow
@@ -230,14 +231,6 @@ async def test_the_result_is_shown_only_after_the_last_vote_and_enter(shop, open
         assert session(room).votes == session(room).votes_needed, "nothing changes after the arms are revealed"
 
 
-async def test_a_revealed_session_opens_with_its_result(shop, open_room):
-    voted(shop, 0, opened=True)
-    async with open_room("blind", size=NARROW) as room:
-        await arms_loaded(room)
-        assert "enter see the result" in intro(room)
-        await room.press("enter", until=lambda: bool(room.text("#bl-verdict")))
-
-
 @opens(settle=None)
 async def test_ties_alone_cannot_tell_and_export_nothing(room, shop):
     await begin(room)
@@ -252,7 +245,9 @@ async def test_ties_alone_cannot_tell_and_export_nothing(room, shop):
 async def test_votes_are_exported_as_pairs_recorded_in_the_ledger_and_never_overwritten(shop, open_room):
     folder = voted(shop, 0, n=10, opened=True).evaluation
     async with open_room("blind") as room:
-        await resume(room)
+        await arms_loaded(room)
+        assert "enter see the result" in intro(room)
+        await room.press("enter", until=lambda: bool(room.text("#bl-verdict")))
         for name in ("send", "send-2"):
             await room.press("e", choose=HEADLINE_QUESTION)
             await room.until(lambda name=name: f"data/{ID}-{name}.jsonl" in room.notice)  # type: ignore[misc]
@@ -351,7 +346,7 @@ async def test_preference_pairs_can_be_read_blind(room):
     assert "Pair 1 of 12" in room.text("#bl-progress")
 
 
-@pytest.mark.parametrize("size", [(120, 36), (80, 24)], ids=["120x36", "80x24"])
+@pytest.mark.parametrize("size", cases([(120, 36), (80, 24)], "120x36", name=lambda size: f"{size[0]}x{size[1]}"))
 async def test_hostile_answers_are_shown_as_text(shop, open_room, size):
     text = NAUGHTY.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     evaluation(shop, arms={"base": lambda at, _: f"{at}", "tuned": lambda at, _: f"{at} {text}"})
@@ -373,24 +368,12 @@ async def test_any_terminal_size_works(shop, open_room, size):
         await room.press("enter", until=lambda: room.screen._result is not None)
 
 
-@pytest.mark.parametrize("size", [(80, 24), (140, 45)], ids=["80x24", "140x45"])
-def test_picture(shop, snap_compare, size):
-    async def before(pilot: Any) -> None:
-        await pilot.press("B")
-        room = RoomDriver(pilot.app, pilot)
-        await until(pilot, lambda: room.mode == "blind")
-        await resume(room)
-
+@picture_sizes
+def test_picture(shop, picture, size):
     voted(shop, 37)
-    assert snap_compare(shop.app(), terminal_size=size, run_before=before)
+    picture(shop, size, "blind", resume)
 
 
-def test_picture_of_the_result(shop, snap_compare):
-    async def before(pilot: Any) -> None:
-        await pilot.press("B")
-        room = RoomDriver(pilot.app, pilot)
-        await until(pilot, lambda: room.mode == "blind")
-        await resume(room)
-
+def test_picture_of_the_result(shop, picture):
     voted(shop, 0, opened=True)
-    assert snap_compare(shop.app(), terminal_size=(140, 45), run_before=before)
+    picture(shop, LARGE, "blind", resume)

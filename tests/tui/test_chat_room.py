@@ -20,9 +20,9 @@ from mlxtune.tui.rooms.chat.service import AdapterOption, ChatService
 from mlxtune.tui.widgets import EditDialog
 
 from .conftest import loaded_shop
-from .driver import Opening, RoomDriver, opens
+from .driver import Opening, RoomDriver, opens, picture_sizes
 from .evaluated import base, evaluation, tuned
-from .stage import Shop, until
+from .stage import Shop
 from .test_adapters_room import adapter, move_to, stock
 
 pytestmark = pytest.mark.slow
@@ -268,6 +268,8 @@ async def test_a_process_that_crashes_is_reported_and_can_be_restarted(room, cli
     await room.until(lambda: "✗ The model's process ended: killed." in intro(room))
     assert "Start it again." in intro(room)
     assert room.actions[0] == "load"
+    assert room.focus == "chat-field"
+    await room.press("escape", until=lambda: not field(room).display)
     await room.press("enter", until=lambda: len(clients) == 2)
 
 
@@ -283,15 +285,6 @@ async def test_what_is_typed_stays_in_the_field_if_the_model_cannot_be_loaded(ro
     assert field(room).value == "Wo THE?"
     await room.press("enter", until=lambda: len(clients) == 2 and chat(room).state == "loading")
     await room.press("enter", until=lambda: [question for question, *_ in clients[1].questions] == ["Wo THE?"])
-
-
-async def test_escape_leaves_the_field_of_a_model_that_cannot_be_loaded(room, clients):
-    client = await load(room, clients)
-    client.send(Failed("", MachineError("The model's process ended: killed.")))
-    await room.until(lambda: "✗ The model's process ended: killed." in intro(room))
-    assert room.focus == "chat-field"
-    await room.press("escape", until=lambda: not field(room).display)
-    await room.press("enter", until=lambda: len(clients) == 2)
 
 
 async def test_loading_beside_a_server_asks_first(room, clients):
@@ -420,14 +413,9 @@ def test_control_characters_of_an_answer_are_removed(shop, clients):
     assert not set(service.exchanges[0].replies[0].text) & set("\x1b\x07")
 
 
-@pytest.mark.parametrize("size", [(80, 24), (140, 45)], ids=["80x24", "140x45"])
-def test_picture(shop, clients, snap_compare, size):
-    shop.recipe()
-
-    async def before(pilot: Any) -> None:
-        await pilot.press("C")
-        room = RoomDriver(pilot.app, pilot)
-        await until(pilot, lambda: room.mode == "chat")
+@picture_sizes
+def test_picture(shop, clients, picture, size):
+    async def side_by_side(room: RoomDriver) -> None:
         client = await load(room, clients)
         room.screen.query_one("#chat-field").cursor_blink = False
         chat(room).use(AdapterOption("", "support-json-2"))
@@ -436,4 +424,5 @@ def test_picture(shop, clients, snap_compare, size):
         await ask(room, client, "Where is my parcel?", "Your parcel is on its way to you, I think.", answer)
         await room.press("escape", until=lambda: "side by side" in room.head("#chat-talk"))
 
-    assert snap_compare(shop.app(), terminal_size=size, run_before=before)
+    shop.recipe()
+    picture(shop, size, "chat", side_by_side)

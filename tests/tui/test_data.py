@@ -503,12 +503,15 @@ async def test_every_finding_leads_to_its_rows_and_unreadable_ones_are_fixed_lik
     assert len(read_source(room.staged).rows) == 11, "the training reads the same rows"
 
 
-async def test_enter_on_a_finding_shows_its_rows(room):
+async def test_enter_on_a_finding_shows_its_rows_without_rejected_ones_which_do_not_count(room):
     session = session_of(room)
     await room.press("tab", "enter")
     await room.until(lambda: session.selection.filter == "finding:contract-disclaimer" and selected(room) == 1)
     assert room.focus == "list"
     assert room.screen.query_one("#filter-text").value == "finding:contract-disclaimer"
+    await room.press("x", notice="✗ Row")
+    room.screen._filter_by("contract-disclaimer")
+    await room.until(lambda: session.selection.filter == "finding:contract-disclaimer -status:rejected" and selected(room) == 0)
 
 
 async def test_the_cursor_stays_on_its_finding_when_another_one_is_resolved(room):
@@ -520,14 +523,6 @@ async def test_the_cursor_stays_on_its_finding_when_another_one_is_resolved(room
     names = list(session.source.verdict.rows)
     assert first not in names
     await room.until(lambda: names[room.screen.query_one("#findings-list").cursor] == second)
-
-
-async def test_enter_on_a_finding_leaves_out_rejected_rows_which_do_not_count(room):
-    session = session_of(room)
-    await filter_by(room, "finding:contract-disclaimer", 1)
-    await room.press("x", notice="✗ Row")
-    room.screen._filter_by("contract-disclaimer")
-    await room.until(lambda: session.selection.filter == "finding:contract-disclaimer -status:rejected" and selected(room) == 0)
 
 
 @opens(size=NARROW)
@@ -656,19 +651,11 @@ async def test_a_new_recipe_fills_the_room(room, shop):
     await checked(room)
 
 
-async def test_c_switches_to_another_recipe(shop, checks, open_room):
+async def test_another_recipe_shows_its_rows_and_hides_the_undo_of_a_decision(shop, checks, open_room):
     fill(shop, GOOD)
     fill(shop, [chat("Only this?", "Yes.")], name="other")
     async with open_room("data") as room:
         assert len((await checked(room)).source) == 10, "the main recipe comes first"
-        await room.press("r", "down", "enter", until=lambda: ready(room) and len(session_of(room).source) == 1)
-
-
-async def test_another_recipe_hides_the_undo_of_a_decision(shop, checks, open_room):
-    fill(shop, GOOD)
-    fill(shop, [chat("Only this?", "Yes.")], name="other")
-    async with open_room("data") as room:
-        await checked(room)
         await room.press("x", notice="✗ Row 1 rejected.")
         await room.press("r", "down", "enter")
         await room.until(lambda: ready(room) and len(session_of(room).source) == 1 and not room.notice)

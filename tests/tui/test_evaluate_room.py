@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from exhaustive import cases
 
 from mlxtune.core.errors import MachineError
 from mlxtune.core.files import write_json
@@ -26,16 +27,15 @@ from mlxtune.tui.rooms.evaluate.paired_table import PairedTable
 from mlxtune.tui.rooms.evaluate.service import RowFilter
 from mlxtune.tui.widgets import ChoiceDialog
 
-from .driver import NARROW, Gate, Opening, RoomDriver, any_size, drive, opens
+from .driver import LARGE, NARROW, Gate, Opening, RoomDriver, any_size, drive, opens, picture_sizes
 from .evaluated import base, copy_rows, evaluating, evaluation, tuned
 from .rows_stage import ROWS, write
-from .stage import NOW, Shop, until
+from .stage import NOW, Shop
 from .test_naughty import NAUGHTY
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("two_arms")]
 
 ID, OLDER = "20261124-1500-support-json", "20261120-1500-support-json"
-LARGE = (140, 45)
 CONTROLS = "\x1b\x9b\x07\x00\r\t\u202e\u2066\u200f"
 
 
@@ -100,15 +100,6 @@ def test_a_metric_with_other_rates_is_shown_next_to_the_chosen_one(shop):
     assert only.second_metric("contract") not in ("json", None)
 
 
-@opens(stage=lambda shop: evaluation(shop, arms={"base": base}), settle=None)
-async def test_after_the_training_the_baseline_names_the_next_step(room, shop):
-    await rows_found(room, "Base fails")
-    assert "No adapter evaluated" in room.text("#ev-summary")
-    shop.run("20261124-1600-support-json", steps=5, end=("run.finished", {"summary": {}}))
-    await room.observe(shop.snapshot())
-    await room.until(lambda: "Evaluate the adapter" in room.text("#ev-summary"))
-
-
 @pytest.mark.parametrize("tuned_answer", [base, tuned])
 async def test_rows_to_fix_are_named_next_to_a_verdict_that_is_not_better(shop, open_room, tuned_answer):
     evaluation(shop, arms={"base": base, "tuned": tuned_answer})
@@ -129,13 +120,6 @@ async def test_the_failing_part_is_marked_next_to_the_reference(room):
     assert '"hgih" is not one of "low", "normal" or "high"' in room.text("#ev-detail")
 
 
-@opens(stage=lambda shop: evaluation(shop, arms={"base": base}), settle=None)
-async def test_keys_without_an_effect_say_so(room):
-    await rows_found(room, "Base fails")
-    await room.press("v", notice="· There is no other answer.")
-    await room.press("c", notice="· Not possible now: ")
-
-
 async def test_v_compares_with_every_other_arm_and_the_reference(room):
     heads = []
     for _ in range(4):
@@ -145,7 +129,7 @@ async def test_v_compares_with_every_other_arm_and_the_reference(room):
     assert heads == ["reference", "base", "base+kshot", "reference"]
 
 
-async def test_enter_lists_the_rows_behind_an_arm_and_behind_every_cell(room):
+async def test_enter_and_a_click_list_the_rows_behind_an_arm_and_behind_a_cell(room):
     await focus(room, "ev-table")
     assert room.actions[0] == "rows"
     await room.press("up", "up", "enter")
@@ -156,6 +140,10 @@ async def test_enter_lists_the_rows_behind_an_arm_and_behind_every_cell(room):
         await room.press(*filter(None, [key]), "enter")
         await rows_found(room, title, count)
     assert "✓ 1 " in room.text("#ev-list")
+    rows = room.screen.query_one(PairedTable).render().plain.splitlines()
+    y = next(index for index, row in enumerate(rows) if "fixed 14" in row)
+    await room.pilot.click("#ev-cells", offset=(rows[y].index("fixed 14"), y))
+    await rows_found(room, "Fixed", 14)
 
 
 @pytest.mark.parametrize(
@@ -189,13 +177,6 @@ async def test_a_short_reference_stays_visible_beside_the_end_of_a_long_answer(s
         assert '"needs_human": ' in room.text("#ev-detail")
 
 
-async def test_a_click_on_a_cell_lists_its_rows(room):
-    rows = room.screen.query_one(PairedTable).render().plain.splitlines()
-    y = next(index for index, row in enumerate(rows) if "fixed 14" in row)
-    await room.pilot.click("#ev-cells", offset=(rows[y].index("fixed 14"), y))
-    await rows_found(room, "Fixed", 14)
-
-
 async def test_enter_on_the_verdict_opens_the_whole_report(room):
     await focus(room, "ev-summary")
     assert room.actions[0] == "report"
@@ -218,6 +199,12 @@ async def test_m_cycles_the_metrics_and_rows_and_table_follow(room):
     for _ in room.screen.report.metrics[1:]:
         await room.press("m")
     await rows_found(room, count=7)
+    room.screen.query_one(PairedTable).action_pick("fixed")
+    await room.until(lambda: room.screen.rows.filter.cell == "fixed")
+    await room.press("down", "down")
+    row = room.screen._row.row.id
+    await room.press("m", until=lambda: "valid JSON" in room.head("#ev-rows"))
+    assert (room.screen.rows.filter.cell, room.screen._row.row.id) == ("fixed", row)
 
 
 @opens(settle=None, size=LARGE)
@@ -226,17 +213,6 @@ async def test_the_room_opens_on_a_row_that_the_training_fixed(room):
     await room.until(lambda: room.head("#ev-rows").endswith("Fixed row 1 of 14"))
     names = room.text("#ev-detail").splitlines()
     assert any(line.split() == ["base+kshot", "tuned"] for line in names), "before and after"
-
-
-@opens(settle=None)
-async def test_m_keeps_the_list_and_the_row(room):
-    await rows_found(room, count=7)
-    room.screen.query_one(PairedTable).action_pick("fixed")
-    await room.until(lambda: room.screen.rows.filter.cell == "fixed")
-    await room.press("down", "down")
-    row = room.screen._row.row.id
-    await room.press("m", until=lambda: "valid JSON" in room.head("#ev-rows"))
-    assert (room.screen.rows.filter.cell, room.screen._row.row.id) == ("fixed", row)
 
 
 @opens(size=NARROW)
@@ -313,12 +289,16 @@ async def test_a_first_report_that_is_being_read_does_not_look_lost(shop, open_r
 
 
 @opens(stage=lambda shop: evaluation(shop, arms={"base": base}), settle=None)
-async def test_a_baseline_alone_has_no_comparison(room):
+async def test_a_baseline_alone_has_no_comparison_and_names_the_next_step_after_a_training(room, shop):
     await rows_found(room, "Base fails")
     assert room.text("#ev-summary").strip().startswith("No adapter evaluated. Without training, whole contract: base ")
     assert not room.screen.query_one("#ev-square").display
-    await room.press("v")
+    await room.press("v", notice="· There is no other answer.")
     assert "reference" in room.text("#ev-detail")
+    await room.press("c", notice="· Not possible now: ")
+    shop.run("20261124-1600-support-json", steps=5, end=("run.finished", {"summary": {}}))
+    await room.observe(shop.snapshot())
+    await room.until(lambda: "Evaluate the adapter" in room.text("#ev-summary"))
 
 
 @opens(stage=lambda shop: evaluation(shop, "20261124-1700-brand-voice", name="brand-voice", pairs=True), size=LARGE)
@@ -512,21 +492,16 @@ async def test_a_running_evaluation_shows_its_progress_and_can_be_stopped(shop, 
         await room.press("s", choose="stop", until=lambda: stopped == ["20261124-1600-support-json"])
 
 
-async def test_answers_that_take_long_show_their_token(shop, open_room):
-    shop.recipe()
-    folder = evaluating(shop)
-    shop.tell(folder, [("arm.progress", {"arm": "tuned", "done": 1094, "total": 2364, "of": "token"})])
-    async with open_room("evaluate", size=NARROW) as room:
-        await room.until(lambda: "The longest of this batch at token 1,094 of at most 2,364" in room.text("#ev-progress"))
-
-
 async def test_a_first_evaluation_shows_only_its_progress(shop, open_room):
     shop.recipe()
-    evaluating(shop)
+    folder = evaluating(shop)
     async with open_room("evaluate", size=NARROW) as room:
         await room.until(lambda: "14 of 40 rows" in room.text("#ev-progress"))
         assert room.text("#ev-invite") == ""
         assert room.actions == ["stop"]
+        shop.tell(folder, [("arm.progress", {"arm": "tuned", "done": 1094, "total": 2364, "of": "token"})])
+        await room.observe(shop.snapshot())
+        await room.until(lambda: "The longest of this batch at token 1,094 of at most 2,364" in room.text("#ev-progress"))
     async with drive(shop.app(NOW + 60), "evaluate") as room:
         await room.until(lambda: "! No output for" in room.text("#ev-progress"))
 
@@ -691,16 +666,7 @@ async def test_the_recipe_as_it_is_now_can_be_chosen_if_it_evaluates_differently
     assert started == [(4, adapter), (0, adapter), (0, adapter), (0, adapter)]
 
 
-async def test_enter_starts_an_evaluation_on_a_later_visit_too(shop, open_room):
-    shop.recipe()
-    async with open_room("evaluate") as room:
-        for _ in range(3):
-            await room.press("enter", until=lambda: isinstance(room.screen, ChoiceDialog))
-            await room.press("escape", "H", mode="home")
-            await room.press("E", mode="evaluate")
-
-
-async def test_without_an_evaluation_enter_starts_one(shop, open_room, monkeypatch):
+async def test_without_an_evaluation_enter_starts_one_on_a_later_visit_too(shop, open_room, monkeypatch):
     started: list[str] = []
     monkeypatch.setattr("mlxtune.runs.launch.start", lambda workspace, kind, recipe, request, **_: started.append(kind))
     shop.recipe()
@@ -709,6 +675,10 @@ async def test_without_an_evaluation_enter_starts_one(shop, open_room, monkeypat
         intro = room.text("#ev-invite")
         assert "No evaluations yet." in intro
         assert "enter evaluate support-json" in intro
+        for _ in range(2):
+            await room.press("enter", until=lambda: isinstance(room.screen, ChoiceDialog))
+            await room.press("escape", "H", mode="home")
+            await room.press("E", mode="evaluate")
         await room.press("enter", choose="0")
         await room.until(lambda: isinstance(room.screen, ChoiceDialog) and "on 133 of 133 held-out rows" in room.screen._text)
         await room.choose("0")
@@ -787,7 +757,7 @@ async def test_a_report_that_loads_while_rows_are_searched_is_shown(room, shop, 
     await room.until(lambda: room.screen.report.folder == newer)
 
 
-@pytest.mark.parametrize("size", [(120, 36), (80, 24)], ids=["120x36", "80x24"])
+@pytest.mark.parametrize("size", cases([(120, 36), (80, 24)], "120x36", name=lambda size: f"{size[0]}x{size[1]}"))
 async def test_hostile_outputs_are_shown_as_text(shop, open_room, size):
     text = NAUGHTY.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     evaluation(shop, arms={"base": base, "tuned": lambda at, _: f"{at} {text}"})
@@ -812,15 +782,11 @@ async def test_any_terminal_size_works(shop, open_room, size):
         assert room.app.is_running
 
 
-@pytest.mark.parametrize("size", [(80, 24), LARGE], ids=["80x24", "140x45"])
-def test_picture(shop, snap_compare, size):
-    async def before(pilot: Any) -> None:
-        await pilot.press("E")
-        room = RoomDriver(pilot.app, pilot)
-        await until(pilot, lambda: room.mode == "evaluate")
+@picture_sizes
+def test_picture(shop, picture, size):
+    async def on_a_failing_row(room: RoomDriver) -> None:
         await rows_found(room)
         await room.press(*["down"] * 5)
-        await pilot.pause()
 
     evaluation(shop, off_task=2, looks=4)
-    assert snap_compare(shop.app(), terminal_size=size, run_before=before)
+    picture(shop, size, "evaluate", on_a_failing_row)

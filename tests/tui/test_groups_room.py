@@ -127,15 +127,13 @@ async def test_keep_the_most_diverse_or_the_marked_rows(room):
     assert sorted(statuses(room)) == [11, 13]
 
 
-async def test_several_groups_at_once(room):
+async def test_several_groups_at_once_and_marks_that_stay_when_others_come_back(room):
     source = room.staged
     await go_to(room, "duplicate")
     await room.press("v", "down", "f", notice="✗ 2 rows rejected.")
     assert statuses(room) == {14: "rejected", 15: "rejected"}
     assert len(journal(source)) == 1
-
-
-async def test_marks_stay_on_their_groups_when_others_come_back(room):
+    await room.press("u", until=lambda: not statuses(room))
     await room.press("home", "f", notice="✗ 3 rows rejected.")
     await go_to(room, "duplicate")
     await room.press("space", "u", until=lambda: not statuses(room))

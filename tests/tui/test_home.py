@@ -121,11 +121,6 @@ async def test_slash_keeps_the_rows_of_a_list_that_have_a_text(room):
     assert room.screen.view.name == "tone-soft"
 
 
-async def test_the_lower_half_shows_the_loss_of_the_run(room):
-    assert room.head("#home-lower") == "Loss support-json"
-    assert room.text("#lower-picture").splitlines()[-1].split()[-1] == "960"
-
-
 async def test_home_shows_the_recipe_that_the_other_rooms_show(shop, open_room):
     shop.recipe("alpha")
     shop.recipe("beta")
@@ -179,18 +174,6 @@ async def test_a_redraw_right_after_a_key_keeps_the_cursor(room):
     runs.action_edge(True)
     room.screen.redraw()
     assert runs.cursor == runs.count - 1
-
-
-async def test_tab_goes_between_next_and_runs(room):
-    for key, focus in (("tab", "runs-picture"), ("tab", "next-picture"), ("up", "next-picture")):
-        await room.press(key)
-        assert room.focus == focus
-
-
-async def test_enter_does_the_next_step(room):
-    assert "Let the run finish, then evaluate it" in next_text(room)
-    await room.press("enter")
-    assert room.mode == "train"
 
 
 async def test_while_a_run_trains_no_other_can_start(room, monkeypatch):

@@ -14,8 +14,9 @@ from mlxtune.tui.open_flow import MappingScreen
 from mlxtune.tui.paths import completions
 from mlxtune.tui.widgets import ListPanel, Panel, PromptDialog
 
-from .driver import NARROW, Gate, RoomDriver, drive
+from .driver import NARROW, Gate, RoomDriver, drive, picture_sizes
 from .rows_stage import GOOD, fill, ready, session_of, write
+from .stage import Shop
 
 pytestmark = pytest.mark.slow
 
@@ -43,6 +44,14 @@ def drawn(room: RoomDriver, selector: str) -> str:
 
 async def prompted(room: RoomDriver) -> None:
     await room.until(lambda: isinstance(room.screen, PromptDialog) and room.screen.query_one("#candidates", ListPanel).count > 0)
+
+
+async def open_path(room: RoomDriver, path: str | Path) -> None:
+    """Enter a path in the dialog."""
+    await room.press("o")
+    await prompted(room)
+    field(room).value = str(path)
+    await room.press("enter")
 
 
 async def mapped(room: RoomDriver) -> MappingScreen:
@@ -119,10 +128,8 @@ async def test_a_file_is_opened_with_its_recipe(shop, checks, open_room):
     source = fill(shop, GOOD)
     shop.recipe("another")
     async with open_room("home") as room:
-        await room.press("o")
-        await prompted(room)
-        field(room).value = str(source)
-        await room.press("enter", notice="✓ Opened support-json.jsonl with its recipe support-json.toml.")
+        await open_path(room, source)
+        await room.until_notice("✓ Opened support-json.jsonl with its recipe support-json.toml.")
         await room.until(lambda: room.mode == "data" and ready(room) and session_of(room).ref.recipe is not None)
         assert room.app.sessions.file is None
 
@@ -147,10 +154,7 @@ async def test_unknown_columns_are_mapped_while_the_rows_are_shown(shop, checks,
     shop.recipe()
     async with open_room("data") as room:
         await room.until(lambda: "o" in [action.key for action in room.screen.shown_actions()])
-        await room.press("o")
-        await prompted(room)
-        field(room).value = str(tickets)
-        await room.press("enter")
+        await open_path(room, tickets)
         screen = await mapped(room)
         assert drawn(room, "#columns").splitlines()[1].split()[:3] == ["utterance", "prompt", "Where"]
         assert "body.reply" in drawn(room, "#columns")
@@ -188,10 +192,7 @@ async def test_a_new_recipe_is_what_init_writes(shop, checks, open_room, tickets
     shop.recipe("taken")
     expected = scaffold.write(scaffold.guess(tickets), tmp_path / "other", "mine").read_text()
     async with open_room("home") as room:
-        await room.press("o")
-        await prompted(room)
-        field(room).value = str(tickets)
-        await room.press("enter")
+        await open_path(room, tickets)
         await proposed(room, "tickets")
         await room.press("r", until=lambda: isinstance(room.screen, PromptDialog) and field(room).value == "tickets")
         field(room).value = "taken"
@@ -273,10 +274,7 @@ async def test_the_recipe_follows_the_columns_and_enter_waits_for_it(shop, check
 
     monkeypatch.setattr(scaffold, "guess", slow)
     async with open_room("home") as room:
-        await room.press("o")
-        await prompted(room)
-        field(room).value = str(tickets)
-        await room.press("enter")
+        await open_path(room, tickets)
         await proposed(room, "tickets-2")  # a name that is not taken
         assert "6 (6 completion)" in drawn(room, "#recipe")
         await room.press("down", "9", until=lambda: "6 (6 text)" in drawn(room, "#recipe"))
@@ -289,27 +287,14 @@ async def test_the_recipe_follows_the_columns_and_enter_waits_for_it(shop, check
     assert load(shop.folder / "recipes" / "tickets-2.toml").data.map == {"prompt": "utterance", "completion": "body.reply"}
 
 
-def keys_until_mapped(*keys: str) -> Any:
-    async def run(pilot: Any) -> None:
-        room = RoomDriver(pilot.app, pilot)
-        await room.press(*keys)
-        await mapped(room)
-        await pilot.pause()
-
-    return run
-
-
-@pytest.mark.parametrize("size", [(80, 24), (140, 45)], ids=["80x24", "140x45"])
-def test_picture_of_the_mapping(shop, snap_compare, size):
+def with_tickets(shop: Shop) -> Shop:
     shop.recipe()
     write(shop.folder / "data" / "tickets.jsonl", TICKETS)
-    run = keys_until_mapped("o", *"data/tickets.jsonl", "enter")
-    assert snap_compare(shop.app(), terminal_size=size, run_before=run)
+    return shop
 
 
 async def test_the_list_of_paths_grows_with_its_paths(shop, open_room):
-    shop.recipe()
-    write(shop.folder / "data" / "tickets.jsonl", TICKETS)
+    with_tickets(shop)
     async with open_room("home", size=NARROW) as room:
         await room.press("o")
         await prompted(room)
@@ -320,28 +305,28 @@ async def test_the_list_of_paths_grows_with_its_paths(shop, open_room):
             assert candidates.size.height == count
 
 
-def test_picture_of_the_path(shop, snap_compare):
-    shop.recipe()
-    write(shop.folder / "data" / "tickets.jsonl", TICKETS)
+@picture_sizes
+def test_picture_of_the_mapping(shop, picture, size):
+    async def mapping(room: RoomDriver) -> None:
+        await open_path(room, "data/tickets.jsonl")
+        await mapped(room)
 
-    async def run(pilot: Any) -> None:
-        room = RoomDriver(pilot.app, pilot)
+    picture(with_tickets(shop), size, "home", mapping)
+
+
+def test_picture_of_the_path(shop, picture):
+    async def choosing(room: RoomDriver) -> None:
         await room.press("o")
         await prompted(room)
         await room.press(*"data/", until=lambda: "data/tickets.jsonl" in room.screen_text)
 
-    assert snap_compare(shop.app(), terminal_size=NARROW, run_before=run)
+    picture(with_tickets(shop), NARROW, "home", choosing)
 
 
-def test_picture_of_a_new_recipe(shop, snap_compare):
-    shop.recipe()
-    write(shop.folder / "data" / "tickets.jsonl", TICKETS)
-
-    async def run(pilot: Any) -> None:
-        room = RoomDriver(pilot.app, pilot)
-        await keys_until_mapped("o", *"data/tickets.jsonl", "enter")(pilot)
+def test_picture_of_a_new_recipe(shop, picture):
+    async def naming(room: RoomDriver) -> None:
+        await open_path(room, "data/tickets.jsonl")
         await proposed(room, "tickets")
         await room.press("r", until=lambda: isinstance(room.screen, PromptDialog) and field(room).value == "tickets")
-        await pilot.pause()
 
-    assert snap_compare(shop.app(), terminal_size=NARROW, run_before=run)
+    picture(with_tickets(shop), NARROW, "home", naming)

@@ -1,24 +1,21 @@
 """Snapshots of Data and Review at a small and a large size, on fixed rows."""
 
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import pytest
 
-from .driver import RoomDriver
+from .driver import NARROW, RoomDriver, picture_sizes
 from .rows_stage import ROWS, Checks, answer, chat, fill, ready
 
-SIZES = pytest.mark.parametrize("size", [(80, 24), (140, 45)], ids=["80x24", "140x45"])
+pytestmark = pytest.mark.slow
 
 
-def press(*keys: str, until: str) -> Callable[[Any], Awaitable[None]]:
-    """Press ``keys``, the second of them once the source is checked, and wait for a notice that begins with ``until``."""
+def press(*keys: str, until: str) -> Callable[[RoomDriver], Awaitable[None]]:
+    """Press ``keys`` once the source is checked, and wait for a notice that begins with ``until``."""
 
-    async def run(pilot: Any) -> None:
-        room = RoomDriver(pilot.app, pilot)
-        await room.press(keys[0], until=lambda: ready(room))
-        await room.press(*keys[1:], notice=until)
-        await pilot.pause()
+    async def run(room: RoomDriver) -> None:
+        await room.until(lambda: ready(room))
+        await room.press(*keys, notice=until)
 
     return run
 
@@ -30,17 +27,14 @@ def _fixed(monkeypatch: pytest.MonkeyPatch, checks: Checks) -> None:
     monkeypatch.setattr("mlxtune.tui.rooms.review.render.format_time", lambda seconds: "14:46")
 
 
-@pytest.mark.slow
-@SIZES
-def test_data(shop, snap_compare, size):
+@picture_sizes
+def test_data(shop, picture, size):
     fill(shop)
-    run = press("D", "a", "down", "x", "down", "down", until="✗ Row 2 rejected.")
-    assert snap_compare(shop.app(), terminal_size=size, run_before=run)
+    picture(shop, size, "data", press("a", "down", "x", "down", "down", until="✗ Row 2 rejected."))
 
 
-@pytest.mark.slow
-@SIZES
-def test_review(shop, snap_compare, size):
+@picture_sizes
+def test_review(shop, picture, size):
     turns = [
         {"role": "user", "content": "My prescription number is 77-201, is it ready yet?"},
         {"role": "assistant", "content": answer("shipping", "It is ready at the counter.")},
@@ -51,19 +45,14 @@ def test_review(shop, snap_compare, size):
     row["messages"] = [row["messages"][0], *turns]
     fill(shop, [ROWS[0], row, *ROWS[1:]])
     # Data first: Review gives digits to the tags of the rows that have been read
-    run = press("D", "R", "a", "2", "#", *"ask", "enter", until="✓ Row 2 annotated.")
-    assert snap_compare(shop.app(), terminal_size=size, run_before=run)
+    picture(shop, size, "data", press("R", "a", "2", "#", *"ask", "enter", until="✓ Row 2 annotated."))
 
 
-@pytest.mark.slow
-@SIZES
-def test_labels(shop, snap_compare, size):
+@picture_sizes
+def test_labels(shop, picture, size):
+    async def labels(room: RoomDriver) -> None:
+        await room.until(lambda: ready(room))
+        await room.press("g", *(["g"] if size == NARROW else []), until=lambda: "billing" in room.text("#label-bars"))
+
     fill(shop)
-
-    async def run(pilot: Any) -> None:
-        room = RoomDriver(pilot.app, pilot)
-        await room.press("D", until=lambda: ready(room))
-        await room.press("g", *(["g"] if size[0] < 100 else []), until=lambda: "billing" in room.text("#label-bars"))
-        await pilot.pause()
-
-    assert snap_compare(shop.app(), terminal_size=size, run_before=run)
+    picture(shop, size, "data", labels)

@@ -8,7 +8,7 @@ from mlxtune.runs.queue import Queue
 from mlxtune.tui.rooms.train.pages import QueuePage
 from mlxtune.tui.widgets import ChoiceDialog
 
-from .driver import NARROW
+from .driver import NARROW, picture_sizes
 from .stage import Shop, shown
 
 pytestmark = pytest.mark.slow
@@ -81,7 +81,7 @@ async def test_an_interrupted_queue_is_started_again(shop, open_room, monkeypatc
             assert len(waiting(queue)) == len(started) == 1
 
 
-@pytest.mark.parametrize("size", [NARROW, (140, 45)], ids=["80x24", "140x45"])
+@picture_sizes
 def test_pictures(shop, snap_compare, size):
     shop.recipe()
     fill(shop)

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from textual import events
@@ -76,7 +75,7 @@ async def test_a_row_is_shown_by_role_and_trained_text_is_marked_without_color(s
         assert "support-json.jsonl, line 1" in room.text("#origin")
 
 
-async def test_a_held_out_answer_is_not_trained(room, tokens):
+async def test_a_held_out_or_rejected_answer_is_not_trained(room, tokens):
     session = room.screen.session
     assert session is not None
     number = next(index + 1 for index in range(len(session.source)) if session.source.is_held_out(index))
@@ -85,9 +84,8 @@ async def test_a_held_out_answer_is_not_trained(room, tokens):
     assert "not trained, " in line(room, "● assistant")
     await room.press("e", until=lambda: "editing" in room.head("#read"))
     assert "not trained" in line(room, "● assistant")
-
-
-async def test_a_rejected_answer_is_not_trained(room, tokens):
+    await room.press("escape", "home")
+    await at_row(room, 1)
     await room.press("x")
     await at_row(room, 2)
     await room.press("left", until=lambda: room.head("#read").endswith("29 tokens, not used"))
@@ -148,10 +146,6 @@ async def test_each_decision_is_one_key_and_moves_on(room):
     await at_row(room, 3)  # the skipped row comes last
     await room.press("a", until=lambda: "all decided" in room.text("#progress"))
     assert actions(source) == ["accept", "reject", "skip", *["accept"] * 11]
-
-
-async def test_a_key_with_several_actions_names_them_if_none_is_possible(room):
-    await room.press("d", notice="· Not possible now: disclaimer, right.")
 
 
 @opens(size=NARROW)
@@ -385,7 +379,8 @@ def test_a_word_diff_is_computed_once(monkeypatch):
 
 
 async def test_the_keys_of_pairs_do_nothing_to_a_conversation(room):
-    await room.press("d", "equals_sign", "b", "s")
+    await room.press("d", notice="· Not possible now: disclaimer, right.")
+    await room.press("equals_sign", "b", "s")
     await room.pilot.pause()
     assert not statuses(room)
     assert "tie" not in room.actions
@@ -524,18 +519,6 @@ async def test_a_missing_base_is_told_and_its_tokens_are_counted_once_it_is_ther
     local_bases.add("smollm2-135m")
     await room.observe(shop.snapshot())
     await room.until(lambda: room.head("#read").endswith(" trained"))
-
-
-async def test_a_full_disk_is_reported_and_nothing_is_decided(room, monkeypatch):
-
-    def full(self: Any, record: Any) -> None:
-        raise MachineError("The disk is full, so support-json.review.jsonl was not saved.", hint="Free some space.")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("mlxtune.core.journal.Journal.append", full)
-        await room.press("a", notice="✗ The disk is full")
-    await at_row(room, 1)
-    assert not statuses(room)
 
 
 @opens(stage=lambda shop: None, settle=None, size=NARROW)

@@ -10,13 +10,11 @@ from mlxtune.training.search.leaderboard import read_leaderboard
 from mlxtune.tui.rooms.train.pages import SearchPage
 from mlxtune.tui.widgets import ChoiceDialog
 
-from .driver import NARROW
+from .driver import LARGE, NARROW, picture_sizes
 from .searched import write_search
 from .stage import shown
 
 pytestmark = pytest.mark.slow
-
-LARGE = (140, 45)
 
 
 async def opened(room: Any) -> None:
@@ -79,14 +77,6 @@ async def test_a_finished_search(shop, open_room):
         await room.press("escape", mode="train")
 
 
-async def test_a_crashed_search_offers_to_continue(shop, open_room):
-    write_search(shop, done=3)
-    async with open_room("train", size=NARROW) as room:
-        await opened(room)
-        assert "crashed" in room.text("#search-banner")
-        assert "r continue" in room.text("#search-banner")
-
-
 def test_trials_that_the_budget_excluded(shop):
     folder = write_search(shop, done=9, finished=True)
     board = read_leaderboard(folder)
@@ -95,7 +85,7 @@ def test_trials_that_the_budget_excluded(shop):
     assert "waiting" not in {entry.status for entry in board.entries}
 
 
-@pytest.mark.parametrize("size", [NARROW, LARGE], ids=["80x24", "140x45"])
+@picture_sizes
 @pytest.mark.parametrize("state", ["running", "finished", "crashed"])
 def test_pictures(shop, snap_compare, size, state):
     shop.recipe()

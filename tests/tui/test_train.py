@@ -85,7 +85,7 @@ async def test_a_run_that_was_asked_and_is_quiet_can_be_killed_after_a_warning(r
     await room.until_notice("■ support-json is exiting now, without saving.")
 
 
-async def test_a_refused_stop_changes_nothing(room, monkeypatch):
+async def test_a_refused_stop_changes_nothing_also_while_the_app_is_busy(room, monkeypatch):
     def refuse(run: Any) -> None:
         raise InputError("It is gone.")
 
@@ -93,9 +93,6 @@ async def test_a_refused_stop_changes_nothing(room, monkeypatch):
     await room.press("s", choose="stop", notice="✗ It is gone.")
     assert "stop" in room.actions
     assert "● stopping" not in status(room)
-
-
-async def test_while_the_app_is_busy_a_stop_is_refused(room, monkeypatch):
     monkeypatch.setattr("mlxtune.runs.registry.stop", lambda run: pytest.fail("stopped"))
     room.app.jobs.busy = True
     await room.press("s", choose="stop", notice="! Another task is still running.")
@@ -264,11 +261,14 @@ async def test_brackets_and_arrows_show_older_and_newer_runs(room):
     assert room.app.selected is None, "the newest is followed"
 
 
-async def test_z_zooms_to_the_last_fifth_and_back(room):
+async def test_z_zooms_to_the_last_fifth_and_back_and_m_does_nothing_with_one_metric(room):
     await room.press("z", until=lambda: "512" in chart_text(room))
     assert "whole" in room.actions
     await room.press("z", until=lambda: "960" in chart_text(room))
     assert "zoom" in room.actions
+    assert "Metric (m)" not in [command.title for command in room.app.get_system_commands(room.screen)]
+    await room.press("m")
+    assert chart(room).metric.title == "Loss"
 
 
 async def test_left_and_right_move_a_cursor_over_the_steps(room):
@@ -354,12 +354,6 @@ async def test_m_goes_through_the_metrics_of_preference_training(shop, open_room
         assert "chosen 0." in room.head("#chart")
 
 
-async def test_m_does_nothing_for_a_run_that_has_only_a_loss(room):
-    assert "Metric (m)" not in [command.title for command in room.app.get_system_commands(room.screen)]
-    await room.press("m")
-    assert chart(room).metric.title == "Loss"
-
-
 async def test_enter_opens_the_focused_panel(room):
     await room.press("tab", "enter", until=lambda: isinstance(room.screen, PageScreen))
     await room.until(lambda: "step 50" in room.text("#rows"))
@@ -425,9 +419,3 @@ async def test_the_room_follows_a_run_that_another_process_writes(shop):
     async with again.run_test() as pilot:
         await RoomDriver(again, pilot).until(lambda: again.has_read)
         assert [step.step for step in again.snapshot.runs[0].state.steps] == list(range(1, 22))
-
-
-async def test_q_quits(loaded, open_room):
-    async with open_room("train") as room:
-        await room.press("q")
-    assert room.app.return_code == 0

@@ -87,16 +87,17 @@ async def test_earlier_lines_can_be_recalled(shop, checks, open_room):
 
 
 @pytest.mark.parametrize("size", [NARROW, (140, 45)])
-@pytest.mark.parametrize("text", ["", "replace /e/ee/", "nonsense in every way"])
-async def test_the_dialogs_keys_are_always_shown(size, text, shop, checks, open_room):
+async def test_the_dialogs_keys_are_always_shown(size, shop, checks, open_room):
     fill(shop, GOOD * 3)
     async with open_room("data", size) as room:
         await opened(room)
-        await type_line(room, text)
-        await room.until(lambda: dialog_text(room, "#outcome").strip()[:1] in ("T", "✓", "·"))
-        await room.pilot.pause()
-        sheet, keys = room.screen.query_one(".sheet"), room.screen.query(Panel).last()
-        assert sheet.content_region.contains_region(keys.region)
+        await room.press("colon", until=lambda: isinstance(room.screen, TransformDialog))
+        for text, mark in (("", "T"), ("replace /e/ee/", "✓"), ("nonsense in every way", "·")):
+            room.screen.query_one(Input).value = text
+            await room.until(lambda mark=mark: dialog_text(room, "#outcome").strip().startswith(mark))
+            await room.pilot.pause()
+            sheet, keys = room.screen.query_one(".sheet"), room.screen.query(Panel).last()
+            assert sheet.content_region.contains_region(keys.region)
 
 
 async def test_marks_by_key_and_every_decision_on_them(shop, checks, open_room):

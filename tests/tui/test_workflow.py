@@ -276,7 +276,7 @@ def test_the_workflow_ends_with_a_blind_session_and_the_adapter_that_is_proved(l
     assert last()[0][0] == "waiting", "a session that cannot be read is none"
 
 
-def test_an_adapter_that_is_not_to_be_promoted_is_best_only_where_there_is_no_other(shop):
+async def test_an_adapter_that_is_not_to_be_promoted_is_best_only_where_there_is_no_other(shop, open_room):
     trained(shop, age=900)
     evaluation(shop, arms={"base": base, "tuned": tuned}, run=ID, off_task=4)
     snapshot = shop.snapshot()
@@ -284,19 +284,14 @@ def test_an_adapter_that_is_not_to_be_promoted_is_best_only_where_there_is_no_ot
     assert workflow(snapshot)[-1].state == "warning"
     assert step_mark(step, snapshot) == "warning"
     assert "not recommended: off-task accuracy" in step_why(step, snapshot)
+    async with open_room("home", size=(140, 45)) as room:
+        assert room.head("#best") == "Best so far"
+        assert "! Better, but not recommended: off-task accuracy" in " ".join(room.text("#best-picture").split())
     evaluation(shop, "20261124-1400-support-json", arms={"base": base, "tuned": kshot}, run="older")
     best = shop.snapshot().best
     assert best is not None
     assert (best.run_id, best.caveat) == ("older", None)
     assert workflow(shop.snapshot())[-1].state == "done"
-
-
-async def test_home_says_that_an_adapter_is_not_recommended(shop, open_room):
-    trained(shop, age=900)
-    evaluation(shop, arms={"base": base, "tuned": tuned}, run=ID, off_task=4)
-    async with open_room("home", size=(140, 45)) as room:
-        assert room.head("#best") == "Best so far"
-        assert "! Better, but not recommended: off-task accuracy" in " ".join(room.text("#best-picture").split())
 
 
 def test_recipes_that_need_a_run_before_them_are_not_counted_as_ready(shop):
