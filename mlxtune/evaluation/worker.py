@@ -41,7 +41,6 @@ from mlxtune.evaluation.report import LeftOut, ReportFacts, decoding
 from mlxtune.evaluation.seed_report import recommend
 from mlxtune.models.cpu import blas
 from mlxtune.models.resolve import resolve
-from mlxtune.planning.machine import this_machine
 from mlxtune.planning.training_rule import example_count, model_width, training_rule
 from mlxtune.present.report import publish
 from mlxtune.recipe import Recipe
@@ -84,10 +83,7 @@ def evaluate(worker: Worker) -> dict[str, Any]:
     inputs = _read_inputs(worker)
     source = resolve(recipe.model.base, relative_to=recipe.folder)
     loaded = load.load(source, quantize=recipe.model.quantize)
-    worker.emit(
-        "model.loaded", base=source.name, path=loaded.description, parameters=loaded.parameters, seconds=loaded.seconds,
-        limit=load.memory_limit(this_machine().limit),
-    )  # fmt: skip
+    worker.emit("model.loaded", **loaded.event)
     template = load_template(source, TemplateSettings.from_recipe(recipe), loaded.tokenizer)
     built = kinds.build_arms(recipe, inputs.adapter, inputs.splits.train)
     arms, budget = _budget(worker, inputs, built, loaded, template)

@@ -18,7 +18,7 @@ from mlxtune.core.errors import ModelError
 from mlxtune.models import gated_delta
 from mlxtune.models.cpu import exp
 from mlxtune.models.resolve import ModelFolder
-from mlxtune.planning.machine import CACHE_LIMIT, computes_natively
+from mlxtune.planning.machine import CACHE_LIMIT, computes_natively, this_machine
 
 Compute = Literal["native", "float32"]
 Quantize = Literal[0, 4, 8]
@@ -38,6 +38,17 @@ class LoadedModel:
     @property
     def parameters(self) -> int:
         return sum(array.size for _, array in tree_flatten(self.model.parameters()))
+
+    @property
+    def memory_limit(self) -> int:
+        """The memory in bytes that a run should stay within."""
+        return memory_limit(this_machine().limit)
+
+    @property
+    def event(self) -> dict[str, Any]:
+        """The fields of the event ``model.loaded``."""
+        facts = {"path": self.description, "parameters": self.parameters, "seconds": self.seconds}
+        return {"base": self.source.name, **facts, "limit": self.memory_limit}
 
 
 def on_gpu() -> bool:

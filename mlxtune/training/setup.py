@@ -60,8 +60,10 @@ class Foundation:
     template: ChatTemplate
     train: EncodedRows
     valid: EncodedRows
-    skipped: list[SkippedRow]
-    limit: int  # of memory, in bytes
+
+    @property
+    def skipped(self) -> list[SkippedRow]:
+        return [*self.train.skipped, *self.valid.skipped]
 
 
 def prepare(recipe: Recipe, folder: Path, worker: RunListener) -> TrainingSetup:
@@ -89,16 +91,11 @@ def load_foundation(recipe: Recipe, worker: RunListener, reviewed: Path) -> Foun
     except MachineError as error:
         worker.warn("split_not_recorded", error=error.message)
     loaded = load.load(resolve(recipe.model.base, relative_to=recipe.folder), quantize=recipe.model.quantize)
-    limit = load.memory_limit(this_machine().limit)
-    worker.emit(
-        "model.loaded", base=loaded.source.name, path=loaded.description, parameters=loaded.parameters, seconds=loaded.seconds,
-        limit=limit,
-    )  # fmt: skip
+    worker.emit("model.loaded", **loaded.event)
     template = load_template(loaded.source, TemplateSettings.from_recipe(recipe), loaded.tokenizer)
     splits.refuse_sealed((*splits.train, *splits.valid))
     train, valid, _ = (encode(template, rows, recipe) for rows in (splits.train, splits.valid, splits.test))
-    skipped = [*train.skipped, *valid.skipped]
-    base = with_replay(Foundation(splits, loaded, template, train, valid, skipped, limit), recipe, worker)
+    base = with_replay(Foundation(splits, loaded, template, train, valid), recipe, worker)
     rows = [*base.train.rows, *valid.rows]
     for note, count in count_notes(rows).items():
         worker.warn("template_note", note=note.value, rows=count)
@@ -106,7 +103,7 @@ def load_foundation(recipe: Recipe, worker: RunListener, reviewed: Path) -> Foun
         worker.warn("high_learning_rate", rate=rate)
     if truncated := [str(row.location) for row in rows if row.truncated]:
         worker.warn("rows_truncated", rows=truncated, max_tokens=recipe.data.max_tokens)
-    if skipped:
+    if skipped := base.skipped:
         worker.warn("rows_skipped", rows=[str(row.location) for row in skipped], max_tokens=recipe.data.max_tokens)
     return base
 
@@ -120,7 +117,7 @@ def with_replay(base: Foundation, recipe: Recipe, worker: RunListener) -> Founda
 
 def build_loop(base: Foundation, recipe: Recipe, folder: Path, worker: RunListener) -> TrainingSetup:
     """Add a new adapter to the model, which must have none, and build its training loop. ``folder`` is the run's folder."""
-    loaded, train, valid, limit = base.loaded, base.train, base.valid, base.limit
+    loaded, train, valid, limit = base.loaded, base.train, base.valid, base.loaded.memory_limit
     recipe = apply_rule(recipe, model_width(loaded.source.config), example_count(base.splits.train, recipe.data.max_tokens))
     rows = [*train.rows, *valid.rows]
     adapter_config = lora.add(loaded.model, recipe.adapter, recipe.training.seed)

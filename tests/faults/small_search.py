@@ -47,8 +47,8 @@ def row(number: int) -> Conversation:
 def load_foundation(recipe: Recipe, worker: RunListener, reviewed: Path) -> Foundation:
     loaded = small.load_model(Path(), worker)
     splits = Splits(tuple(map(row, range(4))), tuple(map(row, range(4, 8))), ())
-    nothing = EncodedRows([], {})
-    return Foundation(splits, loaded, small.make_template(), nothing, nothing, [], 2**30)
+    nothing = EncodedRows([], [])
+    return Foundation(splits, loaded, small.make_template(), nothing, nothing)
 
 
 def build_loop(base: Foundation, recipe: Recipe, folder: Path, listener: RunListener) -> TrainingSetup:

@@ -32,7 +32,7 @@ from mlxtune.evaluation.arms import BASE, TUNED
 from mlxtune.evaluation.progress import progress_reporter
 from mlxtune.models.cpu import blas
 from mlxtune.models.resolve import resolve, same_base
-from mlxtune.planning.machine import disk_free, this_machine
+from mlxtune.planning.machine import disk_free
 from mlxtune.recipe.parent import WEIGHTS
 from mlxtune.runs import launch, registry
 from mlxtune.runs.worker import Worker, run_worker
@@ -120,10 +120,7 @@ class _ExportJob:
         from mlxtune.training.preference.reference import adapters_disabled
 
         loaded = load.load(self.source, quantize=self.quantize)
-        self.worker.emit(
-            "model.loaded", base=self.source.name, path=loaded.description, parameters=loaded.parameters, seconds=loaded.seconds,
-            limit=load.memory_limit(this_machine().limit),
-        )  # fmt: skip
+        self.worker.emit("model.loaded", **loaded.event)
         _check_disk(self.target, loaded.parameters, self.form, self.precision)
         self.rows = ComparedRows(self.worker)
         lora.load(loaded.model, self.adapter)

@@ -62,7 +62,6 @@ from mlxtune.evaluation.progress import progress_reporter
 from mlxtune.evaluation.scorers import CORRECT, ModelAnswer
 from mlxtune.models.cpu import blas
 from mlxtune.models.resolve import resolve
-from mlxtune.planning.machine import this_machine
 from mlxtune.recipe import Recipe
 from mlxtune.runs.worker import Worker, run_worker
 
@@ -334,10 +333,7 @@ def _open_teacher(
     if spec.model:
         return EndpointTeacher(spec), lambda row: count_row_tokens(template, row)
     loaded = load.load(resolve(spec.base, relative_to=recipe.folder), quantize=recipe.model.quantize if spec.adapter else 0)
-    worker.emit(
-        "model.loaded", base=loaded.source.name, path=loaded.description, parameters=loaded.parameters, seconds=loaded.seconds,
-        limit=load.memory_limit(this_machine().limit),
-    )  # fmt: skip
+    worker.emit("model.loaded", **loaded.event)
     if spec.adapter:
         lora.load(loaded.model, Path(spec.adapter))
     loaded.model.eval()
