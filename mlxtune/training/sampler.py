@@ -6,7 +6,8 @@ from typing import Any
 
 from mlxtune.data.rows import Conversation, Preference, PromptRow, Row, Unpaired
 from mlxtune.evaluation.contract import Contract
-from mlxtune.evaluation.scorers import CONTRACT, CORRECT, LOOP, PASS, THINKING_LIMIT, THINKING_LOOP, ModelAnswer, Score
+from mlxtune.evaluation.evidence import evaluated_rows
+from mlxtune.evaluation.scorers import CONTRACT, CORRECT, LOOP, PASS, THINKING_LIMIT, THINKING_LOOP, Score
 from mlxtune.models.generate import GenerationSettings, generate
 from mlxtune.models.load import LoadedModel
 from mlxtune.models.template import ChatTemplate
@@ -85,5 +86,4 @@ class Sampler:
 
     def _score(self, row: PromptRow, text: str, answer: GeneratedAnswer) -> dict[str, Score]:
         assert self.contract
-        prompt = "\n\n".join(message.content for message in row.prompt)
-        return self.contract.score(ModelAnswer(text, answer.ended, row.reference, prompt))
+        return self.contract.score(evaluated_rows([row])[0].answer(text, answer.ended))
