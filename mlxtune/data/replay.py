@@ -4,15 +4,15 @@ Self-generated replay nearly removes forgetting (arXiv:2605.26097). Every other 
 answers; the others are sampled at temperature 1, for which the expected gradient at the base is zero.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mlxtune.core.errors import DataError, RecipeError
-from mlxtune.core.files import read_failure, read_text
 from mlxtune.data import samples
 from mlxtune.data.rows import Conversation, Location, Message, Row, assistant_message, shared_system_prompt
+from mlxtune.data.source_files import read_json_lines
 from mlxtune.recipe import Recipe
 
 SHIPPED = Path("data/samples/replay.jsonl")
@@ -61,21 +61,13 @@ def read_prompts(file: Path, setting: str = "data.replay_prompts") -> list[tuple
 
     Raises ``DataError``, whose hint names the ``setting`` that the file comes from.
     """
-    try:
-        lines = read_text(file).splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"Cannot read {file}: {read_failure(error)}.", hint=f"Correct {setting}.") from error
-    prompts = [(location, _parse(line, location)) for location, line in ((Location(file, at), line) for at, line in enumerate(lines, 1)) if line.strip()]  # fmt: skip
+    prompts = [(location, _parse(value, location)) for location, value in read_json_lines(file, f"Correct {setting}.")]
     if not prompts:
         raise DataError(f"{file} has no prompts.", hint=f"Correct {setting}.")
     return prompts
 
 
-def _parse(line: str, location: Location) -> tuple[Message, ...]:
-    try:
-        value = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{location}: invalid JSON.") from error
+def _parse(value: Any, location: Location) -> tuple[Message, ...]:
     match value:
         case {"prompt": str(prompt)} if prompt.strip():
             return (Message("user", prompt),)

@@ -1,8 +1,12 @@
-"""A source's files, and the sidecar files in which mlxtune stores what it knows about the source."""
+"""A source's files, the sidecar files in which mlxtune stores what it knows about the source, and the lines of other data files."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 from mlxtune.core.errors import DataError
+from mlxtune.core.files import read_failure, read_text
+from mlxtune.data.rows import Location
 from mlxtune.recipe.schema import HUB_FOLDER
 
 PARTS = ("train", "valid", "test")
@@ -38,6 +42,26 @@ def all_files(path: Path) -> dict[str, Path]:
     """
     generated = generated_path(path)
     return source_files(path) | ({GENERATED: generated} if generated.is_file() and generated.stat().st_size else {})
+
+
+def read_lines(file: Path, hint: str = "") -> list[tuple[Location, str]]:
+    """Return the lines of ``file`` that are not blank. Raises ``DataError`` if it cannot be read."""
+    try:
+        lines = read_text(file).splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"Cannot read {file}: {read_failure(error)}.", hint=hint) from error
+    return [(Location(file, number), line) for number, line in enumerate(lines, 1) if line.strip()]
+
+
+def read_json_lines(file: Path, hint: str = "") -> list[tuple[Location, Any]]:
+    """Return the JSON values in the lines of ``file`` that are not blank. Raises ``DataError`` if it cannot be read or one is not JSON."""
+    values = []
+    for location, line in read_lines(file, hint):
+        try:
+            values.append((location, json.loads(line)))
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{location}: invalid JSON.", hint=hint) from error
+    return values
 
 
 def generated_path(source: Path) -> Path:

@@ -29,6 +29,7 @@ from mlxtune.core.hashing import sha256_file, sha256_json
 from mlxtune.core.json_fields import from_json, optional, to_json
 from mlxtune.core.text import one_line, suggest
 from mlxtune.data.rows import Location, Message, PromptRow, Row, prompt_hash, prompt_hashes
+from mlxtune.data.source_files import read_json_lines
 from mlxtune.data.split import group_labels
 from mlxtune.evaluation.answers import Answer, SeedAnswers
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt, parse_prompt
@@ -302,15 +303,7 @@ def _row(record: Any, location: str) -> EvaluatedRow:
 
 def read_records(file: Path) -> list[tuple[str, Any]]:
     """Return each line of ``file`` with its location; empty if the file is missing. Raises ``InputError`` for invalid JSON."""
-    if not file.is_file():
-        return []
-    records = []
-    for number, line in enumerate(file.read_bytes().split(b"\n"), 1):
-        try:
-            records += [(f"{file.name}, line {number}", json.loads(line))] if line else []
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{file.name}, line {number}: invalid JSON.") from error
-    return records
+    return [(str(location), value) for location, value in read_json_lines(file)] if file.is_file() else []
 
 
 def _malformed(location: str) -> InputError:

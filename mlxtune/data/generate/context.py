@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlxtune.core.errors import DataError, InputError
-from mlxtune.core.files import read_text, user_path
+from mlxtune.core.files import user_path
 from mlxtune.core.text import one_line
 from mlxtune.data import filters, review
 from mlxtune.data.access.records import SourceRecords
@@ -25,7 +25,7 @@ from mlxtune.data.review import EXCLUDED, Decision, ReviewState
 from mlxtune.data.reviewed_records import ReviewedRecords
 from mlxtune.data.rows import Conversation, Location, Message, Preference, PromptRow, Row, RowError, shared_system_prompt
 from mlxtune.data.source import Source, read_source
-from mlxtune.data.source_files import GENERATED
+from mlxtune.data.source_files import GENERATED, read_lines
 from mlxtune.data.split import SplitName, Splits, split
 from mlxtune.recipe import DataSection, Recipe
 
@@ -158,11 +158,7 @@ def new_subject(context: GenerationContext, prompt: str, rows: Sequence[PromptRo
 def _prompt_subjects(context: GenerationContext, request: GenerationRequest) -> list[Subject]:
     file = user_path(request.prompts)
     if file.suffix == ".txt":
-        try:
-            lines = read_text(file).splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"Cannot read {file}: {one_line(str(error), 120)}.", hint="Correct --prompts.") from error
-        return [new_subject(context, line.strip()) for line in lines if line.strip()]
+        return [new_subject(context, line.strip()) for _, line in read_lines(file, "Correct --prompts.")]
     result = []
     for _, messages in read_prompts(file, "--prompts"):
         head = () if messages[0].is_system or not context.system else (Message("system", context.system),)

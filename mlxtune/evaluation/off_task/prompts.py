@@ -15,10 +15,10 @@ from typing import Any, Literal
 import regex
 
 from mlxtune.core.errors import DataError
-from mlxtune.core.files import read_failure, read_text
 from mlxtune.core.json_fields import from_json, optional
 from mlxtune.data import samples
 from mlxtune.data.rows import Location, Message, Unpaired
+from mlxtune.data.source_files import read_json_lines
 from mlxtune.evaluation.scorers.output_text import normalize
 from mlxtune.evaluation.scorers.phrase_match import TIME_LIMIT, contains_words
 from mlxtune.evaluation.statistics.clusters import effective_n
@@ -113,17 +113,9 @@ def read_prompts(file: Path) -> tuple[OffTaskPrompt, ...]:
 
     Raises ``DataError`` for a malformed line.
     """
-    try:
-        lines = read_text(file).splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"Cannot read {file}: {read_failure(error)}.") from error
     prompts = []
-    for location, line in ((Location(file, number), line) for number, line in enumerate(lines, 1) if line.strip()):
-        try:
-            prompt = parse_prompt(json.loads(line), location)
-        except ValueError as error:
-            raise DataError(f"{location}: invalid JSON.") from error
-        if prompt is None:
+    for location, value in read_json_lines(file):
+        if (prompt := parse_prompt(value, location)) is None:
             raise DataError(
                 f'{location}: expected {{"id": …, "prompt": …}} with "accept": [words], "number": …, "pattern": "regular expression" or "checks": ….'
             )
