@@ -154,7 +154,7 @@ def check(
         step = after_check(source, section, report, WorkspaceIndex(Path.cwd()).read())
         command = step_action(step).command if step else ""
         draw(check_document(report, fixed, every=every, command=command))
-    if any(finding.severity == "block" for finding in report.findings):
+    if any(finding.severity == "block" for finding in report.shown):
         raise typer.Exit(1)
 
 
@@ -170,7 +170,7 @@ def _record_fixes(path: Path, section: DataSection, report: CheckReport, also: S
         for _ in browser.scan():
             pass
         browser.apply_review(session.state)
-        return record_fixes(browser, session, report.findings, also)
+        return record_fixes(browser, session, report.shown, also)
 
 
 def _mute(path: Path, mute: str, unmute: str, reason: str) -> None:

@@ -153,7 +153,6 @@ def _decide(
 def open_browser(source: Path, path: Path, section: DataSection, with_checks: bool) -> Iterator[SourceBrowser]:
     """Open the source and read all rows. Also run the checks if ``with_checks``, without downloading the model for its tokenizer."""
     from mlxtune.data.browser import SourceBrowser  # imports numpy, which --help does not need
-    from mlxtune.data.checks.report import CheckResult
     from mlxtune.evaluation.check_process import contract_scorer
 
     with closing(SourceBrowser(path, section.format, section.map)) as browser:
@@ -161,7 +160,7 @@ def open_browser(source: Path, path: Path, section: DataSection, with_checks: bo
             for _ in browser.scan():
                 pass
         if with_checks:
-            browser.check_result = CheckResult.from_report(run_checks(source, path, section, fetch=False))
+            browser.check_result = run_checks(source, path, section, fetch=False)
             if source.suffix == ".toml" and browser.uncounted:
                 info(("○ ", "muted"), (f"tokens were not checked: {skip_text(browser.uncounted)}", "muted"))
             browser.scorer = contract_scorer(load(source) if source.suffix == ".toml" else None, {})  # for edited rows

@@ -153,8 +153,6 @@ class CheckProcess(StoppableCall):
 
 
 def _check(request: Request) -> dict[str, Any]:
-    from mlxtune.data.checks.report import CheckResult
-
     params: CheckRequest = request.params  # type: ignore[assignment]
     if "recipe" in params:
         recipe = load(Path(params["recipe"]))
@@ -164,8 +162,8 @@ def _check(request: Request) -> dict[str, Any]:
         section = DataSection(params["source"], params.get("format", "auto"), params.get("map", {}))  # type: ignore[arg-type]
         data = with_recorded_settings(path, section)
     found = find_mismatches(Path(params["recipe"]), data, lambda *one: request.progress(one)) if params.get("base") else ()
-    report = check_source(path, data, recipe, lambda *one: request.progress(one), fetch=params.get("fetch", True), found=found)
-    return CheckResult.from_report(report).to_json()
+    fetch = params.get("fetch", True)
+    return check_source(path, data, recipe, lambda *update: request.progress(update), fetch=fetch, found=found).to_json()
 
 
 if __name__ == "__main__":

@@ -179,7 +179,7 @@ FILTERS = ["", "status:pending", "status:rejected", "parcel", "-parcel", "tag:la
 @pytest.mark.parametrize("text", FILTERS)
 def test_a_filter_equals_filtering_all_rows(source: Path, text: str) -> None:
     browser, all_rows = scanned_browser(source), read_all(source)
-    browser.check_result = CheckResult.from_report(check(source))
+    browser.check_result = check(source)
     with ReviewSession(source) as review:
         review.decide("reject", [browser.keyed_row(3)])
         review.decide("tag", [browser.keyed_row(5)], add=["late"])
@@ -213,7 +213,7 @@ def test_a_filter_follows_the_scan(source: Path) -> None:
 def test_edited_rows_are_checked_again_and_left_out_rows_do_not_count(source: Path) -> None:
     browser = scanned_browser(source)
     assert browser.findings(1) == ()
-    browser.check_result = CheckResult.from_report(check(source))
+    browser.check_result = check(source)
     assert [finding.check for finding in browser.findings(1)] == ["email"]
     assert finding_rows(browser)["email"] == [1]
     assert finding_rows(browser)["duplicate"] == [3, 5]
@@ -235,7 +235,7 @@ def test_edited_rows_are_checked_again_and_left_out_rows_do_not_count(source: Pa
 
 def test_rows_are_sorted_by_number_severity_and_length(source: Path) -> None:
     browser = scanned_browser(source)
-    browser.check_result = CheckResult.from_report(check(source))
+    browser.check_result = check(source)
     rows = [0, 1, 3, 4, 5]
     by = {order: list(browser.sorted(rows, order)) for order in ORDERS}
     assert by["row"] == rows
@@ -247,7 +247,7 @@ def test_rows_are_sorted_by_number_severity_and_length(source: Path) -> None:
 def test_an_edited_row_has_an_unknown_token_count(source: Path) -> None:
     browser = scanned_browser(source)
     rules = CheckRules(tokens=[TokenCount(10 + index, 3) if index != 2 else None for index in range(6)], max_tokens=12)
-    browser.check_result = CheckResult.from_report(check(source, rules=rules))
+    browser.check_result = check(source, rules=rules)
     assert [browser.tokens(index) for index in range(6)] == [10, 11, -1, 13, 14, 15]
     assert browser.lengths.tolist() == [10, 11, 13, 14, 15]
     with ReviewSession(source) as review:
@@ -258,12 +258,12 @@ def test_an_edited_row_has_an_unknown_token_count(source: Path) -> None:
     assert browser.tokens(4) == -1
     assert browser.lengths.tolist() == [10, 13, 15], "neither the edited row nor the rejected one"
     assert browser.unmeasured_count == 1
-    browser.check_result = CheckResult.from_report(check(source, rules=rules, state=browser.state))
+    browser.check_result = check(source, rules=rules, state=browser.state)
     assert browser.lengths.tolist() == [10, 13, 14, 15], "the check saw the edit"
     assert browser.unmeasured_count == 0
     browser.check_result = None
     assert len(browser.lengths) == 3
-    browser.check_result = CheckResult.from_report(check(source, rules=rules))
+    browser.check_result = check(source, rules=rules)
     assert [finding.check for finding in browser.findings(4)] == [], "it may fit now"
     assert browser.decision(0) == Decision("", "")
 
@@ -290,7 +290,7 @@ def test_a_check_result_round_trips_through_json(source: Path) -> None:
     rules = CheckRules(
         split_of=lambda row: "test" if "the tent" in str(row.content) else "train", skipped={"tokens": Skip("no_recipe")}
     )
-    result = CheckResult.from_report(check(source, rules=rules))
+    result = check(source, rules=rules)
     loaded = CheckResult.from_json(json.loads(json.dumps(result.to_json())))
     assert loaded.to_json() == result.to_json()
     assert (loaded.findings, loaded.skipped) == (result.findings, result.skipped)

@@ -19,7 +19,7 @@ from mlxtune.data.access.file_bytes import FileNote
 from mlxtune.data.access.spans import IntArray
 from mlxtune.data.checks.base import NO_VALUES, SEVERITIES, Finding, Severity, Span
 from mlxtune.data.checks.contract import metric_of
-from mlxtune.data.checks.registry import get_check, report_order
+from mlxtune.data.checks.registry import get_check
 from mlxtune.data.checks.statistics import GOOD_PROMPTS, MIN_PROMPTS, RARE_ROWS, Statistics
 from mlxtune.data.column_map import ColumnUse
 from mlxtune.data.constant_rate import ConstantRate
@@ -110,24 +110,70 @@ class Improvement:
 
 
 @dataclass(frozen=True)
-class CheckReport:
+class CheckResult:
+    """The findings and facts of a source, by record number: what a check process sends to the app."""
+
+    statistics: Statistics
+    findings: tuple[Finding, ...]  # also those of muted checks, and of rows that the review left out
+    tokens: IntArray  # the length of each record, or -1 if unknown
+    splits: Sequence[str]  # of each record, empty if unknown
+    max_tokens: int
+    skipped: dict[str, Skip]
+    edited: Mapping[int, str] = field(default_factory=dict)  # hashes of the rows that were checked as edited
+    left_out: tuple[int, ...] = ()  # which were not compared with others
+    constant: ConstantRate | None = None  # unknown without a recipe
+
+    def split_of(self, index: int) -> SplitName | None:
+        """Return a record's split, or ``None`` if it is unknown."""
+        own = self.splits[index] if index < len(self.splits) else ""
+        return next((name for name in SPLIT_NAMES if name == own), None)
+
+    @cached_property
+    def split_sizes(self) -> dict[SplitName, int]:
+        return {name: self.splits.count(name) for name in SPLIT_NAMES}
+
+    @cached_property
+    def by_row(self) -> Mapping[int, tuple[Finding, ...]]:
+        """The findings to fix in each record, most severe first."""
+        by_row: dict[int, list[Finding]] = {}
+        for finding in self.findings:
+            if finding.rows:
+                by_row.setdefault(finding.rows[0], []).append(finding)
+        return {index: tuple(findings) for index, findings in by_row.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        names = [item.name for item in fields(CheckResult) if item.name not in ("findings", "tokens", "edited")]
+        values = {name: to_json(getattr(self, name)) for name in names}
+        findings = [  # as lists, because there may be a million of them
+            [one.check, one.severity, one.rows, [[s.part, s.start, s.end, s.text, s.replacement] for s in one.spans], one.reason,
+             dict(one.values)]
+            for one in self.findings
+        ]  # fmt: skip
+        edited = list(self.edited.items())  # JSON would turn the numbers to strings
+        return {**values, "findings": findings, "tokens": self.tokens.tolist(), "edited": edited}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> CheckResult:
+        findings = tuple(
+            Finding(check, severity, tuple(rows), tuple(Span(*span) for span in spans), reason, values or NO_VALUES)
+            for check, severity, rows, spans, reason, values in value["findings"]
+        )
+        tokens, edited = np.array(value["tokens"], np.int64), dict(map(tuple, value["edited"]))
+        return from_json(cls, value, findings=findings, tokens=tokens, edited=edited, splits=value["splits"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckReport(CheckResult):
+    """The result of a check, with what is needed to show it by file and line."""
+
     path: Path
     files: tuple[FileCount, ...]
     formats: dict[str, int]
-    findings: tuple[Finding, ...]
+    shown: tuple[Finding, ...]  # without those of muted checks, and of rows that the review left out
     locations: Mapping[int, tuple[Location, str]]  # and the ID of every record in a finding
-    statistics: Statistics
     lengths: tuple[int, ...]  # in tokens if ``max_tokens`` is set, else in characters
-    max_tokens: int
-    skipped: dict[str, Skip]  # by group of checks
-    tokens: tuple[int, ...] = ()  # the length of each record, or -1 if unknown
-    splits: tuple[str, ...] = ()  # of each record, empty if unknown
-    hidden: tuple[Finding, ...] = ()  # findings of muted checks and of rows that the review left out
     muted: tuple[MutedCheck, ...] = ()
-    edited: Mapping[int, str] = field(default_factory=dict)  # hashes of edited rows
-    left_out: tuple[int, ...] = ()
     accepted: frozenset[int] = frozenset()
-    constant: ConstantRate | None = None  # unknown without a recipe
     columns: ColumnUse | None = None  # how the source is read; ``None`` for rows that were read before
 
     @property
@@ -149,15 +195,15 @@ class CheckReport:
 
     @cached_property
     def verdict(self) -> CheckVerdict:
-        return verdict(self.findings, self.read - len(self.left_out), self.accepted)
+        return verdict(self.shown, self.read - len(self.left_out), self.accepted)
 
     @property
     def improvement(self) -> Improvement:
-        return improvement(self.statistics, self.findings, self.verdict.to_review)
+        return improvement(self.statistics, self.shown, self.verdict.to_review)
 
     def rows(self, severity: Severity) -> int:
         """Return the number of records that have a finding with this severity."""
-        return len(_rows(self.findings, severity))
+        return len(_rows(self.shown, severity))
 
 
 def improvement(statistics: Statistics, findings: Sequence[Finding], to_review: int, *, stale: bool = False) -> Improvement:
@@ -222,11 +268,11 @@ def report_json(report: CheckReport, fixed: dict[str, Any] | None = None) -> dic
              "notes": list(file.notes)}
             for file in report.files
         ],
-        "counts": {severity: sum(one.severity == severity for one in report.findings) for severity in SEVERITIES},
+        "counts": {severity: sum(one.severity == severity for one in report.shown) for severity in SEVERITIES},
         "not_checked": {group: asdict(skip) for group, skip in report.skipped.items()},
         "muted": [asdict(muted) for muted in report.muted],
         "review": {"left_out": len(report.left_out), "edited": report.edited_count},
-        "findings": [_finding_json(report, finding) for finding in report.findings],
+        "findings": [_finding_json(report, finding) for finding in report.shown],
         "constant": asdict(report.constant) if report.constant else None,
         "facts": asdict(report.statistics) | {"lengths": length_summary(report)},
         "fixed": fixed,
@@ -265,65 +311,3 @@ def _finding_id(report: CheckReport, finding: Finding) -> str:
     location, _ = report.locations[finding.rows[0]]
     place = f"{location.line}" if location.element is None else f"{location.line}.{location.element}"
     return f"{finding.check}@{place}" if len(report.files) == 1 else f"{finding.check}@{location.file.stem}:{place}"
-
-
-@dataclass(frozen=True)
-class CheckResult:
-    """The part of a report that a check process sends to the app, by record number."""
-
-    statistics: Statistics
-    findings: tuple[Finding, ...]  # with those of muted checks and left-out rows
-    tokens: IntArray  # the length of each record, or -1 if unknown
-    splits: Sequence[str]  # of each record, empty if unknown
-    max_tokens: int
-    skipped: dict[str, Skip]
-    edited: Mapping[int, str] = field(default_factory=dict)  # hashes of the rows that were checked as edited
-    left_out: tuple[int, ...] = ()  # which were not compared with others
-    constant: ConstantRate | None = None
-
-    @classmethod
-    def from_report(cls, report: CheckReport) -> CheckResult:
-        tokens = np.array(report.tokens, np.int64)
-        findings = tuple(sorted((*report.findings, *report.hidden), key=report_order)) if report.hidden else report.findings
-        return cls(
-            report.statistics, findings, tokens, report.splits, report.max_tokens, report.skipped, report.edited,
-            report.left_out, report.constant,
-        )  # fmt: skip
-
-    def split_of(self, index: int) -> SplitName | None:
-        """Return a record's split, or ``None`` if it is unknown."""
-        own = self.splits[index] if index < len(self.splits) else ""
-        return next((name for name in SPLIT_NAMES if name == own), None)
-
-    @cached_property
-    def split_sizes(self) -> dict[SplitName, int]:
-        return {name: self.splits.count(name) for name in SPLIT_NAMES}
-
-    @cached_property
-    def by_row(self) -> Mapping[int, tuple[Finding, ...]]:
-        """The findings to fix in each record, most severe first."""
-        by_row: dict[int, list[Finding]] = {}
-        for finding in self.findings:
-            if finding.rows:
-                by_row.setdefault(finding.rows[0], []).append(finding)
-        return {index: tuple(findings) for index, findings in by_row.items()}
-
-    def to_json(self) -> dict[str, Any]:
-        names = [item.name for item in fields(self) if item.name not in ("findings", "tokens", "edited")]
-        values = {name: to_json(getattr(self, name)) for name in names}
-        findings = [  # as lists, because there may be a million of them
-            [one.check, one.severity, one.rows, [[s.part, s.start, s.end, s.text, s.replacement] for s in one.spans], one.reason,
-             dict(one.values)]
-            for one in self.findings
-        ]  # fmt: skip
-        edited = list(self.edited.items())  # JSON would turn the numbers to strings
-        return {**values, "findings": findings, "tokens": self.tokens.tolist(), "edited": edited}
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> CheckResult:
-        findings = tuple(
-            Finding(check, severity, tuple(rows), tuple(Span(*span) for span in spans), reason, values or NO_VALUES)
-            for check, severity, rows, spans, reason, values in value["findings"]
-        )
-        tokens, edited = np.array(value["tokens"], np.int64), dict(map(tuple, value["edited"]))
-        return from_json(cls, value, findings=findings, tokens=tokens, edited=edited, splits=value["splits"])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, compress
+from itertools import chain
 from pathlib import Path
+
+import numpy as np
 
 from mlxtune.core.errors import DataError
 from mlxtune.data import check_cache
@@ -137,7 +138,6 @@ class _CheckRun:
         tokens = self.rules.tokens or ()
         known = [(index, one.total) for index, one in enumerate(tokens) if one is not None and not one.error]
         lengths = tuple(total for index, total in known if index not in self.left_out)
-        shown = [self._is_shown(one) for one in self.findings]
         counts = Counter(finding.check for finding in self.findings)
         locations: dict[int, tuple[Location, str]] = {}
         for index in sorted({index for finding in self.findings for index in finding.rows}):
@@ -147,8 +147,8 @@ class _CheckRun:
             path=path,
             files=tuple(FileCount(file.path, part, len(file), self.kept[part], file.notes) for part, file in self.records.files),
             formats=dict(self.formats.most_common()),
-            findings=tuple(compress(self.findings, shown)),
-            hidden=tuple(compress(self.findings, map(operator.not_, shown))),
+            findings=tuple(self.findings),
+            shown=tuple(filter(self._is_shown, self.findings)),
             muted=tuple(MutedCheck(id, counts[id], reason) for id, reason in self.state.muted.items()),
             edited=self.edited,
             left_out=tuple(sorted(self.left_out)),
@@ -158,7 +158,7 @@ class _CheckRun:
             lengths=lengths or tuple(self.corpus.lengths),
             max_tokens=self.rules.max_tokens if lengths else 0,
             skipped=dict(self.rules.skipped),
-            tokens=tuple(-1 if one is None or one.error else one.total for one in tokens),
+            tokens=np.array([-1 if one is None or one.error else one.total for one in tokens], np.int64),
             splits=_splits(self.corpus, len(self.records)),
         )
 
