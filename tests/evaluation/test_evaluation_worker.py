@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from judge_stub import serve
 
-from mlxtune.core.errors import InputError, Interrupted
+from mlxtune.core.errors import InputError, Interrupted, MachineError
 from mlxtune.core.files import write_json
 from mlxtune.data import split as splits
 from mlxtune.data.rows import Message, messages_hash, prompt_hashes
@@ -313,6 +313,16 @@ def test_training_rows_are_refused_and_not_sealed(workspace, trained, evaluate):
     assert not splits.load_membership(workspace / "chat.jsonl").sealed
     evaluate(trained.folder / "recipe.toml", run=trained)
     assert splits.load_membership(workspace / "chat.jsonl").sealed
+
+
+@pytest.mark.usefixtures("no_off_task_prompts")
+def test_a_split_that_cannot_be_recorded_is_a_warning(workspace, evaluate, monkeypatch):
+    def fail(*_: Any, **__: Any) -> None:
+        raise MachineError("The disk is full.")
+
+    monkeypatch.setattr(worker, "record_splits", fail)
+    folder = evaluate(workspace / "recipes" / "tiny.toml", 'evaluation.arms=["base"]')
+    assert "split_not_recorded" in [warning.code for warning in Run(folder).state().warnings]
 
 
 @pytest.mark.usefixtures("no_off_task_prompts")
