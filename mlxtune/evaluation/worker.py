@@ -94,7 +94,7 @@ def evaluate(worker: Worker) -> dict[str, Any]:
     try:
         record_splits(inputs.source, recipe.data, inputs.splits, seal=Run(worker.folder).kind == "eval")
     except MachineError as error:
-        worker.emit("warning", text=f"{error.message} Later training may use the held-out rows.")
+        worker.warn("split_not_recorded", error=error.message)
     vectors = _vectors(worker, inputs, loaded)
     compared = outputs.comparable_pairs(loaded, recipe, [*inputs.rows, *inputs.validation])
     runner = ArmRunner(worker, loaded, template, budget, compared, inputs.contract.schema_document)
