@@ -6,17 +6,18 @@ keyed by a prompt's tokens and the kind of answer.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from mlxtune.core.errors import DataError, Interrupted, TemplateError, TooLongError
-from mlxtune.core.files import disk_errors, home, write_text
+from mlxtune.core.files import disk_errors, home
 from mlxtune.core.hashing import sha256_json
+from mlxtune.core.journal import Journal, read
 from mlxtune.core.text import plural
 from mlxtune.data.replay import MAX_TOKENS, ReplayPrompt, replay_prompts
 from mlxtune.data.rows import Conversation, Location, Row, TextRow
@@ -145,11 +146,13 @@ def replay_rows(recipe: Recipe, loaded: LoadedModel, template: ChatTemplate, spl
     answers = _read(file)
     missing = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if key not in answers}
     if missing:
-        answers |= _generate(missing, len(prompts), loaded, template, worker)
+        new = _generate(missing, len(prompts), loaded, template, worker)
+        answers |= new
         with disk_errors(str(file)):
             file.parent.mkdir(parents=True, exist_ok=True)
-            lines = (json.dumps({"key": key, "text": answer.text, "cut": answer.cut}) + "\n" for key, answer in answers.items())
-            write_text(file, "".join(lines))
+        with closing(Journal(file)) as journal:
+            for key, answer in new.items():
+                journal.append({"key": key, **asdict(answer)})
     usable = [(prompt, answers[key]) for key, prompt in zip(keys, prompts, strict=True) if _is_usable(answers[key], recipe)]
     rows = [prompt.row(answer.text) for prompt, answer in usable]
     splits.refuse_sealed(rows)
@@ -181,12 +184,7 @@ def _key(template: ChatTemplate, prompt: ReplayPrompt) -> str:
 
 
 def _read(file: Path) -> dict[str, ReplayAnswer]:
-    """Read cached answers; none if the file is missing or damaged."""
-    try:
-        records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        return {record["key"]: ReplayAnswer(record["text"], record["cut"]) for record in records}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
+    return {record["key"]: ReplayAnswer(record["text"], record["cut"]) for record in read(file)}
 
 
 def _generate(
