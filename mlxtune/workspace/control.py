@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from mlxtune.core.child_process import Progress, python_command, quiet, start_detached
-from mlxtune.core.errors import MachineError
+from mlxtune.core.errors import InputError, MachineError
 from mlxtune.core.text import duration
 from mlxtune.recipe import Recipe
 from mlxtune.runs import launch, registry
@@ -64,19 +64,32 @@ def search(workspace: Path, recipe: Recipe, *, progress: Progress = quiet) -> Ru
 
 def evaluate(
     workspace: Path, recipe: Recipe, run: Run | None = None, entry: AdapterEntry | None = None, *, seeds: Sequence[Run] = (),
-    consent: str = "", last_look: bool = False, progress: Progress = quiet,
+    consent: str = "", last_look: bool = False, kind: Literal["eval", "validate"] = "eval", progress: Progress = quiet,
 ) -> Run:  # fmt: skip
     """Start an evaluation of ``recipe`` with the adapter of ``run`` or ``entry``, or of its base alone, and return its run.
 
-    ``seeds`` are runs that differ from ``run`` only in the seed. ``consent`` is how the user agreed to send prompts to an endpoint.
-    ``last_look`` evaluates the reserved rows. Raise ``InputError`` if the recipe, its data, or the adapter cannot be used, and ``MachineError`` if the worker does not start.
+    Prompts are rendered as for the training of ``entry`` where ``recipe`` has only defaults. ``seeds`` are runs that differ from
+    ``run`` only in the seed, including itself. ``consent`` is how the user agreed to send prompts to an endpoint. ``last_look``
+    evaluates the reserved rows, and the ``kind`` ``validate`` the validation rows. Raise ``InputError`` if the recipe, its data, or
+    the adapter cannot be used, and ``MachineError`` if the worker does not start.
     """
-    from mlxtune.evaluation import start
+    from mlxtune.adapters.entry import with_template_settings
+    from mlxtune.evaluation.judge.endpoint import require_endpoints
     from mlxtune.training.preflight import check_recipe
 
     check_recipe(recipe)
     fetch_base(recipe, progress)
-    return start.start(workspace, recipe, run, entry, seeds=seeds, consent=consent, last_look=last_look)
+    template = entry.template if entry and not recipe.model.template else ""
+    recipe = with_template_settings(recipe, entry) if entry else recipe
+    seeds = [item.with_adapter() for item in seeds]
+    run = seeds[0] if seeds else run.with_adapter() if run else None
+    adapter = {"run": run.id, "adapter": str(run.adapter)} if run else {"adapter": str(entry.folder)} if entry else {}
+    require_endpoints(recipe, consent)
+    if last_look and not adapter:
+        raise InputError("The last look at the reserved rows needs an adapter.", hint="Use: mlxtune eval last --last-look")
+    options = {"last_look": last_look, "consent": consent, "seeds": [str(item.adapter) for item in seeds]}
+    request = adapter | {key: value for key, value in options.items() if value}
+    return launch.start(workspace, kind, recipe, request, template=template)
 
 
 def validate(workspace: Path, run: Run, *, max_tokens: int | None = None, progress: Progress = quiet) -> Run:
@@ -84,13 +97,10 @@ def validate(workspace: Path, run: Run, *, max_tokens: int | None = None, progre
 
     ``max_tokens`` replaces the recipe's limit of answers.
     """
-    from mlxtune.evaluation import start
-
     recipe = registry.evaluation_recipe(run)[0]
     section = replace(recipe.evaluation, arms=["base", "tuned"], rows=0, regression="")
     recipe = replace(recipe, evaluation=replace(section, max_tokens=max_tokens or section.max_tokens))
-    fetch_base(recipe, progress)
-    return start.start(workspace, recipe, run, kind="validate")
+    return evaluate(workspace, recipe, run, kind="validate", progress=progress)
 
 
 def fetch_base(recipe: Recipe, progress: Progress = quiet) -> None:

@@ -257,7 +257,7 @@ def test_imported_adapter_is_evaluated_with_recipe(cli, shop, tiny, workspace, m
         requests.append((kind, request))
         raise InputError("enough")
 
-    monkeypatch.setattr("mlxtune.evaluation.start.launch.start", start)
+    monkeypatch.setattr("mlxtune.workspace.control.launch.start", start)
     imported = import_adapter(shop, write(shop / "theirs", arrays(), config(), {}), "mine", str(tiny))
     recipe = str(workspace / "recipes" / "tiny.toml")
     assert "enough" in cli("eval", recipe, "--adapter", "mine").err

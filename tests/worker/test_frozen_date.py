@@ -16,7 +16,6 @@ from mlxtune.core.files import write_json
 from mlxtune.core.hashing import sha256_file
 from mlxtune.data.rows import Message
 from mlxtune.evaluation import report
-from mlxtune.evaluation import start as evaluations
 from mlxtune.evaluation import worker as evaluation_worker
 from mlxtune.models.resolve import resolve
 from mlxtune.models.template import TemplateSettings, load_template
@@ -28,6 +27,7 @@ from mlxtune.runs.registry import Run
 from mlxtune.runs.worker import Worker
 from mlxtune.training import worker as training_worker
 from mlxtune.training.worker import recipe_hash
+from mlxtune.workspace import control
 
 DATED = "{{ strftime_now('%d %b %Y') }}\n" + CHATML
 FIRST_DAY = datetimes.datetime(2026, 11, 26, 23, 50)
@@ -91,7 +91,7 @@ def test_a_run_can_be_resumed_and_evaluated_on_another_day(workspace, tmp_path, 
     stop_early.append(True)
     run = launch.start(workspace, "train", recipe)
     assert (run.state().phase, run.state().step, run.recipe().data.date) == ("stopped", STOP_AT, "2026-11-26")
-    first = evaluations.start(workspace, whole.recipe(), whole)
+    first = control.evaluate(workspace, whole.recipe(), whole)
 
     clock.days, stop_early[:] = 2, []
     template = load_template(resolve(str(model)), TemplateSettings())
@@ -104,14 +104,14 @@ def test_a_run_can_be_resumed_and_evaluated_on_another_day(workspace, tmp_path, 
     assert recipe_hash(run.recipe(), dated=True) == library.find(workspace, run.id).recipe_hash
 
     clock.days = 9
-    later = evaluations.start(workspace, run.recipe(), run)
+    later = control.evaluate(workspace, run.recipe(), run)
     results = [report.load(evaluation.folder) for evaluation in (first, later)]
     assert [arm.cached for arm in results[0].arms] == [False] * 4
     assert [arm.cached for arm in results[1].arms] == [True, False, False, True]
     assert [arm.rates for arm in results[0].arms] == [arm.rates for arm in results[1].arms]
     assert Fact("date", "2026-11-26 in the prompts") in evaluation_facts(results[1]).facts
     assert (first.folder / "outputs.jsonl").read_bytes() == (later.folder / "outputs.jsonl").read_bytes()
-    other = evaluations.start(workspace, load(run.folder / "recipe.toml", ["data.date=2026-12-05"]), run)
+    other = control.evaluate(workspace, load(run.folder / "recipe.toml", ["data.date=2026-12-05"]), run)
     assert not any(arm.cached for arm in report.load(other.folder).arms)
 
 

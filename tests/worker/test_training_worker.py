@@ -14,7 +14,6 @@ from mlxtune.data.review import ReviewSession
 from mlxtune.data.source import read_source
 from mlxtune.data.split import split
 from mlxtune.evaluation import history, report
-from mlxtune.evaluation import start as evaluations
 from mlxtune.evaluation.holdout import ledger
 from mlxtune.models.resolve import resolve
 from mlxtune.recipe import load
@@ -71,7 +70,7 @@ def test_run_trains_and_is_evaluated(workspace: Path, monkeypatch: pytest.Monkey
     wait_for_state(second, lambda state: state.ended)
     assert report.load(second.folder).arms[0].cached
     step = run.checkpoints[0]
-    third = evaluations.start(workspace, recipe, registry.find_run(workspace, f"tiny@{step}"))
+    third = control.evaluate(workspace, recipe, registry.find_run(workspace, f"tiny@{step}"))
     wait_for_state(third, lambda state: state.ended)
     facts = report.load(third.folder).facts
     assert (facts["run"], facts["adapter_step"]) == (f"{run.id}@{step}", step)
