@@ -69,8 +69,8 @@ def trained_template(entry: AdapterEntry) -> str:
     Raise ``ModelError`` if its base is not on this machine, and ``GateError`` if programs would render it differently.
     """
     params = {"base": entry.base, "thinking": entry.thinking, "date": entry.date, "template": entry.template}
-    call = StoppableCall("mlxtune.adapters.template_worker", "frozen", params, name="The tokenizer process", hint="Try it again.")
-    return str(call.result(lambda what, share: None))
+    module = "mlxtune.adapters.export.program_prompts"
+    return StoppableCall(module, "freeze", params, str, name="The tokenizer process").result() or ""
 
 
 def write_publishable(entry: AdapterEntry, base: PublishedBase, folder: Path, card: Card, library: Library = "mlx") -> list[str]:

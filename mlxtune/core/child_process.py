@@ -34,7 +34,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Generic, Literal, Self, TypeVar
 
 from mlxtune.core.errors import MachineError, MlxtuneError, error_from_json, error_to_json
 from mlxtune.core.files import disk_errors
@@ -255,18 +255,24 @@ class ChildProcess:
         return (f"was killed by signal {-code}" if code < 0 else f"ended with code {code}") + last_line
 
 
-class StoppableCall:
-    """One request to a child process that ends with it. One thread waits for the result; any thread can stop it."""
+Result = TypeVar("Result")
 
-    def __init__(self, module: str, method: str, params: Mapping[str, Any], *, name: str, hint: str) -> None:
-        self._stopped = False
+
+class StoppableCall(Generic[Result]):
+    """One request to a child process that ends with it. One thread waits for the result (``read`` from JSON); any thread can stop it."""
+
+    def __init__(
+        self, module: str, method: str, params: Mapping[str, Any], read: Callable[[Any], Result], *, name: str, hint: str = "Try again."
+    ) -> None:  # fmt: skip
+        self._stopped, self._read = False, read
         self._child = ChildProcess(module, name=name, hint=hint)
         self._call = self._child.request(method, params)
 
-    def result(self, progress: Progress) -> Any:
+    def result(self, progress: Progress = quiet) -> Result | None:
         """Return the result, or ``None`` if the process was stopped. Raise its error, or ``MachineError`` if it died."""
         try:
-            return self._call.result(lambda update: progress(*update))
+            value = self._call.result(lambda update: progress(*update))
+            return None if value is None else self._read(value)
         except MachineError:
             if self._stopped:
                 return None

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
+from mlxtune.core.child_process import StoppableCall
+from mlxtune.core.json_fields import from_json
 from mlxtune.data.checks.base import Finding
 from mlxtune.data.checks.check_input import target_text
 from mlxtune.data.duplicates import components, normalize_text, shingles, similarity
@@ -58,6 +62,30 @@ def by_size(groups: Iterable[RowGroup]) -> list[RowGroup]:
     """Return groups of two or more rows, largest first; outliers always come first."""
     kept = [group for group in groups if len(group.rows) > 1 or (group.kind == OUTLIERS and group.rows)]
     return sorted(kept, key=lambda group: (group.kind != OUTLIERS, -len(group.rows), group.kind, group.rows))
+
+
+@dataclass(frozen=True)
+class ClusterResult:
+    """The clustered record numbers, the cluster of each (-1 for an outlier), and the words that set each cluster apart."""
+
+    rows: tuple[int, ...]
+    labels: tuple[int, ...]
+    words: tuple[str, ...]
+
+    @property
+    def groups(self) -> list[RowGroup]:
+        """The outliers and the clusters, by size."""
+        members: defaultdict[int, list[int]] = defaultdict(list)
+        for row, label in zip(self.rows, self.labels, strict=True):
+            members[label].append(row)
+        outliers = RowGroup(OUTLIERS, tuple(members.pop(-1, ())))
+        return by_size([outliers, *(RowGroup(CLUSTER, tuple(rows), self.words[label]) for label, rows in members.items())])
+
+
+def start_clustering(recipe: Path) -> StoppableCall[ClusterResult]:
+    """Start a child process that loads the base of ``recipe`` and clusters its rows."""
+    params, read = {"recipe": str(recipe)}, partial(from_json, ClusterResult)
+    return StoppableCall("mlxtune.models.clusters", "clusters", params, read, name="The clustering process")
 
 
 def proposal_groups(rows: Mapping[int, Row]) -> list[RowGroup]:

@@ -1,6 +1,6 @@
 """Check a source against its recipe: the contract, token lengths and splits.
 
-:class:`CheckProcess` runs the check in a child process, so the app stays responsive and keeps running if memory runs out.
+``start_check`` runs the check in a child process, so the app stays responsive and keeps running if memory runs out.
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ def find_mismatches(recipe_file: Path, data: DataSection, progress: Progress) ->
     recipe = load(recipe_file)
     resolve(recipe.model.base, relative_to=recipe.folder, progress=progress)
     params = {"recipe": str(recipe_file), "format": data.format, "map": dict(data.map)}
-    call = StoppableCall("mlxtune.models.row_likelihoods", "likelihoods", params, name="The base's process", hint="Try again.")
-    return mismatches(call.result(progress))
+    call = StoppableCall("mlxtune.models.row_likelihoods", "likelihoods", params, mismatches, name="The base's process")
+    return call.result(progress)
 
 
 def contract_scorer(recipe: Recipe | None, skipped: dict[str, Skip]) -> ContractScorer | None:
@@ -137,19 +137,12 @@ def _splits(recipe: Recipe | None, path: Path, data: DataSection, skipped: dict[
     return None
 
 
-class CheckProcess(StoppableCall):
-    """A check that runs in a child process."""
+def start_check(request: CheckRequest) -> StoppableCall[CheckResult]:
+    """Start a check in a child process."""
+    from mlxtune.data.checks.report import CheckResult
 
-    def __init__(self, request: CheckRequest) -> None:
-        module = "mlxtune.evaluation.check_process"
-        super().__init__(module, "check", request, name="The check process", hint="Run the checks again.")
-
-    def follow(self, progress: Progress) -> CheckResult | None:
-        """Return the check's result, or ``None`` if it was stopped. Raises as :meth:`result` does."""
-        from mlxtune.data.checks.report import CheckResult
-
-        value = self.result(progress)
-        return None if value is None else CheckResult.from_json(value)
+    name, hint = "The check process", "Run the checks again."
+    return StoppableCall("mlxtune.evaluation.check_process", "check", request, CheckResult.from_json, name=name, hint=hint)
 
 
 def _check(request: Request) -> dict[str, Any]:

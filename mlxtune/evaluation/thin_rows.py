@@ -15,11 +15,10 @@ from mlxtune.data.checks.check_input import CheckInput, target_text
 from mlxtune.data.checks.corpus import Corpus, labels
 from mlxtune.data.checks.statistics import tag_counts
 from mlxtune.data.generate.context import training_rows
-from mlxtune.data.groups import OUTLIERS
+from mlxtune.data.groups import OUTLIERS, start_clustering
 from mlxtune.data.rows import PromptRow, last_prompt
 from mlxtune.evaluation.drilldown import Drilldown, failure_classes
 from mlxtune.evaluation.history import evaluations
-from mlxtune.planning.cluster_process import ClusterProcess
 from mlxtune.recipe import Recipe
 
 _RARE = 0.5  # a label is rare if its number of rows is below this fraction of the mean over all labels
@@ -53,10 +52,10 @@ def thin_rows(workspace: Path, recipe: Recipe) -> list[ThinRows]:
 def thin_clusters(recipe_file: Path, recipe: Recipe, progress: Callable[[str, float], None]) -> list[ThinRows]:
     """Return the training rows that resemble no others, then those in the smallest clusters.
 
-    Clusters the rows in a child process, which takes a while. Raises as ``ClusterProcess.follow`` and :func:`thin_rows` do.
+    Clusters the rows in a child process, which takes a while. Raises as ``StoppableCall.result`` and :func:`thin_rows` do.
     """
     train = {row.hash: row for row in training_rows(recipe)}
-    result = ClusterProcess(recipe_file).follow(progress)
+    result = start_clustering(recipe_file).result(progress)
     if result is None:
         return []
     with closing(SourceBrowser(recipe.source, recipe.data.format, recipe.data.map)) as browser:

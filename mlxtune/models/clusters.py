@@ -1,4 +1,4 @@
-"""Cluster the rows of a source by the base's hidden states and their words. Runs as the child process of ``planning.cluster_process``.
+"""Cluster the rows of a source by the base's hidden states and their words. Runs as the child process of ``data.groups``.
 
 With the bundled model, 85.2% of 8,175 requests of Bitext are in a cluster most of which has their intent (27 intents, 64 clusters); by
 hidden states alone, it is 63.0%.
@@ -21,11 +21,11 @@ from mlxtune.core.hashing import sha256_json
 from mlxtune.core.json_fields import to_json
 from mlxtune.data import review
 from mlxtune.data.browser import SourceBrowser
+from mlxtune.data.groups import ClusterResult
 from mlxtune.data.rows import Row, prompt_text
 from mlxtune.data.text_clusters import cluster, word_vectors
 from mlxtune.models.cpu import blas
 from mlxtune.models.resolve import resolve
-from mlxtune.planning.cluster_process import ClusterResult
 from mlxtune.recipe import Recipe
 from mlxtune.recipe import load as load_recipe
 from mlxtune.runs.locks import accelerator_lease

@@ -64,15 +64,15 @@ def record_tokens(recipe: Recipe) -> list[TokenCount | None]:
     return [count and from_json(TokenCount, count) for count in _measure("tokens", {"recipe": dump(recipe)})]
 
 
-def start_steps(recipe: Recipe, batch: BatchShape, *, grouped: int, checkpointed: bool) -> StoppableCall:
-    """Start a process that runs two steps on ``batch``. The result is a :class:`StepCost`, or ``None`` if the process was stopped.
+def start_steps(recipe: Recipe, batch: BatchShape, *, grouped: int, checkpointed: bool) -> StoppableCall[StepCost]:
+    """Start a process that runs two steps on ``batch``.
 
     ``grouped`` rows run together through the frozen layers to fill their cache; 0 without a cache.
     """
     trained = min(-(-batch.trained // batch.rows), batch.width)
     shape = ProbeBatch(batch.rows, batch.prefix + batch.width + 1, trained, batch.prefix, grouped, checkpointed, batch.sides)
     params = {"recipe": dump(recipe), "batch": asdict(shape)}
-    return StoppableCall(_MODULE, "steps", params, name=_NAME, hint="Try again.")
+    return StoppableCall(_MODULE, "steps", params, lambda cost: cost, name=_NAME)
 
 
 def _measure(method: str, params: Mapping[str, Any]) -> Any:

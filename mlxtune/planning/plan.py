@@ -13,6 +13,7 @@ from mlxtune.planning import calibration, measurements, memory, shapes
 from mlxtune.planning.calibration import StepCalibration
 from mlxtune.planning.changes import MemoryChange, suggest_changes
 from mlxtune.planning.machine import Machine, computes_natively
+from mlxtune.planning.measurements import StepCost
 from mlxtune.planning.memory import MemoryEstimate
 from mlxtune.planning.shapes import ModelShapes
 from mlxtune.planning.speed import estimate_speed, find_rates, forward_passes_per_step
@@ -198,8 +199,8 @@ class Planner:
         return self._estimate(recipe, decisions, scale=decisions.calibration.scale if decisions.calibration else 1.0)
 
     def probe(
-        self, recipe: Recipe, progress: Progress = quiet, on_start: Callable[[StoppableCall], None] = lambda process: None
-    ) -> StepCalibration | None:
+        self, recipe: Recipe, progress: Progress = quiet, on_start: Callable[[StoppableCall[StepCost]], None] = lambda process: None
+    ) -> StepCalibration | None:  # fmt: skip
         """Run two steps on the largest batch in a child process, and store the result. Raises ``MachineError`` if it dies.
 
         ``on_start`` is called with the process. If that is stopped, nothing is stored, and the result is ``None``.
@@ -210,7 +211,7 @@ class Planner:
         rows = memory.frozen_group_rows(batch, work) if cached else 0
         process = measurements.start_steps(recipe, batch, grouped=rows, checkpointed=checkpointed)
         on_start(process)
-        cost: measurements.StepCost | None = process.result(progress)
+        cost = process.result(progress)
         if cost is None:
             return None
         probed = replace(work, cached_positions=rows * batch.width + batch.prefix, batches=(batch,))

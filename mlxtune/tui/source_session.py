@@ -23,9 +23,11 @@ from mlxtune.recipe import Recipe
 from mlxtune.tui.notices import Notice
 
 if TYPE_CHECKING:  # most of these load numpy, which the first screen does not need
+    from mlxtune.core.child_process import StoppableCall
     from mlxtune.data.browser import SourceBrowser
+    from mlxtune.data.checks.report import CheckResult
     from mlxtune.data.transforms.pipeline import Pipeline
-    from mlxtune.evaluation.check_process import CheckProcess, CheckRequest
+    from mlxtune.evaluation.check_process import CheckRequest
     from mlxtune.evaluation.contract import Contract
     from mlxtune.planning.masks import MaskProcess, TrainingMask
     from mlxtune.tui.app import MlxtuneApp
@@ -120,7 +122,7 @@ class SourceSession:
             self.row_in_review = previous.row_in_review
         self.closed = False
         self._app, self._notify, self._notified_at = app, notify, 0.0
-        self._check_process: CheckProcess | None = None
+        self._check_process: StoppableCall[CheckResult] | None = None
         self.base_is_missing = False  # for the last check, which then counted no tokens
         self._review: ReviewSession | None = None
         self._masks: MaskProcess | None = None
@@ -191,7 +193,7 @@ class SourceSession:
         return first if isinstance(first, RowError) and needs_mapping(first_record(self.ref.path)) else None
 
     def _check(self, base: bool = False) -> None:
-        from mlxtune.evaluation.check_process import CheckProcess, contract_scorer
+        from mlxtune.evaluation.check_process import contract_scorer, start_check
         from mlxtune.evaluation.contract import Contract
 
         def progress(step: str, fraction: float) -> None:
@@ -203,10 +205,10 @@ class SourceSession:
             self.contract = Contract.from_recipe(recipe)
         self.base_is_missing = not self._has_base()
         scorer = contract_scorer(recipe, {})
-        self._check_process = CheckProcess({**self.ref.check_request, "base": True} if base else self.ref.check_request)
+        self._check_process = start_check({**self.ref.check_request, "base": True} if base else self.ref.check_request)
         if self.closed:
             self._check_process.stop()
-        result = self._check_process.follow(progress)
+        result = self._check_process.result(progress)
         while self.browser is None and self.error is None and not self.closed:
             time.sleep(0.02)  # the checks finished before the source was open
         if self.browser is not None and result is not None:

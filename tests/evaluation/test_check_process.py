@@ -9,7 +9,7 @@ import pytest
 
 from mlxtune.core.errors import DataError, MachineError
 from mlxtune.data.checks.report import Skip
-from mlxtune.evaluation.check_process import CheckProcess, check_source
+from mlxtune.evaluation.check_process import check_source, start_check
 from mlxtune.recipe import load
 
 pytestmark = pytest.mark.slow
@@ -21,7 +21,7 @@ def test_process_result_equals_function_result(workspace):
     path = workspace / "recipes" / "tiny.toml"
     recipe = load(path)
     heard: list[tuple[str, float]] = []
-    result = CheckProcess({"recipe": str(path)}).follow(lambda what, share: heard.append((what, share)))
+    result = start_check({"recipe": str(path)}).result(lambda what, share: heard.append((what, share)))
     assert result is not None
     assert result.to_json() == check_source(recipe.source, recipe.data, recipe).to_json()
     assert len(result.tokens) == 40
@@ -39,7 +39,7 @@ def test_the_base_is_asked_in_the_process(workspace):
 
 
 def test_source_is_checked_without_contract_or_tokens(tmp_path):
-    result = CheckProcess({"source": str(SAMPLES / "support-dirty.jsonl")}).follow(lambda what, share: None)
+    result = start_check({"source": str(SAMPLES / "support-dirty.jsonl")}).result()
     assert result is not None
     assert result.statistics.tier == "too_few"
     assert set(result.skipped) == {"contract", "tokens", "split"}
@@ -47,30 +47,30 @@ def test_source_is_checked_without_contract_or_tokens(tmp_path):
 
 
 def test_source_error_is_raised_in_caller(tmp_path):
-    check = CheckProcess({"source": str(tmp_path / "none.jsonl")})
+    check = start_check({"source": str(tmp_path / "none.jsonl")})
     with pytest.raises(DataError, match="There is no data at") as caught:
-        check.follow(lambda what, share: None)
+        check.result()
     assert not check._child.alive
     assert "Check data.source" in caught.value.hint
 
 
 def test_stopped_check_returns_nothing(workspace):
-    check = CheckProcess({"recipe": str(workspace / "recipes" / "tiny.toml")})
+    check = start_check({"recipe": str(workspace / "recipes" / "tiny.toml")})
     check.stop()
-    assert check.follow(lambda what, share: None) is None
+    assert check.result() is None
 
 
 def test_crashed_process_gives_error_message(workspace):
-    check = CheckProcess({"recipe": str(workspace / "recipes" / "tiny.toml")})
+    check = start_check({"recipe": str(workspace / "recipes" / "tiny.toml")})
     os.kill(check._child.process.pid, signal.SIGKILL)
     with pytest.raises(MachineError, match="The check process was killed"):
-        check.follow(lambda what, share: None)
+        check.result()
 
 
 def test_model_is_not_downloaded_without_permission(workspace):
     path = workspace / "recipes" / "tiny.toml"
     path.write_text(path.read_text().replace("../tiny", "no-such/model-on-this-machine"))
-    result = CheckProcess({"recipe": str(path), "fetch": False}).follow(lambda what, share: None)
+    result = start_check({"recipe": str(path), "fetch": False}).result()
     assert result is not None
     assert result.skipped["tokens"] == Skip("no_model", "no-such/model-on-this-machine is not on this machine.")
 

@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 
 from mlxtune.cli.main import app
 from mlxtune.data.generate.context import training_rows
+from mlxtune.data.groups import ClusterResult
 from mlxtune.evaluation import thin_rows as module
 from mlxtune.evaluation.thin_rows import thin_clusters, thin_rows
-from mlxtune.planning.cluster_process import ClusterResult
 from mlxtune.present.generation import thin_rows_text
 from mlxtune.recipe import Recipe, load
 
@@ -53,7 +53,7 @@ def test_without_labels_the_texts_unlike_all_others_and_small_clusters_are_thin(
     assert thin_rows(tmp_path, recipe) == []
     labels = [-1, -1, *[0] * 8, *[1] * 54]
     result = ClusterResult(tuple(range(64)), tuple(labels), ("anchor", "basket"))
-    monkeypatch.setattr(module, "ClusterProcess", lambda recipe: SimpleNamespace(follow=lambda progress: result))
+    monkeypatch.setattr(module, "start_clustering", lambda recipe: SimpleNamespace(result=lambda progress: result))
     places = thin_clusters(tmp_path / "r.toml", recipe, lambda step, share: None)
     train = {row.location.line: row.id for row in training_rows(recipe)}
     expected = [[train[line] for line in lines if line in train] for lines in ((1, 2), range(3, 11), range(11, 65))]

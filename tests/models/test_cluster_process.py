@@ -5,9 +5,8 @@ import json
 import pytest
 from tiny_model import make_tiny
 
-from mlxtune.data.groups import CLUSTER, OUTLIERS
+from mlxtune.data.groups import CLUSTER, OUTLIERS, ClusterResult, start_clustering
 from mlxtune.models.clusters import MAX_ROWS
-from mlxtune.planning.cluster_process import ClusterProcess, ClusterResult
 
 TOPICS = ("refund money card", "parcel tracking courier", "tent pole fabric")
 
@@ -26,11 +25,11 @@ def test_the_worker_clusters_a_source_and_stores_the_result(tmp_path, monkeypatc
     recipe = tmp_path / "r.toml"
     recipe.write_text('name = "r"\n[model]\nbase = "tiny"\n[data]\nsource = "rows.jsonl"\n')
     steps = []
-    result = ClusterProcess(recipe).follow(lambda step, share: steps.append(step))
+    result = start_clustering(recipe).result(lambda step, share: steps.append(step))
     assert result is not None
     assert result.rows == tuple(range(18))
     assert "computing hidden states" in steps
     steps.clear()
-    assert ClusterProcess(recipe).follow(lambda step, share: steps.append(step)) == result
+    assert start_clustering(recipe).result(lambda step, share: steps.append(step)) == result
     assert "computing hidden states" not in steps
     assert MAX_ROWS > 18

@@ -87,7 +87,7 @@ class Checks:
         self.requests.append(request)
         return self
 
-    def follow(self, progress: Callable[[str, float], None]) -> CheckResult | None:
+    def result(self, progress: Callable[[str, float], None]) -> CheckResult | None:
         request = self.requests[-1]
         progress("counting tokens", 0.0)
         self.gate.wait()
@@ -161,7 +161,7 @@ def local_bases(monkeypatch: pytest.MonkeyPatch, tokens: type[Tokenizer]) -> set
 def checks(monkeypatch: pytest.MonkeyPatch, tokens: type[Tokenizer]) -> Checks:
     """Replace the check process."""
     process = Checks()
-    monkeypatch.setattr("mlxtune.evaluation.check_process.CheckProcess", process)
+    monkeypatch.setattr("mlxtune.evaluation.check_process.start_check", process)
     return process
 
 

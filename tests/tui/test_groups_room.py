@@ -9,9 +9,9 @@ from textual.widgets import Input
 from mlxtune.core.errors import ModelError
 from mlxtune.core.json_fields import to_json
 from mlxtune.data.generate.lineage import KEY, Lineage
+from mlxtune.data.groups import ClusterResult
 from mlxtune.data.rows import row_text
 from mlxtune.data.source_files import generated_path
-from mlxtune.planning.cluster_process import ClusterResult
 from mlxtune.tui import key_order
 from mlxtune.tui.source_session import SourceSession
 from mlxtune.tui.widgets import ChoiceDialog, MarkableList
@@ -185,7 +185,7 @@ class Clusters:
     def __init__(self, recipe: Any) -> None:
         pass
 
-    def follow(self, progress: Any) -> ClusterResult:
+    def result(self, progress: Any) -> ClusterResult:
         progress("computing hidden states", 0.5)
         if self.error:
             raise self.error
@@ -196,7 +196,7 @@ class Clusters:
 
 
 async def test_clusters_and_outliers(shop, checks, open_room, monkeypatch):
-    monkeypatch.setattr("mlxtune.planning.cluster_process.ClusterProcess", Clusters)
+    monkeypatch.setattr("mlxtune.tui.rooms.groups.screen.start_clustering", Clusters)
     fill(shop, GOOD)
     async with open_room("groups") as room:
         await room.until(lambda: ready(room))
@@ -220,7 +220,7 @@ async def test_a_file_without_a_recipe_cannot_be_clustered(room):
 
 
 async def test_a_failed_clustering_says_why(shop, checks, open_room, monkeypatch):
-    monkeypatch.setattr("mlxtune.planning.cluster_process.ClusterProcess", Clusters)
+    monkeypatch.setattr("mlxtune.tui.rooms.groups.screen.start_clustering", Clusters)
     monkeypatch.setattr(Clusters, "error", ModelError("smollm2-135m is not on this machine."))
     fill(shop, GOOD)
     async with open_room("groups") as room:

@@ -1,5 +1,9 @@
-"""Compare the prompts of training with those that programs render from an export, each with its own code and nothing but messages."""
+"""Compare the prompts of training with those that programs render from an export, each with its own code and nothing but messages.
 
+Runs as the child process of ``adapters.publish``, which freezes the chat template that an adapter was trained with.
+"""
+
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,10 +14,13 @@ from transformers import AutoTokenizer
 from mlxtune.adapters.export.endpoint_prompts import rendered_prompt
 from mlxtune.adapters.export.fidelity import PromptDifference, compare_tokens
 from mlxtune.adapters.export.llama_server import LlamaSettings, llama_server
+from mlxtune.core.child_process import Request, serve
+from mlxtune.core.errors import GateError
 from mlxtune.core.text import one_line
 from mlxtune.data.rows import PromptRow
 from mlxtune.models.portable import plain_messages, plain_prompt, probes
-from mlxtune.models.template import ChatTemplate
+from mlxtune.models.resolve import resolve
+from mlxtune.models.template import ChatTemplate, TemplateSettings, load_template
 
 
 def folder_difference(
@@ -53,3 +60,19 @@ def prompt_difference(
         if difference := compare_tokens(row.id, expected, actual, chat.tokenizer.decode):
             return difference
     return None
+
+
+def _freeze(request: Request) -> str:
+    """Return the frozen template, empty if there is none. Raise ``GateError`` if transformers or mlx-lm render it differently."""
+    params = request.params
+    source = resolve(params["base"], fetch=False)
+    chat = load_template(source, TemplateSettings(params["thinking"], params["date"], params["template"]))
+    frozen = chat.frozen_source
+    if frozen and folder_difference(chat, Path(source.folder), template=frozen):
+        hint = "Name a template in model.template that renders them alike, and train again."
+        raise GateError(f"Other programs render the prompts of {source.name} differently than in training.", hint=hint)
+    return frozen
+
+
+if __name__ == "__main__":
+    sys.exit(serve({"freeze": _freeze}))

@@ -12,12 +12,11 @@ from textual.app import ComposeResult
 from textual.containers import Container, Vertical
 from textual.content import Content
 
+from mlxtune.core.child_process import StoppableCall
 from mlxtune.core.errors import InputError, MlxtuneError
 from mlxtune.core.text import one_line, plural
-from mlxtune.data.groups import PROPOSED, RowGroup, finding_groups, proposal_groups
+from mlxtune.data.groups import PROPOSED, ClusterResult, RowGroup, finding_groups, proposal_groups, start_clustering
 from mlxtune.data.review import Action as ReviewAction
-from mlxtune.planning import cluster_process
-from mlxtune.planning.cluster_process import ClusterProcess, ClusterResult
 from mlxtune.tui.actions import Action
 from mlxtune.tui.notices import Notice
 from mlxtune.tui.rooms.groups import render
@@ -38,7 +37,7 @@ class _Clusters:
     groups: list[RowGroup] = field(default_factory=list)
     progress: str = ""
     error: str = ""
-    process: ClusterProcess | None = None
+    process: StoppableCall[ClusterResult] | None = None
 
 
 class GroupsRoom(SourceRoom):
@@ -419,8 +418,8 @@ class GroupsRoom(SourceRoom):
             self.app.call_later(self.redraw)
 
         def compute() -> ClusterResult | None:
-            clusters.process = cluster_process.ClusterProcess(recipe)
-            return clusters.process.follow(progress)
+            clusters.process = start_clustering(recipe)
+            return clusters.process.result(progress)
 
         def computed(result: ClusterResult | None) -> None:
             clusters.progress, clusters.process = "", None

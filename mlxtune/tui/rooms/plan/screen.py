@@ -18,6 +18,7 @@ from mlxtune.core.text import duration, one_line, plural
 from mlxtune.models import catalog
 from mlxtune.models.resolve import check_name  # its imports would slow down the app's start
 from mlxtune.planning.cost import Bill
+from mlxtune.planning.measurements import StepCost
 from mlxtune.planning.plan import Plan
 from mlxtune.present.labels import base_summary
 from mlxtune.present.plan import BASIS, time_fact, verdict_sentence
@@ -72,7 +73,7 @@ class RunningProbe:
 
     stage: str = "starting"
     start: float = field(default_factory=time.monotonic)
-    process: StoppableCall | None = None
+    process: StoppableCall[StepCost] | None = None
     stopped: bool = False
 
     @property
@@ -80,7 +81,7 @@ class RunningProbe:
         """What it is doing, and how long it has run."""
         return f"{self.stage}, {duration(time.monotonic() - self.start)} so far"
 
-    def started(self, process: StoppableCall) -> None:
+    def started(self, process: StoppableCall[StepCost]) -> None:
         self.process = process
         if self.stopped:
             process.stop()

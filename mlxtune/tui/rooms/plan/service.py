@@ -22,6 +22,7 @@ from mlxtune.models import bundled, catalog, resolve
 from mlxtune.models.bundled import install
 from mlxtune.planning import machine
 from mlxtune.planning.cost import Bill, make_bill
+from mlxtune.planning.measurements import StepCost
 from mlxtune.planning.plan import Plan, Planner, local_planner
 from mlxtune.recipe import Recipe
 from mlxtune.runs.registry import resolve_parent
@@ -68,7 +69,7 @@ class PlanService:
                 raise InputError("The recipe is planned again.")
             return self._plan(recipe, progress)
 
-    def probe(self, recipe: Recipe, progress: Progress, on_start: Callable[[StoppableCall], None]) -> bool:
+    def probe(self, recipe: Recipe, progress: Progress, on_start: Callable[[StoppableCall[StepCost]], None]) -> bool:
         """Run two steps with the largest batch in a child process, and return whether they ended. Raise ``MachineError`` if it dies.
 
         ``on_start`` is called with the process, which can be stopped. The recipe can be planned meanwhile.
