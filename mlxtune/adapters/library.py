@@ -14,7 +14,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -313,7 +313,7 @@ def lock_library(workspace: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Lock the library and yield a function that appends a record to its journal. Raise ``MachineError`` if it is locked."""
     folder = workspace / FOLDER
     busy = "Another process is changing the adapter library."
-    with file_lock(folder / ".library.lock", busy=busy), closing(Journal(folder / JOURNAL)) as journal:
+    with file_lock(folder / ".library.lock", busy=busy), Journal(folder / JOURNAL) as journal:
 
         def append(record: dict[str, Any]) -> None:
             journal.append({"v": 1, "t": time.time(), **record})

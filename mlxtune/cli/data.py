@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -166,7 +165,7 @@ def _record_fixes(path: Path, section: DataSection, report: CheckReport, also: S
     if not report.kept:
         raise DataError(f"{one_line(path.name, 60)} has no row that can be read, so nothing can be fixed.", hint=NAME_THE_COLUMNS)
     browser = SourceBrowser(path, section.format, section.map)
-    with closing(browser), reviews.ReviewSession(path) as session:
+    with browser, reviews.ReviewSession(path) as session:
         for _ in browser.scan():
             pass
         browser.apply_review(session.state)

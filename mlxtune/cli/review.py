@@ -6,7 +6,7 @@ import json as jsons
 import os
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -155,7 +155,7 @@ def open_browser(source: Path, path: Path, section: DataSection, with_checks: bo
     from mlxtune.data.browser import SourceBrowser  # imports numpy, which --help does not need
     from mlxtune.evaluation.check_process import contract_scorer
 
-    with closing(SourceBrowser(path, section.format, section.map)) as browser:
+    with SourceBrowser(path, section.format, section.map) as browser:
         with progress_bar("reading"):
             for _ in browser.scan():
                 pass

@@ -2,7 +2,7 @@
 
 import os
 import re
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -84,7 +84,7 @@ def serve(
         listener = stack.enter_context(http_server.listen(host, port))
         with progress_bar("loading the model") as update:
             update(f"loading {one_line(base, 60)}", 0.0)
-            model = stack.enter_context(closing(ModelHost(start, keep_alive * 60)))
+            model = stack.enter_context(ModelHost(start, keep_alive * 60))
         server = Server(model, Path.cwd(), slots=slots, queue=queue, on_finish=_log_request)
         _print_start(model.ready, f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/v1", json)
         if host not in _LOOPBACK and not token:

@@ -13,10 +13,24 @@ import stat
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 from mlxtune.core.errors import InputError, MachineError
 from mlxtune.core.text import nearest, one_line
+
+
+class Closeable:
+    """Something that is open, such as a file or a process, until its ``with`` block ends."""
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
 
 FileStamp = tuple[int, int, int]
 """A file's modification time in nanoseconds, its size, and its inode, one of which changes when the file does."""

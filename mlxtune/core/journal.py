@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from mlxtune.core.errors import InputError
-from mlxtune.core.files import disk_errors, sync_file, sync_folder
+from mlxtune.core.files import Closeable, disk_errors, sync_file, sync_folder
 
 
-class Journal:
+class Journal(Closeable):
     """The writer. Only one process may write, but any number may read with :class:`Tail`.
 
     Another program may replace the file with a new one by renaming it, as git, sync tools and editors do, or delete it. The next

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from mlxtune.core.errors import DataError
+from mlxtune.core.files import Closeable
 from mlxtune.data.access.records import SourceRecords
 from mlxtune.data.access.spans import IntArray
 from mlxtune.data.checks.base import SEVERITIES, Finding
@@ -51,7 +52,7 @@ _FEW_ROWS = 2  # rows that may begin alike by chance
 Stop = Callable[[], bool]
 
 
-class SourceBrowser:
+class SourceBrowser(Closeable):
     """The rows of a source, by number, with their decisions and findings. Must be closed.
 
     ``scanned`` is the number of rows that :meth:`scan` has reached. ``scorer`` scores edited answers. Raises ``DataError`` if

@@ -33,10 +33,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, get_args
 
 from mlxtune.core.errors import DataError, InputError
-from mlxtune.core.files import disk_errors, home, require_version, sync_folder
+from mlxtune.core.files import Closeable, disk_errors, home, require_version, sync_folder
 from mlxtune.core.hashing import sha256_json
 from mlxtune.core.journal import Journal, read
 from mlxtune.data.generate.lineage import lineage_of
@@ -371,7 +371,7 @@ def _read_events(path: Path) -> list[Event]:
     return events
 
 
-class ReviewSession:
+class ReviewSession(Closeable):
     """Exclusive write access to a source's journal. Every decision is on disk before its method returns.
 
     Git, sync tools and editors may replace the journal while it is open. The session then adopts the new content, and appends its
@@ -511,12 +511,6 @@ class ReviewSession:
         finally:
             self._journal.close()
             self._locks.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def _login_name() -> str:

@@ -7,7 +7,6 @@ A prompt that scores higher on these rows is scored on the validation rows; the 
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -69,7 +68,7 @@ class PromptOptimizer:
         import gepa
 
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        with closing(Journal(self.file)) as self._journal:
+        with Journal(self.file) as self._journal:
             result = gepa.optimize(
                 {_PROMPT: start}, list(train), list(validation), adapter=self, seed=seed, stop_callbacks=self._is_over,
                 logger=SimpleNamespace(log=lambda _: None), track_best_outputs=False,

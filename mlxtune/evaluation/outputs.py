@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
 from importlib.metadata import version
@@ -300,7 +300,7 @@ class _Generator:
         if known:
             progress(known, len(inputs))
         if left:
-            with closing(Journal(file)) as journal:
+            with Journal(file) as journal:
 
                 def save(index: int, result: Result) -> None:
                     nonlocal last

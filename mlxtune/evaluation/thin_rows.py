@@ -4,7 +4,6 @@ Only training rows are considered. A teacher that writes rows like them never se
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -58,7 +57,7 @@ def thin_clusters(recipe_file: Path, recipe: Recipe, progress: Callable[[str, fl
     result = start_clustering(recipe_file).result(progress)
     if result is None:
         return []
-    with closing(SourceBrowser(recipe.source, recipe.data.format, recipe.data.map)) as browser:
+    with SourceBrowser(recipe.source, recipe.data.format, recipe.data.map) as browser:
         for _ in browser.scan():
             pass
         browser.apply_review(review.load(recipe.source))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ _VERSION = 3
 
 def current_rows(recipe: Recipe, request: Request) -> dict[int, Row]:
     """Return the rows that are not left out, as edited, by record number: all of them, or evenly spaced ones."""
-    with closing(SourceBrowser(recipe.source, recipe.data.format, recipe.data.map)) as browser:
+    with SourceBrowser(recipe.source, recipe.data.format, recipe.data.map) as browser:
         for scanned in browser.scan():
             request.progress(["reading rows", scanned / max(len(browser), 1)])
         browser.apply_review(review.load(recipe.source))

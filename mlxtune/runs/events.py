@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict, cast
 
 from mlxtune.core.errors import MachineError
-from mlxtune.core.files import require_version
+from mlxtune.core.files import Closeable, require_version
 from mlxtune.core.journal import Journal, Tail
 
 FILE = "events.jsonl"
@@ -301,7 +301,7 @@ class RunRemoved(MachineError):
     """The run's folder or its event log was deleted while the run was active."""
 
 
-class EventWriter:
+class EventWriter(Closeable):
     """Append events to a run's log. Thread-safe."""
 
     def __init__(self, folder: Path) -> None:

@@ -6,7 +6,7 @@ Each line adds an entry, or records that one was started or ended, or that the w
 import os
 import shlex
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -98,7 +98,7 @@ class Queue:
         return file_lock(self.workspace / f"{FILE}.lock", busy="Another process is changing the queue.")
 
     def _append(self, record: Mapping[str, Any]) -> None:
-        with closing(journal.Journal(self.workspace / FILE)) as file:
+        with journal.Journal(self.workspace / FILE) as file:
             file.append({"v": 1, **record})
             file.sync()
 

@@ -15,11 +15,11 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from mlxtune.core.child_process import ChildProcess, Reply
 from mlxtune.core.errors import MachineError, MlxtuneError
+from mlxtune.core.files import Closeable
 from mlxtune.core.json_fields import to_json
 from mlxtune.data.rows import Message
 from mlxtune.serving import protocol
@@ -53,7 +53,7 @@ class PendingAnswer:
         self._cancel(self.id)
 
 
-class Client:
+class Client(Closeable):
     """Starts the model process for ``base`` in the folder ``workspace`` without waiting. Close it, or use it in a ``with`` block.
 
     ``share_accelerator`` runs it even if a training run holds the accelerator; ``exact`` makes greedy and seeded answers independent
@@ -124,12 +124,6 @@ class Client:
         """End the process and free the accelerator."""
         self._closing = True
         self._child.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
 
     def _on_load(self, reply: Reply) -> None:
         if reply.kind == "error":

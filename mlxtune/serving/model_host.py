@@ -5,12 +5,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from mlxtune.core.errors import MlxtuneError
+from mlxtune.core.files import Closeable
 from mlxtune.serving.api import ApiError
 from mlxtune.serving.client import Client
 from mlxtune.serving.protocol import Ready
 
 
-class ModelHost:
+class ModelHost(Closeable):
     """Starts a model process, and replaces it when it is needed after it was unloaded or has died.
 
     ``start`` returns a new client. The process ends ``keep_alive`` seconds after its last request, which frees its memory and the

@@ -7,7 +7,6 @@ keyed by a prompt's tokens and the kind of answer.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -150,7 +149,7 @@ def replay_rows(recipe: Recipe, loaded: LoadedModel, template: ChatTemplate, spl
         answers |= new
         with disk_errors(str(file)):
             file.parent.mkdir(parents=True, exist_ok=True)
-        with closing(Journal(file)) as journal:
+        with Journal(file) as journal:
             for key, answer in new.items():
                 journal.append({"key": key, **asdict(answer)})
     usable = [(prompt, answers[key]) for key, prompt in zip(keys, prompts, strict=True) if _is_usable(answers[key], recipe)]

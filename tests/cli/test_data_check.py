@@ -2,7 +2,6 @@
 
 import json
 import shlex
-from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -349,7 +348,7 @@ def test_once_the_base_was_evaluated_a_recipe_is_trained_on_the_fixed_rows(cli, 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "evals" / "1").mkdir(parents=True)
     (tmp_path / "evals" / "1" / "recipe.toml").write_text(recipe.read_text())
-    with closing(EventWriter(tmp_path / "evals" / "1")) as writer:
+    with EventWriter(tmp_path / "evals" / "1") as writer:
         writer.emit("run.started", kind="eval", name="rows", base="smollm2-135m", pid=1, host="h")
         writer.emit("run.finished", summary={})
     line = last_command(cli("data", "check", str(recipe), "--fix"))

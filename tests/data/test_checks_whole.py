@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +79,7 @@ def test_a_test_prompt_inside_a_training_conversation_blocks(folder: Path) -> No
 
 def record(path: Path, also: Sequence[str] = (), report: CheckReport | None = None) -> FixResult:
     """Record the fixes of the findings of ``report``, by default those of a check."""
-    with closing(SourceBrowser(path)) as browser, ReviewSession(path) as session:
+    with SourceBrowser(path) as browser, ReviewSession(path) as session:
         assert list(browser.scan())
         browser.apply_review(session.state)
         return record_fixes(browser, session, (report or check(path, state=session.state)).findings, also)

@@ -3,7 +3,6 @@
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +94,7 @@ def test_one_run_evaluates_all_arms_and_next_uses_cache(workspace, trained, eval
         f"evaluation.prompt={workspace / 'best.md'}",
         "evaluation.max_tokens=24",
     )
-    with closing(events.EventWriter(trained.folder)) as writer:
+    with events.EventWriter(trained.folder) as writer:
         writer.emit("run.started", kind="train", name="tiny", base="tiny", pid=1, host="h")
         for step, tokens in ((1, 30), (2, 40)):
             writer.emit("step", step=step, epoch=0, loss=1.0, rate=1.0, norm=1.0, tokens=tokens, speed=1.0, memory=1, peak=1)

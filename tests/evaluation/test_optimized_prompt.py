@@ -2,7 +2,6 @@
 
 import json
 import time
-from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,7 +27,7 @@ CONTRACT = Contract(EvaluationSection(pattern="thanks", forbid=["cheap"]))
 def test_an_optimization_takes_as_long_as_the_training_of_the_evaluated_adapter(tmp_path):
     folder = tmp_path / "runs" / "shop"
     folder.mkdir(parents=True)
-    with closing(EventWriter(folder)) as writer:
+    with EventWriter(folder) as writer:
         writer.emit("run.started", kind="train", name="shop", base="m", pid=1, host="h")
         writer.emit("heartbeat")
     first, second = map(json.loads, (folder / "events.jsonl").read_text().splitlines())

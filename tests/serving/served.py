@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -94,7 +94,7 @@ def serve_model(
     def start() -> Client:
         return Client(model, workspace, share_accelerator=True, exact=True, slots=slots, queue=queue)
 
-    with closing(ModelHost(start, keep_alive)) as host:
+    with ModelHost(start, keep_alive) as host:
         server = Server(host, workspace, slots=slots, queue=queue)
         with listening(server) as port:
             yield SimpleNamespace(server=server, client=host._client, port=port, url=f"http://127.0.0.1:{port}/v1")

@@ -4,9 +4,10 @@ from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from mlxtune.core.errors import DataError
+from mlxtune.core.files import Closeable
 from mlxtune.core.text import size
 from mlxtune.data.access.file_bytes import FileBytes, FileNote
 from mlxtune.data.access.layout import detect_layout
@@ -17,7 +18,7 @@ from mlxtune.data.rows import Location, Row, RowError
 from mlxtune.data.source_files import GENERATED, all_files
 
 
-class RecordFile:
+class RecordFile(Closeable):
     """The records in one file, including invalid ones. ``notes`` says how the file was read. Must be closed."""
 
     def __init__(self, path: Path, format: str = "auto", mapping: Mapping[str, str] = NO_MAPPING) -> None:
@@ -86,14 +87,8 @@ class RecordFile:
     def close(self) -> None:
         self._data.close()
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-class SourceRecords:
+class SourceRecords(Closeable):
     """The records in all files of a source, numbered in order. Must be closed."""
 
     def __init__(self, path: Path, format: str, mapping: Mapping[str, str]) -> None:
@@ -138,9 +133,3 @@ class SourceRecords:
 
     def close(self) -> None:
         self._open_files.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

@@ -14,11 +14,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from mlxtune.core.errors import InputError, MachineError
-from mlxtune.core.files import read_json, write_json, write_text
+from mlxtune.core.files import Closeable, read_json, write_json, write_text
 from mlxtune.core.hashing import sha256_json, unit_interval
 from mlxtune.core.journal import Journal, read
 from mlxtune.core.json_fields import load_record, to_json
@@ -64,7 +63,7 @@ class _Header:
     seal: str  # the hash of the key
 
 
-class BlindSession:
+class BlindSession(Closeable):
     """One rater's session, which can be resumed after any vote; a context manager that holds the session's lock."""
 
     _order: tuple[str, ...]  # row IDs in the order shown, including repeats
@@ -101,12 +100,9 @@ class BlindSession:
             self._lock.__exit__(None, None, None)
             raise
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def close(self) -> None:
         self._journal.close()
-        self._lock.__exit__(kind, error, trace)
+        self._lock.__exit__(None, None, None)
 
     @property
     def n(self) -> int:

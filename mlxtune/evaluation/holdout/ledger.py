@@ -9,7 +9,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -85,7 +85,7 @@ def record(
         entries = [entry for entry in map(_entry, lines) if entry and entry["kind"] == kind == "eval"]
         if not any(new.items() <= entry.items() or (result and entry.get("result") == result) for entry in entries):
             more = {name: value for name, value in (("result", result), ("adapter", adapter), ("last", last)) if value}
-            with closing(Journal(path)) as journal:
+            with Journal(path) as journal:
                 journal.append({"v": 1, "t": time.time(), "prev": _hash(lines), **new, **more})
                 journal.sync()
         with suppress(OSError):  # without a home folder, deleted lines go unnoticed

@@ -76,7 +76,7 @@ def make_calls(
     """
     meter.spent = read_calls(file).spent
     remaining, in_a_row = [call for call in calls if call.key not in done], 0
-    with closing(Journal(file)) as journal, closing(_make_all(remaining, meter, journal, workers)) as replied:
+    with Journal(file) as journal, closing(_make_all(remaining, meter, journal, workers)) as replied:
         for count, came in enumerate(replied, len(calls) - len(remaining) + 1):
             progress(count, len(calls))
             in_a_row = 0 if came else in_a_row + 1

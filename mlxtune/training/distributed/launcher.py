@@ -24,7 +24,7 @@ from typing import Any
 
 from mlxtune.core.child_process import Channel, ChildProcess, python_command
 from mlxtune.core.errors import InputError, Interrupted, MachineError, MlxtuneError
-from mlxtune.core.files import read_json
+from mlxtune.core.files import Closeable, read_json
 from mlxtune.core.text import one_line, plural
 from mlxtune.recipe import Recipe
 from mlxtune.runs import launch
@@ -154,7 +154,7 @@ class Peer:
         return PeerLost(error.message, hint=error.hint) if error else None
 
 
-class Launcher:
+class Launcher(Closeable):
     """Manages all peers of a run for the leader. There are none if the run uses a single host."""
 
     is_leader = True
@@ -196,10 +196,7 @@ class Launcher:
                 return None
             time.sleep(0.05)
 
-    def __enter__(self) -> Launcher:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         for peer in self._peers:
             peer.child.close()
 

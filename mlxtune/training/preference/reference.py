@@ -12,7 +12,7 @@ depend on what is cached, so an interrupted run gets bit-identical results.
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -110,7 +110,7 @@ def reference_logps(
             known = _read(file)
             prefix = cache.prefix if cache else shared_prefix(pairs) if share_prompts else 0
             done = 0
-            with closing(journal.Journal(file)) as writer, without_gradients(stack):
+            with journal.Journal(file) as writer, without_gradients(stack):
                 for group in inference_groups(pairs, prefix, used, share_prompts=share_prompts):
                     progress(done, len(used))
                     done += len(group)

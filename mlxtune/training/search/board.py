@@ -17,7 +17,6 @@ arXiv:2404.06395).
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import product
@@ -209,7 +208,7 @@ def write_failure(search: Path, number: int, reason: str) -> None:
 def choose(search: Path, choice: Choice, number: int) -> None:
     """Record that the user drops or pins a trial, or that the budget allows ``number`` trials."""
     busy = "Another process is changing this search."
-    with file_lock(search / "choices.lock", busy=busy), closing(journal.Journal(search / CHOICES)) as writer:
+    with file_lock(search / "choices.lock", busy=busy), journal.Journal(search / CHOICES) as writer:
         writer.append({"v": 1, "choice": choice, "trial": number})
         writer.sync()
 

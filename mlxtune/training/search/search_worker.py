@@ -11,7 +11,6 @@ import math
 import shutil
 import sys
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -263,7 +262,7 @@ def _make_run(worker: Worker, base: Foundation, board: Board, outcome: leaderboa
     lineage = make_lineage(run.folder, recipe, base) | {"search": worker.folder.name, "trial": trial.number}
     write_lineage(run.adapter, lineage, length, validation=summary["validation"])
     launch.write_record(run, "train", {})
-    with closing(events.EventWriter(run.folder)) as writer:
+    with events.EventWriter(run.folder) as writer:
         writer.emit("run.finished", summary=summary)
     write_text(run.folder / "recipe.toml", dump(recipe))  # written last: a folder with a recipe counts as a run
     return run

@@ -288,7 +288,7 @@ class BlindRoom(Room):
     def _close_session(self) -> None:
         """Release the session's lock. Its votes are on disk."""
         if self._session:
-            self._session.__exit__(None, None, None)
+            self._session.close()
         self._session = self._result = self._loading = None
 
     on_unmount = _close_session
