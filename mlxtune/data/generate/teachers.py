@@ -12,12 +12,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlxtune.core.errors import InputError, TemplateError
+from mlxtune.core.errors import InputError
 from mlxtune.core.hashing import sha256_json
 from mlxtune.core.text import one_line
 from mlxtune.data.generate.questions import TeacherQuestion
 from mlxtune.data.generate.request import TeacherSpec
-from mlxtune.data.rows import Message
 from mlxtune.evaluation.judge.endpoint import REPLY_TOKENS, CostMeter, EndpointClient, api_key, host, is_local, require_budget
 from mlxtune.models.thoughts import split_thought
 from mlxtune.recipe import Recipe
@@ -134,22 +133,12 @@ class LocalTeacher:
             thinking_tokens=self._template.thinking_limit(THINKING_TOKENS), grammar=self._grammar if constrained else None,
             thought_starts=self._template.thought_starts,
         )  # fmt: skip
-        prompts = [self._prompt(question) for question in call.questions]
+        prompts = [self._template.question(question.messages) for question in call.questions]
         outputs = generate(
             self._loaded.model, self._loaded.tokenizer, prompts, settings, progress=progress, sample_seeds=seeds
         )  # fmt: skip
         replies = zip(outputs, seeds, strict=True)
         return {"replies": [{"text": output.text, "ended": output.ended, "seed": seed} for output, seed in replies]}
-
-    def _prompt(self, question: TeacherQuestion) -> list[int]:
-        messages = [Message(turn["role"], turn["content"].encode("utf-8", "replace").decode()) for turn in question.messages]
-        try:
-            return self._template.prompt(messages)
-        except TemplateError:  # some templates have no system role
-            system, *rest = messages
-            if not system.is_system or not rest:
-                raise
-            return self._template.prompt([Message(rest[0].role, f"{system.content}\n\n{rest[0].content}"), *rest[1:]])
 
     @cached_property
     def _grammar(self) -> Grammar | None:

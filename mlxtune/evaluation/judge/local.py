@@ -10,18 +10,13 @@ import sys
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mlxtune.core.child_process import Channel, ChildProcess, Request, run_session
-from mlxtune.core.errors import InputError, MlxtuneError, ModelError, TemplateError
-from mlxtune.data.rows import Message
+from mlxtune.core.errors import InputError, MlxtuneError, ModelError
 from mlxtune.evaluation.judge import rubric
 from mlxtune.models.cpu import blas
 from mlxtune.models.resolve import resolve
 from mlxtune.runs.locks import accelerator_lease
-
-if TYPE_CHECKING:  # imports mlx
-    from mlxtune.models.template import ChatTemplate
 
 LOG = "worker.log"
 BATCH_SIZE = 16  # questions answered in one batch
@@ -68,7 +63,7 @@ def answer_requests(channel: Channel, load_request: Request, batch_size: int) ->
     load_request.result(loaded.description)
     while batch := channel.receive_batch(batch_size, _GATHER):
         try:
-            prompts = [_prompt(template, request) for request in batch]
+            prompts = [template.question(request.params["messages"]) for request in batch]
             settings = GenerationSettings(
                 max_tokens=REPLY_TOKENS, stops=template.stop_tokens, batch_size=len(prompts), grammar=grammar,
                 thinking_tokens=template.thinking_limit(THINKING_TOKENS), thought_starts=template.thought_starts,
@@ -84,15 +79,6 @@ def answer_requests(channel: Channel, load_request: Request, batch_size: int) ->
             continue
         for request, output in zip(batch, outputs, strict=True):
             request.result(output.text)
-
-
-def _prompt(template: ChatTemplate, request: Request) -> list[int]:
-    # Tokenizers need valid UTF-8, so lone surrogates become question marks.
-    messages = [Message(turn["role"], turn["content"].encode("utf-8", "replace").decode()) for turn in request.params["messages"]]
-    try:
-        return template.prompt(messages)
-    except TemplateError:  # some templates have no system role
-        return template.prompt([Message("user", "\n\n".join(message.content for message in messages))])
 
 
 def main() -> int:
