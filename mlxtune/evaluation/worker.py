@@ -342,11 +342,6 @@ def _vectors(worker: Worker, inputs: _Inputs, loaded: LoadedModel) -> RowVectors
     return None if vectors is None else {row.id: vector for row, vector in zip(rows, standardized(vectors), strict=True)}
 
 
-def main() -> int:
-    """Run the evaluation in the folder given on the command line; return the exit code."""
-    blas.preload()
-    return run_worker(Path(sys.argv[1]), evaluate)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    blas.preload()
+    sys.exit(run_worker(Path(sys.argv[1]), evaluate))

@@ -18,8 +18,9 @@ from mlxtune.core.files import disk_errors, home
 from mlxtune.core.hashing import sha256_json
 from mlxtune.core.journal import Journal, read
 from mlxtune.core.text import plural
+from mlxtune.data.checks.check_input import TokenCount
 from mlxtune.data.replay import MAX_TOKENS, ReplayPrompt, replay_prompts
-from mlxtune.data.rows import Conversation, Location, Row, TextRow
+from mlxtune.data.rows import Conversation, Location, Preference, Row, TextRow, Unpaired, assistant_message
 from mlxtune.data.template_notes import TemplateNote
 from mlxtune.evaluation.answers import is_loop
 from mlxtune.models.encoded import Encoded, EncodedPair
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from mlxtune.training.loop import RunListener
 
 
+_NO_LIMIT = 2**31 - 1  # tokens
 MAX_LISTED = 5  # rows listed in an error
 
 
@@ -105,6 +107,29 @@ def row_lengths(rows: Sequence[Encoded | EncodedPair]) -> tuple[RowLength, ...]:
             sides = (prompt + common, chosen - common, rejected - common)
             lengths.append(RowLength(prompt + max(row.full_lengths), len(row.chosen) + len(row.rejected), prompt, sides))
     return tuple(lengths)
+
+
+def count_row_tokens(template: ChatTemplate, record: Row | DataError) -> TokenCount | None:
+    """Return a row's tokens in training; ``None`` for an invalid record or a row without trained tokens.
+
+    For a pair, the longer answer is counted. A template's error is part of the result.
+    """
+    try:
+        if isinstance(record, DataError):
+            return None
+        if isinstance(record, Preference):
+            pair = template.encode_pair(record, _NO_LIMIT)
+            total = len(pair.prompt) + max(len(pair.chosen), len(pair.rejected))
+            return TokenCount(total, len(pair.prompt), notes=tuple(sorted(pair.notes)))
+        if isinstance(record, Unpaired):
+            record = Conversation(record.location, record.meta, (*record.prompt, assistant_message(record.completion)))
+        rows = template.encode(record, _NO_LIMIT)
+        notes = sorted(frozenset().union(*(row.notes for row in rows)))
+        return TokenCount(max(row.full_length for row in rows), min(int(row.trained.argmax()) for row in rows), notes=tuple(notes))
+    except TemplateError as error:
+        return TokenCount(0, 0, f"{error.problem[:1].upper()}{error.problem[1:]} {error.hint}")
+    except DataError:  # no trained tokens
+        return None
 
 
 def _combined(errors: Sequence[DataError | TemplateError], total: int) -> DataError | TemplateError:

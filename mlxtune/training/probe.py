@@ -76,8 +76,8 @@ def tokens(recipe: Recipe) -> list[TokenCount | None]:
     from mlxtune.data import review
     from mlxtune.data.access.records import SourceRecords
     from mlxtune.data.reviewed_records import ReviewedRecords
-    from mlxtune.models.row_tokens import count_row_tokens
     from mlxtune.models.template import TemplateSettings, load_template
+    from mlxtune.training.encode import count_row_tokens
 
     source = resolve(recipe.model.base)
     template = load_template(source, TemplateSettings.from_recipe(recipe))

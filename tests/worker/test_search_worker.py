@@ -57,7 +57,7 @@ if os.environ.get("FAULT") == "one model":
         models.append(weakref.ref(loaded.model))
         return loaded
     load.load = load_one
-sys.exit(search_worker.main())
+sys.exit(search_worker.run_worker(search_worker.Path(sys.argv[1]), search_worker.search))
 """
 SMALL = ("training.epochs=0", "training.steps=8", "training.save_every=2", "evaluation.regression=", "search.trials=3")
 

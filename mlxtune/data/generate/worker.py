@@ -326,8 +326,8 @@ def _open_teacher(
 ) -> tuple[Teacher, Callable[[Row], Any]]:
     """Return the teacher, and a function that counts a row's tokens with the recipe's own tokenizer."""
     from mlxtune.models import load, lora  # these import mlx, which must be loaded after the BLAS
-    from mlxtune.models.row_tokens import count_row_tokens
     from mlxtune.models.template import TemplateSettings, load_template
+    from mlxtune.training.encode import count_row_tokens
 
     template = load_template(resolve(recipe.model.base, relative_to=recipe.folder), TemplateSettings.from_recipe(recipe))
     if spec.model:
@@ -347,11 +347,6 @@ def _graded_answer(row: Row) -> tuple[tuple[Message, ...], str]:
     return row.prompt, row.rejected if isinstance(row, Preference) else row.reference or ""
 
 
-def main() -> int:
-    """Run the generation in the folder given on the command line; return the exit code."""
-    blas.preload()
-    return run_worker(Path(sys.argv[1]), generate_rows)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    blas.preload()
+    sys.exit(run_worker(Path(sys.argv[1]), generate_rows))

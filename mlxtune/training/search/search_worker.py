@@ -268,11 +268,6 @@ def _make_run(worker: Worker, base: Foundation, board: Board, outcome: leaderboa
     return run
 
 
-def main() -> int:
-    """Run the search in the folder given on the command line; return the exit code."""
-    blas.preload()
-    return run_worker(Path(sys.argv[1]), search)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    blas.preload()
+    sys.exit(run_worker(Path(sys.argv[1]), search))
