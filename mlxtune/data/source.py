@@ -70,9 +70,9 @@ def _refuse(errors: list[DataError], total: int, path: Path) -> None:
         raise DataError(f"{path} has no rows.", hint="Write one JSON object per line.")
 
 
-def read_file(path: Path, format: str = "auto", mapping: Mapping[str, str] = NO_MAPPING) -> tuple[Row, ...]:
+def read_file(path: Path) -> tuple[Row, ...]:
     """Read the rows of one file. Raises ``DataError`` like :func:`read_source`."""
-    rows, errors, _ = read_records(path, format, mapping)
+    rows, errors, _ = read_records(path, "auto", NO_MAPPING)
     _refuse(errors, len(errors) + len(rows), path)
     return tuple(rows)
 

@@ -22,7 +22,7 @@ SAFETY = 4  # the tolerance is this many times the largest measured deviation
 MIN_DEVIATION = 1e-6  # relative to the largest logit; assumed if no deviation was measured, so that a later one is detected
 MAX_DEVIATION = 0.1  # relative to the largest logit; a larger deviation is not a rounding error
 _TEST_TOKENS = [1 + (i * 37) % 60 for i in range(48)]  # token IDs that exist in every vocabulary
-_TEST_STEPS = 4
+_TEST_ROWS, _TEST_STEPS = 3, 4
 
 
 class BatchInvariantScorer:
@@ -52,13 +52,13 @@ class BatchInvariantScorer:
         return logits
 
 
-def measure_deviation(model: nn.Module, rows: int = 3) -> float | None:
+def measure_deviation(model: nn.Module) -> float | None:
     """Return the largest difference in a logit between a row alone and in a batch, or ``None`` if rows cannot be batched.
 
     Rows of different lengths are continued with fixed tokens, both alone and in a batch. An architecture whose batches are
     clearly wrong, not just rounded differently, counts as one that cannot be batched.
     """
-    lengths = [len(_TEST_TOKENS) - 17 * row for row in range(rows)]
+    lengths = [len(_TEST_TOKENS) - 17 * row for row in range(_TEST_ROWS)]
     singles = []
     for length in lengths:
         caches = make_prompt_cache(model)
@@ -73,7 +73,7 @@ def measure_deviation(model: nn.Module, rows: int = 3) -> float | None:
         for step in range(_TEST_STEPS):
             tokens = mx.array([[_TEST_TOKENS[(length + step) % len(_TEST_TOKENS)]] for length in lengths])
             batched = model(tokens, cache=merged)[:, -1].astype(mx.float32)
-            alone = [model(tokens[row : row + 1], cache=singles[row])[:, -1] for row in range(rows)]
+            alone = [model(tokens[row : row + 1], cache=singles[row])[:, -1] for row in range(_TEST_ROWS)]
             expected = mx.concatenate(alone).astype(mx.float32)
             deviation: Any = mx.abs(batched - expected).max().item()
             top: Any = mx.abs(expected).max().item()

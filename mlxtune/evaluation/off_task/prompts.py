@@ -327,7 +327,7 @@ def _change(category: str, passes: Sequence[tuple[OffTaskPrompt, bool, bool]], m
     ids = [prompt.id for prompt, *_ in passes]
     rows = [(one, two) for _, one, two in passes]
     paired, size = PairedCounts.count(rows), effective_n([two - one for one, two in rows], ids, 2 * LEVEL) if rows else 0.0
-    low, change, high = tango(paired, effective_n=size) if rows else (-1.0, 0.0, 1.0)
+    low, change, high = tango(paired, size) if rows else (-1.0, 0.0, 1.0)
     power = non_inferiority_power(len(set(ids)), margin)
     return OffTaskChange(category, len(set(ids)), paired, size, low, change, high, power, _outcome(paired, size, margin))
 

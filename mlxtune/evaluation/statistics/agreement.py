@@ -19,7 +19,7 @@ class Estimate:
     high: float
 
 
-def kappa(pairs: Sequence[tuple[Hashable, Hashable]], z: float = Z) -> Estimate | None:
+def kappa(pairs: Sequence[tuple[Hashable, Hashable]]) -> Estimate | None:
     """Return Cohen's κ for two raters (Cohen 1960), from −1 to 1, with the interval from Fleiss, Cohen and Everitt 1969.
 
     ``pairs`` holds both ratings of each item. Returns ``None`` if both raters always give the same rating, because κ is then
@@ -45,7 +45,7 @@ def kappa(pairs: Sequence[tuple[Hashable, Hashable]], z: float = Z) -> Estimate 
         share * (first.get(two, 0.0) + second.get(one, 0.0)) ** 2 for (one, two), share in cells.items() if one != two
     )
     variance = (agreed + disagreed - (value - chance * (1 - value)) ** 2) / (1 - chance) ** 2
-    half = z * math.sqrt(max(0.0, variance) / total)
+    half = Z * math.sqrt(max(0.0, variance) / total)
     return Estimate(max(-1.0, value - half), value, min(1.0, value + half))
 
 

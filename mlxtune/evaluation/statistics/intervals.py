@@ -85,10 +85,10 @@ def _phi(paired: PairedCounts, size: float) -> float:
     return cross / math.sqrt(product)
 
 
-def tango(paired: PairedCounts, z: float = Z_ONE_SIDED, effective_n: float = 0.0) -> tuple[float, float, float]:
+def tango(paired: PairedCounts, effective_n: float = 0.0) -> tuple[float, float, float]:
     """Return the change in the rate with its score interval, which inverts :func:`tango_statistic`: ``(low, change, high)``.
 
-    By default, each limit is a one-sided 95% limit, as in a non-inferiority test at 5%. ``effective_n`` is used as in
+    Each limit is a one-sided 95% limit, as in a non-inferiority test at 5%. ``effective_n`` is used as in
     :func:`wilson`: the counts are scaled by the design effect (Rao and Scott 1992, Biometrics 48:577). Raises ``ValueError`` if there
     are no rows.
     """
@@ -100,7 +100,7 @@ def tango(paired: PairedCounts, z: float = Z_ONE_SIDED, effective_n: float = 0.0
         inside, outside = change, float(sign)
         for _ in range(60):  # bisection: the statistic falls as the assumed change rises
             middle = (inside + outside) / 2
-            excluded = sign * tango_statistic(paired, middle, effective_n) < -z
+            excluded = sign * tango_statistic(paired, middle, effective_n) < -Z_ONE_SIDED
             inside, outside = (inside, middle) if excluded else (middle, outside)
         return inside
 
