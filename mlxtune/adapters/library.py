@@ -314,12 +314,7 @@ def lock_library(workspace: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
     folder = workspace / FOLDER
     busy = "Another process is changing the adapter library."
     with file_lock(folder / ".library.lock", busy=busy), Journal(folder / JOURNAL) as journal:
-
-        def append(record: dict[str, Any]) -> None:
-            journal.append({"v": 1, "t": time.time(), **record})
-            journal.sync()
-
-        yield append
+        yield lambda record: journal.append({"v": 1, "t": time.time(), **record}, sync=True)
 
 
 @contextmanager

@@ -47,8 +47,8 @@ class Journal(Closeable):
         self.close()
         self._open()
 
-    def append(self, record: Mapping[str, Any]) -> None:
-        """Write one line. Raise ``MachineError`` if the disk is full, and ``FileNotFoundError`` if the folder was deleted."""
+    def append(self, record: Mapping[str, Any], *, sync: bool = False) -> None:
+        """Write one line and, with ``sync``, flush it to disk. Raise ``MachineError`` if the disk is full, and ``FileNotFoundError`` if the folder was deleted."""
         data = (json.dumps(record, ensure_ascii=True, separators=(",", ":")) + "\n").encode()
         if not self.is_current:
             self.reopen()
@@ -62,6 +62,8 @@ class Journal(Closeable):
                 raise
             finally:
                 self._stamp = _stamp(os.fstat(self._handle))
+        if sync:
+            self.sync()
 
     def sync(self) -> None:
         """Flush to disk, for records that a power failure must not destroy. Raise ``MachineError`` if the disk is full."""

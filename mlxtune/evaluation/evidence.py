@@ -18,10 +18,10 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import read_json, write_bytes, write_text
@@ -42,6 +42,7 @@ REGRESSION, OPTIMIZED_PROMPT = "regression.jsonl", "optimized.md"
 VALIDATION, SEEDS, TRAINED, HOLDOUT = "validation.jsonl", "seeds.jsonl", "trained.jsonl", "holdout.jsonl"
 CANDIDATES = "candidates.jsonl"
 FILES = (RECIPE, SCHEMA, QUESTIONS, OUTPUTS, REGRESSION, OPTIMIZED_PROMPT, NEAREST, VALIDATION, SEEDS, CANDIDATES, TRAINED, HOLDOUT)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,8 @@ def load_off_task(folder: Path) -> tuple[tuple[OffTaskPrompt, ...], dict[str, li
     """Load the off-task prompts and each arm's answers; empty if the file is missing. Raises ``InputError``."""
     prompts: dict[tuple[str, bool], OffTaskPrompt] = {}
     answers: dict[str, list[str]] = {}
-    for location, record in read_records(folder / REGRESSION):
+
+    def read(record: Any) -> None:
         prompt = parse_prompt(record, Location(folder / REGRESSION, len(prompts) + 1))
         match record:
             case {"arm": str(arm), "output": str(output)} if prompt and to_json(
@@ -179,7 +181,9 @@ def load_off_task(folder: Path) -> tuple[tuple[OffTaskPrompt, ...], dict[str, li
             ) == to_json(prompt):
                 answers.setdefault(arm, []).append(output)
             case _:
-                raise _malformed(location)  # also if the arms answered different prompts
+                raise ValueError("the arms answered different prompts")
+
+    read_records(folder / REGRESSION, read)
     return tuple(prompts.values()), answers
 
 
@@ -228,12 +232,12 @@ def load_outputs(folder: Path, rows: Sequence[EvaluatedRow], name: str = OUTPUTS
 
 def _by_arm(file: Path) -> dict[Any, tuple[Answer, ...]]:
     answers: defaultdict[Any, list[Answer]] = defaultdict(list)
-    for location, record in read_records(file):
-        try:
-            arm = record.pop("arm")
-            answers[tuple(arm) if isinstance(arm, list) else arm].append(from_json(Answer, record))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise _malformed(location) from error
+
+    def read(record: Any) -> None:
+        arm = record.pop("arm")
+        answers[tuple(arm) if isinstance(arm, list) else arm].append(from_json(Answer, record))
+
+    read_records(file, read)
     return {arm: tuple(own) for arm, own in answers.items()}
 
 
@@ -266,7 +270,7 @@ def load_rows(folder: Path, name: str = QUESTIONS) -> tuple[EvaluatedRow, ...]:
     if not (folder / name).is_file():
         hint = "It is not an evaluation; to make one, run: mlxtune eval"
         raise InputError(f"{folder} has no {name}, so its numbers cannot be recomputed.", hint=hint)
-    return tuple(_row(record, location) for location, record in read_records(folder / name))
+    return tuple(read_records(folder / name, _row))
 
 
 def evaluated_rows(rows: Sequence[PromptRow]) -> list[EvaluatedRow]:
@@ -279,13 +283,8 @@ def evaluated_rows(rows: Sequence[PromptRow]) -> list[EvaluatedRow]:
 
 def load_nearest(folder: Path) -> dict[str, tuple[NearestRow, ...]]:
     """Load ``nearest.jsonl``, keyed by row ID. Raises ``InputError`` if it is malformed."""
-    nearest = {}
-    for location, record in read_records(folder / NEAREST):
-        try:
-            nearest[str(record["id"])] = tuple(from_json(NearestRow, row) for row in record["nearest"])
-        except (KeyError, TypeError) as error:
-            raise _malformed(location) from error
-    return nearest
+    read = lambda record: (str(record["id"]), tuple(from_json(NearestRow, row) for row in record["nearest"]))  # noqa: E731
+    return dict(read_records(folder / NEAREST, read))
 
 
 def schema_hash(folder: Path) -> str:
@@ -293,17 +292,23 @@ def schema_hash(folder: Path) -> str:
     return sha256_json(read_json(folder / SCHEMA)) if (folder / SCHEMA).is_file() else ""
 
 
-def _row(record: Any, location: str) -> EvaluatedRow:
-    try:
-        turns = [Message(turn.pop("role"), turn.pop("content"), turn) for turn in record.pop("prompt")]
-        return from_json(EvaluatedRow, record, prompt=tuple(turns))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise _malformed(location) from error
+def _row(record: Any) -> EvaluatedRow:
+    turns = [Message(turn.pop("role"), turn.pop("content"), turn) for turn in record.pop("prompt")]
+    return from_json(EvaluatedRow, record, prompt=tuple(turns))
 
 
-def read_records(file: Path) -> list[tuple[str, Any]]:
-    """Return each line of ``file`` with its location; empty if the file is missing. Raises ``InputError`` for invalid JSON."""
-    return [(str(location), value) for location, value in read_json_lines(file)] if file.is_file() else []
+def read_records(file: Path, read: Callable[[Any], T]) -> list[T]:
+    """Return what ``read`` returns for the JSON value in each line of ``file``; empty if the file is missing.
+
+    Raises ``InputError`` if a line is not JSON, or if ``read`` fails because it has another form.
+    """
+    records = []
+    for location, value in read_json_lines(file) if file.is_file() else ():
+        try:
+            records.append(read(value))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise _malformed(str(location)) from error
+    return records
 
 
 def _malformed(location: str) -> InputError:

@@ -99,8 +99,7 @@ class Queue:
 
     def _append(self, record: Mapping[str, Any]) -> None:
         with journal.Journal(self.workspace / FILE) as file:
-            file.append({"v": 1, **record})
-            file.sync()
+            file.append({"v": 1, **record}, sync=True)
 
 
 def record_run(folder: Path) -> None:

@@ -305,7 +305,7 @@ async def test_a_changed_key_is_reported(shop, open_room):
 
 
 async def test_a_vote_that_cannot_be_written_does_not_count(shop, open_room, monkeypatch):
-    def full(*_: Any) -> None:
+    def full(*_: Any, **__: Any) -> None:
         raise MachineError("The disk is full, so votes.jsonl was not saved.")
 
     evaluation(shop)

@@ -215,8 +215,7 @@ class BlindSession(Closeable):
         self._votes, self.opened = _read_votes(self.folder)
 
     def _write(self, entry: dict[str, Any]) -> None:
-        self._journal.append({"t": time.time(), **entry})
-        self._journal.sync()
+        self._journal.append({"t": time.time(), **entry}, sync=True)
 
     def _choice(self, index: int, question: int) -> ArmChoice:
         vote = self._votes[index * len(QUESTIONS) + question]

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -79,10 +80,7 @@ def save(folder: Path, trained: Sequence[TrainedRows]) -> None:
 
 def load_trained(folder: Path) -> list[TrainedRows]:
     """Load ``trained.jsonl``; empty if it is missing. Raises ``InputError`` if it is malformed."""
-    try:
-        return [from_json(TrainedRows, record) for _, record in read_records(folder / TRAINED)]
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{TRAINED}: unexpected format.") from error
+    return read_records(folder / TRAINED, partial(from_json, TrainedRows))
 
 
 def _lineage(workspace: Path, adapter: Path) -> Iterator[Path | None]:

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from mlxtune.core.errors import InputError
 from mlxtune.core.files import home, write_text
 from mlxtune.core.hashing import sha256_json
 from mlxtune.core.journal import Journal, truncate_torn_line
@@ -86,8 +85,7 @@ def record(
         if not any(new.items() <= entry.items() or (result and entry.get("result") == result) for entry in entries):
             more = {name: value for name, value in (("result", result), ("adapter", adapter), ("last", last)) if value}
             with Journal(path) as journal:
-                journal.append({"v": 1, "t": time.time(), "prev": _hash(lines), **new, **more})
-                journal.sync()
+                journal.append({"v": 1, "t": time.time(), "prev": _hash(lines), **new, **more}, sync=True)
         with suppress(OSError):  # without a home folder, deleted lines go unnoticed
             known = set(_lines(copy := _copy(path)))
             copy.parent.mkdir(parents=True, exist_ok=True)
@@ -151,12 +149,7 @@ def result_hash(contract: str, answers: Mapping[str, Sequence[Answer]]) -> str:
 def load(evaluation: Path) -> LedgerLines:
     """Load what :func:`enter` wrote; empty if there is no file. Raises ``InputError`` if it is malformed."""
     found: dict[str, list[bytes]] = {"lost": [], "lines": []}
-    for location, record in read_records(evaluation / HOLDOUT):
-        match record:
-            case ["lost" | "lines" as source, str(line)]:
-                found[source].append(line.encode(errors="surrogateescape"))
-            case _:
-                raise InputError(f"{location}: unexpected format.")
+    read_records(evaluation / HOLDOUT, lambda record: found[record[0]].append(record[1].encode(errors="surrogateescape")))
     return LedgerLines(tuple(found["lines"]), tuple(found["lost"]))
 
 

@@ -109,8 +109,7 @@ def _make_all(remaining: Sequence[PaidCall], meter: CostMeter, journal: Journal,
 
 def _make(call: PaidCall, meter: CostMeter, journal: Journal, lock: threading.Lock) -> bool:
     with lock:
-        journal.append({"key": call.key, **call.labels, "t": time.time(), "asked": True, "worst": call.worst})
-        journal.sync()
+        journal.append({"key": call.key, **call.labels, "t": time.time(), "asked": True, "worst": call.worst}, sync=True)
     before = meter.own_spent
     try:
         reply = {"reply": call.ask()}

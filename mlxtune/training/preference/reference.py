@@ -24,7 +24,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from mlxtune.core import journal
 from mlxtune.core.errors import MlxtuneError
-from mlxtune.core.files import disk_errors, home
+from mlxtune.core.files import home
 from mlxtune.core.hashing import sha256_json
 from mlxtune.data.batching import KL_PAIRS
 from mlxtune.models import lora
@@ -121,8 +121,7 @@ def reference_logps(
                     new = {keys[index]: both for index, both in computed.items() if keys[index] not in known}
                     writer.append({"logps": new})
                     known |= new
-                with disk_errors(file.name):
-                    writer.sync()
+                writer.sync()
             progress(done, len(used))
     return [replace(pair, reference_logps=known[keys[index]]) if index in keys else pair for index, pair in enumerate(pairs)]
 

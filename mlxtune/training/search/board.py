@@ -209,8 +209,7 @@ def choose(search: Path, choice: Choice, number: int) -> None:
     """Record that the user drops or pins a trial, or that the budget allows ``number`` trials."""
     busy = "Another process is changing this search."
     with file_lock(search / "choices.lock", busy=busy), journal.Journal(search / CHOICES) as writer:
-        writer.append({"v": 1, "choice": choice, "trial": number})
-        writer.sync()
+        writer.append({"v": 1, "choice": choice, "trial": number}, sync=True)
 
 
 def read_board(search: Path) -> Board | None:
