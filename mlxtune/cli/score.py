@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from mlxtune.cli.options import Json, argument, option
 from mlxtune.cli.output import draw, show_json
 from mlxtune.core.errors import GateError, InputError
-from mlxtune.core.files import read_failure, read_text
+from mlxtune.core.files import read_errors, read_text
 from mlxtune.core.text import one_line, plural
 from mlxtune.evaluation.contract import Contract, check_patterns
 from mlxtune.evaluation.report_builder import metric_rates
@@ -82,11 +82,9 @@ def _contract(schema: Path | None, disclaimer: list[str], forbid: list[str], pat
 
 def _folder(path: Path) -> list[tuple[Any, ModelAnswer]]:
     """Read each file in a folder as an output. Invalid UTF-8 is kept as lone surrogates, which the scorers report."""
-    try:
+    with read_errors(str(path)):
         files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
         rows = [(file.name, ModelAnswer(split_thought(file.read_bytes().decode("utf-8", "surrogateescape"))[1])) for file in files]
-    except OSError as error:
-        raise InputError(f"Cannot read {path}: {read_failure(error)}.") from error
     if not rows:
         raise InputError(f"{path} contains no outputs.")
     return rows
@@ -94,10 +92,8 @@ def _folder(path: Path) -> list[tuple[Any, ModelAnswer]]:
 
 def _lines(path: Path) -> list[tuple[Any, ModelAnswer]]:
     """Read each line's output with its ``id``, or with its line number if no line has an ID."""
-    try:
+    with read_errors(str(path)):
         lines = read_text(path, "utf-8-sig").split("\n")  # not splitlines: JSON strings may contain U+2028
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"Cannot read {path}: {read_failure(error)}.") from error
     rows: list[tuple[Any, ModelAnswer]] = []
     named: bool | None = None
     for number, line in enumerate(lines, 1):

@@ -150,6 +150,15 @@ def read_failure(error: Exception) -> str:
     return one_line(error.strerror if isinstance(error, OSError) and error.strerror else str(error), 120)
 
 
+@contextlib.contextmanager
+def read_errors(what: str, kind: type[InputError] = InputError, hint: str = "") -> Iterator[None]:
+    """Convert errors from a file that is missing, cannot be read, or is invalid to a ``kind`` about ``what``."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise kind(f"Cannot read {what}: {read_failure(error)}.", hint=hint) from error
+
+
 def read_json(path: Path, *, unique_keys: bool = False) -> Any:
     """Return the JSON value in ``path``. Raise ``InputError`` if the file is missing or invalid.
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mlxtune.core.errors import DataError
-from mlxtune.core.files import read_failure, read_text
+from mlxtune.core.files import read_errors, read_text
 from mlxtune.data.rows import Location
 from mlxtune.recipe.schema import HUB_FOLDER
 
@@ -46,10 +46,8 @@ def all_files(path: Path) -> dict[str, Path]:
 
 def read_lines(file: Path, hint: str = "") -> list[tuple[Location, str]]:
     """Return the lines of ``file`` that are not blank. Raises ``DataError`` if it cannot be read."""
-    try:
+    with read_errors(str(file), DataError, hint):
         lines = read_text(file).splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"Cannot read {file}: {read_failure(error)}.", hint=hint) from error
     return [(Location(file, number), line) for number, line in enumerate(lines, 1) if line.strip()]
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mlxtune.core.errors import InputError
-from mlxtune.core.files import read_failure, read_text
+from mlxtune.core.files import read_errors, read_text
 from mlxtune.core.text import plural
 from mlxtune.data.rows import Conversation, Message, Preference, PromptRow, Row, shared_system_prompt
 from mlxtune.evaluation.scorers.json_parser import resolve_pointer
@@ -149,10 +149,8 @@ def _prompt(recipe: Recipe) -> str:
 
 
 def _text(file: Path) -> str:
-    try:
+    with read_errors(str(file)):
         return read_text(file)
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"Cannot read {file}: {read_failure(error)}.") from error
 
 
 def sample_shots(train: Sequence[Row], count: int, seed: int, labels: Sequence[str] = ()) -> tuple[Message, ...]:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origi
 import tomlkit
 
 from mlxtune.core.errors import RecipeError
-from mlxtune.core.files import read_failure, read_text, similar_file
+from mlxtune.core.files import read_errors, read_failure, read_text, similar_file
 from mlxtune.core.text import nearest, one_line, suggest
 from mlxtune.recipe.schema import SHIPPED_TEMPLATES, Disclaimer, Phrase, Recipe, Rule, key_types
 
@@ -95,10 +95,8 @@ def files_read(recipe: Recipe) -> list[Path]:
 def read_template(recipe: Recipe) -> str:
     """Return the chat template that replaces the model's own; empty if there is none. Raise ``RecipeError`` if it cannot be read."""
     file = recipe.template_file
-    try:
+    with read_errors(f"the chat template {file}", RecipeError, "Fix model.template."):
         return read_text(file) if file else ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"Cannot read the chat template {file}: {read_failure(error)}.", hint="Fix model.template.") from error
 
 
 def parse_override(text: str) -> tuple[str, Any]:

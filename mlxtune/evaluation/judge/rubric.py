@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mlxtune.core.errors import InputError
-from mlxtune.core.files import read_failure, read_text
+from mlxtune.core.files import read_errors, read_text
 from mlxtune.core.hashing import sha256_json
 from mlxtune.core.text import one_line
 from mlxtune.data.rows import Message
@@ -100,10 +100,8 @@ def load_rubric(path: Path) -> Rubric:
 
     Raises ``InputError``.
     """
-    try:
+    with read_errors(f"the rubric {path}"):
         data = tomllib.loads(read_text(path))
-    except (OSError, ValueError) as error:
-        raise InputError(f"Cannot read the rubric {path}: {read_failure(error)}.") from error
     unknown = sorted(set(data) - {"pairwise", "question"})
     if unknown:
         raise InputError(
