@@ -11,8 +11,8 @@ quickly. All methods may be called from any thread.
 
 import itertools
 import queue
-import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -68,8 +68,7 @@ class Client(Closeable):
         self._on_event = on_event
         self._ids = itertools.count(1)
         self._pending: dict[str, EventListener] = {}
-        self._loaded = threading.Event()
-        self._ready: Ready | None = None
+        self._ready: Future[Ready] = Future()
         self._error: MlxtuneError | None = None
         self._closing = False
         self._child = ChildProcess(
@@ -82,11 +81,7 @@ class Client(Closeable):
 
     def ready(self) -> Ready:
         """Wait until the base model is loaded. Raises any error from loading, and ``MachineError`` if the process died."""
-        self._loaded.wait()
-        if self._ready is None:
-            assert self._error
-            raise self._error
-        return self._ready
+        return self._ready.result()
 
     def ask(
         self, messages: Sequence[Message], *, adapter: str = "", sampling: Sampling = GREEDY, schema: Any = None, effort: str = "",
@@ -131,8 +126,7 @@ class Client(Closeable):
             return
         event = protocol.event_from_json(reply.value)
         assert isinstance(event, Ready)
-        self._ready = event
-        self._loaded.set()
+        self._ready.set_result(event)
         self._on_event(event)
 
     def _on_exit(self, error: MachineError) -> None:
@@ -141,6 +135,7 @@ class Client(Closeable):
 
     def _fail(self, error: MlxtuneError) -> None:
         self._error = error
-        self._loaded.set()
+        if not self._ready.done():
+            self._ready.set_exception(error)
         if not self._closing:
             self._on_event(Failed("", error))
