@@ -76,7 +76,7 @@ def count_votes(
     uneven = [vote for vote in votes if vote.choice != "tie" and len(vote.pair.first) != len(vote.pair.second)]
     return BlindResult(
         first, second, len(shown), _tallies(votes), sum(one == two for one, two in repeats), len(repeats),
-        kappa(repeats) if repeats else None, left, decided,
+        kappa(repeats), left, decided,
         longer=sum((len(vote.pair.first) > len(vote.pair.second)) == (vote.choice == "first") for vote in uneven),
         uneven=len(uneven), lengths=(median(len(pair.first) for pair in shown), median(len(pair.second) for pair in shown)),
     )  # fmt: skip

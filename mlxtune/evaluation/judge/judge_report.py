@@ -135,7 +135,7 @@ def _known(question: RubricQuestion, calls: Sequence[JudgeCall], grades: Grades)
     ]
     counts = Counter(graded)
     right, wrong = counts[True, True] + counts[True, False], counts[False, True] + counts[False, False]
-    return KnownAnswers(counts[True, True], right, counts[False, False], wrong, kappa(graded) if graded else None)
+    return KnownAnswers(counts[True, True], right, counts[False, False], wrong, kappa(graded))
 
 
 def _key(call: JudgeCall) -> tuple[str, str, str, bool, int]:

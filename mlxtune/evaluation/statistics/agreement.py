@@ -22,18 +22,16 @@ class Estimate:
 def kappa(pairs: Sequence[tuple[Hashable, Hashable]]) -> Estimate | None:
     """Return Cohen's κ for two raters (Cohen 1960), from −1 to 1, with the interval from Fleiss, Cohen and Everitt 1969.
 
-    ``pairs`` holds both ratings of each item. Returns ``None`` if both raters always give the same rating, because κ is then
-    undefined. Raises ``ValueError`` if there are no pairs.
+    ``pairs`` holds both ratings of each item. Returns ``None`` if there are none, or if both raters always give the same
+    rating: κ is then undefined.
     """
     total = len(pairs)
-    if total == 0:
-        raise ValueError("kappa needs at least one pair")
     cells = {key: count / total for key, count in Counter(pairs).items()}
     first = {rating: count / total for rating, count in Counter(one for one, _ in pairs).items()}
     second = {rating: count / total for rating, count in Counter(two for _, two in pairs).items()}
     observed = sum(share for (one, two), share in cells.items() if one == two)
     chance = sum(share * second.get(rating, 0.0) for rating, share in first.items())
-    if chance > 1 - 1e-12:
+    if not pairs or chance > 1 - 1e-12:
         return None
     value = (observed - chance) / (1 - chance)
     agreed = sum(
@@ -67,5 +65,5 @@ def agreements(decisions: Collection[Decision]) -> list[AnnotatorAgreement]:
     for one, other in combinations(names, 2):
         both = pairs.get((one, other), [])
         same = sum(first == second for first, second in both)
-        result.append(AnnotatorAgreement((one, other), len(both), same, kappa(both) if both else None))
+        result.append(AnnotatorAgreement((one, other), len(both), same, kappa(both)))
     return result
