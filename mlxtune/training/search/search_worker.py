@@ -65,11 +65,8 @@ def _train_and_decide(worker: Worker) -> None:
     worker.emit("search.planned", trials=len(board.trials), rungs=list(own.rungs), rows=len(rows))
     most = max(board.trials, key=lambda trial: space.with_values(recipe, trial.values).data.replay)
     with_replay(base, space.with_values(recipe, most.values), worker)  # the base answers now, and all trials use its answers
-    runner = TrialRunner(worker, recipe, base, rows, board.plan)
-    try:
+    with TrialRunner(worker, recipe, base, rows, board.plan) as runner:
         board = _train_all(worker, runner, board)
-    finally:
-        runner.close()
     outcome = leaderboard.decide(board)
     if outcome is None:
         reason = next(iter(board.failures.values()), "the budget was too small.")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mlxtune.core.errors import Interrupted, MlxtuneError
-from mlxtune.core.files import disk_errors, write_text
+from mlxtune.core.files import Closeable, disk_errors, write_text
 from mlxtune.data.rows import PromptRow
 from mlxtune.evaluation.answer_budget import answer_budget
 from mlxtune.evaluation.answers import reference_likelihood, score_answers
@@ -51,7 +51,7 @@ class TrialListener(EventWriter):
 
 
 @dataclass
-class TrialRunner:
+class TrialRunner(Closeable):
     """Trains rungs of trials of ``recipe`` in the folder of a search. ``rows`` are the validation rows in the order of ``plan``."""
 
     worker: Worker
