@@ -7,9 +7,8 @@ from statistics import fmean, stdev, variance
 
 from mlxtune.evaluation.answers import SeedAnswers, reference_likelihood
 from mlxtune.evaluation.scorers import Score
-from mlxtune.evaluation.statistics.agreement import Estimate
 from mlxtune.evaluation.statistics.clusters import effective_n
-from mlxtune.evaluation.statistics.intervals import LEVEL, t_quantile, wilson
+from mlxtune.evaluation.statistics.intervals import LEVEL, Estimate, t_quantile, wilson
 from mlxtune.evaluation.verdict import RecipeGain, Verdict
 
 

@@ -2,7 +2,7 @@
 
 from mlxtune.core.text import plural
 from mlxtune.evaluation.judge.judge_report import JudgeCalibration, JudgeReport
-from mlxtune.evaluation.statistics.agreement import Estimate
+from mlxtune.evaluation.statistics.intervals import Estimate
 from mlxtune.present.blocks import Block, Document, Fact, Facts, Heading, Mark, text
 from mlxtune.present.comparison import comparison_table, score_table, tally_text
 from mlxtune.present.labels import outcome_mark

@@ -17,8 +17,7 @@ from mlxtune.evaluation.history import ChangedTerm, ChangedTerms, Evaluation
 from mlxtune.evaluation.holdout.contamination import Contamination
 from mlxtune.evaluation.off_task.prompts import OffTaskChange, OffTaskPrompt, OffTaskResult, compare_off_task
 from mlxtune.evaluation.seed_report import SeedMean, SeedReport, SeedResult
-from mlxtune.evaluation.statistics.agreement import Estimate
-from mlxtune.evaluation.statistics.intervals import PairedCounts
+from mlxtune.evaluation.statistics.intervals import Estimate, PairedCounts
 from mlxtune.evaluation.verdict import RecipeGain
 from mlxtune.present import html, markdown
 from mlxtune.present.report import arms_table, comparison_tables, report_document

@@ -6,9 +6,9 @@ from statistics import median
 from typing import Any, Literal, NamedTuple
 
 from mlxtune.evaluation.evidence import AnswerPair
-from mlxtune.evaluation.statistics.agreement import Estimate, kappa
+from mlxtune.evaluation.statistics.agreement import kappa
 from mlxtune.evaluation.statistics.clusters import effective_n, group_sums, permutation_p
-from mlxtune.evaluation.statistics.intervals import wilson
+from mlxtune.evaluation.statistics.intervals import Estimate, wilson
 from mlxtune.evaluation.statistics.significance import holm
 from mlxtune.evaluation.verdict import Outcome, decide
 

@@ -14,8 +14,8 @@ from mlxtune.core.json_fields import load_record, to_json
 from mlxtune.evaluation.blind.votes import ArmChoice, VoteTally, tally_votes
 from mlxtune.evaluation.judge.judge_session import FIRST, RIGHT, SECOND, SENTINELS, WRONG, JudgeCall, JudgeSession
 from mlxtune.evaluation.judge.rubric import Grade, RubricQuestion, passes
-from mlxtune.evaluation.statistics.agreement import Estimate, kappa
-from mlxtune.evaluation.statistics.intervals import wilson
+from mlxtune.evaluation.statistics.agreement import kappa
+from mlxtune.evaluation.statistics.intervals import Estimate, wilson
 from mlxtune.evaluation.verdict import Comparison, Outcome, ScoreComparison, apply_holm, compare, compare_scores
 
 if TYPE_CHECKING:  # the command line's help does not need numpy

@@ -7,16 +7,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from mlxtune.data.review import Decision, judgments
-from mlxtune.evaluation.statistics.intervals import Z
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A value with its 95% interval."""
-
-    low: float
-    value: float
-    high: float
+from mlxtune.evaluation.statistics.intervals import Estimate, Z
 
 
 def kappa(pairs: Sequence[tuple[Hashable, Hashable]]) -> Estimate | None:

@@ -9,7 +9,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from mlxtune.evaluation.statistics.intervals import LEVEL, t_quantile
+from mlxtune.evaluation.statistics.intervals import LEVEL, Estimate, t_quantile
 
 Number = TypeVar("Number", int, float)
 
@@ -52,12 +52,9 @@ def effective_n(values: Sequence[float], groups: Sequence[Hashable], level: floa
 
 
 @dataclass(frozen=True)
-class ClusterMean:
+class ClusterMean(Estimate):
     """A mean with its 95% interval over ``groups`` independent groups."""
 
-    low: float
-    value: float
-    high: float
     groups: int
 
 

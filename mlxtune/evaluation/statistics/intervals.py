@@ -16,6 +16,15 @@ _INTERVALS = 64  # number of intervals in Simpson's rule
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """A value with its 95% interval."""
+
+    low: float
+    value: float
+    high: float
+
+
+@dataclass(frozen=True)
 class PairedCounts:
     """The 2×2 table of two arms on the same rows: how many rows pass in both arms, in only one, and in neither."""
 
