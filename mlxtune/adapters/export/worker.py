@@ -323,14 +323,9 @@ def _lineage(job: _ExportJob, evaluation: dict[str, Any] | None) -> dict[str, An
     }  # fmt: skip
 
 
-def main() -> int:
-    """Run the worker, which exports an adapter or verifies an export, and return the command line's exit code."""
+if __name__ == "__main__":
     blas.preload()
     from mlxtune.adapters.export.verify_worker import verify  # imports mlx
 
     folder = Path(sys.argv[1])
-    return run_worker(folder, verify if "endpoint" in launch.read_request(folder) else export)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_worker(folder, verify if "endpoint" in launch.read_request(folder) else export))
