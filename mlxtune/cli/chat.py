@@ -19,15 +19,13 @@ from mlxtune.core.text import nearest, one_line, safe_text
 from mlxtune.models import bundled
 from mlxtune.models.resolve import ALIASES, resolve
 from mlxtune.present.labels import saved, usage
-from mlxtune.present.words import CATALOG
+from mlxtune.present.words import WORDS
 from mlxtune.serving.chat_session import ChatSession
 from mlxtune.serving.client import Client
 from mlxtune.serving.protocol import Done, Event, Failed, Piece, Sampling
 
 Which = Annotated[str, argument("An adapter (name, run, folder, or last) or a base model. Default: the bundled model.")]
 ShareAccelerator = Annotated[bool, option("--share-accelerator", "Run even during a training run. Both become slower.")]
-
-_COMMANDS = CATALOG["chat"]["commands"]
 
 
 def chat(
@@ -165,12 +163,12 @@ def _run_command(line: str, session: ChatSession, workspace: Path, fingerprint: 
         "/undo": lambda: info(("· ", "faint"), "Removed: ", one_line(session.undo(), 80)),
         "/reset": session.reset,
         "/save": lambda: _save(session, argument),
-        "/help": lambda: print_columns([[name, (text, "muted")] for name, text in _COMMANDS.items()]),
+        "/help": lambda: print_columns([[name, (text, "muted")] for name, text in WORDS.chat_commands.items()]),
     }
     if name == "/quit":
         return False
     if name not in commands:
-        suggestion = nearest(name, _COMMANDS)
+        suggestion = nearest(name, WORDS.chat_commands)
         hint = f"Did you mean {suggestion}?" if suggestion else "/help lists all commands."
         raise InputError(f"There is no command named {one_line(name, 40)}.", hint=hint)
     commands[name]()

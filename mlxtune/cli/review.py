@@ -26,7 +26,8 @@ from mlxtune.data.rows import RowError, last_prompt, row_tags
 from mlxtune.data.source_files import GENERATED
 from mlxtune.evaluation.statistics.agreement import AnnotatorAgreement
 from mlxtune.present.check import skip_text
-from mlxtune.present.review import OUTCOMES, ReviewCounts, review_document
+from mlxtune.present.review import ReviewCounts, review_document
+from mlxtune.present.words import WORDS
 from mlxtune.recipe import DataSection, load
 
 if TYPE_CHECKING:  # imports numpy
@@ -146,7 +147,7 @@ def _decide(
                 raise
             name = "Standard input" if edits.edit == "-" else edits.edit
             raise InputError(f"{name} cannot replace the row: {error.reason}", hint=error.hint) from error
-        _show_step(browser.path, step, OUTCOMES[action], session.state, json)
+        _show_step(browser.path, step, WORDS.decisions[action], session.state, json)
 
 
 @contextmanager
@@ -209,7 +210,7 @@ def _read_json(file: str) -> Any:
 def _confirm(action: Action, changes: Sequence[Mapping[str, Any]], browser: SourceBrowser, yes: bool, json: bool) -> None:
     """Preview a decision on many rows and ask for confirmation. Raise ``GateError`` if the user declines."""
     rows = [browser.lazy_row(index).row for index in browser.rows_with_keys(change["row"] for change in changes)]
-    info(f"{plural(len(rows), 'row')} would be {OUTCOMES[action]}:")
+    info(f"{plural(len(rows), 'row')} would be {WORDS.decisions[action]}:")
     for row in rows[:_PREVIEW_ROWS]:
         info("  ", (f"{row.location.number:>6,}  {row.id}  ", "muted"), one_line(last_prompt(row), 80))
     if len(rows) > _PREVIEW_ROWS:
@@ -229,7 +230,7 @@ def _show_step(path: Path, step: ReviewStep | None, done: str, state: ReviewStat
         show("Nothing changed.")
     elif done in ("undone", "redone"):
         subject = f"check {step.checks[0]}" if step.checks else plural(count, "row")
-        show(("✓ ", "bold success"), f"{done.capitalize()}: {subject} {OUTCOMES[step.action]}.")
+        show(("✓ ", "bold success"), f"{done.capitalize()}: {subject} {WORDS.decisions[step.action]}.")
     else:
         command = f"mlxtune data review {os.path.relpath(path)} --undo"
         show(("✓ ", "bold success"), f"{plural(count, 'row')} {done}.   ", ("Undo: ", "muted"), (command, "primary"))

@@ -14,7 +14,7 @@ from mlxtune.data.column_map import ColumnUse
 from mlxtune.present.blocks import ActionBlock, Bar, Bars, Block, Cell, Column, Document, Fact, Facts, Heading, Mark, Style, Table
 from mlxtune.present.blocks import text as paragraph
 from mlxtune.present.labels import constant_fact, word
-from mlxtune.present.words import CATALOG
+from mlxtune.present.words import WORDS
 
 if TYPE_CHECKING:  # they load numpy
     from mlxtune.data.browser import ReviewVerdict
@@ -32,10 +32,8 @@ _MAX_TAGS = 12  # values per key
 VERDICT_MARKS: dict[str, Mark] = {"blocked": "error", "look": "warning", "clean": "success"}
 SEVERITY_STYLES: dict[str, Style] = {"block": "error", "warn": "warning", "note": "muted"}
 _SEVERITY_TITLES: dict[Severity, str] = {"block": "Must fix", "warn": "Review"}
-FILE_NOTES = CATALOG["check"]["file_notes"]
 NAME_THE_COLUMNS = "Name the columns with --map (data.map in a recipe), or the format with --format (data.format)."
 
-_SKIPS = CATALOG["check"]["skips"]
 _IMPROVEMENTS = {
     "remove_leaks": "Remove {count:n held-out row} from the train split.",
     "mask_secrets": "Mask the secrets in {count:n row}, and revoke them.",
@@ -117,7 +115,7 @@ def improvement_text(improvement: Improvement) -> str:
 
 def skip_text(skip: Skip) -> str:
     """Return why a group of checks did not run, as part of a sentence."""
-    return _format(_SKIPS[skip.code], (), {"error": skip.error}).rstrip(".")
+    return _format(WORDS.skips[skip.code], (), {"error": skip.error}).rstrip(".")
 
 
 def check_warning(last: CheckOutcome | None) -> str:
@@ -230,7 +228,7 @@ def _read_facts(report: CheckReport) -> list[Fact]:
     counts = {"left out": len(report.left_out), "edited": report.edited_count}  # by the review
     if any(counts.values()):
         facts.append(Fact("review", ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)))
-    return facts + [Fact("file", FILE_NOTES[note]) for file in report.files for note in file.notes]
+    return facts + [Fact("file", WORDS.file_notes[note]) for file in report.files for note in file.notes]
 
 
 def _finding_blocks(report: CheckReport, every: bool) -> list[Block]:

@@ -12,7 +12,8 @@ from mlxtune.data.source import Source
 from mlxtune.data.split import SPLIT_NAMES, Splits
 from mlxtune.present.blocks import Cell, Column, Document, Fact, Facts, Heading, Table
 from mlxtune.present.blocks import text as paragraph
-from mlxtune.present.check import FILE_NOTES, column_facts
+from mlxtune.present.check import column_facts
+from mlxtune.present.words import WORDS
 
 if TYPE_CHECKING:  # they load numpy
     from mlxtune.data.scaffold import Scaffold
@@ -67,7 +68,7 @@ def import_document(result: ImportResult, columns: ColumnUse) -> Document:
     """Describe an import, with the first rows that were left out."""
     formats = ", ".join(f"{count:,} {name}" for name, count in result.formats.items())
     facts = [Fact("imported", plural(result.rows, "row"), f"{formats}; {result.out}", "success")]
-    facts += [*column_facts(columns), *(Fact("file", FILE_NOTES[note]) for note in result.notes)]
+    facts += [*column_facts(columns), *(Fact("file", WORDS.file_notes[note]) for note in result.notes)]
     if result.transcripts:
         value = f"{plural(result.transcripts, 'text')} that look like transcripts"
         facts.append(Fact("format", value, f'read {result.out.name} with the format "text"', "warning"))

@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING, Any
 from mlxtune.core.text import one_line, plural
 from mlxtune.present.blocks import ActionBlock, Block, Cell, Column, Document, Fact, Facts, Heading, Table
 from mlxtune.present.labels import failure_name
-from mlxtune.present.words import CATALOG
+from mlxtune.present.words import WORDS
 
 if TYPE_CHECKING:
     from mlxtune.evaluation.thin_rows import ThinRows
-
-_REFUSALS = CATALOG["generation"]["refusals"]
 
 
 def refusal_title(kind: str) -> str:
@@ -22,7 +20,7 @@ def refusal_title(kind: str) -> str:
     from mlxtune.data.checks.registry import is_check
     from mlxtune.present.check import check_title
 
-    return check_title(kind) if is_check(kind) else _REFUSALS.get(kind, one_line(kind, 60))
+    return check_title(kind) if is_check(kind) else WORDS.refusals.get(kind, one_line(kind, 60))
 
 
 def thin_rows_text(place: ThinRows) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mlxtune.core.text import one_line, plural, speed
 from mlxtune.planning.machine import LOW_BATTERY, PowerState
 from mlxtune.present.blocks import Cell, Fact, Mark
-from mlxtune.present.words import CATALOG
+from mlxtune.present.words import WORDS
 
 if TYPE_CHECKING:
     from mlxtune.data.constant_rate import ConstantRate
@@ -24,15 +24,12 @@ OUTCOME_MARKS: dict[str, Mark] = {
 }  # fmt: skip
 """The mark of each outcome; any other outcome is ``muted``."""
 
-WORDS: dict[str, str] = CATALOG["labels"]["words"]
-"""The name of each code that is not its own name."""
-
 FREE_ANSWERS = {"constant": "a constant answer", "copier": "the answer of the nearest training prompt"}
 """What each arm that generates nothing answers."""
 
 
 def word(code: str) -> str:
-    return WORDS.get(code, code.replace("_", " "))
+    return WORDS.names.get(code, code.replace("_", " "))
 
 
 def failure_name(kind: str) -> str:

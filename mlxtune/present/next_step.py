@@ -5,14 +5,14 @@ from __future__ import annotations
 import shlex
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from mlxtune.advice.next_step import NextStep, StepCode
 from mlxtune.core.text import duration, one_line, plural
 from mlxtune.present.blocks import ActionBlock, Document, Fact, Facts, Mark
 from mlxtune.present.labels import change_text, percent, verdict_mark, word
 from mlxtune.present.run import answering_text
-from mlxtune.present.words import CATALOG
+from mlxtune.present.words import WORDS
 from mlxtune.workspace.control import StopEffect
 from mlxtune.workspace.index import Snapshot
 
@@ -20,25 +20,16 @@ if TYPE_CHECKING:
     from mlxtune.evaluation.history import Evaluation
 
 
-class _Words(NamedTuple):
-    title: str  # what to do, with the step's arguments in braces
-    action: str  # the ID of the app's action
-    label: str  # what the action does, beside its key
-    command: str = ""
-    mark: Mark = ""
-
-
 _C = StepCode
-_WORDS = {StepCode[name]: _Words(*values) for name, values in CATALOG["steps"].items()}
 
 
 def step_title(step: NextStep) -> str:
-    return _format(_WORDS[step.code].title, step)
+    return _format(WORDS.steps[step.code.name].title, step)
 
 
 def step_action(step: NextStep) -> ActionBlock:
     """Return the step's action in the app and its command."""
-    words = _WORDS[step.code]
+    words = WORDS.steps[step.code.name]
     values = {"run": step.run, "recipe": step.recipe, "name": step.name}
     complete = all(value for name, value in values.items() if f"{{{name}}}" in words.command)
     command = f"{_format(words.command, replace(step, name=shlex.quote(step.name)))} {step.options}".rstrip()
@@ -48,7 +39,7 @@ def step_action(step: NextStep) -> ActionBlock:
 def step_mark(step: NextStep, snapshot: Snapshot) -> Mark:
     """Return the mark of a step: that of the verdict that it follows, if any."""
     verdict = _verdict(step, snapshot)
-    return verdict_mark(verdict.outcome, verdict.caveat) if verdict else _WORDS[step.code].mark
+    return verdict_mark(verdict.outcome, verdict.caveat) if verdict else WORDS.steps[step.code.name].mark
 
 
 def step_why(step: NextStep, snapshot: Snapshot) -> str:

@@ -6,26 +6,21 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mlxtune.core.text import duration, one_line, plural, size
-from mlxtune.planning.changes import Disadvantage, MemoryChange
+from mlxtune.planning.changes import MemoryChange
 from mlxtune.planning.cost import Bill, CloudOffer
 from mlxtune.planning.machine import PowerState
-from mlxtune.planning.plan import Basis, Cost, LongPart, MemoryPart, Plan
+from mlxtune.planning.plan import Cost, LongPart, Plan
 from mlxtune.present.blocks import ActionBlock, Bar, Bars, Document, Fact, Facts, Heading, Style, Text, text
 from mlxtune.present.labels import constant_fact, detectable_gain_fact, level_text, outcome_mark, power_problems, word
 from mlxtune.present.search import price_text
-from mlxtune.present.words import CATALOG
+from mlxtune.present.words import WORDS
 from mlxtune.recipe.edit import toml_literal
 
 if TYPE_CHECKING:
     from mlxtune.training.search.budget import SearchPrice
 
 PROBE = ActionBlock("plan.probe", "measure it:", "--probe")
-BASIS: dict[Basis, str] = CATALOG["plan"]["basis"]
-_SOURCES = CATALOG["plan"]["sources"]
 _LONG_PARTS: dict[LongPart, str] = {"validations": "validations", "reference": "reference model"}
-_PEAKS = CATALOG["plan"]["peaks"]
-_PART_NOTES: dict[MemoryPart, str] = CATALOG["plan"]["part_notes"]
-_DISADVANTAGES: dict[Disadvantage, str] = CATALOG["plan"]["disadvantages"]
 
 
 def plan_document(
@@ -35,7 +30,7 @@ def plan_document(
     """Describe a plan. ``check_note`` says why the rows should be checked first, if they should."""
     suggested = (Heading("Fits with", "least harmful first, each on top of those above"), changes(plan.changes))
     return (
-        Heading("Plan", BASIS[plan.basis]),
+        Heading("Plan", WORDS.basis[plan.basis]),
         verdict(plan),
         *(suggested if plan.changes else ()),
         Heading("Memory", f"{size(plan.memory)} of {size(plan.limit)}"),
@@ -71,7 +66,7 @@ def changes(suggested: tuple[MemoryChange, ...]) -> Facts:
     """Describe the changes that would make a recipe fit. The first one is an action in the app."""
     described = []
     for index, change in enumerate(suggested):
-        note = _DISADVANTAGES.get(change.disadvantage, f"{plural(change.truncated, 'row')} truncated")
+        note = WORDS.disadvantages.get(change.disadvantage, f"{plural(change.truncated, 'row')} truncated")
         if not change.settings:
             described.append(Fact("a smaller base", f"≤ {size(change.largest_weights)}", note, "muted"))
             continue
@@ -85,7 +80,7 @@ def memory_bars(plan: Plan) -> Bars:
     """Describe the parts of the peak memory. Each bar begins where the one above ends; the largest part stands out."""
     parts, bars, start = plan.memory_parts, [], 0.0
     for part, nbytes in parts.items():
-        note = _PART_NOTES.get(part, "")
+        note = WORDS.part_notes.get(part, "")
         if part == "gradients" and not nbytes:
             note = "not allocated yet at the peak"
         elif part == "activations" and plan.estimate.checkpointed:
@@ -101,7 +96,7 @@ def memory_bars(plan: Plan) -> Bars:
 
 def memory_facts(plan: Plan) -> Facts:
     """Describe when memory peaks, and whether layers are recomputed to save memory."""
-    peak = Fact("peak", _PEAKS["loading" if plan.estimate.before else plan.estimate.moment])
+    peak = Fact("peak", WORDS.peaks["loading" if plan.estimate.before else plan.estimate.moment])
     return Facts((peak, Fact("recomputed", "layers, in the backward pass" if plan.estimate.checkpointed else "nothing")))
 
 
@@ -163,7 +158,7 @@ def time_fact(cost: Cost) -> Fact:
         return Fact("time", "unknown", action=PROBE)
     notes = [f"{_LONG_PARTS[part]} {duration(seconds)}" for part, seconds in cost.long_parts.items()]
     notes += [f"without {plural(cost.sample_answers, 'sample answer')}"] if cost.sample_answers else []
-    notes.append(_SOURCES.get(cost.source, f"at the speed of {one_line(cost.source)}"))
+    notes.append(WORDS.time_sources.get(cost.source, f"at the speed of {one_line(cost.source)}"))
     return Fact("time", f"about {duration(cost.seconds)}", ", ".join(notes))
 
 

@@ -42,14 +42,12 @@ from mlxtune.present.comparison import comparison_table
 from mlxtune.present.judge import judge_document
 from mlxtune.present.labels import change_text, failure_name, glyph_cell, outcome_mark, p_value, percent, word
 from mlxtune.present.verdict import report_facts, verdict
-from mlxtune.present.words import CATALOG
+from mlxtune.present.words import WORDS
 
 Failures = Sequence[tuple[ScoredRow, Span | None]]  # failed rows, with the part of the answer to highlight
 FAILURE_KINDS = 6  # maximum number of classes in the failures table
 SHOWN = 6  # maximum number of failed rows on a page
 _QUESTION_LENGTH = 140  # maximum characters of a training row's question
-REMEDIES = CATALOG["report"]["remedies"]
-_REVIEWED = CATALOG["report"]["reviewed"]
 
 
 def report_document(
@@ -162,7 +160,7 @@ def _samples(report: EvaluationReport, failures: Failures) -> list[Block]:
 def nearest_row_text(row: NearestRow) -> str:
     """Describe a training row that is similar to a failed row: similarity, location, reviews and question."""
     days = [time.strftime("%Y-%m-%d", time.localtime(by.t)) for by in row.reviews]
-    reviews = [f"{_REVIEWED.get(by.action, by.action)} {by.who} on {day}" for by, day in zip(row.reviews, days, strict=True)]
+    reviews = [f"{WORDS.reviews.get(by.action, by.action)} {by.who} on {day}" for by, day in zip(row.reviews, days, strict=True)]
     question = one_line(row.question, _QUESTION_LENGTH)
     return f"{100 * row.similarity:.0f}% similar: {row.location}, {', '.join(reviews) or 'not reviewed'}. “{question}”"
 
@@ -433,7 +431,7 @@ def classes_table(classes: Sequence[FailureClass], arm: str) -> Table:
         (
             Cell(f"{len(one.rows):,}"),
             Cell(failure_class_text(one)),
-            Cell(REMEDIES[one.remedy]),
+            Cell(WORDS.remedies[one.remedy]),
             Cell(f"{one.evidence:,}", "muted"),
             Cell(one_line(f"{near[0].location.place}: {near[0].question}" if (near := one.nearest) else "–", 40), "muted"),
         )

@@ -13,13 +13,11 @@ from mlxtune.core.text import one_line, plural
 from mlxtune.data.review import STATUSES, Decision, Status
 from mlxtune.data.rows import last_prompt, row_tags
 from mlxtune.present.blocks import Cell, Column, Document, Fact, Facts, Heading, Style, Table
-from mlxtune.present.words import CATALOG
 
 if TYPE_CHECKING:  # they load numpy
     from mlxtune.data.browser import SourceBrowser
     from mlxtune.evaluation.statistics.agreement import AnnotatorAgreement
 
-OUTCOMES = CATALOG["review"]["outcomes"]
 STATUS_GLYPHS: dict[Status, tuple[str, Style]] = {
     "pending": ("·", "faint"), "accepted": ("✓", "success"), "rejected": ("✗", "error"), "skipped": ("○", "muted"),
     "tied": ("=", "muted"), "bad": ("✗", "error"),

@@ -10,7 +10,7 @@ from mlxtune.data.template_notes import TemplateNote
 from mlxtune.present.blocks import ActionBlock, Block, Document, Fact, Facts, Heading, Mark, Span, Text, text
 from mlxtune.present.generation import refusal_title
 from mlxtune.present.labels import failure_name
-from mlxtune.present.words import CATALOG
+from mlxtune.present.words import WORDS
 from mlxtune.runs.events import HELD_OUT_ROW, TIMED, DataReady, Event, WorkProgress
 from mlxtune.runs.registry import Run, RunStatus
 from mlxtune.runs.state import RunState, RunWarning, SampleAnswer, Work, earlier_adapter_step
@@ -33,7 +33,6 @@ STATUS_LABELS: dict[RunStatus, StatusLabel] = {
     "crashed": StatusLabel("✗", "error", "crashed"),
 }  # fmt: skip
 
-_WARNINGS: dict[str, str] = CATALOG["run"]["warnings"]
 _LISTED = 5  # rows or arms in a warning
 
 
@@ -59,7 +58,7 @@ def _warning_text(warning: RunWarning) -> str:
         return export_note(**warning.values)
     if warning.code == "template_note":
         values |= {"sentence": TemplateNote(values["note"]).sentence, "count": plural(values["rows"], "row")}
-    return _WARNINGS[warning.code].format(**values)
+    return WORDS.warnings[warning.code].format(**values)
 
 
 # The work of a run

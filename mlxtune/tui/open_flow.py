@@ -27,7 +27,7 @@ from mlxtune.data.rows import Row, RowError
 from mlxtune.data.scaffold import Scaffold
 from mlxtune.data.source_files import source_files
 from mlxtune.present.data_files import recipe_document
-from mlxtune.present.words import CATALOG
+from mlxtune.present.words import WORDS
 from mlxtune.recipe.edit import edit_recipe
 from mlxtune.tui import draw
 from mlxtune.tui.notices import Notice
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 SAMPLE = 100  # records that the map is tried on
 _SHOWN = 3  # rows
 _MAX_PREVIEW = 400  # characters of a value or a turn
-_NUMBERED = CATALOG["data"]["keys"]  # keys that a digit assigns, and what they mean
+_NUMBERED = WORDS.row_keys  # keys that a digit assigns, and what they mean
 _ORDER = (*_NUMBERED, *(key for key in KEYS if key not in _NUMBERED))
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mlxtune.core.text import plural
 from mlxtune.data.readers.formats import NO_MAPPING
 from mlxtune.data.review import ReviewStep
-from mlxtune.present.review import OUTCOMES
+from mlxtune.present.words import WORDS
 from mlxtune.tui.notices import Notice, NoticeKind
 from mlxtune.tui.source_session import ORDERS, SourceRef, SourceSession
 from mlxtune.workspace.index import RecipeView
@@ -124,7 +124,7 @@ def decision_notice(step: ReviewStep | None, rows: list[int]) -> Notice:
     """Return a notice that describes a decision on ``rows``."""
     if step is None:
         return Notice("note", "Nothing changed.")
-    return Notice(_KINDS.get(step.action, "done"), f"{_subject(step, rows)} {OUTCOMES[step.action]}.", undo="undo")
+    return Notice(_KINDS.get(step.action, "done"), f"{_subject(step, rows)} {WORDS.decisions[step.action]}.", undo="undo")
 
 
 def undo_or_redo(session: SourceSession, action: str) -> Notice:

@@ -12,6 +12,7 @@ from mlxtune.data.checks.registry import CHECKS
 from mlxtune.data.checks.report import CheckReport, Improvement, ImprovementCode, Skip, SkipCode
 from mlxtune.data.checks.run import CheckRules, check
 from mlxtune.present import check as words
+from mlxtune.present.words import WORDS
 
 
 def run_check(planted: PlantedFile, path: Path) -> CheckReport:
@@ -132,7 +133,7 @@ def test_every_finding_and_code_has_words(dirty: tuple[PlantedFile, CheckReport]
         check_id = "secret" if code == "fix" else ""
         assert words.improvement_text(Improvement(code, 3, check_id, ("topic", "tents")))
     assert all(words.skip_text(Skip(code, "why")) for code in get_args(SkipCode))
-    assert set(words.FILE_NOTES) == set(get_args(FileNote))
+    assert set(WORDS.file_notes) == set(get_args(FileNote))
 
 
 def test_words_of_a_finding() -> None:

@@ -1,11 +1,13 @@
 """The next step and the workflow follow from the workspace."""
 
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command_parser import parse_command
 from evaluation_files import scored_arm
 
 from mlxtune.advice.next_step import NextStep, StepCode, after_evaluation, next_step, of_recipe
@@ -84,6 +86,8 @@ def test_every_step_has_words_an_action_and_no_empty_argument(code):
     assert "'a run'" in action.command or "{run}" not in action.command
     bare = step_action(NextStep(code)).command
     assert not bare or bare.startswith("mlxtune ")
+    if action.command:
+        parse_command(shlex.split(action.command)[1:])
     assert "RECIPE" not in bare
     (facts,) = next_step_document(step)
     assert facts.facts[0].label == "next"  # type: ignore[union-attr]

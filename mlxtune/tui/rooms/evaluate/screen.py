@@ -23,8 +23,9 @@ from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.present.comparison import comparison_document
 from mlxtune.present.labels import failure_name
-from mlxtune.present.report import REMEDIES, failure_class_text, report_document
+from mlxtune.present.report import failure_class_text, report_document
 from mlxtune.present.run import STATUS_LABELS
+from mlxtune.present.words import WORDS
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs.registry import Run
 from mlxtune.tui import draw
@@ -376,7 +377,7 @@ class EvaluateRoom(Room):
         options = []
         for one in classes[:MAX_GROUPS]:
             name = f"{len(one.rows):,} {failure_class_text(one)}"
-            options.append(ChoiceOption(tuple(near.id for near in one.nearest), name, REMEDIES[one.remedy]))
+            options.append(ChoiceOption(tuple(near.id for near in one.nearest), name, WORDS.remedies[one.remedy]))
         text = "The teacher sees the training rows nearest to these, never the held-out rows themselves."
         title = "Write training rows for which failures?"
         self.app.choose(title, options, lambda rows: choose_teacher(self.app, recipe.path, "variations", rows=rows), text)

@@ -21,7 +21,8 @@ from mlxtune.planning.cost import Bill
 from mlxtune.planning.measurements import StepCost
 from mlxtune.planning.plan import Plan
 from mlxtune.present.labels import base_summary
-from mlxtune.present.plan import BASIS, time_fact, verdict_sentence
+from mlxtune.present.plan import time_fact, verdict_sentence
+from mlxtune.present.words import WORDS
 from mlxtune.recipe import Recipe
 from mlxtune.recipe.edit import Edit, edit_recipe, edit_text, undo_edit
 from mlxtune.recipe.keys import RecipeKey, format_value, keys, value_at
@@ -250,7 +251,7 @@ class PlanRoom(Room):
             return f"{self._progress[0] if self._progress else 'planning'} … {old}".rstrip()
         if not form.local:
             return "base not downloaded: estimated from the catalog"
-        return BASIS[form.plan.basis] if form.plan else ""
+        return WORDS.basis[form.plan.basis] if form.plan else ""
 
     def copyable(self) -> tuple[str, str]:
         view = self.app.selection.recipe
