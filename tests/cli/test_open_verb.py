@@ -17,7 +17,9 @@ from mlxtune.tui.rooms import ROOMS
 def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """A workspace with an adapter and a recipe, and the states that the app is opened with."""
     write(tmp_path / "adapters" / "shop", arrays(), config())
-    (tmp_path / "recipes").mkdir()
+    for folder in ("recipes", "evals/20261124-1600-shop"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "evals/20261124-1600-shop/recipe.toml").touch()
     (tmp_path / "recipes" / "shop.toml").write_text('name = "shop"\n[model]\nbase = "m"\n[data]\nsource = "d.jsonl"\n')
     monkeypatch.chdir(tmp_path)
     states: list[dict[str, Any]] = []
@@ -38,6 +40,7 @@ def test_every_room_can_be_opened():
         ("plan", "shop", {"room": "plan", "recipe": "recipes/shop.toml"}),
         ("data", "recipes/shop.toml", {"room": "data", "recipe": "recipes/shop.toml"}),
         ("review", "4f0a", {"room": "review", "row": "4f0a"}),
+        ("evaluate", "last", {"room": "evaluate", "rooms": {"evaluate": {"evaluation": "20261124-1600-shop"}}}),
         ("adapters", "shop", {"room": "adapters", "rooms": {"adapters": {"key": "adapters/shop"}}}),
         ("chat", "last", {"room": "chat", "adapter": "adapters/shop"}),
     ],
@@ -45,6 +48,8 @@ def test_every_room_can_be_opened():
 def test_a_room_is_opened_on_an_item(room, item, state, opened):
     opening.open_room(room, item)
     assert opened == [state]
+    for mode, restored in state.get("rooms", {}).items():
+        assert set(restored) <= set(ROOMS[mode].load().SAVED), "the room ignores the item"
 
 
 @pytest.mark.parametrize(
@@ -53,7 +58,7 @@ def test_a_room_is_opened_on_an_item(room, item, state, opened):
         ("trian", "", "no room named trian"),
         ("home", "x", "does not accept an item"),
         ("train", "last", "no training runs"),
-        ("evaluate", "x", "no evaluations"),
+        ("evaluate", "x", "no evaluation"),
         ("plan", "gone", "no recipe at"),
         ("chat", "gone", "no adapter"),
     ],

@@ -110,7 +110,7 @@ class AdaptersRoom(Room):
     ABOUT = "the adapters in this workspace and their evaluations"
     CSS_PATH = "style.tcss"
     SIDE = "#adapters-side"
-    SAVED: ClassVar = {"_cursor_key": str}
+    SAVED: ClassVar = {"key": str}
     ACTIONS = (
         Action("use", "a", "chat", "chat with it", when="usable_adapter", command="chat {adapter}"),
         Action("detail", "d", "details", "verdict, lineage, exports, and facts", when="usable_adapter", late="wide",
@@ -133,7 +133,7 @@ class AdaptersRoom(Room):
         super().__init__()
         self.library: LibraryView | None = None
         self._inputs: object = None  # the facts that the library was read for
-        self._cursor_key = ""  # the adapter under the cursor, which stays on it when the library changes
+        self.key = ""  # the adapter under the cursor, which stays on it when the library changes
 
     def compose_body(self) -> ComposeResult:
         yield Section("Adapters", Panel(id="adapters-invite-picture"), lit=True, id="adapters-invite")
@@ -188,10 +188,10 @@ class AdaptersRoom(Room):
                 lambda width, _height: invitation(width, "No adapters yet.", *keys, about=about) if found else Content("")
             )
             return
-        cursor = next((index for index, adapter in enumerate(adapters) if adapter.entry.key == self._cursor_key), None)
+        cursor = next((index for index, adapter in enumerate(adapters) if adapter.entry.key == self.key), None)
 
         def select(index: int) -> None:
-            self._cursor_key = adapters[index].entry.key
+            self.key = adapters[index].entry.key
             self.redraw()
 
         self.query_one("#adapters-list", ListPanel).set(
@@ -206,7 +206,7 @@ class AdaptersRoom(Room):
         self.query_one("#adapters-all", Section).head.set(note=f"{len(adapters):,}{on}")
         self.query_one("#adapters-side").display = self.wide
         if adapter := self._detail:
-            self._cursor_key = adapter.entry.key
+            self.key = adapter.entry.key
             self.query_one("#adapters-side", Section).head.set(title=adapter.entry.name, note=kind(adapter.entry))
             detail = partial(draw_detail, adapter, evaluating=self._evaluating)
             more = ("d", "all details", "screen.detail")

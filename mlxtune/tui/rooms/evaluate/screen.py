@@ -53,7 +53,7 @@ class EvaluateRoom(Room):
     ABOUT = "whether training helped: rates with intervals, and the rows behind them"
     CSS_PATH = "style.tcss"
     SIDE = "#ev-left"
-    SAVED: ClassVar = {"_selected": str, "_newest": str, "_metric": str}
+    SAVED: ClassVar = {"evaluation": str, "_newest": str, "_metric": str}
     AUTO_FOCUS = "#ev-list"
     ACTIONS = (
         Action("enter", "enter", lambda room: room.enter_label, "open the item under the cursor", when="enter_label"),
@@ -79,7 +79,7 @@ class EvaluateRoom(Room):
 
     def __init__(self) -> None:
         super().__init__()
-        self._selected: str | None = None  # the id of the selected report; None: the newest
+        self.evaluation: str | None = None  # the id of the selected report; None: the newest
         self._newest = ""  # the ID of the newest report when the room was last drawn
         self.report: LoadedReport | None = None
         self._loading: Path | None = None
@@ -139,9 +139,9 @@ class EvaluateRoom(Room):
     def draw(self, snapshot: Snapshot) -> None:
         newest = next((view.id for view in self.app.selection.evaluations), "")
         if self._newest and newest != self._newest:
-            self._selected = newest or None  # show an evaluation that has finished since, whatever its recipe
+            self.evaluation = newest or None  # show an evaluation that has finished since, whatever its recipe
         self._newest = newest
-        wanted, live = self.app.selection.preferred_evaluation(self._selected, self.app.selection.evaluations), self.running("eval")
+        wanted, live = self.app.selection.preferred_evaluation(self.evaluation, self.app.selection.evaluations), self.running("eval")
         if wanted and wanted.run.folder not in (self.report.folder if self.report else None, self._loading):
             self._load_report(wanted.run.folder)
         if wanted is None:
@@ -391,7 +391,7 @@ class EvaluateRoom(Room):
         self.app.selection.choose_evaluation("Which report?", self.app.selection.evaluations, self._select)
 
     def _select(self, view: RunView) -> None:
-        self._selected = view.id
+        self.evaluation = view.id
         self.report = self.rows = None
         self.redraw()
 
