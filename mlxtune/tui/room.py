@@ -14,7 +14,7 @@ from textual.widgets import Input, TextArea
 
 from mlxtune.tui.actions import Action, HasActions, ShownAction
 from mlxtune.tui.jobs import OnError
-from mlxtune.tui.widgets import ListPanel, NoticeLine, RoomFooter, RoomHeader
+from mlxtune.tui.widgets import Draw, ListPanel, NoticeLine, Panel, RoomFooter, RoomHeader
 from mlxtune.workspace.index import RunView, Snapshot
 
 _MIN_COLUMN = 24  # cells
@@ -94,6 +94,12 @@ class Room(HasActions, Screen[None]):
     def compose_body(self) -> ComposeResult:
         """Yield the room's sections."""
         yield from ()
+
+    def invite(self, draw: Draw | None) -> None:
+        """Show ``draw`` in the room's :class:`Invitation` in place of its content or, without it, the content."""
+        self.set_class(draw is not None, "-empty")
+        if draw is not None:
+            self.query_one("#invite", Panel).update(draw)
 
     def running(self, kind: str) -> RunView | None:
         """Return the run that uses this machine now, if it is of this kind."""

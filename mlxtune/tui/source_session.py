@@ -146,9 +146,9 @@ class SourceSession:
         return self.browser
 
     @property
-    def has_no_rows(self) -> bool:
-        """Whether the source is open but has nothing to show."""
-        return self.browser is not None and (not len(self.browser) or self.unmapped is not None)
+    def has_rows(self) -> bool:
+        """Whether the source is open and has rows that can be used."""
+        return self.browser is not None and len(self.browser) > 0 and self.unmapped is None
 
     # In threads
 

@@ -358,8 +358,8 @@ async def test_at_80_columns_d_shows_the_details_and_a_opens_chat(room):
 async def test_without_adapters_the_room_offers_training_and_import(shop, open_room):
     shop.recipe()
     async with open_room("adapters") as room:
-        await room.until(lambda: "No adapters yet." in room.text("#adapters-invite-picture"))
-        assert "T train one   i import one" in room.text("#adapters-invite-picture")
+        await room.until(lambda: "No adapters yet." in room.text("#invite"))
+        assert "T train one   i import one" in room.text("#invite")
         assert room.actions == ["import"]
 
 

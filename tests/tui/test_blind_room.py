@@ -45,7 +45,7 @@ def session(room: RoomDriver) -> BlindSession:
 
 
 def intro(room: RoomDriver) -> str:
-    return " ".join(room.text("#bl-invite").split())
+    return " ".join(room.text("#invite").split())
 
 
 async def arms_loaded(room: RoomDriver) -> None:

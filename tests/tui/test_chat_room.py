@@ -84,7 +84,7 @@ def chat(room: RoomDriver) -> ChatService:
 
 
 def intro(room: RoomDriver) -> str:
-    return room.text("#chat-invite-picture")
+    return room.text("#invite")
 
 
 def field(room: RoomDriver) -> Input:

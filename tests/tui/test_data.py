@@ -571,7 +571,7 @@ async def test_g_shows_labels_coverage_and_agreement(shop, checks, open_room):
 async def test_an_import_writes_a_file_in_the_workspace_and_shows_it(room, shop, tmp_path):
     other = tmp_path / "elsewhere.csv"
     other.write_text("prompt,completion\nWhere is it?,On its way.\nIs it warm?,No.\n")
-    await room.until(lambda: "No rows selected." in room.text("#no-source"))
+    await room.until(lambda: "No rows selected." in room.text("#invite"))
     await room.press("i", answer=str(tmp_path / "none.csv"), until=lambda: room.notice.startswith("✗"))
     await room.press("i", answer=str(other), notice="✓ Imported 2 rows to data/elsewhere.jsonl.")
     await checked(room)
@@ -603,8 +603,8 @@ async def test_a_missing_changed_and_emptied_source_is_noticed(shop, checks, ope
             for _ in range(2):  # a changed file is reopened once it has settled
                 await room.observe(shop.snapshot())
 
-        await room.until(lambda: session_of(room).error is not None and "✗" in room.text("#unavailable"))
-        assert "i import rows" in room.text("#unavailable")
+        await room.until(lambda: session_of(room).error is not None and "✗" in room.text("#invite"))
+        assert "i import rows" in room.text("#invite")
         assert room.actions[:3] == ["open", "new recipe", "import"]
         write(source, GOOD)
         await settle()
@@ -618,11 +618,11 @@ async def test_a_missing_changed_and_emptied_source_is_noticed(shop, checks, ope
         assert statuses(room) == {2: "accepted"}
         write(source, [])
         await settle()
-        await room.until(lambda: "support-json.jsonl has no rows." in room.text("#unavailable"))
+        await room.until(lambda: "support-json.jsonl has no rows." in room.text("#invite"))
         source.unlink()
         source.mkdir()
         await settle()
-        await room.until(lambda: "has no train.jsonl" in " ".join(room.text("#unavailable").split()))
+        await room.until(lambda: "has no train.jsonl" in " ".join(room.text("#invite").split()))
 
 
 async def test_decisions_of_another_window_are_shown_and_its_lock_is_respected(room, shop):
@@ -644,7 +644,7 @@ async def test_decisions_of_another_window_are_shown_and_its_lock_is_respected(r
 
 @opens(stage=lambda shop: None, settle=None, size=NARROW)
 async def test_a_new_recipe_fills_the_room(room, shop):
-    await room.until(lambda: "H open a file on Home" in room.text("#no-source"))
+    await room.until(lambda: "H open a file on Home" in room.text("#invite"))
     assert "filter" not in room.actions
     fill(shop, GOOD)
     await room.observe(shop.snapshot())

@@ -278,14 +278,14 @@ async def test_a_first_report_that_is_being_read_does_not_look_lost(shop, open_r
     gate, load_report = Gate(), service.load_report
     monkeypatch.setattr(service, "load_report", lambda folder: (gate.wait(), load_report(folder))[1])
     async with open_room("evaluate") as room:
-        await room.until(lambda: "Reading the report." in room.text("#ev-invite"))
-        assert room.screen.query_one("#ev-empty").display
+        await room.until(lambda: "Reading the report." in room.text("#invite"))
+        assert room.screen.query_one("#empty").display
         assert "evaluate" not in [action.label for action in room.screen.shown_actions()]
         await room.press("enter")
         assert room.mode == "evaluate"
         gate.set()
         await rows_found(room)
-        assert not room.screen.query_one("#ev-empty").display
+        assert not room.screen.query_one("#empty").display
 
 
 @opens(stage=lambda shop: evaluation(shop, arms={"base": base}), settle=None)
@@ -497,7 +497,7 @@ async def test_a_first_evaluation_shows_only_its_progress(shop, open_room):
     folder = evaluating(shop)
     async with open_room("evaluate", size=NARROW) as room:
         await room.until(lambda: "14 of 40 rows" in room.text("#ev-progress"))
-        assert room.text("#ev-invite") == ""
+        assert room.text("#invite") == ""
         assert room.actions == ["stop"]
         shop.tell(folder, [("arm.progress", {"arm": "tuned", "done": 1094, "total": 2364, "of": "token"})])
         await room.observe(shop.snapshot())
@@ -672,7 +672,7 @@ async def test_without_an_evaluation_enter_starts_one_on_a_later_visit_too(shop,
     shop.recipe()
     copy_rows(shop)
     async with open_room("evaluate") as room:
-        intro = room.text("#ev-invite")
+        intro = room.text("#invite")
         assert "No evaluations yet." in intro
         assert "enter evaluate support-json" in intro
         for _ in range(2):
@@ -703,7 +703,7 @@ async def test_an_evaluation_that_is_starting_is_not_another_task(shop, open_roo
         await room.choose("0")
         await room.until(lambda: room.app.jobs.busy)
         room.screen.redraw()
-        assert "Another task is running" not in room.text("#ev-invite")
+        assert "Another task is running" not in room.text("#invite")
         gate.set()
         await room.until(lambda: not room.app.jobs.busy)
         await room.observe(shop.snapshot())
@@ -713,7 +713,7 @@ async def test_an_evaluation_that_is_starting_is_not_another_task(shop, open_roo
 
 @opens(stage=lambda shop: None, settle=None, size=NARROW)
 async def test_an_empty_workspace_offers_home(room):
-    assert "H open a file on Home" in room.text("#ev-invite")
+    assert "H open a file on Home" in room.text("#invite")
     await room.press("enter", "m", "f", "v", "w", "c", "o", "e", "r", "s")
     await room.pilot.pause()
     assert room.mode == "evaluate"
@@ -742,7 +742,7 @@ async def test_an_evaluation_whose_folder_vanishes_is_not_shown(room, shop):
     shutil.rmtree(folder)
     await room.press("m", "enter", "escape")
     await room.observe(shop.snapshot())
-    await room.until(lambda: "No evaluations yet." in room.text("#ev-invite"))
+    await room.until(lambda: "No evaluations yet." in room.text("#invite"))
 
 
 async def test_a_report_that_loads_while_rows_are_searched_is_shown(room, shop, monkeypatch):

@@ -215,7 +215,7 @@ async def test_a_recipe_for_the_open_file_asks_for_unknown_columns(shop, checks,
     async with open_room("data") as room:
         room.app.sessions.open_file(tickets, {})
         room.app.redraw()
-        await room.until(lambda: "none of its 6 rows can be used" in " ".join(room.text("#unavailable").split()))
+        await room.until(lambda: "none of its 6 rows can be used" in " ".join(room.text("#invite").split()))
         await room.press("n")
         await proposed(room, "tickets")
         assert "body.reply completion" in " ".join(drawn(room, "#columns").split())
@@ -224,9 +224,9 @@ async def test_a_recipe_for_the_open_file_asks_for_unknown_columns(shop, checks,
 async def test_a_source_with_unknown_columns_says_so_and_saves_the_map(shop, checks, open_room):
     fill(shop, TICKETS, contract="")
     async with open_room("data") as room:
-        await room.until(lambda: "none of its 6 rows can be used" in " ".join(room.text("#unavailable").split()))
-        await room.press("R", until=lambda: "D map the columns in Data" in room.text("#no-row"))
-        await room.press("D", until=lambda: "= map the columns" in room.text("#unavailable"))
+        await room.until(lambda: "none of its 6 rows can be used" in " ".join(room.text("#invite").split()))
+        await room.press("R", until=lambda: "D map the columns in Data" in room.text("#invite"))
+        await room.press("D", until=lambda: "= map the columns" in room.text("#invite"))
         await room.press("equals_sign")
         await mapped(room)
         await room.press("enter", notice="✓ Saved the map as data.map in support-json.toml.")

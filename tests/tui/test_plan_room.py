@@ -436,10 +436,10 @@ async def test_m_shows_the_side_panels_of_a_small_screen(room):
 
 async def test_without_a_recipe_the_room_says_what_it_is_for(shop, open_room):
     async with open_room("plan", size=NARROW) as room:
-        assert "No recipes yet." in room.text("#plan-invite-picture")
+        assert "No recipes yet." in room.text("#invite")
         await room.press("enter", "plus", "t", "u", "d", "g", "b", "m")
         assert room.mode == "plan"
-        assert "No recipes yet." in room.text("#plan-invite-picture")
+        assert "No recipes yet." in room.text("#invite")
 
 
 @any_size

@@ -523,13 +523,13 @@ async def test_a_missing_base_is_told_and_its_tokens_are_counted_once_it_is_ther
 
 @opens(stage=lambda shop: None, settle=None, size=NARROW)
 async def test_without_rows_the_room_says_how_to_get_some(room, shop):
-    await room.until(lambda: "No rows selected." in room.text("#no-row"))
+    await room.until(lambda: "No rows selected." in room.text("#invite"))
     await room.press("a", "e", "u", "space", "right")
     fill(shop, GOOD).unlink()
     await room.observe(shop.snapshot())
-    await room.until(lambda: "✗" in room.text("#no-row"))
+    await room.until(lambda: "✗" in room.text("#invite"))
     assert room.actions[:2] == ["import", "recipe"]
-    assert "r another recipe" in room.text("#no-row")
+    assert "r another recipe" in room.text("#invite")
 
 
 async def test_an_import_continues_while_tokens_are_counted(shop, checks, open_room, monkeypatch):

@@ -25,19 +25,20 @@ from mlxtune.tui.room import OTHER_RECIPE, Room
 from mlxtune.tui.session_manager import SOURCE_MODES, decision_notice, undo_or_redo
 from mlxtune.tui.source_session import SourceSession
 from mlxtune.tui.widgets import ChoiceOption
+from mlxtune.workspace.index import Snapshot
 
 if TYPE_CHECKING:
     from mlxtune.data.transforms.pipeline import Pipeline
 
 UNDO = Action(
     "undo", "u", "undo", "undo the most recent decision",
-    when="rows_session.source.state.steps",
+    when="session.source.state.steps",
     why="There is nothing to undo.",
     command="data review {source} --undo",
 )  # fmt: skip
 REDO = Action(
     "redo", "U,ctrl+r", "redo", "redo the last undone decision",
-    when="rows_session.source.state.undone_steps",
+    when="session.source.state.undone_steps",
     why="There is nothing to redo.",
     command="data review {source} --redo",
 )  # fmt: skip
@@ -57,17 +58,43 @@ class SourceRoom(Room):
 
     MAP_KEY: ClassVar[str] = ""  # the key that maps columns, if the room has one
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._drawn_session: SourceSession | None = None
+
     @property
     def session(self) -> SourceSession | None:
-        """The displayed session, once its source is open."""
+        """The displayed session, once its source is open and has rows."""
         session = self.app.sessions.session
-        return session if session is not None and session.browser is not None else None
+        return session if session is not None and session.error is None and session.has_rows else None
+
+    @property
+    def open_session(self) -> SourceSession:
+        """The displayed session, for an action that is possible only with one."""
+        assert self.session is not None
+        return self.session
+
+    def draw(self, snapshot: Snapshot) -> None:
+        session = self.app.sessions.session_for(self.app.selection.recipe)
+        if session is not self._drawn_session:
+            self._drawn_session = session
+            self.change_session(session)
+        ready = self.session
+        self.invite(None if ready else lambda width, _height: self._draw_unavailable(session, width))
+        if ready is not None:
+            self.draw_source(ready)
+
+    def change_session(self, session: SourceSession | None) -> None:
+        """Prepare for another source, or for another version of it: record numbers and marks are those of the one before."""
+        self.clear_marks()
+
+    def draw_source(self, session: SourceSession) -> None:
+        """Draw the rows of a session."""
 
     @property
     def row_under_cursor(self) -> int | None:
         """The record number of the row under the cursor."""
-        session = self.session
-        return session.row_index if session is not None and len(session.source) else None
+        return self.session.row_index if self.session else None
 
     @property
     def row(self) -> Row | None:
@@ -79,7 +106,7 @@ class SourceRoom(Room):
         return None if isinstance(row, DataError) else row
 
     def command_fields(self) -> Mapping[str, str]:
-        row, session = self.row, self.session
+        row, session = self.row, self.app.sessions.session
         source = {"source": str(session.ref.recipe_path or session.ref.path)} if session else {}
         return {"row": row.id, **source} if row else source
 
@@ -94,8 +121,8 @@ class SourceRoom(Room):
         if self.app.current_mode not in SOURCE_MODES:
             self.app.sessions.release_lock()
 
-    def render_unavailable(self, session: SourceSession | None, width: int) -> Content:
-        """Return the content of the room while there are no rows to show."""
+    def _draw_unavailable(self, session: SourceSession | None, width: int) -> Content:
+        """Draw why there are no rows to show."""
         if session is not None:
             return source_unavailable(session, self.app.workspace, self.MAP_KEY, width)
         view = self.app.selection.recipe
@@ -103,15 +130,8 @@ class SourceRoom(Room):
         return no_source(error, bool(self.app.snapshot.recipes), width)
 
     @property
-    def rows_session(self) -> SourceSession | None:
-        """The displayed session if it has rows."""
-        session = self.session
-        return session if session is not None and not session.has_no_rows else None
-
-    @property
     def is_filtered(self) -> bool:
-        session = self.rows_session
-        return session is not None and bool(session.selection.filter.strip())
+        return self.session is not None and bool(self.session.selection.filter.strip())
 
     @property
     def can_generate(self) -> bool:
@@ -183,8 +203,7 @@ class SourceRoom(Room):
         from mlxtune.data.transforms.preview import active_rows
         from mlxtune.tui.transform_dialog import TransformDialog
 
-        if (session := self.session) is None:
-            return
+        session = self.open_session
         chosen, title = self.chosen_rows(session)
         rows = active_rows(session.source, chosen)
         history = [step.reason for step in session.source.state.steps if step.action == "apply"]
@@ -203,9 +222,9 @@ class SourceRoom(Room):
         self._undo_or_redo("redo")
 
     def _undo_or_redo(self, action: str) -> None:
-        if (session := self.session) is None or self.app.jobs.refuse_if_busy():
+        if self.app.jobs.refuse_if_busy():
             return
-        state = session.source.state
+        session, state = self.open_session, self.open_session.source.state
         newest = (state.steps if action == "undo" else state.undone_steps)[-1:]
         if newest and len(newest[0].changes) > _INLINE_ROWS:
             busy = f"{plural(len(newest[0].changes), 'row')}: {action}."
@@ -216,8 +235,7 @@ class SourceRoom(Room):
 
     def action_tag(self) -> None:
         """Ask for a tag and add it to the current row, or remove it."""
-        if (session := self.session) is None:
-            return
+        session = self.open_session
         known = ", ".join(one_line(tag, 20) for tag in self.known_tags(session))
         marked = self.marked_rows or [session.row_index]
         what = f"row {marked[0] + 1:,}" if len(marked) == 1 else f"{len(marked):,} marked rows"

@@ -4,10 +4,10 @@ from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption, EditDialog, E
 from mlxtune.tui.widgets.frame import NoticeLine, RoomFooter, RoomHeader
 from mlxtune.tui.widgets.list import ListPanel, MarkableList
 from mlxtune.tui.widgets.page import PageScreen
-from mlxtune.tui.widgets.panel import Draw, FocusPanel, Panel, Section
+from mlxtune.tui.widgets.panel import Draw, FocusPanel, Invitation, Panel, Section
 from mlxtune.tui.widgets.scroll import Lines, RowReader, ScrollPanel
 
 __all__ = [
-    "ChoiceDialog", "ChoiceOption", "Draw", "EditDialog", "Editor", "FocusPanel", "Lines", "ListPanel", "MarkableList",
-    "NoticeLine", "PageScreen", "Panel", "PromptDialog", "RoomFooter", "RoomHeader", "RowReader", "ScrollPanel", "Section",
+    "ChoiceDialog", "ChoiceOption", "Draw", "EditDialog", "Editor", "FocusPanel", "Invitation", "Lines", "ListPanel",
+    "MarkableList", "NoticeLine", "PageScreen", "Panel", "PromptDialog", "RoomFooter", "RoomHeader", "RowReader", "ScrollPanel", "Section",
 ]  # fmt: skip

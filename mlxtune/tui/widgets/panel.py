@@ -127,3 +127,10 @@ class Section(Vertical):
         self.head.set(lit=focused is not None and self in focused.ancestors)
 
     on_descendant_blur = on_descendant_focus
+
+
+class Invitation(Section):
+    """What a room shows in place of its content while there is none; see :meth:`Room.invite`."""
+
+    def __init__(self, title: str) -> None:
+        super().__init__(title, Panel(id="invite"), lit=True, id="empty")

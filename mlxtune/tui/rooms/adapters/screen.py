@@ -35,7 +35,7 @@ from mlxtune.tui.notices import Notice
 from mlxtune.tui.paths import base_name, relative_paths
 from mlxtune.tui.render.text import RECIPE_KEY, Part, age, cell, cut_middle, cut_rows, invitation, key, line
 from mlxtune.tui.room import Room
-from mlxtune.tui.widgets import ChoiceOption, ListPanel, PageScreen, Panel, Section
+from mlxtune.tui.widgets import ChoiceOption, Invitation, ListPanel, PageScreen, Panel, Section
 from mlxtune.workspace.index import Snapshot
 
 
@@ -136,7 +136,7 @@ class AdaptersRoom(Room):
         self.key = ""  # the adapter under the cursor, which stays on it when the library changes
 
     def compose_body(self) -> ComposeResult:
-        yield Section("Adapters", Panel(id="adapters-invite-picture"), lit=True, id="adapters-invite")
+        yield Invitation("Adapters")
         with Horizontal(id="adapters-columns"):
             yield Section("Adapters", ListPanel(id="adapters-list"), id="adapters-all")
             yield Section("Adapter", Panel(id="adapters-detail"), classes="fill", id="adapters-side")
@@ -176,7 +176,6 @@ class AdaptersRoom(Room):
             self._inputs = inputs
             self._read()
         found, adapters, active = self.library, self._adapters, self.app.adapter
-        self.set_class(not adapters, "-empty")
         if found is None or not adapters:
             keys = (
                 key("T", "train one", "app.room('train')") if snapshot.recipes else RECIPE_KEY,
@@ -184,10 +183,9 @@ class AdaptersRoom(Room):
                 key("u", f"restore {found.removed[0]}", "screen.undo") if found and found.removed else None,
             )
             about = "Every finished run adds one: a few MB on top of an unchanged base."
-            self.query_one("#adapters-invite-picture", Panel).update(
-                lambda width, _height: invitation(width, "No adapters yet.", *keys, about=about) if found else Content("")
-            )
+            self.invite(lambda width, _: invitation(width, "No adapters yet.", *keys, about=about) if found else Content(""))
             return
+        self.invite(None)
         cursor = next((index for index, adapter in enumerate(adapters) if adapter.entry.key == self.key), None)
 
         def select(index: int) -> None:

@@ -42,7 +42,7 @@ from mlxtune.tui.render.output_text import output_rows
 from mlxtune.tui.render.source import message_rows
 from mlxtune.tui.render.text import RECIPE_KEY, cell, error_rows, invitation, key, line, lines, paragraph, wrap
 from mlxtune.tui.room import Room
-from mlxtune.tui.widgets import ChoiceOption, PageScreen, Panel, Section
+from mlxtune.tui.widgets import ChoiceOption, Invitation, PageScreen, Panel, Section
 from mlxtune.workspace.index import RunView, Snapshot
 
 
@@ -122,7 +122,7 @@ class BlindRoom(Room):
         self._typed = self._voted = ("", 0.0)  # the last key, and the last one that voted, with their times
 
     def compose_body(self) -> ComposeResult:
-        yield Section("Blind", Panel(id="bl-invite"), lit=True, id="bl-choice")
+        yield Invitation("Blind")
         with Vertical(id="bl-vote"):
             yield Panel(id="bl-progress")
             yield Section("Prompt", Panel(id="bl-prompt"), id="bl-asked")
@@ -164,28 +164,29 @@ class BlindRoom(Room):
             elif self._votes != (votes := _vote_stamps(self._arms)):  # another program votes, too
                 self._votes = votes
                 self._load_arms(view, (self._arms.first, self._arms.second))
-        for state in ("choice", "vote", "end", "result"):
+        for state in ("vote", "end", "result"):
             self.set_class(state == self.state, f"-{state}")
-        session, result, pair = self._session, self._result, self.pair
-        arms, error = self._arms, self._error
-        if error is not None and session is None:
-            self.query_one("#bl-invite", Panel).update(lambda width, _height: lines(*error_rows(error, width)))
-        elif arms is not None and session is None:
-            self.query_one("#bl-invite", Panel).update(lambda width, _height: session_state(arms, width))
-        elif session is None:
-            start = key("E", "evaluate an adapter first", "app.room('evaluate')") if snapshot.recipes else RECIPE_KEY
-            title = "The newest evaluation has only one arm." if self._one_arm else "No evaluations yet."
-            self.query_one("#bl-invite", Panel).update(lambda width, _height: invitation(width, title, start))
-        elif result is not None:
-            self._draw_result(result)
-        elif pair is not None:
-            self._draw_pair(session, pair)
-        else:
+        session = self._session
+        self.invite(None if session else lambda width, _height: self._draw_choice(snapshot, width))
+        if self._result is not None:
+            self._draw_result(self._result)
+        elif session is not None and session.current is not None:
+            self._draw_pair(session, session.current)
+        elif session is not None:
             keys = key("enter", "reveal the arms", "screen.enter"), key("u", "undo the last vote", "screen.undo")
             about = f"{plural(session.n, 'pair')} judged; revealing the arms fixes the votes"
             self.query_one("#bl-finished", Panel).update(
                 lambda width, _height: invitation(width, "That was the last vote.", *keys, about=about)
             )
+
+    def _draw_choice(self, snapshot: Snapshot, width: int) -> Content:
+        """Draw the session that enter opens, or why there is none."""
+        if self._error is not None:
+            return lines(*error_rows(self._error, width))
+        if self._arms is not None:
+            return session_state(self._arms, width)
+        start = key("E", "evaluate an adapter first", "app.room('evaluate')") if snapshot.recipes else RECIPE_KEY
+        return invitation(width, "The newest evaluation has only one arm." if self._one_arm else "No evaluations yet.", start)
 
     def _draw_pair(self, session: BlindSession, pair: PresentedPair) -> None:
         given, first, max_rows = session.pending_votes, self._scroll, 5 if self.tall else 2

@@ -21,7 +21,7 @@ from mlxtune.tui.paths import base_name
 from mlxtune.tui.room import Room
 from mlxtune.tui.rooms.chat import render, service
 from mlxtune.tui.rooms.chat.service import BASE_ALONE, AdapterOption, ChatService
-from mlxtune.tui.widgets import ChoiceOption, EditDialog, Panel, ScrollPanel, Section
+from mlxtune.tui.widgets import ChoiceOption, EditDialog, Invitation, ScrollPanel, Section
 from mlxtune.workspace.index import Snapshot
 
 REDRAW_DELAY = 0.06  # seconds between two redraws of a streaming answer
@@ -75,7 +75,7 @@ class ChatRoom(Room):
         return (replies[-1], "the last answer") if replies else ("", "")
 
     def compose_body(self) -> ComposeResult:
-        yield Section("Chat", Panel(id="chat-invite-picture"), lit=True, id="chat-invite")
+        yield Invitation("Chat")
         yield Section("Chat", ScrollPanel(id="chat-transcript"), classes="fill", id="chat-talk")
         yield Input(compact=True, id="chat-field")
 
@@ -104,7 +104,6 @@ class ChatRoom(Room):
         if unloaded:
             self._update_default(snapshot)
         empty = unloaded and not chat.exchanges
-        self.set_class(empty, "-empty")
         field = self.query_one("#chat-field", Input)
         field.placeholder = "press enter to load the model again" if chat.state == "failed" else "ask, then press enter"
         # After a failure it stays while it has the focus: what is being typed must not act as keys
@@ -112,9 +111,9 @@ class ChatRoom(Room):
         default, base = self._default, base_name(self._base)
         if empty:
             error, live = chat.error, snapshot.live
-            panel = self.query_one("#chat-invite-picture", Panel)
-            panel.update(lambda width, _height: render.empty_state(default, base, error, live, width))
+            self.invite(lambda width, _height: render.empty_state(default, base, error, live, width))
             return
+        self.invite(None)
         title = one_line(chat.adapter) or (base_name(chat.ready.base) if chat.ready else "Chat")
         self.query_one("#chat-talk", Section).head.set(title=title, note=render.heading_note(chat, self.with_base))
         self.query_one("#chat-transcript", ScrollPanel).set(lambda width: render.transcript(chat, default, base, width))

@@ -31,8 +31,7 @@ from mlxtune.tui.rooms.data.fix_dialog import FixChoice, FixDialog, apply_fix
 from mlxtune.tui.rooms.source_room import NOTE, REDO, SOURCE_ACTIONS, UNDO, SourceRoom
 from mlxtune.tui.session_manager import decision_notice
 from mlxtune.tui.source_session import ORDERS, SourceSession
-from mlxtune.tui.widgets import ChoiceOption, ListPanel, MarkableList, Panel, ScrollPanel, Section
-from mlxtune.workspace.index import Snapshot
+from mlxtune.tui.widgets import ChoiceOption, Invitation, ListPanel, MarkableList, Panel, ScrollPanel, Section
 
 _PREVIEWED = 4  # rows before a decision about many, which also tell whether all are pairs
 _CHART_HEIGHTS = (4, 5)  # heights of the histogram on a short and on a tall screen
@@ -72,12 +71,12 @@ class DataRoom(SourceRoom):
     AUTO_FOCUS = "#list"
     MAP_KEY = "="
     ACTIONS = (
-        Action("filter", "/", "filter", "filter rows by status, tag, finding, length or text", when="rows_session",
+        Action("filter", "/", "filter", "filter rows by status, tag, finding, length or text", when="session",
                command="data review {source} --filter FILTER --list"),
         Action("clear_filter", "backspace", "all rows", "clear the filter", when="is_filtered"),
         Action("focused.choose", "enter", "rows", "show the rows with this finding", when="on_finding", bound=False),
         Action("review", "enter", "review", "open this row in Review", when="on_row", bound=False),
-        Action("stats", "g", lambda room: room.next_statistics, "show findings, labels, or rows", when="rows_session", late="wide",
+        Action("stats", "g", lambda room: room.next_statistics, "show findings, labels, or rows", when="session", late="wide",
                command="data stats {source}"),
         Action("fix", "f", "fix", "show the rows with this finding, and fix them", when="_marked_check",
                why="There is no finding.", command="data check {source} --fix --also CHECK"),
@@ -93,7 +92,7 @@ class DataRoom(SourceRoom):
         Action("tag", "t", "tag", "add or remove a tag", when="on_row", command="data review {source} {row} --tag TAG"),
         Action("transform", ":", "change", "change many rows: replace text, cap a category, and more", when="has_rows",
                command="data apply {source} PIPELINE"),
-        Action("sort", "s", "sort", "sort by row number, severity or length", when="rows_session"),
+        Action("sort", "s", "sort", "sort by row number, severity or length", when="session"),
         REDO,
         Action("check_again", ".", "recheck", "run the checks again", when="can_check_again", command="data check {source}"),
         Action("check_again(True)", "c", "base check", "check again, and let the base find answers of other prompts", id="check-base",
@@ -112,12 +111,10 @@ class DataRoom(SourceRoom):
         self._show_stats = False  # instead of the rows, on a screen too narrow for both
         self._show_labels = False  # instead of the findings
         self._finding_names: list[str] = []  # the checks in the list of findings
-        self._drawn_session: SourceSession | None = None
         self._histogram: tuple[object, render.LengthHistogram | None] = (None, None)  # with the key of its cache
 
     def compose_body(self) -> ComposeResult:
-        yield Section("Data", Panel(id="no-source"), lit=True, id="data-empty")
-        yield Section("Data", Panel(id="unavailable"), lit=True, id="data-broken")
+        yield Invitation("Data")
         with Container(id="data-columns"):
             with Vertical(id="rows-side"):
                 yield Section(
@@ -147,28 +144,20 @@ class DataRoom(SourceRoom):
 
     # Drawing
 
-    def draw(self, snapshot: Snapshot) -> None:
-        session = self.app.sessions.session_for(self.app.selection.recipe)
-        if session is not self._drawn_session:
-            self._drawn_session = session
-            self.clear_marks()
-            self._set_filter_text(session.selection.filter if session else "")
-        has_rows = session is not None and session.error is None and session.browser is not None and not session.has_no_rows
-        self.set_class(session is None, "-bare")
-        self.set_class(session is not None and not has_rows, "-broken")
+    def change_session(self, session: SourceSession | None) -> None:
+        super().change_session(session)
+        self._set_filter_text(session.selection.filter if session else "")
+
+    def draw_source(self, session: SourceSession) -> None:
         self.set_class(self._show_stats, "-stats")
         self.set_class(self._show_labels, "-labels")
-        if session is not None and has_rows:
-            if self.focused is None:  # the list was hidden while another source was opened
-                self.set_focus(self._list)
-            self._draw_rows(session)
-            self._draw_findings(session)
-            self._draw_lengths(session)
-            self._draw_split(session)
-            self._draw_labels(session)
-        else:
-            panel = self.query_one("#no-source" if session is None else "#unavailable", Panel)
-            panel.update(lambda width, _height: self.render_unavailable(session, width))
+        if self.focused is None:  # the list was hidden while another source was opened
+            self.set_focus(self._list)
+        self._draw_rows(session)
+        self._draw_findings(session)
+        self._draw_lengths(session)
+        self._draw_split(session)
+        self._draw_labels(session)
 
     def on_screen_resume(self) -> None:
         super().on_screen_resume()
@@ -354,11 +343,11 @@ class DataRoom(SourceRoom):
 
     @property
     def on_finding(self) -> bool:
-        return self.rows_session is not None and self.focused is not None and self.focused.id == "findings-list"
+        return self.session is not None and self.focused is not None and self.focused.id == "findings-list"
 
     @property
     def has_rows(self) -> bool:
-        return self.rows_session is not None and len(self.rows_session.selection.rows) > 0
+        return self.session is not None and len(self.session.selection.rows) > 0
 
     @property
     def on_row(self) -> bool:
@@ -370,7 +359,7 @@ class DataRoom(SourceRoom):
 
     @property
     def can_check_again(self) -> bool:
-        session = self.rows_session
+        session = self.session
         return session is not None and (session.check.finished or session.check.error is not None)
 
     @property
@@ -386,9 +375,7 @@ class DataRoom(SourceRoom):
         return name if self.on_finding and (name := self._marked_check) and may_mute(name) else ""
 
     def action_mute(self) -> None:
-        session, name = self.session, self.check_to_mute
-        if session is None or not name:
-            return
+        session, name = self.open_session, self.check_to_mute
 
         def save(reason: str) -> None:
             with self.app.notices.showing_errors():
@@ -438,23 +425,20 @@ class DataRoom(SourceRoom):
             self.set_focus(self.query_one(page))
 
     def action_sort(self) -> None:
-        if session := self.session:
-            names = list(ORDERS)
-            session.select(session.selection.filter, names[(names.index(session.selection.order) + 1) % len(names)])
-            self.redraw()
+        names, session = list(ORDERS), self.open_session
+        session.select(session.selection.filter, names[(names.index(session.selection.order) + 1) % len(names)])
+        self.redraw()
 
     def action_check_again(self, base: bool = False) -> None:
-        if session := self.session:
-            session.check_again(base)
-            self.redraw()
+        self.open_session.check_again(base)
+        self.redraw()
 
     def action_map_columns(self) -> None:
         if (session := self.app.sessions.session) is not None:
             open_flow.map_source(self.app, session.ref)
 
     def action_review(self) -> None:
-        if session := self.session:
-            session.row_in_review = session.row_index
+        self.open_session.row_in_review = self.open_session.row_index
         self.app.action_room("review")
 
     def action_decide(self, action: ReviewAction) -> None:
@@ -479,17 +463,16 @@ class DataRoom(SourceRoom):
 
     def on_list_panel_chosen(self, event: ListPanel.Chosen) -> None:
         session = self.session
-        if event.panel.id == "list":
+        if session is not None and event.panel.id == "list":
             self.action_review()
         elif session is not None and (verdict := session.source.verdict) is not None:
-            self._filter_by(list(verdict.rows)[event.index])
+            self._filter_by(session, list(verdict.rows)[event.index])
 
-    def _filter_by(self, check: str) -> None:
+    def _filter_by(self, session: SourceSession, check: str) -> None:
         """Show the rows that count for ``check``: not those that a decision leaves out."""
-        filter = f"finding:{check_filter_name(check)}"
-        if session := self.session:
-            statuses = {session.source.decision(index).status for index in session.source.rows_with_finding(check)}
-            filter = " ".join([filter, *(f"-status:{status}" for status in sorted(EXCLUDED) if status in statuses)])
+        statuses = {session.source.decision(index).status for index in session.source.rows_with_finding(check)}
+        hidden = (f"-status:{status}" for status in sorted(EXCLUDED) if status in statuses)
+        filter = " ".join([f"finding:{check_filter_name(check)}", *hidden])
         self._set_filter_text(filter)
         self._select(filter)
         self._return_to_list()
@@ -514,8 +497,7 @@ class DataRoom(SourceRoom):
 
     def action_bulk(self) -> None:
         """Ask what to do with all displayed rows."""
-        if (session := self.session) is None:
-            return
+        session = self.open_session
         rows, title = self.chosen_rows(session)
         if not rows:
             self.app.notices.show(Notice("note", "None of these rows matches the filter any more."))
@@ -551,8 +533,9 @@ class DataRoom(SourceRoom):
 
     def action_fix(self) -> None:
         """Show the rows with a finding, and how its fix changes them. A fix is a decision, so it can be undone."""
-        if (session := self.session) is None or not (name := self._marked_check) or session.source.verdict is None:
-            return
+        session, name = self.open_session, self._marked_check
+        verdict = session.source.verdict
+        assert verdict is not None  # it has the finding
 
         def chosen(choice: FixChoice | None) -> None:
             rows = list(choice.rows) if choice else []
@@ -566,4 +549,4 @@ class DataRoom(SourceRoom):
                     session.move_to(rows[0])
                     self.action_review()
 
-        self.app.push_screen(FixDialog(session, name, list(dict.fromkeys(session.source.verdict.rows[name]))), chosen)
+        self.app.push_screen(FixDialog(session, name, list(dict.fromkeys(verdict.rows[name]))), chosen)

@@ -37,7 +37,7 @@ from mlxtune.tui.room import Room
 from mlxtune.tui.rooms.evaluate import render, service
 from mlxtune.tui.rooms.evaluate.paired_table import PairedTable
 from mlxtune.tui.rooms.evaluate.service import EvaluationOption, FilteredRows, LoadedReport, RowFilter, arm_title
-from mlxtune.tui.widgets import ChoiceOption, FocusPanel, ListPanel, PageScreen, Panel, Section
+from mlxtune.tui.widgets import ChoiceOption, FocusPanel, Invitation, ListPanel, PageScreen, Panel, Section
 from mlxtune.workspace import control
 from mlxtune.workspace.index import RunView, Snapshot
 
@@ -90,7 +90,7 @@ class EvaluateRoom(Room):
 
     def compose_body(self) -> ComposeResult:
         yield Panel(id="ev-error")
-        yield Section("Verdict", Panel(id="ev-invite"), lit=True, id="ev-empty")
+        yield Invitation("Verdict")
         yield Section("Evaluating", Panel(id="ev-progress"), id="ev-now")
         with Vertical(id="ev-report"):
             about = "The comparison with the strongest arm that needs no training."
@@ -141,13 +141,15 @@ class EvaluateRoom(Room):
         if self._newest and newest != self._newest:
             self.evaluation = newest or None  # show an evaluation that has finished since, whatever its recipe
         self._newest = newest
-        wanted, live = self.app.selection.preferred_evaluation(self.evaluation, self.app.selection.evaluations), self.running("eval")
+        wanted, live = (
+            self.app.selection.preferred_evaluation(self.evaluation, self.app.selection.evaluations),
+            self.running("eval"),
+        )
         if wanted and wanted.run.folder not in (self.report.folder if self.report else None, self._loading):
             self._load_report(wanted.run.folder)
         if wanted is None:
             self.report = self.rows = None
         self.set_class(live is not None, "-busy")
-        self.set_class((wanted is None or self._is_reading) and live is None, "-empty")
         self.query_one("#ev-report").display = self.report is not None
         if self.report is None and self.focused:
             self.set_focus(None)  # otherwise a hidden widget would keep the focus
@@ -173,15 +175,17 @@ class EvaluateRoom(Room):
             self.query_one("#ev-now", Section).head.set(title=f"Evaluating {live.name}", lit=wanted is None)
             planned = service.planned_arms(live.run)
             self.query_one("#ev-progress", Panel).update(lambda width, _height: render.progress(live, planned, snapshot.now, width))
-        if self._is_reading:
-            self.query_one("#ev-invite", Panel).update(lambda width, _height: paragraph("Reading the report.", width))
-        elif wanted is None and live is None:
+        if live is None and self._is_reading:
+            self.invite(lambda width, _height: paragraph("Reading the report.", width))
+        elif live is None and wanted is None:
             recipe = self.app.selection.recipe.recipe if self.app.selection.recipe else None
             name, arms = (one_line(recipe.name), arm_names(recipe)) if recipe else ("", ())
             rows = next((view.rows[2] for view in snapshot.runs if view.rows), 0)
             rows = min(rows, recipe.evaluation.rows) if recipe and recipe.evaluation.rows else rows
             is_free = snapshot.live is None
-            self.query_one("#ev-invite", Panel).update(lambda width, _height: render.empty_state(name, arms, rows, is_free, width))
+            self.invite(lambda width, _height: render.empty_state(name, arms, rows, is_free, width))
+        else:
+            self.invite(None)
 
     def _draw_report(self, loaded: LoadedReport) -> None:
         report, max_rows = loaded.report, 2 if not self.tall else 3 if self.app.size.height < 40 else 5

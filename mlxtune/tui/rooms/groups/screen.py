@@ -22,8 +22,7 @@ from mlxtune.tui.notices import Notice
 from mlxtune.tui.rooms.groups import render
 from mlxtune.tui.rooms.source_room import REDO, SOURCE_ACTIONS, UNDO, SourceRoom
 from mlxtune.tui.source_session import SourceSession
-from mlxtune.tui.widgets import MarkableList, Panel, RowReader, Section
-from mlxtune.workspace.index import Snapshot
+from mlxtune.tui.widgets import Invitation, MarkableList, Panel, RowReader, Section
 
 _DEFAULT_KEPT = 3  # default number of most diverse rows to keep
 _REASONS = {"conflict": "not a conflict", "near-duplicate": "not a duplicate", "duplicate": "repeated on purpose"}
@@ -60,11 +59,11 @@ class GroupsRoom(SourceRoom):
                id="accept", command="data review {source} {row} --accept"),
         UNDO,
         Action("clusters", "c", "clusters", "cluster all rows by hidden states",
-               when=lambda room: room.rows_session and room.shows_repeats),
+               when=lambda room: room.session and room.shows_repeats),
         Action("switch('repeats')", "c", "repeats", "back to duplicates and conflicts",
-               when=lambda room: room.rows_session and not room.shows_repeats, id="repeats"),
+               when=lambda room: room.session and not room.shows_repeats, id="repeats"),
         Action("proposals", "p", "proposals", "decide on proposed rows by groups of similar ones",
-               when=lambda room: room.rows_session and not room.shows_proposals),
+               when=lambda room: room.session and not room.shows_proposals),
         Action("tag", "t", "tag", "tag the marked rows, or the one under the cursor", when="group",
                command="data review {source} {row} --tag TAG"),
         Action("transform", ":", "change", "change the rows of the group: replace text, and more", when="group",
@@ -77,7 +76,6 @@ class GroupsRoom(SourceRoom):
     def __init__(self) -> None:
         super().__init__()
         self._view = "repeats"
-        self._drawn_session: SourceSession | None = None
         self._repeats: tuple[object, list[RowGroup]] = (None, [])  # with the key of its cache
         self._clusters: _Clusters | None = None
         self._proposals: tuple[SourceSession | None, list[RowGroup]] = (None, [])
@@ -87,7 +85,7 @@ class GroupsRoom(SourceRoom):
         self._opened_row = -1  # the row of the session for which the room was opened
 
     def compose_body(self) -> ComposeResult:
-        yield Section("Groups", Panel(id="no-groups"), lit=True, id="groups-empty")
+        yield Invitation("Groups")
         with Container(id="groups-columns"):
             with Vertical(id="groups-side"):
                 message = Panel(id="groups-message")
@@ -128,6 +126,12 @@ class GroupsRoom(SourceRoom):
         return groups[self._list.cursor] if self._list.cursor < len(groups) else None
 
     @property
+    def open_group(self) -> RowGroup:
+        """The group under the cursor, for an action that is possible only with one."""
+        assert self.group is not None
+        return self.group
+
+    @property
     def row_under_cursor(self) -> int | None:
         group = self.group
         return self._member(group) if group else None
@@ -141,18 +145,12 @@ class GroupsRoom(SourceRoom):
 
     # Drawing
 
-    def draw(self, snapshot: Snapshot) -> None:
-        session = self.app.sessions.session_for(self.app.selection.recipe)
-        ready = session is not None and session.error is None and session.browser is not None and not session.has_no_rows
-        self.set_class(not ready, "-bare")
+    def change_session(self, session: SourceSession | None) -> None:
+        super().change_session(session)
+        self._repeats = (None, [])
+
+    def draw_source(self, session: SourceSession) -> None:
         self.set_class(self._inside, "-inside")
-        if session is None or not ready:
-            self.query_one("#no-groups", Panel).update(lambda width, _height: self.render_unavailable(session, width))
-            return
-        if session is not self._drawn_session:  # record numbers and groups are those of its source
-            self._drawn_session, self._repeats = session, (None, [])
-            self._list.clear_marks()
-            self._members.clear_marks()
         if self.focused is None:  # the list was hidden while the source was opened
             self.set_focus(self._members if self._inside else self._list)
         groups = self._groups(session)
@@ -336,9 +334,7 @@ class GroupsRoom(SourceRoom):
         self._keep(lambda group: rows if group.key == key else group.rows[:1], "groups: keep")
 
     def action_keep_diverse(self) -> None:
-        session, group = self.session, self.group
-        if session is None or group is None:
-            return
+        session, group = self.open_session, self.open_group
 
         def keep(text: str) -> None:
             self._keep(lambda group: render.diverse_rows(session, group, int(text)), f"groups: keep the {text} most diverse")
@@ -353,11 +349,7 @@ class GroupsRoom(SourceRoom):
         self.app.ask(title, text, keep, value, label="keep", check=check)
 
     def action_ignore(self) -> None:
-        session, group = self.session, self.group
-        if session is None or group is None:
-            return
-        groups = self._target_groups(session)
-        kind = group.kind
+        groups, kind = self._target_groups(self.open_session), self.open_group.kind
         rows = sorted({row for one in groups if one.kind == kind for row in one.rows})
 
         text = f"The reason is saved with your decisions, and {plural(len(rows), 'row')} will not be reported as {kind} again."
@@ -381,8 +373,7 @@ class GroupsRoom(SourceRoom):
 
     def action_clusters(self) -> None:
         """Show the clusters, and compute them if necessary."""
-        if (session := self.session) is None:
-            return
+        session = self.open_session
         if session.ref.recipe_path is None:
             text = "Clusters need a model, and this file has no recipe."
             self.app.notices.show(Notice("warning", text, "Write one with r in Data."))
@@ -395,16 +386,13 @@ class GroupsRoom(SourceRoom):
 
     def action_proposals(self) -> None:
         """Group the proposed rows, and show the groups."""
-        if (session := self.session) is None:
-            return
+        session = self.open_session
 
         def grouped(groups: list[RowGroup]) -> None:
             self._proposals = session, groups
             self.action_switch("proposals")
 
-        browser = session.source
-        job = lambda: proposal_groups(render.proposed_rows(browser))  # noqa: E731
-        self.app.jobs.run(job, grouped, busy="", holds_keys=True)
+        self.app.jobs.run(lambda: proposal_groups(render.proposed_rows(session.source)), grouped, busy="", holds_keys=True)
 
     def action_switch(self, view: str) -> None:
         self._view, self._shown_group = view, None

@@ -35,7 +35,7 @@ from mlxtune.tui.render.text import RECIPE_KEY, cut_rows, invitation, key, lines
 from mlxtune.tui.room import OTHER_RECIPE, Room
 from mlxtune.tui.rooms.plan import render
 from mlxtune.tui.rooms.plan.service import MissingBaseError, PlanResult, PlanService
-from mlxtune.tui.widgets import ListPanel, PageScreen, Panel, Section
+from mlxtune.tui.widgets import Invitation, ListPanel, PageScreen, Panel, Section
 from mlxtune.workspace.index import RecipeView, Snapshot
 
 _NOT_READY = Notice("warning", "The plan is not ready.", "Try again in a moment.")
@@ -134,7 +134,7 @@ class PlanRoom(Room):
     # Drawing
 
     def compose_body(self) -> ComposeResult:
-        yield Section("Plan", Panel(id="plan-invite-picture"), lit=True, id="plan-invite")
+        yield Invitation("Plan")
         yield Panel(id="plan-verdict")
         about = "The keys that are changed most often; all others are edited in the recipe's file."
         with Horizontal(id="plan-columns"):
@@ -156,10 +156,9 @@ class PlanRoom(Room):
 
     def draw(self, snapshot: Snapshot) -> None:
         view = self.app.selection.recipe
-        self.set_class(view is None, "-empty")
         self.set_class(view is not None and view.recipe is None, "-unread")
+        self.invite(None if view else lambda width, _height: invitation(width, "No recipes yet.", RECIPE_KEY))
         if view is None:
-            self.query_one("#plan-invite-picture", Panel).update(lambda width, _: invitation(width, "No recipes yet.", RECIPE_KEY))
             self.form = self._shown_recipe = None
             return
         finished = next((run.id for run in snapshot.runs if run.status == "finished"), "")

@@ -27,8 +27,7 @@ from mlxtune.tui.rooms.review import render
 from mlxtune.tui.rooms.review.render import RowPart, is_pair, parts_of
 from mlxtune.tui.rooms.source_room import NOTE, REDO, SOURCE_ACTIONS, UNDO, SourceRoom
 from mlxtune.tui.source_session import SourceSession
-from mlxtune.tui.widgets import ChoiceOption, EditDialog, Editor, FocusPanel, Lines, Panel, RowReader, Section
-from mlxtune.workspace.index import Snapshot
+from mlxtune.tui.widgets import ChoiceOption, EditDialog, Editor, FocusPanel, Invitation, Lines, Panel, RowReader, Section
 
 _MAX_DRAFTS = 100  # kept after a restart
 _PAUSE = 60.0  # seconds; a longer gap between two decisions counts as a break
@@ -93,7 +92,6 @@ class ReviewRoom(SourceRoom):
 
     def __init__(self) -> None:
         super().__init__()
-        self._drawn_session: SourceSession | None = None
         self._drawn_row = -1
         self._position = 0  # position of the current row among the selected ones
         self._swapped = False  # whether the rejected answer is on the left
@@ -110,7 +108,7 @@ class ReviewRoom(SourceRoom):
         self._tags: list[str] = []
 
     def compose_body(self) -> ComposeResult:
-        yield Section("Review", Panel(id="no-row"), lit=True, id="review-empty")
+        yield Invitation("Review")
         about_row = "Text that is trained on has a bar next to it. The template's tokens around it are counted, but not trained on."
         with Vertical(id="review-body"):
             yield Panel(id="progress")
@@ -131,12 +129,6 @@ class ReviewRoom(SourceRoom):
         self._drafts = {(str(row), str(part)): str(text) for row, part, text in state.get("drafts", ())}
 
     @property
-    def session(self) -> SourceSession | None:
-        """The displayed session, once its source is open and has rows."""
-        session = super().session
-        return session if session is not None and not session.has_no_rows and session.error is None else None
-
-    @property
     def has_pair(self) -> bool:
         return is_pair(self.row)
 
@@ -146,30 +138,26 @@ class ReviewRoom(SourceRoom):
 
     # Drawing
 
-    def draw(self, snapshot: Snapshot) -> None:
-        session = self.app.sessions.session_for(self.app.selection.recipe)
-        ready = self.session
-        self.set_class(ready is None, "-bare")
+    def change_session(self, session: SourceSession | None) -> None:
+        super().change_session(session)
+        self._drawn_row, self._masks, self._computing_masks, self._tags = -1, {}, False, []
+        self._interrupt_edit()
+
+    def draw_source(self, session: SourceSession) -> None:
         self.set_class(self.shows_details, "-details")
-        if session is not self._drawn_session:
-            self._drawn_session, self._drawn_row, self._masks, self._computing_masks, self._tags = session, -1, {}, False, []
-            self._interrupt_edit()
-        if ready is None:
-            self.query_one("#no-row", Panel).update(lambda width, _height: self.render_unavailable(session, width))
-            return
         if self.app.row_to_open:
             self._is_arriving = False
-            self._open_requested_row(ready, self.app.row_to_open)
+            self._open_requested_row(session, self.app.row_to_open)
         elif self._is_arriving:
-            self._pass_decided_rows(ready)
-        self._find_position(ready)
+            self._pass_decided_rows(session)
+        self._find_position(session)
         row = self.row
-        self._draw_row(ready, row)
-        self._draw_details(ready, row)
-        self._request_mask(ready)
-        decided, total = ready.source.decided_count, len(ready.source) - ready.source.bad_count
-        annotator = f"as {one_line(ready.annotator, 20)}" if ready.annotator else ""
-        position = ", ".join(filter(None, (annotator, self._position_note(ready))))
+        self._draw_row(session, row)
+        self._draw_details(session, row)
+        self._request_mask(session)
+        decided, total = session.source.decided_count, len(session.source) - session.source.bad_count
+        annotator = f"as {one_line(session.annotator, 20)}" if session.annotator else ""
+        position = ", ".join(filter(None, (annotator, self._position_note(session))))
         gaps = sorted(gap for before, after in pairwise(self._decision_times) if (gap := after - before) < _PAUSE)
         pace = gaps[len(gaps) // 2] if len(gaps) >= 3 else None  # seconds per row
         self.query_one("#progress", Panel).update(lambda width, _height: render.progress(decided, total, pace, position, width))
@@ -360,8 +348,8 @@ class ReviewRoom(SourceRoom):
         """Record a decision and go to the next undecided row, or else to a skipped row, or else stay."""
         if self._swapped and action in ("accept", "swap"):
             action = "swap" if action == "accept" else "accept"
-        if (session := self.session) and self.decide(action):
-            self._advance(session)
+        if self.decide(action):
+            self._advance(self.open_session)
 
     def _advance(self, session: SourceSession) -> bool:
         """Go to the next undecided row, or else to a skipped one. Return whether there is one."""
@@ -384,39 +372,38 @@ class ReviewRoom(SourceRoom):
         return None
 
     def action_skip(self) -> None:
-        session = self.session
-        if session is None or session.source.decision(session.row_index).is_undecided:
+        session = self.open_session
+        if session.source.decision(session.row_index).is_undecided:
             self.action_decide("skip")
         elif not self._advance(session):  # an earlier decision on this row stays
             self.action_go(1)
 
     def action_disclaimer(self) -> None:
         """Add the missing disclaimer as an edit. The row stays visible and is not accepted yet."""
-        session, fixed = self.session, self.with_disclaimers
-        if session is not None and fixed is not None and self.decide("edit", record=fixed.content):
-            self._request_mask(session)
+        fixed = self.with_disclaimers
+        if fixed is not None and self.decide("edit", record=fixed.content):
+            self._request_mask(self.open_session)
             self.redraw()
 
     def action_clear_filter(self) -> None:
-        if session := self.session:
-            if not len(session.selection.rows):  # the row was shown because none matched: choose one again
-                self._is_arriving, session.row_in_review = True, -1
-            session.select("", session.selection.order)
-            self.redraw()
+        session = self.open_session
+        if not len(session.selection.rows):  # the row was shown because none matched: choose one again
+            self._is_arriving, session.row_in_review = True, -1
+        session.select("", session.selection.order)
+        self.redraw()
 
     def action_swap(self) -> None:
         self._swapped = not self._swapped
         self.redraw()
 
     def action_digit(self, digit: int) -> None:
-        session = self.session
-        if session is not None and self.row is not None and digit <= len(known := self.known_tags(session)):
+        known = self.known_tags(self.open_session)
+        if self.row is not None and digit <= len(known):
             self.toggle_tag(known[digit - 1])
 
     def action_annotator(self) -> None:
         """Ask in whose name decisions are made."""
-        if (session := self.session) is None:
-            return
+        session = self.open_session
         names = sorted({name for decision in session.source.decisions.values() for name, _ in decision.by})
         options = [ChoiceOption("", "Yourself", "everyone's latest decisions are shown")]
         options += [ChoiceOption(name, one_line(name, 20), "only their decisions are shown") for name in names]
@@ -436,8 +423,7 @@ class ReviewRoom(SourceRoom):
         self.app.choose(title, options, chosen)
 
     def action_note(self) -> None:
-        if (session := self.session) is None:
-            return
+        session = self.open_session
         note = one_line(session.source.decision(session.row_index).note)
         self.app.ask(f"Note on row {session.row_index + 1:,}", NOTE, lambda text: self.decide("note", note=text), note)
 
@@ -447,12 +433,11 @@ class ReviewRoom(SourceRoom):
         self._go_to(self._position + by)
 
     def action_edge(self, end: bool) -> None:
-        if session := self.session:
-            self._go_to(len(session.selection.rows) - 1 if end else 0)
+        self._go_to(len(self.open_session.selection.rows) - 1 if end else 0)
 
     def _go_to(self, position: int) -> None:
-        session = self.session
-        if session is None or not len(session.selection.rows):
+        session = self.open_session
+        if not len(session.selection.rows):
             return
         self._is_arriving = False
         self._position = max(0, min(position, len(session.selection.rows) - 1))
@@ -477,9 +462,7 @@ class ReviewRoom(SourceRoom):
     # Editing
 
     def action_edit(self) -> None:
-        session, row = self.session, self.row
-        if session is None:
-            return
+        session, row = self.open_session, self.row
         if row is None:
             self._edit_record(session, session.row_index)
             return
@@ -529,13 +512,11 @@ class ReviewRoom(SourceRoom):
         return rewrite_texts(row, lambda part, current: restored if part == edited.name else current)
 
     def action_keep(self) -> None:
-        session, edited_row = self.session, self._edited_row(self.row)
-        if session is None or edited_row is None or self._edited_part is None:
-            return
-        if self.decide("edit", record=edited_row.content):
+        edited_row = self._edited_row(self.row)
+        if edited_row is not None and self.decide("edit", record=edited_row.content):
             self._drafts.pop(self._draft_key, None)
             self._end_edit()
-            self._request_mask(session)
+            self._request_mask(self.open_session)
             self.redraw()
 
     def action_leave(self) -> None:

@@ -20,7 +20,7 @@ from mlxtune.tui.render.text import ago
 from mlxtune.tui.room import Room
 from mlxtune.tui.rooms.train import render
 from mlxtune.tui.rooms.train.chart import LOSS, ChartMetric, RunChart, available_metrics
-from mlxtune.tui.widgets import ChoiceOption, FocusPanel, PageScreen, Panel, Section
+from mlxtune.tui.widgets import ChoiceOption, FocusPanel, Invitation, PageScreen, Panel, Section
 from mlxtune.workspace.index import RunView, Snapshot, with_history
 
 _MAX_COMPARED = 20  # runs to choose from
@@ -85,7 +85,7 @@ class TrainRoom(Room):
         self._compared_id: str | None = None
 
     def compose_body(self) -> ComposeResult:
-        yield Section("Train", Panel(id="invite"), lit=True, id="empty")
+        yield Invitation("Train")
         yield Panel(id="stats")
         with Horizontal(id="charts"):
             yield Section("Loss", RunChart(id="loss"), lit=True, classes="fill", id="chart")
@@ -118,12 +118,11 @@ class TrainRoom(Room):
 
     def draw(self, snapshot: Snapshot) -> None:
         view = self.view
-        self.set_class(view is None, "-empty")
-        self.set_class(view is not None and not (view.state.steps or (view.alive and view.state.total)), "-bare")
+        in_use = self.app.runs.in_use
+        self.invite(None if view else lambda width, _height: render.empty_room(snapshot, in_use, width))
         if view is None:
-            in_use = self.app.runs.in_use
-            self.query_one("#invite", Panel).update(lambda width, _height: render.empty_room(snapshot, in_use, width))
             return
+        self.set_class(not (view.state.steps or (view.alive and view.state.total)), "-bare")
         state, free, stopping = view.state, self.app.runs.accelerator_free, view.id in self.app.runs.stopping
         self.query_one("#stats", Panel).update(
             lambda width, _height: render.banner(view, snapshot, free, width) or render.figures(view, snapshot.now, width, stopping)
