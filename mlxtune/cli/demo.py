@@ -63,14 +63,14 @@ def demo(
         samples.create(folder)
     recipe = with_demo_arms(load(recipe_file, overrides or []), full=full)
     os.chdir(folder)
-    result = _run_workflow(recipe, Stages(), seeds=_SEEDS if full else 1)
-    report = reports.load(result.evaluation)
+    run, evaluation = _run_workflow(recipe, Stages(), seeds=_SEEDS if full else 1)
+    report = reports.load(evaluation)
     seconds = time.monotonic() - start
     if json:
-        show_json({"seconds": round(seconds), "run": result.run.id, "adapter": str(result.run.adapter), "report": to_json(report)})
+        show_json({"seconds": round(seconds), "run": run.id, "adapter": str(run.adapter), "report": to_json(report)})
         return
-    show_report(report, result.evaluation)
-    show(("  Adapter  ", "muted"), str(result.run.adapter))
+    show_report(report, evaluation)
+    show(("  Adapter  ", "muted"), str(run.adapter))
     show(("  Took     ", "muted"), duration(seconds))
     show("")
     command = (f"cd {shlex.quote(str(folder))} && {command_name()}", "primary")
@@ -95,15 +95,8 @@ class Stages:
         info("")
 
 
-@dataclass(frozen=True)
-class _Trained:
-    """A run and the folder of its evaluation."""
-
-    run: Run
-    evaluation: Path
-
-
-def _run_workflow(recipe: Recipe, stages: Stages, seeds: int) -> _Trained:
+def _run_workflow(recipe: Recipe, stages: Stages, seeds: int) -> tuple[Run, Path]:
+    """Return the run that is recommended, and the folder of its evaluation."""
     stages.begin()
     with progress_bar("looking for the bundled model") as update:
         source = resolve(recipe.model.base, relative_to=recipe.folder, progress=update)
@@ -125,12 +118,15 @@ def _run_workflow(recipe: Recipe, stages: Stages, seeds: int) -> _Trained:
     stages.end(verdict_text(reports.load(measure(replace(recipe, evaluation=replace(recipe.evaluation, arms=early)))).verdict))
     run = _train(recipe, stages)
     others = [trained(one) for one in seed_recipes(recipe, seeds)[1:]]
-    result = _evaluate(recipe, run, stages, seeds=[run, *others] if others else ())
-    for answer in load_evidence(result.evaluation).answers.get(TUNED, ()):
+    stages.begin(recipe.name)
+    evaluation = measure(recipe, run, seeds=[run, *others] if others else ())
+    report = reports.load(evaluation)
+    stages.end(verdict_text(report.verdict))
+    for answer in load_evidence(evaluation).answers.get(TUNED, ()):
         if answer.id == row.id:
             show_answer(recipe, row, TUNED, answer.output)
     info("")
-    return result
+    return next((one for one in others if one.id == report.facts["run"]), run), evaluation
 
 
 def shown_row(recipe: Recipe, splits: Splits) -> PromptRow:
@@ -174,14 +170,6 @@ def _train(recipe: Recipe, stages: Stages) -> Run:
         text += f", KL {metrics['kl']:.3f}" if "kl" in metrics else ""
     stages.end(text)
     return run
-
-
-def _evaluate(recipe: Recipe, run: Run, stages: Stages, *, seeds: Sequence[Run] = ()) -> _Trained:
-    stages.begin(recipe.name)
-    evaluation = measure(recipe, run, seeds=seeds)
-    report = reports.load(evaluation)
-    stages.end(verdict_text(report.verdict))
-    return _Trained(next((one for one in seeds if one.id == report.facts["run"]), run), evaluation)
 
 
 def _draw(state: RunState, update: Callable[[str, float], None]) -> None:

@@ -13,7 +13,7 @@ from mlxtune.models.catalog import CatalogModel
 from mlxtune.models.hub import HubModel
 from mlxtune.models.resolve import is_local, resolve
 from mlxtune.planning.machine import Machine, this_machine
-from mlxtune.present.labels import thinking_default
+from mlxtune.present.labels import GLYPHS, outcome_mark, thinking_default
 from mlxtune.present.terminal import print_heading
 
 app = typer.Typer(help="List, search, and download base models.", invoke_without_command=True)
@@ -25,7 +25,6 @@ _COMMERCIAL: dict[str, Cell] = {
 }
 _COLUMNS = ("model", "", "download", "context", "memory", "use", "thinking", "tools", "tested", "license")
 CHECKED = "tested here: weights (the real ones), template (and the layers in a tiny model), or layers (only those)"
-_FITS = {"go": ("✓ ", "success"), "warn": ("! ", "warning"), "refuse": ("✗ ", "error")}
 
 
 @app.callback()
@@ -103,13 +102,13 @@ def _document(model: CatalogModel, machine: Machine) -> dict[str, Any]:
 
 def _row(model: CatalogModel, machine: Machine) -> list[Cell]:
     outcome, need = model.fit(machine)
-    mark, style = _FITS[outcome]
+    mark = outcome_mark(outcome)
     return [
         (model.id, "bold"),
         ("✓", "success") if is_local(model.id) else " ",
         size(model.hub_nbytes),
         (f"{model.context // 1024}k", "muted"),
-        (f"{mark}{size(need)}", style),
+        (f"{GLYPHS[mark]} {size(need)}", mark),
         _COMMERCIAL[model.commercial],
         (thinking_default(model), "muted"),
         ("tools" if model.tools else "no tools", "muted"),

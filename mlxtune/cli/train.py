@@ -15,7 +15,7 @@ from mlxtune.present.check import check_warning
 from mlxtune.present.next_step import next_step_document
 from mlxtune.present.terminal import print_document
 from mlxtune.present.verdict import verdict_text
-from mlxtune.recipe import Recipe, load
+from mlxtune.recipe import load
 from mlxtune.runs.metrics import FORMATS, open_sink
 from mlxtune.runs.registry import Run
 from mlxtune.runs.state import earlier_adapter_step
@@ -65,9 +65,3 @@ def show_adapter(run: Run) -> None:
         info("Evaluated: ", verdict_text(verdict.report.verdict))
     if view := snapshot.find_run(run.id):
         print_document(next_step_document(after_run(view, snapshot)), err)
-
-
-def fetch(recipe: Recipe) -> None:
-    """Download the base model if it is missing. Raise ``ModelError`` or ``MachineError`` if that fails."""
-    with progress_bar("looking for the model") as update:
-        control.fetch_base(recipe, update)

@@ -79,7 +79,7 @@ def init(
 def _init_from(source: Path, folder: Path, name: str, map: str, format: str, json: bool) -> None:
     """Write a recipe for the rows of ``source`` in the workspace ``folder``, and show the guessed settings."""
     from mlxtune.data import scaffold
-    from mlxtune.present.data_files import scaffold_document
+    from mlxtune.present.data_files import recipe_document
 
     check_format(format)
     if not source.exists():
@@ -91,7 +91,7 @@ def _init_from(source: Path, folder: Path, name: str, map: str, format: str, jso
         show_json({"recipe": str(recipe), **to_json(guessed), "source": str(source)})
         return
     show(("✓ ", "bold success"), f"Created {recipe}.")
-    draw(scaffold_document(guessed, recipe.stem))
+    draw(recipe_document(guessed, recipe.stem, with_columns=True))
     shown = shlex.quote(str(recipe))
     show("Then check the rows, and train:" if guessed.only_texts else "Then check the rows, measure the base model, and train:")
     for verb in ("data check", "train") if guessed.only_texts else ("data check", "eval", "train"):

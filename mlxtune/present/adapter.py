@@ -28,7 +28,7 @@ from mlxtune.present.blocks import (
     figures,
     text,
 )
-from mlxtune.present.comparison import comparison_verdict
+from mlxtune.present.comparison import comparison_verdict, evaluation_comparison_table
 from mlxtune.present.export import exports_table, form_label, measured_in
 from mlxtune.present.labels import GLYPHS, outcome_mark, percent, word
 from mlxtune.present.verdict import caveat_text, verdict_text
@@ -185,8 +185,6 @@ def comparison_document(compared: AdapterComparison) -> Document:
     columns = (Column(), Column(), Column(first.name), Column(second.name))
     table = Table("Adapters", "differences in bold", columns, tuple(rows))
     if compared.contrast:
-        from mlxtune.present.comparison import evaluation_comparison_table
-
         return table, text(comparison_verdict(compared.contrast), "bold"), evaluation_comparison_table(compared.contrast)
     reason = f"{compared.unevaluated} has not been evaluated in this workspace" if compared.unevaluated else compared.error
     return table, text(f"not compared: {one_line(reason)}", "muted", "muted")

@@ -87,17 +87,10 @@ def outcome_text(outcome: Outcome) -> str:
     return f"{text} {plural(outcome.failed, 'row')} cannot be changed: {outcome.error}" if outcome.failed else text
 
 
-def scaffold_document(guessed: Scaffold, name: str) -> Document:
-    """Describe the recipe ``name`` and the columns that it reads."""
-    facts, *rest = recipe_document(guessed, name)
-    assert isinstance(facts, Facts)
-    return (Facts((facts.facts[0], *column_facts(guessed.columns), *facts.facts[1:])), *rest)
-
-
-def recipe_document(guessed: Scaffold, name: str) -> Document:
-    """Describe the recipe ``name``."""
+def recipe_document(guessed: Scaffold, name: str, *, with_columns: bool = False) -> Document:
+    """Describe the recipe ``name`` and, ``with_columns``, those that it reads."""
     formats = ", ".join(f"{count:,} {format}" for format, count in guessed.formats.items())
-    facts = [Fact("rows", f"{guessed.rows:,} ({formats})")]
+    facts = [Fact("rows", f"{guessed.rows:,} ({formats})"), *(column_facts(guessed.columns) if with_columns else ())]
     facts += [Fact("unreadable", f"{guessed.unreadable:,}", "", "warning")] if guessed.unreadable else []
     facts += [Fact("method", guessed.method), Fact("tokens", f"max_tokens = {guessed.max_tokens:,}", "estimated")]
     if contract := None if guessed.only_texts else _guessed_contract(guessed, name):

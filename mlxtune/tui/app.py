@@ -181,7 +181,7 @@ class MlxtuneApp(HasActions, OrderedKeys):
         path = self.selection.recipe_path
         recipe = path.relative_to(self.workspace).as_posix() if path else None
         source = self.sessions.save_state() if "sessions" in vars(self) else self.saved.values.get("source")
-        self.saved.update({"room": self.current_mode, "run": self.selected, "recipe": recipe, "source": source, "rooms": rooms})
+        self.saved.values = {"room": self.current_mode, "run": self.selected, "recipe": recipe, "source": source, "rooms": rooms}
 
     def pop_screen(self) -> AwaitComplete:
         """Remove the top screen, and clear two caches of Textual that otherwise keep growing.
@@ -232,7 +232,7 @@ class MlxtuneApp(HasActions, OrderedKeys):
 
     def on_unmount(self) -> None:
         self._exiting.set()
-        self.saved.write_visit()
+        self.saved.write(visited=True)
 
     def _watch(self, watcher: WorkspaceIndex) -> None:
         """Read the workspace until the app exits. Post a snapshot when it has changed or a second has passed."""

@@ -40,21 +40,11 @@ class SavedState:
         recipe = self.values.get("recipe")
         return self._workspace / recipe if isinstance(recipe, str) and not Path(recipe).is_absolute() else None
 
-    def update(self, values: dict[str, Any]) -> None:
-        """Replace the state, which the next :meth:`write` saves if it has changed."""
-        if values != self.values:
-            self.values = values
-
-    def write(self) -> None:
-        """Write the state if it has changed. Errors are ignored, because the state is only a convenience."""
+    def write(self, *, visited: bool = False) -> None:
+        """Write the state if it has changed, or if a visit ends, which the file's modification time records. Errors are ignored."""
         with self._lock:
             state = self.values
-            if state is not self._on_disk:
+            if visited or state != self._on_disk:
                 self._on_disk = state
                 with suppress(MlxtuneError, OSError):
                     app_state.save(self._workspace, state)
-
-    def write_visit(self) -> None:
-        """Write the state even if it has not changed: the file's modification time records the visit."""
-        self.values = dict(self.values)
-        self.write()

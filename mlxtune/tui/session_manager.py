@@ -68,11 +68,8 @@ class SessionManager:
         if self.session is not None:
             self.session.release_lock()
 
-    def notify(self) -> None:
-        """Redraw the room if it shows the session. Safe to call from any thread."""
-        self._app.call_later(self.redraw)
-
     def redraw(self) -> None:
+        """Redraw the room if it shows the session."""
         if self._app.current_mode in SOURCE_MODES:
             self._app.redraw()
 
@@ -104,7 +101,7 @@ class SessionManager:
             same_rows = current if current and ref and current.ref.row_key == ref.row_key else None
             if current and not same_rows:
                 self._app.notices.drop_undo()  # u would undo a decision about the other rows
-            self.session = SourceSession(self._app, ref, self.notify, same_rows, self._annotator) if ref else None
+            self.session = SourceSession(self._app, ref, same_rows, self._annotator) if ref else None
             if self.session is not None and self._saved:
                 saved, self._saved = self._saved, {}
                 self.session.move_to(saved["row"])
@@ -112,7 +109,7 @@ class SessionManager:
             return self.session
         if (stamps := current.file_stamps()) != current.opened_stamps and stamps == self._stamps:
             current.close()
-            self.session = SourceSession(self._app, current.ref, self.notify, current, self._annotator)
+            self.session = SourceSession(self._app, current.ref, current, self._annotator)
         else:
             current.reload_decisions()
             current.count_missing_tokens()

@@ -1,6 +1,6 @@
 """A source that is open in the Data and Review rooms. Threads read, check and filter it; decisions run in the event loop.
 
-A thread changes one attribute at a time and then calls ``notify``; the rooms draw the current values. Only the event loop moves the cursor.
+A thread changes one attribute at a time and then calls ``_notify``; the rooms draw the current values. Only the event loop moves the cursor.
 """
 
 from __future__ import annotations
@@ -98,10 +98,8 @@ class RowSelection:
 class SourceSession:
     """One version of a source. Another source, or a change on disk, starts a new session."""
 
-    def __init__(
-        self, app: MlxtuneApp, ref: SourceRef, notify: Callable[[], None], previous: SourceSession | None, annotator: str
-    ) -> None:
-        """Open ``ref``. ``notify`` may be called from any thread. The filter, order and cursor come from ``previous``.
+    def __init__(self, app: MlxtuneApp, ref: SourceRef, previous: SourceSession | None, annotator: str) -> None:
+        """Open ``ref``. The filter, order and cursor come from ``previous``.
 
         If there is an ``annotator``, decisions are theirs, and only theirs are shown.
         """
@@ -121,7 +119,7 @@ class SourceSession:
             self.move_to(previous.row_index)
             self.row_in_review = previous.row_in_review
         self.closed = False
-        self._app, self._notify, self._notified_at = app, notify, 0.0
+        self._app, self._notified_at = app, 0.0
         self._check_process: StoppableCall[CheckResult] | None = None
         self.base_is_missing = False  # for the last check, which then counted no tokens
         self._review: ReviewSession | None = None
@@ -133,6 +131,10 @@ class SourceSession:
 
     def _run(self, job: Callable[[], None], on_error: Callable[[MlxtuneError], None] | None = None) -> None:
         self._app.jobs.run(job, on_error=on_error, group="source", exclusive=False)
+
+    def _notify(self) -> None:
+        """Redraw the room if it shows the session. Safe to call from any thread."""
+        self._app.call_later(self._app.sessions.redraw)
 
     def _fail(self, what: SourceSession | CheckProgress, error: MlxtuneError) -> None:
         what.error = error

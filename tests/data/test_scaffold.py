@@ -18,7 +18,7 @@ from mlxtune.data.source import read_file, read_source
 from mlxtune.data.tool_schema import arguments_schema
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.scorers import ModelAnswer
-from mlxtune.present.data_files import scaffold_document
+from mlxtune.present.data_files import recipe_document
 from mlxtune.recipe import load
 
 SAMPLES = Path(__file__).parents[2] / "data" / "samples"
@@ -175,7 +175,7 @@ def test_a_sentence_after_text_without_a_full_stop_counts(tmp_path: Path) -> Non
     found = guess(write_rows(tmp_path / "rows.jsonl", rows))
     assert [(one.text, one.share) for one in found.sentences] == [("This is general information.", 1.0)]
     assert not found.needs_contract
-    named = {fact.label: fact.value for fact in scaffold_document(found, "rows")[0].facts}
+    named = {fact.label: fact.value for fact in recipe_document(found, "rows", with_columns=True)[0].facts}
     assert (named["contract"], named["disclaimers"]) == ("the disclaimers", "1 in every answer they apply to")
     assert len(load(write(found, tmp_path)).evaluation.disclaimers) == 1
 

@@ -43,12 +43,6 @@ def decision_glyph(decision: Decision) -> tuple[str, str]:
     return glyph, f"${style}"
 
 
-def check_glyph(check: str) -> str:
-    from mlxtune.data.checks.registry import get_check
-
-    return get_check(check).glyph
-
-
 def source_unavailable(session: SourceSession, workspace: Path, map_key: str, width: int) -> Content:
     """Draw a message that the source is being opened, cannot be read, is empty, or needs a column map. ``map_key`` is empty outside Data."""
     if session.error is not None:

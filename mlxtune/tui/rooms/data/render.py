@@ -25,7 +25,7 @@ from mlxtune.present.check import check_title, skip_text, summary_document, tag_
 from mlxtune.present.review import agreement_fact
 from mlxtune.tui import draw
 from mlxtune.tui.render.bars import bar
-from mlxtune.tui.render.source import SEVERITY_STYLE, check_glyph, decision_glyph
+from mlxtune.tui.render.source import SEVERITY_STYLE, decision_glyph
 from mlxtune.tui.render.text import Part, cell, error_rows, key, line, lines, marked, paragraph
 from mlxtune.tui.source_session import SourceSession
 
@@ -78,12 +78,12 @@ def table_row(browser: SourceBrowser, index: int, columns: RowColumns, width: in
     """Return one row of the table, starting with its decision glyph. An invalid row shows the reason."""
     row, checked = browser.lazy_row(index).current_or_error, browser.check_result
     first = next(iter(browser.findings(index)), None)
-    finding = f"{check_glyph(first.check)} {check_label(first.check)}" if first else ""
+    finding = f"{get_check(first.check).glyph} {get_check(first.check).label}" if first else ""
     finding_style = SEVERITY_STYLE[first.severity] if first else ""
     length, length_style, split, tag, preview_style = 0, "", "", "", ""
     if isinstance(row, DataError):
         glyph, style, preview_style = "✗", "$error", "$muted"
-        finding, finding_style = finding or f"✗ {check_label('bad-row')}", finding_style or SEVERITY_STYLE["block"]
+        finding, finding_style = finding or f"✗ {get_check('bad-row').label}", finding_style or SEVERITY_STYLE["block"]
         preview = one_line(row.reason if isinstance(row, RowError) else row.message, _PREVIEW)
     else:
         glyph, style = decision_glyph(browser.decision(index))
@@ -105,10 +105,6 @@ def table_row(browser: SourceBrowser, index: int, columns: RowColumns, width: in
         " " if columns.finding else "",
     )
     return line(cells, cell(preview, width - cells.cell_length, preview_style))
-
-
-def check_label(check: str) -> str:
-    return get_check(check).label
 
 
 def _tag(row: Row, browser: SourceBrowser) -> str:
@@ -160,7 +156,7 @@ def finding_row(check: str, rows: Sequence[int], width: int, under_cursor: bool)
         fix = line(("by hand", "$faint"))
     else:
         fix = line(("f", "bold $primary"), (" fix", "$muted")) if under_cursor else line(("f", "$faint"), "    ")
-    name = cell(title if len(title) <= width - 17 else check_label(check), width - 17)
+    name = cell(title if len(title) <= width - 17 else known.label, width - 17)
     count = cell(f"{len(rows):,}", 6, "bold", right=True)
     return line((known.glyph, f"bold {SEVERITY_STYLE[known.severity]}"), "  ", name, count, cell(fix, 8, right=True))
 

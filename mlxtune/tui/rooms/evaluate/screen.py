@@ -223,8 +223,10 @@ class EvaluateRoom(Room):
             rows.set(0, lambda _index, _width: Content(""))
             return
         filter, with_kind = found.filter, not found.is_of_one_kind
-        draw_row = partial(_draw_row, found, with_kind)
-        rows.set(len(found.rows), draw_row, on_move=lambda _: self.redraw())
+        rows.set(
+            len(found.rows), lambda at, width: render.row_line(found.rows[at], filter, with_kind, width),
+            on_move=lambda _: self.redraw(),
+        )  # fmt: skip
         position = f"row {rows.cursor + 1:,} of {len(found.rows):,}" if found.rows else "none"
         metric = "" if filter.metric == loaded.report.headline_metric else f"{metric_label(filter.metric)}, "
         head.set(title=found.title, note=f"{metric}{position}")
@@ -507,10 +509,6 @@ class EvaluateRoom(Room):
     def action_stop(self) -> None:
         if view := self.running("eval"):
             self.app.runs.confirm_stop(view)
-
-
-def _draw_row(found: FilteredRows, with_kind: bool, index: int, width: int) -> Content:
-    return render.row_line(found.rows[index], found.filter, with_kind, width)
 
 
 def _recipe_paths(snapshot: Snapshot) -> dict[str, Path]:

@@ -10,12 +10,13 @@ from mlxtune.core.errors import DataError
 from mlxtune.core.text import one_line, plural, safe_text
 from mlxtune.data.browser import SourceBrowser
 from mlxtune.data.checks.base import Finding, Span
+from mlxtune.data.checks.registry import get_check
 from mlxtune.data.generate.lineage import lineage_of
 from mlxtune.data.groups import PROPOSED, RowGroup, by_size, most_diverse
 from mlxtune.data.review import EXCLUDED
 from mlxtune.data.rows import Row, last_prompt, row_text
 from mlxtune.tui.render.output_text import DIFFERENCE_STYLE, FAILURE_STYLE, Words, word_diff
-from mlxtune.tui.render.source import check_glyph, decision_glyph, role_glyph
+from mlxtune.tui.render.source import decision_glyph, role_glyph
 from mlxtune.tui.render.text import Part, cell, invitation, key, line, paragraph
 from mlxtune.tui.rooms.review.render import RowPart, parts_of
 from mlxtune.tui.source_session import SourceSession
@@ -80,7 +81,7 @@ _GLYPHS = {"cluster": ("◇", "$muted"), "proposed": ("◇", "$muted"), "outlier
 
 def group_row(browser: SourceBrowser, group: RowGroup, width: int) -> Content:
     """Return a group's size, kind and label."""
-    glyph, style = _GLYPHS.get(group.kind) or (check_glyph(group.kind), "$warning")
+    glyph, style = _GLYPHS.get(group.kind) or (get_check(group.kind).glyph, "$warning")
     name = {"near-duplicate": "near-dup"}.get(group.kind, group.kind)
     about = group.label
     if not about and (row := current(browser, group.rows[0])) is not None:

@@ -347,13 +347,10 @@ class PlanRoom(Room):
                 parse(edit_text(form.path.read_text("utf-8"), changes), folder=form.path.parent, where="")
 
             value = format_value(item.value_in(form.recipe))
-            write = partial(self._write_text, item)
+            write = lambda text: self._write({item.path: item.parse(text)})  # noqa: E731
             self.app.ask(item.path, f"{item.about.description}.", write, value, check=check, select=True)
 
     on_list_panel_chosen = action_edit
-
-    def _write_text(self, item: RecipeKey, text: str) -> None:
-        self._write({item.path: item.parse(text)})
 
     def _check(self, form: RecipeForm, changes: Mapping[str, Any]) -> None:
         """Raise ``MlxtuneError`` if there cannot be such a base."""

@@ -12,8 +12,9 @@ from mlxtune.core.text import duration, one_line, safe_text
 from mlxtune.data.browser import SourceBrowser
 from mlxtune.data.checks.base import Finding
 from mlxtune.data.checks.check_input import rewrite_texts, scored_answer, text_parts
+from mlxtune.data.checks.registry import get_check
 from mlxtune.data.generate.lineage import KEY, lineage_of
-from mlxtune.data.rows import Conversation, Preference, Row, RowError
+from mlxtune.data.rows import Conversation, Row, RowError
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.scorers import ModelAnswer, Score
 from mlxtune.evaluation.scorers.disclaimer import add_missing_disclaimers
@@ -22,7 +23,7 @@ from mlxtune.planning.masks import TurnTokens
 from mlxtune.present.check import finding_text
 from mlxtune.tui.render.bars import bar
 from mlxtune.tui.render.output_text import DIFFERENCE_STYLE, Words, word_diff
-from mlxtune.tui.render.source import SEVERITY_STYLE, check_glyph, role_glyph
+from mlxtune.tui.render.source import SEVERITY_STYLE, role_glyph
 from mlxtune.tui.render.text import cell, clickable, justify, key, line, lines, marked, paragraph
 from mlxtune.tui.widgets import Lines
 
@@ -58,10 +59,6 @@ def _tool_calls(value: object) -> tuple[str, ...]:
         one_line(f"{function.get('name', '')}({json.dumps(function.get('arguments', {}), ensure_ascii=False)})", 2000)
         for function in functions
     )
-
-
-def is_pair(row: Row | None) -> bool:
-    return isinstance(row, Preference)
 
 
 def check_contract(contract: Contract, row: Row) -> dict[str, Score]:
@@ -300,7 +297,7 @@ def findings(found: Sequence[Finding], width: int) -> Content:
     rows = []
     for finding in found:
         sentence = paragraph(finding_text(finding), width - 3, "     ", "")
-        rows.append(line("  ", (check_glyph(finding.check), f"bold {SEVERITY_STYLE[finding.severity]}"), "  ", sentence[5:]))
+        rows.append(line("  ", (get_check(finding.check).glyph, f"bold {SEVERITY_STYLE[finding.severity]}"), "  ", sentence[5:]))
     return lines(*rows)
 
 

@@ -14,7 +14,7 @@ from mlxtune.core.text import one_line, restore_unsafe, safe_text
 from mlxtune.data.checks.check_input import rewrite_texts
 from mlxtune.data.review import EXCLUDED
 from mlxtune.data.review import Action as ReviewAction
-from mlxtune.data.rows import Row, RowError, Unpaired, row_tags
+from mlxtune.data.rows import Preference, Row, RowError, Unpaired, row_tags
 from mlxtune.evaluation.scorers import Score
 from mlxtune.planning.masks import TrainingMask
 from mlxtune.present.blocks import Fact
@@ -24,7 +24,7 @@ from mlxtune.tui.notices import Notice
 from mlxtune.tui.render.source import decision_glyph
 from mlxtune.tui.render.text import key, line, lines
 from mlxtune.tui.rooms.review import render
-from mlxtune.tui.rooms.review.render import RowPart, is_pair, parts_of
+from mlxtune.tui.rooms.review.render import RowPart, parts_of
 from mlxtune.tui.rooms.source_room import NOTE, REDO, SOURCE_ACTIONS, UNDO, SourceRoom
 from mlxtune.tui.source_session import SourceSession
 from mlxtune.tui.widgets import ChoiceOption, EditDialog, Editor, FocusPanel, Invitation, Lines, Panel, RowReader, Section
@@ -49,7 +49,7 @@ class ReviewRoom(SourceRoom):
         Action("leave", "escape", "leave", "leave the row unchanged and keep a draft", when="is_editing", bound=False),
         Action("disclaimer", "d", "disclaimer", "add the missing disclaimer", when="with_disclaimers"),
         Action(
-            "decide('accept')", "a", lambda room: "left" if is_pair(room.row) else "accept", "accept the row, or the left answer",
+            "decide('accept')", "a", lambda room: "left" if room.has_pair else "accept", "accept the row, or the left answer",
             when="row", id="accept",
             command="data review {source} {row} --accept",
         ),
@@ -130,7 +130,7 @@ class ReviewRoom(SourceRoom):
 
     @property
     def has_pair(self) -> bool:
-        return is_pair(self.row)
+        return isinstance(self.row, Preference)
 
     def on_screen_resume(self) -> None:
         self._is_arriving = True
@@ -195,7 +195,7 @@ class ReviewRoom(SourceRoom):
             self._interrupt_edit()
             row = self.row
             parts = parts_of(row) if row else ()
-            first = max(len(parts) - (2 if is_pair(row) else 1), 0)  # an answer
+            first = max(len(parts) - (2 if isinstance(row, Preference) else 1), 0)  # an answer
             self.query_one(RowReader).set(len(parts), self._row_lines(session, row), cursor=first)
 
     def _position_note(self, session: SourceSession) -> str:
@@ -227,7 +227,13 @@ class ReviewRoom(SourceRoom):
         mask = self._masks.get(row.hash, self._masks.get(""))
         if isinstance(mask, TrainingMask):
             repeated = mask.tokens - sum(turn.tokens for turn in mask.turns)  # if each answer is trained in a row of its own
-            more = " with both answers" if is_pair(row) else f" ({repeated:,} in repeated turns)" if repeated > 0 else ""
+            more = (
+                " with both answers"
+                if isinstance(row, Preference)
+                else f" ({repeated:,} in repeated turns)"
+                if repeated > 0
+                else ""
+            )
             tokens = f"{mask.tokens:,} tokens{more}, {self._why_untrained(session) or f'{mask.trained:,} trained'}"
         elif session.base_is_missing:
             tokens = f"no token count: the base is missing.{session.download_hint}".rstrip(".")
@@ -257,7 +263,7 @@ class ReviewRoom(SourceRoom):
         if (edited := self._edited_part) is not None:
             shown = replace(edited, trains=edited.trains and not self._why_untrained(session))
             return lambda width, cursor: render.above_editor(parts, turns, shown, window, width, air)
-        if is_pair(row) and (self.size.width or 80) >= 70:
+        if isinstance(row, Preference) and (self.size.width or 80) >= 70:
             return lambda width, cursor: render.pair(parts, turns, width, cursor, air, swapped)
         return lambda width, cursor: render.conversation(parts, turns, window, width, cursor, air)
 
