@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from mlxtune.cli.options import Json, argument, option
+from mlxtune.cli.options import EvaluationName, FirstArm, Json, SecondArm, option
 from mlxtune.cli.output import draw, err, info, show_json
 from mlxtune.core.json_fields import to_json
 from mlxtune.core.text import one_line, plural
@@ -24,9 +24,9 @@ _VOTES: dict[str, Vote] = {"a": "a", "b": "b", "t": "tie", "d": "b", "s": "tie"}
 
 
 def blind(
-    which: Annotated[str, argument("An evaluation's folder or ID, or last.", metavar="EVALUATION")] = "last",
-    first: Annotated[str, argument("The first arm.")] = "base",
-    second: Annotated[str, argument("The second arm, which the verdict is about.")] = "tuned",
+    which: EvaluationName = "last",
+    first: FirstArm = "base",
+    second: SecondArm = "tuned",
     n: Annotated[int | None, option("--n", "Number of pairs to vote on, fixed before the first vote. Default: 40.", min=1)] = None,
     seed: Annotated[int | None, option("--seed", "Random seed for the choice of rows and sides. Default: random.")] = None,
     target: Annotated[Path | None, option("--export", "Write the votes to this file as preference pairs (JSON Lines).")] = None,

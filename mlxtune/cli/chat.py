@@ -49,7 +49,7 @@ def chat(
     session = ChatSession(
         system or "", sampling=Sampling(max_tokens, temperature, top_p, seed), custom_system=system is not None, effort=effort
     )
-    with progress_bar("looking for the model") as update:
+    with progress_bar() as update:
         resolve(base, progress=update)
     with Client(base, workspace, share_accelerator=share_accelerator) as client:
         with progress_bar("loading the model") as update:

@@ -14,7 +14,7 @@ from mlxtune.adapters import library
 from mlxtune.adapters.entry import AdapterEntry
 from mlxtune.advice.next_step import after_evaluation
 from mlxtune.cli.follow import announce, follow, follow_answers
-from mlxtune.cli.options import Json, Overrides, argument, option, with_option_groups
+from mlxtune.cli.options import Detach, Json, Overrides, argument, option, with_option_groups
 from mlxtune.cli.output import draw, err, info, progress_bar, require_consent, say_changed_evaluation, show_json
 from mlxtune.core.errors import GateError, InputError
 from mlxtune.core.json_fields import to_json
@@ -60,7 +60,7 @@ def evaluate(
     generated: Annotated[bool, option("--generated", "Compare training with and without the generated rows.")] = False,
     last_look: Annotated[bool, option("--last-look", "Evaluate the adapter once on the rows of data.reserve.")] = False,
     send: Annotated[bool, option("--send", "Consent to sending held-out prompts to arms that are remote endpoints.")] = False,
-    detach: Annotated[bool, option("--detach", "Start the evaluation and return immediately.")] = False,
+    detach: Detach = False,
     json: Json = False,
 ) -> None:
     """Evaluate the base model, the baselines, and the adapter on the same held-out rows.
@@ -122,9 +122,9 @@ def trained(recipe: Recipe) -> Run:
     if run is not None:
         info(("  ", ""), f"Seed {recipe.training.seed} was trained before: {run.id}")
         return run
-    with progress_bar("looking for the model") as update:
+    with progress_bar() as update:
         run = control.train(Path.cwd(), recipe, progress=update)
-    info(("  ", ""), f"Seed {recipe.training.seed}: {run.id}   ", ("press Ctrl-C to detach; the run continues", "muted"))
+    announce(run, f"run of seed {recipe.training.seed}")
     code = 0
     try:
         code = follow(run)
@@ -162,7 +162,7 @@ def _start(
     """
     if (run or entry or seeds) and (prompts := len(load_prompts(recipe))):
         print_document((Facts((detectable_drop_fact(prompts, recipe.evaluation.regression_margin),)),), err)
-    with progress_bar("looking for the model") as update:
+    with progress_bar() as update:
         return control.evaluate(Path.cwd(), recipe, run, entry, seeds=seeds, consent=consent, last_look=last_look, progress=update)
 
 
@@ -214,7 +214,7 @@ def _adapter(which: str, recipe: Recipe, run: Run | None) -> AdapterEntry:
             f"{run.id} can only be evaluated with its own adapter.", hint=f"Use a recipe: mlxtune eval RECIPE --adapter {which}"
         )
     entry = library.find_usable(Path.cwd(), which)
-    with progress_bar("looking for the model") as update:
+    with progress_bar() as update:
         source = resolve(recipe.model.base, relative_to=recipe.folder, progress=update)
     if not same_base(entry.base_hash, source.fingerprint):
         raise InputError(f"{entry.name} was trained from {one_line(entry.base, 80)}, not from {one_line(source.name, 80)}.")

@@ -20,7 +20,7 @@ from mlxtune.adapters.export.formats import FORMATS, NAMES, ExportFormat, Format
 from mlxtune.adapters.export.tried import find_export, tried_exports, use_commands
 from mlxtune.cli.adapters import Which
 from mlxtune.cli.follow import announce, follow_answers
-from mlxtune.cli.options import Json, Overrides, argument, option, with_option_groups
+from mlxtune.cli.options import Detach, Json, Overrides, argument, option, with_option_groups
 from mlxtune.cli.output import draw, info, progress_bar, say_changed_evaluation, show_json
 from mlxtune.core.errors import GateError, InputError, MachineError
 from mlxtune.core.json_fields import to_json
@@ -70,7 +70,7 @@ def export(
     options: ExportOptions = ExportOptions(),
     recipe: Rows = None,
     overrides: Overrides = None,
-    detach: Annotated[bool, option("--detach", "Start the export and return immediately.")] = False,
+    detach: Detach = False,
     json: Json = False,
 ) -> None:
     """Export an adapter for another program: fused into its base and checked against the adapter, or on its own."""
@@ -88,7 +88,7 @@ def export(
             info(("✓ ", "bold success"), f"Wrote {entry.name} to {shown}: {', '.join(names)}")
         return
     own = compared_recipe(entry, recipe, overrides or [])
-    with progress_bar("looking for the model") as update:
+    with progress_bar() as update:
         run = exports.start(
             Path.cwd(), entry, chosen.form, target=options.to, recipe=own, force=options.force, program=chosen.program,
             precision=exports.precision_of(exports.SMALLEST if options.smallest else options.precision), ollama_base=options.base, progress=update,
@@ -200,7 +200,7 @@ def verify_export(
     found = find_export(tried_exports(entry), served.files, export)
     rows = compared_recipe(entry, recipe, overrides or [])
     id = found.id if found else ""
-    with progress_bar("looking for the model") as update:
+    with progress_bar() as update:
         run = exports.start_verification(Path.cwd(), entry, url, served.name, id, recipe=rows, progress=update)
     if code := follow_answers(run):
         raise typer.Exit(code)

@@ -13,7 +13,7 @@ import typer
 
 from mlxtune.adapters import library
 from mlxtune.cli.follow import announce, follow_answers
-from mlxtune.cli.options import Json, ModelOptions, Overrides, RecipeFile, option, with_option_groups
+from mlxtune.cli.options import Detach, Json, ModelOptions, Overrides, RecipeFile, option, with_option_groups
 from mlxtune.cli.output import draw, info, progress_bar, require_consent, show_json
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import user_path
@@ -97,7 +97,7 @@ def generate(
     rows: RowOptions,
     teacher: TeacherOptions,
     dry_run: Annotated[bool, option("--dry-run", "Show only the cost.")] = False,
-    detach: Annotated[bool, option("--detach", "Start the generation and return immediately.")] = False,
+    detach: Detach = False,
     overrides: Overrides = None,
     json: Json = False,
 ) -> None:
@@ -131,7 +131,7 @@ def generate(
             show_json({name: getattr(offer, name) for name in ("rows", "questions", "dollars", "host", "files")})
         return
     request = consent_to(offer, request, send=teacher.send)
-    with progress_bar("looking for the model") as update:
+    with progress_bar() as update:
         run = start(Path.cwd(), loaded, request, progress=update)
     if announce(run, "generation", detach=detach, json=json):
         code = follow_answers(run)

@@ -84,7 +84,7 @@ def _propose(run: Run, recipe: Recipe, examples: Sequence[str], teacher: Teacher
     is_own = not (spec.base or spec.model)
     request = GenerationRequest("retries" if is_own else "variations", own if is_own else spec, n, candidates, rows=tuple(examples))
     request = consent_to(quote(recipe, request), request, send=teacher.send)
-    with progress_bar("looking for the model") as update:
+    with progress_bar() as update:
         generation = start(Path.cwd(), recipe, request, progress=update)
     announce(generation, "generation")
     if code := follow_answers(generation):
@@ -115,6 +115,6 @@ def _train(run: Run, recipe: Recipe, *, continued: bool, json: bool) -> None:
 
 def _validate(run: Run, max_tokens: int | None = None) -> Path:
     """Evaluate a run's adapter on the validation rows, and return the folder with the report. Raise ``typer.Exit`` if it fails."""
-    with progress_bar("looking for the model") as update:
+    with progress_bar() as update:
         validation = control.validate(Path.cwd(), run, max_tokens=max_tokens, progress=update)
     return finished(validation)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from mlxtune.cli.options import Json, ModelOptions, argument, option, with_option_groups
+from mlxtune.cli.options import EvaluationName, FirstArm, Json, ModelOptions, SecondArm, option, with_option_groups
 from mlxtune.cli.output import draw, info, progress_bar, require_consent, show_json
 from mlxtune.core.errors import GateError, InputError
 from mlxtune.core.json_fields import to_json
@@ -27,9 +27,9 @@ WORKERS = 4  # concurrent questions
 
 @with_option_groups
 def judge(
-    which: Annotated[str, argument("An evaluation's folder or ID, or last.", metavar="EVALUATION")] = "last",
-    first: Annotated[str, argument("The first arm.")] = "base",
-    second: Annotated[str, argument("The second arm, which the verdict is about.")] = "tuned",
+    which: EvaluationName = "last",
+    first: FirstArm = "base",
+    second: SecondArm = "tuned",
     options: ModelOptions = ModelOptions(),
     questions: Annotated[Path | None, option("--rubric", "A TOML file with the questions.")] = None,
     n: Annotated[int | None, option("--n", "Number of rows, chosen at random. Default: all.", min=1)] = None,
@@ -92,7 +92,7 @@ def _here(options: ModelOptions) -> _Judge:
     """Return a local judge, identified by its weights. Raise ``InputError`` if a model behind an endpoint is named, too."""
     if options.model:
         raise InputError("--local and --model cannot be combined.", hint="Use only one of them.")
-    with progress_bar("looking for the model") as update:
+    with progress_bar() as update:
         source = resolve(options.local, progress=update)
     return _Judge(
         f"{Path(source.name).name}@{source.fingerprint[:8]}", "", BATCH_SIZE, lambda folder: LocalJudge(source.folder, folder)

@@ -25,7 +25,12 @@ def argument(help: str, **settings: Any) -> Any:
 RecipeFile = Annotated[Path, argument("The recipe (a .toml file).")]
 Overrides = Annotated[list[str] | None, option("--set", "Override a key, such as --set training.epochs=3.", metavar="KEY=VALUE")]
 ReportName = Annotated[str, argument("A report.json, an evaluation's folder or ID, or last.", metavar="REPORT")]
+EvaluationName = Annotated[str, argument("An evaluation's folder or ID, or last.", metavar="EVALUATION")]
+FirstArm = Annotated[str, argument("The first arm.")]
+SecondArm = Annotated[str, argument("The second arm, which the verdict is about.")]
 Online = Annotated[bool, option("--online", "Also send the metrics to the tracker's server, with the key that you set.")]
+Detach = Annotated[bool, option("--detach", "Run it in the background, and return immediately.")]
+Yes = Annotated[bool, option("--yes", "Do not ask for confirmation.")]
 Json = Annotated[bool, option("--json", "Print machine-readable output on stdout.")]
 
 

@@ -106,7 +106,7 @@ _LINE_SECONDS = 10.0  # between two lines of progress, where stderr is not a ter
 
 
 @contextmanager
-def progress_bar(title: str) -> Iterator[ProgressUpdate]:
+def progress_bar(title: str = "looking for the model") -> Iterator[ProgressUpdate]:
     """Show a progress bar on stderr and yield ``update(description, fraction)``.
 
     If stderr is not a terminal, print the first description, then a changed one at most every ten seconds.

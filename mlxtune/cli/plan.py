@@ -52,7 +52,7 @@ def plan(
     is_here = probe or is_local(loaded.model.base, relative_to=loaded.folder)
     base = None if is_here else catalog.find(loaded.model.base)
     machine = this_machine()
-    with progress_bar("looking for the model") as update:
+    with progress_bar() as update:
         if base:
             install.ensure(bundled.DEFAULT, update)
             update("measuring the rows", 0.0)

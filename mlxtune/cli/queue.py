@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from mlxtune.cli.options import Json, argument, option
+from mlxtune.cli.options import Detach, Json, argument
 from mlxtune.cli.output import ERROR_FILE, Cell, err, info, print_columns, show, show_json
 from mlxtune.core import settings
 from mlxtune.core.child_process import python_command, python_environment
@@ -80,7 +80,7 @@ def remove(number: Annotated[int, argument("The command's number in mlxtune queu
 
 
 @app.command()
-def run(detach: Annotated[bool, option("--detach", "Run the queue in the background, and return immediately.")] = False) -> None:
+def run(detach: Detach = False) -> None:
     """Run the commands in order. After an interruption, run it again: it continues with the command that was interrupted."""
     queue = Queue(Path.cwd())
     if detach:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from mlxtune.cli.data import Format, Map, SourceArgument, resolve_source, run_checks
-from mlxtune.cli.options import Json, argument, option, with_option_groups
+from mlxtune.cli.options import Json, Yes, argument, option, with_option_groups
 from mlxtune.cli.output import draw, info, progress_bar, show, show_json
 from mlxtune.core.errors import GateError, InputError
 from mlxtune.core.files import read_failure
@@ -81,7 +81,7 @@ class SelectOptions:
 
     filter: Filter = ""
     all: Annotated[bool, option("--all", "Decide on all rows that match the filter.")] = False
-    yes: Annotated[bool, option("--yes", "Do not ask for confirmation.")] = False
+    yes: Yes = False
     who: Annotated[str, option("--as", "Decide as this annotator alone.", metavar="NAME", show_default=False)] = ""
     list_: Annotated[bool, option("--list", "List the rows that match the filter.")] = False
 

@@ -13,13 +13,13 @@ from mlxtune.cli.evaluate import show_report
 from mlxtune.cli.export import show_export
 from mlxtune.cli.follow import follow, follow_answers
 from mlxtune.cli.generate import show_generation
-from mlxtune.cli.options import Json, Online, argument, option
+from mlxtune.cli.options import Detach, Json, Online, Yes, argument, option
 from mlxtune.cli.output import Cell, draw, info, print_columns, progress_bar, show, show_json
 from mlxtune.cli.search import show_search
 from mlxtune.cli.train import show_adapter
 from mlxtune.core.errors import EmptyWorkspaceError, InputError
 from mlxtune.core.json_fields import to_json
-from mlxtune.core.text import duration, plural, suggest
+from mlxtune.core.text import ago, plural, suggest
 from mlxtune.data import samples
 from mlxtune.evaluation import report as reports
 from mlxtune.present.next_step import stop_text
@@ -69,7 +69,8 @@ def default(
         label = STATUS_LABELS[record["status"]]
         step = f"{record['arm']} {record['step']:,}/{record['steps']:,}".strip() if record["steps"] else ""
         loss = f"{record['validation']:.3f}" if record["validation"] is not None else ""
-        row: list[Cell] = [(run.id, "bold"), record["kind"], label.text, step, loss, _age(record["updated"])]
+        age = ago(time.time() - record["updated"]) if record["updated"] else ""
+        row: list[Cell] = [(run.id, "bold"), record["kind"], label.text, step, loss, age]
         rows.append([(label.glyph, f"bold {label.style}"), *row])
     print_columns(rows, right=(4, 5))
 
@@ -115,14 +116,10 @@ def stop(name: RunName = "last", json: Json = False) -> None:
 
 
 @app.command()
-def resume(
-    name: RunName = "last",
-    detach: Annotated[bool, option("--detach", "Resume the run and return immediately.")] = False,
-    json: Json = False,
-) -> None:
+def resume(name: RunName = "last", detach: Detach = False, json: Json = False) -> None:
     """Resume a run from its newest checkpoint and follow it."""
     run = registry.find_run(Path.cwd(), name, None)
-    with progress_bar("looking for the model") as update:
+    with progress_bar() as update:
         control.resume(run, progress=update)
     if detach:
         show_json({"run": run.id}) if json else show(run.id)
@@ -178,7 +175,7 @@ def export(
 
 
 @app.command()
-def remove(name: RunName, yes: Annotated[bool, option("--yes", "Do not ask for confirmation.")] = False) -> None:
+def remove(name: RunName, yes: Yes = False) -> None:
     """Delete a run's folder, including its checkpoints, adapter, or results."""
     run = registry.find_run(Path.cwd(), name, None)
     contents = "its checkpoints and adapter" if run.kind == "train" else "its results"
@@ -231,12 +228,3 @@ def _record(run: Run) -> dict[str, Any]:
         "updated": state.updated,
         "folder": str(run.folder),
     }
-
-
-def _age(moment: float) -> str:
-    seconds = time.time() - moment
-    if not moment:
-        return ""
-    if seconds < 60:
-        return "now"
-    return f"{duration(seconds)} ago" if seconds < 86400 else f"{seconds / 86400:.0f} d ago"

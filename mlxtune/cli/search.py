@@ -7,7 +7,7 @@ import typer
 
 from mlxtune.cli.evaluate import show_report
 from mlxtune.cli.follow import announce, follow
-from mlxtune.cli.options import Json, Overrides, RecipeFile, option
+from mlxtune.cli.options import Detach, Json, Overrides, RecipeFile, option
 from mlxtune.cli.output import draw, progress_bar, show
 from mlxtune.evaluation import report as reports
 from mlxtune.present.blocks import facts
@@ -23,14 +23,14 @@ def search(
     overrides: Overrides = None,
     trials: Annotated[int, option("--trials", "Number of trials, including the recipe itself.", show_default=False)] = 0,
     budget: Annotated[str, option("--budget", 'Limit for all trials: "30m", "2h", "50Wh", or "500 steps".')] = "",
-    detach: Annotated[bool, option("--detach", "Start the search and return immediately.")] = False,
+    detach: Detach = False,
     json: Json = False,
 ) -> None:
     """Search for better hyperparameters, and follow the search. Closing the terminal or pressing Ctrl-C does not stop it."""
     options = [f"search.trials={trials}"] if trials else []
     options += [f'search.budget="{budget}"'] if budget else []
     loaded = load(recipe, [*(overrides or []), *options])
-    with progress_bar("looking for the model") as update:
+    with progress_bar() as update:
         run = control.search(Path.cwd(), loaded, progress=update)
     if announce(run, "search", detach=detach, json=json):
         code = follow(run, json=json)

@@ -73,7 +73,7 @@ def serve(
             )
     share_arena()
     base, _ = parse_model(Path.cwd(), which)
-    with progress_bar("looking for the model") as update:
+    with progress_bar() as update:
         resolve(base, progress=update)
     watch = _ProcessWatch(base, keep_alive > 0)
 

@@ -8,7 +8,7 @@ import typer
 
 from mlxtune.advice.next_step import after_run
 from mlxtune.cli.follow import announce, follow
-from mlxtune.cli.options import Json, Online, Overrides, RecipeFile, option
+from mlxtune.cli.options import Detach, Json, Online, Overrides, RecipeFile, option
 from mlxtune.cli.output import err, info, progress_bar, show
 from mlxtune.data import check_cache
 from mlxtune.present.check import check_warning
@@ -29,7 +29,7 @@ def train(
     overrides: Overrides = None,
     hosts: Annotated[int, option("--hosts", "Number of local processes for data-parallel training.")] = 1,
     hostfile: Annotated[Path | None, option("--hostfile", "A file that lists the machines to use, in mlx.launch format.")] = None,
-    detach: Annotated[bool, option("--detach", "Start the run and return immediately.")] = False,
+    detach: Detach = False,
     track: Annotated[str, option("--track", f"Log the metrics while the run trains: {', '.join(FORMATS)}.", metavar="FORMAT")] = "",
     online: Online = False,
     json: Json = False,
@@ -42,7 +42,7 @@ def train(
     if track:
         open_sink(track, "", loaded.name, online=online)  # before the run starts: raises if it cannot be used
         request |= {"track": track, "online": online}
-    with progress_bar("looking for the model") as update:
+    with progress_bar() as update:
         run = control.train(Path.cwd(), loaded, request, progress=update)
     if announce(run, detach=detach, json=json):
         code = follow(run, json=json)

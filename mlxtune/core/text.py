@@ -95,6 +95,20 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def age(seconds: float) -> str:
+    """Return an age in a single unit: ``now``, ``3 min``, ``2 h``, ``5 d``."""
+    if seconds < 60:
+        return "now"
+    if seconds < 3600:
+        return f"{seconds // 60:.0f} min"
+    return f"{seconds // 3600:.0f} h" if seconds < 86400 else f"{seconds // 86400:.0f} d"
+
+
+def ago(seconds: float) -> str:
+    """Return an age for a sentence: ``just now``, ``3 min ago``."""
+    return "just now" if seconds < 60 else f"{age(seconds)} ago"
+
+
 def speed(tokens: float) -> str:
     """Format tokens per second: ``1,204``, ``15``, ``0.4``."""
     return f"{tokens:,.0f}" if tokens >= 0.95 else f"{tokens:.1f}"

@@ -72,18 +72,17 @@ class CommandsPage(PageScreen):
                 shown = self._room.show_action(action)
                 yield shown.key, shown.label, command_of(action, self._fields)
 
-    def redraw(self) -> None:
+    def draw(self) -> None:
         rows = self.commands
 
-        def draw(index: int, width: int) -> Content:
+        def row(index: int, width: int) -> Content:
             key, label, command = rows[index]
             is_done = index < len(self.app.commands.commands)
             mark = cell(key, 7, "bold $success" if is_done else "bold $primary")
             return line(mark, cell(label, _LABEL, "$muted"), safe_text(command)).truncate(max(width, 0), ellipsis=True)
 
-        self.query_one(ListPanel).set(len(rows), draw)
+        self.query_one(ListPanel).set(len(rows), row)
         self.draw_keys()
-        self.draw_notices()
 
     def on_list_panel_chosen(self) -> None:
         self.action_copy()

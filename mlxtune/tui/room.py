@@ -20,6 +20,10 @@ from mlxtune.workspace.index import RunView, Snapshot
 _MIN_COLUMN = 24  # cells
 _STEP = 4  # cells
 T = TypeVar("T")
+NO_RECIPE = "There is no recipe."
+NEW_RUN = Action(
+    "new", "n", "new", "start a new run", when="app.runs.can_start", why=NO_RECIPE, needs_accelerator=True, command="train {recipe}"
+)
 OTHER_RECIPE = Action(
     "other", "r", "recipe", "switch to another recipe",
     when="app.selection.has_several", why="There is no other recipe.",
@@ -44,6 +48,7 @@ class Room(HasActions, Screen[None]):
     mode: ClassVar[str]  # the room's key in the table of rooms, and the name of its folder
     ABOUT: ClassVar[str] = ""  # the room's purpose, in a few words
     SIDE: ClassVar[str] = ""  # the selector of the column whose width the user can change
+    RUN_KIND: ClassVar[str] = ""  # of the run that the action stop ends
     ALLOW_IN_MAXIMIZED_VIEW = "NoticeLine, RoomFooter"
     SAVED: ClassVar[Mapping[str, type]] = {}  # the attributes that come back after a restart, with their types
     focused: Reactive[Widget | None] = Reactive(None, repaint=False)  # a focused widget repaints itself, not the whole screen
@@ -56,6 +61,10 @@ class Room(HasActions, Screen[None]):
         super().__init__()
         self._compositor = RoomCompositor()
         self.side_width = 0  # of the column SIDE, if the user has changed it
+
+    def action_stop(self) -> None:
+        if view := self.running(self.RUN_KIND):
+            self.app.runs.confirm_stop(view)
 
     def action_other(self) -> None:
         self.app.selection.choose_recipe()

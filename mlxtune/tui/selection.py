@@ -6,12 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlxtune.core.text import one_line, plural
+from mlxtune.core.text import age, one_line, plural
 from mlxtune.present.check import check_warning
 from mlxtune.present.labels import signed_points, word
 from mlxtune.present.workflow import recipe_summary
 from mlxtune.runs import launch
-from mlxtune.tui.render.text import age
 from mlxtune.tui.widgets import ChoiceOption
 from mlxtune.workspace.index import RecipeView, RunView
 

@@ -90,7 +90,7 @@ def test_list_has_one_line_per_run(cli, cwd):
         ["✗", "20261121-0900-shop", "train", "crashed"],
         ["✗", "20261120-0900-shop", "train", "failed"],
     ]
-    assert lines[1].split()[4:] == ["1,204/10", "1.500", "now"]
+    assert lines[1].split()[4:] == ["1,204/10", "1.500", "just", "now"]
 
 
 def test_runs_of_every_kind_are_listed_and_can_be_filtered(refused, cli, cwd):

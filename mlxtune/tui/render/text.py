@@ -151,18 +151,4 @@ def gigabytes(count: float) -> str:
     return f"{count / 2**30:.1f}"
 
 
-def age(seconds: float) -> str:
-    """Return an age in a single unit: ``now``, ``3 min``, ``2 h``, ``5 d``."""
-    if seconds < 60:
-        return "now"
-    if seconds < 3600:
-        return f"{seconds // 60:.0f} min"
-    return f"{seconds // 3600:.0f} h" if seconds < 86400 else f"{seconds // 86400:.0f} d"
-
-
-def ago(seconds: float) -> str:
-    """Return an age for a sentence: ``just now``, ``3 min ago``."""
-    return "just now" if seconds < 60 else f"{age(seconds)} ago"
-
-
 RECIPE_KEY = key("H", "open a file on Home, with o", "app.room('home')")  # where there is no recipe yet

@@ -21,7 +21,7 @@ from mlxtune.tui.notices import Notice
 from mlxtune.tui.open_flow import open_mapped
 from mlxtune.tui.paths import relative_paths, unused
 from mlxtune.tui.render.source import no_source, source_unavailable
-from mlxtune.tui.room import OTHER_RECIPE, Room
+from mlxtune.tui.room import NO_RECIPE, OTHER_RECIPE, Room
 from mlxtune.tui.session_manager import SOURCE_MODES, decision_notice, undo_or_redo
 from mlxtune.tui.source_session import SourceSession
 from mlxtune.tui.widgets import ChoiceOption
@@ -45,7 +45,7 @@ REDO = Action(
 SOURCE_ACTIONS = (
     Action("import_rows", "i", "import", "import rows in any format into this workspace",
            command="data import FILE --out data/NAME.jsonl"),
-    replace(OTHER_RECIPE, when="app.snapshot.recipes", why="There is no recipe."),
+    replace(OTHER_RECIPE, when="app.snapshot.recipes", why=NO_RECIPE),
     Action("generate", "w", "write", "let a teacher write rows", when="can_generate", why="These rows have no recipe.",
            needs_accelerator=True, command="data generate {recipe}"),
 )  # fmt: skip

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from textual.content import Content
 
-from mlxtune.core.text import duration, one_line
+from mlxtune.core.text import ago, duration, one_line
 from mlxtune.present.labels import power_problems
 from mlxtune.present.run import STATUS_LABELS, prompt_noun
 from mlxtune.runs.events import HELD_OUT_ROW, TIMED
@@ -16,7 +16,7 @@ from mlxtune.tui.actions import ShownAction
 from mlxtune.tui.notices import NOTICE_MARKS, Notice
 from mlxtune.tui.paths import base_name
 from mlxtune.tui.render.bars import memory
-from mlxtune.tui.render.text import Part, ago, clickable, justify, key, line, lines, paragraph
+from mlxtune.tui.render.text import Part, clickable, justify, key, line, lines, paragraph
 from mlxtune.tui.rooms import ROOMS, RoomEntry
 from mlxtune.tui.widgets.panel import Panel
 from mlxtune.workspace.index import RunView, Snapshot

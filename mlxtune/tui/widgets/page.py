@@ -44,17 +44,19 @@ class PageScreen(HasActions, ModalScreen[None]):
         self.redraw()
 
     def redraw(self) -> None:
-        """Redraw the rows and the notices."""
+        """Draw the content and the notices, unless the page is closing."""
+        if self.is_mounted and self.query("#foot"):
+            self.draw()
+            self.query_one(NoticeLine).set(self.app.notices.current)
+
+    def draw(self) -> None:
+        """Draw the content."""
         self._panel.set(self._rows)
-        self.draw_notices()
 
     def action_copy(self) -> None:
         """Copy the whole text."""
         self.app.copy_to_clipboard("\n".join(row.plain.rstrip() for row in self._rows(self._panel.size.width)))
         self.app.notices.show(Notice("done", f"Copied {self._heading}."))
-
-    def draw_notices(self) -> None:
-        self.query_one(NoticeLine).set(self.app.notices.current)
 
     def draw_keys(self) -> None:
         """Draw the keys of the possible actions at the bottom."""

@@ -24,7 +24,7 @@ from mlxtune.adapters.importers.importer import import_adapter
 from mlxtune.adapters.library import AdapterComparison, compare
 from mlxtune.core.errors import InputError, MlxtuneError
 from mlxtune.core.files import file_stamp
-from mlxtune.core.text import one_line, one_line_fields, plural, size
+from mlxtune.core.text import age, one_line, one_line_fields, plural, size
 from mlxtune.present.adapter import EVALUATE, AdapterDetail, adapter_document, brief, comparison_document, kind, score_mark
 from mlxtune.present.card import adapter_card
 from mlxtune.present.labels import GLYPHS, percent
@@ -33,7 +33,7 @@ from mlxtune.tui import draw
 from mlxtune.tui.actions import Action
 from mlxtune.tui.notices import Notice
 from mlxtune.tui.paths import base_name, relative_paths
-from mlxtune.tui.render.text import RECIPE_KEY, Part, age, cell, cut_middle, cut_rows, invitation, key, line
+from mlxtune.tui.render.text import RECIPE_KEY, Part, cell, cut_middle, cut_rows, invitation, key, line
 from mlxtune.tui.room import Room
 from mlxtune.tui.widgets import ChoiceOption, Invitation, ListPanel, PageScreen, Panel, Section
 from mlxtune.workspace.index import Snapshot
@@ -110,6 +110,7 @@ class AdaptersRoom(Room):
     ABOUT = "the adapters in this workspace and their evaluations"
     CSS_PATH = "style.tcss"
     SIDE = "#adapters-side"
+    RUN_KIND = "export"
     SAVED: ClassVar = {"key": str}
     ACTIONS = (
         Action("use", "a", "chat", "chat with it", when="usable_adapter", command="chat {adapter}"),
@@ -353,10 +354,6 @@ class AdaptersRoom(Room):
         self.app.commands.add("export", *chosen.label.split(), adapter.name, *options)
         start = self.app.jobs.run if chosen.copy else self.app.runs.start_worker
         start(job, busy=f"Starting the export of {adapter.name}.")
-
-    def action_stop(self) -> None:
-        if view := self.running("export"):
-            self.app.runs.confirm_stop(view)
 
     def action_remove(self) -> None:
         if detail := self._detail:

@@ -24,7 +24,7 @@ from mlxtune.present.next_step import next_step_document
 from mlxtune.tui import draw
 from mlxtune.tui.actions import Action
 from mlxtune.tui.render.text import cell, cut_rows, error_rows, key, line, lines, marked, paragraph
-from mlxtune.tui.room import OTHER_RECIPE, Room
+from mlxtune.tui.room import NO_RECIPE, OTHER_RECIPE, Room
 from mlxtune.tui.widgets import ListPanel, PageScreen, Panel, Section
 from mlxtune.workspace import control
 from mlxtune.workspace.index import RecipeView, Snapshot
@@ -133,7 +133,7 @@ class AdviceRoom(Room):
                command="advise {recipe}"),
         Action("table", "t", "table", "RAG or fine-tuning: nine questions"),
         Action("measure", "m", "measure", "measure what the base does on 30 held-out rows", when="can_measure",
-               why="There is no recipe.", needs_accelerator=True, command="advise {recipe} --measure"),
+               why=NO_RECIPE, needs_accelerator=True, command="advise {recipe} --measure"),
         OTHER_RECIPE,
     )  # fmt: skip
 

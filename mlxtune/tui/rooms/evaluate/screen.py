@@ -14,7 +14,7 @@ from textual.content import Content
 from mlxtune.advice.next_step import after_evaluation
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.files import display_path
-from mlxtune.core.text import one_line, plural
+from mlxtune.core.text import ago, one_line, plural
 from mlxtune.evaluation.arms import arm_names
 from mlxtune.evaluation.compare import EvaluationComparison, compare_evaluations, find_side
 from mlxtune.evaluation.drilldown import FailureClass, ScoredRow, failure_classes, has_few_updates, load_failure_classes
@@ -32,8 +32,8 @@ from mlxtune.tui import draw
 from mlxtune.tui.actions import Action
 from mlxtune.tui.generate_flow import choose_teacher
 from mlxtune.tui.notices import Notice
-from mlxtune.tui.render.text import ago, error_rows, lines, paragraph
-from mlxtune.tui.room import Room
+from mlxtune.tui.render.text import error_rows, lines, paragraph
+from mlxtune.tui.room import NO_RECIPE, Room
 from mlxtune.tui.rooms.evaluate import render, service
 from mlxtune.tui.rooms.evaluate.paired_table import PairedTable
 from mlxtune.tui.rooms.evaluate.service import EvaluationOption, FilteredRows, LoadedReport, RowFilter, arm_title
@@ -53,12 +53,13 @@ class EvaluateRoom(Room):
     ABOUT = "whether training helped: rates with intervals, and the rows behind them"
     CSS_PATH = "style.tcss"
     SIDE = "#ev-left"
+    RUN_KIND = "eval"
     SAVED: ClassVar = {"evaluation": str, "_newest": str, "_metric": str}
     AUTO_FOCUS = "#ev-list"
     ACTIONS = (
         Action("enter", "enter", lambda room: room.enter_label, "open the item under the cursor", when="enter_label"),
         Action("evaluate", "n", lambda room: "new" if room.report else "", "evaluate a run or a base", when="app.runs.can_start",
-               why="There is no recipe.", needs_accelerator=True, command="eval {run}"),
+               why=NO_RECIPE, needs_accelerator=True, command="eval {run}"),
         Action("metric", "m", "metric", "show the next metric", when=lambda room: room.report and len(room.report.metrics) > 1,
                why="There is no other metric."),
         Action("versus", "v", "versus", "compare with the reference or another answer", when="has_other_answers",
@@ -505,10 +506,6 @@ class EvaluateRoom(Room):
                 start(options[0])
 
         self.app.jobs.run(count, ask, busy="Counting the held-out rows.", holds_keys=True)
-
-    def action_stop(self) -> None:
-        if view := self.running("eval"):
-            self.app.runs.confirm_stop(view)
 
 
 def _recipe_paths(snapshot: Snapshot) -> dict[str, Path]:

@@ -13,6 +13,7 @@ from textual.containers import Container, Vertical
 from textual.content import Content
 
 from mlxtune.advice.next_step import NextStep, next_step, of_recipe
+from mlxtune.core.text import age, ago
 from mlxtune.present.blocks import ActionBlock
 from mlxtune.present.labels import GLYPHS, word
 from mlxtune.present.next_step import step_action, step_mark, step_title, step_why
@@ -21,8 +22,8 @@ from mlxtune.present.workflow import StageState, WorkflowStage, best_document, b
 from mlxtune.runs.registry import RUN_KINDS
 from mlxtune.tui import draw
 from mlxtune.tui.actions import Action
-from mlxtune.tui.render.text import age, ago, cell, clickable, key, line, lines, marked, paragraph
-from mlxtune.tui.room import Room
+from mlxtune.tui.render.text import cell, clickable, key, line, lines, marked, paragraph
+from mlxtune.tui.room import NEW_RUN, Room
 from mlxtune.tui.rooms import ROOMS
 from mlxtune.tui.widgets import FocusPanel, ListPanel, Panel, Section
 from mlxtune.workspace.index import RunView, Snapshot
@@ -60,8 +61,7 @@ class HomeRoom(Room):
     ACTIONS = (
         Action("do", "enter", lambda room: "show" if room.on_runs else room.step.label.split()[0], "do the next step, or open the run",
                when=lambda room: room.on_runs or room.step, bound=False, id="do"),
-        Action("new", "n", "new", "start a new run", when="app.runs.can_start", why="There is no recipe.", needs_accelerator=True,
-               command="train {recipe}"),
+        NEW_RUN,
         Action("open_file", "o", "open", "open a file of your own, in any format, and create its recipe", id="open",
                command="init --from FILE"),
     )  # fmt: skip

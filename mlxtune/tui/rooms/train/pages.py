@@ -83,16 +83,13 @@ class SearchPage(PageScreen):
         cursor = self.query_one("#search-trials", ListPanel).cursor
         return board.entries[cursor] if board and cursor < len(board.entries) else None
 
-    def redraw(self) -> None:
-        if not self.is_mounted or not self.query("#search-board"):  # the page is closing
-            return
+    def draw(self) -> None:
         view = self.view
         board = self._board(view) if view else None
         for name in ("#search-board", "#search-strips"):
             self.query_one(name).display = board is not None
         self.query_one("#search-chart").display = board is not None and self.app.size.height >= 34
         self.draw_keys()
-        self.draw_notices()
         head, panel = self.query_one("#search-head", Section).head, self.query_one("#search-banner", Panel)
         if view is None:
             panel.update(lambda width, _height: empty_page(self.app.runs.can_start, width))
@@ -270,9 +267,7 @@ class QueuePage(PageScreen):
         cursor, entries = self.query_one("#queue-commands", ListPanel).cursor, self.entries
         return entries[cursor] if cursor < len(entries) and entries[cursor].status == "waiting" else None
 
-    def redraw(self) -> None:
-        if not self.is_mounted or not self.query("#queue-list"):  # the page is closing
-            return
+    def draw(self) -> None:
         entries, running = self.entries, self.queue.is_running
         can_add = bool(self.recipes)
         self.query_one("#queue-list").display = bool(entries)
@@ -282,7 +277,6 @@ class QueuePage(PageScreen):
         if self.focused is None and entries:
             commands.focus()
         self.draw_keys()
-        self.draw_notices()
 
     @property
     def can_start(self) -> bool:

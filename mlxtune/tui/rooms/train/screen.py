@@ -10,14 +10,14 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
 
+from mlxtune.core.text import ago
 from mlxtune.present.run import STATUS_LABELS, LogLine, log_line
 from mlxtune.present.workflow import brief_result
 from mlxtune.runs import queue
 from mlxtune.runs.registry import ACTIVE, Run
 from mlxtune.runs.state import RunState
 from mlxtune.tui.actions import Action
-from mlxtune.tui.render.text import ago
-from mlxtune.tui.room import Room
+from mlxtune.tui.room import NEW_RUN, NO_RECIPE, Room
 from mlxtune.tui.rooms.train import render
 from mlxtune.tui.rooms.train.chart import LOSS, ChartMetric, RunChart, available_metrics
 from mlxtune.tui.widgets import ChoiceOption, FocusPanel, Invitation, PageScreen, Panel, Section
@@ -51,10 +51,9 @@ class TrainRoom(Room):
         Action("resume", "r", "resume", "resume from the newest checkpoint",
                when=lambda room: room.view and room.view.can_resume and room.app.runs.accelerator_free,
                why="This run cannot be resumed.", needs_accelerator=True, command="runs resume {run}"),
-        Action("new", "n", "new", "start a new run", when="app.runs.can_start", why="There is no recipe.", needs_accelerator=True,
-               command="train {recipe}"),
+        NEW_RUN,
         Action("searches", "h", "search", "search for better hyperparameters",
-               when=lambda room: room.app.runs.can_start or room.app.snapshot.searches, why="There is no recipe.",
+               when=lambda room: room.app.runs.can_start or room.app.snapshot.searches, why=NO_RECIPE,
                command="search {recipe}"),
         Action("measure", "m", "metric", "show another metric",
                when=lambda room: room.steps and len(available_metrics(room.view.state)) > 1, why="There is no other metric."),
@@ -74,7 +73,7 @@ class TrainRoom(Room):
         Action("checkpoints", "k", "checkpoints", "evaluate a checkpoint, or load it in Chat", when="view.state.checkpoints",
                why="There is no checkpoint.", late=lambda room: True, command="eval {run}@STEP"),
         Action("queue", "w", "queue", "commands that run one after another",
-               when=lambda room: room.has_queue or room.app.snapshot.recipes, why="There is no recipe.",
+               when=lambda room: room.has_queue or room.app.snapshot.recipes, why=NO_RECIPE,
                late=lambda room: not room.has_queue, command="queue list"),
     )  # fmt: skip
 
