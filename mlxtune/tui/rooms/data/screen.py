@@ -131,14 +131,10 @@ class DataRoom(SourceRoom):
                     classes="fill",
                 )  # fmt: skip
             with StatsColumn(id="statistics"):
-                about = "The cursor follows the one of the rows. Enter shows the rows with this finding."
-                yield Section(
-                    "Findings", ListPanel(id="findings-list", about=about, has_filter=True), Panel(id="summary"), id="findings"
-                )
+                yield Section("Findings", ListPanel(id="findings-list", has_filter=True), Panel(id="summary"), id="findings")
                 yield Section("Lengths", Panel(id="histogram"), id="lengths")
                 yield Section("Split", Panel(id="split-bar"), id="split")
-                about = "Row counts by value, for keys that have only a few values. Values that occur in too few rows are marked."
-                yield Section("Labels", ScrollPanel(at_end=False, id="label-bars", about=about), id="labels", classes="fill")
+                yield Section("Labels", ScrollPanel(at_end=False, id="label-bars"), id="labels", classes="fill")
                 yield Section("Coverage", Panel(id="coverage-bars"), id="coverage")
                 yield Section("Agreement", Panel(id="agreement-text"), id="agreement")
 

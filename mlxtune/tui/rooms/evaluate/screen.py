@@ -94,14 +94,11 @@ class EvaluateRoom(Room):
         yield Invitation("Verdict")
         yield Section("Evaluating", Panel(id="ev-progress"), id="ev-now")
         with Vertical(id="ev-report"):
-            about = "The comparison with the strongest arm that needs no training."
-            yield Section("Verdict", FocusPanel(id="ev-summary", about=about), id="ev-verdict")
-            about = "Each arm's pass rate on the held-out rows, with 95% Wilson intervals. enter lists the rows it fails."
-            yield Section("Arms", ListPanel(id="ev-table", about=about), Panel(id="ev-axis"), id="ev-arms")
+            yield Section("Verdict", FocusPanel(id="ev-summary"), id="ev-verdict")
+            yield Section("Arms", ListPanel(id="ev-table"), Panel(id="ev-axis"), id="ev-arms")
             with Container(id="ev-columns"):
                 with Vertical(id="ev-left"):
-                    about = "How both arms do on the same rows. enter lists the rows in a cell."
-                    yield Section("", PairedTable(id="ev-cells", about=about), id="ev-square")
+                    yield Section("", PairedTable(id="ev-cells"), id="ev-square")
                     yield Section("", ListPanel(id="ev-list"), id="ev-rows", classes="fill")
                 yield Section("", Panel(id="ev-detail"), id="ev-row")
 

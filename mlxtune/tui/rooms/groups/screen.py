@@ -91,8 +91,7 @@ class GroupsRoom(SourceRoom):
                 message = Panel(id="groups-message")
                 yield Section("Groups", message, MarkableList(id="group-list"), id="groups-section", classes="fill")
             with Vertical(id="members-side"):
-                about = "Space marks the rows to keep with f."
-                yield Section("Members", MarkableList(id="member-list", about=about), id="members")
+                yield Section("Members", MarkableList(id="member-list"), id="members")
                 about = "The first row, and the one under the cursor. Differences are underlined, and flagged text is highlighted."
                 yield Section("Comparison", RowReader(id="compared", about=about), id="comparison", classes="fill")
 

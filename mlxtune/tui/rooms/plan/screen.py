@@ -136,9 +136,8 @@ class PlanRoom(Room):
     def compose_body(self) -> ComposeResult:
         yield Invitation("Plan")
         yield Panel(id="plan-verdict")
-        about = "The keys that are changed most often; all others are edited in the recipe's file."
         with Horizontal(id="plan-columns"):
-            yield Section("Recipe", ListPanel(id="plan-keys", about=about), Panel(id="plan-detail"), id="plan-form")
+            yield Section("Recipe", ListPanel(id="plan-keys"), Panel(id="plan-detail"), id="plan-form")
             yield Panel(id="plan-side")
 
     @property

@@ -16,9 +16,6 @@ from mlxtune.tui.render.text import Part, line
 from mlxtune.tui.widgets import FocusPanel
 from mlxtune.workspace.index import RunView
 
-_ABOUT = (
-    "Raw values are faint, the smoothed line is colored. The axis spans the whole run; the legend shows the values at the cursor."
-)
 _NO_VALUE: list[Part] = [("–", "bold $foreground")]
 
 
@@ -101,7 +98,7 @@ class RunChart(FocusPanel):
         """The cursor moved to another step, or was hidden."""
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(about=_ABOUT, draw=self._draw, **kwargs)
+        super().__init__(draw=self._draw, **kwargs)
         self._state: RunState | None = None
         self._other: RunView | None = None
         self._curve = Curve((), (), (), 0)

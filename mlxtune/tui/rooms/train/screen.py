@@ -89,10 +89,8 @@ class TrainRoom(Room):
         with Horizontal(id="charts"):
             yield Section("Loss", RunChart(id="loss"), lit=True, classes="fill", id="chart")
             with Vertical(id="side"):
-                about = "The model's answers to validation rows, at the last validation."
-                yield Section("Samples", SamplesPanel(id="samples-picture", about=about), classes="fill", id="samples")
-        about = "The run's log. Consecutive steps are one line here."
-        yield Section("Log", LogPanel(id="log-picture", about=about), id="log")
+                yield Section("Samples", SamplesPanel(id="samples-picture"), classes="fill", id="samples")
+        yield Section("Log", LogPanel(id="log-picture"), id="log")
 
     @property
     def index(self) -> int:
