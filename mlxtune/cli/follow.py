@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from json import dumps
+from typing import NoReturn
 
 import typer
 
@@ -84,6 +85,14 @@ def follow_answers(run: Run) -> int:
                 update(answering_text(state), one.done / max(1, one.total))
 
         return follow(run, on_state=draw)
+
+
+def follow_and_show(run: Run, show_result: Callable[[Run], object], *, json: bool) -> NoReturn:
+    """Follow a run as suits its kind, print its result unless ``json`` is set, and exit with its code."""
+    code = follow(run, json=json) if json or run.kind in ("train", "search") else follow_answers(run)
+    if not json:
+        show_result(run)
+    raise typer.Exit(code)
 
 
 def _remaining(event: Event, state: RunState) -> list[Cell]:

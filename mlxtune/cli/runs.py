@@ -11,7 +11,7 @@ import typer
 from mlxtune.adapters.export import start as exports
 from mlxtune.cli.evaluate import show_report
 from mlxtune.cli.export import show_export
-from mlxtune.cli.follow import follow, follow_answers
+from mlxtune.cli.follow import follow_and_show
 from mlxtune.cli.generate import show_generation
 from mlxtune.cli.options import Detach, Json, Online, Yes, argument, option
 from mlxtune.cli.output import Cell, draw, info, print_columns, progress_bar, show, show_json
@@ -92,7 +92,7 @@ def show_run(name: RunName = "last", json: Json = False) -> None:
 @app.command()
 def attach(name: RunName = "last", json: Json = False) -> None:
     """Follow a run from its first event. Press Ctrl-C to detach."""
-    raise typer.Exit(_follow(registry.find_run(Path.cwd(), name, None), json))
+    follow_and_show(registry.find_run(Path.cwd(), name, None), _show_result, json=json)
 
 
 @app.command()
@@ -124,7 +124,7 @@ def resume(name: RunName = "last", detach: Detach = False, json: Json = False) -
     if detach:
         show_json({"run": run.id}) if json else show(run.id)
         return
-    raise typer.Exit(_follow(run, json))
+    follow_and_show(run, _show_result, json=json)
 
 
 @app.command()
@@ -184,14 +184,6 @@ def remove(name: RunName, yes: Yes = False) -> None:
     exports.remove_unfinished(run)
     registry.remove(run)
     info(("✓ ", "bold success"), f"Deleted {run.id}.")
-
-
-def _follow(run: Run, json: bool) -> int:
-    """Follow a run as the command that started it does, print its result, and return its exit code."""
-    code = follow(run, json=json) if json or run.kind in ("train", "search") else follow_answers(run)
-    if not json:
-        _show_result(run)
-    return code
 
 
 def _show_result(run: Run) -> None:

@@ -3,10 +3,8 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from mlxtune.cli.evaluate import show_report
-from mlxtune.cli.follow import announce, follow
+from mlxtune.cli.follow import announce, follow_and_show
 from mlxtune.cli.options import Detach, Json, Overrides, RecipeFile, option
 from mlxtune.cli.output import draw, progress_bar, show
 from mlxtune.evaluation import report as reports
@@ -33,10 +31,7 @@ def search(
     with progress_bar() as update:
         run = control.search(Path.cwd(), loaded, progress=update)
     if announce(run, "search", detach=detach, json=json):
-        code = follow(run, json=json)
-        if code == 0 and run.state().phase == "finished" and not json:
-            show_search(run)
-        raise typer.Exit(code)
+        follow_and_show(run, show_search, json=json)
 
 
 def show_search(run: Run) -> None:

@@ -4,10 +4,8 @@ import shlex
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from mlxtune.advice.next_step import after_run
-from mlxtune.cli.follow import announce, follow
+from mlxtune.cli.follow import announce, follow_and_show
 from mlxtune.cli.options import Detach, Json, Online, Overrides, RecipeFile, option
 from mlxtune.cli.output import err, info, progress_bar, show
 from mlxtune.data import check_cache
@@ -45,10 +43,7 @@ def train(
     with progress_bar() as update:
         run = control.train(Path.cwd(), loaded, request, progress=update)
     if announce(run, detach=detach, json=json):
-        code = follow(run, json=json)
-        if not json:
-            show_adapter(run)
-        raise typer.Exit(code)
+        follow_and_show(run, show_adapter, json=json)
 
 
 def show_adapter(run: Run) -> None:

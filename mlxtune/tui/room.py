@@ -14,7 +14,7 @@ from textual.widgets import Input, TextArea
 
 from mlxtune.tui.actions import Action, HasActions, ShownAction
 from mlxtune.tui.jobs import OnError
-from mlxtune.tui.widgets import Draw, ListPanel, NoticeLine, Panel, RoomFooter, RoomHeader
+from mlxtune.tui.widgets import Draw, ListPanel, NoticeLine, Panel, RoomFooter, RoomHeader, Section
 from mlxtune.workspace.index import RunView, Snapshot
 
 _MIN_COLUMN = 24  # cells
@@ -103,6 +103,9 @@ class Room(HasActions, Screen[None]):
     def compose_body(self) -> ComposeResult:
         """Yield the room's sections."""
         yield from ()
+
+    def section(self, selector: str) -> Section:
+        return self.query_one(selector, Section)
 
     def invite(self, draw: Draw | None) -> None:
         """Show ``draw`` in the room's :class:`Invitation` in place of its content or, without it, the content."""

@@ -369,7 +369,7 @@ async def test_o_selects_another_report_which_is_remembered(shop, open_room):
         await rows_found(room, count=30)
         assert room.head("#ev-verdict").startswith("Verdict on support-json")
         await room.press("m")
-        assert json.loads(json.dumps(dict(room.screen.save_state()))) == {"_selected": OLDER, "_newest": ID, "_metric": "json"}
+        assert json.loads(json.dumps(dict(room.screen.save_state()))) == {"evaluation": OLDER, "_newest": ID, "_metric": "json"}
 
 
 async def test_runs_of_a_recipe_are_told_apart(shop, open_room):

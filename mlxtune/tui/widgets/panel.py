@@ -119,7 +119,13 @@ class Section(Vertical):
 
     def __init__(self, title: str, *children: Widget, lit: bool = False, **kwargs: Any) -> None:
         self.head = SectionTitle(title, lit)
+        self._panels = [child for child in children if isinstance(child, Panel)]
         super().__init__(self.head, *children, **kwargs)
+
+    def show(self, draw: Draw, *, title: str | None = None, note: Part | None = None) -> None:
+        """Show ``draw`` in the section's first panel, and change its title and note."""
+        self.head.set(title=title, note=note)
+        self._panels[0].update(draw)
 
     def on_descendant_focus(self) -> None:
         """Ask the screen for the focus, because blur and focus events may arrive in either order."""

@@ -202,14 +202,15 @@ class AdaptersRoom(Room):
         )
         bases = {base_name(adapter.entry.base) for adapter in adapters if adapter.entry.base}
         on = f" on {next(iter(bases))}" if len(bases) == 1 else f" on {len(bases)} bases" if bases else ""
-        self.query_one("#adapters-all", Section).head.set(note=f"{len(adapters):,}{on}")
+        self.section("#adapters-all").head.set(note=f"{len(adapters):,}{on}")
         self.query_one("#adapters-side").display = self.wide
         if adapter := self._detail:
             self.key = adapter.entry.key
-            self.query_one("#adapters-side", Section).head.set(title=adapter.entry.name, note=kind(adapter.entry))
             detail = partial(draw_detail, adapter, evaluating=self._evaluating)
             more = ("d", "all details", "screen.detail")
-            self.query_one("#adapters-detail", Panel).update(lambda width, height: cut_rows(detail(width), height, more))
+            self.section("#adapters-side").show(
+                lambda width, height: cut_rows(detail(width), height, more), title=adapter.entry.name, note=kind(adapter.entry)
+            )
 
     @property
     def _evaluating(self) -> bool:

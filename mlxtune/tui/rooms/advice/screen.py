@@ -166,7 +166,7 @@ class AdviceRoom(Room):
         self._update_evidence(view, snapshot)
         items, missing = self._interview.lines(), self._interview.missing
         questions = self.query_one("#advice-questions", ListPanel)
-        head = self.query_one("#advice-interview", Section).head
+        head = self.section("#advice-interview").head
 
         def draw_position(index: int) -> None:
             keys = [question.key for question in rules().questions]
@@ -178,7 +178,6 @@ class AdviceRoom(Room):
         advice, evidence, error = self.advice, self._evidence, self._error
         live, is_measured = self.running("eval"), evidence is None or not evidence.rows or bool(advice and evidence.arms)
         own = partial(sample_rows, live is not None and is_sample(live.name), snapshot.live is None and not is_measured)
-        self.query_one("#advice-verdict", Section).head.set(note=heading_note(evidence, self.wide))
 
         def summary(width: int, _height: int) -> Content:
             rows = error_rows(error, width) if error else []
@@ -188,10 +187,10 @@ class AdviceRoom(Room):
             blocks = verdict_block(advice, evidence), *next_step_document(advice.next)
             return lines(*rows, *draw.rows(blocks, width), *own(width), *draw.rows(measured_blocks(advice, evidence), width))
 
-        self.query_one("#advice-picture", Panel).update(summary)
+        self.section("#advice-verdict").show(summary, note=heading_note(evidence, self.wide))
         self.query_one("#advice-why").display = advice is not None and self.wide
         if advice:
-            self.query_one("#advice-reasons", Panel).update(
+            self.section("#advice-why").show(
                 lambda width, height: cut_rows(draw.rows(brief_reasons(advice), width), height, ("w", "more", "screen.reasons"))
             )
 

@@ -198,17 +198,16 @@ class BlindRoom(Room):
             rows, height = len(answer_lines(text, seal.content_size.width)), seal.content_size.height
             seal.border_title = f" {name.upper()} "
             seal.border_subtitle = " ↓ more " if first + height < rows else " hidden "
-        self.query_one("#bl-asks", Panel).update(lambda width, _height: draw_questions(given, width))
-        self.query_one("#bl-questions", Section).head.set(note=f"{len(given)} of {len(QUESTIONS)} answered")
+        answered = f"{len(given)} of {len(QUESTIONS)} answered"
+        self.section("#bl-questions").show(lambda width, _height: draw_questions(given, width), note=answered)
 
     def _draw_result(self, result: BlindResult) -> None:
         verdict = tally_verdict(result.headline, result.first, result.second)
-        self.query_one("#bl-verdict", Panel).update(lambda width, _height: lines(*text_rows(verdict, width)))
-        votes = replace(votes_table(result), title="", note="")  # which the section shows
-        self.query_one("#bl-votes", Panel).update(lambda width, _height: lines(*table_rows(votes, width)))
-        self.query_one("#bl-facts", Panel).update(lambda width, _height: lines(*block_rows(rater_facts(result), width)))
-        self.query_one("#bl-outcome", Section).head.set(note=f"{plural(result.pairs, 'pair')}, read blind")
-        self.query_one("#bl-counts", Section).head.set(note="sign test, Holm" if self.wide else "")
+        votes, test = replace(votes_table(result), title="", note=""), "sign test, Holm" if self.wide else ""
+        pairs = f"{plural(result.pairs, 'pair')}, read blind"
+        self.section("#bl-outcome").show(lambda width, _height: lines(*text_rows(verdict, width)), note=pairs)
+        self.section("#bl-counts").show(lambda width, _height: lines(*table_rows(votes, width)), note=test)
+        self.section("#bl-rater").show(lambda width, _height: lines(*block_rows(rater_facts(result), width)))
 
     def _load_arms(self, view: RunView, arms: tuple[str, str] | None = None) -> None:
         if self._loading != view.id or arms is not None:

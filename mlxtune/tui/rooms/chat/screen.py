@@ -115,7 +115,7 @@ class ChatRoom(Room):
             return
         self.invite(None)
         title = one_line(chat.adapter) or (base_name(chat.ready.base) if chat.ready else "Chat")
-        self.query_one("#chat-talk", Section).head.set(title=title, note=render.heading_note(chat, self.with_base))
+        self.section("#chat-talk").head.set(title=title, note=render.heading_note(chat, self.with_base))
         self.query_one("#chat-transcript", ScrollPanel).set(lambda width: render.transcript(chat, default, base, width))
 
     @property

@@ -207,7 +207,7 @@ class DataRoom(SourceRoom):
         panel = self._list
         note = render.position_note(session, panel.cursor)
         marked = f"{len(panel.marked):,} marked{', marking' if panel.is_visual else ''}   " if panel.marked else ""
-        self.query_one("#row-list", Section).head.set(note=line((marked, "$primary"), note))
+        self.section("#row-list").head.set(note=line((marked, "$primary"), note))
 
     @property
     def marked_rows(self) -> list[int]:
@@ -255,7 +255,7 @@ class DataRoom(SourceRoom):
         note += f", {verdict.counts.accepted:,} accepted" if verdict and verdict.counts.accepted else ""
         if verdict and not (check.finished or check.error):
             note = f"checking again {check.fraction:.0%}"
-        self.query_one("#findings", Section).head.set(note=note)
+        self.section("#findings").head.set(note=note)
 
     @property
     def _marked_check(self) -> str:
@@ -307,18 +307,16 @@ class DataRoom(SourceRoom):
             why = f"{words.skip_text(reason)}.{session.download_hint}" if reason else ""
             return render.length_chart(counts, limit, why, _CHART_HEIGHTS[self.tall], width)
 
-        panel = self.query_one("#histogram", Panel)
-        counts = histogram(panel.size.width or 40)
+        counts = histogram(self.query_one("#histogram").size.width or 40)
         note = f"median {counts.median:,}" if counts else ""
-        self.query_one("#lengths", Section).head.set(title="Lengths" if reason else "Token lengths", note=note)
-        panel.update(chart)
+        self.section("#lengths").show(chart, title="Lengths" if reason else "Token lengths", note=note)
 
     def _draw_split(self, session: SourceSession) -> None:
         checked, verdict = session.source.check_result, session.source.verdict
         counts, skip = (checked.split_sizes, checked.skipped.get("split")) if checked else ({}, None)
         why = f"No split: {words.skip_text(skip)}." if skip else "No split." if checked else "○ Not available yet."
-        self.query_one("#split", Section).head.set(note="before your changes" if counts and verdict and verdict.stale else "")
-        self.query_one("#split-bar", Panel).update(lambda width, _height: render.split_bar(counts, why, width))
+        note = "before your changes" if counts and verdict and verdict.stale else ""
+        self.section("#split").show(lambda width, _height: render.split_bar(counts, why, width), note=note)
 
     def _draw_labels(self, session: SourceSession) -> None:
         source, checked, error = session.source, session.source.check_result, session.check.error
@@ -326,11 +324,12 @@ class DataRoom(SourceRoom):
         self.query_one(ScrollPanel).set(
             lambda width: render.labels(checked.statistics.tags, width) if checked else [paragraph(why, width)]
         )
-        self.query_one("#coverage-bars", Panel).update(lambda width, _height: render.coverage(source, checked, width))
+        self.section("#coverage").show(lambda width, _height: render.coverage(source, checked, width))
         decisions = source.decisions.values()
         found, disputed = agreements(decisions), sum(decision.is_disputed for decision in decisions)
-        self.query_one("#agreement").set_class(not found, "-none")
-        self.query_one("#agreement-text", Panel).update(lambda width, _height: render.agreement(found, disputed, width))
+        agreement = self.section("#agreement")
+        agreement.set_class(not found, "-none")
+        agreement.show(lambda width, _height: render.agreement(found, disputed, width))
 
     # Actions
 
@@ -462,11 +461,12 @@ class DataRoom(SourceRoom):
         if session is not None and event.panel.id == "list":
             self.action_review()
         elif session is not None and (verdict := session.source.verdict) is not None:
-            self._filter_by(session, list(verdict.rows)[event.index])
+            self._filter_by(list(verdict.rows)[event.index])
 
-    def _filter_by(self, session: SourceSession, check: str) -> None:
+    def _filter_by(self, check: str) -> None:
         """Show the rows that count for ``check``: not those that a decision leaves out."""
-        statuses = {session.source.decision(index).status for index in session.source.rows_with_finding(check)}
+        source = self.open_session.source
+        statuses = {source.decision(index).status for index in source.rows_with_finding(check)}
         hidden = (f"-status:{status}" for status in sorted(EXCLUDED) if status in statuses)
         filter = " ".join([f"finding:{check_filter_name(check)}", *hidden])
         self._set_filter_text(filter)

@@ -170,9 +170,9 @@ class EvaluateRoom(Room):
             subject = self.app.selection.evaluated_name(failed)
             panel.update(lambda width, _height: render.failure(failed, subject, width))
         if live:
-            self.query_one("#ev-now", Section).head.set(title=f"Evaluating {live.name}", lit=wanted is None)
-            planned = service.planned_arms(live.run)
-            self.query_one("#ev-progress", Panel).update(lambda width, _height: render.progress(live, planned, snapshot.now, width))
+            now, planned = self.section("#ev-now"), service.planned_arms(live.run)
+            now.head.set(lit=wanted is None)
+            now.show(lambda width, _height: render.progress(live, planned, snapshot.now, width), title=f"Evaluating {live.name}")
         if live is None and self._is_reading:
             self.invite(lambda width, _height: paragraph("Reading the report.", width))
         elif live is None and wanted is None:
@@ -188,11 +188,12 @@ class EvaluateRoom(Room):
     def _draw_report(self, loaded: LoadedReport) -> None:
         report, max_rows = loaded.report, 2 if not self.tall else 3 if self.app.size.height < 40 else 5
         step = after_evaluation(loaded.folder, self.app.snapshot)
-        self.query_one("#ev-summary", FocusPanel).update(lambda width, _height: render.verdict(loaded, step, width, max_rows))
         run_id = str(report.facts.get("run", ""))
         subject = self.app.selection.adapter_name(run_id) if run_id else one_line(str(report.facts.get("name", "")))
         note = f"{plural(int(report.facts.get('rows', 0)), 'held-out row')}, never trained on"
-        self.query_one("#ev-verdict", Section).head.set(title=f"Verdict on {subject}", note=note)
+        self.section("#ev-verdict").show(
+            lambda width, _height: render.verdict(loaded, step, width, max_rows), title=f"Verdict on {subject}", note=note
+        )
         second = loaded.second_metric(self._metric) if self.wide else None
         metrics = [self._metric, *([second] if second else [])]
         table = self.query_one("#ev-table", ListPanel)
@@ -204,8 +205,8 @@ class EvaluateRoom(Room):
             on_move=lambda _: self.redraw(),
         )
         self.query_one("#ev-axis", Panel).update(lambda width, _height: render.arms_axis(metrics, width))
-        self.query_one("#ev-arms", Section).head.set(note="95% Wilson intervals")
-        item, section = loaded.comparison(self._metric), self.query_one("#ev-square", Section)
+        self.section("#ev-arms").head.set(note="95% Wilson intervals")
+        item, section = loaded.comparison(self._metric), self.section("#ev-square")
         section.display = item is not None
         if item:
             self.query_one("#ev-cells", PairedTable).set(item, flat=not self.tall)
@@ -214,7 +215,7 @@ class EvaluateRoom(Room):
 
     def _draw_rows(self, loaded: LoadedReport) -> None:
         found, row = self.rows, self._row
-        rows, head = self.query_one("#ev-list", ListPanel), self.query_one("#ev-rows", Section).head
+        rows, head = self.query_one("#ev-list", ListPanel), self.section("#ev-rows").head
         self.query_one("#ev-row").display = row is not None and self.wide
         if found is None:
             head.set(title="Rows", note="")
@@ -230,10 +231,10 @@ class EvaluateRoom(Room):
         head.set(title=found.title, note=f"{metric}{position}")
         if row:
             versus = self._versus if self._versus in row.answers else REFERENCE
-            self.query_one("#ev-detail", Panel).update(partial(render.row_detail, loaded, row, filter, versus))
             score = row.scores.get(filter.arm)
             note = "" if score is None else "passes" if score.passed else one_line(failure_name(score.kind))
-            self.query_one("#ev-row", Section).head.set(title=row.row.location.place.capitalize(), note=note)
+            detail = partial(render.row_detail, loaded, row, filter, versus)
+            self.section("#ev-row").show(detail, title=row.row.location.place.capitalize(), note=note)
 
     def _load_report(self, folder: Path) -> None:
         def failed(error: MlxtuneError) -> None:

@@ -164,7 +164,7 @@ class GroupsRoom(SourceRoom):
             on_move=lambda position: self._move_to(groups[position]),
         )
         title = "Groups" if self.shows_repeats else self._view.capitalize()
-        self.query_one("#groups-section", Section).head.set(title=title, note=render.summary(groups))
+        self.section("#groups-section").head.set(title=title, note=render.summary(groups))
         message = self.query_one("#groups-message", Panel)
         progress, error = self._status(session)
         message.display = not groups or bool(progress or error)
@@ -209,7 +209,7 @@ class GroupsRoom(SourceRoom):
         if group is None:
             panel.set(0, lambda _position, _width: Content(""))
             self.query_one("#compared", RowReader).set(0, lambda _width, _cursor: ([], []), cursor=0)
-            self.query_one("#members", Section).head.set(title="Members", note="")
+            self.section("#members").head.set(title="Members", note="")
             return
         if self._shown_group != group.key:
             self._show_group(group)
@@ -220,7 +220,7 @@ class GroupsRoom(SourceRoom):
         draw_row = partial(render.member_row, browser, rows, prefix)
         panel.set(len(rows), draw_row, on_move=lambda _: self._draw_comparison())
         title = f"{plural(len(rows), 'row')}: {group.kind}"
-        self.query_one("#members", Section).head.set(title=title, note=one_line(group.label, 40))
+        self.section("#members").head.set(title=title, note=one_line(group.label, 40))
         self._draw_comparison()
 
     def _draw_comparison(self) -> None:

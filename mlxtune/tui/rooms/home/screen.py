@@ -114,24 +114,24 @@ class HomeRoom(Room):
         keys = [self._key(one) for one in (step, *step.also)]
         stages = workflow(own, self.app.planned, self.app.runs.stopping)
         recipe = self.app.selection.recipe if len(snapshot.recipes) > 1 else None
-        self.query_one("#workflow", Section).head.set(note=recipe.title if recipe else "")
         self.query_one(NextPanel).update(lambda width, _height: draw_next_step(step, own, keys, width, tall))
-        self.query_one("#workflow-picture", Panel).update(lambda width, height: draw_workflow(stages, width, height, tall))
+        self.section("#workflow").show(
+            lambda width, height: draw_workflow(stages, width, height, tall), note=recipe.title if recipe else ""
+        )
         best, newest, runs = snapshot.best, snapshot.newest_outcome, snapshot.runs
         verdict = best or newest
         self._draw_lower(snapshot.live, verdict)
-        self.query_one("#best", Section).set_class(verdict is None, "-away")
+        self.section("#best").set_class(verdict is None, "-away")
         if verdict:
             title = "Last evaluated" if best is None else "Best so far" if best.caveat else "Best adapter"
-            self.query_one("#best", Section).head.set(title=title)
             document = best_document(verdict, newest, snapshot.adapter_names)
-            self.query_one("#best-picture", Panel).update(lambda width, _height: lines(*draw.rows(document, width)))
+            self.section("#best").show(lambda width, _height: lines(*draw.rows(document, width)), title=title)
         last_visit = self.app.saved.last_visit or snapshot.now
-        changes = snapshot.ended_since(last_visit)
+        changes, limit = snapshot.ended_since(last_visit), 4 if tall else 2
         self.query_one("#home-changes").display = bool(changes)
-        self.query_one("#home-changes", Section).head.set(note=ago(snapshot.now - last_visit))
-        limit = 4 if tall else 2
-        self.query_one("#changes-picture", Panel).update(lambda width, _height: draw_changes(snapshot, changes, limit, width))
+        self.section("#home-changes").show(
+            lambda width, _height: draw_changes(snapshot, changes, limit, width), note=ago(snapshot.now - last_visit)
+        )
         self.query_one("#runs").display = bool(runs)
         self.query_one(".right").display = bool(runs or changes) or verdict is not None
         cursor = next((index for index, view in enumerate(runs) if view.id == self._run_id), 0)
@@ -140,30 +140,28 @@ class HomeRoom(Room):
             self._run_id = runs[index].id
 
         self.query_one(RunList).set(len(runs), partial(draw_run, runs, snapshot.now), cursor=cursor, on_move=select)
-        self.query_one("#runs", Section).head.set(note=f"{len(runs)}" if len(runs) > 1 else "")
+        self.section("#runs").head.set(note=f"{len(runs)}" if len(runs) > 1 else "")
 
     def _draw_lower(self, live: RunView | None, verdict: Evaluation | None) -> None:
         """Show the loss of the training run, or else the arms of the verdict."""
-        section, panel = self.query_one("#home-lower", Section), self.query_one("#lower-picture", Panel)
+        section = self.section("#home-lower")
         is_training = live is not None and live.run.kind == "train" and bool(live.state.total)
         self.set_class(self.tall and (is_training or verdict is not None), "-lower")
         if live and is_training:
             from mlxtune.tui.render.charts import draw_chart  # the first screen does not need them
             from mlxtune.tui.rooms.train.chart import build_curve
 
-            section.head.set(title="Loss", note=live.name)
-            panel.update(lambda width, height: draw_chart(build_curve(live.state), width, height))
+            section.show(lambda width, height: draw_chart(build_curve(live.state), width, height), title="Loss", note=live.name)
         elif verdict:
             from mlxtune.tui.rooms.evaluate.render import arm_row, arms_axis  # the report was read, so its imports are loaded
 
-            section.head.set(title="Arms", note=f"{verdict.rows:,} held-out rows, 95% intervals")
             metrics, arms = [verdict.report.headline_metric], verdict.report.arms
-            panel.update(
-                lambda width, height: lines(
-                    *(line("  ", arm_row(arm, metrics, width - 2)) for arm in arms[-max(height - 1, 1) :]),
-                    *([arms_axis(metrics, width)] if height > 1 else []),
-                )
-            )
+
+            def draw_arms(width: int, height: int) -> Content:
+                rows = [line("  ", arm_row(arm, metrics, width - 2)) for arm in arms[-max(height - 1, 1) :]]
+                return lines(*rows, *([arms_axis(metrics, width)] if height > 1 else []))
+
+            section.show(draw_arms, title="Arms", note=f"{verdict.rows:,} held-out rows, 95% intervals")
 
     @property
     def on_runs(self) -> bool:

@@ -205,7 +205,7 @@ class PlanRoom(Room):
         self._list.set(len(items), partial(self._row, form, items), header=render.form_header, cursor=cursor, on_move=select)
         edits = f"{plural(len(form.edits), 'edit')} saved" if form.edits else ""
         file = ", ".join(filter(None, [edits, f"more keys in recipes/{one_line(form.path.name)}"]))
-        self.query_one("#plan-form", Section).head.set(title=one_line(form.recipe.name), note=file)
+        self.section("#plan-form").head.set(title=one_line(form.recipe.name), note=file)
         if item := self._key:
             model = catalog.find(form.recipe.model.base) if item.path == "model.base" else None
             about = base_summary(model) if model else ""

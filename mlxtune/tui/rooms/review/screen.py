@@ -210,7 +210,7 @@ class ReviewRoom(SourceRoom):
         return f"{place} {one_line(selection.filter.strip(), 24)}"
 
     def _draw_row(self, session: SourceSession, row: Row | None) -> None:
-        section, decision, edited = self.query_one("#read", Section), session.source.decision(session.row_index), self._edited_part
+        section, decision, edited = self.section("#read"), session.source.decision(session.row_index), self._edited_part
         glyph, style = decision_glyph(decision)
         status = decision.status if decision.status != "pending" else ("edited" if decision.record is not None else "")
         note = line((f"{glyph} {status}   ", f"bold {style}") if status else "", (self._token_note(session, row), "$muted"))
@@ -272,13 +272,12 @@ class ReviewRoom(SourceRoom):
         checks = self._check_contract(session, self._edited_row(row))
         failures = sum(not score.passed for score in checks.values())
         note = f"{failures} of {len(checks)} {'fails' if failures == 1 else 'fail'}" if failures else "passes" if checks else ""
-        self.query_one("#contract-section", Section).head.set(note=note)
         why = "There is no recipe for these rows, so no contract."
         if recipe := session.ref.recipe:
             missing = "The recipe has no contract. Set one in Plan, under evaluation."
             why = "The contract does not apply to this row." if recipe.has_contract else missing
         add_key = key("d", "add disclaimer", "screen.disclaimer") if self.with_disclaimers else None
-        self.query_one("#contract", Panel).update(lambda width, _height: render.contract(checks, why, width, add_key))
+        self.section("#contract-section").show(lambda width, _height: render.contract(checks, why, width, add_key), note=note)
         self.query_one("#contract-line", Panel).update(lambda width, _height: render.contract_line(checks, width, add_key))
         found = [one for one in source.findings(index) if not one.check.startswith("contract-") and one.severity != "note"]
         self.query_one("#findings-section").display = bool(found)

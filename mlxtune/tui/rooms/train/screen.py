@@ -128,8 +128,8 @@ class TrainRoom(Room):
         self._draw_legend()
         self.query_one("#side").display = bool(state.samples) and self.wide
         if state.samples:
-            self.query_one(SamplesPanel).update(lambda width, height: render.samples(state.samples, width, height))
-            self.query_one("#samples", Section).head.set(note=f"step {state.samples[-1].step:,}")
+            newest = f"step {state.samples[-1].step:,}"
+            self.section("#samples").show(lambda width, height: render.samples(state.samples, width, height), note=newest)
         self.query_one(LogPanel).update(lambda width, height: render.log(view.log, _process_lines(view)[-2:], width, height))
 
     def _metric(self, state: RunState) -> ChartMetric:
@@ -137,7 +137,7 @@ class TrainRoom(Room):
 
     def _draw_legend(self) -> None:
         if view := self.view:
-            chart, head = self.query_one(RunChart), self.query_one("#chart", Section).head
+            chart, head = self.query_one(RunChart), self.section("#chart").head
             title = chart.metric.title
             if self.index:
                 title += f" of {view.name}, {ago(self.app.snapshot.now - view.updated)}"
