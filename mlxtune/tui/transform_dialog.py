@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
-from textual.containers import Vertical
 from textual.content import Content
-from textual.screen import ModalScreen
 from textual.widgets import Input
 
 from mlxtune.core.errors import InputError
@@ -21,13 +17,11 @@ from mlxtune.data.transforms.pipeline import VERBS, Pipeline, RowEdit, parse
 from mlxtune.data.transforms.preview import Outcome, changed_texts
 from mlxtune.data.transforms.transform import Verb
 from mlxtune.present.data_files import outcome_text
+from mlxtune.tui.actions import Action
 from mlxtune.tui.render.output_text import Words, word_diff
 from mlxtune.tui.render.text import cell, line, lines, marked
 from mlxtune.tui.source_session import SourceSession
-from mlxtune.tui.widgets import Panel
-
-if TYPE_CHECKING:  # they load numpy
-    from mlxtune.tui.app import MlxtuneApp
+from mlxtune.tui.widgets import Dialog, Panel
 
 _SHOWN_EDITS = 20
 _OTHER_ROWS = 13  # other rows of the dialog (at most 90% of the screen's height) if the outcome takes two rows
@@ -40,23 +34,23 @@ class _Superseded(Exception):
     """Raised in the thread of an outdated preview."""
 
 
-class TransformDialog(ModalScreen["Pipeline | None"]):
+class TransformDialog(Dialog["Pipeline | None"]):
     """Asks for a pipeline for ``rows`` (ascending) and previews it while it is typed. Returns it, or ``None`` on escape.
 
     The up and down keys recall ``history``, whose newest line is last.
     """
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "dismiss(None)", "close", id="transform.close"),
-        Binding("up", "recall(-1)", "an earlier line", id="transform.earlier"),
-        Binding("down", "recall(1)", "a later line", id="transform.later"),
-    ]
-
-    app: MlxtuneApp
+    GROUP = "transform"
+    ACTIONS = (
+        Action("submit", "enter", "apply", bound=False),
+        Action("recall(-1)", "up", "earlier lines", "an earlier line", id="earlier"),
+        Action("recall(1)", "down", help="a later line", id="later"),
+        Action("dismiss(None)", "escape", "close", "close", id="close"),
+    )
 
     def __init__(self, session: SourceSession, rows: Sequence[int], title: str, history: Sequence[str] = ()) -> None:
-        super().__init__()
-        self._session, self._rows, self._heading = session, rows, title
+        super().__init__(title)
+        self._session, self._rows = session, rows
         self._history = [*dict.fromkeys(history), ""]
         self._recalled = len(self._history) - 1
         self._pipeline: Pipeline | None = None
@@ -65,15 +59,10 @@ class TransformDialog(ModalScreen["Pipeline | None"]):
         self._read = 0  # rows read for the preview
         self._generation = 0  # incremented per line, so that the thread of an older one ends
 
-    def compose(self) -> ComposeResult:
-        with Vertical(classes="sheet"):
-            yield Panel(lambda width, _height: line("  ", (self._heading, "bold")).truncate(max(width, 0)))
-            yield Input(placeholder="replace /old/new/ in answer | cap category 200", compact=True, select_on_focus=False)
-            yield Panel(id="outcome")
-            yield Panel(id="changes")
-            names = (("enter", "apply"), ("↑", "earlier lines"), ("esc", "close"))
-            keys = line("  ", *(part for name, label in names for part in ((name, "bold $primary"), (f" {label}   ", "$muted"))))
-            yield Panel(lambda width, _height: keys.truncate(max(width, 0)))
+    def compose_body(self) -> ComposeResult:
+        yield Input(placeholder="replace /old/new/ in answer | cap category 200", compact=True, select_on_focus=False)
+        yield Panel(id="outcome")
+        yield Panel(id="changes")
 
     def on_unmount(self) -> None:
         self._generation += 1
@@ -158,7 +147,7 @@ class TransformDialog(ModalScreen["Pipeline | None"]):
         field.value = self._history[self._recalled]
         field.cursor_position = len(field.value)
 
-    def on_input_submitted(self) -> None:
+    def action_submit(self) -> None:
         if self._error is not None:
             self.app.bell()
         elif self._pipeline is not None and (outcome := self._outcome) is not None and outcome.shown:
@@ -169,6 +158,8 @@ class TransformDialog(ModalScreen["Pipeline | None"]):
                 self._draw()
             else:
                 self.dismiss(self._pipeline)
+
+    on_input_submitted = action_submit
 
 
 def _verb_row(verb: Verb, width: int) -> Content:

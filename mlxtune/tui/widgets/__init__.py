@@ -1,6 +1,6 @@
 """The widgets used in rooms."""
 
-from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption, EditDialog, Editor, PromptDialog
+from mlxtune.tui.widgets.dialog import ChoiceDialog, ChoiceOption, Dialog, EditDialog, Editor, PromptDialog
 from mlxtune.tui.widgets.frame import NoticeLine, RoomFooter, RoomHeader
 from mlxtune.tui.widgets.list import ListPanel, MarkableList
 from mlxtune.tui.widgets.page import PageScreen
@@ -8,6 +8,6 @@ from mlxtune.tui.widgets.panel import Draw, FocusPanel, Invitation, Panel, Secti
 from mlxtune.tui.widgets.scroll import Lines, RowReader, ScrollPanel
 
 __all__ = [
-    "ChoiceDialog", "ChoiceOption", "Draw", "EditDialog", "Editor", "FocusPanel", "Invitation", "Lines", "ListPanel",
+    "ChoiceDialog", "ChoiceOption", "Dialog", "Draw", "EditDialog", "Editor", "FocusPanel", "Invitation", "Lines", "ListPanel",
     "MarkableList", "NoticeLine", "PageScreen", "Panel", "PromptDialog", "RoomFooter", "RoomHeader", "RowReader", "ScrollPanel", "Section",
 ]  # fmt: skip

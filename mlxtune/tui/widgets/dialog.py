@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from rich.cells import cell_len
 from textual.app import ComposeResult
@@ -19,13 +19,11 @@ from textual.widgets import Input, TextArea
 
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import one_line, restore_unsafe, safe_text
+from mlxtune.tui.actions import Action, HasActions
 from mlxtune.tui.paths import completions, relative_paths
-from mlxtune.tui.render.text import cell, key, line, paragraph
+from mlxtune.tui.render.text import cell, key_line, line, lines, marked, paragraph
 from mlxtune.tui.widgets.list import ListPanel
 from mlxtune.tui.widgets.panel import Draw, Panel
-
-if TYPE_CHECKING:
-    from mlxtune.tui.app import MlxtuneApp
 
 
 class Editor(TextArea):
@@ -44,6 +42,33 @@ class Editor(TextArea):
         self.move_cursor(self.document.end if end else self.document.start)
 
 
+T = TypeVar("T")
+
+
+class Dialog(HasActions, ModalScreen[T]):
+    """A question over a room: a title, its content, and the keys of the actions that are possible."""
+
+    def __init__(self, title: str) -> None:
+        super().__init__()
+        self._heading = title
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="sheet"):
+            yield Panel(lambda width, _height: self.title_row().truncate(max(width, 0)))
+            yield from self.compose_body()
+            yield Panel(lambda width, _height: self._keys().truncate(max(width, 0)))
+
+    def compose_body(self) -> ComposeResult:
+        """Yield what is between the title and the keys."""
+        yield from ()
+
+    def title_row(self) -> Content:
+        return line("  ", (self._heading, "bold"))
+
+    def _keys(self) -> Content:
+        return key_line(*((one.key, one.label, one.click) for one in self.shown_actions()))
+
+
 _ESCAPED = {ord("\n"): "␊", ord("\t"): "␉"}  # symbols for a line break and a tab in a single-line field
 _UNESCAPED = {ord(symbol): chr(code) for code, symbol in _ESCAPED.items()}
 
@@ -57,30 +82,26 @@ class ChoiceOption:
     about: str = ""
 
 
-class ChoiceDialog(ModalScreen[Any]):
+class ChoiceDialog(Dialog[Any]):
     """Asks the user to choose an option; the first one is the safe one. Returns its value, or ``None`` on escape.
 
     ``preview`` is called with the value under the cursor whenever it moves.
     """
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", "close", id="choice.close")]
+    GROUP = "choice"
+    ACTIONS = (Action("choose", "enter", "choose", bound=False), Action("dismiss(None)", "escape", "close", "close", id="close"))
 
     def __init__(
         self, title: str, text: str, options: Sequence[ChoiceOption], preview: Callable[[Any], object] = lambda value: None
     ) -> None:
-        super().__init__()
-        self._heading, self._text, self._options, self._preview = title, text, options, preview
+        super().__init__(title)
+        self._text, self._options, self._preview = text, options, preview
 
-    def compose(self) -> ComposeResult:
-        with Vertical(classes="sheet"):
-            yield Panel(lambda width, _height: line("  ", (self._heading, "bold")).truncate(max(width, 0)))
-            if self._text:
-                yield Panel(lambda width, _height: paragraph(self._text, width))
-            yield ListPanel(eager=True, id="choices")
-            yield Panel(id="choice-about")
-            close = key("esc", "close", "screen.dismiss(None)", "$muted")
-            keys = line("  ", key("enter", "choose", "screen.choose", "$muted"), "   ", close)
-            yield Panel(lambda width, _height: keys.truncate(max(width, 0)))
+    def compose_body(self) -> ComposeResult:
+        if self._text:
+            yield Panel(lambda width, _height: paragraph(self._text, width))
+        yield ListPanel(eager=True, id="choices")
+        yield Panel(id="choice-about")
 
     def on_mount(self) -> None:
         self.query_one("#choice-about").display = False
@@ -142,7 +163,7 @@ class PathField(Input):
     ]
 
 
-class PromptDialog(ModalScreen[str]):
+class PromptDialog(Dialog[str]):
     """Asks the user for a line of text. Returns it, or an empty string on escape.
 
     ``text`` is prose, or a function that draws what the question is about. ``check`` raises ``MlxtuneError`` for an invalid answer.
@@ -151,41 +172,37 @@ class PromptDialog(ModalScreen[str]):
     ``select``, typing replaces ``value``.
     """
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss('')", "close", id="ask.close")]
-
-    app: MlxtuneApp
+    GROUP = "ask"
+    ACTIONS = (
+        Action("submit", "enter", lambda dialog: dialog.label, bound=False),
+        Action("complete", "tab", "complete", when="folder", bound=False),
+        Action("dismiss('')", "escape", "close", "close", id="close"),
+    )
 
     def __init__(
         self, title: str, text: str | Draw, value: str = "", *, label: str = "save",
         check: Callable[[str], object] = lambda value: None, folder: Path | None = None, select: bool = False,
     ) -> None:  # fmt: skip
-        super().__init__()
-        self._heading, self._text, self._value, self._label, self._check = title, text, value, label, check
-        self._folder, self._select = folder, select
+        super().__init__(title)
+        self._text, self._value, self.label, self._check = text, value, label, check
+        self.folder, self._select = folder, select
         self._candidates: list[str] = []
         self._listed = ""  # the text that the candidates begin with
         self._completing = False  # tab was pressed before the candidates were found
         self._submitting = False  # and so was enter
 
-    def compose(self) -> ComposeResult:
-        text = self._text
-        field = PathField if self._folder else Input
-        names = [("enter", self._label), *([("tab", "complete")] if self._folder else []), ("esc", "close")]
-        with Vertical(classes="sheet"):
-            yield Panel(lambda width, _height: line((self._heading, "bold")).truncate(max(width, 0)))
-            if text:
-                draw = (lambda width, _height: paragraph(text, width, indent="")) if isinstance(text, str) else text
-                yield Panel(draw, classes="prose")
-            yield field(safe_text(self._value).translate(_ESCAPED), compact=True, select_on_focus=self._select)
-            yield ListPanel(eager=True, id="candidates")
-            yield Panel(id="wrong", classes="trouble")
-            keys = line(*(part for name, label in names for part in ((name, "bold $primary"), (f" {label}   ", "$muted"))))
-            yield Panel(lambda _width, _height: keys)
+    def compose_body(self) -> ComposeResult:
+        text, field = self._text, PathField if self.folder else Input
+        if text:
+            yield Panel((lambda width, _height: paragraph(text, width)) if isinstance(text, str) else text, classes="prose")
+        yield field(safe_text(self._value).translate(_ESCAPED), compact=True, select_on_focus=self._select)
+        yield ListPanel(eager=True, id="candidates")
+        yield Panel(id="wrong", classes="trouble")
 
     def on_mount(self) -> None:
         self.query_one("#wrong").display = False
         candidates = self.query_one(ListPanel)
-        candidates.display, candidates.can_focus = self._folder is not None, False
+        candidates.display, candidates.can_focus = self.folder is not None, False
         self._find_candidates(self._value)
 
     def on_input_changed(self, event: Input.Changed) -> None:
@@ -196,7 +213,7 @@ class PromptDialog(ModalScreen[str]):
 
     def _find_candidates(self, text: str) -> None:
         """Look in a thread for the paths that begin with ``text``."""
-        if (folder := self._folder) is not None:
+        if (folder := self.folder) is not None:
             self.app.jobs.run(lambda: completions(folder, text), partial(self._show_candidates, text), group="paths")
 
     def _show_candidates(self, text: str, names: list[str]) -> None:
@@ -211,7 +228,7 @@ class PromptDialog(ModalScreen[str]):
             self.action_complete()
         if self._submitting and self._listed == self.query_one(Input).value:
             self._submitting = False
-            self._submit()
+            self.action_submit()
 
     def action_candidate(self, by: int) -> None:
         self.query_one(ListPanel).action_move(by)
@@ -242,13 +259,10 @@ class PromptDialog(ModalScreen[str]):
         field = self.query_one(Input)
         field.value, field.cursor_position = path, len(path)
 
-    def on_input_submitted(self, event: Input.Submitted) -> None:
+    def action_submit(self) -> None:
         """Return the text or, if it is not a path yet, the path under the cursor. A folder under the cursor is entered."""
-        self._submit()
-
-    def _submit(self) -> None:
         text = self.query_one(Input).value
-        if self._folder is not None and self._completing:
+        if self.folder is not None and self._completing:
             self._submitting = True  # the path is not complete yet
             return
         value = restore_unsafe(self._value, text.translate(_UNESCAPED)).strip()
@@ -264,28 +278,27 @@ class PromptDialog(ModalScreen[str]):
             return
         panel = self.query_one("#wrong", Panel)
         panel.display = True
-        panel.update(lambda width, _height: line(("✗ ", "bold $error"), paragraph(error, width, "  ", "")[2:]))
+        panel.update(lambda width, _height: lines(*marked("✗", "$error", error, width + 2)))
+
+    on_input_submitted = action_submit
 
 
-class EditDialog(ModalScreen[str | None]):
+class EditDialog(Dialog[str | None]):
     """Asks the user to edit ``value``, a text of any number of lines. Returns it, or ``None`` on escape.
 
     Characters that are unsafe to display are shown as symbols and restored in the result.
     """
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("ctrl+s", "save", "save", id="text.save")]
+    GROUP = "text"
+    ACTIONS = (Action("save", "ctrl+s", "save", "save"), Action("leave", "escape", "close", bound=False))
 
     def __init__(self, title: str, about: str, value: str) -> None:
-        super().__init__()
-        self._heading, self._about, self._value = title, about, value
+        super().__init__(title)
+        self._about, self._value = about, value
 
-    def compose(self) -> ComposeResult:
-        with Vertical(classes="sheet"):
-            yield Panel(lambda width, _height: line((self._heading, "bold")).truncate(max(width, 0)))
-            yield Panel(lambda width, _height: paragraph(self._about, width, indent=""), classes="prose")
-            yield Editor(text=safe_text(self._value))
-            keys = line(key("^s", "save", "screen.save", "$muted"), "   ", ("esc", "bold $primary"), (" close", "$muted"))
-            yield Panel(lambda _width, _height: keys)
+    def compose_body(self) -> ComposeResult:
+        yield Panel(lambda width, _height: paragraph(self._about, width), classes="prose")
+        yield Editor(text=safe_text(self._value))
 
     def on_mount(self) -> None:
         editor = self.query_one(Editor)

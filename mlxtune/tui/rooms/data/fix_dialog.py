@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
-from textual.containers import Vertical
 from textual.content import Content
-from textual.screen import ModalScreen
 
 from mlxtune.core.errors import DataError
 from mlxtune.core.text import one_line, plural
@@ -20,16 +17,13 @@ from mlxtune.data.checks.registry import get_check
 from mlxtune.data.rows import Row, RowError, last_prompt
 from mlxtune.data.transforms.pipeline import RowEdit
 from mlxtune.present.check import check_title, finding_text
+from mlxtune.tui.actions import Action
 from mlxtune.tui.notices import Notice
-from mlxtune.tui.render.text import Part, cell, key_line, line, lines
+from mlxtune.tui.render.text import Part, cell, line, lines
 from mlxtune.tui.session_manager import decision_notice
 from mlxtune.tui.source_session import SourceSession
 from mlxtune.tui.transform_dialog import edit_rows
-from mlxtune.tui.widgets import ListPanel, Panel
-
-if TYPE_CHECKING:
-    from mlxtune.tui.app import MlxtuneApp
-
+from mlxtune.tui.widgets import Dialog, ListPanel, Panel
 
 _OTHER_ROWS = 11  # of the dialog, besides the preview
 _PREVIEW = 400  # characters
@@ -42,38 +36,46 @@ class FixChoice(NamedTuple):
     rows: tuple[int, ...]
 
 
-class FixDialog(ModalScreen[FixChoice | None]):
+class FixDialog(Dialog[FixChoice | None]):
     """Shows what a fix of ``check`` changes in ``rows``. Accepted rows are left alone until they are added."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("x", "choose('leave_out')", "leave the rows out", id="fix.leave-out"),
-        Binding("e", "choose('edit')", "edit the row under the cursor", id="fix.edit"),
-        Binding("a", "accepted", "also the accepted rows, or not", id="fix.accepted"),
-        Binding("escape", "dismiss(None)", "close", id="fix.close"),
-    ]
-
-    app: MlxtuneApp
+    GROUP = "fix"
+    ACTIONS = (
+        Action("choose('fix')", "enter", lambda dialog: f"{dialog.check.fix.label} {dialog.count}",
+               when=lambda dialog: dialog.check.fix.kind == "put", bound=False),
+        Action("choose('leave_out')", "enter", lambda dialog: f"leave out {dialog.count}",
+               when=lambda dialog: dialog.check.fix.kind == "drop", bound=False),
+        Action("choose('leave_out')", "x", lambda dialog: f"leave out {dialog.count}", "leave the rows out",
+               when=lambda dialog: dialog.check.fix.kind != "drop", id="leave-out"),
+        Action("choose('edit')", "enter", "edit", when=lambda dialog: dialog.check.fix.kind == "hand", bound=False),
+        Action("choose('edit')", "e", "edit", "edit the row under the cursor", when=lambda dialog: dialog.check.fix.kind != "hand",
+               id="edit"),
+        Action("accepted", "a", lambda dialog: "without the accepted" if dialog.with_accepted else "also the accepted",
+               "also the accepted rows, or not", when="accepted"),
+        Action("dismiss(None)", "escape", "close", "close", id="close"),
+    )  # fmt: skip
 
     def __init__(self, session: SourceSession, check: str, rows: Sequence[int]) -> None:
-        super().__init__()
-        self._session, self._check, self._rows = session, get_check(check), list(rows)
-        self._accepted = {index for index in self._rows if session.source.decision(index).status == "accepted"}
-        self._with_accepted = not self._chosen(False)
+        super().__init__("")
+        self._session, self.check, self._rows = session, get_check(check), list(rows)
+        self.accepted = {index for index in self._rows if session.source.decision(index).status == "accepted"}
+        self.with_accepted = not self._chosen(False)
 
     def _chosen(self, with_accepted: bool) -> list[int]:
-        return [index for index in self._rows if with_accepted or index not in self._accepted]
+        return [index for index in self._rows if with_accepted or index not in self.accepted]
 
     @property
     def rows(self) -> list[int]:
         """The rows to fix."""
-        return self._chosen(self._with_accepted)
+        return self._chosen(self.with_accepted)
 
-    def compose(self) -> ComposeResult:
-        with Vertical(classes="sheet"):
-            yield Panel(lambda width, _height: self._head().truncate(max(width, 0)))
-            yield ListPanel(id="fix-rows")
-            yield Panel(id="fix-preview")
-            yield Panel(lambda width, _height: self._keys().truncate(max(width, 0)), id="fix-keys")
+    @property
+    def count(self) -> str:
+        return plural(len(self.rows), "row")
+
+    def compose_body(self) -> ComposeResult:
+        yield ListPanel(id="fix-rows")
+        yield Panel(id="fix-preview")
 
     def on_mount(self) -> None:
         self._draw()
@@ -81,26 +83,14 @@ class FixDialog(ModalScreen[FixChoice | None]):
     def on_resize(self) -> None:
         self.call_after_refresh(self._draw)
 
-    def _head(self) -> Content:
-        label = self._check.fix.label
-        kept = f" ({label})" if self._check.fix.kind == "drop" and label != DROP.label else ""
+    def title_row(self) -> Content:
+        label = self.check.fix.label
+        kept = f" ({label})" if self.check.fix.kind == "drop" and label != DROP.label else ""
         held_out = sum(map(self._session.source.is_held_out, self.rows))
         marks = [f"◇ {held_out:,} held out"] if held_out else []
-        marks += [f"✓ {len(self._accepted):,} accepted {'too' if self._with_accepted else 'kept'}"] if self._accepted else []
-        title = f"{plural(len(self.rows), 'row')}: {check_title(self._check.id)}{kept}"
+        marks += [f"✓ {len(self.accepted):,} accepted {'too' if self.with_accepted else 'kept'}"] if self.accepted else []
+        title = f"{self.count}: {check_title(self.check.id)}{kept}"
         return line("  ", (title, "bold"), ("   " + "   ".join(marks), "$warning"))
-
-    def _keys(self) -> Content:
-        kind, count = self._check.fix.kind, plural(len(self.rows), "row")
-        names: list[tuple[str, str, str]] = []
-        if kind == "put":
-            names.append(("enter", f"{self._check.fix.label} {count}", "screen.choose('fix')"))
-        names.append(("x" if kind != "drop" else "enter", f"leave out {count}", "screen.choose('leave_out')"))
-        names.append(("enter" if kind == "hand" else "e", "edit", "screen.choose('edit')"))
-        if self._accepted:
-            names.append(("a", "without the accepted" if self._with_accepted else "also the accepted", "screen.accepted"))
-        names.append(("esc", "close", "screen.dismiss(None)"))
-        return key_line(*names)
 
     def _draw(self) -> None:
         if not self.is_attached:
@@ -131,8 +121,8 @@ class FixDialog(ModalScreen[FixChoice | None]):
             return []
         index, source = self.rows[position], self._session.source
         row = source.lazy_row(index).current_or_error
-        found = [one for one in source.findings(index) if one.check == self._check.id]
-        if self._check.fix.kind == "put" and not isinstance(row, DataError):
+        found = [one for one in source.findings(index) if one.check == self.check.id]
+        if self.check.fix.kind == "put" and not isinstance(row, DataError):
             fixed = apply_fixes(row, found)
             if fixed is not None and fixed.hash != row.hash:
                 return edit_rows([RowEdit(index, row, (fixed,))], width, height)
@@ -145,7 +135,7 @@ class FixDialog(ModalScreen[FixChoice | None]):
         return shown[:height]
 
     def action_accepted(self) -> None:
-        self._with_accepted = not self._with_accepted or not self._chosen(False)
+        self.with_accepted = not self.with_accepted or not self._chosen(False)
         self._draw()
 
     def action_choose(self, do: Literal["fix", "leave_out", "edit"]) -> None:
@@ -157,7 +147,7 @@ class FixDialog(ModalScreen[FixChoice | None]):
 
     def on_list_panel_chosen(self, event: ListPanel.Chosen) -> None:
         event.stop()
-        self.action_choose({"put": "fix", "drop": "leave_out", "hand": "edit"}[self._check.fix.kind])  # type: ignore[arg-type]
+        self.action_choose({"put": "fix", "drop": "leave_out", "hand": "edit"}[self.check.fix.kind])  # type: ignore[arg-type]
 
 
 def apply_fix(session: SourceSession, check: str, rows: Sequence[int]) -> Notice:
