@@ -30,9 +30,8 @@ _REASONS = {"conflict": "not a conflict", "near-duplicate": "not a duplicate", "
 
 @dataclass
 class _Clusters:
-    """The clusters of a session: computed, being computed (``progress``), or the reason why there are none."""
+    """The clusters of the rows: computed, being computed (``progress``), or the reason why there are none."""
 
-    session: SourceSession
     groups: list[RowGroup] = field(default_factory=list)
     progress: str = ""
     error: str = ""
@@ -78,7 +77,7 @@ class GroupsRoom(SourceRoom):
         self._view = "repeats"
         self._repeats: tuple[object, list[RowGroup]] = (None, [])  # with the key of its cache
         self._clusters: _Clusters | None = None
-        self._proposals: tuple[SourceSession | None, list[RowGroup]] = (None, [])
+        self._proposals: list[RowGroup] = []
         self._shown_group: tuple[str, int] | None = None
         self._decided_group: tuple[str, int] | None = None  # the group that undo returns to
         self._inside = False  # on a narrow screen, whether the members are shown in place of the groups
@@ -108,10 +107,9 @@ class GroupsRoom(SourceRoom):
     def _groups(self, session: SourceSession) -> list[RowGroup]:
         browser = session.source
         if self._view == "clusters":
-            found = self._clusters.groups if self._clusters is not None and self._clusters.session is session else []
-            return render.remaining(browser, found)
+            return render.remaining(browser, self._clusters.groups if self._clusters else [])
         if self.shows_proposals:
-            return render.remaining(browser, self._proposals[1] if self._proposals[0] is session else [])
+            return render.remaining(browser, self._proposals)
         key = (id(browser.check_result), browser.state.next_seq, len(browser.decisions))
         if key != self._repeats[0]:
             verdict = browser.verdict
@@ -146,7 +144,8 @@ class GroupsRoom(SourceRoom):
 
     def change_session(self, session: SourceSession | None) -> None:
         super().change_session(session)
-        self._repeats = (None, [])
+        self._stop_clustering()
+        self._repeats, self._clusters, self._proposals = (None, []), None, []
 
     def draw_source(self, session: SourceSession) -> None:
         self.set_class(self._inside, "-inside")
@@ -377,9 +376,8 @@ class GroupsRoom(SourceRoom):
             text = "Clusters need a model, and this file has no recipe."
             self.app.notices.show(Notice("warning", text, "Write one with r in Data."))
             return
-        if self._clusters is None or self._clusters.session is not session or self._clusters.error:
-            self._stop_clustering()
-            self._clusters = _Clusters(session, progress="starting")
+        if self._clusters is None or self._clusters.error:
+            self._clusters = _Clusters(progress="starting")
             self._compute(self._clusters, session.ref.recipe_path)
         self.action_switch("clusters")
 
@@ -388,7 +386,7 @@ class GroupsRoom(SourceRoom):
         session = self.open_session
 
         def grouped(groups: list[RowGroup]) -> None:
-            self._proposals = session, groups
+            self._proposals = groups if session is self.session else []
             self.action_switch("proposals")
 
         self.app.jobs.run(lambda: proposal_groups(render.proposed_rows(session.source)), grouped, busy="", holds_keys=True)
