@@ -215,8 +215,11 @@ async def test_a_file_without_a_recipe_cannot_be_clustered(room):
     room.app.redraw()
     await room.until(lambda: ready(room) and room.screen.session.ref.recipe_path is None)
     await room.press("c", notice="! Clusters need a model, and this file has no recipe.")
-    assert room.notice.endswith("Write one with r in Data.")
+    assert room.notice.endswith("n in Data creates one.")
+    await room.press("escape", until=lambda: not room.notice)
     assert room.head("#groups-section").startswith("▌ Groups")
+    await room.press("escape", mode="data")
+    assert "new recipe" in room.actions
 
 
 async def test_a_failed_clustering_says_why(shop, checks, open_room, monkeypatch):

@@ -283,7 +283,7 @@ class GroupsRoom(SourceRoom):
             self._inside = False
             self.redraw()
             self.set_focus(self._list)
-        elif self.app.notices.current is not None and self.app.notices.current.undo is None:
+        elif self.app.notices.current is not None and not self.app.notices.current.undo:
             self.app.notices.dismiss()
         else:
             self.app.action_room("data")
@@ -374,7 +374,7 @@ class GroupsRoom(SourceRoom):
         session = self.open_session
         if session.ref.recipe_path is None:
             text = "Clusters need a model, and this file has no recipe."
-            self.app.notices.show(Notice("warning", text, "Write one with r in Data."))
+            self.app.notices.show(Notice("warning", text, "n in Data creates one."))
             return
         if self._clusters is None or self._clusters.error:
             self._clusters = _Clusters(progress="starting")
