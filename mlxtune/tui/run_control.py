@@ -25,6 +25,7 @@ from mlxtune.workspace.index import RecipeView, RunView
 
 if TYPE_CHECKING:
     from mlxtune.tui.app import MlxtuneApp
+    from mlxtune.tui.rooms.chat.service import ChatService
 
 T = TypeVar("T")
 
@@ -35,8 +36,7 @@ class RunControl:
     def __init__(self, app: MlxtuneApp) -> None:
         self._app = app
         self.stopping: frozenset[str] = frozenset()  # the IDs of runs that were asked to stop
-        self.has_idle_chat: Callable[[], bool] = lambda: False  # whether unload_idle_chat has something to unload
-        self.unload_idle_chat: Callable[[], object] = lambda: None  # frees the machine; called in a job's thread
+        self.chat: ChatService | None = None  # the Chat room's, which a worker that starts unloads if it is idle
 
     @property
     def can_start(self) -> bool:
@@ -128,14 +128,15 @@ class RunControl:
         """Run a job that starts a worker, like :meth:`run_job`. If Chat has a model loaded but is not answering, unload it first."""
 
         def unload_and_start() -> T:
-            self.unload_idle_chat()
+            if self.chat:
+                self.chat.unload_if_idle()
             return job()
 
         return self._app.jobs.run(unload_and_start, on_result, busy=busy)
 
     def require_accelerator(self) -> None:
         """Raise ``MachineError`` if another process holds the accelerator, and :meth:`start_worker` would not free it."""
-        if not self.has_idle_chat():
+        if not (self.chat and self.chat.is_idle()):
             require_free_accelerator(timeout=0.5)
 
     def _run_recipe_job(self, verb: str, path: Path, job: Callable[[Recipe], Notice | None], busy: str) -> bool:

@@ -83,7 +83,7 @@ class ChatRoom(Room):
     def chat(self) -> ChatService:
         if self._chat is None:
             self._chat = ChatService(self.app.workspace, lambda: self.post_message(self.Changed()))
-            self.app.runs.has_idle_chat, self.app.runs.unload_idle_chat = self._chat.is_idle, self._chat.unload_if_idle
+            self.app.runs.chat = self._chat
         return self._chat
 
     @property
