@@ -15,7 +15,7 @@ from textual.content import Content
 from textual.events import Key
 
 from mlxtune.core.errors import MlxtuneError
-from mlxtune.core.files import FileStamp, display_path, file_stamp
+from mlxtune.core.files import display_path, file_stamp
 from mlxtune.core.text import one_line, plural, safe_text
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.arms import is_free
@@ -112,10 +112,9 @@ class BlindRoom(Room):
         super().__init__()
         self._selected: str | None = None  # the ID of the selected evaluation
         self._arms: ArmPair | None = None
-        self._loading: str | None = None  # the ID of the evaluation whose arms were read last
+        self._inputs: object = None  # the files that the arms were read from, as they were then
         self._error: MlxtuneError | None = None
         self._one_arm = False
-        self._votes: tuple[FileStamp | None, ...] = ()  # of the files that the arms' sessions were read from
         self._session: BlindSession | None = None
         self._result: BlindResult | None = None
         self._scroll = 0
@@ -155,15 +154,11 @@ class BlindRoom(Room):
         return self._session.current if self._session else None
 
     def draw(self, snapshot: Snapshot) -> None:
-        if self._session is None:
-            view = self._wanted()
-            if view is None:
-                self._arms = None
-            elif self._arms is None or self._arms.folder != view.run.folder:
-                self._load_arms(view)
-            elif self._votes != (votes := _vote_stamps(self._arms)):  # another program votes, too
-                self._votes = votes
-                self._load_arms(view, (self._arms.first, self._arms.second))
+        arms, view = self._arms, self._wanted()
+        if self._session is None and view is None:
+            self._arms = self._inputs = None
+        elif self._session is None and view is not None and self._inputs != _stamps(view.run.folder):  # another program votes, too
+            self._load_arms(view, (arms.first, arms.second) if arms and arms.folder == view.run.folder else None)
         for state in ("vote", "end", "result"):
             self.set_class(state == self.state, f"-{state}")
         session = self._session
@@ -210,13 +205,10 @@ class BlindRoom(Room):
         self.section("#bl-rater").show(lambda width, _height: lines(*block_rows(rater_facts(result), width)))
 
     def _load_arms(self, view: RunView, arms: tuple[str, str] | None = None) -> None:
-        if self._loading != view.id or arms is not None:
-            self._loading, self._error = view.id, None
-            self.run_job(partial(load_arms, view.run.folder, arms), self._show_arms, self._show_error, group="arms")
+        self._inputs, self._error = _stamps(view.run.folder), None
+        self.run_job(partial(load_arms, view.run.folder, arms), self._show_arms, self._show_error, group="arms")
 
     def _show_arms(self, arms: ArmPair | None) -> None:
-        if self._arms is None or arms is None or self._arms.folder != arms.folder:
-            self._votes = _vote_stamps(arms) if arms else ()
         self._arms, self._one_arm = arms, arms is None
         self.redraw()
 
@@ -289,7 +281,7 @@ class BlindRoom(Room):
         """Release the session's lock. Its votes are on disk."""
         if self._session:
             self._session.close()
-        self._session = self._result = self._loading = None
+        self._session = self._result = self._inputs = None
 
     on_unmount = _close_session
 
@@ -374,8 +366,9 @@ class BlindRoom(Room):
         self.app.jobs.run(job, busy="")
 
 
-def _vote_stamps(arms: ArmPair) -> tuple[FileStamp | None, ...]:
-    return tuple(file_stamp(file) for file in sorted(arms.folder.glob("blind/*/votes.jsonl")))
+def _stamps(evaluation: Path) -> tuple[object, ...]:
+    """Return an evaluation's folder with the stamps of its sessions' votes."""
+    return evaluation, *(file_stamp(file) for file in sorted(evaluation.glob("blind/*/votes.jsonl")))
 
 
 QUESTION = 44  # cells of a question

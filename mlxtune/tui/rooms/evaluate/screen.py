@@ -83,8 +83,8 @@ class EvaluateRoom(Room):
         self.evaluation: str | None = None  # the id of the selected report; None: the newest
         self._newest = ""  # the ID of the newest report when the room was last drawn
         self.report: LoadedReport | None = None
-        self._loading: Path | None = None
-        self._load_error: tuple[Path, MlxtuneError] | None = None
+        self._folder: Path | None = None  # that the report was last read from
+        self._load_error: MlxtuneError | None = None
         self._metric = ""
         self._versus = REFERENCE  # the arm whose answer is shown next to the filter's arm
         self.rows: FilteredRows | None = None
@@ -111,7 +111,7 @@ class EvaluateRoom(Room):
     @property
     def _is_reading(self) -> bool:
         """Whether the first report is being read, so that there is nothing else to show."""
-        return self._loading is not None and self.report is None
+        return self._folder is not None and self.report is None and self._load_error is None
 
     @property
     def _row(self) -> ScoredRow | None:
@@ -143,10 +143,10 @@ class EvaluateRoom(Room):
             self.app.selection.preferred_evaluation(self.evaluation, self.app.selection.evaluations),
             self.running("eval"),
         )
-        if wanted and wanted.run.folder not in (self.report.folder if self.report else None, self._loading):
+        if wanted and wanted.run.folder != self._folder:
             self._load_report(wanted.run.folder)
         if wanted is None:
-            self.report = self.rows = None
+            self._forget_report()
         self.set_class(live is not None, "-busy")
         self.query_one("#ev-report").display = self.report is not None
         if self.report is None and self.focused:
@@ -158,9 +158,7 @@ class EvaluateRoom(Room):
     def _draw_state(self, snapshot: Snapshot, live: RunView | None, wanted: RunView | None) -> None:
         """Draw the running evaluation, the newest failure, or the empty state."""
         failed = self._unfinished
-        error = self.report.evidence_error if self.report else None
-        if self._load_error and wanted and self._load_error[0] == wanted.run.folder:
-            error = self._load_error[1]
+        error = self.report.evidence_error if self.report else self._load_error
         self.set_class(failed is not None or error is not None, "-error")
         panel = self.query_one("#ev-error", Panel)
         if error:
@@ -238,17 +236,17 @@ class EvaluateRoom(Room):
 
     def _load_report(self, folder: Path) -> None:
         def failed(error: MlxtuneError) -> None:
-            self._loading = self.report = self.rows = None
-            self._load_error = (folder, error)
+            self.report, self.rows, self._load_error = None, None, error
             self.redraw()
 
-        if not (self._load_error and self._load_error[0] == folder):
-            self._loading = folder
-            self.run_job(lambda: service.load_report(folder), self._show_report, failed, group="report")
+        self._folder, self._load_error = folder, None
+        self.run_job(lambda: service.load_report(folder), self._show_report, failed, group="report")
+
+    def _forget_report(self) -> None:
+        self.report = self.rows = self._folder = self._load_error = None
 
     def _show_report(self, loaded: LoadedReport) -> None:
         self.report, self.rows = loaded, None
-        self._loading = self._load_error = None
         if self._metric not in loaded.metrics:
             self._metric = loaded.report.headline_metric
         self.query_one("#ev-table", ListPanel).cursor = loaded.report.arms.index(loaded.report.subject)
@@ -397,7 +395,7 @@ class EvaluateRoom(Room):
 
     def _select(self, view: RunView) -> None:
         self.evaluation = view.id
-        self.report = self.rows = None
+        self._forget_report()
         self.redraw()
 
     def action_compare(self) -> None:
