@@ -5,6 +5,7 @@ of zero or less, because Textual asks for a panel's height before its width is f
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 
 from rich.cells import cell_len, chop_cells
 from textual.content import Content
@@ -70,6 +71,12 @@ def section_title(title: str, width: int, note: Part = "", lit: bool = False) ->
 def justify(width: int, left: Content, right: Content) -> Content:
     """Return a row of ``width`` cells with ``right`` at its end. ``left`` is truncated if they would overlap."""
     return line(cell(left, width - right.cell_length), right).truncate(max(width, 0))
+
+
+def side_by_side(left: Sequence[Content], right: Sequence[Content], half: int, gap: str = "  ") -> list[Content]:
+    """Return two columns, each ``half`` cells wide."""
+    pairs = zip_longest(left, right, fillvalue=Content(""))
+    return [line(cell(one, half), gap, other.truncate(max(half, 0))) for one, other in pairs]
 
 
 def wrap(text: str, width: int) -> list[str]:

@@ -1,7 +1,5 @@
 """Draw the Chat room: the empty state, and questions and replies by role."""
 
-from itertools import zip_longest
-
 from textual.content import Content
 
 from mlxtune.core.errors import MlxtuneError
@@ -10,7 +8,7 @@ from mlxtune.evaluation.scorers import Score
 from mlxtune.present.labels import usage
 from mlxtune.tui.paths import base_name
 from mlxtune.tui.render.output_text import output_rows
-from mlxtune.tui.render.text import cell, error_rows, key, line, lines, paragraph, wrap
+from mlxtune.tui.render.text import error_rows, key, line, lines, paragraph, side_by_side, wrap
 from mlxtune.tui.rooms.chat.service import AdapterOption, ChatReply, ChatService, Exchange
 from mlxtune.workspace.index import RunView
 
@@ -83,7 +81,7 @@ def _stacked(exchange: Exchange, follows: bool, width: int) -> list[Content]:
 def _side_by_side(exchange: Exchange, follows: bool, width: int) -> list[Content]:
     half = (width - 4) // 2
     left, right = ([row[2:] for row in _reply(reply, follows, half)] for reply in exchange.replies)
-    return [line("  ", cell(first or "", half), "  ", cell(second or "", half)) for first, second in zip_longest(left, right)]
+    return [line("  ", row) for row in side_by_side(left, right, half)]
 
 
 def _reply(reply: ChatReply, follows: bool, width: int) -> list[Content]:

@@ -17,7 +17,7 @@ from mlxtune.data.review import EXCLUDED
 from mlxtune.data.rows import Row, last_prompt, row_text
 from mlxtune.tui.render.output_text import DIFFERENCE_STYLE, FAILURE_STYLE, Words, word_diff
 from mlxtune.tui.render.source import decision_glyph, role_glyph
-from mlxtune.tui.render.text import Part, cell, invitation, key, line, paragraph
+from mlxtune.tui.render.text import Part, cell, invitation, key, line, paragraph, side_by_side
 from mlxtune.tui.rooms.review.render import RowPart, parts_of
 from mlxtune.tui.source_session import SourceSession
 from mlxtune.tui.widgets import Lines
@@ -143,9 +143,7 @@ def comparison(browser: SourceBrowser, kind: str, left: int, right: int, width: 
             [_head(part), *_body(part, own, lit.get(part.name, ()), half)] if part is not None else []
             for part, own, lit in zip((first, second), words, spans, strict=True)
         ]
-        for this, other in zip_longest(*sides, fillvalue=Content("")):
-            rows.append(line(cell(this, half), "   ", other).truncate(max(width, 0)))
-        rows.append(Content(""))
+        rows += [*side_by_side(sides[0], sides[1], half, "   "), Content("")]
     return rows, [0]
 
 

@@ -24,7 +24,7 @@ from mlxtune.present.check import finding_text
 from mlxtune.tui.render.bars import bar
 from mlxtune.tui.render.output_text import DIFFERENCE_STYLE, Words, word_diff
 from mlxtune.tui.render.source import SEVERITY_STYLE, role_glyph
-from mlxtune.tui.render.text import cell, clickable, justify, key, line, lines, marked, paragraph
+from mlxtune.tui.render.text import cell, clickable, justify, key, line, lines, marked, paragraph, side_by_side
 from mlxtune.tui.widgets import Lines
 
 SIDES = ("chosen", "rejected")
@@ -186,11 +186,7 @@ def pair(parts: Sequence[RowPart], turns: Turns, width: int, cursor: int, air: b
         sides.append([_side_head(part, turn, half, index == cursor, key_name), *_side_body(own_words, half)])
     starts += [len(rows)] * 2
     left, right = sides[::-1] if swapped else sides
-    blank = Content(" " * half)
-    for index in range(max(len(left), len(right))):
-        one, other = (side[index] if index < len(side) else blank for side in (left, right))
-        rows.append(line(cell(one, half), "  ", other).truncate(max(width, 0)))
-    return rows, starts
+    return rows + side_by_side(left, right, half), starts
 
 
 def _part_head(part: RowPart, turn: TurnTokens | None, width: int, under_cursor: bool) -> Content:
