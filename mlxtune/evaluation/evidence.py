@@ -34,6 +34,7 @@ from mlxtune.data.split import group_labels
 from mlxtune.evaluation.answers import Answer, SeedAnswers
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt, parse_prompt
 from mlxtune.evaluation.scorers import ModelAnswer
+from mlxtune.evaluation.scorers.disclaimer import required_by
 from mlxtune.recipe import Recipe, load
 
 RECIPE, SCHEMA = "recipe.toml", "schema.json"
@@ -122,7 +123,10 @@ class EvaluationEvidence:
 
 @dataclass(frozen=True)
 class AnswerPair:
-    """A held-out row with two arms' answers; ``reference`` may be empty. Rows in the same ``group`` are not independent."""
+    """A held-out row with two arms' answers; ``reference`` may be empty. Rows in the same ``group`` are not independent.
+
+    ``required`` has the names of the conditional disclaimers that the reference requires.
+    """
 
     id: str
     prompt: tuple[Message, ...]
@@ -131,6 +135,7 @@ class AnswerPair:
     first: str
     second: str
     tools: tuple[Any, ...] = ()
+    required: tuple[str, ...] = ()
 
 
 def save_evidence(
@@ -210,8 +215,18 @@ def load_pairs(folder: Path, first: str, second: str) -> tuple[AnswerPair, ...]:
         if arm not in evidence.answers:
             raise InputError(f"{folder.name} has no arm named {one_line(arm, 40)}.", hint=suggest(arm, evidence.answers))
     one, two = ({answer.id: answer.output for answer in evidence.answers[arm]} for arm in (first, second))
+    rules = evidence.recipe.evaluation.disclaimers
     return tuple(
-        AnswerPair(row.id, row.prompt, row.reference or "", row.group, one[row.id], two[row.id], row.tools)
+        AnswerPair(
+            row.id,
+            row.prompt,
+            row.reference or "",
+            row.group,
+            one[row.id],
+            two[row.id],
+            row.tools,
+            required_by(row.reference or "", rules),
+        )
         for row in evidence.rows
         if row.id in one and row.id in two
     )

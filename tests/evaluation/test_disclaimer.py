@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxtune.evaluation.scorers import ModelAnswer, Score
-from mlxtune.evaluation.scorers.disclaimer import score_disclaimers
+from mlxtune.evaluation.scorers.disclaimer import required_by, score_disclaimers
 from mlxtune.evaluation.scorers.output_text import normalize
 from mlxtune.recipe import Disclaimer, Phrase
 
@@ -400,3 +400,9 @@ def test_hostile_output_gets_verdict(output):
 @given(st.text(alphabet="{}[]\":\\ <>think/.\n'not general guidance", max_size=80), st.sampled_from(["", ASKED]), st.booleans())
 def test_any_output_gets_verdict(output, prompt, fuzzy):
     judge(output, RULE, ALWAYS, Disclaimer("a", at="last paragraph"), prompt=prompt, fuzzy=fuzzy)
+
+
+def test_only_conditional_disclaimers_are_required_by_a_reference():
+    rules = [Disclaimer(text="Not advice."), Disclaimer(text="Call 112.", when={"/reason": "injury"})]
+    assert required_by('{"reason": "injury"}', rules) == ("Call 112.",)
+    assert required_by('{"reason": "size"}', rules) == required_by("plain text", rules) == ()

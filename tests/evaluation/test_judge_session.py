@@ -2,6 +2,7 @@ import itertools
 import json
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 from exact_tests import mcnemar, sign_test
@@ -388,6 +389,12 @@ def test_a_question_about_the_reference_is_tried_on_known_answers(evaluation):
     assert (correct.paired.fixed, correct.paired.total) == (30, 30)  # the row without a reference is left out
     accepted = "accepted 20 of 20 references, rejected 20 of 20 of other rows"
     assert Fact("correct", accepted, "κ 1.00") in judge_facts(report).facts
+
+
+def test_rows_that_require_a_disclaimer_are_also_compared_apart(evaluation):
+    rows = [replace(row, required=("safety",) if at < 4 else ()) for at, row in enumerate(_rows(12, second="Dear customer, {at}"))]
+    report = _judged(evaluation, _strict, rows, rubric=CORRECT)
+    assert [(item.metric, item.paired.total) for item in report.comparisons] == [("correct", 12), ("correct, safety", 4)]
 
 
 def test_a_judge_that_accepts_every_answer_does_not_know_what_is_correct(evaluation):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # the command line's help does not need numpy
 
 
 FILE = "report.json"
-VERSION = 6
+VERSION = 7
 PAIR = "a pair"
 MAX_PROBLEMS = 0.2  # share of unusable replies above which the judge is unreliable
 
@@ -158,17 +158,21 @@ def _preferences(session: JudgeSession, grades: Grades) -> tuple[dict[str, ArmCh
 
 
 def _graded(session: JudgeSession, grades: Grades) -> tuple[tuple[Comparison, ...], tuple[ScoreComparison, ...]]:
+    """Compare the arms by each question, and by those about the reference also in the rows that require each conditional disclaimer."""
     comparisons: list[Comparison | ScoreComparison] = []
-    for question in session.rubric.questions:
+    texts = dict.fromkeys(name for row in session.rows for name in row.required)
+    for question, required in [
+        (item, name) for item in session.rubric.questions for name in ("", *(texts if item.about_reference else ()))
+    ]:
         values, groups = [], []
         for row in session.rows:
-            if question.about_reference and not row.reference:
+            if (question.about_reference and not row.reference) or (required and required not in row.required):
                 continue
             one, two = (grades[(row.id, arm, question.name, False, 0)] for arm in (FIRST, SECOND))
             if not one.problem and not two.problem and one.value is not None and two.value is not None:
                 values.append((one.value, two.value))
                 groups.append(row.group)
-        of = question.name, *session.arms
+        of = f"{question.name}, {required}" if required else question.name, *session.arms
         if question.anchors and len(set(groups)) > 1:
             comparisons.append(compare_scores(*of, values, groups))
         elif groups and not question.anchors:

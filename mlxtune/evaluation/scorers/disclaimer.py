@@ -44,6 +44,12 @@ def score_disclaimers(answer: ModelAnswer, rules: Sequence[Disclaimer], fuzzy: b
     return PASS
 
 
+def required_by(reference: str, rules: Sequence[Disclaimer]) -> tuple[str, ...]:
+    """Return the names of the conditional disclaimers among ``rules`` that ``reference`` requires."""
+    found = find_json(reference)
+    return tuple(rule.name for rule in rules if found and (rule.when or rule.unless) and _called_for(rule, found[0]))
+
+
 def _called_for(rule: Disclaimer, reference: Any) -> bool:
     when, unless = (
         all(field_value(reference, name) == value for name, value in fields.items()) for fields in (rule.when, rule.unless)
