@@ -33,7 +33,7 @@ def test_process_result_equals_function_result(workspace):
 
 
 def test_the_base_is_asked_in_the_process(workspace):
-    result = CheckProcess({"recipe": str(workspace / "recipes" / "tiny.toml"), "base": True}).follow(lambda what, share: None)
+    result = start_check({"recipe": str(workspace / "recipes" / "tiny.toml"), "base": True}).result(lambda what, share: None)
     assert result is not None
     assert result.skipped == {"mismatch": Skip("uninformed")}  # prompts tell a random model nothing
 
