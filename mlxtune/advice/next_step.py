@@ -269,7 +269,7 @@ def after_check(source: Path, section: DataSection, report: CheckReport, snapsho
                 return None if recipe else NextStep(StepCode.MAP_COLUMNS, name=name, options=mapping_option(proposed))
     read_as = [f"--format {section.format}"] if section.format != "auto" and not recipe else []
     read_as += [mapping_option(section.map)] if section.map and not recipe else []
-    blocks = {finding.check for finding in report.shown if finding.severity == "block"}
+    blocks = {finding.check for finding in report.findings if finding.severity == "block"}
     if not report.kept or report.improvement.code == "change_recipe":
         return None
     if blocks:

@@ -153,7 +153,7 @@ def check(
         step = after_check(source, section, report, WorkspaceIndex(Path.cwd()).read())
         command = step_action(step).command if step else ""
         draw(check_document(report, fixed, every=every, command=command))
-    if any(finding.severity == "block" for finding in report.shown):
+    if any(finding.severity == "block" for finding in report.findings):
         raise typer.Exit(1)
 
 
@@ -169,7 +169,7 @@ def _record_fixes(path: Path, section: DataSection, report: CheckReport, also: S
         for _ in browser.scan():
             pass
         browser.apply_review(session.state)
-        return record_fixes(browser, session, report.shown, also)
+        return record_fixes(browser, session, report.findings, also)
 
 
 def _mute(path: Path, mute: str, unmute: str, reason: str) -> None:

@@ -288,7 +288,7 @@ class SourceBrowser(Closeable):
         edited = {index for index, decision in decisions.items() if decision.record is not None} - left_out
         muted = self.state.muted
         changed = decisions.keys() | result.edited.keys()
-        unchanged = (one for one in result.findings if one.check not in muted and not (one.rows and one.rows[0] in changed))
+        unchanged = (one for one in result.found if one.check not in muted and not (one.rows and one.rows[0] in changed))
         findings = [one for one in unchanged if not self._is_resolved(one)]
         findings += [one for index in sorted(changed - left_out) for one in self.findings(index)]
         findings.sort(key=report_order)

@@ -235,7 +235,7 @@ def _finding_blocks(report: CheckReport, every: bool) -> list[Block]:
     blocks: list[Block] = []
     shown: list[Finding] = []
     for severity, title in _SEVERITY_TITLES.items():
-        by_check = [(id, list(same)) for id, same in groupby(_of(report.shown, severity), key=lambda one: one.check)]
+        by_check = [(id, list(same)) for id, same in groupby(_of(report.findings, severity), key=lambda one: one.check)]
         if not by_check:
             continue
         accepted = f", {report.verdict.accepted:,} accepted" if severity == "warn" and report.verdict.accepted else ""
@@ -244,7 +244,7 @@ def _finding_blocks(report: CheckReport, every: bool) -> list[Block]:
         blocks.append(Table(title, plural(report.rows(severity), "row") + accepted, columns, rows))
         shown += [one for _, findings in by_check for one in (findings if every else findings[:_EXAMPLES])]
     if shown:
-        hidden = len(_of(report.shown, "block")) + len(_of(report.shown, "warn")) - len(shown)
+        hidden = len(_of(report.findings, "block")) + len(_of(report.findings, "warn")) - len(shown)
         note = f"{hidden:,} more with --all" if hidden else ""
         rows = tuple(_finding_row(report, one) for one in shown)
         blocks.append(Table("Rows", note, (Column("check"), Column("place"), Column("why")), rows))
@@ -280,7 +280,7 @@ def _finding_row(report: CheckReport, finding: Finding) -> tuple[Cell, ...]:
 
 def _note_facts(report: CheckReport) -> list[Fact]:
     facts = []
-    for id, same in groupby(_of(report.shown, "note"), key=lambda one: one.check):
+    for id, same in groupby(_of(report.findings, "note"), key=lambda one: one.check):
         notes = list(same)
         if not notes[0].rows:
             facts += [Fact(check_title(id), finding_text(finding)) for finding in notes]

@@ -293,7 +293,7 @@ def test_a_check_result_round_trips_through_json(source: Path) -> None:
     result = check(source, rules=rules)
     loaded = CheckResult.from_json(json.loads(json.dumps(result.to_json())))
     assert loaded.to_json() == result.to_json()
-    assert (loaded.findings, loaded.skipped) == (result.findings, result.skipped)
+    assert (loaded.found, loaded.skipped) == (result.found, result.skipped)
     assert [loaded.split_of(index) for index in range(7)] == ["train", "test", None, "train", "train", "train", None]
     assert loaded.split_sizes == {"train": 4, "valid": 0, "test": 1}
 

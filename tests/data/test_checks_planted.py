@@ -27,7 +27,7 @@ def dirty(tmp_path_factory: pytest.TempPathFactory) -> tuple[PlantedFile, CheckR
 
 
 def reported_lines(report: CheckReport, check_id: str) -> list[int]:
-    return [report.locations[finding.rows[0]][0].line for finding in report.shown if finding.check == check_id and finding.rows]
+    return [report.locations[finding.rows[0]][0].line for finding in report.findings if finding.check == check_id and finding.rows]
 
 
 @pytest.mark.parametrize("check_id", make_planted(dirty=True).lines)
@@ -49,12 +49,12 @@ def test_a_row_without_room_is_a_warning_if_training_skips_it(tmp_path: Path) ->
     file, line = planted.write(tmp_path / "rows.jsonl"), planted.lines["prompt-fills-window"]
     report = check(file, rules=CheckRules(tokens=planted.token_counts(), max_tokens=WINDOW, skip_too_long=True))
     assert (reported_lines(report, "prompt-fills-window"), reported_lines(report, "too-long")) == ([], [line])
-    assert {finding.severity for finding in report.shown if finding.check == "too-long"} == {"warn"}
+    assert {finding.severity for finding in report.findings if finding.check == "too-long"} == {"warn"}
 
 
 def test_the_clean_file_has_no_findings(tmp_path: Path) -> None:
     report = run_check(make_planted(dirty=False), tmp_path / "clean.jsonl")
-    assert [finding.check for finding in report.shown if finding.severity != "note"] == []
+    assert [finding.check for finding in report.findings if finding.severity != "note"] == []
     assert report.verdict.outcome == "clean"
 
 
@@ -63,7 +63,7 @@ def test_a_planted_row_has_no_other_findings(dirty: tuple[PlantedFile, CheckRepo
     checks_by_line = {line: id for id, line in planted.lines.items()}
     others = {
         (checks_by_line.get(report.locations[finding.rows[0]][0].line), finding.check)
-        for finding in report.shown
+        for finding in report.findings
         if finding.rows and checks_by_line.get(report.locations[finding.rows[0]][0].line) != finding.check
     }
     assert not others
@@ -91,14 +91,14 @@ def test_spans_point_to_the_evidence(dirty: tuple[PlantedFile, CheckReport]) -> 
         ("phone", "+44 20 7946 0958"),
         ("iban", "GB82 WEST 1234 5698 7654 32"),
     ):
-        (span,) = next(finding.spans for finding in report.shown if finding.check == id)
+        (span,) = next(finding.spans for finding in report.findings if finding.check == id)
         text = planted.records[planted.lines[id] - 1]["messages"][1]["content"]
         assert (span.part, text[span.start : span.end]) == ("turn 2", evidence)
 
 
 def test_secrets_are_masked(dirty: tuple[PlantedFile, CheckReport]) -> None:
     _, report = dirty
-    (span,) = next(finding.spans for finding in report.shown if finding.check == "secret")
+    (span,) = next(finding.spans for finding in report.findings if finding.check == "secret")
     assert "ghp_…" in span.text
     assert "a1B2" not in span.text
 
@@ -127,7 +127,7 @@ def test_the_bundled_samples_are_clean() -> None:
 def test_every_finding_and_code_has_words(dirty: tuple[PlantedFile, CheckReport]) -> None:
     """The wording of each check mentions only values that its findings have."""
     _, report = dirty
-    for finding in report.shown:
+    for finding in report.findings:
         assert "{" not in words.finding_text(finding) or finding.check == "placeholder", finding
     for code in get_args(ImprovementCode):
         check_id = "secret" if code == "fix" else ""

@@ -42,7 +42,7 @@ def chat(question: str, answer: str, **meta: Any) -> dict[str, Any]:
 
 def finding_locations(report: CheckReport, check_id: str) -> list[list[str]]:
     """Return the row locations of each finding of a check, such as ``train:3``."""
-    locations = [[report.locations[index][0] for index in one.rows] for one in report.shown if one.check == check_id]
+    locations = [[report.locations[index][0] for index in one.rows] for one in report.findings if one.check == check_id]
     return [[f"{location.file.stem}:{location.line}" for location in rows] for rows in locations]
 
 
@@ -62,7 +62,7 @@ def folder(tmp_path: Path) -> Path:
 def test_a_test_row_in_train_blocks_and_a_validation_row_warns(folder: Path) -> None:
     report = check(folder)
     assert finding_locations(report, "leak") == [["train:41", "test:3"], ["train:42", "valid:2"]]
-    assert [one.severity for one in report.shown if one.check == "leak"] == ["block", "warn"]
+    assert [one.severity for one in report.findings if one.check == "leak"] == ["block", "warn"]
     assert finding_locations(report, "duplicate") == []
 
 
@@ -73,7 +73,7 @@ def test_a_test_prompt_inside_a_training_conversation_blocks(folder: Path) -> No
     write(folder / "train.jsonl", [*rows[:40], talk])
     report = check(folder)
     assert finding_locations(report, "leak") == [["train:41", "test:2"]]
-    assert [one.severity for one in report.shown if one.check == "leak"] == ["block"]
+    assert [one.severity for one in report.findings if one.check == "leak"] == ["block"]
     assert finding_locations(check(folder, rules=CheckRules(turns="last")), "leak") == []
 
 
@@ -105,7 +105,7 @@ def test_the_rows_of_a_test_file_are_neither_counted_nor_fixed(folder: Path) -> 
     write(folder / "test.jsonl", published)
     report = check(folder)
     assert (report.statistics.rows, report.statistics.groups, report.statistics.tags) == (48, 47, {})
-    assert {report.locations[one.rows[0]][0].file.name for one in report.shown if one.rows} <= {"train.jsonl", "valid.jsonl"}
+    assert {report.locations[one.rows[0]][0].file.name for one in report.findings if one.rows} <= {"train.jsonl", "valid.jsonl"}
     record(folder, ["template"])
     assert [row.content["messages"] for row in read_source(folder).parts["test"]] == [row["messages"] for row in published]
 
@@ -191,7 +191,7 @@ def test_contradictions_are_no_near_duplicates_and_no_fix_drops_one(tmp_path: Pa
     report = check(write(tmp_path / "rows.jsonl", rows))
     assert sorted(finding_locations(report, "conflict")) == [["rows:2", "rows:1"], ["rows:5", "rows:4"]]
     assert finding_locations(report, "near-duplicate") == [["rows:3", "rows:2"]]
-    assert select_fixes(report.shown, ["near-duplicate"]).keys() == {2}
+    assert select_fixes(report.findings, ["near-duplicate"]).keys() == {2}
 
 
 TEA = "Which flask keeps tea hot?"
@@ -241,7 +241,7 @@ def test_a_shared_system_prompt_makes_no_near_duplicates(tmp_path: Path) -> None
     rows = [{"messages": [system, *chat(question, f"Answer {number}.")["messages"]]} for number, question in enumerate(QUESTIONS)]
     report = check(write(tmp_path / "rows.jsonl", rows))
     assert report.statistics.groups == len(QUESTIONS)
-    assert not {"conflict", "near-duplicate"} & {one.check for one in report.shown}
+    assert not {"conflict", "near-duplicate"} & {one.check for one in report.findings}
 
 
 HEADER = "table: standings\ncolumns: rank, english title, chinese title, average, peak, premiere, finale, viewers, comments, awards"
@@ -271,7 +271,7 @@ def test_the_length_of_a_pair_is_that_of_its_chosen_answer(tmp_path: Path) -> No
     pairs = [{"prompt": f"Question {number}?", "chosen": "a" * 40, "rejected": "b" * 4000} for number in range(20)]
     pairs[7]["chosen"] = "yes"
     report = check(write(tmp_path / "pairs.jsonl", pairs))
-    assert [(finding.rows, finding.values) for finding in report.shown if finding.check == "length-outlier"] == [
+    assert [(finding.rows, finding.values) for finding in report.findings if finding.check == "length-outlier"] == [
         ((7,), {"length": 3, "median": 40})
     ]
 
@@ -312,7 +312,7 @@ def test_rare_tag_values_are_reported(tmp_path: Path) -> None:
     ]
     report = check(write(tmp_path / "rows.jsonl", rows))
     assert report.statistics.tags["topic"] == {"tents": 59, "stoves": 1}
-    assert next(one.values for one in report.shown if one.check == "coverage") == {
+    assert next(one.values for one in report.findings if one.check == "coverage") == {
         "key": "topic",
         "total": 60,
         "values": {"stoves": 1},
@@ -341,8 +341,8 @@ def test_real_files_have_no_blocking_findings(name: str, mapping: dict[str, str]
         pytest.skip(f"{SHARED / name} is missing")
     report = check(SHARED / name, mapping=mapping)
     assert (report.formats, report.read, report.kept, report.refused) == (formats, read, read, 0)
-    assert [one for one in report.shown if one.severity == "block"] == []
-    assert sum(one.check == "bad-row" for one in report.shown) == 0
+    assert [one for one in report.findings if one.severity == "block"] == []
+    assert sum(one.check == "bad-row" for one in report.findings) == 0
 
 
 def test_rows_with_unknown_keys_are_refused(tmp_path: Path) -> None:
@@ -363,7 +363,7 @@ def test_safe_fixes_write_a_clean_file_and_keep_the_source(tmp_path: Path) -> No
     result = record(source)
     assert source.read_bytes() == before
     safe = {id for id, one in CHECKS.items() if one.fix.safe}
-    assert not {one.check for one in check(source, state=load(source)).shown} & safe
+    assert not {one.check for one in check(source, state=load(source)).findings} & safe
     assert {(one.location.line, *one.checks) for one in result.changes} >= {
         (planted.lines[id], id) for id in ("secret", "email", "card", "iban", "control", "mojibake", "bad-row")
     }
@@ -391,24 +391,24 @@ def test_values_in_code_in_examples_and_in_tasks_about_them_are_notes(
     prompt: str, answer: str, checks: set[str], tmp_path: Path
 ) -> None:
     report = check(write(tmp_path / "rows.jsonl", [chat(prompt, answer)]))
-    found = [one for one in report.shown if one.rows]
+    found = [one for one in report.findings if one.rows]
     assert {one.check for one in found if one.severity == "note"} == checks
     assert {one.rows[0] for one in found if one.severity != "note"} & {0} == (
         {0} if "northpeak" in prompt or "Dear" in answer else set()
     )
-    assert bool(select_fixes(report.shown)) is ("northpeak" in prompt)
+    assert bool(select_fixes(report.findings)) is ("northpeak" in prompt)
 
 
 def test_a_leak_in_a_row_whose_answer_is_json_is_masked(tmp_path: Path) -> None:
     system = {"role": "system", "content": "You answer customers in JSON."}
     row = {"messages": [system, *chat("Whom do I write to?", '{"reply": "To bob@northpeak.com."}')["messages"]]}
     report = check(write(tmp_path / "rows.jsonl", [row]))
-    assert [(one.check, one.severity) for one in report.shown if one.rows] == [("email", "warn")]
+    assert [(one.check, one.severity) for one in report.findings if one.rows] == [("email", "warn")]
 
 
 def test_keys_of_known_services_are_masked_in_code_too(tmp_path: Path) -> None:
     report = check(write(tmp_path / "rows.jsonl", [chat("Write a Python function.", f"```\nlogin('{KEY}')\n```")]))
-    assert select_fixes(report.shown).keys() == {0}
+    assert select_fixes(report.findings).keys() == {0}
 
 
 @pytest.mark.parametrize(
@@ -609,7 +609,7 @@ def test_checks_run_on_rows_as_edited(tmp_path: Path) -> None:
     report = check(path, state=load(path))
     assert finding_locations(report, "email") == [["rows:1"]]
     assert finding_locations(report, "conflict") == [["rows:7", "rows:6"]]
-    assert [one.rows[0] for one in report.findings if one.check == "email" and one not in report.shown] == [2]
+    assert [one.rows[0] for one in report.found if one.check == "email" and one not in report.findings] == [2]
     assert (report.kept, report.refused, len(report.left_out), sorted(report.edited)) == (7, 0, 2, [0, 1])
     answers = [row["messages"][1]["content"] for row in fix(path)[0]]
     assert answers == ["No address. Write to [EMAIL].", "No address.", "Yes.", "Yes.", "No."]

@@ -43,7 +43,7 @@ def test_source_is_checked_without_contract_or_tokens(tmp_path):
     assert result is not None
     assert result.statistics.tier == "too_few"
     assert set(result.skipped) == {"contract", "tokens", "split"}
-    assert {one.check for one in result.findings if one.rows == (13,)} == {"secret"}
+    assert {one.check for one in result.found if one.rows == (13,)} == {"secret"}
 
 
 def test_source_error_is_raised_in_caller(tmp_path):

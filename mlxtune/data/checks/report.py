@@ -114,7 +114,7 @@ class CheckResult:
     """The findings and facts of a source, by record number: what a check process sends to the app."""
 
     statistics: Statistics
-    findings: tuple[Finding, ...]  # also those of muted checks, and of rows that the review left out
+    found: tuple[Finding, ...]  # also by muted checks, and in rows that the review left out
     tokens: IntArray  # the length of each record, or -1 if unknown
     splits: Sequence[str]  # of each record, empty if unknown
     max_tokens: int
@@ -136,30 +136,30 @@ class CheckResult:
     def by_row(self) -> Mapping[int, tuple[Finding, ...]]:
         """The findings to fix in each record, most severe first."""
         by_row: dict[int, list[Finding]] = {}
-        for finding in self.findings:
+        for finding in self.found:
             if finding.rows:
                 by_row.setdefault(finding.rows[0], []).append(finding)
         return {index: tuple(findings) for index, findings in by_row.items()}
 
     def to_json(self) -> dict[str, Any]:
-        names = [item.name for item in fields(CheckResult) if item.name not in ("findings", "tokens", "edited")]
+        names = [item.name for item in fields(CheckResult) if item.name not in ("found", "tokens", "edited")]
         values = {name: to_json(getattr(self, name)) for name in names}
-        findings = [  # as lists, because there may be a million of them
+        found = [  # as lists, because there may be a million of them
             [one.check, one.severity, one.rows, [[s.part, s.start, s.end, s.text, s.replacement] for s in one.spans], one.reason,
              dict(one.values)]
-            for one in self.findings
+            for one in self.found
         ]  # fmt: skip
         edited = list(self.edited.items())  # JSON would turn the numbers to strings
-        return {**values, "findings": findings, "tokens": self.tokens.tolist(), "edited": edited}
+        return {**values, "found": found, "tokens": self.tokens.tolist(), "edited": edited}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> CheckResult:
-        findings = tuple(
+        found = tuple(
             Finding(check, severity, tuple(rows), tuple(Span(*span) for span in spans), reason, values or NO_VALUES)
-            for check, severity, rows, spans, reason, values in value["findings"]
+            for check, severity, rows, spans, reason, values in value["found"]
         )
         tokens, edited = np.array(value["tokens"], np.int64), dict(map(tuple, value["edited"]))
-        return from_json(cls, value, findings=findings, tokens=tokens, edited=edited, splits=value["splits"])
+        return from_json(cls, value, found=found, tokens=tokens, edited=edited, splits=value["splits"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +169,7 @@ class CheckReport(CheckResult):
     path: Path
     files: tuple[FileCount, ...]
     formats: dict[str, int]
-    shown: tuple[Finding, ...]  # without those of muted checks, and of rows that the review left out
+    findings: tuple[Finding, ...]  # without those by muted checks, and in rows that the review left out
     locations: Mapping[int, tuple[Location, str]]  # and the ID of every record in a finding
     lengths: tuple[int, ...]  # in tokens if ``max_tokens`` is set, else in characters
     muted: tuple[MutedCheck, ...] = ()
@@ -195,15 +195,15 @@ class CheckReport(CheckResult):
 
     @cached_property
     def verdict(self) -> CheckVerdict:
-        return verdict(self.shown, self.read - len(self.left_out), self.accepted)
+        return verdict(self.findings, self.read - len(self.left_out), self.accepted)
 
     @property
     def improvement(self) -> Improvement:
-        return improvement(self.statistics, self.shown, self.verdict.to_review)
+        return improvement(self.statistics, self.findings, self.verdict.to_review)
 
     def rows(self, severity: Severity) -> int:
         """Return the number of records that have a finding with this severity."""
-        return len(_rows(self.shown, severity))
+        return len(_rows(self.findings, severity))
 
 
 def improvement(statistics: Statistics, findings: Sequence[Finding], to_review: int, *, stale: bool = False) -> Improvement:
@@ -268,11 +268,11 @@ def report_json(report: CheckReport, fixed: dict[str, Any] | None = None) -> dic
              "notes": list(file.notes)}
             for file in report.files
         ],
-        "counts": {severity: sum(one.severity == severity for one in report.shown) for severity in SEVERITIES},
+        "counts": {severity: sum(one.severity == severity for one in report.findings) for severity in SEVERITIES},
         "not_checked": {group: asdict(skip) for group, skip in report.skipped.items()},
         "muted": [asdict(muted) for muted in report.muted],
         "review": {"left_out": len(report.left_out), "edited": report.edited_count},
-        "findings": [_finding_json(report, finding) for finding in report.shown],
+        "findings": [_finding_json(report, finding) for finding in report.findings],
         "constant": asdict(report.constant) if report.constant else None,
         "facts": asdict(report.statistics) | {"lengths": length_summary(report)},
         "fixed": fixed,
