@@ -9,11 +9,12 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from mlxtune.core.text import common_length
 from mlxtune.data.readers.formats import BREAK
 from mlxtune.data.rows import REASONING, Message
 from mlxtune.data.template_notes import TemplateNote
 from mlxtune.models.control_tokens import ControlTokens
-from mlxtune.models.dialect import Dialect, common_length
+from mlxtune.models.dialect import Dialect
 from mlxtune.models.thoughts import THOUGHTS
 
 

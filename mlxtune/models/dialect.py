@@ -14,6 +14,7 @@ from typing import Any, Literal
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from mlxtune.core.errors import TemplateError
+from mlxtune.core.text import common_length
 from mlxtune.data.rows import REASONING, Message, join_reasoning
 
 TurnDict = dict[str, Any]
@@ -300,11 +301,6 @@ def _appear_in_order(text: str, words: Sequence[str]) -> bool:
     """Return whether each of ``words`` is in ``text``, and their last occurrences are in this order."""
     places = [text.rfind(word) for word in words]
     return -1 not in places and places == sorted(places)
-
-
-def common_length(one: str, other: str) -> int:
-    """Return the length of the common prefix of two texts."""
-    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def end_tokens(tokenizer: TokenizerWrapper, render: Render) -> frozenset[int] | None:

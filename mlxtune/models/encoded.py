@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from mlxtune.core.text import common_length
 from mlxtune.data.rows import Location
 from mlxtune.data.template_notes import TemplateNote
 
@@ -85,4 +86,4 @@ def common_prefix(rows: Sequence[Sequence[int]]) -> int:
     if not rows:
         return 0
     low, high = min(rows, key=tuple), max(rows, key=tuple)
-    return next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
+    return common_length(low, high)

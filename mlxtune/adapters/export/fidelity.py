@@ -15,6 +15,7 @@ from typing import Literal
 from mlxtune.core.errors import GateError
 from mlxtune.core.files import write_json
 from mlxtune.core.json_fields import load_record, optional, to_json
+from mlxtune.core.text import common_length
 from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.evaluation.statistics.intervals import PairedCounts, newcombe
 from mlxtune.evaluation.verdict import Comparison
@@ -160,8 +161,7 @@ def compare_tokens(row: str, expected: Sequence[int], actual: Sequence[int], dec
     """Return the first difference between two token sequences for the prompt of ``row``, or ``None`` if they are equal."""
     if list(expected) == list(actual):
         return None
-    pairs = zip(expected, actual, strict=False)
-    position = next((at for at, (one, two) in enumerate(pairs) if one != two), min(len(expected), len(actual)))
+    position = common_length(expected, actual)
     texts = (decode(list(tokens[position : position + 1])) for tokens in (expected, actual))
     return PromptDifference(row, position, *texts)
 

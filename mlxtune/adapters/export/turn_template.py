@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from mlxtune.adapters.export.fidelity import PromptDifference
 from mlxtune.adapters.export.program_prompts import prompt_difference
 from mlxtune.core.errors import TemplateError
+from mlxtune.core.text import common_length
 from mlxtune.data.rows import Message, PromptRow
-from mlxtune.models.dialect import common_length
 from mlxtune.models.template import ChatTemplate
 
 _SYSTEM, _FIRST, _ANSWER, _SECOND = "System probe 5141.", "First probe 5142.", "Answer probe 5143.", "Second probe 5144."

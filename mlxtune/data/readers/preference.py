@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from mlxtune.core.text import plural
+from mlxtune.core.text import common_length, plural
 from mlxtune.data.readers import turns
 from mlxtune.data.readers.alpaca import read_instruction
 from mlxtune.data.readers.row_format import PROMPT_COLUMNS, InvalidRecord, Record, RowFormat, metadata, with_system
@@ -25,7 +25,7 @@ def read(record: Record, location: Location) -> Preference:
     answers = {"chosen": chosen, "rejected": rejected}
     better, worse = (turns.turns_or_text(answers, key, "assistant") for key in ("chosen", "rejected"))
     _check_different(better == worse, "chosen and rejected")
-    shared = turns.shared_prefix_length(better, worse)
+    shared = min(common_length(better, worse), len(better) - 1, len(worse) - 1)
     prompt = _merge_prompts(given, better[:shared])
     if len(better) != shared + 1 or len(worse) != shared + 1:
         chosen_rest, rejected_rest = turns.describe_turns(better[shared:]), turns.describe_turns(worse[shared:])
@@ -78,8 +78,7 @@ def _split_implicit_prompt(record: Record, chosen: str, rejected: str) -> tuple[
     """Return the prompt that two texts share, and the rest of each text. Unlike TRL's ``extract_prompt``, it never splits a word."""
     if column := next((key for key in PROMPT_COLUMNS if isinstance(record.get(key), str)), None):
         raise InvalidRecord("there is no prompt.", f"Map its column: --map prompt={column}, or data.map in a recipe.")
-    length = min(len(chosen), len(rejected))
-    shared = chosen[: next((index for index in range(length) if chosen[index] != rejected[index]), length)]
+    shared = chosen[: common_length(chosen, rejected)]
     end = max(shared.rfind(" "), shared.rfind("\n"))
     if end < 0 or not shared[:end].strip():
         reason = "there is no prompt, and chosen and rejected do not begin with the same words."

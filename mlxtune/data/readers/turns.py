@@ -312,12 +312,6 @@ def single_answer(record: Record, key: str) -> str:
     return answer_text(turns[0], key)
 
 
-def shared_prefix_length(one: Sequence[Message], other: Sequence[Message]) -> int:
-    """Return how many leading turns are equal, leaving at least one turn of each."""
-    limit = min(len(one), len(other)) - 1
-    return next((index for index in range(limit) if one[index] != other[index]), max(limit, 0))
-
-
 def describe_turns(messages: Sequence[Message]) -> str:
     """Return ``one assistant turn`` or ``3 turns``, for messages."""
     return f"one {messages[0].role} turn" if len(messages) == 1 else plural(len(messages), "turn")

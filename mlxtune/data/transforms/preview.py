@@ -1,6 +1,5 @@
 """The outcome of a pipeline: how many rows it edits, leaves out and adds, and which texts change."""
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +8,7 @@ from rapidfuzz.distance import Prefix
 
 from mlxtune.core.errors import DataError, InputError
 from mlxtune.core.files import write_bytes
-from mlxtune.core.text import plural
+from mlxtune.core.text import common_length, plural
 from mlxtune.data.browser import SourceBrowser
 from mlxtune.data.checks.check_input import text_parts
 from mlxtune.data.export import check_new_jsonl, jsonl_bytes, native_record
@@ -115,7 +114,7 @@ def changed_texts(edit: RowEdit) -> list[TextChange]:
     elif new[1:] and [part.role for part in old] == [part.role for part in new[1:]]:
         pairs = [(new[0].role, "", new[0].text)]
     else:
-        shared = sum(1 for _ in itertools.takewhile(lambda pair: pair[0].text == pair[1].text, zip(old, new, strict=False)))
+        shared = common_length([part.text for part in old], [part.text for part in new])
         texts = ["\n".join(part.text for part in parts[shared:]) for parts in (old, new)]
         pairs = [(f"{len(old)} → {plural(len(new), 'turn')}", texts[0], texts[1])]
     pairs += [
