@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
@@ -117,8 +117,3 @@ def speed(tokens: float) -> str:
 def size(count: int) -> str:
     """Format a byte count in units of 2**30 or, if it is small, 2**20: ``21.3 GB``, ``12 MB``."""
     return f"{count / 2**30:.1f} GB" if count >= 0.1 * 2**30 else f"{count / 2**20:.0f} MB"
-
-
-def common_length(one: Sequence[Any], other: Sequence[Any]) -> int:
-    """Return the length of the common prefix of two texts or other sequences."""
-    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))

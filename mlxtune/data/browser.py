@@ -17,6 +17,7 @@ import numpy as np
 
 from mlxtune.core.errors import DataError
 from mlxtune.core.files import Closeable
+from mlxtune.core.sequences import grouped
 from mlxtune.data.access.records import SourceRecords
 from mlxtune.data.access.spans import IntArray
 from mlxtune.data.checks.base import SEVERITIES, Finding
@@ -292,10 +293,7 @@ class SourceBrowser(Closeable):
         findings = [one for one in unchanged if not self._is_resolved(one)]
         findings += [one for index in sorted(changed - left_out) for one in self.findings(index)]
         findings.sort(key=report_order)
-        rows: dict[str, list[int]] = {}
-        for one in findings:
-            if one.rows and one.severity != "note":
-                rows.setdefault(one.check, []).append(one.rows[0])
+        rows = grouped((one.check, one.rows[0]) for one in findings if one.rows and one.severity != "note")
         accepted = {index for index, decision in decisions.items() if decision.status == "accepted"}
         counts = verdict(findings, len(self) - len(left_out), accepted)
         checked_without = set(result.left_out)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from mlxtune.core.child_process import StoppableCall
 from mlxtune.core.json_fields import from_json
+from mlxtune.core.sequences import grouped
 from mlxtune.data.checks.base import Finding
 from mlxtune.data.checks.check_input import target_text
 from mlxtune.data.duplicates import components, normalize_text, shingles, similarity
@@ -43,18 +43,14 @@ class RowGroup:
 
 def finding_groups(findings: Iterable[Finding]) -> list[RowGroup]:
     """Return the rows that findings of one kind connect, largest group first."""
-    links: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
-    for finding in findings:
-        if finding.check in FINDING_KINDS:
-            links[finding.check] += [(finding.rows[0], other) for other in finding.rows[1:]]
+    about_several = (finding for finding in findings if finding.check in FINDING_KINDS)
+    links = grouped((one.check, (one.rows[0], other)) for one in about_several for other in one.rows[1:])
     groups: list[RowGroup] = []
     for kind, pairs in links.items():
         rows = sorted({row for pair in pairs for row in pair})
         number = {row: index for index, row in enumerate(rows)}
-        members: defaultdict[int, list[int]] = defaultdict(list)
-        for row, label in zip(rows, components(len(rows), [(number[a], number[b], 1.0) for a, b in pairs]), strict=True):
-            members[label].append(row)
-        groups += [RowGroup(kind, tuple(own)) for own in members.values()]
+        labels = components(len(rows), [(number[a], number[b], 1.0) for a, b in pairs])
+        groups += [RowGroup(kind, tuple(own)) for own in grouped(zip(labels, rows, strict=True)).values()]
     return by_size(groups)
 
 
@@ -75,9 +71,7 @@ class ClusterResult:
     @property
     def groups(self) -> list[RowGroup]:
         """The outliers and the clusters, by size."""
-        members: defaultdict[int, list[int]] = defaultdict(list)
-        for row, label in zip(self.rows, self.labels, strict=True):
-            members[label].append(row)
+        members = grouped(zip(self.labels, self.rows, strict=True))
         outliers = RowGroup(OUTLIERS, tuple(members.pop(-1, ())))
         return by_size([outliers, *(RowGroup(CLUSTER, tuple(rows), self.words[label]) for label, rows in members.items())])
 

@@ -39,6 +39,7 @@ from mlxtune.core.errors import DataError, InputError
 from mlxtune.core.files import Closeable, disk_errors, home, require_version, sync_folder
 from mlxtune.core.hashing import sha256_json
 from mlxtune.core.journal import Journal, read
+from mlxtune.core.sequences import grouped
 from mlxtune.data.generate.lineage import lineage_of
 from mlxtune.data.readers.formats import CONTENT_FORMATS, parse
 from mlxtune.data.rows import REVIEW_STATUS, TAG_KEYS, Preference, Row, RowError, row_tags
@@ -233,12 +234,9 @@ def _parse_step(event: Event, decisions: Mapping[str, Decision]) -> ReviewStep |
 
 def judgments(decisions: Iterable[Decision]) -> dict[tuple[str, str], list[tuple[Status, Status]]]:
     """Return what two annotators decided on the rows that both decided on, by the names of the two, in order."""
-    pairs: dict[tuple[str, str], list[tuple[Status, Status]]] = {}
-    for decision in decisions:
-        decided = sorted((name, status) for name, status in decision.by if status not in _UNDECIDED)
-        for (one, first), (other, second) in combinations(decided, 2):
-            pairs.setdefault((one, other), []).append((first, second))
-    return dict(sorted(pairs.items()))
+    decided = (sorted((name, status) for name, status in decision.by if status not in _UNDECIDED) for decision in decisions)
+    both = (pair for own in decided for pair in combinations(own, 2))
+    return dict(sorted(grouped(((one, other), (first, second)) for (one, first), (other, second) in both).items()))
 
 
 def key_of_copy(hash: str, number: int) -> str:

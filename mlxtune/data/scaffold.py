@@ -12,6 +12,7 @@ from typing import Any
 
 from mlxtune.core.errors import DataError, InputError
 from mlxtune.core.files import write_text
+from mlxtune.core.sequences import grouped
 from mlxtune.core.text import one_line
 from mlxtune.data.checks.check_input import scored_answer
 from mlxtune.data.checks.corpus import json_object
@@ -211,9 +212,7 @@ def _calls_schema(rows: Sequence[Row], calls: Sequence[Sequence[dict[str, Any]]]
     if tools is None or len(tools) > _MOST_TOOLS:
         return None
     key = next(key for key in ARGUMENTS if key in calls[0][0])
-    given: dict[str, list[Any]] = {}
-    for call in (call for own in calls for call in own):
-        given.setdefault(call["name"], []).append(call.get(key, {}))
+    given = grouped((call["name"], call.get(key, {})) for own in calls for call in own)
     if given.keys() - {tool["function"]["name"] for tool in tools}:
         tools = [{"name": name, "parameters": _schema_of(arguments)} for name, arguments in sorted(given.items())]
     return calls_schema(tools, several=any(len(own) > 1 for own in calls), arguments=key)

@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeVar, get_args
 from mlxtune.core.errors import DataError, InputError
 from mlxtune.core.files import disk_errors, read_json, require_version, write_json
 from mlxtune.core.hashing import unit_interval
+from mlxtune.core.sequences import grouped
 from mlxtune.core.text import plural
 from mlxtune.data.generate.lineage import lineage_of
 from mlxtune.data.rows import PromptRow, Row, prompt_hash, prompt_hashes, prompt_text, row_tags, turn_rows
@@ -283,9 +284,7 @@ def assign(items: Sequence[SplitItem], fractions: Mapping[SplitName, float], see
     with a tag are assigned in the order of the numbers until the tag's splits are full; the rounding error carries over to the next
     tag in alphabetical order, so that many small tags add up. A group of more than twice a split's size never goes there.
     """
-    groups: defaultdict[int, list[SplitItem]] = defaultdict(list)
-    for item in items:
-        groups[item.label].append(item)
+    groups = grouped((item.label, item) for item in items)
     assigned: dict[int, SplitName | None] = {}
     strata: defaultdict[str, list[tuple[float, int]]] = defaultdict(list)
     for label, members in groups.items():

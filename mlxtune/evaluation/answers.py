@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mlxtune.core.json_fields import optional
+from mlxtune.core.sequences import grouped
 from mlxtune.evaluation import scorers
 from mlxtune.evaluation.scorers import CORRECT, PASS, PREFERENCE, Score
 
@@ -148,10 +149,7 @@ def score_conversations(rows: Sequence[EvaluatedRow], answers: Sequence[Answer])
     answers at all of its turns are.
     """
     prompts = [tuple(json.dumps(turn.as_dict(), sort_keys=True) for turn in row.prompt) for row in rows]
-    by_prompt: dict[tuple[str, ...], list[int]] = {}
-    for index, prompt in enumerate(prompts):
-        if CORRECT in answers[index].scores:
-            by_prompt.setdefault(prompt, []).append(index)
+    by_prompt = grouped((prompt, index) for index, prompt in enumerate(prompts) if CORRECT in answers[index].scores)
     earlier = {
         prompt: [index for length in range(1, len(prompt)) for index in by_prompt.get(prompt[:length], ())] for prompt in by_prompt
     }

@@ -7,7 +7,7 @@ rows.cell("contract", "base", "tuned", "broken")              the rows in a cell
 rows.highlight(row, "schema", "tuned")                        the characters of the answer to highlight
 """
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mlxtune.core.errors import InputError
+from mlxtune.core.sequences import grouped
 from mlxtune.core.text import one_line, suggest
 from mlxtune.data.rows import messages_text
 from mlxtune.evaluation.answers import Answer
@@ -178,20 +179,16 @@ def has_few_updates(facts: ReportFacts) -> bool:
 
 def failure_classes(rows: Sequence[ScoredRow], arm: str, *, has_few_updates: bool = False) -> list[FailureClass]:
     """Return the classes of the failed ``rows`` of ``arm``, largest first."""
-    by_kind: defaultdict[str, list[ScoredRow]] = defaultdict(list)
-    for row in rows:
-        by_kind[row.scores[arm].kind].append(row)
+    by_kind = grouped((row.scores[arm].kind, row) for row in rows)
     found = [one for kind, same in by_kind.items() for one in _classes(kind, same, arm, has_few_updates)]
     return sorted(found, key=lambda one: -len(one.rows))
 
 
 def _classes(kind: str, rows: Sequence[ScoredRow], arm: str, has_few_updates: bool) -> list[FailureClass]:
     """Return the rows of each pair of labels that are confused more than once, and the others."""
-    pairs = Counter(_confused(row, arm) for row in rows)
-    by_pair: defaultdict[tuple[str, str], list[ScoredRow]] = defaultdict(list)
-    for row in rows:
-        pair = _confused(row, arm)
-        by_pair[pair if pairs[pair] > 1 else ("", "")].append(row)
+    confused = [_confused(row, arm) for row in rows]
+    pairs = Counter(confused)
+    by_pair = grouped((pair if pairs[pair] > 1 else ("", ""), row) for pair, row in zip(confused, rows, strict=True))
     types = {pair: _type(kind, is_label=bool(pair[0])) for pair in by_pair}
     return [
         FailureClass(type, kind, tuple(by_pair[pair]), *_remedy(type, kind, by_pair[pair], arm, has_few_updates), *pair)

@@ -27,6 +27,7 @@ from mlxtune.core.errors import InputError
 from mlxtune.core.files import read_json, write_bytes, write_text
 from mlxtune.core.hashing import sha256_file, sha256_json
 from mlxtune.core.json_fields import from_json, optional, to_json
+from mlxtune.core.sequences import grouped
 from mlxtune.core.text import one_line, suggest
 from mlxtune.data.rows import Location, Message, PromptRow, Row, prompt_hash, prompt_hashes
 from mlxtune.data.source_files import read_json_lines
@@ -176,19 +177,17 @@ def save_off_task(folder: Path, prompts: Sequence[OffTaskPrompt], answers: Mappi
 def load_off_task(folder: Path) -> tuple[tuple[OffTaskPrompt, ...], dict[str, list[str]]]:
     """Load the off-task prompts and each arm's answers; empty if the file is missing. Raises ``InputError``."""
     prompts: dict[tuple[str, bool], OffTaskPrompt] = {}
-    answers: dict[str, list[str]] = {}
 
-    def read(record: Any) -> None:
+    def read(record: Any) -> tuple[str, str]:
         prompt = parse_prompt(record, Location(folder / REGRESSION, len(prompts) + 1))
         match record:
             case {"arm": str(arm), "output": str(output)} if prompt and to_json(
                 prompts.setdefault((prompt.id, prompt.with_system), prompt)
             ) == to_json(prompt):
-                answers.setdefault(arm, []).append(output)
-            case _:
-                raise ValueError("the arms answered different prompts")
+                return arm, output
+        raise ValueError("the arms answered different prompts")
 
-    read_records(folder / REGRESSION, read)
+    answers = grouped(read_records(folder / REGRESSION, read))
     return tuple(prompts.values()), answers
 
 

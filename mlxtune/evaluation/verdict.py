@@ -1,6 +1,5 @@
 """Compare two arms on the same rows: better, worse, or cannot tell; and the verdict that follows from the comparisons."""
 
-from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -8,6 +7,7 @@ from statistics import NormalDist
 from typing import Literal, TypeVar
 
 from mlxtune.core.json_fields import optional
+from mlxtune.core.sequences import grouped
 from mlxtune.evaluation.statistics.clusters import cluster_mean, effective_n, group_sums, permutation_p
 from mlxtune.evaluation.statistics.intervals import LEVEL, PairedCounts, newcombe
 from mlxtune.evaluation.statistics.significance import fewest_changes, holm
@@ -147,10 +147,7 @@ def apply_holm(comparisons: Sequence[Compared], family: Callable[[Compared], Has
     The comparisons for which ``family`` returns the same value are adjusted together, by default all.
     """
     adjusted = list(comparisons)
-    families: defaultdict[Hashable, list[int]] = defaultdict(list)
-    for index, item in enumerate(comparisons):
-        families[family(item)].append(index)
-    for indices in families.values():
+    for indices in grouped((family(item), index) for index, item in enumerate(comparisons)).values():
         for index, p in zip(indices, holm([comparisons[index].p for index in indices]), strict=True):
             item = comparisons[index]
             adjusted[index] = replace(item, adjusted=p, outcome=decide(p, item.low, item.high))

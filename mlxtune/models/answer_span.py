@@ -9,7 +9,7 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from mlxtune.core.text import common_length
+from mlxtune.core.sequences import common_length
 from mlxtune.data.readers.formats import BREAK
 from mlxtune.data.rows import REASONING, Message
 from mlxtune.data.template_notes import TemplateNote

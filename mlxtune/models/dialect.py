@@ -14,7 +14,7 @@ from typing import Any, Literal
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from mlxtune.core.errors import TemplateError
-from mlxtune.core.text import common_length
+from mlxtune.core.sequences import common_length
 from mlxtune.data.rows import REASONING, Message, join_reasoning
 
 TurnDict = dict[str, Any]

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mlxtune.core.text import common_length
+from mlxtune.core.sequences import common_length
 from mlxtune.data.rows import Location
 from mlxtune.data.template_notes import TemplateNote
 

@@ -10,6 +10,7 @@ import mlx.nn as nn
 import numpy as np
 from mlx_lm.models.cache import make_prompt_cache
 
+from mlxtune.core.sequences import grouped
 from mlxtune.models.cpu.streams import parallel_map, thread_pool
 from mlxtune.models.encoded import common_prefix
 from mlxtune.models.generate import Progress
@@ -89,11 +90,8 @@ def _alternating(batches: list[list[int]]) -> Iterator[list[int]]:
 
 def _group_by_prompt(pairs: Pairs, prefix_length: int, max_answers: int) -> list[_AnswerGroup]:
     """Group ``pairs`` by prompt, with at most ``max_answers`` per group: fewer for long answers, but at least two."""
-    rows_by_prompt: dict[tuple[int, ...], list[int]] = {}
-    for row, (prompt, _) in enumerate(pairs):
-        rows_by_prompt.setdefault(tuple(prompt), []).append(row)
     groups = []
-    for prompt, rows in rows_by_prompt.items():
+    for prompt, rows in grouped((tuple(prompt), row) for row, (prompt, _) in enumerate(pairs)).items():
         longest = len(prompt) + max(len(pairs[row][1]) for row in rows)
         size = max(2, min(max_answers, MAX_POSITIONS // longest))
         for some in (rows[start : start + size] for start in range(0, len(rows), size)):

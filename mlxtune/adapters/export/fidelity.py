@@ -15,7 +15,7 @@ from typing import Literal
 from mlxtune.core.errors import GateError
 from mlxtune.core.files import write_json
 from mlxtune.core.json_fields import load_record, optional, to_json
-from mlxtune.core.text import common_length
+from mlxtune.core.sequences import common_length
 from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.evaluation.statistics.intervals import PairedCounts, newcombe
 from mlxtune.evaluation.verdict import Comparison

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from mlxtune.adapters.export.fidelity import PromptDifference
 from mlxtune.adapters.export.program_prompts import prompt_difference
 from mlxtune.core.errors import TemplateError
-from mlxtune.core.text import common_length
+from mlxtune.core.sequences import common_length
 from mlxtune.data.rows import Message, PromptRow
 from mlxtune.models.template import ChatTemplate
 

@@ -5,13 +5,13 @@ compared: short answers, values in JSON and tool calls, yes and no, numbers in s
 """
 
 import re
-from collections import defaultdict
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
 from rapidfuzz import fuzz
 
+from mlxtune.core.sequences import grouped
 from mlxtune.data.checks.base import BY_HAND, Check, CheckFamily, Finding
 from mlxtune.data.checks.check_input import target_text
 from mlxtune.data.checks.corpus import Corpus
@@ -50,10 +50,7 @@ _VERDICT = re.compile(r"(?i)\W*(?:(yes|yep|yeah|true|correct)|(no|nope|false|inc
 @family.corpus_check
 def conflicts(corpus: Corpus) -> Iterator[Finding]:
     """Find rows whose prompt, context and tools occurred before with an answer that contradicts theirs."""
-    groups: defaultdict[int, list[int]] = defaultdict(list)
-    for rank, context in enumerate(corpus.contexts):
-        if rank not in corpus.copies:
-            groups[context].append(rank)
+    groups = grouped((context, rank) for rank, context in enumerate(corpus.contexts) if rank not in corpus.copies)
     for ranks in groups.values():
         read = lru_cache(_MAX_COMPARED + 1)(lambda rank: corpus.read(corpus.indices[rank]))
         for position, rank in enumerate(ranks[1:], 1):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlxtune.core.errors import DataError, InputError
+from mlxtune.core.sequences import grouped
 from mlxtune.data.checks.base import Finding, Span
 from mlxtune.data.checks.check_input import CheckInput, rewrite_texts
 from mlxtune.data.checks.registry import CHECKS, get_check, is_check
@@ -59,13 +59,13 @@ def select_fixes(findings: Sequence[Finding], also: Collection[str] = ()) -> dic
             fixable = ", ".join(check.id for check in CHECKS.values() if check.fix.kind != "hand" and not check.fix.safe)
             raise InputError(f"There is no automatic fix for {id}.", hint=f"Choose from {fixable}, or contract-METRIC.")
     contradictory = {row for finding in findings if finding.check == "conflict" for row in finding.rows}
-    selected: defaultdict[int, list[Finding]] = defaultdict(list)
-    for finding in findings:
-        if finding.check == "near-duplicate" and finding.rows[0] in contradictory:
-            continue
-        if finding.rows and (finding.check in also or (get_check(finding.check).fix.safe and finding.severity != "note")):
-            selected[finding.rows[0]].append(finding)
-    return dict(selected)
+    return grouped(
+        (finding.rows[0], finding)
+        for finding in findings
+        if finding.rows
+        and not (finding.check == "near-duplicate" and finding.rows[0] in contradictory)
+        and (finding.check in also or (get_check(finding.check).fix.safe and finding.severity != "note"))
+    )
 
 
 def record_fixes(
@@ -131,10 +131,7 @@ def _remains(row: Row, spans: Sequence[Span]) -> bool:
 
 
 def _replace(row: Row, spans: Sequence[Span]) -> Row:
-    by_part: defaultdict[str, list[Span]] = defaultdict(list)
-    for span in spans:
-        if span.replacement is not None:
-            by_part[span.part].append(span)
+    by_part = grouped((span.part, span) for span in spans if span.replacement is not None)
     return rewrite_texts(row, lambda part, text: replace_spans(text, by_part.get(part, []))) if by_part else row
 
 

@@ -1,11 +1,12 @@
 """Find rows that repeat others: duplicates, near-duplicates, and leaks between splits."""
 
 import re
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import combinations
 
+from mlxtune.core.sequences import grouped
 from mlxtune.data.checks.base import DROP, DROP_UNUSABLE, Check, CheckFamily, Finding, Fix
 from mlxtune.data.checks.check_input import target_text
 from mlxtune.data.checks.conflicts import CONFLICT, contradict, same_question
@@ -71,14 +72,11 @@ def leaks(corpus: Corpus) -> Iterator[Finding]:
     """Find train rows that train an answer to a prompt that is held out for testing or validation, or to a near-duplicate of it."""
     if len(set(corpus.splits)) < 2:
         return
-    held_out_prompts: defaultdict[tuple[str, int], list[int]] = defaultdict(list)
-    for rank, (split, prompt) in enumerate(zip(corpus.splits, corpus.prompts, strict=True)) if corpus.earlier else ():
-        held_out_prompts[split, hash(prompt)].append(rank)
+    all_prompts = enumerate(zip(corpus.splits, corpus.prompts, strict=True)) if corpus.earlier else ()
+    held_out_prompts = grouped(((split, hash(prompt)), rank) for rank, (split, prompt) in all_prompts)
     found = set()
     for members in _groups(corpus):
-        by_split: defaultdict[str, list[int]] = defaultdict(list)
-        for rank in members:
-            by_split[corpus.splits[rank]].append(rank)
+        by_split = grouped((corpus.splits[rank], rank) for rank in members)
         for rank in by_split.get("train", []):
             for split in ("test", "valid"):
                 held_out = [other for other in by_split.get(split, [])[:_MAX_COMPARED] if _is_near(corpus, rank, other)]
@@ -104,18 +102,13 @@ def _is_near(corpus: Corpus, one: int, two: int) -> bool:
 
 
 def _groups(corpus: Corpus) -> Iterator[list[int]]:
-    members: defaultdict[int, list[int]] = defaultdict(list)
-    for rank, label in enumerate(corpus.labels):
-        members[label].append(rank)
+    members = grouped((label, rank) for rank, label in enumerate(corpus.labels))
     return (ranks for ranks in members.values() if len(ranks) > 1)
 
 
 def _near_duplicate_pairs(corpus: Corpus) -> Iterator[list[Pair]]:
     """Yield the pairs in each group: all pairs in a small group, or a spanning tree in a large one."""
-    linked: defaultdict[int, list[int]] = defaultdict(list)
-    for i, j, _ in corpus.links:
-        linked[i].append(j)
-        linked[j].append(i)
+    linked = grouped(pair for i, j, _ in corpus.links for pair in ((i, j), (j, i)))
     for ranks in _groups(corpus):
         pairs = list(_spanning_tree(ranks[0], linked) if len(ranks) > _SMALL_GROUP else combinations(ranks, 2))
         scored = [(i, j, jaccard(corpus.prompts[i], corpus.prompts[j])) for i, j in pairs]

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mlxtune.core.json_fields import from_json, to_json
+from mlxtune.core.sequences import grouped
 from mlxtune.data.access.file_bytes import FileNote
 from mlxtune.data.access.spans import IntArray
 from mlxtune.data.checks.base import NO_VALUES, SEVERITIES, Finding, Severity, Span
@@ -135,10 +136,7 @@ class CheckResult:
     @cached_property
     def by_row(self) -> Mapping[int, tuple[Finding, ...]]:
         """The findings to fix in each record, most severe first."""
-        by_row: dict[int, list[Finding]] = {}
-        for finding in self.found:
-            if finding.rows:
-                by_row.setdefault(finding.rows[0], []).append(finding)
+        by_row = grouped((finding.rows[0], finding) for finding in self.found if finding.rows)
         return {index: tuple(findings) for index, findings in by_row.items()}
 
     def to_json(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mlxtune.core.hashing import sha256_json, unit_interval
+from mlxtune.core.sequences import grouped
 from mlxtune.data.duplicates import normalize_text, shingles, similarity
 from mlxtune.data.generate.documents import Passage, find_quote
 from mlxtune.data.generate.lineage import DocumentSpan
@@ -116,9 +117,7 @@ def example_groups(rows: Sequence[PromptRow], count: int, seed: int) -> list[lis
     """
     needed = max(1, -(-int(SPARE * count) // PER_QUESTION))
     order = sorted(rows, key=lambda row: unit_interval(seed, row.hash))
-    by_kind: dict[str, list[PromptRow]] = {}
-    for row in order:
-        by_kind.setdefault(sha256_json(common_meta([row])), []).append(row)
+    by_kind = grouped((sha256_json(common_meta([row])), row) for row in order)
     size = SHOTS + 1
     groups = [kind[start : start + size] for kind in by_kind.values() for start in range(0, len(kind), size)]
     groups.sort(key=lambda group: unit_interval(seed, "group", group[0].hash))

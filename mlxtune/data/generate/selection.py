@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mlxtune.core.files import write_bytes
+from mlxtune.core.sequences import grouped
 from mlxtune.data.checks.base import Values
 from mlxtune.data.checks.check_input import TokenCount, target_text
 from mlxtune.data.checks.contract import ContractScorer
@@ -139,11 +140,8 @@ def best_of_each(proposals: Iterable[Proposal]) -> tuple[list[Proposal], list[Pr
 
     The best has the highest grade and, among equals, the answer that most candidates agree with, by the mean similarity to them.
     """
-    by_subject: defaultdict[int, list[Proposal]] = defaultdict(list)
-    for proposal in proposals:
-        by_subject[proposal.subject].append(proposal)
     best, others = [], []
-    for candidates in by_subject.values():
+    for candidates in grouped((proposal.subject, proposal) for proposal in proposals).values():
         texts = [target_text(one.row) for one in candidates]
         agreement = [sum(jaccard(text, other) for other in texts) for text in texts] if len(texts) > 1 else [0.0]
         order = sorted(range(len(candidates)), key=lambda index: (-candidates[index].grade, -agreement[index], index))

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from mlxtune.core.text import common_length, plural
+from mlxtune.core.sequences import common_length
+from mlxtune.core.text import plural
 from mlxtune.data.readers import turns
 from mlxtune.data.readers.alpaca import read_instruction
 from mlxtune.data.readers.row_format import PROMPT_COLUMNS, InvalidRecord, Record, RowFormat, metadata, with_system

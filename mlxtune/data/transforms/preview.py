@@ -8,7 +8,8 @@ from rapidfuzz.distance import Prefix
 
 from mlxtune.core.errors import DataError, InputError
 from mlxtune.core.files import write_bytes
-from mlxtune.core.text import common_length, plural
+from mlxtune.core.sequences import common_length
+from mlxtune.core.text import plural
 from mlxtune.data.browser import SourceBrowser
 from mlxtune.data.checks.check_input import text_parts
 from mlxtune.data.export import check_new_jsonl, jsonl_bytes, native_record

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from mlxtune.core.files import write_json
 from mlxtune.core.json_fields import load_record, to_json
+from mlxtune.core.sequences import grouped
 from mlxtune.evaluation.blind.votes import ArmChoice, VoteTally, tally_votes
 from mlxtune.evaluation.judge.judge_session import FIRST, RIGHT, SECOND, SENTINELS, WRONG, JudgeCall, JudgeSession
 from mlxtune.evaluation.judge.rubric import Grade, RubricQuestion, passes
@@ -276,9 +277,7 @@ def calibrate(judge: Mapping[str, ArmChoice], rater: Mapping[str, ArmChoice], gr
     if not shared:
         return None
     choices = [(judge[id], rater[id]) for id in shared]
-    units: dict[str, list[str]] = {}
-    for id in judge:
-        units.setdefault(groups[id], []).append(id)
+    units = grouped((groups[id], id) for id in judge)
     voted = [ids for members in units.values() if (ids := [id for id in members if id in rater])]
     unvoted = [ids for ids in units.values() if not any(id in rater for id in ids)]
     rates = (
