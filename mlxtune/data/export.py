@@ -27,7 +27,7 @@ from mlxtune.core.errors import DataError, InputError
 from mlxtune.core.files import read_json, write_bytes, write_json
 from mlxtune.core.hashing import sha256_file
 from mlxtune.data.readers.formats import CONTENT_FORMATS, parse
-from mlxtune.data.readers.turns import EXTRA_KEYS
+from mlxtune.data.readers.turns import EXTRA_KEYS, with_json_arguments
 from mlxtune.data.review import journal_path
 from mlxtune.data.rows import REASONING, Conversation, Message, Preference, Row, RowError, TextRow, Unpaired, join_reasoning
 from mlxtune.data.source import Source
@@ -134,13 +134,8 @@ def _turns(messages: Iterable[Message], to: Target) -> list[dict[str, Any]]:
     if to == "openai":  # its API expects a call's arguments as a string
         for turn in turns:
             if "tool_calls" in turn:
-                turn["tool_calls"] = [_with_json_arguments(call) for call in turn["tool_calls"]]
+                turn["tool_calls"] = [with_json_arguments(call) for call in turn["tool_calls"]]
     return turns
-
-
-def _with_json_arguments(call: dict[str, Any]) -> dict[str, Any]:
-    function = call["function"]
-    return {**call, "function": {**function, "arguments": json.dumps(function.get("arguments", {}), ensure_ascii=False)}}
 
 
 def _tools(tools: tuple[dict[str, Any], ...]) -> dict[str, Any]:

@@ -337,6 +337,15 @@ def json_value(text: str) -> Any:
         return None
 
 
+def is_deeper(value: Any, levels: int) -> bool:
+    """Return whether a JSON value has values within ``levels`` lists and objects."""
+    level = [value]
+    for _ in range(levels):
+        containers = [item for item in level if isinstance(item, dict | list)]
+        level = [inner for item in containers for inner in (item.values() if isinstance(item, dict) else item)]
+    return bool(level)
+
+
 def json_strings(value: Any, skipped_keys: tuple[str, ...] = ()) -> Iterator[str]:
     """Yield every text in a JSON value."""
     if isinstance(value, str):

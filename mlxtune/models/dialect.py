@@ -15,6 +15,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from mlxtune.core.errors import TemplateError
 from mlxtune.core.sequences import common_length
+from mlxtune.data.readers.turns import with_json_arguments
 from mlxtune.data.rows import REASONING, Message, join_reasoning
 
 TurnDict = dict[str, Any]
@@ -102,8 +103,8 @@ class Dialect:
     def _turn(self, turn: Message, reasoning: str) -> TurnDict:
         fields = {key: value for key, value in turn.extra.items() if key != REASONING}
         content: Any = turn.content
-        if calls := fields.get("tool_calls"):
-            fields["tool_calls"] = [self._call(call) for call in calls]
+        if self.arguments != "object" and (calls := fields.get("tool_calls")):
+            fields["tool_calls"] = [with_json_arguments(call) for call in calls]
         if reasoning and self.reasoning == "inline":
             content = join_reasoning(reasoning, content)
         elif reasoning and self.reasoning == "opened":
@@ -115,12 +116,6 @@ class Dialect:
         if self.content_parts and isinstance(content, str):
             content = [{"type": "text", "text": content}]
         return {"role": turn.role, "content": content, **fields}
-
-    def _call(self, call: dict[str, Any]) -> dict[str, Any]:
-        if self.arguments == "object":
-            return call
-        function = call["function"]
-        return {**call, "function": {**function, "arguments": json.dumps(function["arguments"], ensure_ascii=False)}}
 
     def _with_call_ids(self, turns: list[TurnDict]) -> list[TurnDict]:
         """Return ``turns`` in which every result names its call, with an ID and a name, which are generated if the row has none."""

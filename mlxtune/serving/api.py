@@ -12,6 +12,7 @@ from typing import Any
 
 from mlxtune.core.errors import GpuError, InputError, MachineError
 from mlxtune.core.text import nearest, one_line
+from mlxtune.data.rows import is_deeper
 from mlxtune.serving import protocol
 
 METADATA = frozenset({"user", "metadata", "safety_identifier", "prompt_cache_key"})  # parameters that do not change the answer
@@ -84,15 +85,7 @@ class CompletedAnswer:
 
 def require_flat(value: Any, where: str = "The request body") -> None:
     """Raise ``ApiError`` if a JSON value is nested so deeply that it could not be passed on."""
-    level = [value]
-    for _ in range(_MAX_DEPTH):
-        level = [
-            inner
-            for outer in level
-            if isinstance(outer, dict | list)
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-        ]
-    if level:
+    if is_deeper(value, _MAX_DEPTH):
         raise ApiError(400, f"{where} is nested more than {_MAX_DEPTH} levels deep.")
 
 

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from mlxtune.core.text import one_line, plural
 from mlxtune.data.readers.row_format import InvalidRecord, Record, answer_value, empty_kind
-from mlxtune.data.rows import REASONING, Message, assistant_message, join_reasoning, split_reasoning
+from mlxtune.data.rows import REASONING, Message, assistant_message, is_deeper, join_reasoning, split_reasoning
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 SHAREGPT_ROLES = {
@@ -34,19 +34,9 @@ def loads(text: str) -> Any:
     except RecursionError as error:
         raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels") from error
     # The bracket counts bound the depth and are cheap, so few values are walked.
-    if text.count("[") + text.count("{") > MAX_DEPTH and _too_deep(value):
+    if text.count("[") + text.count("{") > MAX_DEPTH and is_deeper(value, MAX_DEPTH + 1):
         raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels")
     return value
-
-
-def _too_deep(value: Any) -> bool:
-    level = [value]
-    for _ in range(MAX_DEPTH + 1):
-        containers = [item for item in level if isinstance(item, dict | list)]
-        level = [inner for item in containers for inner in (item.values() if isinstance(item, dict) else item)]
-        if not level:
-            return False
-    return True
 
 
 def _parse_float(text: str) -> float:
@@ -213,6 +203,12 @@ def _tool_calls(value: Any, number: int) -> list[dict[str, Any]]:
         described = {**{key: value for key, value in function.items() if key != "parameters"}, "arguments": arguments}
         calls.append({"type": "function", "function": described} if function is call else {**call, "function": described})
     return calls
+
+
+def with_json_arguments(call: dict[str, Any]) -> dict[str, Any]:
+    """Return a tool call with its arguments as JSON text, which OpenAI's API and some chat templates expect."""
+    function = call["function"]
+    return {**call, "function": {**function, "arguments": json.dumps(function.get("arguments", {}), ensure_ascii=False)}}
 
 
 def _parse_json(value: Any, name: str) -> Any:
