@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlxtune.core.errors import InputError
-from mlxtune.core.files import home, read_json, write_json
+from mlxtune.core.files import home, read_state, write_json
 from mlxtune.core.hashing import sha256_json
 
 _VERSION = 1
@@ -13,13 +12,8 @@ _VERSION = 1
 
 def load(workspace: Path) -> dict[str, Any]:
     """Return the saved state of ``workspace``. Empty if there is none, it is invalid, or its version differs."""
-    try:
-        record = read_json(_file(workspace))
-    except InputError:
-        return {}
-    if isinstance(record, dict) and record.get("v") == _VERSION and isinstance(state := record.get("left"), dict):
-        return state
-    return {}
+    state = read_state(_file(workspace), _VERSION).get("left")
+    return state if isinstance(state, dict) else {}
 
 
 def last_saved(workspace: Path) -> float | None:

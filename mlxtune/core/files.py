@@ -172,6 +172,14 @@ def read_json(path: Path, *, unique_keys: bool = False) -> Any:
         raise InputError(f"{path} cannot be read as JSON: {read_failure(error)}.") from error
 
 
+def read_state(path: Path, version: int) -> dict[str, Any]:
+    """Return the JSON object in ``path``, whose ``v`` is ``version``; an empty one if the file is missing, invalid, or of another version."""
+    with contextlib.suppress(InputError):
+        if isinstance(record := read_json(path), dict) and record.get("v") == version:
+            return record
+    return {}
+
+
 def require_version(found: object, expected: int, path: Path, hint: str = "") -> None:
     """Raise ``InputError`` unless ``found``, the value of ``v`` in the file at ``path``, is the version that this mlxtune writes.
 

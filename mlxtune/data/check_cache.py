@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mlxtune.core.errors import MlxtuneError
-from mlxtune.core.files import home, read_json, write_json
+from mlxtune.core.files import home, read_state, write_json
 from mlxtune.core.hashing import sha256_json
 from mlxtune.data.readers.formats import NO_MAPPING
 from mlxtune.data.review import journal_path
@@ -87,8 +87,8 @@ def _checks(source: Path, files: list[list[Any]]) -> list[dict[str, Any]]:
     """Return the cached checks of a source whose files have these stamps, newest first: how it was ``read``, the stamp of its
     ``review``, and the ``outcome``."""
     with suppress(MlxtuneError, KeyError, TypeError):
-        entry = read_json(_cache_file(source))
-        if (entry["v"], entry["files"]) == (_VERSION, files):
+        entry = read_state(_cache_file(source), _VERSION)
+        if entry.get("files") == files:
             return [
                 {"read": one["read"], "review": one["review"], "outcome": vars(CheckOutcome(**one["outcome"]))}
                 for one in entry["checks"]

@@ -4,14 +4,13 @@ Memory is stored as the ratio of measured to estimated bytes and time in seconds
 batch sizes. An entry applies to one machine, MLX version, base, and set of settings that change the cost of a token.
 """
 
-import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from mlxtune.core.errors import MlxtuneError
-from mlxtune.core.files import home, machine_id, write_json
+from mlxtune.core.files import home, machine_id, read_json, read_state, write_json
 from mlxtune.core.hashing import sha256_json
 from mlxtune.planning.machine import Machine, computes_natively, installed_version, memory
 from mlxtune.planning.workload import BatchShape
@@ -68,9 +67,9 @@ def from_past_run(workspace: Path, recipe: Recipe) -> StepCalibration | None:
     """Return the speed of the newest run in ``workspace`` with this machine, base and settings. It includes no memory measurement."""
     for run in registry.list_runs(workspace):
         try:
-            launch = json.loads((run.folder / "launch.json").read_text(encoding="utf-8"))
+            launch = read_json(run.folder / registry.LAUNCH_FILE)
             comparable = launch.get("machine") == machine_id() and _settings(run.recipe()) == _settings(recipe)
-        except (OSError, ValueError, MlxtuneError):
+        except MlxtuneError:
             continue
         if not comparable:
             continue
@@ -83,12 +82,8 @@ def from_past_run(workspace: Path, recipe: Recipe) -> StepCalibration | None:
 
 
 def _read_entries() -> dict[str, dict[str, Any]]:
-    try:
-        document = json.loads((home() / FILE).read_text(encoding="utf-8"))
-        entries: dict[str, dict[str, Any]] = document["entries"] if document["v"] == VERSION else {}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}  # an unreadable calibration is measured again
-    return entries
+    entries = read_state(home() / FILE, VERSION).get("entries")  # an unreadable calibration is measured again
+    return entries if isinstance(entries, dict) else {}
 
 
 def _machine_key(recipe: Recipe, fingerprint: str, machine: Machine) -> str:

@@ -5,13 +5,12 @@ number of operations that its model needs, divided by the rate of the benchmarke
 """
 
 import itertools
-import json
 import math
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from mlxtune.core.files import home, write_json
+from mlxtune.core.files import home, read_state, write_json
 from mlxtune.planning.calibration import StepCalibration, machine_facts
 from mlxtune.planning.machine import Machine
 from mlxtune.planning.shapes import ModelShapes
@@ -49,10 +48,10 @@ def store_rates(machine: Machine, rates: Sequence[TrainingRate]) -> None:
 def find_rates(machine: Machine) -> tuple[TrainingRate, ...]:
     """Return the stored rates, smallest model first; none if they are from another machine or another version of MLX."""
     try:
-        document: dict[str, Any] = json.loads((home() / FILE).read_text(encoding="utf-8"))
+        document = read_state(home() / FILE, 1)
         rates = sorted(TrainingRate(int(parameters), float(flops)) for parameters, flops in document["rates"])
         return tuple(rates) if document["machine"] == machine_facts(machine) else ()
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return ()
 
 
