@@ -282,6 +282,8 @@ def _literal(node: ast.expr) -> str:
             return re.sub("…+", "…", "".join(_literal(value) for value in values))
         case ast.FormattedValue():
             return "…"
+        case ast.BoolOp(op=ast.Or(), values=[*_, last]):  # the text without a more specific one
+            return _literal(last)
     return ""
 
 

@@ -185,9 +185,9 @@ def require_version(found: object, expected: int, path: Path, hint: str = "") ->
 
     A file of another version is refused; there are no readers of older files. ``hint`` differs if it holds the user's decisions.
     """
-    again = "Create it again with this version, or use the version that wrote it."
+    hint = hint or "Create it again with this version, or use the version that wrote it."
     if found != expected or isinstance(found, bool):
-        raise InputError(f"{path} was written by another version of mlxtune.", hint=hint or again)
+        raise InputError(f"{path} was written by another version of mlxtune.", hint=hint)
 
 
 def unique_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
