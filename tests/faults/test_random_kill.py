@@ -17,6 +17,7 @@ from waiting import PATIENCE, wait_until
 
 from mlxtune.adapters.export import start as exports
 from mlxtune.adapters.export.start import MODEL
+from mlxtune.core.files import read_json
 from mlxtune.core.journal import read
 from mlxtune.data.generate.worker import CALLS, REFUSED
 from mlxtune.data.source import read_file
@@ -92,7 +93,7 @@ def test_a_killed_export_is_whole_or_absent(workspace, monkeypatch):
 def test_a_killed_generation_asks_nothing_twice(workspace, monkeypatch):
     """Questions may have been billed, so each reaches the teacher at most once."""
     monkeypatch.chdir(workspace)
-    prompts = [f"What about item {number * 1234567}, which is {'abcdefghijklmnop'[number % 16] * 12}?" for number in range(900)]
+    prompts = [f"What about item {number * 1234567}, which is {'abcdefghijklmnop'[number % 16] * 12}?" for number in range(300)]
     (workspace / "prompts.txt").write_text("\n".join(prompts))
 
     def reply(messages: list[dict[str, str]]) -> str:
@@ -110,8 +111,10 @@ def test_a_killed_generation_asks_nothing_twice(workspace, monkeypatch):
         seconds = time.monotonic() - started  # until the worker has the first reply
         chance, during = random.Random(7), 0
         replies: dict[str, object] = {}
-        for _ in range(KILLS):
-            kill_worker(run, chance.uniform(0, 2 * seconds))
+        for number in range(KILLS):
+            if number % 2:
+                wait_until(lambda before=len(replies): len(read_calls(run.folder / CALLS).replies) > before, run)
+            kill_worker(run, chance.uniform(0, 1 if number % 2 else seconds))
             now = read_calls(run.folder / CALLS).replies
             assert {key: now[key] for key in replies} == replies  # nothing that was saved is lost
             during += len(now) > len(replies)
@@ -122,9 +125,10 @@ def test_a_killed_generation_asks_nothing_twice(workspace, monkeypatch):
     assert run.status() == "finished"
     calls = read_calls(run.folder / CALLS)
     print(f"{KILLS} kills, {during} of them while it asked; {len(calls.replies)} replies, {len(calls.lost)} lost in flight")
-    assert during >= KILLS / 4
+    assert during >= KILLS / 2
     assert {*Counter(body["messages"][-1]["content"] for body in stub.bodies).values()} == {1}
-    assert len(calls.replies) + len(calls.lost) == len(prompts)
+    asked = read_json(run.folder / "stage-prompts.json")["subjects"]  # without prompts that repeat others
+    assert len(calls.replies) + len(calls.lost) == len(asked) > 250
     proposed = [row.id for row in read_file(generated_path(workspace / "chat.jsonl"))]
     refused = len(read(run.folder / REFUSED))
     assert len({*proposed}) == len(proposed) == len(prompts) - refused
