@@ -72,8 +72,7 @@ class ComparedRows:
             template.settings, self.max_tokens(template), section.thinking_tokens, section.batch_size, cache, section.stop_loops,
             self.contract.schema_document if self.contract else None,
         )  # fmt: skip
-        # the adapter's likelihoods are part of its cached evaluation; nothing needs those of the export
-        answers = generate_answers(arm, loaded, self.rows, options, tell, of=kind, score_references=adapter is not None)
+        answers = generate_answers(arm, loaded, self.rows, options, tell, of=kind, score_references=False)
         self.worker.emit("arm.finished", arm=name, rows=len(self.rows), cached=answers.cached, seconds=answers.seconds, of=kind)
         tokens = []
         for row, output in zip(self.rows, answers.answers, strict=True):
