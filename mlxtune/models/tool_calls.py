@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +16,7 @@ from mlxtune.data.rows import calls_as_json
 from mlxtune.models.detokenizer import partial_length
 
 Tools = Sequence[dict[str, Any]]
+_CALL_ID = re.compile(r"\[CALL_ID\]\w+(?=\[ARGS\])")  # Mistral Small 3.2 writes it, and mlx-lm takes the ID for the name
 
 
 @dataclass(frozen=True)
@@ -32,14 +33,13 @@ class FunctionCall:
 
 
 class TaggedCalls:
-    """Calls between tags, which a module of ``mlx_lm.tool_parsers`` parses. Some formats have only a start tag."""
+    """Calls between tags, which ``parse`` parses, as modules of ``mlx_lm.tool_parsers`` do. Some formats have only a start tag."""
 
     anywhere = True
 
-    def __init__(self, kind: str) -> None:
-        self._parser: Any = importlib.import_module(f"mlx_lm.tool_parsers.{kind}")
-        self.starts = (self._parser.tool_call_start,)
-        start, end = re.escape(self._parser.tool_call_start), re.escape(self._parser.tool_call_end)
+    def __init__(self, start: str, end: str, parse: Callable[[str, Tools], Any]) -> None:
+        self.starts, self._parse_calls = (start,), parse
+        start, end = re.escape(start), re.escape(end)
         self._pattern = re.compile(f"{start}(.*?){end}" if end else f"{start}(.*?)(?={start}|$)", re.DOTALL)
 
     def parse(self, text: str, tools: Tools) -> tuple[str, list[FunctionCall]]:
@@ -47,7 +47,7 @@ class TaggedCalls:
 
     def _calls(self, text: str, tools: Tools) -> Iterator[FunctionCall]:
         for body in self._pattern.findall(text):
-            parsed = self._parser.parse_tool_call(body, list(tools))
+            parsed = self._parse_calls(_CALL_ID.sub("", body), list(tools))
             yield from map(FunctionCall.parse, parsed if isinstance(parsed, list) else [parsed])
 
 
@@ -83,10 +83,21 @@ class HarmonyCall:
 # without its calls, and the calls, and raises any error for a malformed one.
 CallFormat = TaggedCalls | LlamaCall | HarmonyCall
 
+
+def _parse_list(text: str, tools: Tools) -> list[dict[str, Any]]:
+    """Return the calls in a JSON list, with OpenAI's names of their fields or Cohere's."""
+    calls = json.loads(text)
+    return [
+        {"name": one.get("name", one.get("tool_name")), "arguments": one.get("arguments", one.get("parameters"))} for one in calls
+    ]
+
+
 # Formats that mlx-lm has no parser for, by a part of the template that writes them.
-_OWN_FORMATS: dict[str, type[LlamaCall | HarmonyCall]] = {
-    """'"parameters": ' }}""": LlamaCall,
-    '"functions." + tool_call.name': HarmonyCall,
+_OWN_FORMATS: dict[str, CallFormat] = {
+    """'"parameters": ' }}""": LlamaCall(),
+    '"functions." + tool_call.name': HarmonyCall(),
+    "<tool_calls>[": TaggedCalls("<tool_calls>", "</tool_calls>", _parse_list),  # Apriel's
+    "<|START_ACTION|>": TaggedCalls("<|START_ACTION|>", "<|END_ACTION|>", _parse_list),  # Command R's
 }
 
 
@@ -95,8 +106,10 @@ class CallReader:
 
     def __init__(self, tokenizer: TokenizerWrapper, source: str) -> None:
         kind = _infer_tool_parser(SimpleNamespace(chat_template=source, get_vocab=tokenizer.get_vocab))
-        own = next((format for part, format in _OWN_FORMATS.items() if part in source), None)
-        self.format: CallFormat | None = TaggedCalls(kind) if kind else own() if own else None
+        self.format = next((format for part, format in _OWN_FORMATS.items() if part in source), None)
+        if kind:
+            parser: Any = importlib.import_module(f"mlx_lm.tool_parsers.{kind}")
+            self.format = TaggedCalls(parser.tool_call_start, parser.tool_call_end, parser.parse_tool_call)
 
     def split(self, text: str, tools: Tools) -> tuple[str, list[FunctionCall]]:
         """Return ``text`` without the calls of ``tools`` in it, and the calls. A text with a malformed call has none."""

@@ -48,15 +48,9 @@ def fidelity_document(proof: Fidelity, folder: str = "", nbytes: int = 0) -> Doc
         for name, item in (("adapter's effect", proof.change), ("export's error", proof.loss))
     )
     distances = Table("", "", tuple(Column(label, right=bool(label)) for label in labels), tuple(rows))
-    note = "base with adapter versus export, on held-out rows"
     sizes = (sizes_table(proof.sizes, proof.precision),) if proof.sizes else ()
-    return (
-        Heading("Fidelity", note),
-        Facts(tuple(facts)),
-        distances,
-        *sizes,
-        *contract_tables(proof.answers, "adapter, then export"),
-    )
+    heading, contract = "base with adapter versus export, on held-out rows", contract_tables(proof.answers, "adapter, then export")
+    return Heading("Fidelity", heading), Facts(tuple(facts)), distances, *sizes, *contract
 
 
 def sizes_table(sizes: Sequence[TriedSize], chosen: str) -> Table:

@@ -66,6 +66,7 @@ REWRITTEN = {  # the end of the prompt, if the template renders what is before i
         "<|im_start|>assistant\n",
         "The template ends a tool's result with a stop token only before the generation prompt.",
     ),
+    "Hermes 3": ("<|im_start|>assistant\n", "The template writes a line break after a tool's result only if another turn follows."),
     "gpt-oss": ("<|start|>assistant", "The template leaves out the thoughts before calls once the final answer follows."),
 }
 INLINE_THOUGHT = {  # how the template takes a thought, if not as ``reasoning_content``

@@ -37,14 +37,8 @@ _TYPES = {
     "bf16": (GGMLQuantizationType.BF16, LlamaFileType.MOSTLY_BF16), "q8_0": (GGMLQuantizationType.Q8_0, LlamaFileType.MOSTLY_Q8_0),
     **k_quants.MIXES,
 }  # fmt: skip
-_FLOAT32 = (
-    "shortconv.conv.weight",
-    "ssm_conv1d.weight",
-    "ssm_a",
-    "ssm_d",
-    "ssm_norm.weight",
-    "ffn_gate_inp.weight",
-)  # which llama.cpp keeps in float32
+# Tensors that llama.cpp keeps in float32.
+_FLOAT32 = ("shortconv.conv.weight", "ssm_conv1d.weight", "ssm_a", "ssm_d", "ssm_norm.weight", "ffn_gate_inp.weight")
 
 
 def check(source: ModelFolder, adapter: Path | None = None) -> None:
