@@ -16,8 +16,10 @@ THOUGHTS = {  # the text that starts a thought, with the text that ends it
     "<longcat_think>": "</longcat_think>",
     "<|START_THINKING|>": "<|END_THINKING|>",  # Command A
 }
-# Text around thoughts and answers in gpt-oss and Muse, and whether the answer begins after it.
-_HEADERS = {"<|start|>assistant": False, "<|channel|>final<|message|>": True, "to=user<|message|>": True}
+# Text around thoughts and answers in gpt-oss, Muse, and Command R7B, and whether the answer begins after it.
+_HEADERS = {
+    "<|start|>assistant": False, "<|channel|>final<|message|>": True, "to=user<|message|>": True, "<|START_RESPONSE|>": True,
+}  # fmt: skip
 MARKERS = (*THOUGHTS, *_HEADERS)
 _MAX_SPACES = 8  # before a marker; after more, the text is shown as it comes
 COPIES = 2  # repetitions of a passage after its first occurrence that make an answer a loop

@@ -220,6 +220,11 @@ def started(trained_workspace: Path, form: str, monkeypatch: pytest.MonkeyPatch,
 
 @pytest.mark.parametrize("form", ["fused", "hf"])
 def test_faithful_export_is_published_with_fidelity(trained_workspace: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only GGUF files need the package gguf."""
+    for name in [name for name in sys.modules if name.startswith("mlxtune.adapters.export.gguf")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr("mlxtune.adapters.export.gguf")
+    monkeypatch.setitem(sys.modules, "gguf", None)
     worker = started(trained_workspace, form, monkeypatch)
     summary = exporting.export(worker)
     folder = Path(summary["folder"])
@@ -268,9 +273,12 @@ def test_lossy_requantization_is_refused_and_leaves_no_files(trained_workspace: 
 
 def test_force_keeps_unfaithful_export_with_warning(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weak(trained_workspace)
-    summary = exporting.export(started(trained_workspace, "quantized", monkeypatch, target=trained_workspace / "out", force=True))
+    recipe, _ = start.run_recipe(library.find(trained_workspace, "last"), ["evaluation.rows=2"])
+    how: dict[str, Any] = {"target": trained_workspace / "out", "force": True, "recipe": recipe}
+    summary = exporting.export(started(trained_workspace, "quantized", monkeypatch, **how))
     assert summary["outcome"] == "not_faithful"
-    assert fidelity.load(trained_workspace / "out").failure
+    result = fidelity.load(trained_workspace / "out")
+    assert (bool(result.failure), result.answers.rows) == (True, 2)
     load_stock(str(trained_workspace / "out"))
 
 
@@ -284,23 +292,6 @@ def test_adapter_without_recipe_is_compared_on_off_task_prompts(trained_workspac
     exporting.export(worker)
     result = fidelity.load(worker.folder)
     assert (result.answers.rows, result.answers.rates) == (38, ())
-
-
-def test_fewer_held_out_rows_can_be_compared(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe, _ = start.run_recipe(library.find(trained_workspace, "last"), ["evaluation.rows=2"])
-    worker = started(trained_workspace, "fused", monkeypatch, recipe=recipe)
-    exporting.export(worker)
-    assert fidelity.load(worker.folder).answers.rows == 2
-
-
-@pytest.mark.parametrize("form", ["fused", "hf"])
-def test_only_gguf_files_need_the_package_gguf(trained_workspace: Path, form: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if name.startswith("mlxtune.adapters.export.gguf")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.delattr("mlxtune.adapters.export.gguf")
-    monkeypatch.setitem(sys.modules, "gguf", None)
-    worker = started(trained_workspace, form, monkeypatch, target=trained_workspace / "out")
-    assert exporting.export(worker)["folder"] == str(trained_workspace / "out")
 
 
 def test_different_base_weights_are_refused(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:

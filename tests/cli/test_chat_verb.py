@@ -65,26 +65,25 @@ def test_prompts_can_be_piped_in_and_saved_as_rows(ok, chat_workspace):
     assert "\x1b" not in result.out
 
 
-@pytest.mark.parametrize(
-    ("options", "system"),
-    [
-        ((), "You answer in JSON."),
-        pytest.param(("--system", "Be brief."), "Be brief.", marks=pytest.mark.exhaustive),
-        pytest.param(("--system", ""), "", marks=pytest.mark.exhaustive),
-    ],
-)
-def test_an_adapter_uses_its_system_prompt(ok, chat_workspace, options, system):
+@pytest.mark.parametrize(("options", "system"), [(("--system", "Be brief."), "Be brief."), (("--system", ""), "")])
+@pytest.mark.exhaustive
+def test_an_option_replaces_the_system_prompt_of_an_adapter(ok, chat_workspace, options, system):
     write_json(chat_workspace / "adapters" / "mine" / LINEAGE, {"v": 1, "system": "You answer in JSON."})
     result = ok("chat", "mine", *QUICK, *options, stdin="Hello?\n/adapter none\n/adapter mine\n/save rows.jsonl\n")
     (row,) = read_file(chat_workspace / "rows.jsonl")
     assert [turn.content for turn in row.messages if turn.role == "system"] == ([system] if system else [])
-    assert ("system prompt from its training rows" in result.err) == (not options)
+    assert "system prompt from its training rows" not in result.err
 
 
-def test_an_adapter_uses_its_base_and_can_be_switched(ok, chat_workspace):
+def test_an_adapter_uses_its_base_and_its_system_prompt_and_can_be_switched(ok, chat_workspace):
+    write_json(chat_workspace / "adapters" / "mine" / LINEAGE, {"v": 1, "system": "You answer in JSON."})
+    lines = ["Hello?", "/adapter none", "/reset", "Hello?", "/adapter mi", "/reset", "Hello?", "/adapters"]
     result = ok(
-        "chat", "mine", *QUICK, "--json", stdin="Hello?\n/adapter none\n/reset\nHello?\n/adapter mi\n/reset\nHello?\n/adapters\n"
+        "chat", "mine", *QUICK, "--json", stdin="\n".join([*lines, "/adapter none", "/adapter mine", "/save rows.jsonl", ""])
     )
+    assert "system prompt from its training rows" in result.err
+    (row,) = read_file(chat_workspace / "rows.jsonl")
+    assert [turn.content for turn in row.messages if turn.role == "system"] == ["You answer in JSON."]
     events = [json.loads(line) for line in result.out.splitlines() if line.startswith("{")]
     texts = ["".join(event.get("text", "") for event in events if event["id"] == str(number)) for number in (1, 2, 3)]
     assert texts[0] == texts[2] != texts[1]

@@ -42,7 +42,9 @@ def last_command(result) -> str:
     return result.out.splitlines()[-1].strip()
 
 
-@pytest.mark.parametrize("name", ["support-dirty.jsonl", "support.jsonl", "support-pairs.jsonl"])
+@pytest.mark.parametrize(
+    "name", ["support-dirty.jsonl", pytest.param("support.jsonl", marks=pytest.mark.exhaustive), "support-pairs.jsonl"]
+)
 def test_json_matches_the_schema(cli, name):
     report = json.loads(cli("data", "check", str(SAMPLES / name), "--json").out)
     schema = json.loads(SCHEMA.read_text())

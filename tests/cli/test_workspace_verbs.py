@@ -1,6 +1,8 @@
 import json
 import re
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +11,8 @@ from mlxtune.cli import workspace
 from mlxtune.cli.main import VERBS
 from mlxtune.cli.output import command_name
 from mlxtune.recipe import load
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_version_is_one_line(cli):
@@ -65,13 +69,13 @@ def test_init_writes_an_agents_file_once_with_commands_that_exist(ok, refused, c
     assert (cwd / "shop" / "recipes").is_dir()
 
 
-def test_doctor_json_exits_1_if_there_are_problems(cli):
-    result = cli("doctor", "--json")
-    report = json.loads(result.out)
+def test_doctor_json_exits_1_if_there_are_problems():
+    result = subprocess.run([sys.executable, "-m", "mlxtune", "doctor", "--json"], capture_output=True, text=True, cwd=ROOT)
+    report = json.loads(result.stdout)
     assert report["mlxtune"] == mlxtune.__version__
     assert {"system", "chip", "memory", "disk", "backend", "mlx", "mlx-lm", "python", "problems"} <= set(report)
-    assert result.code == (1 if report["problems"] else 0)
-    assert result.err == ""
+    assert result.returncode == (1 if report["problems"] else 0)
+    assert result.stderr == ""
 
 
 def test_command_name_is_runnable_in_this_terminal(monkeypatch, tmp_path):

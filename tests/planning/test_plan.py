@@ -158,7 +158,20 @@ def test_a_small_machine_refuses_with_suggestions(given: Recipe, base: ModelFold
 
 
 @pytest.mark.usefixtures("rows_in_process")
-def test_a_probe_gives_time_and_applies_to_other_batches(given: Recipe, base: ModelFolder) -> None:
+def test_a_probe_can_be_stopped_gives_time_and_applies_to_other_batches(
+    given: Recipe, base: ModelFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planner = local_planner(given, base.folder, base.config, this_machine(), base.fingerprint)
+    stages: list[str] = []
+    assert planner.probe(given, on_start=lambda process: process.stop()) is None
+    assert not planned(given, base, this_machine()).calibrated
+    monkeypatch.setattr("mlxtune.planning.plan.busy_load", lambda: 9.0)
+    assert planner.probe(given, lambda stage, share: stages.append(stage)) is not None
+    steps = [f"step {number} of 2 with the largest batch" for number in (1, 2)]
+    assert stages[:3] == ["loading the base", *steps]
+    busy = planned(given, base, this_machine())
+    assert (busy.calibrated, busy.cost.source) == (True, "busy_probe")
+    monkeypatch.setattr("mlxtune.planning.plan.busy_load", lambda: 0.0)
     probed = planned(given, base, this_machine(), probe=True, watts=30.0)
     assert probed.calibrated
     assert (probed.cost.source, probed.basis) == ("probe", "measured")
@@ -181,27 +194,6 @@ def test_a_plan_names_the_keys_that_save_time(given: Recipe, base: ModelFolder) 
     assert time_fact(cost).note.startswith("validations 20 s, without 4 sample answers, ")
     keys = ("training.steps", "data.validation", "training.samples")
     assert _time_keys(given, cost) == (*keys, *evaluation, "evaluation.regression")
-
-
-@pytest.mark.usefixtures("rows_in_process")
-def test_a_probe_reports_its_progress_and_can_be_stopped(given: Recipe, base: ModelFolder) -> None:
-    planner = local_planner(given, base.folder, base.config, this_machine(), base.fingerprint)
-    stages: list[str] = []
-    assert planner.probe(given, on_start=lambda process: process.stop()) is None
-    assert not planned(given, base, this_machine()).calibrated
-    assert planner.probe(given, lambda stage, share: stages.append(stage)) is not None
-    steps = [f"step {number} of 2 with the largest batch" for number in (1, 2)]
-    assert stages[:3] == ["loading the base", *steps]
-    assert planned(given, base, this_machine()).calibrated
-
-
-@pytest.mark.usefixtures("rows_in_process")
-def test_a_probe_on_a_busy_machine_says_so(given: Recipe, base: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mlxtune.planning.plan.busy_load", lambda: 9.0)
-    for probe in (True, False):
-        assert planned(given, base, this_machine(), probe=probe).cost.source == "busy_probe"
-    monkeypatch.setattr("mlxtune.planning.plan.busy_load", lambda: 0.0)
-    assert planned(given, base, this_machine(), probe=True).cost.source == "probe"
 
 
 @pytest.mark.usefixtures("rows_in_process")

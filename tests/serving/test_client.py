@@ -13,7 +13,7 @@ from waiting import wait_until
 
 from mlxtune.core.errors import InputError, MachineError
 from mlxtune.data.rows import Message
-from mlxtune.runs.locks import accelerator_lease, accelerator_lock, is_locked
+from mlxtune.runs.locks import accelerator_lock, is_locked
 from mlxtune.serving.client import Client
 from mlxtune.serving.protocol import Accepted, AdapterUnavailableError, Done, Failed, Piece, QueueFullError, Ready, Sampling
 
@@ -120,16 +120,6 @@ def test_an_unknown_base_raises_and_fails_later_requests(tmp_path: Path) -> None
             client.ready()
         (failed,) = client.ask(HELLO)
         assert isinstance(failed, Failed)
-
-
-def test_it_does_not_start_during_a_run_without_sharing(tiny: Path, workspace: Path) -> None:
-    with accelerator_lease("train", Path("shop"), "20261124-1412-shop"):
-        with (
-            Client(str(tiny), workspace) as client,
-            pytest.raises(MachineError, match="in use by the training run 20261124-1412-shop") as caught,
-        ):
-            client.ready()
-        assert "--share-accelerator" in caught.value.hint
 
 
 def test_it_holds_and_releases_the_accelerator_lease(tiny: Path, workspace: Path) -> None:

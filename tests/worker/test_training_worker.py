@@ -66,13 +66,12 @@ def test_run_trains_and_is_evaluated(workspace: Path, monkeypatch: pytest.Monkey
     result = report.load(evaluation.folder)
     assert [arm.name for arm in result.arms] == ["base", "constant", "copier", "tuned"]
     assert result.facts["rows"] == len(splits.test)
-    second = launch.start(workspace, "eval", recipe)
-    wait_for_state(second, lambda state: state.ended)
-    assert report.load(second.folder).arms[0].cached
     step = run.checkpoints[0]
-    third = control.evaluate(workspace, recipe, registry.find_run(workspace, f"tiny@{step}"))
-    wait_for_state(third, lambda state: state.ended)
-    facts = report.load(third.folder).facts
+    second = control.evaluate(workspace, recipe, registry.find_run(workspace, f"tiny@{step}"))
+    wait_for_state(second, lambda state: state.ended)
+    result = report.load(second.folder)
+    assert result.arms[0].cached
+    facts = result.facts
     assert (facts["run"], facts["adapter_step"]) == (f"{run.id}@{step}", step)
     assert facts["costs"]["tuned"]["tokens"] > 0
     validation = control.validate(workspace, run)
@@ -81,7 +80,7 @@ def test_run_trains_and_is_evaluated(workspace: Path, monkeypatch: pytest.Monkey
     assert facts["row_ids"] == [row.id for row in splits.valid]
     assert ledger.looks(workspace, [*splits.valid, *splits.test]) == 2
     assert validation.folder not in [one.run.folder for one in history.evaluations(workspace)]
-    assert library.find(workspace, f"tiny@{step}").score.folder == third.folder  # type: ignore[union-attr]
+    assert library.find(workspace, f"tiny@{step}").score.folder == second.folder  # type: ignore[union-attr]
     assert library.find(workspace, run.id).score.folder == evaluation.folder  # type: ignore[union-attr]
 
 

@@ -64,9 +64,8 @@ class ComparedRows:
         template, tokenizer = self.template(loaded, source), loaded.tokenizer
         arm, kind = Arm(name, adapter), HELD_OUT_ROW if self.contract else prompts.OFF_TASK
         self.worker.emit("arm.started", arm=name, rows=len(self.rows), of=kind)
-        cache = self.worker.folder.parent.parent / "evals" / "cache" if adapter else self.worker.folder / "cache"
-        if file:  # the key of cached answers has only the hash of the base's own weights
-            cache /= sha256_file(file)
+        own = self.worker.folder / "cache" / (sha256_file(file) if file else "")  # the keys in a cache have only the base's hash
+        cache = self.worker.folder.parent.parent / "evals" / "cache" if adapter else own
         section, tell = self.section, partial(progress_reporter, self.worker, name)
         options = AnswerOptions(
             template.settings, self.max_tokens(template), section.thinking_tokens, section.batch_size, cache, section.stop_loops,

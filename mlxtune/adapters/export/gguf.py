@@ -129,8 +129,7 @@ def read_back(file: Path, loaded: LoadedModel, config: Mapping[str, Any]) -> Non
     """Replace the model in ``loaded``, whose configuration is ``config``, with the one in ``file``, so that MLX can run it."""
     loaded.model = model = dequantize_model(loaded.model)
     _, _, weights, places = _placed(model, config)
-    reader = GGUFReader(file)
-    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    tensors = {tensor.name: tensor for tensor in GGUFReader(file).tensors}
     arrays = []
     for name, place in places.items():
         tensor = tensors[place.tensor]
