@@ -68,9 +68,7 @@ def improve(
     if json:
         show_json({"validation": str(folder), "generation": generation.id, **dict(generation.state().summary)})
         return
-    source = registry.RUN_KINDS["train"].folder
-    file = Path("recipes", f"{recipe.name}.toml")
-    show_generation(generation, file if file.is_file() else Path(source, run.folder.name, "recipe.toml"))
+    show_generation(generation, run.folder / "recipe.toml")
     if dict(generation.state().summary)["proposed"]:
         draw((ActionBlock("", "train with the accepted rows", f"mlxtune improve {shlex.quote(which)} --train"),))
 

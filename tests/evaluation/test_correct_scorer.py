@@ -55,6 +55,13 @@ def test_answer_compares_json_values_or_text(output, reference, same):
     assert score_answer(ModelAnswer(output, reference=reference)).passed == same
 
 
+def test_the_class_of_a_missing_or_added_field_is_its_name():
+    """An empty object differs from the reference in the fields that only one of them has."""
+    assert fields({}, {"people": "2"}).kind == "/people"
+    assert fields({"people": "2"}, {}).kind == "/people"
+    assert fields("none", {}).kind == "/"
+
+
 @pytest.mark.parametrize(
     ("output", "reference", "is_final"),
     [

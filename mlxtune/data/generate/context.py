@@ -60,27 +60,29 @@ class FirstStage:
 
 def load_context(recipe: Recipe, request: GenerationRequest) -> GenerationContext:
     """Read and split the recipe's source, and choose the examples. Raises ``InputError`` if the request does not fit the rows."""
-    source, splits = _read(recipe, skip_invalid=request.task == "answers" and not request.prompts)
-    train = _usable(recipe, splits, source.path.name)
+    source, splits, train = _read(recipe, skip_invalid=request.task == "answers" and not request.prompts)
     is_pair = isinstance(train[0], Preference)
     if (request.task == "pairs") != is_pair and request.task != "scores":
         raise InputError(
             f'A recipe with method.kind = "{recipe.method.kind}" trains on {"pairs" if is_pair else "answers"}.',
             hint="Generate worse answers with --worse." if is_pair else "Use a recipe for dpo with --worse.",
         )
+    if request.task == "retries" and {"answer", "fields", "calls"} & {*recipe.evaluation.correct}:
+        hint = "Name a teacher that writes new rows: --local NAME, --adapter NAME, or --model NAME --url URL."
+        raise InputError("By evaluation.correct, each row has only one correct answer, so no other is proposed.", hint=hint)
     examples = _examples(train, request, review.load(source.path), source)
     return GenerationContext(source, splits, train, examples, shared_system_prompt(train))
 
 
 def training_rows(recipe: Recipe) -> tuple[Conversation | Preference, ...]:
     """Return the training rows that a teacher may see. Raises ``DataError`` or ``InputError`` if there are none."""
-    source, splits = _read(recipe)
-    return _usable(recipe, splits, source.path.name)
+    return _read(recipe)[2]
 
 
-def _read(recipe: Recipe, *, skip_invalid: bool = False) -> tuple[Source, Splits]:
+def _read(recipe: Recipe, *, skip_invalid: bool = False) -> tuple[Source, Splits, tuple[Conversation | Preference, ...]]:
     source = read_source(recipe.source, recipe.data.format, recipe.data.map, skip_invalid=skip_invalid)
-    return source, split(source, recipe.data)
+    splits = split(source, recipe.data)
+    return source, splits, _usable(recipe, splits, source.path.name)
 
 
 def _usable(recipe: Recipe, splits: Splits, name: str) -> tuple[Conversation | Preference, ...]:

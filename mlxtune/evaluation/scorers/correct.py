@@ -87,7 +87,7 @@ def _compared(answer: ModelAnswer, expected: Leaves, actual: Leaves) -> Score:
     value = 2 * shared.total() / (expected.total() + actual.total())
     if value == 1:
         return Score(True, value=1.0)
-    wrong = sorted(path or "/" for path, _ in (expected | actual) - shared)
+    wrong = sorted(path for path, _ in (expected | actual) - shared if path) or ["/"]
     why = f"differs from the reference: {one_line(', '.join(dict.fromkeys(wrong)), 160)}"
     return _different(answer, Score(False, one_line(wrong[0], 40), why, value))
 
