@@ -78,9 +78,11 @@ def main() -> int:
 
 
 def _regret(workspace: Path, runs: Mapping[tuple[float, float], str], *, mean: bool) -> str:
-    """Return the gain of the best cell over the rule's, with its interval."""
+    """Return the gain of the best cell over the rule's, with its interval if another cell is best."""
     scores = {cell: _scores(find_side(workspace, run), mean=mean) for cell, run in runs.items()}
     best = max(scores, key=lambda cell: (fmean(scores[cell]), cell == (1, 1)))
+    if best == (1, 1):
+        return "0.0 points"
     changes = [after - before for before, after in zip(scores[1, 1], scores[best], strict=True)]
     gain = cluster_mean(changes, range(len(changes)))
     return f"{100 * gain.value:.1f} points ({100 * gain.low:.1f} to {100 * gain.high:.1f})"
