@@ -1,9 +1,9 @@
 """Run the command line in this process."""
 
 import contextlib
-import importlib
 import io
 import os
+import runpy
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -93,7 +93,9 @@ class _InProcessWorker:
         arguments, sys.argv = sys.argv, command[3:]
         try:
             with log.open("a") as output, contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
-                self.returncode = importlib.import_module(command[3]).main()
+                runpy.run_module(command[3], run_name="__main__", alter_sys=False)
+        except SystemExit as end:
+            self.returncode = int(end.code or 0)
         finally:
             sys.argv = arguments
             for number, handler in zip(numbers, before, strict=True):

@@ -10,9 +10,9 @@ import pytest
 
 import mlxtune
 from mlxtune.data.template_notes import TemplateNote
-from mlxtune.present import run
 from mlxtune.present.run import answering_text, log_line, pace_text, sample_verdict, warning_text, work_text
 from mlxtune.present.search import decision_text, standing_text
+from mlxtune.present.words import WORDS
 from mlxtune.runs.events import HELD_OUT_ROW, SampleOutcome, WarningCode
 from mlxtune.runs.state import Answering, RunState, RunWarning, SampleAnswer
 
@@ -111,9 +111,9 @@ def test_lines_have_the_time_and_no_escape_sequences():
     assert "\x1b" not in line.text
 
 
-@pytest.mark.parametrize("code", sorted(run._WARNINGS))
+@pytest.mark.parametrize("code", sorted(WORDS.warnings))
 def test_every_warning_has_words(code):
-    fields = {name: spec for _, name, spec, _ in Formatter().parse(run._WARNINGS[code]) if name}
+    fields = {name: spec for _, name, spec, _ in Formatter().parse(WORDS.warnings[code]) if name}
     values = {name: 2 if spec else "x" for name, spec in fields.items()} | {"rows": ["a", "b"]}
     if code == "template_note":
         values = {"note": TemplateNote.CUT.value, "rows": 1}
@@ -132,13 +132,13 @@ def test_workers_give_each_warning_its_values():
     computed = {"count", "sentence"}  # by warning_text
     others = {"template_note", "export_note"}  # have words of their own
     given = {code: names for code, names in given.items() if code not in others and None not in names}
-    needed = {code: {name for _, name, _, _ in Formatter().parse(run._WARNINGS[code]) if name} - computed for code in given}
+    needed = {code: {name for _, name, _, _ in Formatter().parse(WORDS.warnings[code]) if name} - computed for code in given}
     assert len(given) > 10
     assert needed == given
 
 
 def test_a_warning_lists_few_rows():
-    assert set(get_args(WarningCode)) == {*run._WARNINGS, "export_note"}, "an export's notes have words of their own"
+    assert set(get_args(WarningCode)) == {*WORDS.warnings, "export_note"}, "an export's notes have words of their own"
     text = warning_text(RunWarning("rows_truncated", {"rows": list("abcdefg"), "max_tokens": 2048}))
     assert text == "7 rows truncated at 2,048 tokens: a, b, c, d, e …"
 

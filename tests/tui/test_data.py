@@ -14,7 +14,7 @@ from textual import events
 from mlxtune.core.errors import InputError, MachineError
 from mlxtune.data.access.records import RecordFile
 from mlxtune.data.checks.report import Skip
-from mlxtune.data.review import ReviewSession, journal_path
+from mlxtune.data.review import ReviewSession, ReviewStep, journal_path
 from mlxtune.data.source import read_source
 from mlxtune.tui.app import MlxtuneApp
 from mlxtune.tui.rooms.data.fix_dialog import FixDialog
@@ -240,6 +240,7 @@ async def test_without_a_recipe_there_is_no_base_to_ask(shop, checks, open_room)
     write(shop.folder / "rows.jsonl", ROWS)
     async with open_room("data") as room:
         room.app.sessions.open_file(shop.folder / "rows.jsonl")
+        room.app.redraw()
         await checked(room)
         await room.press("c", notice="· This takes a recipe, and its base on this machine.")
         assert len(checks.requests) == 1
