@@ -14,7 +14,7 @@ from textual import events
 from mlxtune.core.errors import InputError, MachineError
 from mlxtune.data.access.records import RecordFile
 from mlxtune.data.checks.report import Skip
-from mlxtune.data.review import ReviewSession, ReviewStep, journal_path
+from mlxtune.data.review import ReviewSession, journal_path
 from mlxtune.data.source import read_source
 from mlxtune.tui.app import MlxtuneApp
 from mlxtune.tui.rooms.data.fix_dialog import FixDialog
