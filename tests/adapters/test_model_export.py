@@ -438,13 +438,13 @@ def test_an_export_answers_again_if_its_weights_are_different(
 ) -> None:
     with_merge(trained_workspace / "four")
     worker = started(trained_workspace, form, monkeypatch)
-    for change in (1.0, 1.0, 1.5):  # as if the export had been resumed twice, the second time with other code
+    for turn, change in enumerate((1.0, 1.0, 1.5)):  # as if the export had been resumed twice, the second time with other code
         job = exporting._ExportJob(worker)
         job.measure_adapter()
         weights = mx.load(str(job.adapter / "adapters.safetensors"))
-        job.fused_adapter = job.adapter = Path(shutil.copytree(job.adapter, trained_workspace / f"adapter {time.time()}"))
+        job.fused_adapter = job.adapter = Path(shutil.copytree(job.adapter, trained_workspace / f"{turn}" / "adapter"))
         mx.save_safetensors(str(job.adapter / "adapters.safetensors"), {name: array * change for name, array in weights.items()})
-        (scratch := trained_workspace / f"out {time.time()}").mkdir()
+        (scratch := trained_workspace / f"{turn}" / "out").mkdir()
         shutil.rmtree(job.again, ignore_errors=True)
         job.write(scratch)
         job.compare(scratch)
