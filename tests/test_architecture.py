@@ -12,14 +12,13 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import grimp
+from package_trees import PACKAGE, package_trees
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 import mass  # noqa: E402
 
-PACKAGE = ROOT / "mlxtune"
 FILES = sorted(PACKAGE.rglob("*.py"))
-TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 
 
 def test_no_import_cycles():
@@ -31,7 +30,7 @@ def test_no_import_cycles():
 
 def test_class_names_are_unique():
     classes = defaultdict(list)
-    for path, tree in TREES.items():
+    for path, tree in package_trees().items():
         for node in ast.walk(tree):
             if isinstance(node, ast.ClassDef):
                 classes[node.name].append(str(path.relative_to(ROOT)))
@@ -51,7 +50,7 @@ def test_module_names_are_unique_within_a_package():
 
 def test_annotations_are_valid_in_python_3_11():
     """``array[int]`` fails there unless annotations are postponed."""
-    for path, tree in TREES.items():
+    for path, tree in package_trees().items():
         used = {
             ast.unparse(node.annotation) for node in ast.walk(tree) if isinstance(node, ast.AnnAssign | ast.arg) and node.annotation
         }
@@ -62,7 +61,7 @@ def test_annotations_are_valid_in_python_3_11():
 def test_functions_are_short():
     """At most 60 lines and 10 parameters; ``self`` does not count."""
     long = set()
-    for path, tree in TREES.items():
+    for path, tree in package_trees().items():
         for name, function in mass.functions(tree):
             if mass.length(function) > mass.LONGEST_FUNCTION or mass.parameters(function) > mass.MOST_PARAMETERS:
                 long.add(f"{path.relative_to(PACKAGE)}: {name}")

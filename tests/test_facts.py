@@ -4,11 +4,9 @@
 """
 
 import ast
-from pathlib import Path
 
+from package_trees import PACKAGE, package_trees
 from parsed_text import parsed_texts
-
-PACKAGE = Path(__file__).parent.parent / "mlxtune"
 
 # Text that another program, a model, or a user writes, by file.
 TEXT_OF_OTHERS = {
@@ -21,9 +19,8 @@ TEXT_OF_OTHERS = {
 
 def test_no_code_parses_text_for_people():
     found = {}
-    for path in sorted(PACKAGE.rglob("*.py")):
+    for path, tree in package_trees().items():
         name = str(path.relative_to(PACKAGE))
-        tree = ast.parse(path.read_text(encoding="utf-8"))
         allowed = TEXT_OF_OTHERS.get(name, [])
         places = [(node.lineno, ast.unparse(node)) for node in parsed_texts(tree, name.split("/")[0])]
         found |= {f"{name}:{line}": code for line, code in places if code not in allowed}

@@ -3,16 +3,15 @@
 import ast
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
-PACKAGE = Path(__file__).parent.parent / "mlxtune"
+from package_trees import PACKAGE, package_trees
 
 
 def test_a_message_is_one_sentence_and_one_hint() -> None:
     found = {}
-    for path in sorted(PACKAGE.rglob("*.py")):
+    for path, tree in package_trees().items():
         name = str(path.relative_to(PACKAGE))
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree):
             for text in said(node):
                 if len(sentences(text)) > 1:
                     found[f"{name}:{node.lineno}"] = text

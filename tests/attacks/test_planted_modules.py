@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from exhaustive import cases
+from package_trees import PACKAGE, package_trees
 from tui.terminal import terminal
 from waiting import PATIENCE
 
@@ -126,13 +127,13 @@ def test_the_app_and_its_processes_do_not_import_from_the_workspace(planted, roo
 
 def test_every_program_is_started_by_the_one_protocol():
     starts = set()
-    for path in (ROOT / "mlxtune").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for path, tree in package_trees().items():
+        for node in ast.walk(tree):
             match node:
                 case ast.Attribute(ast.Name("subprocess"), "run" | "Popen" | "call" | "check_call" | "check_output"):
-                    starts.add(path.relative_to(ROOT / "mlxtune").as_posix())
+                    starts.add(path.relative_to(PACKAGE).as_posix())
                 case ast.Attribute(ast.Name("os"), name) if name.startswith(("exec", "spawn", "posix_spawn", "system", "popen")):
-                    starts.add(path.relative_to(ROOT / "mlxtune").as_posix())
+                    starts.add(path.relative_to(PACKAGE).as_posix())
                 case ast.Constant("-m") | ast.Constant("-c"):
                     assert path.name == "child_process.py", path
     assert starts == SPAWNING

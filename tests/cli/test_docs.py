@@ -1,6 +1,5 @@
 """Run every command of each document, in order, in one workspace per document, and compare its output with the document."""
 
-import ast
 import contextlib
 import io
 import json
@@ -19,6 +18,7 @@ import tomlkit
 from command_parser import PARSER, parse_command
 from console import Command, blocks, commands, matches, prose, sections, visible_lines
 from exhaustive import cases
+from package_trees import package_trees
 from tiny_model import make_tiny
 
 from mlxtune.cli.main import main
@@ -232,8 +232,8 @@ def test_the_readme_lists_every_verb():
 
 
 def test_every_command_in_a_hint_exists():
-    for path in sorted((ROOT / "mlxtune").rglob("*.py")):
-        for _, hint in reference.raised_errors(ast.parse(path.read_text(encoding="utf-8"))):
+    for path, tree in package_trees().items():
+        for _, hint in reference.raised_errors(tree):
             for text in re.findall(r"(?:^|: |[Rr]un |with |[Uu]se )mlxtune ((?:[\w./…=-]+ ?)+)", hint):
                 words = [word.rstrip("….") for word in text.split(". ")[0].split()]
                 _check_command(words[: words.index("--help")] if "--help" in words else words, f"{path.name}: {hint}")

@@ -2,13 +2,12 @@
 
 import ast
 import re
-from pathlib import Path
 from string import Formatter
 from typing import get_args
 
 import pytest
+from package_trees import package_trees
 
-import mlxtune
 from mlxtune.data.template_notes import TemplateNote
 from mlxtune.present.run import answering_text, log_line, pace_text, sample_verdict, warning_text, work_text
 from mlxtune.present.search import decision_text, standing_text
@@ -124,8 +123,8 @@ def test_every_warning_has_words(code):
 
 def test_workers_give_each_warning_its_values():
     given = {}
-    for path in Path(mlxtune.__file__).parent.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for tree in package_trees().values():
+        for node in ast.walk(tree):
             match node:
                 case ast.Call(func=ast.Attribute(attr="warn" | "_warn"), args=[ast.Constant(value=code)], keywords=items):
                     given[code] = {item.arg for item in items}
