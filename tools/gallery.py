@@ -106,8 +106,13 @@ def _recipe(base: CatalogModel, task: str) -> str:
     )
 
 
+_train_rows: dict[str, int] = {}  # recipes for different bases have the same rows
+
+
 def train_rows(recipe: Recipe) -> int:
-    return len(split(read_source(recipe.source, recipe.data.format, recipe.data.map), recipe.data).train)
+    if (key := f"{recipe.source} {recipe.data}") not in _train_rows:
+        _train_rows[key] = len(split(read_source(recipe.source, recipe.data.format, recipe.data.map), recipe.data).train)
+    return _train_rows[key]
 
 
 def rule(recipe: Recipe, base: CatalogModel) -> str:
