@@ -32,8 +32,7 @@ def share_arena() -> None:
 
     By default, glibc keeps what a thread frees for that thread. Threads of a pool, which take turns, then each keep the memory of
     the largest job that they ever ran. Python mostly runs one thread at a time, so they rarely wait for each other. Large blocks
-    get pages of their own, which go back to the system: by default, glibc keeps more of them in the heap with each one that is
-    freed. Other C libraries do not have these settings, and nothing happens.
+    always get pages of their own, which go back to the system. Other C libraries lack these settings, and nothing happens.
     """
     try:
         set_option = ctypes.CDLL(None).mallopt

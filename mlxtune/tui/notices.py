@@ -61,7 +61,9 @@ class Notices:
         """Show ``notice`` until the next one or, if nothing is left to do, for a few seconds. ``None`` clears it."""
         if notice is not None:
             text, hint = (relative_paths(self._app.workspace, part) for part in (notice.text, notice.hint))
-            notice = replace(notice, text=text, hint=hint)
+            actions = (one.name for screen in self._app.screen_stack[:1] for one in getattr(screen, "ACTIONS", ()))
+            undo = notice.undo if notice.undo in actions else ""  # its room may have been left
+            notice = replace(notice, text=text, hint=hint, undo=undo)
         if self._timer:
             self._timer.stop()
         self._timer = self._app.set_timer(BRIEF_SECONDS, self.dismiss) if notice and notice.is_brief else None

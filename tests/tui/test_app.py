@@ -17,6 +17,7 @@ from textual.widgets import OptionList
 from mlxtune import tui
 from mlxtune.core import settings
 from mlxtune.tui.app import MlxtuneApp
+from mlxtune.tui.notices import Notice
 from mlxtune.tui.rooms import ROOMS
 from mlxtune.tui.theme import THEMES, CachedStylesheet
 from mlxtune.tui.widgets import ChoiceDialog, PageScreen, PromptDialog
@@ -199,3 +200,11 @@ async def test_a_closed_page_is_freed(loaded, open_room):
         gc.collect()
         assert lines() is None
         assert Strip.render_ansi.cache_info().currsize < 5_000
+
+
+async def test_a_notice_about_another_room_offers_no_undo_there(loaded, open_room):
+    """A job may end after its room was left, which has an action that this one lacks."""
+    async with open_room("train") as room:
+        room.app.notices.show(Notice("done", "The recipe was changed.", undo="undo"))
+        await room.until_notice("✓ The recipe was changed.")
+        assert not room.app.can_undo
