@@ -69,8 +69,7 @@ def judge(
     )
     judge_report.save(report, fixed.folder)
     if evaluated and publish(evaluated, run.folder):
-        text = "The signature of the report was removed, because the report has changed."
-        info(("! ", "bold warning"), f"{text} Sign it again: mlxtune verify {run.id} --sign KEY")
+        info(("! ", "bold warning"), f"The report's old signature was removed. Sign it again: mlxtune verify {run.id} --sign KEY")
     show_json({"folder": str(fixed.folder), **to_json(report)}) if json else draw(judge_document(report))
     if report.faults or report.unusable:
         raise GateError(
