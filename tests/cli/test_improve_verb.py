@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -67,7 +68,8 @@ def test_two_rounds_use_only_validation_rows(
     for _ in range(2):
         shown = ok("improve", "last", "--model", "writer", "--url", teacher.url, "--rows", "4", "-k", "1")
         assert "improve last --train" in shown.out, shown
-        ok("data", "review", "recipes/tiny.toml", "--filter", "status:proposed", "--accept", "--all", "--yes")
+        review = next(line.split("mlxtune ")[1] for line in shown.out.splitlines() if "mlxtune data review" in line)
+        ok(*shlex.split(review), "--accept", "--all", "--yes")
         sizes.append(len(read_source(workspace / "chat.jsonl").rows))
         assert "Verdict" in ok("improve", "last", "--train").out
     assert sizes[0] < sizes[1] < sizes[2]
