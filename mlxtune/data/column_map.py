@@ -1,10 +1,11 @@
 """Which of a source's columns are read, and as what. Every command that reads a file without a recipe reads it so."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from mlxtune.core.errors import DataError
 from mlxtune.core.text import one_line
@@ -89,31 +90,42 @@ def guessed_mapping(record: Record) -> dict[str, str]:
 def proposed_mapping(sample: SampleRecords) -> dict[str, str]:
     """Return the map that the names of the columns suggest or, where they tell no prompt or no answer, their contents.
 
-    It is a proposal for a person: without names, the first column with written text is the prompt, and the last one the answer.
+    It is a proposal for a person: without names, the prompt is the first column with mostly different texts, and the answer a column
+    of JSON objects, or else the last one with texts.
     """
     first = sample.records[0][1]
     mapping = guessed_mapping(first)
     if detect(first) is not None or mapping.keys() - {"text"}:
         return mapping
-    is_pair = [*map(type, first.values())] == [str, str]
-    written = [column for column, _ in columns(first) if is_pair or _is_written(sample, column)]
-    prompt = find_column(written, PROMPTS, (), first)
-    answer = find_column(written, ANSWERS, {prompt}, first)
-    others = [column for column in written if column not in (prompt, answer)]
-    answer = answer or (others.pop() if others else "")
-    prompt = prompt or next(iter(others), "")
+    texts = {column: _texts(sample, column) for column, _ in columns(first)}
+    if [*map(type, first.values())] != [str, str]:  # two texts are a prompt and its answer, whatever they contain
+        texts = {column: values for column, values in texts.items() if _is_written(values)}
+    different = [column for column, values in texts.items() if 2 * len(set(values)) >= len(values)]
+    prompt = find_column(different, PROMPTS, (), first)
+    objects = [column for column, values in texts.items() if column != prompt and "".join(values[:1]).startswith("{")]
+    answer = find_column(texts, ANSWERS, {prompt}, first) or next(iter(objects), "")
+    prompt = prompt or next((column for column in different if column != answer), "")
+    answer = answer or next((column for column in reversed([*texts, *different]) if column != prompt), "")
     return {"prompt": prompt, "completion": answer} if prompt and answer else mapping
 
 
-def _is_written(sample: SampleRecords, column: str) -> bool:
-    """Return whether a column has mostly different texts of several words."""
+def _is_written(texts: Sequence[str]) -> bool:
+    """Return whether texts have several words, and are not all the same."""
+    return sum(len(text.split()) for text in texts) >= _WORDS * len(texts) > 0 and (len(set(texts)) > 1 or len(texts) == 1)
+
+
+def _texts(sample: SampleRecords, column: str) -> list[str]:
+    """Return the texts of a column, or nothing if most records have none there."""
+    texts = [value.strip() for value in _values(sample, column) if isinstance(value, str) and value.strip()]
+    return texts if 2 * len(texts) >= len(sample.records) else []
+
+
+def _values(sample: SampleRecords, column: str) -> list[Any]:
     values = []
     for _, record in sample.records:
         with suppress(LookupError):
             values.append(column_value(record, column))
-    texts = [value.strip() for value in values if isinstance(value, str) and value.strip()]
-    words = sum(len(text.split()) for text in texts)
-    return 2 * len(texts) >= len(sample.records) and words >= _WORDS * len(texts) and 2 * len(set(texts)) >= len(texts)
+    return values
 
 
 def named_columns(source: Path, section: DataSection) -> DataSection:
@@ -143,10 +155,7 @@ def check_contents(sample: SampleRecords, mapping: Mapping[str, str]) -> None:
     for key, column in mapping.items():
         if key == "input":  # often empty
             continue
-        values = []
-        for _, record in sample.records:
-            with suppress(LookupError):
-                values.append(column_value(record, column))
+        values = _values(sample, column)
         texts = [value for value in values if value not in (None, "", [], {})]
         links = [text for text in texts if isinstance(text, str) and _NOT_WRITTEN.fullmatch(text.strip())]
         is_constant = key == "prompt" and len(values) >= _FEW and all(text == texts[0] for text in texts)

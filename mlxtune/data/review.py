@@ -313,10 +313,10 @@ def _edited(
     change: dict[str, Any] = {"status": ACTION_STATUS[action]} if action in ACTION_STATUS else {}
     after = current
     if isinstance(current, RowError):
-        if action == "edit":
+        if action == "edit" or what.edits.get(key):
             repaired = what.edits.get(key) or parse(what.record, row.location)
             return repaired, {"tags": list(row_tags(repaired)), "meta": _untagged(repaired.meta)}
-        if action != "reject" and not (action == "apply" and what.edits[key] is None):
+        if action not in ("reject", "apply"):
             raise current
         return current, {"status": "rejected"}
     meta = {} if isinstance(row, RowError) else _untagged(row.meta)

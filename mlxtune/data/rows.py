@@ -39,7 +39,7 @@ class Location:
 class RowError(DataError):
     """A record that cannot be used as a row. ``reason`` is the message without the location; ``kind`` is a check's ID.
 
-    ``raw`` is the record as it is in the file, and ``at`` the place of the fault in it, if known.
+    ``raw`` is the record as it is in the file, ``text`` what could be decoded, and ``at`` the place of the fault in it, if known.
     """
 
     def __init__(self, location: Location, reason: str, *, hint: str, kind: str = "bad-row", at: int | None = None) -> None:
@@ -48,7 +48,7 @@ class RowError(DataError):
         self.reason = reason
         self.kind = kind
         self.at = at
-        self.raw = b""
+        self.raw, self.text = b"", ""
 
     @property
     def hash(self) -> str:

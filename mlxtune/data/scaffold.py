@@ -21,7 +21,7 @@ from mlxtune.data.checks.labels import label_set
 from mlxtune.data.column_map import ColumnUse, check_contents, column_use, first_records, guessed_mapping, proposed_mapping
 from mlxtune.data.readers.columns import columns, mapping_option
 from mlxtune.data.readers.formats import NO_MAPPING, detect
-from mlxtune.data.rows import Conversation, Preference, Row, TextRow, Unpaired, json_strings, row_text, row_tools
+from mlxtune.data.rows import Conversation, Preference, Row, RowError, TextRow, Unpaired, json_strings, row_text, row_tools
 from mlxtune.data.source import read_records
 from mlxtune.data.source_files import source_files
 from mlxtune.data.tool_schema import ARGUMENTS, calls_schema, union
@@ -73,12 +73,12 @@ class Scaffold:
     """Settings guessed from a file. ``schema`` is ``None`` unless the answers are JSON objects; ``labels`` has the distinct answers
     if they are few. ``tools`` says whether rows have tools or calls, which the base's own template does not render. ``correct`` is
     the recipe's; answers that end with a number, as in GSM8K, have the form ``number_form`` if there is a common one. ``formats``
-    counts the rows of each format; ``format`` is the recipe's, usually ``auto``.
+    counts the rows of each format, and ``unreadable`` the other ones by check; ``format`` is the recipe's, usually ``auto``.
     """
 
     source: Path
     rows: int
-    unreadable: int
+    unreadable: Mapping[str, int]
     formats: Mapping[str, int]
     format: str
     columns: ColumnUse
@@ -136,7 +136,7 @@ def guess(path: Path, mapping: Mapping[str, str] = NO_MAPPING, format: str = "au
     return Scaffold(
         source=path,
         rows=len(rows),
-        unreadable=len(errors),
+        unreadable=Counter(error.kind if isinstance(error, RowError) else "bad-row" for error in errors),
         formats=dict(Counter(row.format for row in rows).most_common()),
         format=format,
         columns=column_use(path, mapping, format),

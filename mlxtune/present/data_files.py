@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mlxtune.core.text import one_line, plural
+from mlxtune.data.checks.registry import get_check
 from mlxtune.data.column_map import ColumnUse
 from mlxtune.data.export import ExportResult
 from mlxtune.data.importer import ImportResult
@@ -91,7 +92,8 @@ def recipe_document(guessed: Scaffold, name: str, *, with_columns: bool = False)
     """Describe the recipe ``name`` and, ``with_columns``, those that it reads."""
     formats = ", ".join(f"{count:,} {format}" for format, count in guessed.formats.items())
     facts = [Fact("rows", f"{guessed.rows:,} ({formats})"), *(column_facts(guessed.columns) if with_columns else ())]
-    facts += [Fact("unreadable", f"{guessed.unreadable:,}", "", "warning")] if guessed.unreadable else []
+    unreadable = (f"{count:,} {get_check(check).label}" for check, count in guessed.unreadable.items())
+    facts += [Fact("blocked", ", ".join(unreadable), "", "warning")] if guessed.unreadable else []
     facts += [Fact("method", guessed.method), Fact("tokens", f"max_tokens = {guessed.max_tokens:,}", "estimated")]
     if contract := None if guessed.only_texts else _guessed_contract(guessed, name):
         facts.append(Fact("contract", *contract))

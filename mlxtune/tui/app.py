@@ -376,14 +376,11 @@ class MlxtuneApp(HasActions, OrderedKeys):
         if missing:
             self.notices.show(Notice("warning", f"This command needs {{{missing[0]}}}, but there is none here."))
             return
-        try:
+        with self.notices.showing_errors():
             arguments = [word.format_map(fields) for word in words]
             code = run_in_terminal(self, arguments, self.workspace, hint=f"Edit {settings.FILE}.")
-        except MlxtuneError as error:
-            self.notices.show_error(error)
-            return
-        ended = f"{one_line(words[0], 40)} exited with {code}." if code else f"{one_line(words[0], 40)} has ended."
-        self.notices.show(Notice("error" if code else "done", ended))
+            ended = f"{one_line(words[0], 40)} exited with {code}." if code else f"{one_line(words[0], 40)} has ended."
+            self.notices.show(Notice("error" if code else "done", ended))
 
     def action_dismiss_notice(self) -> None:
         self.notices.dismiss()
@@ -462,17 +459,10 @@ class MlxtuneApp(HasActions, OrderedKeys):
         def chosen(name: str | None) -> None:
             self.theme = name or before
             if name:
-                self._save_theme(name)
+                with self.notices.showing_errors():
+                    settings.save_theme(name)
 
         self.push_screen(ChoiceDialog("Theme", "", options, preview), chosen)
-
-    def _save_theme(self, name: str) -> None:
-        try:
-            settings.save_theme(name)
-        except MlxtuneError as error:
-            self.notices.show_error(error)
-        except OSError as error:
-            self.notices.show(Notice("error", one_line(str(error))))
 
     def action_picture(self) -> None:
         """Save the screen as an SVG in the workspace."""

@@ -320,7 +320,7 @@ def _turns(row: Row, number: int, width: int, height: int) -> list[Content]:
     return result
 
 
-Mapped = Callable[[Path, Mapping[str, str]], object]
+Mapped = Callable[[Path, Mapping[str, str]], None]
 
 
 def choose_file(app: MlxtuneApp, title: str, label: str, then: Callable[[Path], object]) -> None:
@@ -345,36 +345,29 @@ def open_mapped(app: MlxtuneApp, path: Path, then: Mapped, *, label: str) -> Non
     def read(sample: SampleRecords) -> None:
         first = sample.records[0][1]
         if column_map.needs_mapping(first):
-            map_columns(app, sample, column_map.proposed_mapping(sample), lambda mapping: then(path, mapping), label=label)
+            screen = MappingScreen(sample, column_map.proposed_mapping(sample), label=label)
+            app.push_screen(screen, lambda answer: then(path, answer.mapping) if answer else None)
         else:
             then(path, NO_MAPPING)
 
     app.jobs.run(lambda: column_map.first_records(path, SAMPLE), read, busy=f"Reading {one_line(path.name, 60)}.")
 
 
-def map_columns(
-    app: MlxtuneApp, sample: SampleRecords, mapping: Mapping[str, str], then: Callable[[dict[str, str]], Any], *,
-    label: str, format: str = "auto",
-) -> None:  # fmt: skip
-    """Ask how the columns of ``sample`` map to our keys, starting with ``mapping``."""
-    app.push_screen(
-        MappingScreen(sample, mapping, format, label=label), lambda answer: None if answer is None else then(answer.mapping)
-    )
-
-
 def map_source(app: MlxtuneApp, ref: SourceRef) -> None:
     """Ask how the columns of a source map to our keys, and show it with that map. It is saved in the recipe, if there is one."""
 
-    def chosen(mapping: dict[str, str]) -> None:
+    def chosen(answer: MappedFile | None) -> None:
+        if answer is None:
+            return
         if ref.recipe_path is None:
-            app.sessions.open_file(ref.path, mapping)
+            app.sessions.open_file(ref.path, answer.mapping)
             app.redraw()
         else:
-            app.jobs.run(lambda: _save_mapping(ref, mapping))
+            app.jobs.run(lambda: _save_mapping(ref, answer.mapping))
 
     def read(sample: SampleRecords) -> None:
         mapping = dict(ref.map) or column_map.proposed_mapping(sample)
-        map_columns(app, sample, mapping, chosen, label="save" if ref.recipe_path else "open", format=ref.format)
+        app.push_screen(MappingScreen(sample, mapping, ref.format, label="save" if ref.recipe_path else "open"), chosen)
 
     app.jobs.run(lambda: column_map.first_records(ref.path, SAMPLE), read, busy=f"Reading {ref.name}.")
 

@@ -449,10 +449,8 @@ class SourceSession:
     def release_lock(self) -> None:
         """Release the review lock, so that other windows can record decisions."""
         if self._review is not None:
-            try:
+            with self._app.notices.showing_errors():  # decisions that another program removed from the journal may not be restored
                 self._review.close()
-            except MlxtuneError as error:  # decisions that another program removed from the journal could not be restored
-                self._app.notices.show_error(error)
             self._review = None
             self._journal_stamp = file_stamp(review.journal_path(self.ref.path))
 

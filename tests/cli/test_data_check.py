@@ -395,3 +395,11 @@ def test_columns_with_names_of_their_own_are_proposed_as_prompt_and_answer(cli, 
     assert result.code == 1
     assert "mlxtune data check t.csv --map prompt=ticket,completion=agent_answer" in result.out
     assert "--map text=" not in result.out
+
+
+def test_fix_reads_rows_in_another_encoding(cli, cwd):
+    rows = ('{"prompt": "é?", "completion": "Ja."}\n', '{"prompt": "Zürich?", "completion": "Nein."}\n')
+    (cwd / "t.jsonl").write_bytes(rows[0].encode() + rows[1].encode("cp1252"))
+    assert "rows in another encoding" in cli("data", "check", "t.jsonl").out
+    assert "1 changed" in cli("data", "check", "t.jsonl", "--fix").out
+    assert [row.messages[0].content for row in read_source(cwd / "t.jsonl").rows] == ["é?", "Zürich?"]

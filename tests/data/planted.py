@@ -27,7 +27,8 @@ class PlantedFile:
 
     def write(self, path: Path) -> Path:
         path.write_text(
-            "".join((one if isinstance(one, str) else json.dumps(one, ensure_ascii=False)) + "\n" for one in self.records)
+            "".join((one if isinstance(one, str) else json.dumps(one, ensure_ascii=False)) + "\n" for one in self.records),
+            errors="surrogateescape",
         )
         return path
 
@@ -89,6 +90,7 @@ def make_planted(*, dirty: bool) -> PlantedFile:
         return change_answer(lambda answer: answer.update(reply=answer["reply"] + " " + text))
 
     plant("bad-row", "chat", lambda row: json.dumps(row)[:50])
+    plant("encoding", "chat", lambda row: _as_cp1252(append_to_prompt("Grüße, René")(row)))
     plant("role-order", "chat", lambda row: {**row, "messages": [row["messages"][1], *row["messages"][1:]]})
     plant("no-answer", "chat", lambda row: {**row, "messages": row["messages"][:-1]})
     plant("empty-target", "chat", lambda row: _change_turn(row, -1, lambda _: "  "))
@@ -148,6 +150,11 @@ def make_planted(*, dirty: bool) -> PlantedFile:
 def _change_turn(row: dict[str, Any], turn: int, change: Callable[[str], str]) -> dict[str, Any]:
     row["messages"][turn]["content"] = change(row["messages"][turn]["content"])
     return row
+
+
+def _as_cp1252(row: dict[str, Any]) -> str:
+    """Return a record in Windows-1252, whose bytes are no UTF-8."""
+    return json.dumps(row, ensure_ascii=False).encode("cp1252").decode(errors="surrogateescape")
 
 
 def _different_prompts(row: dict[str, Any]) -> dict[str, Any]:

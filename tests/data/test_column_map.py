@@ -34,6 +34,20 @@ def test_a_foreign_file_has_its_prompt_and_answer_proposed_from_names_and_conten
     assert proposed_mapping(first_records(written(tmp_path / "rows.csv", head, ROWS), 100)) == mapping
 
 
+def test_a_named_answer_may_repeat(tmp_path):
+    rows = [(*row[:3], f'{{"reply": "We look into it: {at % 3}."}}', row[4]) for at, row in enumerate(ROWS)]
+    proposed = proposed_mapping(first_records(written(tmp_path / "rows.csv", HEAD, rows), 100))
+    assert proposed == {"prompt": "kundentext", "completion": "agent_answer"}
+
+
+@pytest.mark.parametrize("reply", ['{{"note": "wir sind an {}"}}', "Wir kümmern uns um {}."])
+def test_an_answer_in_json_or_that_repeats_is_found_without_its_name(tmp_path, reply):
+    head = ("spalte", "datum", "kundentext", "bearbeiter")
+    rows = [(reply.format(at % 3), row[1], row[2], row[4]) for at, row in enumerate(ROWS)]
+    proposed = proposed_mapping(first_records(written(tmp_path / "rows.csv", head, rows), 100))
+    assert proposed == {"prompt": "kundentext", "completion": "spalte"}
+
+
 def test_one_written_column_is_text(tmp_path):
     rows = [(number, day, text, "ok", agent) for number, day, text, _, agent in ROWS]
     assert proposed_mapping(first_records(written(tmp_path / "rows.csv", HEAD, rows), 100)) == {"text": "kundentext"}

@@ -121,6 +121,29 @@ def test_utf16_is_converted_with_a_note(tmp_path, name, text, encoding, mark):
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("raw", "kind"),
+    [
+        ("Grüße, René – 5 €".encode("cp1252"), "encoding"),
+        ("GRÜSSE".encode("latin-1"), "encoding"),
+        (b"Gr" + "ü".encode()[:1], "bad-row"),
+        (b"so " + "…".encode()[:2], "bad-row"),
+        (b"\xff", "bad-row"),
+    ],
+)
+def test_rows_in_another_encoding_are_told_from_damaged_ones(tmp_path, raw, kind):
+    with RecordFile(_file(tmp_path, '{"text": "é"}\n'.encode() + b'{"text": "' + raw + b'"}')) as file:
+        assert file.record(1).kind == kind
+
+
+def test_a_damaged_row_in_another_encoding_keeps_its_key(tmp_path):
+    raw = '{"text": "Zürich"'.encode("latin-1")
+    with RecordFile(_file(tmp_path, '{"text": "é"}\n'.encode() + raw)) as file:
+        error = file.record(1)
+    assert isinstance(error, RowError)
+    assert (error.kind, error.raw, error.text) == ("bad-row", raw, '{"text": "Zürich"')
+
+
 def test_damaged_utf16_affects_only_its_row(tmp_path):
     line = '{"text": "%s"}\n'
     data = (line % "a" + line % "\ud83d" + line % "c" + "{").encode("utf-16-le", "surrogatepass") + b"x"

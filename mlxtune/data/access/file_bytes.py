@@ -52,7 +52,7 @@ class FileBytes:
         elif encoding := _utf16_encoding(head):
             self._convert(encoding)
             self.notes = ("utf16",)
-        elif _is_cp1252(os.pread(self._file.fileno(), BLOCK, 0)):
+        elif is_cp1252(os.pread(self._file.fileno(), BLOCK, 0)):
             self._convert("cp1252")
             self.notes = ("cp1252",)
         self.size = self._state[0]
@@ -109,8 +109,8 @@ _CP1252 = bytes([0x80, 0x85, *range(0x91, 0x98), *range(0xA0, 0xC0), *range(0xC0
 _UTF8 = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
 
 
-def _is_cp1252(head: bytes) -> bool:
-    """Return whether a file that begins with ``head`` is Windows-1252: it has letters or quotes of it, and no character of UTF-8."""
+def is_cp1252(head: bytes) -> bool:
+    """Return whether a record, or a file that begins with ``head``, is Windows-1252: it has letters or quotes of it, and no character of UTF-8."""
     try:
         codecs.getincrementaldecoder("utf-8")().decode(head, final=len(head) < BLOCK)  # a whole block may end within a character
         return False

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shlex
 from collections import Counter
 from dataclasses import dataclass
@@ -9,13 +10,14 @@ from typing import Any, Literal
 
 from mlxtune.core.errors import DataError
 from mlxtune.core.text import one_line, plural
-from mlxtune.data.access.file_bytes import FileBytes, FileNote
+from mlxtune.data.access.file_bytes import FileBytes, FileNote, is_cp1252
 from mlxtune.data.access.spans import RecordSpans, array_spans, csv_spans, line_spans
 from mlxtune.data.readers.row_format import InvalidRecord
 from mlxtune.data.readers.turns import loads
 
 ARCHIVES = (".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz", ".7z")
 TABLES = (".arrow", ".feather", ".avro", ".xlsx", ".xls", ".ods", ".sqlite", ".db")
+_CUT = re.compile(rb"[a-z][\xc2-\xde]|\xe2\x80")  # the beginning of a character in UTF-8, as in a text that was cut
 _HEAD = 1 << 20  # bytes in which the first record must begin
 
 
@@ -45,7 +47,8 @@ class FileLayout:
             text = raw.decode()
         except UnicodeDecodeError as error:
             reason = f"byte {error.start + 1:,} (0x{raw[error.start]:02x}) is not valid UTF-8."
-            raise InvalidRecord(reason, "Save the file as UTF-8, or correct that character.", at=error.start) from error
+            kind = "encoding" if is_cp1252(raw) and not _CUT.search(raw) else "bad-row"
+            raise InvalidRecord(reason, "Save the file as UTF-8, or correct that character.", kind, error.start) from error
         return self._fields(text) if self.kind == "csv" else self._json(text)
 
     def _json(self, text: str) -> Any:

@@ -55,7 +55,7 @@ class RecordFile(Closeable):
         try:
             value: Any = self._layout.value(raw)
         except InvalidRecord as error:
-            raise RowError(location, error.reason, hint=error.hint, at=error.at) from None
+            raise RowError(location, error.reason, hint=error.hint, kind=error.kind, at=error.at) from None
         return value
 
     def row(self, index: int, text: str | None = None) -> Row:
@@ -64,13 +64,18 @@ class RecordFile(Closeable):
         Raises ``RowError`` if it is invalid, ``DataError`` if the file has changed since it was opened.
         """
         try:
-            value = self.raw(index) if text is None else self._layout.value(text.encode())
+            try:
+                value = self.raw(index) if text is None else self._layout.value(text.encode())
+            except InvalidRecord as error:
+                raise RowError(self.location(index), error.reason, hint=error.hint, at=error.at) from None
             return parse(value, self.location(index), self._format, self._mapping)
-        except InvalidRecord as error:
-            raise RowError(self.location(index), error.reason, hint=error.hint, at=error.at) from None
         except RowError as error:
             start = int(self._spans.starts[index])
             error.raw = self._data.read(start, min(int(self._spans.ends[index]), start + LIMIT))
+            own = error.raw.decode("cp1252" if error.kind == "encoding" else "utf-8", "replace")
+            error.text = own if text is None else text
+            if error.kind == "encoding":
+                self.row(index, own)  # raises what else is wrong with the row
             raise
 
     def record(self, index: int) -> Row | DataError:

@@ -11,7 +11,7 @@ from mlxtune.core.sequences import grouped
 from mlxtune.data.checks.base import Finding, Span
 from mlxtune.data.checks.check_input import CheckInput, rewrite_texts
 from mlxtune.data.checks.registry import CHECKS, get_check, is_check
-from mlxtune.data.rows import Location, Row
+from mlxtune.data.rows import Location, Row, RowError
 from mlxtune.data.source_files import GENERATED
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def record_fixes(
         is_row = not isinstance(record, DataError)
         if (part := browser.records.part(index)[0]) == GENERATED or (part == "test" and is_row):
             continue
-        row = None if isinstance(record, DataError) else apply_fixes(record, own)
+        row = fixed_row(browser, index, own)
         if not isinstance(record, DataError) and row is not None:
             by_hand += [(location, finding) for finding in unfixable(record, own)]
             if row.hash == record.hash:
@@ -100,6 +100,14 @@ def record_fixes(
         raise DataError("No row would be left, so nothing was changed.", hint="Change the recipe, or correct the rows.")
     session.decide("apply", [browser.keyed_row(index) for index in fixed], edits=edits, reason="data check --fix")
     return FixResult(tuple(changes), tuple(by_hand))
+
+
+def fixed_row(browser: SourceBrowser, index: int, findings: Sequence[Finding]) -> Row | None:
+    """Return a record with the fixes of ``findings``: in its own encoding, or as :func:`apply_fixes` does."""
+    record = browser.lazy_row(index).current_or_error
+    if isinstance(record, RowError) and record.kind == "encoding":
+        return browser.records.row(index, record.text)
+    return None if isinstance(record, DataError) else apply_fixes(record, findings)
 
 
 def apply_fixes(row: Row, findings: Sequence[Finding]) -> Row | None:

@@ -1,18 +1,19 @@
 """Records that cannot be read as rows. The readers' ``InvalidRecord.kind`` is the check's ID."""
 
 from mlxtune.core.errors import DataError
-from mlxtune.data.checks.base import DROP_UNUSABLE, Check, CheckFamily, Finding
+from mlxtune.data.checks.base import DROP_UNUSABLE, Check, CheckFamily, Finding, Fix
 from mlxtune.data.rows import RowError
 
 family = CheckFamily()
-for _id, _title, _short in (
-    ("bad-row", "rows that cannot be read", "unreadable"),
-    ("different-prompts", "pairs with different prompts", "prompts"),
-    ("no-answer", "rows without a final answer", "no answer"),
-    ("role-order", "rows with turns in the wrong order", "turn order"),
-    ("empty-target", "rows with an empty answer", "empty"),
+for _id, _title, _short, _fix in (
+    ("bad-row", "rows that cannot be read", "unreadable", DROP_UNUSABLE),
+    ("encoding", "rows in another encoding", "encoding", Fix("put", "read as Windows-1252", safe=True)),
+    ("different-prompts", "pairs with different prompts", "prompts", DROP_UNUSABLE),
+    ("no-answer", "rows without a final answer", "no answer", DROP_UNUSABLE),
+    ("role-order", "rows with turns in the wrong order", "turn order", DROP_UNUSABLE),
+    ("empty-target", "rows with an empty answer", "empty", DROP_UNUSABLE),
 ):
-    family.register(Check(_id, "block", _title, {"unreadable": "{error:all} {hint:all}"}, DROP_UNUSABLE, "✗", short=_short))
+    family.register(Check(_id, "block", _title, {"unreadable": "{error:all} {hint:all}"}, _fix, "✗", short=_short))
 
 
 def unreadable(index: int, error: DataError) -> Finding:

@@ -161,13 +161,10 @@ class SourceRoom(Room):
         if session is None or self.app.jobs.refuse_if_busy():
             return False
         index = session.row_index
-        try:
-            step = session.decide(action, [index], **more)
-        except MlxtuneError as error:
-            self.app.notices.show_error(error)
-            return False
-        self.app.notices.show(decision_notice(step, [index]))
-        return True
+        with self.app.notices.showing_errors():
+            self.app.notices.show(decision_notice(session.decide(action, [index], **more), [index]))
+            return True
+        return False
 
     def decide_rows(self, session: SourceSession, action: ReviewAction, rows: Sequence[int], **more: Any) -> None:
         """Record one decision on ``rows`` in a thread."""

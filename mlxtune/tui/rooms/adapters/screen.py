@@ -22,7 +22,7 @@ from mlxtune.adapters.export.formats import FORMATS, ExportFormat, copy_adapter,
 from mlxtune.adapters.export.start import PRECISIONS, SMALLEST, require_packages
 from mlxtune.adapters.importers.importer import import_adapter
 from mlxtune.adapters.library import AdapterComparison, compare
-from mlxtune.core.errors import InputError, MlxtuneError
+from mlxtune.core.errors import InputError
 from mlxtune.core.files import file_stamp
 from mlxtune.core.text import age, one_line, one_line_fields, plural, size
 from mlxtune.present.adapter import EVALUATE, AdapterDetail, adapter_document, brief, comparison_document, kind, score_mark
@@ -319,21 +319,18 @@ class AdaptersRoom(Room):
 
     def _ask_for_format(self, adapter: AdapterEntry, formats: Sequence[ExportFormat], about: str) -> None:
         def chosen(one: ExportFormat) -> None:
-            try:
+            with self.app.notices.showing_errors():
                 require_packages(one.form)
-            except MlxtuneError as error:
-                self.app.notices.show_error(error)
-                return
-            start = partial(self._start_export, adapter, one)
-            if one.form == "gguf":
-                options = [ChoiceOption(str(name), name, about) for name, about in PRECISIONS.items()]
-                options.append(ChoiceOption(SMALLEST, SMALLEST, "the smallest of four that holds on the held-out rows"))
-                self.app.choose("In which precision?", options, lambda name: start(precision=name))
-            elif one.program == "ollama":
-                about = "The name of the adapter's base in Ollama, such as llama3.2:3b."
-                self.app.ask("Add it to which model?", about, lambda name: start(ollama_base=name), label="export")
-            else:
-                start()
+                start = partial(self._start_export, adapter, one)
+                if one.form == "gguf":
+                    options = [ChoiceOption(str(name), name, about) for name, about in PRECISIONS.items()]
+                    options.append(ChoiceOption(SMALLEST, SMALLEST, "the smallest of four that holds on the held-out rows"))
+                    self.app.choose("In which precision?", options, lambda name: start(precision=name))
+                elif one.program == "ollama":
+                    about = "The name of the adapter's base in Ollama, such as llama3.2:3b."
+                    self.app.ask("Add it to which model?", about, lambda name: start(ollama_base=name), label="export")
+                else:
+                    start()
 
         options = [
             ChoiceOption(None, "Cancel", "nothing is written"),

@@ -12,7 +12,7 @@ from textual.content import Content
 from mlxtune.core.errors import DataError
 from mlxtune.core.text import one_line, plural
 from mlxtune.data.checks.base import DROP
-from mlxtune.data.checks.fixes import apply_fixes
+from mlxtune.data.checks.fixes import fixed_row
 from mlxtune.data.checks.registry import get_check
 from mlxtune.data.rows import Row, RowError, last_prompt
 from mlxtune.data.transforms.pipeline import RowEdit
@@ -104,10 +104,7 @@ class FixDialog(Dialog[FixChoice | None]):
 
     def _row(self, index: int, width: int) -> Content:
         row = self._session.source.lazy_row(index).current_or_error
-        if isinstance(row, RowError):
-            text = row.raw.decode(errors="replace")
-        else:
-            text = "" if isinstance(row, DataError) else last_prompt(row)
+        text = row.text if isinstance(row, RowError) else "" if isinstance(row, DataError) else last_prompt(row)
         return line(cell(f"{index + 1:,}", 6, "$muted", right=True), "  ", cell(one_line(text[:_PREVIEW], _PREVIEW), width - 8))
 
     def _draw_preview(self) -> None:
@@ -122,10 +119,10 @@ class FixDialog(Dialog[FixChoice | None]):
         index, source = self.rows[position], self._session.source
         row = source.lazy_row(index).current_or_error
         found = [one for one in source.findings(index) if one.check == self.check.id]
-        if self.check.fix.kind == "put" and not isinstance(row, DataError):
-            fixed = apply_fixes(row, found)
-            if fixed is not None and fixed.hash != row.hash:
-                return edit_rows([RowEdit(index, row, (fixed,))], width, height)
+        if self.check.fix.kind == "put" and (fixed := fixed_row(source, index, found)) is not None:
+            before = source.records.row(index, row.raw.decode(errors="replace")) if isinstance(row, RowError) else row
+            if not isinstance(before, DataError) and fixed.hash != before.hash:
+                return edit_rows([RowEdit(index, before, (fixed,))], width, height)
             return [line(("  · ", "$muted"), "by hand: ", ("e", "bold $primary"))]
         mark: Part = ("  ✗ ", "bold $error")
         shown = [line(mark, cell(one_line(finding_text(one), _PREVIEW), width - 6)) for one in found]
@@ -156,9 +153,9 @@ def apply_fix(session: SourceSession, check: str, rows: Sequence[int]) -> Notice
     edits: dict[str, Row] = {}
     fixed_rows = []
     for index in rows:
-        row = browser.lazy_row(index).current
-        fixed = apply_fixes(row, [finding for finding in browser.findings(index) if finding.check == check])
-        if fixed is not None and fixed.hash != row.hash:
+        row = browser.lazy_row(index).current_or_error
+        fixed = fixed_row(browser, index, [finding for finding in browser.findings(index) if finding.check == check])
+        if fixed is not None and (isinstance(row, DataError) or fixed.hash != row.hash):
             fixed_rows.append(index)
             edits[browser.keyed_row(index)[0]] = fixed
     step = session.decide("edit", fixed_rows, edits=edits, fixes=check)

@@ -499,7 +499,7 @@ class ReviewRoom(SourceRoom):
             else:
                 self.decide("edit", edits={session.source.key(index): row})
 
-        raw = draft if draft is not None else error.raw.decode(errors="replace")
+        raw = draft if draft is not None else error.text
         self.app.push_screen(EditDialog(f"Row {index + 1:,}", error.reason, raw), save)
 
     def on_text_area_changed(self) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from textual.app import ComposeResult
 from textual.content import Content
 
-from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.files import file_stamp
 from mlxtune.core.text import duration, one_line, plural
 from mlxtune.present.run import STATUS_LABELS
@@ -68,11 +67,9 @@ class SearchPage(PageScreen):
         """Return the leaderboard, read again only if the search has written an event or the user has chosen something."""
         stamp = (view.id, view.updated, view.status, file_stamp(view.run.folder / boards.CHOICES))
         if self._cache is None or self._cache[0] != stamp:
-            try:
+            self._cache = (stamp, None)
+            with self.app.notices.showing_errors():
                 self._cache = (stamp, read_leaderboard(view.run.folder))
-            except MlxtuneError as error:
-                self._cache = (stamp, None)
-                self.app.notices.show_error(error)
         return self._cache[1]
 
     @property
