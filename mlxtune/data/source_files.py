@@ -47,7 +47,7 @@ def all_files(path: Path) -> dict[str, Path]:
 def read_lines(file: Path, hint: str = "") -> list[tuple[Location, str]]:
     """Return the lines of ``file`` that are not blank. Raises ``DataError`` if it cannot be read."""
     with read_errors(str(file), DataError, hint):
-        lines = read_text(file).splitlines()
+        lines = read_text(file).split("\n")
     return [(Location(file, number), line) for number, line in enumerate(lines, 1) if line.strip()]
 
 

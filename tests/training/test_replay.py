@@ -168,6 +168,12 @@ def test_replay_is_refused_for_preference_training(tmp_path):
         replay_prompts(replace(recipe, method=replace(recipe.method, kind="dpo")), [])
 
 
+def test_only_line_feeds_end_the_lines_of_a_prompt_file(tmp_path):
+    (tmp_path / "own.jsonl").write_text('{"prompt": "one\u2028line"}\n\n{"prompt": "a\u0085b"}\n', encoding="utf-8")
+    read = read_prompts(tmp_path / "own.jsonl")
+    assert [(location.line, messages[0].content) for location, messages in read] == [(1, "one\u2028line"), (3, "a\u0085b")]
+
+
 def test_prompt_of_a_held_out_row_is_refused(tiny, tmp_path):
     held_out = _prepare(_recipe(tmp_path, tiny), tmp_path)[0].splits.test[0]
     assert isinstance(held_out, Conversation)
