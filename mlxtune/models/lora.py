@@ -17,6 +17,7 @@ from mlxtune.core.text import nearest
 from mlxtune.planning.shapes import NOT_ADAPTED
 from mlxtune.recipe import AdapterSection
 from mlxtune.recipe.parent import CONFIG, WEIGHTS
+from mlxtune.recipe.schema import layer_count
 
 _LINEAR = nn.Linear | nn.QuantizedLinear
 _ADAPTABLE = _LINEAR | nn.Embedding | nn.QuantizedEmbedding | SwitchLinear | QuantizedSwitchLinear
@@ -31,8 +32,7 @@ def add(model: nn.Module, section: AdapterSection, seed: int) -> dict[str, Any]:
     module that does not support this kind of adapter.
     """
     mx.random.seed(seed)
-    layers = len(model.layers)
-    count = layers if section.layers == "all" else min(section.layers, layers)
+    count = layer_count(section.layers, len(model.layers))
     parameters = {"rank": section.rank, "scale": section.scale, "dropout": section.dropout, "keys": _keys(model, section)}
     model.freeze()
     linear_to_lora_layers(model, count, parameters, use_dora=section.kind == "dora")

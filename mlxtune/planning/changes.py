@@ -9,6 +9,7 @@ from mlxtune.planning.shapes import ModelShapes
 from mlxtune.planning.workload import DatasetLengths, smaller_batches
 from mlxtune.recipe import Recipe
 from mlxtune.recipe.edit import toml_literal
+from mlxtune.recipe.schema import layer_count
 
 _WINDOW_QUANTILES = (0.95, 0.9, 0.75, 0.5)  # fraction of rows that are not truncated when the window shrinks
 
@@ -84,8 +85,7 @@ def _options(disadvantage: Disadvantage, recipe: Recipe, lengths: DatasetLengths
                 if lengths.shortest_window <= window < min(recipe.data.max_tokens, known[-1]):
                     yield {"data.max_tokens": window}, lengths.count_truncated(window)
         case "fewer_layers":
-            count = shapes.depth if adapter.layers == "all" else min(adapter.layers, shapes.depth)
-            yield from (({"adapter.layers": one}, 0) for one in _halves(count))
+            yield from (({"adapter.layers": one}, 0) for one in _halves(layer_count(adapter.layers, shapes.depth)))
         case "less_capacity":
             yield from (({"adapter.rank": one}, 0) for one in _halves(adapter.rank))
         case "rounded_weights" if not recipe.model.quantize and not any(weight.bits for weight in shapes.weights):

@@ -11,6 +11,7 @@ from typing import Any
 from mlxtune.core import safetensors
 from mlxtune.core.errors import ModelError, RecipeError
 from mlxtune.recipe import AdapterSection
+from mlxtune.recipe.schema import layer_count
 
 LAYER = re.compile(r"(?:^|\.)(?:layers|kv_reuse_layers|h|blocks)\.(\d+)\.(.+)$")
 _LATER_LAYERS = "kv_reuse_layers."  # a second list of layers, after the first one
@@ -114,7 +115,7 @@ class ModelShapes:
 
     def adapter_targets(self, section: AdapterSection) -> list[WeightShape]:
         """Return the weights that get an adapter, following the rules in ``models.lora``. Raises ``RecipeError`` if a target matches none."""
-        count = self.depth if section.layers == "all" else min(section.layers, self.depth)
+        count = layer_count(section.layers, self.depth)
         linear = [one for one in self.weights if one.layer >= 0 and one.is_matrix and not NOT_ADAPTED.search(one.name)]
         if section.targets == "attention":
             chosen = [weight for weight in linear if weight.is_attention]

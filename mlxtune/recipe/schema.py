@@ -186,6 +186,13 @@ class MethodSection:
 
 
 Layers = int | Literal["all"]
+
+
+def layer_count(layers: Layers, depth: int) -> int:
+    """Return the number of adapted layers of a base with ``depth`` layers."""
+    return depth if isinstance(layers, str) else min(layers, depth)
+
+
 _LAYERS = Rule(lambda layers: layers == "all" or layers >= 1, '"all" or at least 1')
 _RATIO = Rule(lambda ratio: 0 < ratio <= 1000, "above 0 and at most 1000")
 

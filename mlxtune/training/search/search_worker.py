@@ -26,6 +26,7 @@ from mlxtune.planning.cost import typical_watts
 from mlxtune.planning.machine import this_machine
 from mlxtune.planning.training_rule import by_rule, example_count, model_width
 from mlxtune.recipe import Recipe, SearchSection, dump, read_template
+from mlxtune.recipe.schema import layer_count
 from mlxtune.runs import events, launch, registry
 from mlxtune.runs.registry import RUN_KINDS, Run
 from mlxtune.runs.worker import Worker, is_out_of_memory, run_nested, run_worker
@@ -99,7 +100,7 @@ def _plan(worker: Worker, recipe: Recipe, base: Foundation, rows: list[PromptRow
     trials = []
     for number, (values, total) in enumerate(zip(drawn, totals, strict=True), 1):
         own = space.with_values(recipe, values)
-        layers = space.layer_count(own.adapter.layers, depth)
+        layers = layer_count(own.adapter.layers, depth)
         cost = boards.relative_cost(layers, depth, own.adapter.rank, width) * total / totals[0]
         cost *= own.training.batch_size / recipe.training.batch_size if recipe.training.batch_size else 1
         lengths = boards.rung_lengths(total)[-rung_count:]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from mlxtune.core.hashing import unit_interval
 from mlxtune.recipe import Recipe
-from mlxtune.recipe.schema import Layers
+from mlxtune.recipe.schema import layer_count
 
 Value = float | int | str
 Values = Mapping[str, Value]
@@ -143,11 +143,6 @@ def _layers(recipe: Recipe, depth: int) -> Choices | None:
     count = layer_count(recipe.adapter.layers, depth)
     counts = [layer_count(value, depth) for value in recipe.search.layers] or [max(1, count // 2), count, min(depth, 2 * count)]
     return Choices(tuple(sorted(set(counts))))
-
-
-def layer_count(layers: Layers, depth: int) -> int:
-    """Return the number of adapted layers of a base with ``depth`` layers."""
-    return depth if isinstance(layers, str) else min(layers, depth)
 
 
 def _set_rank(recipe: Recipe, value: Value) -> Recipe:
