@@ -7,11 +7,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mlxtune.core.errors import DataError
 from mlxtune.core.hashing import sha256_json
 from mlxtune.recipe.schema import Turns
+
+Container = TypeVar("Container", dict[str, Any], list[Any])
 
 
 @dataclass(frozen=True)
@@ -335,6 +337,14 @@ def json_value(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         return None
+
+
+def json_in_reply(reply: str, kind: type[Container]) -> Container | None:
+    """Return the JSON object or list (which ``kind`` says) in a model's reply, which may have text around it, or ``None``."""
+    start, end = "{}" if kind is dict else "[]"
+    text = reply.rpartition("</think>")[2]  # reasoning is not part of the reply
+    value = json_value(text[text.find(start) : text.rfind(end) + 1])
+    return value if isinstance(value, kind) else None
 
 
 def is_deeper(value: Any, levels: int) -> bool:

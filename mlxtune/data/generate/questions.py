@@ -10,7 +10,7 @@ from mlxtune.core.sequences import grouped
 from mlxtune.data.duplicates import normalize_text, shingles, similarity
 from mlxtune.data.generate.documents import Passage, find_quote
 from mlxtune.data.generate.lineage import DocumentSpan
-from mlxtune.data.rows import Conversation, Message, Preference, PromptRow, json_value, last_prompt, prompt_text
+from mlxtune.data.rows import Conversation, Message, Preference, PromptRow, json_in_reply, last_prompt, prompt_text
 
 ChatMessages = tuple[dict[str, str], ...]
 
@@ -136,7 +136,7 @@ def common_meta(rows: Sequence[PromptRow]) -> dict[str, Any]:
 
 def read_prompts_reply(reply: str) -> list[str]:
     """Return the prompts in a reply to :func:`variation_questions`: a JSON list of strings, or else list items, one per line."""
-    value = _json_list(reply)
+    value = json_in_reply(reply, list)
     items = value if value is not None else [match[1] for line in reply.splitlines() if (match := _LIST_ITEM.match(line))]
     texts = [item.strip().strip('"') if value is None else item.strip() for item in items if isinstance(item, str)]
     return [text for text in texts if 0 < len(text) <= _MAX_PROMPT]
@@ -145,7 +145,7 @@ def read_prompts_reply(reply: str) -> list[str]:
 def read_document_reply(reply: str, passage: Passage) -> list[tuple[str, DocumentSpan | None]]:
     """Return the questions in a reply to :func:`document_questions` with the quoted spans; ``None`` if the passage lacks the quote."""
     result: list[tuple[str, DocumentSpan | None]] = []
-    for item in _json_list(reply) or ():
+    for item in json_in_reply(reply, list) or ():
         match item:
             case {"question": str(question), "quote": str(quote)} if 0 < len(question.strip()) <= _MAX_PROMPT:
                 span = find_quote(passage, quote)
@@ -223,10 +223,3 @@ def _instruction(material: dict[str, str], task: str) -> ChatMessages:
 
 def _seed(*parts: int) -> int:
     return 1 + int(unit_interval("teacher", *parts) * (2**31 - 2))
-
-
-def _json_list(reply: str) -> list[Any] | None:
-    reply = reply.rpartition("</think>")[2]
-    start, end = reply.find("["), reply.rfind("]")
-    value = json_value(reply[start : end + 1])
-    return value if isinstance(value, list) else None

@@ -1,6 +1,5 @@
 """The questions for a judge, one narrow question per call, delimited so that an answer cannot inject instructions."""
 
-import json
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from mlxtune.core.errors import InputError
 from mlxtune.core.files import read_errors, read_text
 from mlxtune.core.hashing import sha256_json
 from mlxtune.core.text import one_line
-from mlxtune.data.rows import Message
+from mlxtune.data.rows import Message, json_in_reply
 
 STEPS = 5  # steps in a scale; 4 and 5 pass
 
@@ -183,7 +182,7 @@ def _messages(
 
 def parse_grade(question: RubricQuestion, reply: str, answer: str) -> Grade:
     """Parse a reply to :func:`grading_messages`. A yes, or a score above 1, needs evidence quoted from ``answer``."""
-    fields = _object(reply)
+    fields = json_in_reply(reply, dict) or {}
     known = {str(step): step for step in range(1, STEPS + 1)} if question.anchors else {"yes": 1, "no": 0}
     value = known.get(str(fields.get("score" if question.anchors else "verdict")).strip().casefold())
     return _checked(value, fields.get("evidence"), [answer], value is not None and value > min(known.values()))
@@ -191,7 +190,7 @@ def parse_grade(question: RubricQuestion, reply: str, answer: str) -> Grade:
 
 def parse_preference(reply: str, one: str, two: str) -> Grade:
     """Parse a reply to :func:`pairwise_messages`: 1, 2 or 0 (tie). A preference needs evidence quoted from the preferred answer."""
-    fields = _object(reply)
+    fields = json_in_reply(reply, dict) or {}
     value = {"1": 1, "2": 2, "tie": 0}.get(str(fields.get("better")).strip().casefold())
     quoted = [one] if value == 1 else [two] if value == 2 else [one, two]
     return _checked(value, fields.get("evidence"), quoted, bool(value))
@@ -212,16 +211,6 @@ def _checked(value: int | None, evidence: Any, answers: Sequence[str], needed: b
         return Grade(value, problem="unsupported" if needed else "")
     is_quoted = any(_folded(quote) in _folded(text) for answer in answers for text in (answer, _plain(answer)))
     return Grade(value, quote, "" if is_quoted else "unsupported")
-
-
-def _object(reply: str) -> dict[str, Any]:
-    reply = reply.rpartition("</think>")[2]  # reasoning is not part of the reply
-    start, end = reply.find("{"), reply.rfind("}")
-    try:
-        value = json.loads(reply[start : end + 1]) if start >= 0 else None
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _plain(answer: str) -> str:
