@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 
-from mlxtune.data.source import read_source
-from mlxtune.data.split import split
+from mlxtune.data.split import recipe_splits
 from mlxtune.evaluation.off_task.prompts import read_prompts
 from mlxtune.recipe import load
 
@@ -104,7 +103,7 @@ def _files(task: sources.Task) -> dict[str, bytes]:
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
 def test_rows_are_read_and_the_recipe_is_valid(task: sources.Task, tmp_path: Path) -> None:
     recipe = load(sources.prepare(task, _files(task), 10, 100, tmp_path))
-    splits = split(read_source(recipe.source, recipe.data.format, recipe.data.map), recipe.data)
+    splits = recipe_splits(recipe)
     parts = {name: len((tmp_path / "data" / f"{name}.jsonl").read_text().splitlines()) for name in sources.SPLITS}
     assert (len(splits.train), len(splits.valid), len(splits.test)) == tuple(parts.values())
     assert parts["train"] >= 9

@@ -18,8 +18,7 @@ from pathlib import Path
 import tomlkit
 
 from mlxtune.core.text import plural, size
-from mlxtune.data.source import read_source
-from mlxtune.data.split import split
+from mlxtune.data.split import recipe_splits
 from mlxtune.models import bundled, catalog
 from mlxtune.models.catalog import CatalogModel
 from mlxtune.models.cpu import blas
@@ -111,7 +110,7 @@ _train_rows: dict[str, int] = {}  # recipes for different bases have the same ro
 
 def train_rows(recipe: Recipe) -> int:
     if (key := f"{recipe.source} {recipe.data}") not in _train_rows:
-        _train_rows[key] = len(split(read_source(recipe.source, recipe.data.format, recipe.data.map), recipe.data).train)
+        _train_rows[key] = len(recipe_splits(recipe).train)
     return _train_rows[key]
 
 

@@ -19,8 +19,7 @@ from pathlib import Path
 from statistics import fmean
 
 import mlxtune
-from mlxtune.data.source import read_source
-from mlxtune.data.split import split
+from mlxtune.data.split import recipe_splits
 from mlxtune.evaluation.answers import score_answers
 from mlxtune.evaluation.arms import BASE, TUNED
 from mlxtune.evaluation.compare import EvaluationSide, find_side
@@ -99,7 +98,7 @@ def _scores(side: EvaluationSide, *, mean: bool) -> list[float]:
 def _by_rule(recipe: Recipe) -> tuple[Recipe, int]:
     """Return ``recipe`` with the rule's settings, and its number of updates."""
     source = resolve(recipe.model.base, relative_to=recipe.folder)
-    splits = split(read_source(recipe.source, recipe.data.format, recipe.data.map), recipe.data)
+    splits = recipe_splits(recipe)
     planner = local_planner(recipe, source.folder, source.config, this_machine())
     complete = planner.complete(recipe, splits)
     return complete, planner.plan(complete, splits).steps

@@ -96,7 +96,7 @@ def collect(workspace: Path, recipe: Recipe, name: str = "") -> AdviceEvidence:
     from mlxtune.data.split import group_labels, split
 
     base = catalog.find(recipe.model.base)
-    source = read_source(recipe.source, recipe.data.format, recipe.data.map)
+    source = read_source(recipe.source, recipe.data)
     rows = source.rows
     groups = len(set(group_labels(rows, [prompt_hashes(row, recipe.data.turns) for row in rows], recipe.data.group_by)))
     arms, ignored = _arms(workspace, recipe)

@@ -210,7 +210,7 @@ def split(source: SourceArgument, splitting: SplitOptions, format: Format = "aut
     """Split the rows into train, valid, and test, and record the split. Adding rows later does not move existing ones."""
     path, section = resolve_source(source, format, map, **vars(splitting))
     with progress_bar("reading") as update:
-        rows = read_source(path, section.format, section.map)
+        rows = read_source(path, section)
         update("finding near-duplicates", 0.5)
         result = splits.split(rows, section)
     splits.record_splits(rows, section, result)
@@ -245,7 +245,7 @@ def export(
         raise InputError(f"Unknown export target {one_line(to, 30)}.", hint=f"Valid targets: {', '.join(exports.LAYOUTS)}.")
     path, section = resolve_source(source, format, map, **vars(splitting))
     with progress_bar("reading"):
-        rows = read_source(path, section.format, section.map)
+        rows = read_source(path, section)
         result = exports.export(rows, section, to, folder, pending=pending)
     if json:
         left = {"set_aside": result.set_aside, "undecided": result.undecided}

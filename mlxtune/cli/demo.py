@@ -22,8 +22,7 @@ from mlxtune.core.json_fields import to_json
 from mlxtune.core.text import duration, one_line
 from mlxtune.data import samples
 from mlxtune.data.rows import PromptRow
-from mlxtune.data.source import read_source
-from mlxtune.data.split import Splits, sample_rows, split
+from mlxtune.data.split import Splits, recipe_splits, sample_rows
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.arms import BASE, OPTIMIZED, STRONGEST, TUNED, TUNED_ARMS, UNTRAINED, lacks_package
 from mlxtune.evaluation.contract import Contract
@@ -102,7 +101,7 @@ def _run_workflow(recipe: Recipe, stages: Stages, seeds: int) -> tuple[Run, Path
         source = resolve(recipe.model.base, relative_to=recipe.folder, progress=update)
     stages.end((source.name, "bold"), "  4-bit, in ", (str(source.folder), "muted"))
     stages.begin()
-    splits = split(read_source(recipe.source, recipe.data.format, recipe.data.map), recipe.data)
+    splits = recipe_splits(recipe)
     planner = local_planner(recipe, source.folder, source.config, this_machine())
     planned = planner.plan(planner.complete(recipe, splits), splits)
     if planned.outcome == "refuse":

@@ -10,8 +10,7 @@ from mlxtune.cli.output import draw, progress_bar, show_json
 from mlxtune.core.errors import GateError
 from mlxtune.core.text import size
 from mlxtune.data import check_cache
-from mlxtune.data.source import read_source
-from mlxtune.data.split import split
+from mlxtune.data.split import recipe_splits
 from mlxtune.evaluation.arms import contest
 from mlxtune.evaluation.free_arms import constant_rate
 from mlxtune.evaluation.holdout.ledger import looks
@@ -48,7 +47,7 @@ def plan(
     loaded = resolve_parent(Path.cwd(), load(recipe, overrides or []))
     prompts = len(load_prompts(loaded))
     off_task = detectable_drop_fact(prompts, loaded.evaluation.regression_margin) if prompts else None
-    splits = split(read_source(loaded.source, loaded.data.format, loaded.data.map), loaded.data)
+    splits = recipe_splits(loaded)
     is_here = probe or is_local(loaded.model.base, relative_to=loaded.folder)
     base = None if is_here else catalog.find(loaded.model.base)
     machine = this_machine()

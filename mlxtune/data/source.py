@@ -10,6 +10,9 @@ from mlxtune.data import review
 from mlxtune.data.access.file_bytes import FileNote
 from mlxtune.data.readers.formats import NO_MAPPING
 from mlxtune.data.rows import REVIEW_STATUS, Location, Row
+from mlxtune.recipe import DataSection
+
+AS_IT_IS = DataSection("")
 
 
 @dataclass(frozen=True)
@@ -33,10 +36,9 @@ class Source:
 
 
 def read_source(
-    path: Path, format: str = "auto", mapping: Mapping[str, str] = NO_MAPPING, *, review_entries: int | None = None,
-    skip_invalid: bool = False,
+    path: Path, data: DataSection = AS_IT_IS, *, review_entries: int | None = None, skip_invalid: bool = False
 ) -> Source:  # fmt: skip
-    """Read all rows of ``path`` and apply its review, or its first ``review_entries``.
+    """Read all rows of ``path`` with the format and map in ``data``, and apply its review, or its first ``review_entries``.
 
     Raises ``DataError`` if there are no rows or, without ``skip_invalid``, a row is invalid.
     """
@@ -44,7 +46,7 @@ def read_source(
     from mlxtune.data.reviewed_records import ReviewedRecords
 
     state = review.load(path, entries=review_entries)
-    with SourceRecords(path, format, mapping) as records:
+    with SourceRecords(path, data.format, data.map) as records:
         rows: dict[str, list[Row]] = {part: [] for part, _ in records.files}
         left_out, edited, accepted, errors = 0, {}, set(), []
         for item in ReviewedRecords(records, state):

@@ -23,9 +23,9 @@ from mlxtune.core.sequences import grouped
 from mlxtune.core.text import plural
 from mlxtune.data.generate.lineage import lineage_of
 from mlxtune.data.rows import PromptRow, Row, prompt_hash, prompt_hashes, prompt_text, row_tags, turn_rows
-from mlxtune.data.source import Source
+from mlxtune.data.source import Source, read_source
 from mlxtune.data.source_files import GENERATED, PARTS, sidecar_path
-from mlxtune.recipe import DataSection
+from mlxtune.recipe import DataSection, Recipe
 from mlxtune.recipe.schema import Turns
 
 SplitName = Literal["train", "valid", "test"]
@@ -128,6 +128,11 @@ def _fix_command(rows: Sequence[Row]) -> str:
         return f"mlxtune data check {shlex.quote(os.path.relpath(file.parent))} --fix"
     numbers = " ".join(dict.fromkeys(str(row.location.number) for row in rows))
     return f"mlxtune data review {shlex.quote(os.path.relpath(file))} {numbers} --reject"
+
+
+def recipe_splits(recipe: Recipe) -> Splits:
+    """Read the source of ``recipe`` and split it as :func:`split` does."""
+    return split(read_source(recipe.source, recipe.data), recipe.data)
 
 
 def split(source: Source, data: DataSection) -> Splits:

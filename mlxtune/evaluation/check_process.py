@@ -130,7 +130,7 @@ def _splits(recipe: Recipe | None, path: Path, data: DataSection, skipped: dict[
     reason = Skip("no_splits")
     if recipe or (path.is_file() and load_membership(path).splits):
         try:
-            return split(read_source(path, data.format, data.map), data)
+            return split(read_source(path, data), data)
         except MlxtuneError as error:
             reason = Skip("unsplittable", error.message)
     skipped |= {} if path.is_dir() else {"split": reason}

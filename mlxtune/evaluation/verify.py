@@ -299,7 +299,7 @@ _CONTENT = ("id", "group", "reference", "prompt", "tools")
 def _read_splits(recipe: Recipe) -> tuple[Source, Splits] | None:
     """Read the source again and split it; ``None`` if that is not possible."""
     with suppress(MlxtuneError, OSError):
-        source = read_source(recipe.source, recipe.data.format, recipe.data.map)
+        source = read_source(recipe.source, recipe.data)
         return source, split(source, recipe.data)
     return None
 

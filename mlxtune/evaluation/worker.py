@@ -237,7 +237,7 @@ def _read_inputs(worker: Worker) -> _Inputs:
     """Read and split the rows. Raise ``InputError`` if an adapter was trained on one of the held-out rows."""
     recipe, request, workspace = worker.recipe, worker.request, worker.folder.parent.parent
     contract = Contract.from_recipe(recipe)
-    source = read_source(recipe.source, recipe.data.format, recipe.data.map)
+    source = read_source(recipe.source, recipe.data)
     splits = split(source, recipe.data)
     is_validation, valid = Run(worker.folder).kind == "validate", [row for row in splits.valid if isinstance(row, PromptRow)]
     if is_validation and not valid:

@@ -6,8 +6,7 @@ from mlxtune.core.child_process import Progress
 from mlxtune.core.errors import RecipeError
 from mlxtune.data.replay import replay_prompts
 from mlxtune.data.rows import PromptRow
-from mlxtune.data.source import read_source
-from mlxtune.data.split import Splits, split
+from mlxtune.data.split import Splits, recipe_splits
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.off_task.prompts import load_prompts
 from mlxtune.models.resolve import resolve
@@ -22,7 +21,7 @@ from mlxtune.training.search.budget import parse_budget
 
 def check_recipe(recipe: Recipe) -> Splits:
     """Return the recipe's rows. Raise ``InputError`` if they cannot be read or split, or if its contract or off-task prompts are invalid."""
-    splits = split(read_source(recipe.source, recipe.data.format, recipe.data.map), recipe.data)
+    splits = recipe_splits(recipe)
     replay_prompts(recipe, splits.train)
     held_out = [row for row in (*splits.valid, *splits.test) if isinstance(row, PromptRow)]
     Contract.from_recipe(recipe).require_references(held_out)

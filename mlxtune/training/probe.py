@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mlxtune.core.child_process import Progress, serve
 from mlxtune.core.json_fields import to_json
 from mlxtune.data.rows import Location, Preference, PromptRow
-from mlxtune.data.source import read_source
-from mlxtune.data.split import split
+from mlxtune.data.split import recipe_splits
 from mlxtune.models.cpu import blas
 from mlxtune.models.resolve import resolve
 from mlxtune.planning.machine import this_machine
@@ -45,7 +44,7 @@ def lengths(recipe: Recipe) -> DatasetLengths:
     from mlxtune.training.layer_stack import plain_attention
     from mlxtune.training.preference import batches
 
-    shares = split(read_source(recipe.source, recipe.data.format, recipe.data.map), recipe.data)
+    shares = recipe_splits(recipe)
     shares.refuse_sealed((*shares.train, *shares.valid))
     source = resolve(recipe.model.base)
     template = load_template(source, TemplateSettings.from_recipe(recipe))

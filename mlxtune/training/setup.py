@@ -82,7 +82,7 @@ def load_foundation(recipe: Recipe, worker: RunListener, reviewed: Path) -> Foun
     the same ones, so rows can be reviewed in the meantime.
     """
     entries = read_json(reviewed)["entries"] if reviewed.is_file() else None
-    source = read_source(recipe.source, recipe.data.format, recipe.data.map, review_entries=entries)
+    source = read_source(recipe.source, recipe.data, review_entries=entries)
     if entries is None and checkpoint.newest(reviewed.parent) is None:
         write_json(reviewed, {"v": 1, "entries": source.review_entries})
     splits = split(source, recipe.data)

@@ -8,7 +8,7 @@ from mlxtune.core.errors import InputError
 from mlxtune.core.files import read_json
 from mlxtune.data.generate.lineage import lineage_of
 from mlxtune.data.source import read_source
-from mlxtune.data.split import record_splits, split
+from mlxtune.data.split import recipe_splits, record_splits, split
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.compare import EvaluationComparison, compare_evaluations, find_side
 from mlxtune.recipe import EvaluationSection, Recipe, dump, read_template
@@ -27,7 +27,7 @@ def trained_seeds(workspace: Path, recipe: Recipe) -> dict[int, Run]:
 
     Raise ``InputError`` if the data cannot be read or split.
     """
-    splits = split(read_source(recipe.source, recipe.data.format, recipe.data.map), recipe.data)
+    splits = recipe_splits(recipe)
     used = {row.id for row in (*splits.train, *splits.valid)}, {row.id for row in splits.test}
     runs: dict[int, Run] = {}
     for run in registry.list_runs(workspace):  # newest first
@@ -67,7 +67,7 @@ class GeneratedVariants:
 def generated_variants(recipe: Recipe) -> GeneratedVariants:
     """Return both variants of ``recipe``, and record the split. Raises ``InputError`` if no generated row is accepted."""
     without, with_generated = (replace(recipe, data=replace(recipe.data, generated=value)) for value in (False, True))
-    source = read_source(recipe.source, recipe.data.format, recipe.data.map)
+    source = read_source(recipe.source, recipe.data)
     splits = split(source, with_generated.data)
     generated = sum(lineage_of(row) is not None for row in splits.train)
     if not generated:

@@ -198,7 +198,7 @@ def test_held_out_answers_may_break_the_contract(cli, recipe):
     """Nothing is trained on them, and to leave them out would take the rows from the evaluation that tempt the model most."""
     recipe.write_text(recipe.read_text().replace("[evaluation]\n", '[evaluation]\nlength = { max = 1, unit = "words" }\n'))
     settings = load(recipe).data
-    rows = split(read_source(load(recipe).source, settings.format, settings.map), settings)
+    rows = split(read_source(load(recipe).source, settings), settings)
     assert rows.test
     lines = finding_lines(json.loads(cli("data", "check", str(recipe), "--json").out))
     assert lines["contract-length"] == sorted(row.location.line for row in (*rows.train, *rows.valid))
@@ -371,7 +371,7 @@ def test_the_last_command_for_a_recipe_keeps_the_format(cli, tmp_path):
     assert cli("init", str(tmp_path), *line.split()[2:]).code == 0
     recipe = load(tmp_path / "recipes" / "rows.toml")
     assert recipe.data.format == "text"
-    assert {row.format for row in read_source(recipe.source, recipe.data.format).rows} == {"text"}
+    assert {row.format for row in read_source(recipe.source, recipe.data).rows} == {"text"}
 
 
 @pytest.mark.slow

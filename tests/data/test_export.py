@@ -89,15 +89,15 @@ def test_rows_round_trip_through_export_and_import(records, format, targets, dat
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "d.jsonl"
         path.write_text("".join(json.dumps(record) + "\n" for record in given_records))
-        rows = read_source(path, format).rows
+        rows = read_source(path, DataSection(str(path), format)).rows
         rows = list(with_keys(rows))
         with ReviewSession(path) as session:
             session.decide("accept", [rows[index] for index in accepted])
         expected = [row for index, (_, row) in enumerate(rows) if index in accepted]
-        result = export(read_source(path, format), ALL, target, Path(name) / "out")
+        result = export(read_source(path, DataSection(str(path), format)), ALL, target, Path(name) / "out")
         assert sum(result.counts.values()) == len(expected)
         import_rows(Path(name) / "out", Path(name) / "back.jsonl")
-        imported = read_source(Path(name) / "back.jsonl", format).rows
+        imported = read_source(Path(name) / "back.jsonl", DataSection("back.jsonl", format)).rows
         assert [row.hash for row in imported] == [row.hash for row in expected]
         if target == "mlx-lm":
             assert [row.meta for row in imported] == [row.meta for row in expected]

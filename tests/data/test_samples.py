@@ -78,7 +78,7 @@ def test_metadata_and_answer_have_the_same_category():
 
 
 def test_the_recipe_holds_out_at_least_60_rows_without_leaks():
-    splits = split(read_source(_recipe().source, _recipe().data.format), _recipe().data)
+    splits = split(read_source(_recipe().source, _recipe().data), _recipe().data)
     assert len(splits.test) >= 60
     assert splits.train
     assert splits.valid
@@ -87,7 +87,7 @@ def test_the_recipe_holds_out_at_least_60_rows_without_leaks():
 
 
 def test_no_pair_is_in_the_test_split():
-    splits = split(read_source(_recipe().source, _recipe().data.format), _recipe().data)
+    splits = split(read_source(_recipe().source, _recipe().data), _recipe().data)
     splits.refuse_sealed(_rows("support-pairs.jsonl"))
 
 

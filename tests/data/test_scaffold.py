@@ -129,7 +129,7 @@ def test_a_classifier_in_a_table_is_mapped(tmp_path: Path) -> None:
     assert (guessed.columns.mapping, guessed.labels) == ({"prompt": "text", "completion": "category"}, ("card", "cash"))
     recipe = load(write(guessed, tmp_path))
     assert recipe.evaluation.correct == ["answer"]
-    assert len(read_source(recipe.source, recipe.data.format, recipe.data.map).rows) == 20
+    assert len(read_source(recipe.source, recipe.data).rows) == 20
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from mlxtune.core.errors import DataError, TemplateError
 from mlxtune.core.text import size
 from mlxtune.data.source import read_source
-from mlxtune.data.split import sample_rows, split
+from mlxtune.data.split import recipe_splits, sample_rows, split
 from mlxtune.models.load import load as load_model
 from mlxtune.models.resolve import ModelFolder, resolve
 from mlxtune.models.template import ChatTemplate
@@ -41,7 +41,7 @@ def base(given: Recipe) -> ModelFolder:
 
 
 def planned(given: Recipe, base: ModelFolder, machine: Machine, *, probe: bool = False, watts: float = 0.0) -> Plan:
-    splits = split(read_source(given.source, given.data.format), given.data)
+    splits = recipe_splits(given)
     planner = local_planner(given, base.folder, base.config, machine, base.fingerprint)
     if probe:
         planner.probe(given)
@@ -49,7 +49,7 @@ def planned(given: Recipe, base: ModelFolder, machine: Machine, *, probe: bool =
 
 
 def test_lengths_are_those_of_the_template(given: Recipe, base: ModelFolder) -> None:
-    splits = split(read_source(given.source, given.data.format), given.data)
+    splits = recipe_splits(given)
     template = ChatTemplate(load_model(base).tokenizer)
     train, valid = (
         [one for row in rows for one in template.encode(row, given.data.max_tokens)] for rows in (splits.train, splits.valid)

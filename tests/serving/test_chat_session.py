@@ -64,7 +64,7 @@ def conversation() -> ChatSession:
 def test_a_conversation_is_appended_as_a_training_row(tmp_path: Path) -> None:
     for _ in range(2):
         conversation().save_row(tmp_path / "data" / "chat.jsonl")
-    rows = read_source(tmp_path / "data" / "chat.jsonl", "auto", {}).rows
+    rows = read_source(tmp_path / "data" / "chat.jsonl").rows
     assert len(rows) == 2
     assert isinstance(rows[0], Conversation)
     assert [turn.role for turn in rows[0].messages] == ["system", "user", "assistant"]
@@ -85,7 +85,7 @@ def test_saving_an_answer_that_was_cut_off_gives_a_warning(tmp_path: Path, ended
 
 def test_a_corrected_answer_is_a_row_and_a_pair(tmp_path: Path) -> None:
     conversation().save_correction("It left Hamburg.", tmp_path / "rows.jsonl", tmp_path / "pairs.jsonl")
-    (row,), (pair,) = (read_source(tmp_path / name, "auto", {}).rows for name in ("rows.jsonl", "pairs.jsonl"))
+    (row,), (pair,) = (read_source(tmp_path / name).rows for name in ("rows.jsonl", "pairs.jsonl"))
     assert isinstance(row, Conversation)
     assert row.messages[-1].content == "It left Hamburg."
     assert isinstance(pair, Preference)

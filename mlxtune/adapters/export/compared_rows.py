@@ -40,7 +40,7 @@ class ComparedRows:
         recipe = worker.recipe
         self.worker, self.section = worker, recipe.evaluation
         if worker.request["rows"] == "held-out":
-            source = read_source(recipe.source, recipe.data.format, recipe.data.map)
+            source = read_source(recipe.source, recipe.data)
             splits = split(source, recipe.data)
             # all of them if sizes are tried, which hold only on enough rows
             self.rows = sample_rows(prompt_rows(splits.prompts), 0 if worker.request.get("smallest") else recipe.evaluation.rows)

@@ -80,7 +80,7 @@ def training_rows(recipe: Recipe) -> tuple[Conversation | Preference, ...]:
 
 
 def _read(recipe: Recipe, *, skip_invalid: bool = False) -> tuple[Source, Splits, tuple[Conversation | Preference, ...]]:
-    source = read_source(recipe.source, recipe.data.format, recipe.data.map, skip_invalid=skip_invalid)
+    source = read_source(recipe.source, recipe.data, skip_invalid=skip_invalid)
     splits = split(source, recipe.data)
     return source, splits, _usable(recipe, splits, source.path.name)
 

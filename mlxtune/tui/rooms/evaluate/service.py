@@ -9,8 +9,7 @@ from pathlib import Path
 from mlxtune.advice.evidence import seconds_per_answer
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import duration, one_line, plural
-from mlxtune.data.source import read_source
-from mlxtune.data.split import prompt_rows, sample_rows, split
+from mlxtune.data.split import prompt_rows, recipe_splits, sample_rows
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.arms import ENDPOINT, STRONGEST, arm_names, is_tuned
 from mlxtune.evaluation.drilldown import CellName, Drilldown, ScoredRow
@@ -154,7 +153,7 @@ def evaluation_options(workspace: Path, recipe: Recipe, run: Run | None) -> tupl
     if no held-out row has a prompt.
     """
     section, pace = recipe.evaluation, seconds_per_answer(workspace, recipe)
-    held_out = prompt_rows(split(read_source(recipe.source, recipe.data.format, recipe.data.map), recipe.data).prompts)
+    held_out = prompt_rows(recipe_splits(recipe).prompts)
     rows, prompts = len(sample_rows(held_out, section.rows)), load_prompts(recipe) if run else ()
 
     def about(arms: tuple[str, ...], rows: int) -> str:

@@ -11,8 +11,7 @@ from mlxtune.core.files import file_stamp
 from mlxtune.core.text import one_line
 from mlxtune.data import review
 from mlxtune.data.constant_rate import ConstantRate
-from mlxtune.data.source import read_source
-from mlxtune.data.split import Splits, split
+from mlxtune.data.split import Splits, recipe_splits
 from mlxtune.evaluation.arms import contest
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.free_arms import constant_rate
@@ -104,7 +103,7 @@ class PlanService:
         key = (loaded.model, loaded.data, loaded.method.kind, loaded.folder, stamps)
         if self._inputs is None or self._inputs.key != key:
             progress("measuring the rows", 0.0)
-            splits = split(read_source(loaded.source, loaded.data.format, loaded.data.map), loaded.data)
+            splits = recipe_splits(loaded)
             local = resolve.is_local(loaded.model.base, relative_to=loaded.folder)
             if local:
                 base = resolve.resolve(loaded.model.base, relative_to=loaded.folder, fetch=False)
