@@ -23,7 +23,7 @@ from mlxtune.planning import activations, memory, shapes
 from mlxtune.planning.activations import Kernels
 from mlxtune.planning.machine import CACHE_LIMIT, COMPUTE_VARIABLE
 from mlxtune.planning.workload import BatchShape, Workload
-from mlxtune.present.plan import _PEAKS
+from mlxtune.present.words import WORDS
 from mlxtune.recipe import Recipe
 from mlxtune.training import frozen_cache, optimizer, setup
 from mlxtune.training.layer_stack import LayerStack
@@ -192,7 +192,7 @@ def test_every_moment_is_named_in_a_plan(read, machine) -> None:
         read(layers=8), recipe("adapter.layers=2"), machine, True, False, 1.0, memory.Coefficients(), activations.CPU
     )
     moments = step._moments(BatchShape(2, 64, 0, 40), work(BatchShape(2, 64, 0, 40), frozen=1000))
-    assert set(_PEAKS) == {*moments, "loading"}
+    assert set(WORDS.peaks) == {*moments, "loading"}
 
 
 def test_the_estimate_is_of_the_largest_batch(read, machine) -> None:
