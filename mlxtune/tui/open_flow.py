@@ -19,7 +19,6 @@ from mlxtune.core.errors import InputError, MlxtuneError
 from mlxtune.core.files import user_path
 from mlxtune.core.text import one_line, plural
 from mlxtune.data import column_map, scaffold  # they load numpy, which the first screen does not need
-from mlxtune.data.checks.check_input import text_parts
 from mlxtune.data.column_map import SampleRecords
 from mlxtune.data.readers.columns import columns
 from mlxtune.data.readers.formats import KEYS, NO_MAPPING, parse
@@ -32,8 +31,8 @@ from mlxtune.recipe.edit import edit_recipe
 from mlxtune.tui import draw
 from mlxtune.tui.notices import Notice
 from mlxtune.tui.paths import unused
-from mlxtune.tui.render.source import role_glyph
-from mlxtune.tui.render.text import cell, error_rows, key_line, line, lines, marked, paragraph, wrap
+from mlxtune.tui.render.source import turn_rows
+from mlxtune.tui.render.text import cell, error_rows, key_line, line, lines, paragraph
 from mlxtune.tui.source_session import SourceRef
 from mlxtune.tui.widgets import ListPanel, Panel, Section
 
@@ -221,12 +220,9 @@ class MappingScreen(ModalScreen[MappedFile | None]):
         share = max((height - len(gap) * (len(shown) - 1)) // max(len(shown), 1), 1)
         result: list[Content] = []
         for number, row in enumerate(shown, 1):
-            if isinstance(row, RowError):
-                reason = marked("✗", "$error", one_line(row.reason, 200), width - 4, "$muted")
-                own = [line(cell(f"{number}", 4, "$muted", right=True), text) for text in reason]
-            else:
-                own = _turns(row, number, width, share)
-            result += [*(gap if result else []), *own[:share]]
+            own = turn_rows(row, width - 4, share)
+            labels = (cell(f"{'' if at else number}", 4, "$muted", right=True) for at in range(share))
+            result += [*(gap if result else []), *map(line, labels, own)]
         return lines(*result)
 
     def _footer(self) -> Content:
@@ -298,26 +294,6 @@ class MappingScreen(ModalScreen[MappedFile | None]):
         self.app.ask("Name of the recipe", "", named, self._recipe_name, label="rename", select=True, check=check)
 
     on_list_panel_chosen = action_accept
-
-
-def _turns(row: Row, number: int, width: int, height: int) -> list[Content]:
-    """Return the texts of a row in at most ``height`` rows; each text has at least one."""
-    parts = [part for part in text_parts(row) if part.text.strip()]
-    shown = parts if len(parts) <= height else [*parts[: height - 1], parts[-1]]
-    spare = height - len(shown)
-    result: list[Content] = []
-    for index, part in enumerate(shown):
-        glyph, style = role_glyph(part.role)
-        position = cell(f"{number}" if index == 0 else "", 4, "$muted", right=True)
-        head = line(position, "  ", (f"{glyph} ", style), cell(part.role, 11, style))
-        rows = wrap(one_line(part.text[: 4 * _MAX_PREVIEW], _MAX_PREVIEW), width - head.cell_length)
-        wanted = rows[: 1 + spare]
-        spare -= len(wanted) - 1
-        if len(rows) > len(wanted):
-            wanted[-1] = f"{wanted[-1]} …"
-        for at, text in enumerate(wanted):
-            result.append(cell(line(head if at == 0 else " " * head.cell_length, text), width))
-    return result
 
 
 Mapped = Callable[[Path, Mapping[str, str]], None]

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import one_line
 from mlxtune.data import samples
 from mlxtune.present.check import check_warning
@@ -70,8 +69,7 @@ class RunControl:
 
     def new_run(self) -> None:
         """Ask whether to train the workspace's recipe, or which one if there are several."""
-        current, startable = self._app.selection.recipe, self._app.snapshot.startable
-        views = sorted(startable, key=lambda view: (view.recipe is None, view is not current))
+        views = self.startable
         about = f"{recipe_summary(views[0].recipe)}, {views[0].source}" if len(views) == 1 and views[0].recipe else ""
         self.with_recipe(views, lambda path: self.start_run(path, about))
 
@@ -106,16 +104,23 @@ class RunControl:
             self._app.selected, self._app.selection.recipe_path = None, path
             self._app.action_room("train")
 
+    @property
+    def startable(self) -> list[RecipeView]:
+        """The recipes that can start: the workspace's current one first, those that cannot be read last."""
+        current = self._app.selection.recipe
+        return sorted(self._app.snapshot.startable, key=lambda view: (view.recipe is None, view is not current))
+
     def new_search(self) -> None:
-        """Start a search of the workspace's recipe, or ask which recipe if there are several."""
+        """Ask whose hyperparameters to search."""
 
         def start(recipe: Recipe) -> Notice:
             control.search(self._app.workspace, recipe)
             return Notice("done", f"Searching hyperparameters for {one_line(recipe.name)}.", "h in Train shows it.")
 
-        views = [view for view in self._app.snapshot.startable if view.recipe]
-        busy = "Starting a hyperparameter search for {}."
-        self.with_recipe(views, lambda path: self._run_recipe_job("search", path, start, busy))
+        def chosen(path: Path) -> None:
+            self._run_recipe_job("search", path, start, "Starting a hyperparameter search for {}.")
+
+        self._app.selection.ask_for_recipe(self.startable, chosen, "Search for better hyperparameters of which recipe?")
 
     def with_recipe(self, views: Sequence[RecipeView], then: Callable[[Path], object]) -> None:
         """Call ``then`` with the path of the only recipe, or ask which recipe if there are several."""
@@ -141,13 +146,11 @@ class RunControl:
 
     def _run_recipe_job(self, verb: str, path: Path, job: Callable[[Recipe], Notice | None], busy: str) -> bool:
         """Run ``job``, which is that of a command, with the recipe in ``path``, whose name completes ``busy``, or show why it cannot be read."""
-        try:
+        with self._app.notices.showing_errors():
             recipe = load(path)
-        except MlxtuneError as error:
-            self._app.notices.show_error(error)
-            return False
-        self._app.commands.add(verb, path)
-        return self.start_worker(lambda: job(recipe), busy=busy.format(recipe.name))
+            self._app.commands.add(verb, path)
+            return self.start_worker(lambda: job(recipe), busy=busy.format(recipe.name))
+        return False
 
     def resume(self, view: RunView, busy: str, on_result: Callable[[Run], object] | None = None) -> None:
         """Continue a run of any kind."""

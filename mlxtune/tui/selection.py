@@ -57,11 +57,11 @@ class RecipeSelection:
 
         self.ask_for_recipe(self._app.snapshot.recipes, choose)
 
-    def ask_for_recipe(self, views: Sequence[RecipeView], then: Callable[[Path], object]) -> None:
+    def ask_for_recipe(self, views: Sequence[RecipeView], then: Callable[[Path], object], title: str = "Which recipe?") -> None:
         options = [
             ChoiceOption(view.path, view.title, recipe_summary(view.recipe) if view.recipe else f"✗ {view.error}") for view in views
         ]
-        self._app.choose("Which recipe?", options, then)
+        self._app.choose(title, options, then)
 
     @property
     def evaluations(self) -> list[RunView]:

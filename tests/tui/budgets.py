@@ -21,7 +21,7 @@ ROOM_WORDS, DIALOG_LINES, VERDICT_SENTENCES = 40, 3, 2
 # Panels with text of rows, answers, logs and samples, lists of options, and forms.
 DATA = {
     "advice-questions", "bl-a", "bl-b", "bl-prompt", "candidates", "changes", "chat-transcript", "choices", "columns", "compared",
-    "ev-detail", "ev-list", "group-list", "keys", "list", "log-picture", "mapped", "member-list", "reader", "rows", "samples-picture",
+    "ev-detail", "ev-list", "group-list", "keys", "list", "log-picture", "mapped", "member-list", "reader", "row-preview", "rows", "samples-picture",
     "search-trials",
 }  # fmt: skip
 VERDICTS = {"bl-verdict", "ev-summary", "plan-verdict", "search-banner", "stats", "summary"}  # panels that begin with a verdict

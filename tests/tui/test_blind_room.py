@@ -86,7 +86,7 @@ def voted(shop: Shop, left: int, *, n: int = 20, opened: bool = False) -> BlindS
 async def test_a_session_asks_how_many_pairs_and_shows_two_anonymous_answers(room):
     folder = room.staged
     assert "base or tuned?" in intro(room)
-    assert f"evaluation {ID}, " in intro(room)
+    assert f"evaluation {ID} " in intro(room)
     await room.press("enter", until=lambda: room.mode == "" and "fixed before the first vote" in room.screen_text)
     await room.press("escape")
     assert not (folder / "blind").exists(), "nothing is fixed yet"
@@ -259,13 +259,13 @@ async def test_votes_are_exported_as_pairs_recorded_in_the_ledger_and_never_over
     assert kinds == ["eval", "blind", "export", "export"]
 
 
-async def test_m_chooses_two_other_arms_and_o_another_evaluation(shop, open_room):
+async def test_c_chooses_two_other_arms_and_o_another_evaluation(shop, open_room):
     evaluation(shop, "20261120-1500-support-json", arms={"base": base, "tuned": lambda at, _: f"Hello {at}"}, age=4 * 86400)
     evaluation(shop)
     async with open_room("blind") as room:
         await arms_loaded(room)
-        await room.press("m", choose="2", until=lambda: "base+kshot or tuned?" in intro(room))
-        await room.press("o", choose="1", until=lambda: "evaluation 20261120-1500-support-json, " in intro(room))
+        await room.press("c", choose="2", until=lambda: "base+kshot or tuned?" in intro(room))
+        await room.press("o", choose="1", until=lambda: "evaluation 20261120-1500-support-json " in intro(room))
         assert "arms" not in room.actions
 
 
@@ -329,7 +329,7 @@ async def test_without_two_arms_the_room_explains_itself(shop, open_room, arms, 
         evaluation(shop, arms=arms)
     async with open_room("blind", size=NARROW) as room:
         await room.until(lambda: text in intro(room))
-        await room.press("enter", "a", "s", "d", "u", "p", "m", "o", "e", "space")
+        await room.press("enter", "a", "s", "d", "u", "p", "c", "o", "e", "space")
         assert room.mode == "blind"
 
 

@@ -154,7 +154,7 @@ async def test_an_answer_stops_when_the_model_is_unloaded(room, clients, monkeyp
     client = await load(room, clients)
     await room.press(*"so", "enter", until=lambda: bool(client.questions))
     client.questions[0][2](Piece("0", "On its"))
-    await room.press("escape", "e", until=lambda: "Stopped: the model was unloaded." in transcript(room))
+    await room.press("escape", "x", until=lambda: "Stopped: the model was unloaded." in transcript(room))
     assert "No model loaded." in transcript(room)
     assert "enter load smollm2-135m" in transcript(room)
     assert "On its" in transcript(room)
@@ -188,7 +188,7 @@ async def test_starting_a_run_unloads_an_idle_model(shop, clients, open_room, mo
 async def test_adapters_are_switched_and_base_and_adapter_answer_side_by_side(room, clients):
     client = await load(room, clients)
     await ask(room, client, "Where is it?", "On its way.")
-    await room.press("escape", "s", choose="1", until=lambda: chat(room).adapter == "support-json-2")
+    await room.press("escape", "o", choose="1", until=lambda: chat(room).adapter == "support-json-2")
     await room.press("b")
     assert "side by side with the base" in room.head("#chat-talk")
     await room.press("i")
@@ -253,13 +253,13 @@ async def test_a_question_is_undone_a_stream_stopped_and_the_conversation_reset(
     await room.until(lambda: "◇ system" in transcript(room))
     await room.press("i", "enter", until=lambda: len(client.questions) == 2)
     await room.press("escape", until=lambda: room.actions[0] == "stop")
-    await room.press("x", until=lambda: client.cancelled == [1])
+    await room.press("s", until=lambda: client.cancelled == [1])
     client.finish(1, "It", "cancelled")
     await room.until(lambda: "tokens/s, stopped" in transcript(room))
     await room.press("n", until=lambda: "Ask a question." in transcript(room))
     await room.press("u", until=lambda: "tokens/s, stopped" in transcript(room) and len(chat(room).session.turns) == 2)
     await room.press("n", until=lambda: "Ask a question." in transcript(room))
-    await room.press("e", until=lambda: client.closed)
+    await room.press("x", until=lambda: client.closed)
 
 
 async def test_a_process_that_crashes_is_reported_and_can_be_restarted(room, clients):
@@ -322,7 +322,7 @@ async def test_enter_loads_the_best_adapter_and_b_the_base_alone(shop, clients, 
         clients[0].send(READY)
         await room.until(lambda: chat(room).adapter == BEST and room.focus == "chat-field")
         assert chat(room).session.system == "Answer in JSON.", "the prompt of its training rows"
-        await room.press("escape", "e", until=lambda: chat(room).state == "idle" and not room.app.jobs.busy)
+        await room.press("escape", "x", until=lambda: chat(room).state == "idle" and not room.app.jobs.busy)
         await room.press("b", until=lambda: len(clients) == 2)
         assert chat(room).adapter == ""
 
@@ -356,7 +356,7 @@ async def test_a_chosen_adapter_is_loaded_once_and_again_only_after_its_process_
     await use(room, "tone")
     await room.pilot.pause()
     assert len(clients) == 1, "already loaded"
-    await room.press("e", until=lambda: chat(room).state == "idle" and not room.app.jobs.busy)
+    await room.press("x", until=lambda: chat(room).state == "idle" and not room.app.jobs.busy)
     await room.press("f1", "escape")
     await room.pilot.pause()
     assert len(clients) == 1, "it was ended on purpose"

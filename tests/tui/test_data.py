@@ -504,6 +504,46 @@ async def test_every_finding_leads_to_its_rows_and_unreadable_ones_are_fixed_lik
     assert len(read_source(room.staged).rows) == 11, "the training reads the same rows"
 
 
+def in_two_encodings(shop: Any) -> Any:
+    path = fill(shop, [*GOOD, json.dumps(chat("Grüße", "Danke."), ensure_ascii=False)], contract="")
+    more = [{"prompt": "Wo ist René?", "completion": "Im Café – hinten."}, {"prompt": "Zürich?", "completion": ""}]
+    with path.open("ab") as file:
+        file.writelines(json.dumps(one, ensure_ascii=False).encode("cp1252") + b"\n" for one in more)
+    return path
+
+
+@opens(stage=in_two_encodings)
+async def test_rows_in_another_encoding_are_read_by_their_fix(room, checks):
+    session = session_of(room)
+    count = len(session.source)
+    assert {name: list(rows) for name, rows in session.source.verdict.rows.items()} == {
+        "encoding": [count - 2],
+        "empty-target": [count - 1],
+    }
+    blocked = Skip("unsplittable", "2 of 12 rows cannot be used.")
+    session.source.check_result = replace(session.source.check_result, skipped={"split": blocked}, splits=())
+    room.app.redraw()
+    await room.until(lambda: "✗ 2 rows to fix first" in room.text("#split-bar"))
+    await filter_by(room, "finding:encoding", 1)
+    assert "Im Café – hinten." in " ".join(room.text("#row-preview").split())
+    await room.press(
+        "f", until=lambda: "Wo ist René?" in room.screen_text and "enter read as Windows-1252 1 row" in room.screen_text
+    )
+    assert "Ren�" in room.screen_text
+    await room.press("enter", until=lambda: "encoding" not in session.source.verdict.rows)
+    fixed = session.source.lazy_row(count - 2).current
+    assert [turn.content for turn in fixed.messages] == ["Wo ist René?", "Im Café – hinten."]
+    await room.press("u", until=lambda: "encoding" in session.source.verdict.rows)
+
+
+async def test_the_row_under_the_cursor_is_shown_beside_the_list(room):
+    first = room.text("#row-preview")
+    assert "○ user" in first
+    assert '● assistant  {"category": "returns",\n' in first, "JSON is indented"
+    await room.press("down", until=lambda: room.text("#row-preview").split("─")[0].strip() == "Row 2")
+    assert room.text("#row-preview") != first
+
+
 async def test_enter_on_a_finding_shows_its_rows_without_rejected_ones_which_do_not_count(room):
     session = session_of(room)
     await room.press("tab", "enter")

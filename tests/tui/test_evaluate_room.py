@@ -149,10 +149,10 @@ async def test_enter_and_a_click_list_the_rows_behind_an_arm_and_behind_a_cell(r
 @pytest.mark.parametrize(
     ("ended", "kind", "text"),
     [
-        ("length", "cut_off", "It reached the limit of 112 tokens."),
-        ("length", "in_a_loop", "It reached the limit of 112 tokens. Most of its end repeats earlier text, numbers aside"),
-        ("grammar", "cut_off", "It reached the limit of 112 tokens."),
-        ("loop", "in_a_loop", "It was ended because it repeated itself."),
+        ("length", "cut_off", "cut off at 112 tokens"),
+        ("length", "in_a_loop", "cut off at 112 tokens, repeats itself"),
+        ("grammar", "cut_off", "cut off at 112 tokens"),
+        ("loop", "in_a_loop", "repeats itself"),
     ],
 )
 async def test_a_row_says_why_its_answer_did_not_end(shop, open_room, ended, kind, text):
@@ -311,11 +311,11 @@ async def test_preference_training_shows_its_margins(room):
 
 
 @opens(stage=lambda shop: evaluation(shop, off_task=2, looks=4), size=(120, 45))
-async def test_r_shows_the_off_task_prompts_broken_ones_first(room):
+async def test_p_shows_the_off_task_prompts_broken_ones_first(room):
     summary = " ".join(room.text("#ev-summary").split())
     assert "off-task ! 100.0% → 80.0%" in summary
     assert "cannot tell" in summary
-    await room.press("r")
+    await room.press("p")
     text = await page(room)
     assert "✗ broken q0" in text
     assert text.index("✗ broken q1") < text.index("✓ q2")
@@ -715,7 +715,7 @@ async def test_an_evaluation_that_is_starting_is_not_another_task(shop, open_roo
 @opens(stage=lambda shop: None, settle=None, size=NARROW)
 async def test_an_empty_workspace_offers_home(room):
     assert "H open a file on Home" in room.text("#invite")
-    await room.press("enter", "m", "f", "v", "w", "c", "o", "e", "r", "s")
+    await room.press("enter", "m", "f", "v", "w", "c", "o", "e", "p", "s")
     await room.pilot.pause()
     assert room.mode == "evaluate"
 

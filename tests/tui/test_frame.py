@@ -22,7 +22,7 @@ from mlxtune.tui.help import HelpPage
 from mlxtune.tui.notices import Notice
 from mlxtune.tui.room import Room
 from mlxtune.tui.rooms import ROOMS
-from mlxtune.tui.widgets import ChoiceDialog, PromptDialog
+from mlxtune.tui.widgets import ChoiceDialog, Panel, PromptDialog
 from mlxtune.tui.widgets.frame import tabs
 
 from .conftest import loaded_shop
@@ -71,6 +71,15 @@ async def test_a_result_goes_by_itself_and_a_decision_stays_with_undo(room, monk
     await room.pilot.pause(0.1)
     assert "✓ Row 422 accepted.  o open" in room.text("#answer"), "longer than a result"
     await room.press("escape", until=lambda: room.text("#answer") == "")
+
+
+@opens(mode="home", size=NARROW)
+async def test_a_notice_covers_nothing(room):
+    room.app.notices.show(Notice("done", "Saved."))
+    await room.until(lambda: room.text("#answer").strip() == "✓ Saved.")
+    answer = room.screen.query_one("#answer")
+    shown = {panel: room.screen.find_widget(panel).visible_region for panel in room.screen.query(Panel) if panel.size}
+    assert not [panel.id for panel, region in shown.items() if panel is not answer and region.overlaps(answer.region)]
 
 
 @opens(mode="home", size=NARROW)

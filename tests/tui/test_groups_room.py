@@ -201,6 +201,7 @@ async def test_clusters_and_outliers(shop, checks, open_room, monkeypatch):
     async with open_room("groups") as room:
         await room.until(lambda: ready(room))
         await room.until(lambda: "No duplicates" in room.text("#groups-message"))
+        assert not room.screen.query_one("#members").visible, "no headings above nothing"
         await room.press("c", until=lambda: "3 groups, 9 rows" in room.head("#groups-section"))
         assert [line.split()[-2:] for line in lines(room)][1] == ["parcel", "stove"]
         await room.press("down", "d", answer="1", notice="✗ 3 rows rejected.")

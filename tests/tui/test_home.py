@@ -108,6 +108,18 @@ async def test_with_several_recipes_n_asks_which(shop, open_room, monkeypatch):
         assert room.app.selection.recipe.title == "beta.toml", "the other rooms show it, too"
         await room.press("H", "n", until=lambda: isinstance(room.screen, ChoiceDialog))
         assert room.screen._options[0].name == "beta.toml", "the current one stands first"
+        for key in ("h", "w"):
+            await room.press("escape", "T", key, until=lambda: isinstance(room.screen, ChoiceDialog))
+            assert room.screen._options[0].name == "beta.toml", key
+
+
+async def test_the_error_of_a_recipe_is_shown_whole_where_one_is_chosen(shop, open_room):
+    shop.recipe("beta")
+    shop.recipe("broken", 'name = "broken"\n[model]\nbase = "smollm2-135m"\n[training]\nlearning_rates_of_all_steps = [0.1]\n')
+    async with open_room("home") as room:
+        await room.press("n", until=lambda: isinstance(room.screen, ChoiceDialog))
+        (error,) = [view.error for view in room.app.snapshot.recipes if view.error]
+        await room.press("end", until=lambda: "".join(error.split()) in "".join(room.text("#choice-about").split()))
 
 
 async def test_slash_keeps_the_rows_of_a_list_that_have_a_text(room):

@@ -5,7 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from mlxtune.tui.render.output_text import FAILURE_STYLE, is_marked, output_rows
+from mlxtune.tui.render.output_text import (
+    DIFFERENCE_STYLE,
+    FAILURE_STYLE,
+    difference_styles,
+    is_marked,
+    output_rows,
+    styled_rows,
+    word_diff,
+)
 
 
 def plain_rows(text: str, span: tuple[int, int] | None = None, width: int = 60) -> list[str]:
@@ -70,3 +78,10 @@ def test_rows_fit_the_width_are_safe_and_mark_the_span(text, width, start, lengt
     highlighted = marked(text, span, width)
     assert len(highlighted) <= span[1] - span[0]
     assert highlighted or not text[span[0] : span[1]].strip()
+
+
+def test_differences_are_marked_in_indented_json():
+    left, _ = word_diff('{"a": "x", "b": 1}', '{"a": "y", "b": 1}')
+    rows = styled_rows('{"a": "x", "b": 1}', difference_styles(left), 40)
+    assert [row.plain for row in rows] == ['{"a": "x",', ' "b": 1}']
+    assert [row.plain[span.start : span.end] for row in rows for span in row.spans if span.style == DIFFERENCE_STYLE] == ["x"]

@@ -46,10 +46,8 @@ async def test_commands_are_added_and_removed(shop, open_room):
     shop.recipe()
     queue = Queue(shop.folder)
     async with open_room("train", size=NARROW) as room:
-        await opened(room)
-        assert "The queue is empty." in room.text("#queue-banner")
-        for keys, command in (((), "train"), (("down",), "search"), (("down", "down"), "eval")):
-            await room.press("a", until=lambda: isinstance(room.screen, ChoiceDialog))
+        for key, keys, command in (("w", (), "train"), ("a", ("down",), "search"), ("a", ("down", "down"), "eval")):
+            await room.press(key, until=lambda: isinstance(room.screen, ChoiceDialog))
             await room.press(*keys, "enter")
             await room.until(lambda name=command: waiting(queue) and waiting(queue)[-1] == f"{name} recipes/support-json.toml")
             await room.until(lambda name=command: isinstance(room.screen, QueuePage) and name in room.text("#queue-commands"))
@@ -68,16 +66,16 @@ async def test_an_interrupted_queue_is_started_again(shop, open_room, monkeypatc
     async with open_room("train", size=NARROW) as room:
         await opened(room)
         assert "not running   1 of 4 done, 1 failed" in room.text("#queue-banner")
-        assert "s continue with 2 commands" in room.text("#queue-banner")
+        assert "r continue with 2 commands" in room.text("#queue-banner")
         assert "interrupted" in room.text("#queue-commands")
         await room.press("x")  # the first command has ended
         await room.until(lambda: "The command was started." in shown(room.app))
-        await room.press("s", until=lambda: started)
+        await room.press("r", until=lambda: started)
     with queue.runner_lock():
         async with open_room("train", size=NARROW) as room:
             await opened(room)
             assert "● running   1 of 4 done" in room.text("#queue-banner")
-            await room.press("s")
+            await room.press("r")
             assert len(waiting(queue)) == len(started) == 1
 
 

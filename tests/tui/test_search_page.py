@@ -9,6 +9,7 @@ from mlxtune.training.search import board as boards
 from mlxtune.training.search.leaderboard import read_leaderboard
 from mlxtune.tui.rooms.train.pages import SearchPage
 from mlxtune.tui.widgets import ChoiceDialog
+from mlxtune.workspace import control
 
 from .driver import LARGE, NARROW, picture_sizes
 from .searched import write_search
@@ -21,13 +22,28 @@ async def opened(room: Any) -> None:
     await room.press("h", until=lambda: isinstance(room.screen, SearchPage))
 
 
-async def test_before_the_first_search(shop, open_room):
+async def test_before_the_first_search_h_asks_whether_to_start_one(shop, open_room, monkeypatch):
+    started: list[str] = []
+    monkeypatch.setattr(control, "search", lambda workspace, recipe: started.append(recipe.name))
     shop.recipe()
     async with open_room("train", size=NARROW) as room:
+        await room.press(
+            "h",
+            until=lambda: (
+                isinstance(room.screen, ChoiceDialog) and "Search for better hyperparameters of which recipe?" in shown(room.app)
+            ),
+        )
+        await room.press("escape", mode="train")
+        assert not started
+        await room.press("h", choose="support-json.toml", until=lambda: started == ["support-json"])
+
+
+async def test_a_running_search_cannot_be_continued(shop, open_room):
+    write_search(shop, done=9, alive=True)
+    async with open_room("train", size=NARROW) as room:
         await opened(room)
-        assert "No searches yet." in room.text("#search-banner")
-        assert "n start a search" in room.text("#search-banner")
-        for key, reason in (("x", "Not possible now: drop."), ("[", "Not possible now: older.")):
+        in_use = "The search of support-json is using this machine. Wait for it to finish, or stop it in Train (T, then h)."
+        for key, reason in (("r", in_use), ("[", "Not possible now: older.")):
             await room.press(key)
             assert reason in room.notice
 

@@ -4,7 +4,7 @@ import difflib
 import re
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from rich.cells import cell_len
 from textual.content import Content
@@ -13,6 +13,7 @@ from mlxtune.core.text import safe_text
 from mlxtune.tui.render.text import line
 
 Span = tuple[int, int]  # start and end, exclusive
+Styled = tuple[int, int, str]  # the same with a style
 FAILURE_STYLE = "underline $span-ink on $span"
 DIFFERENCE_STYLE = "underline $foreground on $trained-alt"
 HANGING_INDENT = 2  # indent of a JSON member's continuation rows
@@ -20,12 +21,17 @@ HANGING_INDENT = 2  # indent of a JSON member's continuation rows
 
 def output_rows(text: str, span: Span | None, width: int) -> list[Content]:
     """Return ``text`` on rows of at most ``width`` cells, with ``span`` marked. Control characters are made visible."""
-    flat = text.replace("\r\n", " \n").replace("\t", " ")  # the length is unchanged, so that the span stays valid
-    styles = [*_json_styles(flat), *([(*span, FAILURE_STYLE)] if span else [])]
-    return [line(" " * indent, *_pieces(flat, start, end, styles)) for start, end, indent in _wrap(flat, width)]
+    return styled_rows(text, [(*span, FAILURE_STYLE)] if span else [], width)
 
 
-def _pieces(text: str, start: int, end: int, styles: Sequence[tuple[int, int, str]]) -> list[tuple[str, str]]:
+def styled_rows(text: str, styles: Sequence[Styled], width: int) -> list[Content]:
+    """Do the same with parts of ``text`` in ``styles``, of which the last one counts."""
+    flat = text.replace("\r\n", " \n").replace("\t", " ")  # the length is unchanged, so that the spans stay valid
+    shown = [*_json_styles(flat), *styles]
+    return [line(" " * indent, *_pieces(flat, start, end, shown)) for start, end, indent in _wrap(flat, width)]
+
+
+def _pieces(text: str, start: int, end: int, styles: Sequence[Styled]) -> list[tuple[str, str]]:
     """Cut a row of ``text`` where styles begin and end. The last style of a piece counts."""
     own = [one for one in styles if one[0] < end and start < one[1]]
     edges = sorted({start, end, *(min(max(edge, start), end) for one in own for edge in one[:2])})
@@ -41,7 +47,7 @@ _JSON_TOKEN = re.compile(
 
 
 @lru_cache(64)  # an answer is drawn many times
-def _json_styles(text: str) -> tuple[tuple[int, int, str], ...]:
+def _json_styles(text: str) -> tuple[Styled, ...]:
     """Return the styles of the names, literals, and signs of the JSON object that ``text`` begins with. It may be incomplete."""
     found, depth = [], 0
     for token in _JSON_TOKEN.finditer(text) if text.lstrip().startswith("{") else ():
@@ -135,6 +141,12 @@ def word_diff(left: str, right: str) -> tuple[Words, Words]:
             if text:
                 side.append((text, operation != "equal"))
     return _smooth_spaces(sides[0]), _smooth_spaces(sides[1])
+
+
+def difference_styles(words: Words) -> list[Styled]:
+    """Return the styles of the pieces that only one of two texts has."""
+    ends = accumulate(len(text) for text, _ in words)
+    return [(end - len(text), end, DIFFERENCE_STYLE) for (text, differs), end in zip(words, ends, strict=True) if differs]
 
 
 def _smooth_spaces(words: list[tuple[str, bool]]) -> Words:

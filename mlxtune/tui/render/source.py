@@ -5,15 +5,18 @@ from pathlib import Path
 
 from textual.content import Content
 
-from mlxtune.core.errors import MlxtuneError
-from mlxtune.core.text import one_line, safe_text
+from mlxtune.core.errors import DataError, MlxtuneError
+from mlxtune.core.text import one_line
+from mlxtune.data.checks.check_input import text_parts
 from mlxtune.data.review import Decision
-from mlxtune.data.rows import Message
+from mlxtune.data.rows import Message, Row, RowError
 from mlxtune.present import review
 from mlxtune.tui.paths import relative_paths
-from mlxtune.tui.render.text import RECIPE_KEY, error_rows, invitation, key, line, lines, marked, paragraph, wrap
+from mlxtune.tui.render.output_text import output_rows
+from mlxtune.tui.render.text import RECIPE_KEY, cell, error_rows, invitation, key, line, lines, marked, paragraph, shorten
 from mlxtune.tui.source_session import SourceSession
 
+_MAX_SHOWN = 2000  # characters of a text beside a list
 SEVERITY_STYLE = {"block": "$error", "warn": "$warning", "note": "$muted"}
 _ROLES = {  # glyph, and style of the name
     "system": ("◇", "$muted"),
@@ -28,13 +31,29 @@ def role_glyph(role: str) -> tuple[str, str]:
     return _ROLES.get(role, ("●", "$primary"))
 
 
+def turn_rows(row: Row | DataError, width: int, height: int) -> list[Content]:
+    """Return the texts of a row beside their roles in at most ``height`` rows, or why it has none. The first texts are cut first."""
+    if isinstance(row, DataError):
+        text = output_rows(row.text, None, width - 6) if isinstance(row, RowError) else []
+        return shorten([*error_rows(row, width), *(line("    ", one) for one in text)], max(height, 1), width)
+    parts = [part for part in text_parts(row) if part.text.strip()][-max(height, 1) :]
+    result: list[Content] = []
+    for index, part in reversed([*enumerate(parts)]):
+        glyph, style = role_glyph(part.role)
+        head = line((f"  {glyph} ", style), cell(one_line(part.role), 11, style))
+        room = max(width - head.cell_length, 1)
+        rows = shorten(output_rows(part.text[:_MAX_SHOWN], None, room), max(height - len(result) - index, 1), room)
+        result = [*(line(" " * head.cell_length if at else head, text) for at, text in enumerate(rows)), *result]
+    return result
+
+
 def message_rows(messages: Iterable[Message], width: int) -> list[Content]:
-    """Draw whole messages under their roles, each followed by an empty row."""
+    """Draw whole messages under their roles, JSON indented and colored, each followed by an empty row."""
     rows: list[Content] = []
     for message in messages:
-        rows.append(line((f"  {role_glyph(message.role)[0]} ", "$muted"), (one_line(message.role), "bold $muted")))
-        rows += [Content(f"    {text}") for text in wrap(safe_text(message.content).expandtabs(4), width - 6)]
-        rows.append(Content(""))
+        glyph, style = role_glyph(message.role)
+        text = output_rows(message.content, None, width - 6)
+        rows += [line((f"  {glyph} {one_line(message.role)}", style)), *(line("    ", one) for one in text), Content("")]
     return rows
 
 

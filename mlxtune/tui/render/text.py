@@ -59,6 +59,11 @@ def cut_rows(rows: Sequence[Content], height: int, more: tuple[str, str, str] | 
     return lines(*rows[: height - 1], line("  ", key(*more, "$muted") if more else (f"… {hidden}", "$muted")))
 
 
+def shorten(rows: list[Content], height: int, width: int) -> list[Content]:
+    """Return the rows that fit; dots end the last one if there are more."""
+    return rows if len(rows) <= height else [*rows[: height - 1], line(rows[height - 1].truncate(max(width - 1, 0)), "…")]
+
+
 def section_title(title: str, width: int, note: Part = "", lit: bool = False) -> Content:
     """Return a title on its rule, with ``note`` at the end. ``lit`` adds a bar before it."""
     start = line(("▌ " if lit else "  ", "$primary"), (f"{title} ", "bold $primary" if lit else "bold"))

@@ -118,7 +118,7 @@ class AdaptersRoom(Room):
                command="adapters show {adapter}"),
         Action("compare", "c", "compare", "compare it with another adapter", when="can_compare", why="There is no other adapter.",
                command="adapters compare OTHER {adapter}"),
-        Action("export", "f", "export", "fuse it into its base, or export it for other programs", when="usable_adapter",
+        Action("export", "e", "export", "fuse it into its base, or export it for other programs", when="usable_adapter",
                command="export FORMAT {adapter}"),
         Action("stop", "s", "stop", "stop the running export", when=lambda room: room.running("export"), why="No export is running.",
                command="runs stop EXPORT"),

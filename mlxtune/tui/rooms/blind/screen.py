@@ -99,7 +99,7 @@ class BlindRoom(Room):
         Action("prompt", "p", "prompt", "the whole prompt", when="pair"),
         Action("export", "e", "export", "write the votes as preference pairs", when=lambda room: room.state == "result",
                command="blind EVALUATION --export FILE"),
-        Action("arms", "m", "arms", "compare two other arms", when="has_other_arms", why="There are no other arms."),
+        Action("arms", "c", "arms", "compare two other arms", when="has_other_arms", why="There are no other arms."),
         Action("other", "o", "open", "open another evaluation", when=lambda room: len(room.app.selection.evaluations) > 1,
                why="There is no other evaluation."),
         Action("scroll(1)", "down,j", help="down", id="down"),
@@ -378,20 +378,19 @@ def session_state(arms: ArmPair, width: int) -> Content:
     """Draw which two arms will be compared, and the session's progress."""
     first, second, status = one_line(arms.first), one_line(arms.second), arms.status
     rows = [
-        paragraph(f"{first} or {second}? You vote without knowing which is which.", width, style="bold"),
-        paragraph(f"evaluation {one_line(arms.folder.name)}, {len(QUESTIONS)} questions per pair", width),
+        paragraph(f"{first} or {second}?", width, style="bold"),
+        paragraph(f"evaluation {one_line(arms.folder.name)}", width),
         Content(""),
     ]
-    if status is None:
-        word, note = "begin", "asks for the number of pairs"
-    elif status.opened:
+    word, note = "begin", ""
+    if status and status.opened:
         word, note = "see the result", f"{plural(status.pairs, 'pair')} judged"
-    else:
+    elif status:
         word, note = "continue", f"{status.votes:,} of {plural(status.votes_needed, 'vote')} cast"
     rows.append(line("  ", key("enter", word, "screen.enter"), (f"   {note}", "$muted")))
     if status and not status.opened:
         rows.append(line("         ", bar(status.votes / max(1, status.votes_needed), min(width - 12, 40))))
-    return lines(*rows)
+    return lines(*rows, *(() if status else (Content(""), draw_questions((), width))))
 
 
 def draw_progress(session: BlindSession, pair: PresentedPair, width: int) -> Content:

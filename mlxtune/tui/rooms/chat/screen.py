@@ -39,9 +39,9 @@ class ChatRoom(Room):
     ACTIONS = (
         Action("load", "enter", "load", "load the model in its own process", when="offer", command="chat {adapter}"),
         Action("load_base", "b", "base", "load the base alone", when="offer.key", command="chat BASE"),
-        Action("cancel", "x", "stop", "stop the answer", when="chat.streaming", why="Nothing is being answered."),
+        Action("cancel", "s", "stop", "stop the answer", when="chat.streaming", why="Nothing is being answered."),
         Action("write", "i", "write", "go to the input field; esc leaves it", when=lambda room: room.chat.state in ("loading", "ready")),
-        Action("switch", "s", "switch", "answer with another adapter, or with the base", when="is_ready",
+        Action("switch", "o", "open", "answer with another adapter, or with the base", when="is_ready",
                command="chat BASE --adapter ADAPTER"),
         Action("both", "b", lambda room: "alone" if room.with_base else "both", "also ask the base",
                when=lambda room: room.is_ready and room.chat.adapter, why="No adapter is loaded."),
@@ -52,7 +52,7 @@ class ChatRoom(Room):
         Action("system", "y", "system", "edit the system prompt", when="is_ready", command="chat {adapter} --system PROMPT"),
         Action("reset", "n", "new", "start a new conversation",
                when=lambda room: room.is_ready and room.chat.exchanges and not room.chat.streaming),
-        Action("end", "e", "unload", "end the model's process", when=lambda room: room.chat.state not in ("idle", "failed"),
+        Action("end", "x", "unload", "end the model's process", when=lambda room: room.chat.state not in ("idle", "failed"),
                why="No model is loaded."),
         Action("leave", "escape", help="leave the field"),
     )  # fmt: skip

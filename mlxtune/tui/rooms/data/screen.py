@@ -25,7 +25,8 @@ from mlxtune.present import check as words
 from mlxtune.tui import open_flow
 from mlxtune.tui.actions import Action, ShownAction
 from mlxtune.tui.notices import Notice
-from mlxtune.tui.render.text import cell, error_rows, line, lines, paragraph
+from mlxtune.tui.render.source import turn_rows
+from mlxtune.tui.render.text import cell, error_rows, line, lines, paragraph, section_title
 from mlxtune.tui.rooms.data import render
 from mlxtune.tui.rooms.data.fix_dialog import FixChoice, FixDialog, apply_fix
 from mlxtune.tui.rooms.source_room import NOTE, REDO, SOURCE_ACTIONS, UNDO, SourceRoom
@@ -34,6 +35,7 @@ from mlxtune.tui.source_session import ORDERS, SourceSession
 from mlxtune.tui.widgets import ChoiceOption, Invitation, ListPanel, MarkableList, Panel, ScrollPanel, Section
 
 _PREVIEWED = 4  # rows before a decision about many, which also tell whether all are pairs
+_LEAST_PREVIEW = 5  # rows of the preview of a row, with its title
 _CHART_HEIGHTS = (4, 5)  # heights of the histogram on a short and on a tall screen
 
 
@@ -134,6 +136,7 @@ class DataRoom(SourceRoom):
                 yield Section("Findings", ListPanel(id="findings-list", has_filter=True), Panel(id="summary"), id="findings")
                 yield Section("Lengths", Panel(id="histogram"), id="lengths")
                 yield Section("Split", Panel(id="split-bar"), id="split")
+                yield Panel(id="row-preview")
                 yield Section("Labels", ScrollPanel(at_end=False, id="label-bars"), id="labels", classes="fill")
                 yield Section("Coverage", Panel(id="coverage-bars"), id="coverage")
                 yield Section("Agreement", Panel(id="agreement-text"), id="agreement")
@@ -177,7 +180,7 @@ class DataRoom(SourceRoom):
         def move(position: int) -> None:
             session.move_to(int(rows[position]))  # a thread may replace selection.rows
             self._mark_finding(session)
-            self._draw_note(session)
+            self._draw_position(session)
             self.draw_footer()  # nothing else depends on the cursor
 
         panel.set(
@@ -190,7 +193,7 @@ class DataRoom(SourceRoom):
         panel.key = lambda position: int(rows[position])
         if len(rows):
             session.row_index = int(rows[panel.cursor])  # not move_to, because the filter may still find the previous row
-        self._draw_note(session)
+        self._draw_position(session)
         order = self.query_one("#order", Panel)
         order.display = bool(ORDERS[selection.order])
         order.update(lambda width, _height: cell(ORDERS[selection.order], width, "$muted", right=True))
@@ -203,11 +206,18 @@ class DataRoom(SourceRoom):
     def _list(self) -> MarkableList:
         return self.query_one("#list", MarkableList)
 
-    def _draw_note(self, session: SourceSession) -> None:
+    def _draw_position(self, session: SourceSession) -> None:
         panel = self._list
         note = render.position_note(session, panel.cursor)
         marked = f"{len(panel.marked):,} marked{', marking' if panel.is_visual else ''}   " if panel.marked else ""
         self.section("#row-list").head.set(note=line((marked, "$primary"), note))
+        row, title = session.source.lazy_row(session.row_index).current_or_error, f"Row {session.row_index + 1:,}"
+
+        def preview(width: int, height: int) -> Content:
+            rows = [section_title(title, width), Content(""), *turn_rows(row, width, height - 2)]
+            return lines(*rows if height >= _LEAST_PREVIEW else ())
+
+        self.query_one("#row-preview", Panel).update(preview)
 
     @property
     def marked_rows(self) -> list[int]:
@@ -219,7 +229,7 @@ class DataRoom(SourceRoom):
 
     def on_markable_list_marked(self) -> None:
         if session := self.session:
-            self._draw_note(session)
+            self._draw_position(session)
             self.draw_footer()
 
     def _draw_findings(self, session: SourceSession) -> None:
@@ -315,7 +325,10 @@ class DataRoom(SourceRoom):
         checked, verdict = session.source.check_result, session.source.verdict
         counts, skip = (checked.split_sizes, checked.skipped.get("split")) if checked else ({}, None)
         why = f"No split: {words.skip_text(skip)}." if skip else "No split." if checked else "○ Not available yet."
-        note = "before your changes" if counts and verdict and verdict.stale else ""
+        is_old = verdict is not None and verdict.stale
+        if skip and verdict and (verdict.counts.blocked or is_old):
+            why = f"✗ {plural(verdict.counts.blocked, 'row')} to fix first" if verdict.counts.blocked else "○ Not available yet."
+        note = "before your changes" if is_old and any(counts.values()) else ""
         self.section("#split").show(lambda width, _height: render.split_bar(counts, why, width), note=note)
 
     def _draw_labels(self, session: SourceSession) -> None:

@@ -26,7 +26,7 @@ from mlxtune.tui import draw
 from mlxtune.tui.render.bars import axis, bar, interval
 from mlxtune.tui.render.output_text import Span, is_marked, output_rows
 from mlxtune.tui.render.source import message_rows
-from mlxtune.tui.render.text import RECIPE_KEY, Part, cell, cut_rows, invitation, key, line, lines, marked, paragraph, wrap
+from mlxtune.tui.render.text import RECIPE_KEY, Part, cell, cut_rows, invitation, key, line, lines, marked, paragraph, shorten, wrap
 from mlxtune.tui.rooms.evaluate.service import LoadedReport, RowFilter
 from mlxtune.workspace.index import RunView
 
@@ -130,11 +130,9 @@ def row_detail(loaded: LoadedReport, row: ScoredRow, filter: RowFilter, versus: 
 
     Long answers are truncated to fit, but never at the mark.
     """
-    question = wrap(one_line(_question(row)) or "(no user turn)", width - 6)
-    max_rows = 2 if height > 16 else 1
-    if len(question) > max_rows:
-        question = [*question[: max_rows - 1], f"{question[max_rows - 1][: max(width - 7, 0)]}…"]
-    head = [line((f"  {'  ' if index else '○ '}{text}", "$muted")) for index, text in enumerate(question)]
+    question = [*map(Content, wrap(one_line(_question(row)) or "(no user turn)", width - 6))]
+    question = shorten(question, 2 if height > 16 else 1, width - 6)
+    head = [line("    " if index else "  ○ ", text).stylize("$muted") for index, text in enumerate(question)]
     tail = [*_score_rows(loaded, row, filter.metric, filter.arm, width), *_similar_rows(row.nearest, width)]
     half = (width - 6) // 2
     arms = (versus, filter.arm) if versus == filter.baseline else (filter.arm, versus)  # before and after
@@ -200,15 +198,10 @@ def _score_rows(loaded: LoadedReport, row: ScoredRow, metric: str, arm: str, wid
 
 
 def _ending(ended: str, score: Score, max_tokens: int) -> str:
-    """Return why an answer that failed did not end on its own, or ``""``."""
-    if ended == LOOP:
-        return "It was ended because it repeated itself."
-    if ended not in ("length", GRAMMAR_LIMIT) or not max_tokens:
-        return ""
-    limit = f"It reached the limit of {max_tokens:,} tokens."
-    if score.kind == "in_a_loop":
-        return f"{limit} Most of its end repeats earlier text, numbers aside, so a higher limit would not help."
-    return limit
+    """Return how an answer that failed ended, unless it ended on its own."""
+    loops = "repeats itself" if ended == LOOP or score.kind == "in_a_loop" else ""
+    limit = f"cut off at {max_tokens:,} tokens" if ended in ("length", GRAMMAR_LIMIT) and max_tokens else ""
+    return ", ".join(filter(None, (limit, loops)))
 
 
 def _similar_rows(nearest: Sequence[NearestRow], width: int) -> list[Content]:

@@ -74,7 +74,7 @@ class EvaluateRoom(Room):
                command="compare OTHER {evaluation}"),
         Action("other", "o", "open", "open another report", when="has_others", why="There is no other report."),
         Action("html", "e", "html", "show where the HTML report is", when="report.html", command="report {evaluation} --open"),
-        Action("off_task", "r", "off task", "the off-task prompts and answers", when="report.report.off_task",
+        Action("off_task", "p", "off task", "the off-task prompts and answers", when="report.report.off_task",
                why="They were not measured."),
     )  # fmt: skip
 

@@ -2,12 +2,12 @@
 
 import os
 from collections.abc import Sequence
-from itertools import pairwise, zip_longest
+from itertools import zip_longest
 
 from textual.content import Content
 
 from mlxtune.core.errors import DataError
-from mlxtune.core.text import one_line, plural, safe_text
+from mlxtune.core.text import one_line, plural
 from mlxtune.data.browser import SourceBrowser
 from mlxtune.data.checks.base import Finding, Span
 from mlxtune.data.checks.registry import get_check
@@ -15,9 +15,9 @@ from mlxtune.data.generate.lineage import lineage_of
 from mlxtune.data.groups import PROPOSED, RowGroup, by_size, most_diverse
 from mlxtune.data.review import EXCLUDED
 from mlxtune.data.rows import Row, last_prompt, row_text
-from mlxtune.tui.render.output_text import DIFFERENCE_STYLE, FAILURE_STYLE, Words, word_diff
+from mlxtune.tui.render.output_text import FAILURE_STYLE, Words, difference_styles, styled_rows, word_diff
 from mlxtune.tui.render.source import decision_glyph, role_glyph
-from mlxtune.tui.render.text import Part, cell, invitation, key, line, paragraph, side_by_side
+from mlxtune.tui.render.text import cell, invitation, key, line, paragraph, side_by_side
 from mlxtune.tui.rooms.review.render import RowPart, parts_of
 from mlxtune.tui.source_session import SourceSession
 from mlxtune.tui.widgets import Lines
@@ -161,24 +161,12 @@ def _head(part: RowPart) -> Content:
 
 
 def _body(part: RowPart, words: Words, spans: Sequence[Span], width: int) -> list[Content]:
-    pieces: list[Part] = []
-    start = 0
-    for text, differs in words:
-        for piece, lit in _cut(text, start, spans):
-            style = FAILURE_STYLE if lit and differs else "$span-ink on $span" if lit else DIFFERENCE_STYLE if differs else ""
-            pieces.append((safe_text(piece).expandtabs(4), style))
-        start += len(text)
-    pieces += [("\n" + call, "$muted") for call in part.calls]
-    return [line("    ", row) for row in line(*pieces).wrap(max(width - 5, 1)) or [Content("")]]
-
-
-def _cut(text: str, start: int, spans: Sequence[Span]) -> list[tuple[str, bool]]:
-    """Split ``text``, which begins at ``start`` in its part, where flagged spans begin and end."""
-    edges = sorted({0, len(text), *(min(max(edge - start, 0), len(text)) for span in spans for edge in (span.start, span.end))})
-    return [
-        (text[low:high], any(span.start <= start + low and start + high <= span.end for span in spans))
-        for low, high in pairwise(edges)
-    ]
+    differences = difference_styles(words)
+    styles = [*differences, *((span.start, span.end, "$span-ink on $span") for span in spans)]
+    styles += [(max(span.start, low), min(span.end, high), FAILURE_STYLE) for span in spans for low, high, _ in differences]
+    rows = styled_rows("".join(text for text, _ in words), [one for one in styles if one[0] < one[1]], width - 5)
+    rows += [row for call in part.calls for row in Content.styled(call, "$muted").wrap(max(width - 5, 1))]
+    return [line("    ", row) for row in rows]
 
 
 def summary(groups: Sequence[RowGroup]) -> str:

@@ -167,6 +167,7 @@ class GroupsRoom(SourceRoom):
         message = self.query_one("#groups-message", Panel)
         progress, error = self._status(session)
         message.display = not groups or bool(progress or error)
+        self.query_one("#members-side").visible = bool(groups)
         message.update(lambda width, _height: render.groups_message(len(groups), self._view, progress, error, width))
         self._draw_members(session)
 

@@ -22,7 +22,7 @@ from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.planning.masks import TurnTokens
 from mlxtune.present.check import finding_text
 from mlxtune.tui.render.bars import bar
-from mlxtune.tui.render.output_text import DIFFERENCE_STYLE, Words, word_diff
+from mlxtune.tui.render.output_text import Words, difference_styles, styled_rows, word_diff
 from mlxtune.tui.render.source import SEVERITY_STYLE, role_glyph
 from mlxtune.tui.render.text import cell, clickable, justify, key, line, lines, marked, paragraph, side_by_side
 from mlxtune.tui.widgets import Lines
@@ -234,9 +234,8 @@ def _side_head(part: RowPart, turn: TurnTokens | None, width: int, under_cursor:
 
 
 def _side_body(words: Words, width: int) -> list[Content]:
-    styled = ((text, DIFFERENCE_STYLE if differs else "") for text, differs in words)
-    answer = line(*((safe_text(text).expandtabs(4), style) for text, style in styled))
-    return [line(("  ┃ ", "$primary"), row) for row in _wrapped(answer, width - 5)]
+    rows = styled_rows("".join(text for text, _ in words), difference_styles(words), width - 5)
+    return [line(("  ┃ ", "$primary"), row) for row in rows]
 
 
 def _wrapped(text: Content, width: int) -> list[Content]:

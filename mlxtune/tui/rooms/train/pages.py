@@ -23,7 +23,7 @@ from mlxtune.tui.notices import Notice
 from mlxtune.tui.render.charts import Curve, Series, draw_chart
 from mlxtune.tui.render.text import Part, cell, invitation, key, line, lines, marked, paragraph
 from mlxtune.tui.widgets import ChoiceOption, ListPanel, PageScreen, Panel, Section
-from mlxtune.workspace.index import RecipeView, RunView
+from mlxtune.workspace.index import RunView
 
 
 class SearchPage(PageScreen):
@@ -88,8 +88,7 @@ class SearchPage(PageScreen):
         self.query_one("#search-chart").display = board is not None and self.app.size.height >= 34
         self.draw_keys()
         head, panel = self.query_one("#search-head", Section).head, self.query_one("#search-banner", Panel)
-        if view is None:
-            panel.update(lambda width, _height: empty_page(self.app.runs.can_start, width))
+        if view is None:  # the search was deleted
             return
         head.set(title=f"Search {view.name}", note=view.title)
         panel.update(lambda width, _height: draw_banner(view, board, self.app.snapshot.now, width))
@@ -145,13 +144,6 @@ class SearchPage(PageScreen):
     def action_new(self) -> None:
         self.dismiss()  # the room shows whether the search starts
         self.app.runs.new_search()
-
-
-def empty_page(can_start: bool, width: int) -> Content:
-    about = "Trials of one recipe with other learning rates, ranks, and layers, compared on validation rows."
-    needs = Content.styled("Needs a recipe, and a free machine.", "$muted")
-    start = key("n", "start a search", "screen.new") if can_start else needs
-    return invitation(width, "No searches yet.", start, about=about)
 
 
 def draw_banner(view: RunView, board: Leaderboard | None, now: float, width: int) -> Content:
@@ -224,8 +216,9 @@ class QueuePage(PageScreen):
 
     GROUP = "queue"
     ACTIONS = (
-        Action("start", "s", "start", "run the commands", when="can_start", command="queue run"),
-        Action("add", "a", "add", "add a command", when="recipes", why="There is no recipe.", command="queue add train {recipe}"),
+        Action("start", "r", "run", "run the commands", when="can_start", command="queue run"),
+        Action("add", "a", "add", "add a command", when="app.snapshot.recipes", why="There is no recipe.",
+               command="queue add train {recipe}"),
         Action("remove", "x", "remove", "remove the command", when="waiting", why="The command was started.",
                command="queue remove NUMBER"),
         Action("undo", "u", "undo", "add the command that was removed again, as the last one", when="_removed",
@@ -242,6 +235,10 @@ class QueuePage(PageScreen):
         yield Section("Queue", Panel(id="queue-banner"), lit=True, id="queue-head")
         yield Section("Commands", ListPanel(id="queue-commands"), id="queue-list", classes="fill")
 
+    def on_mount(self) -> None:
+        if not self.entries and self.app.snapshot.recipes:
+            self.action_add()
+
     @property
     def queue(self) -> Queue:
         return Queue(self.app.workspace)
@@ -255,10 +252,6 @@ class QueuePage(PageScreen):
         return self._cache[1]
 
     @property
-    def recipes(self) -> list[RecipeView]:
-        return [view for view in self.app.snapshot.startable if view.recipe]
-
-    @property
     def waiting(self) -> QueueEntry | None:
         """The command under the cursor if it has not been started."""
         cursor, entries = self.query_one("#queue-commands", ListPanel).cursor, self.entries
@@ -266,7 +259,7 @@ class QueuePage(PageScreen):
 
     def draw(self) -> None:
         entries, running = self.entries, self.queue.is_running
-        can_add = bool(self.recipes)
+        can_add = bool(self.app.snapshot.recipes)
         self.query_one("#queue-list").display = bool(entries)
         self.query_one("#queue-banner", Panel).update(lambda width, _height: draw_queue(entries, running, can_add, width))
         commands = self.query_one("#queue-commands", ListPanel)
@@ -294,7 +287,7 @@ class QueuePage(PageScreen):
 
             self.app.choose("Add which command?", _COMMANDS, add, name)
 
-        self.app.runs.with_recipe(self.recipes, ask)
+        self.app.runs.with_recipe(self.app.runs.startable, ask)
 
     def _change(self, change: Callable[[], object]) -> None:
         self.app.jobs.run(change, lambda _: self.redraw(), group="queue", exclusive=False)
@@ -332,7 +325,7 @@ def draw_queue(entries: Sequence[QueueEntry], running: bool, can_add: bool, widt
     left = counts["waiting"] + counts["started"]
     if not running and left:
         verb = "continue with" if counts["started"] else "run"
-        rows.append(line("    ", key("s", f"{verb} {plural(left, 'command')}", "screen.start")))
+        rows.append(line("    ", key("r", f"{verb} {plural(left, 'command')}", "screen.start")))
     return lines(*rows)
 
 

@@ -16,7 +16,7 @@ from mlxtune.runs.state import RunState, SampleAnswer, Work
 from mlxtune.tui.notices import Notice
 from mlxtune.tui.render.bars import bar, memory, spark
 from mlxtune.tui.render.output_text import output_rows
-from mlxtune.tui.render.text import RECIPE_KEY, Part, cell, gigabytes, key, line, lines, marked, paragraph, wrap
+from mlxtune.tui.render.text import RECIPE_KEY, Part, cell, gigabytes, key, line, lines, marked, paragraph, shorten, wrap
 from mlxtune.workspace.index import RunView, Snapshot
 
 if TYPE_CHECKING:
@@ -50,11 +50,10 @@ def figures(view: RunView, now: float, width: int, stopping: bool = False) -> Co
     state, wide = view.state, width >= 98
     if view.alive and state.work:
         return _work(state, state.work, width)
-    if view.alive and state.total and not (state.steps or state.validations):
+    if view.alive and not (state.steps or (state.total and state.validations)):
         what = f"the {plural(state.validation_rows, 'validation row')}" if state.validation_rows else "the first step"
-        return lines(line(("  before the first step", "$faint")), cell(f"  computing the loss of {what}", width))
-    if view.alive and not state.total and not state.steps:
-        return lines(line(("  before the first step", "$faint")), "  preparing the model and the rows")
+        doing = f"computing the loss of {what}" if state.total else "preparing the model and the rows"
+        return lines(line(("  before the first step", "$faint")), cell(f"  {doing}", width))
     left = view.time_left(now)
     step = line((f"{state.step:,}", "bold"), (f" of {state.total:,}" if state.total else "", "$muted"))
     trend = spark([step.speed for step in state.steps[-60:]])
@@ -161,13 +160,10 @@ def _sample_rows(samples: Sequence[SampleAnswer], width: int, max_rows: int | No
     """Return each sample's prompt, answer and verdict, wrapped to at most ``max_rows`` rows each."""
     rows: list[Content] = []
     for sample in samples:
-        prompt, answer = wrap(sample.prompt, width - 4), output_rows(sample.output, None, width - 4)
-        if max_rows is not None and len(prompt) > max_rows:
-            prompt = [*prompt[: max_rows - 1], f"{prompt[max_rows - 1][: width - 5]}…"]
-        rows += [line(("    " if index else "  ○ ", "$muted"), (row, "$muted")) for index, row in enumerate(prompt)]
-        cut = max_rows is not None and len(answer) > max_rows
-        rows += [line("    ", row) for row in (answer[: max_rows - 1] if cut and max_rows else answer)]
-        rows += [line(("    …", "$muted"))] if cut else []
+        prompt, answer = [*map(Content, wrap(sample.prompt, width - 4))], output_rows(sample.output, None, width - 4)
+        prompt, answer = (shorten(one, max_rows or len(one), width - 4) for one in (prompt, answer))
+        rows += [line("    " if index else "  ○ ", row).stylize("$muted") for index, row in enumerate(prompt)]
+        rows += [line("    ", row) for row in answer]
         glyph, style, verdict = sample_verdict(sample)
         rows.append(line((f"  {glyph} ", f"bold ${style}"), verdict))
         rows.append(Content(""))

@@ -53,7 +53,7 @@ class TrainRoom(Room):
                why="This run cannot be resumed.", needs_accelerator=True, command="runs resume {run}"),
         NEW_RUN,
         Action("searches", "h", "search", "search for better hyperparameters",
-               when=lambda room: room.app.runs.can_start or room.app.snapshot.searches, why=NO_RECIPE,
+               when=lambda room: room.app.runs.can_start or room.app.snapshot.searches, why=NO_RECIPE, needs_accelerator=True,
                command="search {recipe}"),
         Action("measure", "m", "metric", "show another metric",
                when=lambda room: room.steps and len(available_metrics(room.view.state)) > 1, why="There is no other metric."),
@@ -224,7 +224,10 @@ class TrainRoom(Room):
     def action_searches(self) -> None:
         from mlxtune.tui.rooms.train.pages import SearchPage  # its imports would slow down the app's start
 
-        self.app.push_screen(SearchPage())
+        if self.app.snapshot.searches:
+            self.app.push_screen(SearchPage())
+        else:
+            self.app.runs.new_search()
 
     def action_queue(self) -> None:
         from mlxtune.tui.rooms.train.pages import QueuePage
