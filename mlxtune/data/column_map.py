@@ -97,8 +97,9 @@ def proposed_mapping(sample: SampleRecords) -> dict[str, str]:
     mapping = guessed_mapping(first)
     if detect(first) is not None or mapping.keys() - {"text"}:
         return mapping
-    texts = {column: _texts(sample, column) for column, _ in columns(first)}
-    if [*map(type, first.values())] != [str, str]:  # two texts are a prompt and its answer, whatever they contain
+    texts = {column: values for column, _ in columns(first) if (values := _texts(sample, column))}
+    is_pair = [*map(type, first.values())] == [str, str] and not any(map(_are_ids, texts.values()))
+    if not is_pair:  # a pair is a prompt and its answer, whatever the texts are
         texts = {column: values for column, values in texts.items() if _is_written(values)}
     different = [column for column, values in texts.items() if 2 * len(set(values)) >= len(values)]
     prompt = find_column(different, PROMPTS, (), first)
@@ -107,6 +108,11 @@ def proposed_mapping(sample: SampleRecords) -> dict[str, str]:
     prompt = prompt or next((column for column in different if column != answer), "")
     answer = answer or next((column for column in reversed([*texts, *different]) if column != prompt), "")
     return {"prompt": prompt, "completion": answer} if prompt and answer else mapping
+
+
+def _are_ids(texts: Sequence[str]) -> bool:
+    """Return whether all texts are links, names of files, or IDs such as ``doc-12``."""
+    return all(_NOT_WRITTEN.fullmatch(text) or re.fullmatch(r"[A-Za-z]+[-_]?\d+", text) for text in texts)
 
 
 def _is_written(texts: Sequence[str]) -> bool:

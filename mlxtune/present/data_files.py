@@ -89,7 +89,7 @@ def outcome_text(outcome: Outcome) -> str:
 
 
 def recipe_document(guessed: Scaffold, name: str, *, with_columns: bool = False) -> Document:
-    """Describe the recipe ``name`` and, ``with_columns``, those that it reads."""
+    """Describe the recipe ``name`` and, if ``with_columns``, the columns that it reads."""
     formats = ", ".join(f"{count:,} {format}" for format, count in guessed.formats.items())
     facts = [Fact("rows", f"{guessed.rows:,} ({formats})"), *(column_facts(guessed.columns) if with_columns else ())]
     unreadable = (f"{count:,} {get_check(check).label}" for check, count in guessed.unreadable.items())

@@ -40,7 +40,7 @@ class ReviewCounts:
     def of(cls, browser: SourceBrowser) -> ReviewCounts:
         from mlxtune.evaluation.statistics.agreement import agreements
 
-        decisions, total = browser.decisions, len(browser.rows)
+        decisions, total = {index: one for index, one in browser.decisions.items() if browser.is_row(index)}, len(browser.rows)
         counts = Counter(browser.decision(index).status for index in decisions)
         counts["pending"] += total - len(decisions)
         return cls(
@@ -49,7 +49,7 @@ class ReviewCounts:
             sum(decision.record is not None for decision in decisions.values()),
             sum(decision.is_disputed for decision in decisions.values()),
             agreements(decisions.values()),
-            browser.state.orphans(map(browser.key, browser.rows)),
+            browser.state.orphans(map(browser.key, {*browser.rows, *browser.decisions})),  # a fix leaves invalid rows out
         )
 
 

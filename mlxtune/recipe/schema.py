@@ -395,7 +395,9 @@ class EvaluationSection:
     regression: str = key("shipped", "off-task prompts: shipped, a file, or empty for none")
     regression_rows: int = key(0, "most off-task prompts, of each category in proportion; 0 = all", _AT_LEAST_0, in_form=False)
     regression_system: bool = key(True, "also send off-task prompts with the task's system prompt", in_form=False)
-    regression_margin: float = key(0.05, "the drop to rule out: of off-task accuracy, and of small exports", _MARGIN, in_form=False)
+    regression_margin: float = key(
+        0.05, "the drop to rule out, in off-task accuracy and in exports with --smallest", _MARGIN, in_form=False
+    )
     max_tokens: int | Literal["auto"] = key(AUTO, "maximum length of an answer in tokens", _AUTO_OR_AT_LEAST_1, by="doubles")
     thinking_tokens: int = key(1024, "maximum length of the reasoning before an answer in tokens", _AT_LEAST_1, by="doubles")
     stop_loops: bool = key(True, "end answers that repeat themselves more than a reference or the schema allows", in_form=False)

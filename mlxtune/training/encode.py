@@ -208,7 +208,14 @@ def _key(template: ChatTemplate, prompt: ReplayPrompt) -> str:
 
 
 def _read(file: Path) -> dict[str, ReplayAnswer]:
-    return {record["key"]: ReplayAnswer(record["text"], record["cut"]) for record in read(file)}
+    """Read cached answers; a damaged line is generated again."""
+    return {
+        key: ReplayAnswer(text, cut)
+        for record in read(file)
+        if isinstance(key := record.get("key"), str)
+        and isinstance(text := record.get("text"), str)
+        and isinstance(cut := record.get("cut"), bool)
+    }
 
 
 def _generate(

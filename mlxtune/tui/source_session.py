@@ -78,6 +78,7 @@ class CheckProgress:
     fraction: float = 0.0
     finished: bool = False
     error: MlxtuneError | None = None
+    base: bool = False  # whether the recipe's base is asked, which can take an hour
 
 
 @dataclass
@@ -321,7 +322,7 @@ class SourceSession:
     def check_again(self, base: bool = False) -> None:
         if self._check_process is not None:
             self._check_process.stop()
-        self.check = CheckProgress()
+        self.check = CheckProgress(base=base)
         self._run(partial(self._check, base), partial(self._fail, self.check))
 
     def cursor_position(self) -> int:

@@ -339,6 +339,12 @@ def _add_steps(folder: Path, *steps: int, start: str = "", end: bool = False) ->
     writer.close()
 
 
+def test_a_run_that_was_never_tracked_is_exported_whole_after_it_was_resumed(ok, cwd, tracker):
+    folder = _run(cwd, "20261122-0900-shop")
+    _add_steps(folder, 1205, start="run.resumed", end=True)
+    assert "3 rows exported" in ok("runs", "export", "shop", "--to", "trackio", "--live").out
+
+
 def test_a_resumed_run_logs_no_step_to_a_tracker_again(ok, cwd, tracker):
     """It crashes two steps after its checkpoint, so that these are trained twice."""
     folder = _run(cwd, "20261122-0900-shop")

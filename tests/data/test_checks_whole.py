@@ -168,6 +168,8 @@ def test_contradictory_answers_to_the_same_prompt_conflict(tmp_path: Path) -> No
         ("Output is 1.", "Output = 1", False),
         ("The energy of 3d and 4s electrons is similar.", "The ns and (n-1)d electrons have similar energy.", False),
         ("Who kills Lisa?", "What does Sam know?", False),
+        ("Yes, it is waterproof. Anything else?", "No, it is not waterproof. Anything else?", True),
+        ("Standard shipping costs $5 and express shipping $12", "Express shipping costs $12 and standard shipping $5", False),
         ("Output is -1.", "Output = 1", True),
         ("An interface of Java <8 has only abstract methods.", "It has only abstract methods up to Java 7.", False),
     ],

@@ -48,6 +48,12 @@ def test_an_answer_in_json_or_that_repeats_is_found_without_its_name(tmp_path, r
     assert proposed == {"prompt": "kundentext", "completion": "spalte"}
 
 
+@pytest.mark.parametrize("key", ["https://a.example/{}", "doc-{}"])
+def test_a_column_of_links_or_ids_is_no_prompt(tmp_path, key):
+    rows = [[key.format(at), f"The {at}th review is a text of several words."] for at in range(8)]
+    assert "prompt" not in proposed_mapping(first_records(written(tmp_path / "rows.csv", ["key", "body"], rows), 100))
+
+
 def test_one_written_column_is_text(tmp_path):
     rows = [(number, day, text, "ok", agent) for number, day, text, _, agent in ROWS]
     assert proposed_mapping(first_records(written(tmp_path / "rows.csv", HEAD, rows), 100)) == {"text": "kundentext"}

@@ -129,6 +129,8 @@ def test_utf16_is_converted_with_a_note(tmp_path, name, text, encoding, mark):
         (b"Gr" + "ü".encode()[:1], "bad-row"),
         (b"so " + "…".encode()[:2], "bad-row"),
         (b"\xff", "bad-row"),
+        ("Γειά σου, τι κάνεις;".encode("cp1253"), "bad-row"),
+        ("Привет, как дела?".encode("cp1251"), "bad-row"),
     ],
 )
 def test_rows_in_another_encoding_are_told_from_damaged_ones(tmp_path, raw, kind):

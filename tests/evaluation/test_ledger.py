@@ -6,6 +6,8 @@ import shutil
 import pytest
 from exhaustive import EXHAUSTIVE, cases
 
+from mlxtune.core.errors import InputError
+from mlxtune.evaluation.evidence import HOLDOUT
 from mlxtune.evaluation.holdout.ledger import HoldoutHistory, enter, history, ledger_path, load, read, record
 from mlxtune.evaluation.statistics.significance import level_for_look
 from mlxtune.evaluation.verdict import compare
@@ -179,3 +181,10 @@ def test_forty_looks_at_equal_adapters_seldom_find_a_better_one(rows):
             found[name] += "better" in outcomes
     assert found["own"] / series <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / series)
     assert found["first"] > found["own"]
+
+
+@pytest.mark.parametrize("line", ["[]", '["lost"]', '["lost", "x", "y"]', '["other", "x"]', "{}", '["lost", 1]'])
+def test_a_malformed_copy_of_the_ledger_is_refused(tmp_path, line):
+    (tmp_path / HOLDOUT).write_text(f"{line}\n")
+    with pytest.raises(InputError, match=r"holdout\.jsonl, line 1"):
+        load(tmp_path)

@@ -168,6 +168,11 @@ def test_replay_is_refused_for_preference_training(tmp_path):
         replay_prompts(replace(recipe, method=replace(recipe.method, kind="dpo")), [])
 
 
+def test_a_damaged_line_of_the_cached_answers_is_left_out(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"key": "a", "text": "x", "cut": false}\n{}\n{"key": "b", "text": 1, "cut": false}\n')
+    assert list(answering._read(tmp_path / "a.jsonl")) == ["a"]
+
+
 def test_only_line_feeds_end_the_lines_of_a_prompt_file(tmp_path):
     (tmp_path / "own.jsonl").write_text('{"prompt": "one\u2028line"}\n\n{"prompt": "a\u0085b"}\n', encoding="utf-8")
     read = read_prompts(tmp_path / "own.jsonl")

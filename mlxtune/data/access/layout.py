@@ -18,6 +18,7 @@ from mlxtune.data.readers.turns import loads
 ARCHIVES = (".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz", ".7z")
 TABLES = (".arrow", ".feather", ".avro", ".xlsx", ".xls", ".ods", ".sqlite", ".db")
 _CUT = re.compile(rb"[a-z][\xc2-\xde]|\xe2\x80")  # the beginning of a character in UTF-8, as in a text that was cut
+_FOREIGN = re.compile(rb"[\xc0-\xff]{3}")  # hardly in Western languages: letters of another encoding, such as Windows-1251
 _HEAD = 1 << 20  # bytes in which the first record must begin
 
 
@@ -47,7 +48,7 @@ class FileLayout:
             text = raw.decode()
         except UnicodeDecodeError as error:
             reason = f"byte {error.start + 1:,} (0x{raw[error.start]:02x}) is not valid UTF-8."
-            kind = "encoding" if is_cp1252(raw) and not _CUT.search(raw) else "bad-row"
+            kind = "encoding" if is_cp1252(raw) and not (_CUT.search(raw) or _FOREIGN.search(raw)) else "bad-row"
             raise InvalidRecord(reason, "Save the file as UTF-8, or correct that character.", kind, error.start) from error
         return self._fields(text) if self.kind == "csv" else self._json(text)
 

@@ -39,6 +39,7 @@ _NUMBER_WORDS = {
     for number, words in enumerate(("none zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"))
     for word in words.split()
 }  # fmt: skip
+_QUESTION = re.compile(r"[^.!?\n]+\?+")
 _SPELLING = 85  # minimum similarity of two spellings of a word, in percent
 _FILLER = frozenset(
     ("a", "an", "the", "is", "are", "my", "your", "our", "this", "that", "please", "yet", "still", "just", "now", "for", "so", "really", "very",
@@ -105,7 +106,8 @@ def _differ(one: Any, two: Any) -> bool:
 
 
 def _texts_differ(one: str, two: str) -> bool:
-    if normalize_answer(one) == normalize_answer(two) or "?" in one + two:  # there are many questions to a prompt
+    is_question = all(_QUESTION.fullmatch(text.strip()) for text in (one, two))
+    if normalize_answer(one) == normalize_answer(two) or is_question:  # there are many questions to a prompt
         return False
     # in words, some of which have no spaces
     lengths = [max(len(text.split()), len(text.encode(errors="replace")) // 24) for text in (one, two)]
@@ -117,7 +119,7 @@ def _texts_differ(one: str, two: str) -> bool:
     if verdicts[0] and verdicts[1] and verdicts[0].lastindex != verdicts[1].lastindex:
         return True
     signs = [(text[: found.start()].split() or [""])[-1] for text, found in zip((one, two), last, strict=True) if found]
-    has_result = len(signs) == 2 and signs[0] == signs[1] and not signs[0].isalpha()  # such as #### 72
+    has_result = len(signs) == 2 and signs[0] == signs[1] and set(signs[0]) == {"#"}  # such as #### 72
     if max(lengths) > _SHORT_WORDS or has_result:
         return bool(ends_differ)
     (numbers, about), (others, about_others) = (_numbers(FENCE.sub(" ", text)) for text in (one, two))

@@ -149,7 +149,12 @@ def result_hash(contract: str, answers: Mapping[str, Sequence[Answer]]) -> str:
 def load(evaluation: Path) -> LedgerLines:
     """Load what :func:`enter` wrote; empty if there is no file. Raises ``InputError`` if it is malformed."""
     found: dict[str, list[bytes]] = {"lost": [], "lines": []}
-    read_records(evaluation / HOLDOUT, lambda record: found[record[0]].append(record[1].encode(errors="surrogateescape")))
+
+    def read(record: Any) -> None:
+        source, line = record
+        found[source].append(line.encode(errors="surrogateescape"))
+
+    read_records(evaluation / HOLDOUT, read)
     return LedgerLines(tuple(found["lines"]), tuple(found["lost"]))
 
 

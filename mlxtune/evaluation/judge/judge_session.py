@@ -185,7 +185,9 @@ def load_session(evaluation: Path, folder: Path, rows: Sequence[AnswerPair] = ()
 
     Raises ``InputError`` if it is damaged or does not match the evaluation.
     """
-    session = load_record(JudgeSession, folder / FILE, VERSION, "Delete the folder and run the judge again.")
+    session = load_record(
+        JudgeSession, folder / FILE, VERSION, "Use the version that wrote it, or delete the folder and run the judge again."
+    )
     rows = rows or load_pairs(evaluation, *session.arms)
     drawn = sorted(rows, key=lambda row: unit_interval(session.seed, "row", row.id))[: session.n]
     return replace(session, evaluation=evaluation, folder=folder, rows=tuple(drawn))

@@ -41,7 +41,7 @@ class FixDialog(Dialog[FixChoice | None]):
 
     GROUP = "fix"
     ACTIONS = (
-        Action("choose('fix')", "enter", lambda dialog: f"{dialog.check.fix.label} {dialog.count}",
+        Action("choose('fix')", "enter", lambda dialog: f"{dialog.check.fix.label}: {dialog.count}",
                when=lambda dialog: dialog.check.fix.kind == "put", bound=False),
         Action("choose('leave_out')", "enter", lambda dialog: f"leave out {dialog.count}",
                when=lambda dialog: dialog.check.fix.kind == "drop", bound=False),

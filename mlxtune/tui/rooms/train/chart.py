@@ -98,7 +98,8 @@ class RunChart(FocusPanel):
         """The cursor moved to another step, or was hidden."""
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(draw=self._draw, **kwargs)
+        about = "Raw values are faint; the smoothed line is colored. The legend shows the values at the cursor."
+        super().__init__(about=about, draw=self._draw, **kwargs)
         self._state: RunState | None = None
         self._other: RunView | None = None
         self._curve = Curve((), (), (), 0)
