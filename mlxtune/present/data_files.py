@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mlxtune.core.text import one_line, plural
-from mlxtune.data.checks.registry import get_check
 from mlxtune.data.column_map import ColumnUse
 from mlxtune.data.export import ExportResult
 from mlxtune.data.importer import ImportResult
@@ -90,6 +89,8 @@ def outcome_text(outcome: Outcome) -> str:
 
 def recipe_document(guessed: Scaffold, name: str, *, with_columns: bool = False) -> Document:
     """Describe the recipe ``name`` and, if ``with_columns``, the columns that it reads."""
+    from mlxtune.data.checks.registry import get_check  # imports numpy, which --help does not need
+
     formats = ", ".join(f"{count:,} {format}" for format, count in guessed.formats.items())
     facts = [Fact("rows", f"{guessed.rows:,} ({formats})"), *(column_facts(guessed.columns) if with_columns else ())]
     unreadable = (f"{count:,} {get_check(check).label}" for check, count in guessed.unreadable.items())

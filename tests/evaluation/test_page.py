@@ -1,7 +1,8 @@
+import itertools
 import json
 from dataclasses import replace
-from functools import partial
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 from evaluation_files import BAD, GOOD, write_evaluation
@@ -9,7 +10,7 @@ from evaluation_files import BAD, GOOD, write_evaluation
 from mlxtune.core.errors import InputError
 from mlxtune.core.json_fields import to_json
 from mlxtune.data.rows import Location
-from mlxtune.evaluation import evidence, report
+from mlxtune.evaluation import evidence, history, report
 from mlxtune.evaluation.answers import AnswerStatistics
 from mlxtune.evaluation.drilldown import failed_rows
 from mlxtune.evaluation.evidence import EvaluatedRow
@@ -22,7 +23,6 @@ from mlxtune.evaluation.verdict import RecipeGain
 from mlxtune.present import html, markdown
 from mlxtune.present.report import arms_table, comparison_tables, report_document
 from mlxtune.present.verdict import report_facts
-from mlxtune.runs.registry import Run
 
 SCRIPT = "<script>alert(1)</script>"
 HOSTILE = [
@@ -310,9 +310,17 @@ def test_an_invalid_position_is_reported(tmp_path, element):
 
 def test_a_report_without_row_ids_is_part_of_no_other(tmp_path):
     folder = write_evaluation(tmp_path)
-    loaded, evaluation = report.load(folder), partial(Evaluation, Run(folder))
-    own, more = evaluation(loaded), replace(loaded, facts={**loaded.facts, "row_ids": [*loaded.facts["row_ids"], "another"]})
-    assert own.is_part_of(evaluation(more))
-    assert not evaluation(more).is_part_of(own)
-    assert not evaluation(replace(loaded, facts={**loaded.facts, "row_ids": []})).is_part_of(own)
-    assert not own.is_part_of(evaluation(replace(more, facts={**more.facts, "adapter_step": 9})))
+    stored, stamps = json.loads((folder / report.FILE).read_text()), itertools.count()
+    ids = [*stored["facts"]["row_ids"], "another"]
+
+    def evaluation(**facts: Any) -> Evaluation:
+        (folder / report.FILE).write_text(json.dumps({**stored, "facts": {**stored["facts"], **facts}}))
+        found = history._read(folder, (next(stamps), 0, 0))
+        assert found
+        return found
+
+    own = evaluation()
+    assert own.is_part_of(evaluation(row_ids=ids))
+    assert not evaluation(row_ids=ids).is_part_of(own)
+    assert not evaluation(row_ids=[]).is_part_of(own)
+    assert not own.is_part_of(evaluation(row_ids=ids, adapter_step=9))

@@ -242,7 +242,7 @@ async def test_without_a_recipe_there_is_no_base_to_ask(shop, checks, open_room)
         room.app.sessions.open_file(shop.folder / "rows.jsonl")
         room.app.redraw()
         await checked(room)
-        await room.press("c", notice="· This takes a recipe, and its base on this machine.")
+        await room.press("c", notice="· The base check needs a recipe whose base is on this machine.")
         assert len(checks.requests) == 1
 
 
@@ -527,7 +527,7 @@ async def test_rows_in_another_encoding_are_read_by_their_fix(room, checks):
     await filter_by(room, "finding:encoding", 1)
     assert "Im Café – hinten." in " ".join(room.text("#row-preview").split())
     await room.press(
-        "f", until=lambda: "Wo ist René?" in room.screen_text and "enter read as Windows-1252 1 row" in room.screen_text
+        "f", until=lambda: "Wo ist René?" in room.screen_text and "enter read as Windows-1252: 1 row" in room.screen_text
     )
     assert "Ren�" in room.screen_text
     await room.press("enter", until=lambda: "encoding" not in session.source.verdict.rows)

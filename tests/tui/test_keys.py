@@ -177,6 +177,14 @@ async def on_a_finding(pilot: Any) -> None:
     await pilot.press(*["down"] * 11)
 
 
+async def on_an_accepted_finding(pilot: Any) -> None:
+    await on_a_finding(pilot)
+    row = pilot.app.screen.session.row_index
+    await pilot.press("a")
+    await until(pilot, lambda: pilot.app.screen.session.source.decision(row).status == "accepted")
+    await pilot.press(*["up"] * (pilot.app.screen.session.row_index - row))
+
+
 async def without_recipe(pilot: Any) -> None:
     """Open the rows without their recipe, and wait until another one is proposed as soon as n is pressed."""
     app = pilot.app
@@ -207,6 +215,7 @@ STAGES = (
     Stage("data", with_base, size=SMALL, then=checked),
     Stage("data", fill, then=checked, before=("i",)),
     Stage("data", fill, then=on_a_finding, before=("f",)),
+    Stage("data", fill, then=on_an_accepted_finding, before=("f",)),
     Stage("data", fill, then=checked, before=("o",)),
     Stage("data", fill, then=checked, before=("equals_sign",)),
     Stage("data", fill, then=checked, before=("a", "u")),
