@@ -3,6 +3,9 @@
 import errno
 import json
 import os
+import signal
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -289,6 +292,27 @@ def test_a_home_that_is_not_writable_does_not_prevent_a_review(tmp_path, monkeyp
     monkeypatch.setenv("MLXTUNE_HOME", str(tmp_path / "file" / "home"))
     with ReviewSession(tmp_path / "shop.jsonl") as session:
         assert session.decide("accept", KEYED[:1])
+
+
+def test_killing_a_session_frees_the_lock_and_keeps_every_decision(tmp_path):
+    source = tmp_path / "shop.jsonl"
+    code = (
+        "import sys, time; from pathlib import Path; from mlxtune.data.readers.formats import parse; from mlxtune.data.rows import Location\n"
+        "from mlxtune.data.review import ReviewSession\n"
+        "window = ReviewSession(Path(sys.argv[1]))\n"
+        "for i in range(9):\n"
+        "    row = parse({'text': str(i)}, Location(Path('x'), 1))\n"
+        "    window.decide('accept', [(row.hash, row)]); print(i, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(source)], stdout=subprocess.PIPE, text=True) as process:
+        for _ in range(9):
+            process.stdout.readline()
+        with pytest.raises(InputError, match="another window"):
+            ReviewSession(source)
+        os.kill(process.pid, signal.SIGKILL)
+    with ReviewSession(source) as session:
+        assert [item.status for item in session.state.decisions.values()] == ["accepted"] * 9
 
 
 def test_a_decision_must_fit_the_row(tmp_path):
