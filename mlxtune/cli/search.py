@@ -11,7 +11,7 @@ from mlxtune.evaluation import report as reports
 from mlxtune.present.blocks import facts
 from mlxtune.present.search import search_document
 from mlxtune.recipe import load
-from mlxtune.runs.registry import ACTIVE, RUN_KINDS, Run
+from mlxtune.runs.registry import RUN_KINDS, Run
 from mlxtune.training.search.leaderboard import read_leaderboard
 from mlxtune.workspace import control
 
@@ -38,7 +38,7 @@ def show_search(run: Run) -> None:
     """Print a search's leaderboard, its decision, and the evaluation of the selected adapter."""
     board = read_leaderboard(run.folder)
     if board is None:
-        if run.status() in ACTIVE:
+        if not run.state().ended:
             show("The search has not planned its trials yet.")
         return
     draw(search_document(board))
