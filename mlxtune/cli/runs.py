@@ -33,7 +33,6 @@ from mlxtune.training.search.leaderboard import read_leaderboard
 from mlxtune.workspace import control
 
 POLL = 2.0  # seconds
-_LOCK = "track.lock"  # in a run whose steps have been sent to a tracker
 
 app = typer.Typer(
     help="List, show, attach to, stop, resume, export, and remove runs.", invoke_without_command=True, no_args_is_help=False
@@ -141,13 +140,14 @@ def export(
     if run.kind not in ("train", "search"):
         raise InputError(f"{run.id} has no per-step metrics.", hint="Export a training run or a search.")
     project = run.recipe().name
-    is_continued = live and to != "csv" and (run.folder / _LOCK).exists()  # what was before the run was resumed is already logged
+    own = run.folder / f"track-{to}.lock"
+    is_continued = live and to != "csv" and own.exists()  # the tracker already has what was before the run was resumed
     resumed = [event["t"] for event in read_all(run.folder) if event["type"] == "run.resumed"] if is_continued else []
     since = max(resumed, default=0.0)
     seen: set[tuple[object, ...]] = set()
     readers: dict[Path, EventReader] = {}
     count = 0
-    one = file_lock(run.folder / _LOCK, busy=f"{run.id} is already being exported.", timeout=10) if live else nullcontext()
+    one = file_lock(own, busy=f"{run.id} is already being exported.", timeout=10) if live else nullcontext()
     with one, closing(open_sink(to, run.id, project, output, online=online, live=live)) as sink:
         while True:
             ended = not live or run.state().ended or run.status() == "crashed"

@@ -12,7 +12,7 @@ from mlxtune.data.readers.formats import NO_MAPPING
 from mlxtune.data.rows import REVIEW_STATUS, Location, Row
 from mlxtune.recipe import DataSection
 
-AS_IT_IS = DataSection("")
+_AUTO = DataSection("")  # any format, and columns by their names
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Source:
 
 
 def read_source(
-    path: Path, data: DataSection = AS_IT_IS, *, review_entries: int | None = None, skip_invalid: bool = False
+    path: Path, data: DataSection = _AUTO, *, review_entries: int | None = None, skip_invalid: bool = False
 ) -> Source:  # fmt: skip
     """Read all rows of ``path`` with the format and map in ``data``, and apply its review, or its first ``review_entries``.
 

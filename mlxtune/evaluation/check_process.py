@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # checks load numpy
 
 
 class CheckRequest(TypedDict, total=False):
-    """A recipe file, whose ``base`` is asked if that is true, or a source, format, and map. ``fetch`` allows to download the model."""
+    """A recipe file, or a source with its format and column map. ``base`` also asks the recipe's base; ``fetch`` may download it."""
 
     recipe: str
     source: str

@@ -215,17 +215,9 @@ def load_pairs(folder: Path, first: str, second: str) -> tuple[AnswerPair, ...]:
             raise InputError(f"{folder.name} has no arm named {one_line(arm, 40)}.", hint=suggest(arm, evidence.answers))
     one, two = ({answer.id: answer.output for answer in evidence.answers[arm]} for arm in (first, second))
     rules = evidence.recipe.evaluation.disclaimers
+    required = {row.id: required_by(row.reference or "", rules) for row in evidence.rows}
     return tuple(
-        AnswerPair(
-            row.id,
-            row.prompt,
-            row.reference or "",
-            row.group,
-            one[row.id],
-            two[row.id],
-            row.tools,
-            required_by(row.reference or "", rules),
-        )
+        AnswerPair(row.id, row.prompt, row.reference or "", row.group, one[row.id], two[row.id], row.tools, required[row.id])
         for row in evidence.rows
         if row.id in one and row.id in two
     )

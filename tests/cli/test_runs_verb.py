@@ -342,6 +342,8 @@ def _add_steps(folder: Path, *steps: int, start: str = "", end: bool = False) ->
 def test_a_run_that_was_never_tracked_is_exported_whole_after_it_was_resumed(ok, cwd, tracker):
     folder = _run(cwd, "20261122-0900-shop")
     _add_steps(folder, 1205, start="run.resumed", end=True)
+    with file_lock(folder / "track-wandb.lock", busy=""):  # another tracker has it
+        pass
     assert "3 rows exported" in ok("runs", "export", "shop", "--to", "trackio", "--live").out
 
 
@@ -364,7 +366,7 @@ def test_a_second_process_does_not_log_what_the_first_logs(ok, cli, cwd, tracker
     """The process from before a quick resume may not notice that the run had stopped, and go on."""
     folder = _run(cwd, "20261122-0900-shop", end=FINISHED)
     live = ("runs", "export", "shop", "--to", "trackio", "--live")
-    with file_lock(folder / "track.lock", busy=""):
+    with file_lock(folder / "track-trackio.lock", busy=""):
         assert "is already being exported" in cli(*live).err
     assert not tracker
     ok(*live)

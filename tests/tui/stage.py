@@ -29,7 +29,7 @@ source = "../data/support.jsonl"
 """
 
 
-_JOURNALS: dict[str, bytes] = {}  # of runs that were told before
+_JOURNALS: dict[str, bytes] = {}  # of runs, as they were first written
 
 
 class Shop:

@@ -211,8 +211,7 @@ async def test_m_cycles_the_metrics_and_rows_and_table_follow(room):
 async def test_the_room_opens_on_a_row_that_the_training_fixed(room):
     await room.until(lambda: room.screen.rows is not None)
     await room.until(lambda: room.head("#ev-rows").endswith("Fixed row 1 of 14"))
-    names = room.text("#ev-detail").splitlines()
-    assert any(line.split() == ["base+kshot", "tuned"] for line in names), "before and after"
+    await room.until(lambda: ["base+kshot", "tuned"] in map(str.split, room.text("#ev-detail").splitlines()))  # before and after
 
 
 @opens(size=NARROW)

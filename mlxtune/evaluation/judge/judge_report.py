@@ -162,9 +162,8 @@ def _graded(session: JudgeSession, grades: Grades) -> tuple[tuple[Comparison, ..
     """Compare the arms by each question, and by those about the reference also in the rows that require each conditional disclaimer."""
     comparisons: list[Comparison | ScoreComparison] = []
     texts = dict.fromkeys(name for row in session.rows for name in row.required)
-    for question, required in [
-        (item, name) for item in session.rubric.questions for name in ("", *(texts if item.about_reference else ()))
-    ]:
+    asked = [(item, name) for item in session.rubric.questions for name in ("", *(texts if item.about_reference else ()))]
+    for question, required in asked:
         values, groups = [], []
         for row in session.rows:
             if (question.about_reference and not row.reference) or (required and required not in row.required):

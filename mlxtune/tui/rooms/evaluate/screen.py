@@ -139,10 +139,8 @@ class EvaluateRoom(Room):
         if self._newest and newest != self._newest:
             self.evaluation = newest or None  # show an evaluation that has finished since, whatever its recipe
         self._newest = newest
-        wanted, live = (
-            self.app.selection.preferred_evaluation(self.evaluation, self.app.selection.evaluations),
-            self.running("eval"),
-        )
+        wanted = self.app.selection.preferred_evaluation(self.evaluation, self.app.selection.evaluations)
+        live = self.running("eval")
         if wanted and wanted.run.folder != self._folder:
             self._load_report(wanted.run.folder)
         if wanted is None:

@@ -227,13 +227,7 @@ class ReviewRoom(SourceRoom):
         mask = self._masks.get(row.hash, self._masks.get(""))
         if isinstance(mask, TrainingMask):
             repeated = mask.tokens - sum(turn.tokens for turn in mask.turns)  # if each answer is trained in a row of its own
-            more = (
-                " with both answers"
-                if isinstance(row, Preference)
-                else f" ({repeated:,} in repeated turns)"
-                if repeated > 0
-                else ""
-            )
+            more = " with both answers" if self.has_pair else f" ({repeated:,} in repeated turns)" if repeated > 0 else ""
             tokens = f"{mask.tokens:,} tokens{more}, {self._why_untrained(session) or f'{mask.trained:,} trained'}"
         elif session.base_is_missing:
             tokens = f"no token count: the base is missing.{session.download_hint}".rstrip(".")
