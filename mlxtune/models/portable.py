@@ -15,7 +15,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from mlxtune.data.rows import REASONING, Conversation, Location, Message, PromptRow
 from mlxtune.models.dialect import Dialect
-from mlxtune.models.thinking import template_variables
+from mlxtune.models.thinking import ThinkingControls, template_variables
 from mlxtune.recipe.schema import Thinking
 
 _DATE = re.compile(r"\bdate_string\b")  # llama.cpp passes today's date in this variable
@@ -31,10 +31,11 @@ def with_variables(source: str, variables: Mapping[str, Any]) -> str:
     return "".join(settings) + source
 
 
-def message_converter(dialect: Dialect, *, thinking: bool, keep: bool, word: str) -> str:
-    """Return Jinja source that converts plain messages as ``dialect.adapt`` does, and adds ``word`` to the system turn if set."""
+def message_converter(dialect: Dialect, controls: ThinkingControls, thinking: Thinking) -> str:
+    """Return Jinja source that converts plain messages as ``dialect.adapt`` does, and adds the word for ``thinking`` to the system turn."""
     read = {name: getattr(dialect, name) for name in ("systems", "arguments", "content_parts", "short_ids", "tools_in_system")}
-    read |= {"reasoning": dialect.reasoning if thinking else "", "keep": keep, "word": word}
+    reasoning = dialect.reasoning if thinking != "off" else ""
+    read |= {"reasoning": reasoning, "keep": controls.keeps(thinking), "word": controls.word(thinking)}
     return f"{{%- set dialect = {json.dumps(read)} %}}{_CONVERTER.read_text(encoding='utf-8')}"
 
 

@@ -104,14 +104,13 @@ class ChatTemplate:
             return ""
         if self.tokenizer.bos_token is None:  # llama.cpp would take its own default
             variables["bos_token"] = ""
-        word = self.thinking.word(thinking)
         frozen = with_variables(source, variables)
         rendered = self.rendered_prompts(probes(self.dialect, thinking))
         gets_parts = thinking == "off" and "[THINK]" in source  # llama.cpp gives these templates thoughts as parts of the content
-        if not gets_parts and all(self._renders(frozen, row) == tokens for row, tokens in rendered):
+        reads_alias = self.dialect.reasoning and REASONING not in source  # which transformers fills, but LM Studio does not
+        if not (gets_parts or reads_alias) and all(self._renders(frozen, row) == tokens for row, tokens in rendered):
             return frozen
-        converter = message_converter(self.dialect, thinking=thinking != "off", keep=self.thinking.keeps(thinking), word=word)
-        return converter + frozen
+        return message_converter(self.dialect, self.thinking, thinking) + frozen
 
     def _renders(self, source: str, row: PromptRow) -> list[int] | None:
         """Return the prompt of ``row`` as transformers renders it with the template ``source``, or ``None`` if that fails."""
@@ -203,8 +202,7 @@ class ChatTemplate:
         """Raise ``TemplateError`` if there is no template, or if it has no token that ends an answer, like GLM-4's."""
         self.render([Message("user", "Hi")], (), generation_prompt=True)
         if self._end_tokens == frozenset():
-            hint = (self.settings.source and self._shipped_hint()) or _ENDLESS_HINT
-            raise TemplateError(f"The chat template of {self.name} ends answers {_ENDLESS}.", hint=hint)
+            raise TemplateError(f"The chat template of {self.name} ends answers {_ENDLESS}.", hint=self._endless_hint)
 
     def count_tokens(self, text: str) -> int:
         """Return the number of tokens in ``text``, without the tokens that the template adds."""
