@@ -13,6 +13,7 @@ from test_sft import shaken
 from mlxtune.data.rows import Location
 from mlxtune.models.encoded import Encoded
 from mlxtune.models.head import split_head
+from mlxtune.models.load import load
 from mlxtune.recipe import AdapterSection
 from mlxtune.training.layer_stack import LayerStack
 from mlxtune.training.segments import segment_gradients
@@ -38,12 +39,21 @@ def long_rows(count: int, length: int, prefix: int = 0) -> list[Encoded]:
 def test_gradients_of_segments_equal_those_of_whole_rows(tiny, count, checkpointed, prefix, segment):
     model, _ = load_model(tiny)
     shaken(model, AdapterSection(rank=4, alpha=8))
-    rows = long_rows(count, 4 * segment - 3, prefix)
+    assert_equal_gradients(model, long_rows(count, 4 * segment - 3, prefix), segment, checkpointed=checkpointed)
+
+
+@pytest.mark.real
+def test_gradients_of_segments_equal_those_of_whole_rows_on_the_bundled_model(real):
+    loaded = load(real.source)  # a private copy: adapters would remain on the shared model
+    shaken(loaded.model, AdapterSection(rank=8))
+    assert_equal_gradients(loaded.model, long_rows(1, 128), 32, checkpointed=True)
+
+
+def assert_equal_gradients(model: nn.Module, rows: list[Encoded], segment: int, *, checkpointed: bool) -> None:
     prefix = shared_prefix(rows)
-    stack = LayerStack(model, split_head(model), checkpointed=checkpointed)
-    (batch,) = SFTObjective(prefix).collate(rows, [range(count)], range(count))
+    objective, stack = SFTObjective(prefix), LayerStack(model, split_head(model), checkpointed=checkpointed)
+    (batch,) = objective.collate(rows, [range(len(rows))], range(len(rows)))
     model.train()
-    objective = SFTObjective(prefix)
     (loss, _), expected = nn.value_and_grad(model, lambda arrays: objective(stack, arrays))(batch.arrays())
     (own_loss, _), own = segment_gradients(stack, batch.arrays(), segment)
     assert own_loss.item() == pytest.approx(loss.item(), rel=1e-5)
