@@ -5,7 +5,7 @@
 Each program renders with its own code: mlx-lm, Transformers, llama.cpp from the package xllamacpp, @huggingface/jinja, whose errors LM Studio
 reports (needs ``node``), Go's ``text/template`` as Ollama uses it (needs ``go``), and mlxtune's server. A cell counts the kinds whose prompts
 are equal. The others are refused: by the trainer if the template cannot express them, or by the export, which renders the same conversations
-before it is kept. The folder has the templates that TRL's wheel lacks, by the names in ``tests/conformance/bases.py``.
+before it is kept. The folder has the templates that are in no package, by the names in ``tests/conformance/bases.py``.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ THOUGHTS = {  # the text that starts a thought, with the text that ends it
     "to=self<|message|>": "<|eom|>",  # Muse
     "<seed:think>": "</seed:think>",
     "<longcat_think>": "</longcat_think>",
+    "<thought>": "</thought>",  # EXAONE Deep
     "<|START_THINKING|>": "<|END_THINKING|>",  # Command A
 }
 # Text around thoughts and answers in gpt-oss, Muse, and Command R7B, and whether the answer begins after it.

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from downloads import TRL
+from downloads import OLLAMA_UTILS, TRL, Package
 from tiny_model import write_tokenizer
 
 from mlxtune.recipe.schema import SHIPPED_TEMPLATES
 
-TEMPLATES = os.environ.get("MLXTUNE_TEMPLATES", "")  # a folder with the templates that TRL's wheel lacks
+TEMPLATES = os.environ.get("MLXTUNE_TEMPLATES", "")  # a folder with the templates that are in no package
 
 CHATML = ("<|im_start|>", "<|im_end|>")
 HERMES = (
@@ -73,6 +73,7 @@ CHATML_TEMPLATE = (
     "{{bos_token}}{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+EXAONE = ("[|endofturn|]", "[|system|]", "[|user|]", "[|assistant|]")
 DEEPSEEK = ("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>")
 LFM2 = (
     "<|startoftext|>", "<|endoftext|>", *CHATML, "<|tool_list_start|>", "<|tool_list_end|>", "<|tool_call_start|>",
@@ -84,11 +85,11 @@ LFM2 = (
 class Base:
     """A base model's chat format.
 
-    ``template`` is a file of TRL's wheel, or of the folder in ``MLXTUNE_TEMPLATES`` for templates that the wheel lacks. ``stops``
-    are the tokens that end generation in the model's config, the first of them the tokenizer's ``eos_token``. ``specials`` are its
-    control tokens and ``plain`` tokens of its own that are not control tokens. ``vocabulary`` names the closest real vocabulary.
-    ``tools`` and ``thinking`` say whether the template can render tool calls and thoughts. ``default`` is the Jinja template of
-    conversations without tools, if ``template`` is only that of conversations with tools.
+    ``template`` is a file of ``package``, or without one, of the folder in ``MLXTUNE_TEMPLATES``. ``stops`` are the tokens that
+    end generation in the model's config, the first of them the tokenizer's ``eos_token``. ``specials`` are its control tokens and
+    ``plain`` tokens of its own that are not control tokens. ``vocabulary`` names the closest real vocabulary. ``tools`` and
+    ``thinking`` say whether the template can render tool calls and thoughts. ``default`` is the Jinja template of conversations
+    without tools, if ``template`` is only that of conversations with tools.
     """
 
     name: str
@@ -100,8 +101,8 @@ class Base:
     bos: str = ""
     tools: bool = True
     thinking: bool = False
-    in_wheel: bool = True
-    twin: bool = False  # has a ``_training`` template
+    package: Package | None = TRL
+    twin: bool = False  # has marks of the trained text: in a ``_training`` template of TRL's, or in its own
     default: str = ""
 
 
@@ -115,11 +116,13 @@ gemma = partial(Base, vocabulary="gemma3", stops=("<end_of_turn>", "<eos>"), spe
 llama = partial(
     Base, vocabulary="llama3_1", stops=("<|eot_id|>", "<|end_of_text|>", "<|eom_id|>"), specials=LLAMA3, bos="<|begin_of_text|>"
 )
-mistral = partial(Base, stops=("</s>",), specials=MISTRAL, bos="<s>", in_wheel=False)
+mistral = partial(Base, stops=("</s>",), specials=MISTRAL, bos="<s>", package=None)
 phi = partial(Base, vocabulary="gptoss", stops=("<|endoftext|>", "<|end|>"), specials=PHI, tools=False)
 cohere = partial(Base, vocabulary="llama3_1", stops=COHERE[:1], specials=COHERE, bos="<BOS_TOKEN>", tools=False, twin=True)
-chatml = partial(Base, vocabulary="llama3_1", stops=("<|im_end|>",), specials=CHATML, plain=HERMES, in_wheel=False)
-elsewhere = partial(Base, vocabulary="llama3_1", in_wheel=False, tools=False)
+chatml = partial(Base, vocabulary="llama3_1", stops=("<|im_end|>",), specials=CHATML, plain=HERMES, package=None)
+gguf = partial(Base, vocabulary="llama3_1", package=OLLAMA_UTILS, tools=False)
+phi_4 = partial(gguf, stops=("<|im_end|>",), specials=(*CHATML, "<|im_sep|>", "<|endoftext|>"))
+elsewhere = partial(Base, vocabulary="llama3_1", package=None, tools=False)
 lfm2 = partial(Base, vocabulary="llama3_1", stops=("<|im_end|>",), specials=LFM2, bos="<|startoftext|>")
 nemotron_3 = partial(
     Base, vocabulary="llama3_1", stops=("<|im_end|>",), specials=CHATML, plain=HERMES, bos="<s>", thinking=True, twin=True
@@ -134,7 +137,7 @@ BASES = (
     qwen("Qwen3-2507", "qwen3_instruct_2507"),
     qwen("Qwen2.5", "qwen2_5"),
     gemma_4("Gemma 4 E2B", "gemma4_v5"),
-    gemma_4("Gemma 4 31B", "google-gemma-4-31B-it", thinking=False, in_wheel=False),  # renders thoughts before calls only
+    gemma_4("Gemma 4 31B", "google-gemma-4-31B-it", thinking=False, package=None),  # renders thoughts before calls only
     gemma("Gemma 3", "gemma3"),
     llama("Llama 3.1", "llama3_1"),
     llama("Llama 3.2", "llama3_2"),
@@ -143,12 +146,12 @@ BASES = (
     ),
     mistral("Ministral 3", "ministral-3-instruct", "gptoss"),
     mistral("Mistral v3", "mistral-v3", "mistral"),
-    phi("Phi-4-mini", "phi-4-mini", in_wheel=False),
-    Base("Phi-4", "phi-4", "llama3_1", ("<|im_end|>",), (*CHATML, "<|im_sep|>", "<|endoftext|>"), tools=False, in_wheel=False),
-    Base("SmolLM3", "smollm3", "llama3_1", ("<|im_end|>",), CHATML, HERMES, tools=False, thinking=True, in_wheel=False),
+    phi("Phi-4-mini", "phi4-mini-3.8b", package=OLLAMA_UTILS),
+    phi_4("Phi-4", "phi-4", package=None),
+    Base("SmolLM3", "smollm3", "llama3_1", ("<|im_end|>",), CHATML, HERMES, tools=False, thinking=True, package=None, twin=True),
     Base(
-        "Granite 4", "ibm-granite-granite-4.0", "llama3_1", ("<|end_of_text|>",),
-        ("<|start_of_role|>", "<|end_of_role|>", "<|end_of_text|>"), HERMES[:4], in_wheel=False,
+        "Granite 4", "granite4-350m", "llama3_1", ("<|end_of_text|>",),
+        ("<|start_of_role|>", "<|end_of_role|>", "<|end_of_text|>"), HERMES[:4], package=OLLAMA_UTILS,
     ),
     lfm2("LFM2.5", "lfm2_2_5_v2", plain=HERMES[4:], thinking=True, twin=True),
 )  # fmt: skip
@@ -159,6 +162,11 @@ SHIPPED = (
 )
 OTHERS = (
     *SHIPPED,
+    phi_4("Phi-4 (first revision)", "phi4-14b"),
+    gguf("EXAONE 3.5", "exaone3.5-7.8b", stops=EXAONE[:1], specials=EXAONE),
+    gguf("EXAONE Deep", "exaone-deep-32b", stops=EXAONE[:1], specials=EXAONE, plain=("<thought>", "</thought>")),
+    gguf("OLMo 2", "olmo2-7b", stops=("<|endoftext|>",), specials=("<|endoftext|>",), bos="<|endoftext|>"),
+    gguf("Mistral Small 3", "mistral-small-24b", stops=("</s>",), specials=MISTRAL, bos="<s>"),
     gemma("Gemma 2", "gemma"),
     gemma_4("Gemma 4 (first revision)", "gemma4_v2", thinking=False),
     llama("Llama 3", "llama3", tools=False, twin=True),
@@ -182,11 +190,13 @@ OTHERS = (
         twin=True,
     ),
     mistral("Mistral Nemo", "mistralai-Mistral-Nemo-Instruct-2407", "gptoss"),
+    mistral("Mistral Small 3.1", "Mistral-Small-3.1-24B-Instruct-2503", "gptoss", tools=False),
     mistral("Mistral Small 3.2", "Mistral-Small-3.2-24B-Instruct-2506", "gptoss"),
     mistral("Ministral 3 Reasoning", "mistralai-Ministral-3-14B-Reasoning-2512", "gptoss", thinking=True),
+    chatml("OLMo 3 Think", "olmo_thinker", stops=("<|im_end|>", "<|endoftext|>"), plain=HERMES[4:], tools=False, thinking=True),
     chatml("Bielik 3", "Bielik-11B-v3.0-Instruct", bos="<s>", thinking=True),
     chatml("Hermes 3", "NousResearch-Hermes-3-Llama-3.1-8B-tool_use", bos="<|begin_of_text|>", default=CHATML_TEMPLATE),
-    cohere("Command R7B", "CohereForAI-c4ai-command-r7b-12-2024-tool_use", specials=(*COHERE, *COMMAND), in_wheel=False, twin=False),
+    cohere("Command R7B", "CohereForAI-c4ai-command-r7b-12-2024-tool_use", specials=(*COHERE, *COMMAND), package=None, twin=False),
     elsewhere("Apertus", "Apertus-8B-Instruct", stops=APERTUS[:1], specials=APERTUS, bos="<s>"),
     elsewhere("Apriel 1.5", "unsloth-Apriel-1.5", stops=("<|end|>",), specials=APRIEL, bos="<s>", tools=True),
     elsewhere("Apriel 1.6 Thinker", "Apriel-1.6-15b-Thinker-fixed", stops=("<|end|>",), specials=APRIEL, bos="<s>"),
@@ -198,10 +208,10 @@ OTHERS = (
 
 
 def template_file(base: Base) -> Path:
-    """Return the file with the base's template: shipped, in TRL's wheel, or in the folder that ``MLXTUNE_TEMPLATES`` names."""
+    """Return the file with the base's template: shipped, of a package, or in the folder that ``MLXTUNE_TEMPLATES`` names."""
     if base.template in SHIPPED_TEMPLATES:
         return SHIPPED_TEMPLATES[base.template]
-    return (TRL.folder() if base.in_wheel else Path(TEMPLATES)) / f"{base.template}.jinja"
+    return (base.package.folder() if base.package else Path(TEMPLATES)) / f"{base.template}.jinja"
 
 
 def write_base(base: Base, vocabulary: Path | None, folder: Path) -> Path:

