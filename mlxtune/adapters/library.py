@@ -16,10 +16,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from mlxtune.adapters.entry import AdapterEntry, read_entry, score_from_report
+from mlxtune.adapters.entry import AdapterEntry, AdapterScore, read_entry, score_from_report
 from mlxtune.adapters.layout import read_config
 from mlxtune.core.errors import EmptyWorkspaceError, InputError, MlxtuneError, ModelError
 from mlxtune.core.files import disk_errors, sync_folder
@@ -91,8 +92,7 @@ def all_adapters(workspace: Path) -> list[AdapterEntry]:
         folder = workspace / key
         run = folder.parent.name if key.startswith("runs/") else ""
         name = state.names.get(key) or run or folder.name
-        evaluation = history.evaluation_of(evaluated, run, folder)
-        score = score_from_report(evaluation.report, evaluation.run.folder) if evaluation else None
+        score = _score(history.evaluation_of(evaluated, run, folder))
         entries.append(read_entry(folder, key, name, tuple(state.tags.get(key, ())), score))
     return sorted(entries, key=lambda entry: (entry.created, entry.key), reverse=True)
 
@@ -150,9 +150,13 @@ def _checkpoint_entry(workspace: Path, run: Run) -> AdapterEntry:
         raise InputError(f"{run.id} is in another workspace.", hint="Change to that workspace's folder.")
     key = run.adapter.resolve().relative_to(workspace.resolve()).as_posix()
     name = f"{names_by_run(workspace).get(run.folder.name, run.folder.name)}@{run.step}"
-    evaluation = history.evaluation_of(history.evaluations(workspace), run.id, run.adapter)
-    score = score_from_report(evaluation.report, evaluation.run.folder) if evaluation else None
+    score = _score(history.evaluation_of(history.evaluations(workspace), run.id, run.adapter))
     return read_entry(workspace / key, key, name, (), score)
+
+
+@lru_cache(maxsize=512)  # a server lists the adapters for each request, and their reports are slow to read
+def _score(evaluation: history.Evaluation | None) -> AdapterScore | None:
+    return score_from_report(evaluation.report, evaluation.run.folder) if evaluation else None
 
 
 def find_usable(workspace: Path, which: str) -> AdapterEntry:

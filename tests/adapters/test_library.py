@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -77,6 +78,21 @@ def test_newest_evaluation_of_run_gives_score(empty_workspace: Path, shop) -> No
     before, after = score.changes[-1]
     assert (before.hits, after.hits, after.total) == (1, 3, 4)
     assert library.find(empty_workspace, SECOND).score is None
+
+
+def test_adapters_that_are_listed_again_have_the_same_scores(empty_workspace: Path, shop) -> None:
+    """The server lists them for each request. The index keeps only some reports ready to use."""
+    evaluation = write_evaluation(empty_workspace)
+    report = json.loads((evaluation / "report.json").read_text())
+    for number in range(40):
+        shop(f"20261124-{1200 + number}-shop")
+        report["facts"]["run"] = f"20261124-{1200 + number}-shop"
+        folder = evaluation.with_name(f"20261125-{1200 + number}-shop")
+        shutil.copytree(evaluation, folder)
+        (folder / "report.json").write_text(json.dumps(report))
+    first, second = library.all_adapters(empty_workspace), library.all_adapters(empty_workspace)
+    assert len(first) == 40
+    assert all(one.score is not None and one.score is other.score for one, other in zip(first, second, strict=True))
 
 
 def test_adapter_is_found_by_name_run_folder_or_partial_name(empty_workspace: Path, shop, monkeypatch) -> None:
