@@ -14,6 +14,7 @@ from mlx_lm.models.cache import KVCache
 from mlxtune.models.encoded import common_prefix
 
 MIN_TOKENS = 16  # shorter matches are not worth copying
+MAX_ENTRIES = 128  # each lookup compares all of them
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,13 +23,9 @@ class _CacheEntry:
     tokens: tuple[int, ...]
     caches: list[Any]
 
-    @property
-    def nbytes(self) -> int:
-        return sum(cache.nbytes for cache in self.caches)
-
 
 class PromptCache:
-    """The most recently used caches, up to ``limit`` bytes."""
+    """The most recently used caches: at most ``MAX_ENTRIES``, and up to ``limit`` bytes."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -44,7 +41,7 @@ class PromptCache:
             return
         self._entries = [old for old in self._entries if old.owner != owner or new.tokens[: len(old.tokens)] != old.tokens]
         self._entries.append(new)
-        while self._entries and self.nbytes > self.limit:
+        while len(self._entries) > MAX_ENTRIES or (self._entries and self.nbytes > self.limit):
             self._entries.pop(0)
 
     def lookup(self, owner: Hashable, tokens: Sequence[int]) -> tuple[list[Any], int] | None:
@@ -65,7 +62,7 @@ class PromptCache:
 
     @property
     def nbytes(self) -> int:
-        return sum(entry.nbytes for entry in self._entries)
+        return sum(cache.nbytes for entry in self._entries for cache in entry.caches)
 
     def retain(self, owners: Collection[Hashable]) -> None:
         """Drop the entries of all but ``owners``."""

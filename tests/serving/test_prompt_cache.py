@@ -3,6 +3,7 @@
 import mlx.core as mx
 from mlx_lm.models.cache import KVCache, RotatingKVCache
 
+from mlxtune.serving import prompt_cache
 from mlxtune.serving.prompt_cache import PromptCache
 
 
@@ -65,3 +66,12 @@ def test_a_cache_that_cannot_be_trimmed_is_reused_only_whole() -> None:
     cache.put(None, A, caches(A, RotatingKVCache))
     assert cache.lookup(None, B) is None
     assert cache.lookup(None, [*A, 1, 2])[1] == 40
+
+
+def test_small_entries_do_not_accumulate() -> None:
+    cache = PromptCache(10**9)
+    prompts = [[first, *A[1:]] for first in range(prompt_cache.MAX_ENTRIES + 50)]
+    for prompt in prompts:
+        cache.put(None, prompt, caches(prompt))
+    assert [cache.lookup(None, [*prompt, 1]) is not None for prompt in (prompts[49], prompts[50])] == [False, True]
+    assert cache.nbytes == prompt_cache.MAX_ENTRIES * sum(one.nbytes for one in caches(A))
