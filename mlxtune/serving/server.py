@@ -283,7 +283,7 @@ class _EventQueue:
 
     def __init__(self, request: Request) -> None:
         self._loop = asyncio.get_running_loop()
-        self._queue: asyncio.Queue[Event] = asyncio.Queue()
+        self._queue: asyncio.Queue[Event | None] = asyncio.Queue()  # None follows when the client has disconnected
         self._disconnect = asyncio.ensure_future(self._wait_for_disconnect(request))
 
     def put(self, event: Event) -> None:
@@ -293,14 +293,10 @@ class _EventQueue:
 
     async def next(self) -> Event:
         """Return the next event. Raises ``ClientDisconnect``."""
-        event = asyncio.ensure_future(self._queue.get())
-        try:
-            await asyncio.wait([event, self._disconnect], return_when=asyncio.FIRST_COMPLETED)
-            if event.done():
-                return event.result()
+        event = await self._queue.get()
+        if event is None:
             raise ClientDisconnect
-        finally:
-            event.cancel()
+        return event
 
     def close(self) -> None:
         self._disconnect.cancel()
@@ -308,6 +304,7 @@ class _EventQueue:
     async def _wait_for_disconnect(self, request: Request) -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
+        self._queue.put_nowait(None)
 
 
 async def _server_sent_events(first: Document, chunks: Chunks, done_marker: bool) -> AsyncIterator[str]:
