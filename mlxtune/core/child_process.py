@@ -145,11 +145,6 @@ class ChildProcess:
     def alive(self) -> bool:
         return self.exit_error is None and self.process.poll() is None
 
-    @property
-    def pending(self) -> int:
-        """Number of requests without a final reply."""
-        return len(self._listeners)
-
     def request(self, method: str, params: Mapping[str, Any] | None = None, listener: Listener | None = None) -> Call:
         """Send a request and return immediately. The reader thread calls ``listener`` with each reply; it must return quickly."""
         call, id = Call(), next(self._ids)

@@ -111,10 +111,6 @@ class Client(Closeable):
         """Whether the process has neither failed nor ended."""
         return self._error is None
 
-    @property
-    def busy(self) -> int:
-        return len(self._pending)
-
     def close(self) -> None:
         """End the process and free the accelerator."""
         self._closing = True

@@ -88,7 +88,7 @@ def test_progress_results_and_typed_errors(start) -> None:
         child.call("fail")
     assert caught.value.hint == "Raise data.max_tokens."
     assert child.call("count", {"to": 0}) == "done"
-    assert child.pending == 0
+    assert not child._listeners
 
 
 def test_printed_text_is_not_a_reply(start) -> None:

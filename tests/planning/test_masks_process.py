@@ -31,7 +31,7 @@ def test_masks_of_several_rows_and_restart_after_a_kill(workspace: Path) -> None
     process.send_signal(signal.SIGSTOP)  # it cannot answer before it is killed
     with ThreadPoolExecutor() as pool:
         request = pool.submit(masks.mask, ROW)
-        wait_until(lambda: masks._child is not None and masks._child.pending)
+        wait_until(lambda: masks._child is not None and masks._child._listeners)
         process.kill()
         with pytest.raises(MachineError, match="The tokenizer process was killed"):
             request.result()

@@ -70,7 +70,7 @@ def post(
 def alive(served) -> None:
     """Check that the server answers and no request is open."""
     assert post(served, ASK)[0] == 200
-    wait_until(lambda: not served.server._open and not served.client.busy)
+    wait_until(lambda: not served.server._open and not served.client._pending)
 
 
 @pytest.mark.parametrize(
