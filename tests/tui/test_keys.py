@@ -17,7 +17,6 @@ from textual.widgets import Input, TextArea
 from mlxtune.core.errors import ModelError
 from mlxtune.evaluation.blind.blind_session import BlindSession
 from mlxtune.evaluation.evidence import load_pairs
-from mlxtune.recipe import Recipe
 from mlxtune.runs.queue import Queue
 from mlxtune.tui import keys
 from mlxtune.tui.app import MlxtuneApp
@@ -93,12 +92,16 @@ def two_recipes(shop: Shop) -> None:
 def away(shop: Shop) -> None:
     """A base that would have to be fetched."""
 
-    def refused(service: PlanService, recipe: Recipe, progress: object) -> PlanResult:
-        raise ModelError("There is no such base.")
+    original = PlanService.plan
+
+    def plan(*arguments: Any, fetch: bool) -> PlanResult | None:
+        if fetch:
+            raise ModelError("There is no such base.")
+        return original(*arguments)
 
     plannable(shop, text=RECIPE.replace("../model", "some/base-4bit"))
     shop.monkeypatch.setattr("mlxtune.models.resolve.is_local", lambda *_, **__: False)
-    shop.monkeypatch.setattr(PlanService, "fetch", refused)
+    shop.monkeypatch.setattr(PlanService, "plan", plan)
 
 
 def with_base(shop: Shop) -> None:

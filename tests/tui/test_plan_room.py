@@ -485,9 +485,9 @@ async def test_home_shows_the_plan_of_the_recipe(room):
 async def test_figures_from_before_an_edit_are_marked(room, monkeypatch):
     gate, plan = Gate(), PlanService.plan
 
-    def slow_plan(service: PlanService, recipe: Recipe, progress: Any) -> PlanResult:
+    def slow_plan(*arguments: Any, **options: Any) -> PlanResult | None:
         gate.wait()
-        return plan(service, recipe, progress)
+        return plan(*arguments, **options)
 
     assert "from before your edit" not in verdict(room)
     monkeypatch.setattr(PlanService, "plan", slow_plan)
@@ -496,25 +496,43 @@ async def test_figures_from_before_an_edit_are_marked(room, monkeypatch):
     await room.until(lambda: "from before your edit" not in verdict(room))
 
 
-def test_only_the_newest_of_several_waiting_plans_is_computed(tmp_path, monkeypatch):
+def test_of_several_waiting_plans_the_outdated_ones_are_not_computed(tmp_path, monkeypatch):
     """Each run that ends changes what a plan depends on; plans would otherwise take all threads of the app."""
     planned, gate = [], threading.Event()
 
-    def plan(service: PlanService, recipe: Any, progress: Any) -> None:
+    def plan(service: PlanService, recipe: Any, progress: Any) -> Any:
         planned.append(recipe)
         gate.wait(PATIENCE)
+        return recipe
 
     monkeypatch.setattr(PlanService, "_plan", plan)
-    service, calls = PlanService(tmp_path), []
+    service, newest = PlanService(tmp_path), ["first"]
     with ThreadPoolExecutor() as pool:
-        for recipe in ("first", "second", "third", "fourth"):
-            before = service._newest
-            calls.append(pool.submit(service.plan, recipe, quiet))
-            wait_until(lambda before=before: service._newest is not before)
-            wait_until(lambda: planned)
+        calls = [pool.submit(service.plan, "first", quiet, lambda: newest[-1] != "first")]
+        wait_until(lambda: planned)
+        for recipe in ("second", "third", "fourth"):
+            newest.append(recipe)
+            calls.append(pool.submit(service.plan, recipe, quiet, lambda recipe=recipe: newest[-1] != recipe))
         gate.set()
     assert planned == ["first", "fourth"]
-    assert [bool(call.exception()) for call in calls] == [False, True, True, False]
+    assert [call.result() for call in calls] == ["first", None, None, "fourth"]
+
+
+async def test_a_plan_that_edits_made_outdated_is_not_computed(room, monkeypatch):
+    planned, gate, plan = [], Gate(), PlanService._plan
+
+    def slow_plan(service: PlanService, recipe: Recipe, progress: Any) -> PlanResult:
+        planned.append(recipe.training.batch_size)
+        gate.wait()
+        return plan(service, recipe, progress)
+
+    monkeypatch.setattr(PlanService, "_plan", slow_plan)
+    await room.press(*["down"] * 6, "right", until=lambda: planned)
+    room.screen._replan()
+    room.screen._replan()
+    gate.set()
+    await room.until(lambda: "from before your edit" not in verdict(room))
+    assert len(planned) == 2
 
 
 @pytest.mark.parametrize("height", range(4, 24))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from textual.app import ComposeResult
 from textual.containers import Horizontal
@@ -257,23 +257,24 @@ class PlanRoom(Room):
 
     # Planning
 
-    def _replan(self, how: Literal["plan", "fetch"] = "plan") -> None:
+    def _replan(self, *, fetch: bool = False) -> None:
         """Plan the recipe again in a job. The last plan stays visible."""
         form = self.form
         if form is None:
             return
         self._service = self._service or PlanService(self.app.workspace)
         self._generation += 1
-        generation, compute, recipe = self._generation, getattr(self._service, how), form.recipe
+        generation, recipe = self._generation, form.recipe
 
         def progress(label: str, share: float) -> None:
             self.app.call_later(self._set_progress, generation, label, share)
 
-        def planned(result: PlanResult) -> None:
-            form.plan, form.bill, form.local, form.error = result.plan, result.bill, result.local, None
-            form.planned = recipe
-            self.app.planned = (recipe, result.plan)
-            self._finish()
+        def planned(result: PlanResult | None) -> None:
+            if result:
+                form.plan, form.bill, form.local, form.error = result.plan, result.bill, result.local, None
+                form.planned = recipe
+                self.app.planned = (recipe, result.plan)
+                self._finish()
 
         def failed(error: MlxtuneError) -> None:
             form.plan, form.error = None, error
@@ -284,7 +285,8 @@ class PlanRoom(Room):
                 self._set_progress(generation, "planning", 0.0)
 
         self.set_timer(_PROGRESS_DELAY, show_delay)
-        self.run_job(partial(compute, recipe, progress), planned, failed)
+        plan = partial(self._service.plan, recipe, progress, lambda: generation != self._generation, fetch=fetch)
+        self.run_job(plan, planned, failed)
 
     def _set_progress(self, generation: int, label: str, share: float) -> None:
         if generation == self._generation:
@@ -390,7 +392,7 @@ class PlanRoom(Room):
         self._update_form(form, edit.recipe, edit.after)
         values = {path.partition(".")[2]: one_line(format_value(value_at(edit.recipe, path))) for path in changes}
         text = " and ".join(f"{name} is now {value or 'empty'}" for name, value in values.items())
-        self.app.notices.show(Notice("done", f"{text.rstrip('.')}.", undo="undo"))
+        self.app.notices.show(Notice("done", f"{text.rstrip('.')}.", undo="undo", rooms=("plan",)))
 
     def action_undo(self) -> None:
         form = self.form
@@ -461,7 +463,7 @@ class PlanRoom(Room):
         if self.form:
             self.form.error = None
             self.app.commands.add("models", "pull", self.form.recipe.model.base)
-        self._replan("fetch")
+        self._replan(fetch=True)
 
     def action_memory(self) -> None:
         def rows(width: int) -> list[Content]:

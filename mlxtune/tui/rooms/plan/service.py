@@ -56,16 +56,20 @@ class PlanService:
     def __init__(self, workspace: Path) -> None:
         self._workspace = workspace
         self._lock = threading.Lock()
-        self._newest = object()  # identifies the last call
         self._inputs: _PlanInputs | None = None
         self._constant: tuple[object, ConstantRate | None] = (None, None)  # with the key of what it was computed from
 
-    def plan(self, recipe: Recipe, progress: Progress) -> PlanResult:
-        """Plan ``recipe``. Raise :class:`MissingBaseError` if its base must be downloaded first, or any error of the worker."""
-        self._newest = call = object()
+    def plan(self, recipe: Recipe, progress: Progress, is_outdated: Callable[[], bool], fetch: bool = False) -> PlanResult | None:
+        """Plan ``recipe``, or return ``None`` if that ``is_outdated`` once earlier plans are done. With ``fetch``, download the base first.
+
+        Raise :class:`MissingBaseError` if the base must be downloaded, or any error of the download or of the worker.
+        """
         with self._lock:
-            if call is not self._newest:  # a newer one waits, too
-                raise InputError("The recipe is planned again.")
+            if is_outdated():
+                return None
+            if fetch:
+                resolve.resolve(recipe.model.base, relative_to=recipe.folder, progress=progress)
+                self._inputs = None
             return self._plan(recipe, progress)
 
     def probe(self, recipe: Recipe, progress: Progress, on_start: Callable[[StoppableCall[StepCost]], None]) -> bool:
@@ -76,13 +80,6 @@ class PlanService:
         with self._lock:
             loaded, inputs = self._prepare(recipe, progress)
         return inputs.planner.probe(loaded, progress, on_start) is not None
-
-    def fetch(self, recipe: Recipe, progress: Progress) -> PlanResult:
-        """Download the base, then plan. Raise ``ModelError`` or ``MachineError`` if that fails."""
-        with self._lock:
-            resolve.resolve(recipe.model.base, relative_to=recipe.folder, progress=progress)
-            self._inputs = None
-            return self._plan(recipe, progress)
 
     def _plan(self, recipe: Recipe, progress: Progress) -> PlanResult:
         loaded, inputs = self._prepare(recipe, progress)
