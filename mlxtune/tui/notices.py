@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
@@ -41,7 +41,8 @@ class Notice:
     kind: NoticeKind
     text: str
     hint: str = ""
-    undo: str = ""  # the name of the room's action that undoes what the notice is about
+    undo: str = ""  # the name of the action that undoes what the notice is about
+    rooms: Sequence[str] = ()  # that have this action
 
     @property
     def is_brief(self) -> bool:
@@ -61,8 +62,7 @@ class Notices:
         """Show ``notice`` until the next one or, if nothing is left to do, for a few seconds. ``None`` clears it."""
         if notice is not None:
             text, hint = (relative_paths(self._app.workspace, part) for part in (notice.text, notice.hint))
-            actions = (one.name for screen in self._app.screen_stack[:1] for one in getattr(screen, "ACTIONS", ()))
-            undo = notice.undo if notice.undo in actions else ""  # its room may have been left
+            undo = notice.undo if self._app.current_mode in notice.rooms else ""  # the room may have been left
             notice = replace(notice, text=text, hint=hint, undo=undo)
         if self._timer:
             self._timer.stop()

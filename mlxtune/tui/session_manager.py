@@ -121,7 +121,8 @@ def decision_notice(step: ReviewStep | None, rows: list[int]) -> Notice:
     """Return a notice that describes a decision on ``rows``."""
     if step is None:
         return Notice("note", "Nothing changed.")
-    return Notice(_KINDS.get(step.action, "done"), f"{_subject(step, rows)} {WORDS.decisions[step.action]}.", undo="undo")
+    text = f"{_subject(step, rows)} {WORDS.decisions[step.action]}."
+    return Notice(_KINDS.get(step.action, "done"), text, undo="undo", rooms=SOURCE_MODES)
 
 
 def undo_or_redo(session: SourceSession, action: str) -> Notice:
@@ -135,7 +136,7 @@ def undo_or_redo(session: SourceSession, action: str) -> Notice:
     if action == "redo":
         return decision_notice(step, rows)
     why = "" if rows or step.checks else "It was about rows that are not in the source as it is read now."
-    return Notice("undone", f"{_subject(step, rows)}: {step.action} undone.", why, undo="redo")
+    return Notice("undone", f"{_subject(step, rows)}: {step.action} undone.", why, undo="redo", rooms=SOURCE_MODES)
 
 
 def _subject(step: ReviewStep, rows: list[int]) -> str:

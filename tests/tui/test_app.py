@@ -208,3 +208,13 @@ async def test_a_notice_about_another_room_offers_no_undo_there(loaded, open_roo
         room.app.notices.show(Notice("done", "The recipe was changed.", undo="undo"))
         await room.until_notice("✓ The recipe was changed.")
         assert not room.app.can_undo
+
+
+async def test_a_notice_offers_no_undo_in_a_room_with_an_action_of_the_same_name(loaded, open_room):
+    async with open_room("plan") as room:
+        room.app.notices.show(Notice("done", "Removed an adapter.", undo="undo", rooms=("adapters",)))
+        await room.until_notice("✓ Removed an adapter.")
+        assert not room.app.can_undo
+        room.app.notices.show(Notice("done", "The recipe was changed.", undo="undo", rooms=("adapters", "plan")))
+        await room.until_notice("✓ The recipe was changed.")
+        assert room.app.can_undo

@@ -66,7 +66,7 @@ async def test_a_result_goes_by_itself_and_a_decision_stays_with_undo(room, monk
     monkeypatch.setattr(notices, "BRIEF_SECONDS", 0.05)
     room.app.notices.show(Notice("done", "Saved."))
     await room.until(lambda: room.text("#answer") == "")
-    room.app.notices.show(Notice("done", "Row 422 accepted.", undo="open_file"))
+    room.app.notices.show(Notice("done", "Row 422 accepted.", undo="open_file", rooms=("home",)))
     await room.until(lambda: "✓ Row 422 accepted.  o open" in room.text("#answer"))
     await room.pilot.pause(0.1)
     assert "✓ Row 422 accepted.  o open" in room.text("#answer"), "longer than a result"
@@ -89,7 +89,7 @@ async def test_u_and_a_click_run_the_undo_of_the_notice(room, monkeypatch):
     monkeypatch.setattr(type(room.screen), "ACTIONS", (Action("back", "b", "back"),))
     await room.press("u")
     assert undone == []
-    room.app.notices.show(Notice("done", "Row 422 accepted.", undo="back"))
+    room.app.notices.show(Notice("done", "Row 422 accepted.", undo="back", rooms=("home",)))
     assert "Undo" in [command.title for command in room.app.get_system_commands(room.screen)]
     await room.press("u")
     await room.pilot.pause()
@@ -99,7 +99,7 @@ async def test_u_and_a_click_run_the_undo_of_the_notice(room, monkeypatch):
 
 @opens(mode="home", size=(52, 24))
 async def test_a_long_notice_keeps_its_undo_on_screen(room):
-    room.app.notices.show(Notice("done", "Row 422 was accepted, as three others were.", undo="open_file"))
+    room.app.notices.show(Notice("done", "Row 422 was accepted, as three others were.", undo="open_file", rooms=("home",)))
     await room.pilot.pause()
     assert "    o open" in room.text("#answer")
 

@@ -389,7 +389,7 @@ class AdaptersRoom(Room):
         def changed(view: LibraryView) -> None:
             self._show_library(view)
             self._read()  # a read that began before the change may still be running
-            self.app.notices.show(Notice("done", message, undo=undo))
+            self.app.notices.show(Notice("done", message, undo=undo, rooms=("adapters",)))
 
         self.app.jobs.run(job, changed, busy="", holds_keys=True)
 

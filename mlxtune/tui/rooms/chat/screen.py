@@ -293,7 +293,7 @@ class ChatRoom(Room):
 
     def action_reset(self) -> None:
         self.chat.reset()
-        self.app.notices.show(Notice("done", "Started a new conversation.", undo="restore"))
+        self.app.notices.show(Notice("done", "Started a new conversation.", undo="restore", rooms=("chat",)))
 
     def action_restore(self) -> None:
         self.chat.restore()

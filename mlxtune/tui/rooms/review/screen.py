@@ -520,7 +520,7 @@ class ReviewRoom(SourceRoom):
 
     def action_leave(self) -> None:
         if self._save_draft():
-            self.app.notices.show(Notice("note", "Row unchanged; your draft is kept.", undo="edit"))
+            self.app.notices.show(Notice("note", "Row unchanged; your draft is kept.", undo="edit", rooms=("review",)))
         self._end_edit()
         self.redraw()
 
