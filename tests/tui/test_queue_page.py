@@ -46,7 +46,9 @@ async def test_commands_are_added_and_removed(shop, open_room):
     shop.recipe()
     queue = Queue(shop.folder)
     async with open_room("train", size=NARROW) as room:
-        for key, keys, command in (("w", (), "train"), ("a", ("down",), "search"), ("a", ("down", "down"), "eval")):
+        await opened(room)
+        assert "a add a command" in room.text("#queue-banner")
+        for key, keys, command in (("a", (), "train"), ("a", ("down",), "search"), ("a", ("down", "down"), "eval")):
             await room.press(key, until=lambda: isinstance(room.screen, ChoiceDialog))
             await room.press(*keys, "enter")
             await room.until(lambda name=command: waiting(queue) and waiting(queue)[-1] == f"{name} recipes/support-json.toml")

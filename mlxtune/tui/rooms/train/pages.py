@@ -235,10 +235,6 @@ class QueuePage(PageScreen):
         yield Section("Queue", Panel(id="queue-banner"), lit=True, id="queue-head")
         yield Section("Commands", ListPanel(id="queue-commands"), id="queue-list", classes="fill")
 
-    def on_mount(self) -> None:
-        if not self.entries and self.app.snapshot.recipes:
-            self.action_add()
-
     @property
     def queue(self) -> Queue:
         return Queue(self.app.workspace)
