@@ -45,7 +45,7 @@ from mlxtune.tui.rooms import ROOMS
 from mlxtune.tui.run_control import RunControl
 from mlxtune.tui.saved_state import SavedState
 from mlxtune.tui.selection import RecipeSelection
-from mlxtune.tui.terminal import run_in_terminal, start_watch
+from mlxtune.tui.terminal import TerminalDriver, run_in_terminal, start_watch
 from mlxtune.tui.theme import THEME_LABELS, THEMES, CachedStylesheet
 from mlxtune.tui.widgets import ChoiceDialog, ChoiceOption, Draw, PageScreen, PromptDialog
 from mlxtune.workspace.index import RunView, Snapshot, WorkspaceIndex
@@ -113,7 +113,7 @@ class MlxtuneApp(HasActions, OrderedKeys):
         if (mode := str(self.saved.values.get("room"))) in ROOMS:
             self.DEFAULT_MODE = mode  # type: ignore[misc]  # Textual reads the instance attribute
         no_color = bool(os.environ.get("NO_COLOR"))
-        super().__init__(ansi_color=True if no_color else None)
+        super().__init__(driver_class=TerminalDriver, ansi_color=True if no_color else None)
         self.stylesheet = CachedStylesheet(variables=self.get_css_variables())
         self.workspace = workspace
         self.notices, self.jobs, self.selection, self.runs = Notices(self), Jobs(self), RecipeSelection(self), RunControl(self)

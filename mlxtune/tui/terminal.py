@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from textual.app import App, SuspendNotSupported
+from textual.drivers.linux_driver import LinuxDriver
 
 from mlxtune.core.child_process import kill_children
 from mlxtune.core.errors import MachineError
@@ -65,6 +66,15 @@ def _is_open(handle: int) -> bool:
     except termios.error:
         return False
     return True
+
+
+class TerminalDriver(LinuxDriver):
+    """Textual's driver, which starts a second thread that reads keys when the process continues after SIGSTOP."""
+
+    def start_application_mode(self) -> None:
+        if self._key_thread and self._key_thread.is_alive():
+            self.suspend_application_mode()
+        super().start_application_mode()  # type: ignore[no-untyped-call]
 
 
 def run_in_terminal(app: App[Any], words: Sequence[str], folder: Path, *, hint: str) -> int:

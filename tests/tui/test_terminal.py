@@ -62,6 +62,18 @@ from mlxtune.cli.start import main
 main()
 """
 
+COUNTS_READERS = """
+import threading, time
+from pathlib import Path
+def count():
+    while True:
+        readers = sum(thread.name == "textual-input" for thread in threading.enumerate())
+        Path("new").write_text(str(readers))
+        Path("new").rename("readers")
+        time.sleep(0.05)
+threading.Thread(target=count, daemon=True).start()
+"""
+
 APP = """
 import sys
 sys.argv = ["mlxtune"]
@@ -75,6 +87,22 @@ def test_sigterm_leaves_the_terminal_as_it_was(tmp_path):
     with terminal(tmp_path / "work", tmp_path / "home", columns=80, rows=24) as screen:
         screen.until("Start with the sample workspace")
         os.kill(screen.process.pid, signal.SIGTERM)
+        assert screen.end() == 0
+        assert screen.restored
+
+
+def test_keys_are_read_by_one_thread_after_a_stop_from_outside(tmp_path):
+    (tmp_path / "work").mkdir()
+    with terminal(tmp_path / "work", tmp_path / "home", code=COUNTS_READERS + APP) as screen:
+        screen.until("Start with the sample workspace")
+        for count in (1, 2):
+            os.kill(screen.process.pid, signal.SIGSTOP)
+            os.kill(screen.process.pid, signal.SIGCONT)
+            screen.wait_for(lambda count=count: screen.written.count(b"\x1b[?1049h") > count)
+        (tmp_path / "work" / "readers").unlink()
+        screen.wait_for((tmp_path / "work" / "readers").exists)
+        assert (tmp_path / "work" / "readers").read_text() == "1"
+        screen.press("q")
         assert screen.end() == 0
         assert screen.restored
 
