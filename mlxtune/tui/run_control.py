@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -97,10 +98,7 @@ class RunControl:
         self._app.choose(f"Train {one_line(view.recipe.name)}?", options, chosen, f"{note} {about}".strip())
 
     def _start_run(self, path: Path) -> None:
-        def start(recipe: Recipe) -> None:
-            control.train(self._app.workspace, recipe)
-
-        if self._run_recipe_job("train", path, start, "Starting {}."):
+        if self._run_recipe_job("train", path, partial(control.train, self._app.workspace), "Starting {}."):
             self._app.selected, self._app.selection.recipe_path = None, path
             self._app.action_room("train")
 
@@ -144,7 +142,7 @@ class RunControl:
         if not (self.chat and self.chat.is_idle()):
             require_free_accelerator(timeout=0.5)
 
-    def _run_recipe_job(self, verb: str, path: Path, job: Callable[[Recipe], Notice | None], busy: str) -> bool:
+    def _run_recipe_job(self, verb: str, path: Path, job: Callable[[Recipe], object], busy: str) -> bool:
         """Run ``job``, which is that of a command, with the recipe in ``path``, whose name completes ``busy``, or show why it cannot be read."""
         with self._app.notices.showing_errors():
             recipe = load(path)
