@@ -1,13 +1,15 @@
 """A soak test of everything at once: the app on a live run, the server under load, and an evaluation after each run.
 
-    python benchmarks/soak.py [--json] [--minutes 60] [--clients 8] [--pause 4] [--steps 60] [--busy 0.25] [--folder FOLDER]
+    python benchmarks/soak.py [--json] [--minutes 60] [--clients 8] [--pause 4] [--steps 60] [--busy 0.25] [--keep 12]
+                              [--folder FOLDER]
 
 The app runs in tmux, and gets a key every two seconds: a tour through every room and its pages. Beside it, the tiny random model of the tests
 trains, run after run, each followed by an evaluation, and clients send requests to a server, each after a ``--pause`` of some seconds. The
-training process runs for the share ``--busy`` of the time, so that the test fits beside other work. Memory, descriptors, threads, and child
+training process runs for the share ``--busy`` of the time, so that the test fits beside other work. Only the newest ``--keep`` runs and
+evaluations are kept, because each that is listed takes some memory in the app and in the server. Memory, descriptors, threads, and child
 processes of the app, of the server, and of its model process are sampled once a minute, after ``--warm-up`` minutes. Each has the medians of the
-first quarter and of the last quarter, and its change per hour: the Theil–Sen slope with a 95% interval. Linux only, because it reads ``/proc``;
-it needs tmux and scipy.
+first quarter and of the last quarter, and its change per hour, over the whole time and over its second half: the Theil–Sen slope with a 95%
+interval. Linux only, because it reads ``/proc``; it needs tmux and scipy.
 """
 
 from __future__ import annotations
@@ -89,6 +91,7 @@ def main() -> None:
     parser.add_argument("--pause", type=float, default=4.0, help="seconds between the requests of a client")
     parser.add_argument("--steps", type=int, default=60, help="of each training run")
     parser.add_argument("--busy", type=float, default=0.25, help="share of the time for which the training process runs")
+    parser.add_argument("--keep", type=int, default=12, help="runs, and as many evaluations; older ones are removed")
     parser.add_argument("--folder", type=Path, help="where the samples are written, line by line")
     options = parser.parse_args()
     if not Path("/proc").is_dir():
@@ -115,7 +118,7 @@ def soak(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         load = Load(info["url"], info["base"], 16, options.pause)
         threads = [threading.Thread(target=load.client, args=(seed,)) for seed in range(options.clients)]
         threads += [
-            threading.Thread(target=train_and_evaluate, args=(workspace, options.steps, runs, stopped)),
+            threading.Thread(target=train_and_evaluate, args=(workspace, options.steps, options.keep, runs, stopped)),
             threading.Thread(target=tour, args=(press, stopped)),
             threading.Thread(target=throttle, args=(workspace, options.busy, stopped)),
         ]
@@ -141,7 +144,9 @@ def soak(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         **environment(), "minutes": options.minutes, "clients": options.clients, "samples": len(taken),
         "requests": sum(load.requests.values()), "unexpected": dict(load.unexpected),
         "runs": runs.trained, "evaluations": runs.evaluated, "refused": runs.refused, "failed": runs.failed,
-        "first_and_last_quarter": quarters(taken), "change_per_hour": slopes(taken), "processes_left": [command(pid) for pid in processes(home)],
+        "first_and_last_quarter": quarters(taken), "change_per_hour": slopes(taken),
+        "change_per_hour_of_second_half": slopes(taken[len(taken) // 2 :]),
+        "processes_left": [command(pid) for pid in processes(home)],
     }  # fmt: skip
 
 
@@ -166,8 +171,8 @@ def tour(press: Any, stopped: threading.Event) -> None:
         press(key)
 
 
-def train_and_evaluate(workspace: Path, steps: int, runs: Runs, stopped: threading.Event) -> None:
-    """Train and evaluate, again and again."""
+def train_and_evaluate(workspace: Path, steps: int, keep: int, runs: Runs, stopped: threading.Event) -> None:
+    """Train and evaluate, again and again, and remove all but the newest ``keep`` runs and evaluations."""
 
     def mlxtune(*arguments: str) -> bool:
         """Run a command until it has had the model, and return whether it succeeded."""
@@ -197,6 +202,8 @@ def train_and_evaluate(workspace: Path, steps: int, runs: Runs, stopped: threadi
         if mlxtune("train", "recipes/support-json.toml", "--set", f"training.steps={steps}"):
             runs.trained += 1
             runs.evaluated += mlxtune("eval", "last")
+        for old in (*registry.list_runs(workspace, "train")[keep:], *registry.list_runs(workspace, "eval")[keep:]):
+            registry.remove(old)
         stopped.wait(1)
 
 
@@ -262,15 +269,22 @@ def watched(taken: list[dict[str, int]]) -> list[str]:
     return [key for key in taken[0] if key != "t"]
 
 
+def rate(slope: list[float]) -> str:
+    return "{:+,.1f} an hour ({:+,.1f} to {:+,.1f})".format(*slope)
+
+
 def lines(result: dict[str, Any]) -> str:
     unexpected = sum(result["unexpected"].values())
     texts = [
         f"{result['minutes']:g} minutes, {result['samples']} samples: {result['runs']} runs, {result['evaluations']} evaluations, {result['refused']} refused, "
         f"{result['requests']:,} requests of {result['clients']} clients; {unexpected} unexpected replies",
         *(
-            f"{key}: {first:,.0f} → {last:,.0f}, {slope:+,.1f} an hour ({low:+,.1f} to {high:+,.1f})"
-            for (key, (first, last)), (slope, low, high) in zip(
-                result["first_and_last_quarter"].items(), result["change_per_hour"].values(), strict=True
+            f"{key}: {first:,.0f} → {last:,.0f}, {rate(whole)}; second half {rate(half)}"
+            for (key, (first, last)), whole, half in zip(
+                result["first_and_last_quarter"].items(),
+                result["change_per_hour"].values(),
+                result["change_per_hour_of_second_half"].values(),
+                strict=True,
             )
         ),
         *(f"{count} × {what}" for what, count in result["unexpected"].items()),
