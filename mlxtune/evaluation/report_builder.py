@@ -113,12 +113,12 @@ def _best_baseline(
     passed = {arm.name: [arm.scores[index][metric].passed for index in rows] for arm in arms}
     return BestBaseline(
         metric, subject, passed[subject], {arm.name: passed[arm.name] for arm in others}, strongest_arm(others, metric).name,
-        [groups[index] for index in rows], len(report.arms) - len(others), report.facts["level"],
+        [groups[index] for index in rows], [passed[arm] for arm in passed if is_tuned(arm) and arm != subject], report.facts["level"],
     )  # fmt: skip
 
 
 def _nearness(report: EvaluationReport, verdict: Verdict, arms: Sequence[ArmAnswers], groups: Sequence[Hashable]) -> int | None:
-    """Return the fewest answers of the report's arm that would have to be different for another verdict."""
+    """Return the fewest rows whose tuned answers would have to be different for another verdict."""
     headline = _best_baseline(report, report.headline_metric, arms, groups)
     if headline is None or verdict.cut:
         return None
@@ -188,7 +188,12 @@ def _verdict(report: EvaluationReport, cut: ArmResult | None) -> Verdict:
 
 
 def _free_rival(report: EvaluationReport) -> tuple[str, float] | None:
-    """Return the strongest free arm (of equal ones, the first) if it does as well as the subject: if its rate is not below the subject's interval."""
+    """Return the strongest free arm (of equal ones, the first) if it does as well as the subject: if its rate is not below the subject's interval.
+
+    On the same rows, a difference can be certain although the rate is in the interval; then there is none.
+    """
+    if report.headline and report.headline.outcome == "better":
+        return None
     if not (free := [arm for arm in report.arms if is_free(arm.name)]):
         return None
     strongest = strongest_arm(free[::-1], report.headline_metric)
@@ -197,14 +202,15 @@ def _free_rival(report: EvaluationReport) -> tuple[str, float] | None:
 
 
 def _deciding_cut_arm(report: EvaluationReport, arms: Sequence[ArmAnswers], groups: Sequence[Hashable]) -> ArmResult | None:
-    """Return a compared arm that did not win and whose answers were cut off so often that the token limit may have decided the outcome.
+    """Return an arm that did not win and whose answers were cut off so often that the token limit may have decided the outcome.
 
     The limit is not decisive if the outcome is the same with all answers counted as passes that might have passed.
     """
     item = _deciding_comparison(report)
     if item is None or (report.headline_metric != item.metric and item.outcome != "worse") or item.metric == PREFERENCE:
         return None
-    sides = {"better": (item.first,), "worse": (item.second,)}.get(item.outcome, (item.first, item.second))
+    beaten = [arm.name for arm in arms if not is_tuned(arm.name)]
+    sides = {"better": beaten, "worse": [item.second]}.get(item.outcome, [item.first, item.second])
     for arm, result in zip(arms, report.arms, strict=True):
         if arm.name in sides and _is_cut(report, result, item.paired.total):
             passing = tuple(  # each answer that was cut off and might have passed, with a pass

@@ -1,14 +1,16 @@
 """Compare the adapters that one recipe produces with several training seeds, and recommend one by its validation results."""
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from statistics import fmean, stdev, variance
 
 from mlxtune.evaluation.answers import SeedAnswers, reference_likelihood
 from mlxtune.evaluation.scorers import Score
 from mlxtune.evaluation.statistics.clusters import effective_n
 from mlxtune.evaluation.statistics.intervals import LEVEL, Estimate, t_quantile, wilson
+from mlxtune.evaluation.statistics.significance import fewest_changes
 from mlxtune.evaluation.verdict import RecipeGain, Verdict
 
 
@@ -90,6 +92,7 @@ class SeedReport:
     recommended: str
     rate: SeedMean
     change: RecipeGain
+    nearness: int | None  # the fewest answers of the seeds that would have to be different for another outcome
 
     @property
     def chosen(self) -> SeedResult:
@@ -129,21 +132,52 @@ def build_seed_report(
                 seed.run, seed.seed, _hits(seed, metric), total, _loss(seed), sum(values), len(values), *interval
             )
         )  # fmt: skip
-    changes = []
-    for own in baselines.values():
-        before = [own[index][metric].passed for index in rows]
-        changes.append([[float(after - first) for after, first in zip(values, before, strict=True)] for values in passed])
-    lower, upper = ([seed_change(one, groups, error).mean for one in changes] for error in (level, level / len(changes)))
-    change = RecipeGain(
-        len(seeds), next(iter(baselines)), min(one.low for one in lower), lower[0].value, min(one.high for one in upper), level
-    )
-    return SeedReport(tuple(results), recommend(seeds, metric), seed_rate(passed, groups), change)
+    before = [[own[index][metric].passed for index in rows] for own in baselines.values()]
+
+    def gain(passed: Sequence[Sequence[bool]]) -> RecipeGain:
+        changes = [
+            [[float(after - first) for after, first in zip(values, own, strict=True)] for values in passed] for own in before
+        ]
+        lower, upper = ([seed_change(one, groups, error).mean for one in changes] for error in (level, level / len(changes)))
+        return RecipeGain(
+            len(seeds), next(iter(baselines)), min(one.low for one in lower), lower[0].value, min(one.high for one in upper), level
+        )
+
+    rate, nearness = seed_rate(passed, groups), _nearness(passed, before[0], gain)
+    return SeedReport(tuple(results), recommend(seeds, metric), rate, gain(passed), nearness)
+
+
+def _nearness(
+    passed: Sequence[Sequence[bool]], rival: Sequence[bool], gain: Callable[[Sequence[Sequence[bool]]], RecipeGain]
+) -> int | None:
+    """Return the fewest answers of the seeds that would have to be different for another outcome; in rare cases, a few too many.
+
+    They change row by row, or seed by seed from the one with the most or the fewest passes, beginning with the rows that the ``rival``
+    passes, or with the others.
+    """
+    outcome, rows = gain(passed).outcome, len(rival)
+
+    def is_turned(changed: frozenset[int]) -> bool:
+        now = [[value != (seed * rows + row in changed) for row, value in enumerate(own)] for seed, own in enumerate(passed)]
+        return gain(now).outcome != outcome
+
+    def order(right: bool, by_seed: int, first: bool) -> list[int]:
+        own = [place for place in range(rows * len(passed)) if bool(passed[place // rows][place % rows]) is right]
+
+        def key(place: int) -> tuple[int, int, bool, int]:
+            seed, row = divmod(place, rows)
+            return by_seed * sum(passed[seed]), abs(by_seed) * seed, rival[row] is first, row
+
+        return sorted(own, key=key)
+
+    directions = {"better": (True,), "worse": (False,)}.get(outcome, (True, False))
+    return fewest_changes((order(*how) for how in product(directions, (0, 1, -1), (True, False))), is_turned)
 
 
 def recipe_verdict(verdict: Verdict, seeds: SeedReport) -> Verdict:
     """Return the verdict about the recipe, unless the contract or the token limit decides about the recommended seed."""
     outcome, reason = (seeds.change.outcome, "recipe") if verdict.reason == "change" else (verdict.outcome, verdict.reason)
-    nearness = None if reason == "recipe" else verdict.nearness
+    nearness = seeds.nearness if reason == "recipe" else verdict.nearness
     return replace(verdict, outcome=outcome, reason=reason, needed_rows=None, nearness=nearness, recipe=seeds.change)
 
 

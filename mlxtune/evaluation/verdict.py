@@ -96,9 +96,11 @@ class Verdict:
     also_worse: dict[str, float] = field(default_factory=dict)
     grammar: Literal["", "contract", "schema"] = ""  # what a grammar alone, without training, meets on every row
     cut: CutAnswers | None = None  # the cut answers that decide the outcome or, without an adapter, may decide a later one
-    # the strongest free arm and its rate on the headline metric, if that is not below the tuned arm's interval
+    # the strongest free arm and its rate on the headline metric, if that is not below the tuned arm's interval and the outcome not better
     free: tuple[str, float] | None = None
-    nearness: int | None = None  # the fewest answers of the arm that would have to be different for another outcome
+    nearness: int | None = (
+        None  # the fewest rows whose tuned answers would have to be different for another outcome; with seeds, answers
+    )
     recipe: RecipeGain | None = None  # with several seeds
     rates: dict[str, float] = field(default_factory=dict)  # without an adapter, the rates of the arms on the headline metric
 
@@ -161,7 +163,7 @@ def decide(p: float, low: float, high: float, level: float = LEVEL) -> Outcome:
 
 @dataclass(frozen=True)
 class BestBaseline:
-    """Whether the answers of ``arm``, the strongest of ``arms`` tuned arms, pass a metric, and whether those of each baseline do.
+    """Whether the answers of ``arm``, the strongest tuned arm, pass a metric, and whether those of each baseline do.
 
     The best of several baselines is partly the luckiest one, so a comparison with it alone says *worse* too often. These are multiple
     comparisons with the best (Hsu 1984, Annals of Statistics 12:1136): the arm is *better* if it is better than each baseline (an
@@ -175,8 +177,12 @@ class BestBaseline:
     baselines: Mapping[str, Sequence[bool]]
     rival: str  # the baseline with the most passes
     groups: Sequence[Hashable] = ()
-    arms: int = 1
+    others: Sequence[Sequence[bool]] = ()  # whether the answers of the other tuned arms pass
     level: float = LEVEL
+
+    @property
+    def arms(self) -> int:
+        return 1 + len(self.others)
 
     def comparison(self) -> Comparison:
         """Compare the arm with the best baseline: the change from ``rival``, and the interval of the change from the best one."""
@@ -191,7 +197,7 @@ class BestBaseline:
         return replace(rival, low=low, high=high, outcome=outcome, adjusted=min(1.0, adjusted), level=self.level)
 
     def nearness(self, is_turned: Callable[[Outcome], bool], directions: Sequence[bool]) -> int | None:
-        """Return the fewest answers of the arm that would have to be different for an outcome that ``is_turned``.
+        """Return the fewest rows whose answers would have to be different, in all tuned arms, for an outcome that ``is_turned``.
 
         They change one after another, for each of ``directions`` from passes (``True``) or from failures, beginning with the rows that one
         of the baselines or most of them pass, or with those that they fail. Among dependent rows, the groups in which the arm is most or least ahead of
@@ -199,8 +205,11 @@ class BestBaseline:
         """
 
         def is_turned_by(changed: frozenset[int]) -> bool:
-            passed = [value != (index in changed) for index, value in enumerate(self.passed)]
-            return is_turned(replace(self, passed=passed).comparison().outcome)
+            arms = [
+                [not self.passed[index] if index in changed else value for index, value in enumerate(own)]
+                for own in (self.passed, *self.others)
+            ]
+            return is_turned(replace(self, passed=max(arms, key=sum)).comparison().outcome)
 
         rows, groups = range(len(self.passed)), self.groups or range(len(self.passed))
         places = {group: place for place, group in enumerate(dict.fromkeys(groups))}

@@ -16,7 +16,7 @@ from mlxtune.evaluation.evidence import OPTIMIZED_PROMPT, NearestRow
 from mlxtune.evaluation.highlight import Span
 from mlxtune.evaluation.judge import judge_report
 from mlxtune.evaluation.judge.judge_report import JudgeReport
-from mlxtune.evaluation.off_task.prompts import LEAST, OffTaskPrompt
+from mlxtune.evaluation.off_task.prompts import OffTaskPrompt
 from mlxtune.evaluation.report import PAGES, ArmResult, EvaluationReport, OptimizerFacts, Rate, StrongestFacts, token_limit
 from mlxtune.evaluation.scorers.registry import FORMS, metric_label
 from mlxtune.evaluation.verdict import Comparison
@@ -402,25 +402,18 @@ def off_task_table(report: EvaluationReport) -> Table | None:
     changes = (result.overall, *result.categories)
     reach = max([2 * result.margin, *(max(-change.low, change.high) for change in changes if change.paired.total)])
     for change in changes:
-        counted = change.paired.total > 0
         style: Style = "" if change.category else "bold"
-        rates = [percent(count / max(1, change.paired.total)) for count in (change.paired.first, change.paired.second)]
+        rates = [percent(count / change.paired.total) for count in (change.paired.first, change.paired.second)]
         limits, mark = (change.low, change.change, change.high), outcome_mark(change.outcome)
         rows.append((
             glyph_cell(change.outcome), Cell(one_line(change.category, 40) or "all", style),
-            Cell(f"{change.paired.total:,}", "muted"), *(Cell(figure if counted else "–", style) for figure in rates),
-            Cell(bar=IntervalBar(*limits, -reach, reach, -result.margin, mark) if counted else None),
-            Cell(change_text(*limits) if counted else "–", style),
-            Cell(word(change.outcome) if counted else "set apart", outcome_mark(change.outcome)),
-            Cell(f"{change.power:.0%}" if counted else "–", "muted"),
+            Cell(f"{change.paired.total:,}", "muted"), *(Cell(figure, style) for figure in rates),
+            Cell(bar=IntervalBar(*limits, -reach, reach, -result.margin, mark)), Cell(change_text(*limits), style),
+            Cell(word(change.outcome), outcome_mark(change.outcome)), Cell(f"{change.power:.0%}", "muted"),
         ))  # fmt: skip
     counts = *figures("answers", priority=1), *figures(BASE, TUNED)
     columns = (Column(), Column(), *counts, Column(priority=2), Column("change, points"), Column(), *figures("power", priority=1))
     note = f"correct answers; Tango's one-sided 95% limits; held: a drop of {100 * result.margin:g} points is ruled out"
-    if result.set_apart:
-        named = ((cell.category or "prompts", "with" if cell.with_system else "without") for cell in result.set_apart)
-        names = one_line(", ".join(f"{name} {how} system prompt" for name, how in named))
-        note += f"; not counted, because both arms' rates add up to under {LEAST:.0%}: {names}"
     legend = f"Dashed line: the margin, a drop of {100 * result.margin:g} points. An interval to its right means held."
     return Table("Off-task prompts", note, columns, tuple(rows), legend)
 

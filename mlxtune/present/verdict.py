@@ -2,11 +2,11 @@
 
 from mlxtune.core.json_fields import from_json
 from mlxtune.core.text import one_line, plural
-from mlxtune.evaluation.arms import BASE, TUNED
+from mlxtune.evaluation.arms import TUNED, is_tuned
 from mlxtune.evaluation.history import ChangedTerms, listed
 from mlxtune.evaluation.holdout.contamination import Contamination
 from mlxtune.evaluation.holdout.ledger import HoldoutHistory
-from mlxtune.evaluation.off_task.prompts import LEAST, OffTaskResult
+from mlxtune.evaluation.off_task.prompts import OffTaskResult
 from mlxtune.evaluation.report import MIN_GROUPS, Caveat, EvaluationReport, promotion_refusal
 from mlxtune.evaluation.scorers import CONTRACT, CORRECT, PREFERENCE
 from mlxtune.evaluation.scorers.registry import metric_label
@@ -94,7 +94,13 @@ def conclusion_facts(report: EvaluationReport) -> list[Fact]:
         limits = "evaluation.max_tokens or evaluation.thinking_tokens" if cut.thinking else "evaluation.max_tokens"
         facts.append(Fact("token limit", f"{_cut_count(cut)} cut at {_cut_limit(cut)}", f"raise {limits}", "warning"))
     if item and found.nearness:
-        facts.append(Fact("decided by", f"{found.nearness:,} of {item.paired.total:,} answers", f"of {item.second}"))
+        answers, subject = (
+            item.paired.total,
+            item.second if sum(is_tuned(arm.name) for arm in report.arms) == 1 else "each tuned arm",
+        )
+        if found.recipe and found.reason == "recipe":
+            answers, subject = answers * found.recipe.seeds, f"{found.recipe.seeds} adapters"
+        facts.append(Fact("decided by", f"{found.nearness:,} of {answers:,} answers", f"of {subject}"))
     if found.needed_rows:
         facts.append(Fact("rows needed", f"about {found.needed_rows:,}", "to tell"))
     for metric, change in found.also_worse.items():
@@ -122,10 +128,6 @@ def comparison_fact(item: Comparison) -> Fact:
 def off_task_fact(result: OffTaskResult) -> Fact:
     """Return how off-task accuracy changed."""
     paired, overall = result.overall.paired, result.overall
-    if not paired.total:
-        return Fact(
-            "off-task", "cannot tell", f"the rates of {BASE} and {TUNED} add up to under {LEAST:.0%} in every category", "warning"
-        )
     before, after = (f"{100 * count / paired.total:.1f}" for count in (paired.first, paired.second))
     change = change_text(overall.low, overall.change, overall.high)
     mark = "warning" if result.outcome == "cannot_tell" else outcome_mark(result.outcome)

@@ -112,7 +112,7 @@ def test_percentiles_are_values_that_were_measured():
 
 
 def _report(
-    rival: tuple[int, int], tuned: tuple[int, int], headline: str = "contract", failed: int = 0, group: int = 1
+    rival: tuple[int, int], tuned: tuple[int, int], headline: str = "contract", failed: int = 0, group: int = 1, base: int = 0
 ) -> EvaluationReport:
     """Return a report of 40 rows in which each arm has (hits, answers that the limit may have failed), and ``failed`` cut ones more.
 
@@ -124,7 +124,7 @@ def _report(
             [{"json": PASS, headline: PASS, "contract": PASS if row < hits else Score(False, "cut_off")} for row in range(40)],
             cut=cut + failed, failed=failed,
         )
-        for name, (hits, cut) in {"base": (0, 34), "base+grammar": rival, "tuned": tuned}.items()
+        for name, (hits, cut) in {"base": (0, base), "base+grammar": rival, "tuned": tuned}.items()
     ]  # fmt: skip
     return build(
         {
@@ -163,6 +163,12 @@ def test_limit_decides_if_the_losing_arm_was_still_going(rival, tuned, outcome, 
         assert (promotion_refusal(report), promotion_caveat(report)) == ("not_better", None)
         decides = f"{cut.count} of 40 answers of {arm} were cut off at 112 tokens"
         assert verdict_text(report.verdict) == f"Cannot tell. The token limit may decide: {decides}."
+
+
+@pytest.mark.parametrize(("base", "outcome"), [(10, "better"), (34, "cannot_tell")])
+def test_limit_of_a_baseline_that_is_not_the_strongest_one_decides_too(base, outcome):
+    report = _report((14, 0), (34, 0), base=base)
+    assert (report.outcome, report.verdict.cut.arm if report.verdict.cut else "") == (outcome, "base" if base == 34 else "")
 
 
 @pytest.mark.parametrize(("rival", "decides"), [((0, 11), False), ((10, 3), False), ((24, 8), True)])

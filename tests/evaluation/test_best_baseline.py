@@ -34,7 +34,7 @@ def test_better_means_better_than_each_baseline_and_worse_than_any_with_fewer_ch
         rows, count, arms = 40, random.randint(1, 5), random.randint(1, 3)
         tuned = [random.random() < 0.5 for _ in range(rows)]
         others = [[random.random() < random.choice([0.2, 0.5, 0.8]) for _ in range(rows)] for _ in range(count)]
-        item = _test(tuned, *others, arms=arms).comparison()
+        item = _test(tuned, *others, others=[[False] * rows] * (arms - 1)).comparison()
         fixed = [sum(two and not one for one, two in zip(other, tuned, strict=True)) for other in others]
         broken = [sum(one and not two for one, two in zip(other, tuned, strict=True)) for other in others]
         p = [stats.binomtest(a, a + b).pvalue if a + b else 1.0 for a, b in zip(fixed, broken, strict=True)]
@@ -100,6 +100,22 @@ def test_report_says_how_many_answers_decide_and_which_baselines_count():
     fact = next(fact for fact in conclusion_facts(report) if fact.label == "decided by")
     assert (fact.value, fact.note) == ("3 of 40 answers", "of tuned")
     assert comparison_tables(report)[0].note.endswith("; whole contract: over the best of 2 baselines")
+
+
+def test_with_several_tuned_arms_as_many_rows_decide_as_turn_the_verdict_if_all_of_them_change():
+    def built(lost: int):
+        passed = {"base": range(20), "tuned": range(lost, 32), "tuned+grammar": range(lost, 32)}
+        return build(
+            {"rows": 40},
+            [scored_arm(name, [{"contract": PASS if at in own else Score(False, "x", "")} for at in range(40)]) for name, own in passed.items()],
+        )  # fmt: skip
+
+    nearness = built(0).verdict.nearness
+    assert nearness
+    assert built(nearness - 1).outcome == "better"
+    assert built(nearness).outcome == "cannot_tell"
+    fact = next(fact for fact in conclusion_facts(built(0)) if fact.label == "decided by")
+    assert (fact.value, fact.note) == (f"{nearness} of 40 answers", "of each tuned arm")
 
 
 def test_few_groups_are_a_warning():

@@ -18,7 +18,6 @@ from mlxtune.evaluation.off_task import prompts
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt, OffTaskResult, compare_off_task
 from mlxtune.evaluation.statistics.intervals import Z_ONE_SIDED, PairedCounts, tango, tango_statistic
 from mlxtune.evaluation.statistics.significance import FLIPPED, non_inferiority_power
-from mlxtune.present.verdict import off_task_fact
 from mlxtune.recipe import parse
 
 PLACE = Location(Path("r.jsonl"), 1)
@@ -89,24 +88,34 @@ def test_prompts_are_asked_with_and_without_the_system_prompt():
     assert prompts.in_both_conditions([alone], "") == (alone,)
 
 
-def test_counts_are_paired_and_cells_that_neither_arm_can_answer_are_set_apart():
+def test_counts_are_paired_over_all_prompts():
     probes = [_probe("yes", id=f"{name}{at}", category=name) for name in ("a", "b") for at in range(10)]
     asked = prompts.in_both_conditions(probes, "system")
-    # a: 8 of 10 alone, 2 of 10 with the system prompt; b: 5 of 10 alone; 1 of 10 with it and none after training, which is not counted
+    # a: 8 of 10 alone, 2 of 10 with the system prompt; b: 5 of 10 alone, 1 of 10 with it and none after training
     base = ["yes"] * 8 + ["no"] * 2 + ["yes"] * 5 + ["no"] * 5 + ["yes"] * 2 + ["no"] * 8 + ["yes"] + ["no"] * 9
     tuned = ["no"] * 2 + ["yes"] * 7 + ["no"] + base[10:30] + ["no"] * 10
     result = compare_off_task(asked, base, tuned)
-    assert [(cell.category, cell.with_system) for cell in result.set_apart] == [("b", True)]
-    assert result.overall.paired == PairedCounts(both=13, broken=2, fixed=1, neither=14)
-    assert [change.paired.total for change in result.categories] == [20, 10]
+    assert result.overall.paired == PairedCounts(both=13, broken=3, fixed=1, neither=23)
+    assert [change.paired.total for change in result.categories] == [20, 20]
     assert result.overall.prompts == 20
     assert result.broken == ("a0", "a1", "b0+system")
     assert result.fixed == ("a8",)
-    assert 20 <= result.overall.effective_n <= 30
+    assert 20 <= result.overall.effective_n <= 40
     assert from_json(OffTaskResult, to_json(result)) == result
-    nothing = compare_off_task(probes, ["no"] * 20, ["no"] * 20)
-    assert nothing.outcome == "cannot_tell"
-    assert off_task_fact(nothing).note == "the rates of base and tuned add up to under 20% in every category"
+
+
+def test_what_the_base_is_weak_at_counts_if_it_is_forgotten():
+    probes = [_probe("yes", id=f"{name}{at}", category=str(name)) for name in range(6) for at in range(100)]
+    base = [
+        answer for name in range(6) for right in [15 if name < 4 else 60] for answer in ["yes"] * right + ["no"] * (100 - right)
+    ]
+    tuned = ["no"] * 400 + base[400:]
+    result = compare_off_task(probes, base, tuned)
+    assert (result.overall.change, result.outcome) == (-0.1, "dropped")
+
+
+def test_nothing_is_held_where_the_base_is_never_right():
+    assert compare_off_task([_probe("yes", id=str(at)) for at in range(300)], ["no"] * 300, ["no"] * 300).outcome == "cannot_tell"
 
 
 def _compared(broken: int, fixed: int, total: int = 300, right: int = 150) -> OffTaskResult:

@@ -84,6 +84,12 @@ def test_free_arms_are_baselines_and_the_verdict_names_one_that_does_as_well(hit
     assert not any(item.second in ("constant", "copier") for item in report.comparisons)
 
 
+def test_free_arm_that_the_adapter_certainly_beats_is_not_named_although_it_is_in_its_interval():
+    report = _report(base=0, constant=16, copier=0, tuned=22)
+    assert report.subject.rate("contract").low <= 16 / 40
+    assert (report.outcome, report.verdict.free) == ("better", None)
+
+
 def test_choosing_the_best_of_tuned_arms_keeps_the_error_rate():
     """With three tuned arms that are no better than the base, at most 5% of the verdicts are *better*."""
     rng, better = random.Random(19), 0

@@ -239,33 +239,12 @@ CHECKS = {name: check for checks in _CHECKS.values() for name, check in checks.i
 
 
 MARGIN = 0.05  # default of evaluation.regression_margin
-LEAST = 0.2  # the sum of both arms' rates below which prompts say too little about forgetting
 OffTaskOutcome = Literal["held", "dropped", "cannot_tell"]
 
 
 @dataclass(frozen=True)
-class OffTaskCell:
-    """The correct answers to the prompts of a category, asked with or without the system prompt.
-
-    The test counts them only if the rates of both arms add up to at least :data:`LEAST`: otherwise there is little to forget. A rule about
-    the base alone would count cells in which it was lucky, and the adapter would seem to drop. This rule is the same for both arms, so
-    it says nothing about which of them is better.
-    """
-
-    category: str
-    with_system: bool
-    total: int
-    base: int
-    tuned: int
-
-    @property
-    def counted(self) -> bool:
-        return self.base + self.tuned >= LEAST * self.total
-
-
-@dataclass(frozen=True)
 class OffTaskChange:
-    """How correct answers changed over the counted prompts of a category, or of all categories if ``category`` is empty."""
+    """How correct answers changed over the prompts of a category, or over all prompts if ``category`` is empty."""
 
     category: str
     prompts: int
@@ -280,12 +259,11 @@ class OffTaskChange:
 
 @dataclass(frozen=True)
 class OffTaskResult:
-    """The test's result over all counted prompts and by category."""
+    """The test's result over all prompts and by category."""
 
     margin: float
     overall: OffTaskChange
     categories: tuple[OffTaskChange, ...]
-    cells: tuple[OffTaskCell, ...]
     broken: tuple[str, ...]  # IDs of prompts, which end in ``+system`` for those asked with the system prompt
     fixed: tuple[str, ...]
     nearness: int | None  # the fewest answers of the adapter that would have to be different for another outcome
@@ -294,49 +272,39 @@ class OffTaskResult:
     def outcome(self) -> OffTaskOutcome:
         return self.overall.outcome
 
-    @property
-    def set_apart(self) -> tuple[OffTaskCell, ...]:
-        """The cells that the test does not count."""
-        return tuple(cell for cell in self.cells if not cell.counted)
-
 
 def compare_off_task(
     prompts: Sequence[OffTaskPrompt], base: Sequence[str], tuned: Sequence[str], margin: float = MARGIN
 ) -> OffTaskResult:
     """Compare the answers of the base and the adapter to ``prompts``, in their order, with the non-inferiority ``margin``.
 
-    Answers to the same prompt in both conditions are dependent, so the interval uses the effective number of answers.
+    All prompts count: leaving out categories that few answers get right would leave out those that the adapter forgot. Answers to the same prompt in both conditions are dependent, so the interval uses the effective number of answers.
     """
     passes = [(prompt, prompt.passes(one), prompt.passes(two)) for prompt, one, two in zip(prompts, base, tuned, strict=True)]
-    cells = []
-    for category, with_system in dict.fromkeys((prompt.category, prompt.with_system) for prompt in prompts):
-        own = [(one, two) for prompt, one, two in passes if (prompt.category, prompt.with_system) == (category, with_system)]
-        cells.append(OffTaskCell(category, with_system, len(own), sum(one for one, _ in own), sum(two for _, two in own)))
-    keys = {(cell.category, cell.with_system) for cell in cells if cell.counted}
-    counted = [item for item in passes if (item[0].category, item[0].with_system) in keys]
-    overall, names = _change("", counted, margin), dict.fromkeys(prompt.category for prompt in prompts)
-    categories = tuple(_change(name, [item for item in counted if item[0].category == name], margin) for name in names)
+    overall, names = _change("", passes, margin), dict.fromkeys(prompt.category for prompt in prompts)
+    categories = tuple(_change(name, [item for item in passes if item[0].category == name], margin) for name in names)
     broken, fixed = (
         tuple(f"{prompt.id}{'+system' * prompt.with_system}" for prompt, *both in passes if both == [not right, right])
         for right in (False, True)
     )
-    return OffTaskResult(margin, overall, categories, tuple(cells), broken, fixed, _nearness(counted, margin, overall.outcome))
+    return OffTaskResult(margin, overall, categories, broken, fixed, _nearness(passes, margin, overall.outcome))
 
 
 def _change(category: str, passes: Sequence[tuple[OffTaskPrompt, bool, bool]], margin: float) -> OffTaskChange:
     ids = [prompt.id for prompt, *_ in passes]
     rows = [(one, two) for _, one, two in passes]
-    paired, size = PairedCounts.count(rows), effective_n([two - one for one, two in rows], ids, 2 * LEVEL) if rows else 0.0
-    low, change, high = tango(paired, size) if rows else (-1.0, 0.0, 1.0)
+    paired, size = PairedCounts.count(rows), effective_n([two - one for one, two in rows], ids, 2 * LEVEL)
+    low, change, high = tango(paired, size)
     power = non_inferiority_power(len(set(ids)), margin)
     return OffTaskChange(category, len(set(ids)), paired, size, low, change, high, power, _outcome(paired, size, margin))
 
 
 def _outcome(paired: PairedCounts, size: float, margin: float) -> OffTaskOutcome:
-    """Return *held* if a drop of ``margin`` is ruled out, *dropped* if a drop is certain, and otherwise *cannot tell*."""
-    if not size:
-        return "cannot_tell"
-    if tango_statistic(paired, -margin, size) > Z_ONE_SIDED:
+    """Return *held* if a drop of ``margin`` is ruled out, *dropped* if a drop is certain, and otherwise *cannot tell*.
+
+    A base that is right no more often than ``margin`` cannot drop by as much.
+    """
+    if paired.first > margin * paired.total and tango_statistic(paired, -margin, size) > Z_ONE_SIDED:
         return "held"
     return "dropped" if tango_statistic(paired, 0.0, size) < -Z_ONE_SIDED else "cannot_tell"
 
