@@ -136,7 +136,7 @@ def coverage(trials: int) -> Table:
 
 
 def off_task_results(trials: int) -> Table:
-    """Yield false off-task results if the base answers every category correctly about as often as the limit for being counted."""
+    """Yield false off-task results if the base is weak in every category."""
     yield "prompts", "base %", "flips %", "dropped %", "bias, points", "held at the margin %"
     off_task.fewest_changes = lambda *_: None  # type: ignore[assignment]  # takes most of the time
     OffTaskPrompt.passes = lambda _, output: output == "1"  # type: ignore[method-assign]

@@ -6,6 +6,7 @@ import os
 import shlex
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -15,9 +16,10 @@ import typer
 from mlxtune.api import generate
 from mlxtune.cli.evaluate import measure, show_report, trained
 from mlxtune.cli.follow import follow
-from mlxtune.cli.options import Json, Overrides, option
+from mlxtune.cli.judge import judge
+from mlxtune.cli.options import Json, ModelOptions, Overrides, option
 from mlxtune.cli.output import Cell, command_name, err, info, progress_bar, show, show_json
-from mlxtune.core.errors import MlxtuneError
+from mlxtune.core.errors import GateError, MlxtuneError
 from mlxtune.core.json_fields import to_json
 from mlxtune.core.text import duration, one_line
 from mlxtune.data import samples
@@ -42,13 +44,15 @@ from mlxtune.training.variants import seed_recipes
 from mlxtune.workspace import control
 
 _FIRST_TOKENS = 80  # of the base's answer that is shown before anything is measured; it would go on
-_SEEDS, _FULL_PROMPTS = 3, 333  # of the full demonstration: a third of the off-task prompts
+_SEEDS, _FULL_PROMPTS, _JUDGE = 3, 333, "gemma-3-270m"  # of the full demonstration, with a third of the off-task prompts
 
 
 def demo(
     folder: Annotated[Path, typer.Argument(help="The workspace to use. It is created if it does not exist.")] = Path("demo"),
     overrides: Overrides = None,
-    full: Annotated[bool, option("--full", "Train three seeds, and evaluate every arm: several times as long.")] = False,
+    full: Annotated[
+        bool, option("--full", "Train three seeds, evaluate every arm, and let a judge rate the answers: many times as long.")
+    ] = False,
     native: Annotated[bool, option("--native", "Use 16-bit precision on a CPU, too: several times slower.")] = False,
     json: Json = False,
 ) -> None:
@@ -63,6 +67,17 @@ def demo(
     recipe = with_demo_arms(load(recipe_file, overrides or []), full=full)
     os.chdir(folder)
     run, evaluation = _run_workflow(recipe, Stages(), seeds=_SEEDS if full else 1)
+    if full and not json:
+        with suppress(GateError):  # that the judge is unreliable is a result, too, and in the report
+            judge(
+                which=evaluation.name,
+                first=BASE,
+                second=TUNED,
+                questions=None,
+                n=None,
+                json=False,
+                **vars(ModelOptions(local=_JUDGE)),
+            )
     report = reports.load(evaluation)
     seconds = time.monotonic() - start
     if json:

@@ -12,7 +12,7 @@ from mlxtune.core.text import size
 from mlxtune.data import check_cache
 from mlxtune.data.split import recipe_splits
 from mlxtune.evaluation.arms import contest
-from mlxtune.evaluation.free_arms import constant_rate
+from mlxtune.evaluation.free_arms import free_rates
 from mlxtune.evaluation.holdout.ledger import looks
 from mlxtune.evaluation.off_task.prompts import load_prompts
 from mlxtune.evaluation.statistics.significance import detectable_gain
@@ -65,7 +65,7 @@ def plan(
             planner.probe(loaded, update)
         result = planner.plan(loaded, splits, watts=watts, workspace=Path.cwd())
         seen = looks(Path.cwd(), splits.evaluated)
-        result = replace(result, contest=contest(loaded), looks=seen, constant=constant_rate(loaded, splits))
+        result = replace(result, contest=contest(loaded), looks=seen, free=free_rates(loaded, splits))
     answering = evidence.seconds_per_answer(Path.cwd(), loaded)
     bill = make_bill(result, loaded.method.kind, chip=machine.chip, electricity_price=electricity_price, answering=answering)
     search = price_search(loaded, result, answering=answering, watts=bill.watts)

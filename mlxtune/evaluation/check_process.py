@@ -50,7 +50,7 @@ def check_source(
     """
     from mlxtune.data.checks.report import Skip
     from mlxtune.data.checks.run import CheckRules, check
-    from mlxtune.evaluation.free_arms import constant_rate
+    from mlxtune.evaluation.free_arms import free_rates
 
     skipped: dict[str, Skip] = {"mismatch": Skip("uninformed")} if found is None else {}
     scorer, tokens = contract_scorer(recipe, skipped), _tokens(recipe, skipped, progress, fetch)
@@ -62,8 +62,8 @@ def check_source(
         scorer, split_of, data.turns, tokens, data.max_tokens, data.too_long == "skip", skipped, found or (), own_rules
     )
     report = check(path, data.format, data.map, rules=rules, state=review.load(path), progress=partial(progress, step))
-    constant = constant_rate(recipe, splits) if recipe and splits else None
-    return replace(report, constant=constant, columns=column_use(path, data.map, data.format))
+    free = free_rates(recipe, splits) if recipe and splits else None
+    return replace(report, free=free, columns=column_use(path, data.map, data.format))
 
 
 def find_mismatches(recipe_file: Path, data: DataSection, progress: Progress) -> Sequence[Finding] | None:

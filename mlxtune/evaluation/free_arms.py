@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.hashing import sha256_json
-from mlxtune.data.constant_rate import ConstantRate
+from mlxtune.data.free_rates import FreeRates
 from mlxtune.data.rows import PromptRow, Row, json_value
 from mlxtune.data.split import Splits, prompt_rows, sample_rows
 from mlxtune.evaluation import evidence as saved
@@ -31,6 +31,7 @@ from mlxtune.recipe import Recipe
 if TYPE_CHECKING:
     from mlxtune.evaluation.nearest_rows import RowVectors
 
+_COPIED = 2_000_000  # pairs of a held-out and a training row that a plan compares
 _BUDGET = 4_000  # scores computed in one round of choosing a constant
 _KEPT = 4  # one in so many candidates is scored on more rows
 
@@ -97,15 +98,17 @@ def constant_answer(contract: Contract, metric: str, known: AnsweredRows) -> str
     return candidates[0]
 
 
-def constant_rate(recipe: Recipe, splits: Splits) -> ConstantRate | None:
-    """Return how many held-out rows a constant answer passes; ``None`` if nothing is known, or if pairs are compared.
+def free_rates(recipe: Recipe, splits: Splits) -> FreeRates | None:
+    """Return how many held-out rows a constant answer and copies pass; ``None`` if nothing is known, or if pairs are compared.
 
-    The held-out rows are only counted.
+    The held-out rows, of which a large training set leaves fewer in the sample, are only counted. Copies are chosen by shared words.
     """
     from mlxtune.data.scaffold import telling_fields  # imports numpy, which the command line's help does not need
 
-    known, most = AnsweredRows.from_splits(splits), recipe.evaluation.rows or _BUDGET
-    rows = evaluated_rows(_answered(sample_rows(splits.test, most)) or known.valid)
+    known = AnsweredRows.from_splits(splits)
+    most = min(recipe.evaluation.rows or _BUDGET, _COPIED // max(1, len(known.train)))
+    prompts = _answered(sample_rows(splits.test, most)) or known.valid
+    rows = evaluated_rows(prompts)
     if recipe.method.kind == "dpo" or not known.train or not rows:
         return None
     contract = Contract.from_recipe(recipe)
@@ -114,7 +117,11 @@ def constant_rate(recipe: Recipe, splits: Splits) -> ConstantRate | None:
     values, compared = [json_value(row.reference or "") for row in sample_rows(known.train, _BUDGET)], contract.section.correct
     has_fields = all(isinstance(value, dict) for value in values) and not {"answer", "fields", "calls"}.intersection(compared)
     fields = tuple(name for name in telling_fields(values) if name not in compared) if has_fields else ()
-    return ConstantRate(_hits(contract, metric, rows, [text] * len(rows))[0], len(rows), fields)
+    constant, copier = (
+        _hits(contract, metric, rows, texts)[0]
+        for texts in ([text] * len(rows), copied_answers(prompts, known.train, text))
+    )  # fmt: skip
+    return FreeRates(constant, copier, len(rows), fields)
 
 
 def _strongest(contract: Contract, metric: str, rows: Sequence[EvaluatedRow], candidates: list[str]) -> list[str]:

@@ -307,9 +307,10 @@ def promotion_refusal(
     been significant at the first look at these rows.
     """
     if report.outcome != "better":
-        gain = report.headline if report.outcome == "cannot_tell" and not report.verdict.cut and not report.seeds else None
+        gain = report.headline if report.outcome == "cannot_tell" and not report.verdict.cut else None
         p = (gain.p if gain.adjusted is None else gain.adjusted) if gain and gain.change > 0 else 1.0
-        return "looks_spent" if report.facts["level"] <= p < LEVEL else "not_better"
+        is_spent = gain is not None and report.seeds.looks_spent if report.seeds else report.facts["level"] <= p < LEVEL
+        return "looks_spent" if is_spent else "not_better"
     outcome = report.off_task.outcome if report.off_task else "held"
     if outcome == "dropped":
         return "off_task_dropped"

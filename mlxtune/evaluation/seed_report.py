@@ -93,6 +93,7 @@ class SeedReport:
     rate: SeedMean
     change: RecipeGain
     nearness: int | None  # the fewest answers of the seeds that would have to be different for another outcome
+    looks_spent: bool  # whether the recipe would have been better at the first look at these rows
 
     @property
     def chosen(self) -> SeedResult:
@@ -134,7 +135,7 @@ def build_seed_report(
         )  # fmt: skip
     before = [[own[index][metric].passed for index in rows] for own in baselines.values()]
 
-    def gain(passed: Sequence[Sequence[bool]]) -> RecipeGain:
+    def gain(passed: Sequence[Sequence[bool]], level: float = level) -> RecipeGain:
         changes = [
             [[float(after - first) for after, first in zip(values, own, strict=True)] for values in passed] for own in before
         ]
@@ -143,8 +144,11 @@ def build_seed_report(
             len(seeds), next(iter(baselines)), min(one.low for one in lower), lower[0].value, min(one.high for one in upper), level
         )
 
-    rate, nearness = seed_rate(passed, groups), _nearness(passed, before[0], gain)
-    return SeedReport(tuple(results), recommend(seeds, metric), rate, gain(passed), nearness)
+    change, recommended = gain(passed), recommend(seeds, metric)
+    looks_spent = change.outcome == "cannot_tell" and gain(passed, LEVEL).outcome == "better"
+    return SeedReport(
+        tuple(results), recommended, seed_rate(passed, groups), change, _nearness(passed, before[0], gain), looks_spent
+    )
 
 
 def _nearness(

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from mlxtune.core.child_process import Progress, StoppableCall, quiet
 from mlxtune.core.machine_load import busy_load
-from mlxtune.data.constant_rate import ConstantRate
+from mlxtune.data.free_rates import FreeRates
 from mlxtune.data.split import Splits, sample_rows
 from mlxtune.planning import calibration, measurements, memory, shapes
 from mlxtune.planning.calibration import StepCalibration
@@ -91,7 +91,7 @@ class Plan:
     reserved: int = 0  # of the held-out rows, those that only the last look evaluates
     looks: int = 0  # earlier evaluations of adapters on the held-out rows
     contest: tuple[int, int] = (1, 1)  # the numbers of baselines and of tuned arms that a verdict compares
-    constant: ConstantRate | None = None  # how far a constant answer gets
+    free: FreeRates | None = None  # how far answers get that cost nothing
     time_keys: tuple[str, ...] = ()  # the recipe's keys that shorten the training and an evaluation
 
     @property

@@ -13,7 +13,7 @@ from mlxtune.core.text import one_line, plural
 from mlxtune.data.column_map import ColumnUse
 from mlxtune.present.blocks import ActionBlock, Bar, Bars, Block, Cell, Column, Document, Fact, Facts, Heading, Mark, Style, Table
 from mlxtune.present.blocks import text as paragraph
-from mlxtune.present.labels import constant_fact, word
+from mlxtune.present.labels import free_facts, word
 from mlxtune.present.words import WORDS
 
 if TYPE_CHECKING:  # they load numpy
@@ -22,7 +22,6 @@ if TYPE_CHECKING:  # they load numpy
     from mlxtune.data.checks.base import Finding, Severity
     from mlxtune.data.checks.fixes import FixResult
     from mlxtune.data.checks.report import CheckReport, CheckResult, CheckVerdict, Improvement, Skip
-    from mlxtune.data.constant_rate import ConstantRate
 
 _MAX_VALUE = 80  # characters of a text in a finding
 _MAX_ITEMS = 5  # of a list in a finding
@@ -141,7 +140,7 @@ def check_document(report: CheckReport, fixed: FixResult | None, *, every: bool,
         Facts((*_read_facts(report), *(column_facts(report.columns) if report.columns else ()))),
         *_finding_blocks(report, every),
         Heading("Statistics", word(report.statistics.tier)),
-        Facts((*constant_facts(report.constant), *_note_facts(report), *muted, *skip_facts(report.skipped))),
+        Facts((*free_facts(report.free), *_note_facts(report), *muted, *skip_facts(report.skipped))),
         *(_fixed_blocks(fixed) if fixed else ()),
         *_next_blocks(report, command),
     )
@@ -175,16 +174,12 @@ def summary_document(verdict: ReviewVerdict, checked: CheckResult) -> Document:
     enough = checked.statistics.groups >= MIN_PROMPTS
     prompts = f"{checked.statistics.groups:,} of {GOOD_PROMPTS if enough else MIN_PROMPTS:,}"
     fact = Fact("prompts", prompts, "before your changes" if verdict.stale else "", "" if enough else "warning")
-    facts = (fact, *constant_facts(checked.constant), *skip_facts(missing))
+    facts = (fact, *free_facts(checked.free), *skip_facts(missing))
     return (verdict_block(verdict.counts), Facts(facts), *advice)
 
 
 def verdict_block(verdict: CheckVerdict) -> Block:
     return paragraph(verdict_text(verdict), "bold", VERDICT_MARKS[verdict.outcome])
-
-
-def constant_facts(found: ConstantRate | None) -> list[Fact]:
-    return [constant_fact(found)] if found else []
 
 
 def skip_facts(skipped: Mapping[str, Skip]) -> list[Fact]:

@@ -11,7 +11,7 @@ from mlxtune.present.blocks import Cell, Fact, Mark
 from mlxtune.present.words import WORDS
 
 if TYPE_CHECKING:
-    from mlxtune.data.constant_rate import ConstantRate
+    from mlxtune.data.free_rates import FreeRates
     from mlxtune.models.catalog import CatalogModel
     from mlxtune.serving.protocol import Done
 
@@ -79,12 +79,18 @@ def change_text(low: float, change: float, high: float) -> str:
     return f"{signed_points(change)} ({signed_points(low)} to {signed_points(high)})"
 
 
-def constant_fact(found: ConstantRate) -> Fact:
-    """Return how many held-out rows a constant answer passes, and which fields would tell answers apart."""
+def free_facts(found: FreeRates | None) -> list[Fact]:
+    """Return how many held-out rows answers pass that cost nothing, and which fields would tell answers apart."""
+    if found is None:
+        return []
     fields = f"; not compared: {', '.join(one_line(name, 40) for name in found.fields)}" if found.fields else ""
-    note = f"of {plural(found.rows, 'held-out row')}{fields}"
-    is_easy = found.share >= 0.5 or (found.passed and found.fields)
-    return Fact("constant", f"one answer passes {percent(found.share)}", note, "warning" if is_easy else "")
+    rows = f"of {plural(found.rows, 'held-out row')}"
+    is_easy = 2 * found.constant >= found.rows or (found.constant and found.fields)
+    copied = f"the nearest row's answer passes {percent(found.copier / found.rows)}"
+    return [
+        Fact("constant", f"one answer passes {percent(found.constant / found.rows)}", rows + fields, "warning" if is_easy else ""),
+        Fact("copier", copied, rows, "warning" if 2 * found.copier >= found.rows else ""),
+    ]
 
 
 def detectable_gain_fact(rows: int, baselines: int, level: float) -> Fact:

@@ -11,7 +11,7 @@ from mlxtune.planning.cost import Bill, CloudOffer
 from mlxtune.planning.machine import PowerState
 from mlxtune.planning.plan import Cost, LongPart, Plan
 from mlxtune.present.blocks import ActionBlock, Bar, Bars, Document, Fact, Facts, Heading, Style, Text, text
-from mlxtune.present.labels import constant_fact, detectable_gain_fact, level_text, outcome_mark, power_problems, word
+from mlxtune.present.labels import detectable_gain_fact, free_facts, level_text, outcome_mark, power_problems, word
 from mlxtune.present.search import price_text
 from mlxtune.present.words import WORDS
 from mlxtune.recipe.edit import toml_literal
@@ -134,7 +134,7 @@ def run_facts(plan: Plan, power: PowerState, check_note: str, off_task: Fact | N
         Fact("thinking", word(plan.thinking)) if plan.thinking else None,
         Fact("date", one_line(plan.date)) if plan.date else None,
         detectable_gain_fact(plan.compared, *detection(plan)) if plan.test else None,
-        constant_fact(plan.constant) if plan.constant else None,
+        *free_facts(plan.free),
         Fact("looks", f"{plan.looks:,} at these held-out rows", f"the next has {level_text(plan.looks + 1)}", "warning")
         if plan.looks
         else None,

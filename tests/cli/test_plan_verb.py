@@ -56,8 +56,9 @@ def test_the_table_matches_the_json(cli, recipe):
     assert "{:,} to {:,} steps".format(*document["usual_updates"]) in result.out
     assert "unknown  measure it: --probe" in result.out
     assert f"≥ {100 * document['detectable_gain']:.0f} points" in result.out
-    constant = document["constant"]
-    assert f"one answer passes {constant['passed'] / constant['rows']:.1%}  of {constant['rows']} held-out rows" in result.out
+    free = document["free"]
+    assert f"one answer passes {free['constant'] / free['rows']:.1%}  of {free['rows']} held-out rows" in result.out
+    assert f"the nearest row's answer passes {free['copier'] / free['rows']:.1%}  of {free['rows']} held-out rows" in result.out
     for name in ("weights", "adapter", "optimizer", "gradients", "activations", "head"):
         assert f"  {name} " in result.out
 

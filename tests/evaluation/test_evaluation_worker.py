@@ -128,7 +128,7 @@ def test_one_run_evaluates_all_arms_and_next_uses_cache(workspace, trained, eval
     finished = [event for event in off_task if event["type"] == "arm.finished"]
     assert [event["arm"] for event in finished] == ["base", "tuned"]
     assert first_report.off_task
-    prompts = sum(cell.total for cell in first_report.off_task.cells)
+    prompts = first_report.off_task.overall.paired.total
     assert {event["rows"] for event in finished} == {prompts}
     counts = [event["done"] for event in off_task if event["type"] == "arm.progress" and event["arm"] == "base"]
     assert counts == sorted(counts), "short and long answers are counted together"

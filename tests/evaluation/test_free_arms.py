@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlxtune.data.constant_rate import ConstantRate
+from mlxtune.data.free_rates import FreeRates
 from mlxtune.data.rows import Conversation, Location, Message, Unpaired
 from mlxtune.data.split import Splits
 from mlxtune.evaluation import free_arms as module
 from mlxtune.evaluation.answers import Answer
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.evidence import evaluated_rows
-from mlxtune.evaluation.free_arms import AnsweredRows, constant_answer, constant_rate, copied_answers, free_arms, strongest
+from mlxtune.evaluation.free_arms import AnsweredRows, constant_answer, copied_answers, free_arms, free_rates, strongest
 from mlxtune.evaluation.scorers import ModelAnswer
 from mlxtune.recipe import Disclaimer, EvaluationSection, parse
 
@@ -86,22 +86,22 @@ def _splits(answers: list[dict[str, object]]) -> Splits:
 
 
 @pytest.mark.parametrize(
-    ("evaluation", "passed", "fields"),
+    ("evaluation", "constant", "copier", "fields"),
     [
-        ('forbid = ["never"]', 3, ("/kind", "/of/ok")),
-        ('correct = ["/kind"]', 2, ("/of/ok",)),
-        ('correct = ["fields"]', 0, ()),
-        ("", 0, ()),
+        ('forbid = ["never"]', 3, 3, ("/kind", "/of/ok")),
+        ('correct = ["/kind"]', 2, 1, ("/of/ok",)),
+        ('correct = ["fields"]', 0, 0, ()),
+        ("", 0, 0, ()),
     ],
 )
-def test_constant_rate_counts_held_out_rows_and_names_fields_that_tell_answers_apart(evaluation, passed, fields):
+def test_free_rates_count_held_out_rows_and_name_fields_that_tell_answers_apart(evaluation, constant, copier, fields):
     recipe = parse(f'name = "x"\n[model]\nbase = "m"\n[data]\nsource = "d"\n[evaluation]\n{evaluation}')
     kinds = ["a", "a", "b"] * 8
     splits = _splits([{"kind": kind, "of": {"ok": index % 2 == 0}, "text": f"t{index}"} for index, kind in enumerate(kinds)])
-    assert constant_rate(recipe, splits) == ConstantRate(passed, 3, fields)
+    assert free_rates(recipe, splits) == FreeRates(constant, copier, 3, fields)
     pairs = parse('name = "x"\n[model]\nbase = "m"\n[data]\nsource = "d"\n[method]\nkind = "dpo"')
-    assert constant_rate(pairs, splits) is None
-    assert constant_rate(recipe, replace(splits, train=())) is None
+    assert free_rates(pairs, splits) is None
+    assert free_rates(recipe, replace(splits, train=())) is None
 
 
 def test_answers_have_no_cost_and_only_desirable_answers_are_copied():

@@ -3,7 +3,7 @@ from evaluation_files import scored_arm
 
 from mlxtune.core.json_fields import to_json
 from mlxtune.data.rows import Location
-from mlxtune.evaluation.answers import ArmAnswers
+from mlxtune.evaluation.answers import ArmAnswers, SeedAnswers
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt, compare_off_task
 from mlxtune.evaluation.report import Caveat, EvaluationReport, ReportFacts, promotion_caveat, promotion_refusal
 from mlxtune.evaluation.report_builder import build
@@ -105,3 +105,11 @@ def test_a_gain_that_a_first_look_would_show_is_refused_because_the_level_is_use
     assert (spent.outcome, promotion_refusal(spent)) == ("cannot_tell", "looks_spent")
     assert "look 6 at an adapter, level 0.17%" in refusal_text(spent)
     assert refusal_hint(spent)
+
+
+def test_with_several_seeds_the_level_is_used_up_as_well():
+    facts: ReportFacts = {"rows": ROWS, "headline": "contract"}
+    arms = [_measured("base", 10, 0), _measured("tuned", 18, 0)]
+    seeds = [SeedAnswers(f"r{seed}", seed, arms[1].answers[:4], arms[1].answers) for seed in (7, 8, 9)]
+    assert promotion_refusal(build(facts, arms, seeds=seeds)) == ""
+    assert promotion_refusal(build({**facts, "holdout": {"look": 6}}, arms, seeds=seeds)) == "looks_spent"

@@ -262,10 +262,12 @@ def test_pictures_show_latency_the_margin_and_the_rival_of_seeds(tmp_path):
         "r8",
         mean,
         RecipeGain(2, "base", 0.3, 0.5, 0.7, 0.05),
+        nearness=4,
+        looks_spent=False,
     )
     paired = PairedCounts(200, 12, 9, 79)
     change = OffTaskChange("", 300, paired, 300.0, -0.035, -0.01, 0.015, 0.7, "held")
-    off_task = OffTaskResult(0.05, change, (replace(change, category="reading", low=-0.2, outcome="dropped"),), (), (), (), 4)
+    off_task = OffTaskResult(0.05, change, (replace(change, category="reading", low=-0.2, outcome="dropped"),), (), (), 4)
     arms = tuple(replace(arm, answers=AnswerStatistics(0, 0, 90, 0.5, 0.5 + at)) for at, arm in enumerate(loaded.arms))
     rich = replace(loaded, arms=arms, seeds=seeds, facts={**loaded.facts, "off_task": to_json(off_task)})
     page = _html(rich, failed_rows(folder, rich))

@@ -230,7 +230,7 @@ def _simulated(drop: float, dependence: float, trials: int, count: int = 300) ->
     """Return how often simulated evaluations are *held* and *dropped*, if rates drop by ``drop`` and 10% more answers flip.
 
     Each of ``count`` prompts in six categories is asked twice; with probability ``dependence``, both answers change alike. The base
-    answers two of the categories correctly too rarely with the system prompt, so those cells are near the limit for being counted.
+    rarely answers two of the categories correctly with the system prompt.
     """
     random = np.random.default_rng(11)
     names = np.repeat(np.arange(6), count // 6)
@@ -258,7 +258,8 @@ def _answers(passes: Sequence[bool] | np.ndarray) -> list[str]:
 def test_simulated_evaluations_keep_the_error_and_the_stated_power(monkeypatch, dependence):
     """At the margin, *held* at most one time in twenty; with no drop, *held* with at least the stated power."""
     monkeypatch.setattr(OffTaskPrompt, "passes", lambda _, output: output == "1")  # the scorers take most of the time
-    trials = 200 if EXHAUSTIVE else 120
+    monkeypatch.setattr(prompts, "fewest_changes", lambda *_: None)  # so does this
+    trials = 1000 if EXHAUSTIVE else 120
     deviation = math.sqrt(0.05 * 0.95 / trials)
     held, _ = _simulated(0.05, dependence, trials)
     assert held < 0.05 + 2.5 * deviation
@@ -270,14 +271,15 @@ def test_simulated_evaluations_keep_the_error_and_the_stated_power(monkeypatch, 
 
 
 @pytest.mark.slow
-def test_choosing_the_counted_cells_does_not_make_the_adapter_seem_worse(monkeypatch):
-    """Every cell is near the limit, and nothing is forgotten. A limit on the base's rate gave a change of −1.1 points here."""
+def test_weak_categories_do_not_make_the_adapter_seem_worse(monkeypatch):
+    """Counting only categories that the base often answers correctly gave a change of −1.1 points here, although nothing is forgotten."""
     monkeypatch.setattr(OffTaskPrompt, "passes", lambda _, output: output == "1")
-    random, trials, changes = np.random.default_rng(12), 400 if EXHAUSTIVE else 150, []
+    monkeypatch.setattr(prompts, "fewest_changes", lambda *_: None)
+    random, trials, changes = np.random.default_rng(12), 1000 if EXHAUSTIVE else 150, []
     asked = [_probe("1", id=f"{name}{at}", category=str(name)) for name in range(8) for at in range(25)]
     dropped = 0
     for _ in range(trials):
-        base, flips = random.random(200) < 0.1, random.random(200)  # a tenth each: the sum is at the limit
+        base, flips = random.random(200) < 0.1, random.random(200)
         tuned = np.where(base, flips > 0.3, flips < 0.3 * 0.1 / 0.9)
         result = compare_off_task(asked, _answers(base), _answers(tuned))
         changes.append(result.overall.change)

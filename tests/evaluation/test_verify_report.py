@@ -162,7 +162,7 @@ TAMPERED_REPORTS = [
     ("facts", "off_task", "margin", 0.1), ("facts", "off_task", "overall", "paired", "broken", 4), ("facts", "off_task", "overall", "low", -0.01),
     ("facts", "off_task", "overall", "change", 0.01), ("facts", "off_task", "overall", "power", 0.9), ("facts", "off_task", "overall", "outcome", "held"),
     ("facts", "off_task", "overall", "effective_n", 40.0), ("facts", "off_task", "categories", 0, "prompts", 29),
-    ("facts", "off_task", "cells", 0, "tuned", 16), ("facts", "off_task", "broken", 0, "q9"),
+    ("facts", "off_task", "categories", 0, "paired", "both", 99), ("facts", "off_task", "broken", 0, "q9"),
     ("arms", 0, "rates", 0, "hits", 7), ("arms", 0, "rates", 0, "total", 13), ("arms", 1, "rates", 0, "low", 0.4), ("arms", 1, "rates", 0, "high", 0.99),
     ("arms", 0, "rates", 0, "failures", {"prosy": 6}), ("arms", 0, "margin", "value", 0.3), ("arms", 0, "margin", "groups", 11),
     ("arms", 0, "perplexity", 2.0), ("arms", 0, "answers", "tokens", 9), ("arms", 0, "answers", "cut", 1),

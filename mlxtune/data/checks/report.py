@@ -23,7 +23,7 @@ from mlxtune.data.checks.contract import metric_of
 from mlxtune.data.checks.registry import get_check
 from mlxtune.data.checks.statistics import GOOD_PROMPTS, MIN_PROMPTS, RARE_ROWS, Statistics
 from mlxtune.data.column_map import ColumnUse
-from mlxtune.data.constant_rate import ConstantRate
+from mlxtune.data.free_rates import FreeRates
 from mlxtune.data.rows import Location
 from mlxtune.data.split import SPLIT_NAMES, SplitName
 
@@ -122,7 +122,7 @@ class CheckResult:
     skipped: dict[str, Skip]
     edited: Mapping[int, str] = field(default_factory=dict)  # hashes of the rows that were checked as edited
     left_out: tuple[int, ...] = ()  # which were not compared with others
-    constant: ConstantRate | None = None  # unknown without a recipe
+    free: FreeRates | None = None  # unknown without a recipe
 
     def split_of(self, index: int) -> SplitName | None:
         """Return a record's split, or ``None`` if it is unknown."""
@@ -271,7 +271,7 @@ def report_json(report: CheckReport, fixed: dict[str, Any] | None = None) -> dic
         "muted": [asdict(muted) for muted in report.muted],
         "review": {"left_out": len(report.left_out), "edited": report.edited_count},
         "findings": [_finding_json(report, finding) for finding in report.findings],
-        "constant": asdict(report.constant) if report.constant else None,
+        "free": asdict(report.free) if report.free else None,
         "facts": asdict(report.statistics) | {"lengths": length_summary(report)},
         "fixed": fixed,
     }  # fmt: skip

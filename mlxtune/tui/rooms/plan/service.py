@@ -10,11 +10,11 @@ from mlxtune.core.errors import InputError
 from mlxtune.core.files import file_stamp
 from mlxtune.core.text import one_line
 from mlxtune.data import review
-from mlxtune.data.constant_rate import ConstantRate
+from mlxtune.data.free_rates import FreeRates
 from mlxtune.data.split import Splits, recipe_splits
 from mlxtune.evaluation.arms import contest
 from mlxtune.evaluation.contract import Contract
-from mlxtune.evaluation.free_arms import constant_rate
+from mlxtune.evaluation.free_arms import free_rates
 from mlxtune.evaluation.holdout.ledger import looks
 from mlxtune.evaluation.off_task.prompts import load_prompts
 from mlxtune.models import bundled, catalog, resolve
@@ -57,7 +57,7 @@ class PlanService:
         self._workspace = workspace
         self._lock = threading.Lock()
         self._inputs: _PlanInputs | None = None
-        self._constant: tuple[object, ConstantRate | None] = (None, None)  # with the key of what it was computed from
+        self._free: tuple[object, FreeRates | None] = (None, None)  # with the key of what it was computed from
 
     def plan(self, recipe: Recipe, progress: Progress, is_outdated: Callable[[], bool], fetch: bool = False) -> PlanResult | None:
         """Plan ``recipe``, or return ``None`` if that ``is_outdated`` once earlier plans are done. With ``fetch``, download the base first.
@@ -85,9 +85,9 @@ class PlanService:
         loaded, inputs = self._prepare(recipe, progress)
         plan = inputs.planner.plan(loaded, inputs.splits, workspace=self._workspace)
         key = (inputs.key, loaded.evaluation, loaded.schema_file and file_stamp(loaded.schema_file))
-        if self._constant[0] != key:
-            self._constant = key, constant_rate(loaded, inputs.splits)
-        plan = replace(plan, contest=contest(loaded), constant=self._constant[1])
+        if self._free[0] != key:
+            self._free = key, free_rates(loaded, inputs.splits)
+        plan = replace(plan, contest=contest(loaded), free=self._free[1])
         plan = replace(plan, looks=looks(self._workspace, inputs.splits.evaluated))
         return PlanResult(plan, make_bill(plan, loaded.method.kind, chip=machine.this_machine().chip), inputs.local)
 
