@@ -5,14 +5,18 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from typer.testing import CliRunner
 
 from mlxtune.cli import demo
+from mlxtune.cli.main import app
 from mlxtune.cli.output import progress_bar
+from mlxtune.core.errors import GateError
 from mlxtune.data import samples
 from mlxtune.data.source import read_source
 from mlxtune.data.split import sample_rows, split
 from mlxtune.recipe import load
 from mlxtune.recipe.schema import ArmName
+from mlxtune.runs.registry import Run
 
 RECIPE: Path = samples.samples_root() / samples.RECIPE
 
@@ -62,3 +66,22 @@ def test_stages_have_headings_and_results(monkeypatch, capsys):
     assert progress == ["· step 0", "· step 10", "· step 20"], "a line every ten seconds"
     assert result == "  ✓ done"
     assert second.startswith("2  Train ─")
+
+
+@pytest.mark.parametrize(
+    ("options", "asked"), [(["--full"], [("gemma-3-270m", "base", "tuned")]), ([], []), (["--full", "--json"], [])]
+)
+def test_only_the_full_demo_asks_a_judge_whose_unreliability_is_a_result(monkeypatch, tmp_path, options, asked):
+    seen = []
+
+    def judge(*, local: str, first: str, second: str, **others: object) -> None:
+        seen.append((local, first, second))
+        raise GateError("The judge is unreliable.")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo, "judge", judge)
+    monkeypatch.setattr(demo, "_run_workflow", lambda *_, seeds: (Run(tmp_path / "runs" / "r"), tmp_path / "evals" / "e"))
+    monkeypatch.setattr(demo.reports, "load", lambda folder: {})
+    monkeypatch.setattr(demo, "show_report", lambda *_: None)
+    result = CliRunner().invoke(app, ["demo", str(tmp_path / "demo"), *options])
+    assert (result.exit_code, seen) == (0, asked), result.output
