@@ -17,6 +17,7 @@ from mlxtune.core.errors import TemplateError
 from mlxtune.core.sequences import common_length
 from mlxtune.data.readers.turns import with_json_arguments
 from mlxtune.data.rows import REASONING, Message, join_reasoning
+from mlxtune.models.thoughts import THOUGHTS
 
 TurnDict = dict[str, Any]
 Tools = Sequence[dict[str, Any]]
@@ -218,6 +219,9 @@ class _Probe:
         before, prompt, text = self._text([_USER]), self._text([_USER], generation_prompt=True), self._text([_USER, _ASSISTANT])
         header = prompt[len(before) :] if before and prompt.startswith(before) else ""
         common = common_length(prompt, text)
+        empty = next((start + end for start, end in THOUGHTS.items() if prompt.endswith(start + end)), "")
+        if not text.startswith(prompt) and text.startswith(prompt.removesuffix(empty)):  # Command R7B
+            return header, empty
         return header, prompt[common:] if header and text[common:].startswith(_ANSWER) else ""
 
     def reasoning(self, *, inline: bool) -> str:

@@ -18,14 +18,10 @@ from mlxtune.models.dialect import Dialect
 from mlxtune.models.thinking import ThinkingControls, template_variables
 from mlxtune.recipe.schema import Thinking
 
-_DATE = re.compile(r"\bdate_string\b")  # llama.cpp passes today's date in this variable
-
-_CONVERTER = Path(__file__).with_name("plain_messages.jinja")
-
 
 def with_variables(source: str, variables: Mapping[str, Any]) -> str:
     """Return the Jinja template ``source`` with its ``variables`` set to these values, whatever a program passes."""
-    source = _DATE.sub("trained_date_string", source)
+    source = re.sub(r"\bdate_string\b", "trained_date_string", source)  # llama.cpp passes today's date in this variable
     read = template_variables(source)
     settings = (f"{{%- set {name} = {json.dumps(value)} %}}" for name, value in sorted(variables.items()) if name in read)
     return "".join(settings) + source
@@ -36,7 +32,8 @@ def message_converter(dialect: Dialect, controls: ThinkingControls, thinking: Th
     read = {name: getattr(dialect, name) for name in ("systems", "arguments", "content_parts", "short_ids", "tools_in_system")}
     reasoning = dialect.reasoning if thinking != "off" else ""
     read |= {"reasoning": reasoning, "keep": controls.keeps(thinking), "word": controls.word(thinking)}
-    return f"{{%- set dialect = {json.dumps(read)} %}}{_CONVERTER.read_text(encoding='utf-8')}"
+    converter = Path(__file__).with_name("plain_messages.jinja").read_text(encoding="utf-8")
+    return f"{{%- set dialect = {json.dumps(read)} %}}{converter}"
 
 
 def plain_messages(row: PromptRow) -> list[dict[str, Any]]:

@@ -196,7 +196,9 @@ OTHERS = (
     chatml("OLMo 3 Think", "olmo_thinker", stops=("<|im_end|>", "<|endoftext|>"), plain=HERMES[4:], tools=False, thinking=True),
     chatml("Bielik 3", "Bielik-11B-v3.0-Instruct", bos="<s>", thinking=True),
     chatml("Hermes 3", "NousResearch-Hermes-3-Llama-3.1-8B-tool_use", bos="<|begin_of_text|>", default=CHATML_TEMPLATE),
-    cohere("Command R7B", "CohereForAI-c4ai-command-r7b-12-2024-tool_use", specials=(*COHERE, *COMMAND), package=None, twin=False),
+    cohere(
+        "Command R7B", "CohereForAI-c4ai-command-r7b-12-2024-tool_use", specials=(*COHERE, *COMMAND), tools=True, package=None, twin=False,
+    ),
     elsewhere("Apertus", "Apertus-8B-Instruct", stops=APERTUS[:1], specials=APERTUS, bos="<s>"),
     elsewhere("Apriel 1.5", "unsloth-Apriel-1.5", stops=("<|end|>",), specials=APRIEL, bos="<s>", tools=True),
     elsewhere("Apriel 1.6 Thinker", "Apriel-1.6-15b-Thinker-fixed", stops=("<|end|>",), specials=APRIEL, bos="<s>"),

@@ -59,6 +59,7 @@ def expected_text(tokenizer: Any, base: Base, turns: Sequence[Record], tools: An
 
 REWRITTEN = {  # the end of the prompt, if the template renders what is before it differently once it is answered
     "Gemma 4 31B": ("<|turn>model\n", PROMPT_THOUGHT),
+    "Command R7B": ("<|CHATBOT_TOKEN|>", PROMPT_THOUGHT),
     "Mistral Nemo": (
         "[/INST]",
         "The template renders system text in the last user turn, and only if the conversation ends with it.",
@@ -70,6 +71,7 @@ REWRITTEN = {  # the end of the prompt, if the template renders what is before i
     "Hermes 3": ("<|im_start|>assistant\n", "The template writes a line break after a tool's result only if another turn follows."),
     "gpt-oss": ("<|start|>assistant", "The template leaves out the thoughts before calls once the final answer follows."),
 }
+ALWAYS_PROMPTS = {"Command R7B": "<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|><|START_THINKING|><|END_THINKING|>"}  # also at the end
 INLINE_THOUGHT = {  # how the template takes a thought, if not as ``reasoning_content``
     "SmolLM3": lambda thought, text: f"<think>\n{thought}\n</think>\n\n{text}",
     "OLMo 3 Think": lambda thought, text: f"<think>\n{thought}\n</think>\n\n{text}",
@@ -90,7 +92,8 @@ def rendered_text(tokenizer: Any, base: Base, turns: Sequence[Record], tools: An
         options = {"tools": tools, "enable_thinking": thinking, "add_generation_prompt": prompt}
         return tokenizer.apply_chat_template(_plain_turns(base, turns), tokenize=False, **options)
 
-    prompt, whole = render(turns[:-1], prompt=True), render(turns, prompt=False)
+    prompt = render(turns[:-1], prompt=True)
+    whole = render(turns, prompt=False).removesuffix(ALWAYS_PROMPTS.get(base.name, ""))
     if whole.startswith(prompt):
         answer = whole.removeprefix(prompt)
     else:

@@ -27,7 +27,6 @@ UNTRAINABLE = {
     "GLM-4.7-Flash": "no token ends an assistant turn",
     "Apertus": "no token ends an assistant turn",
     "Apriel 1.6 Thinker": "no token ends an assistant turn",
-    "Command R7B": "without thinking, every prompt has a thought that conversations do not have",
 }
 _scratch = tempfile.TemporaryDirectory()
 
