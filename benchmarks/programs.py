@@ -83,16 +83,17 @@ def compare(base: Base, folder: Path, ollama: Path) -> Iterator[tuple[str, str, 
     for mode in ("off", "keep"):
         chat = open_chat(base, mode)
         known = probes(chat.dialect, mode)
-        rows = {kind: chat.rendered_prompts([known[index]]) for kind, (index, own) in KINDS.items() if own == mode}
+        rendered = chat.rendered_prompts()
+        rows = {kind: [one for one in rendered if one[0] == known[index]] for kind, (index, own) in KINDS.items() if own == mode}
         exported = folder / mode
         exported.mkdir()
         copy_tokenizer(source, exported, chat.frozen_source)
         with llama_server(LlamaSettings(str(file), template=chat.frozen_source)) as url:
-            for kind, rendered in rows.items():
-                if not rendered:
+            for kind, one in rows.items():
+                if not one:
                     yield from ((program, kind, None) for program in PROGRAMS)
                     continue
-                ((row, expected),) = rendered
+                ((row, expected),) = one
                 text = chat.render(row.prompt, row.tools, generation_prompt=True).removeprefix(base.bos)
                 folders = {"mlx": exported, "adapter": source.folder, "hf": exported, "peft": exported}
                 for program in PROGRAMS[:4]:

@@ -105,7 +105,7 @@ class ChatTemplate:
         if self.tokenizer.bos_token is None:  # llama.cpp would take its own default
             variables["bos_token"] = ""
         frozen = with_variables(source, variables)
-        rendered = self.rendered_prompts(probes(self.dialect, thinking))
+        rendered = self.rendered_prompts()
         gets_parts = thinking == "off" and "[THINK]" in source  # llama.cpp gives these templates thoughts as parts of the content
         reads_alias = self.dialect.reasoning and REASONING not in source  # which transformers fills, but LM Studio does not
         if not (gets_parts or reads_alias) and all(self._renders(frozen, row) == tokens for row, tokens in rendered):
@@ -119,10 +119,10 @@ class ChatTemplate:
         except Exception:  # a template is a program and may raise anything
             return None
 
-    def rendered_prompts(self, rows: Iterable[PromptRow]) -> list[tuple[PromptRow, list[int]]]:
-        """Return the ``rows`` that can be rendered and trained, with the tokens of their prompts."""
-        rendered = []
-        for row in rows:
+    def rendered_prompts(self, rows: Iterable[PromptRow] = ()) -> list[tuple[PromptRow, list[int]]]:
+        """Return the probes and ``rows`` that can be rendered and trained, with the tokens of their prompts."""
+        rendered: list[tuple[PromptRow, list[int]]] = []
+        for row in (*probes(self.dialect, self.settings.thinking), *rows):
             try:
                 if isinstance(row, Conversation):
                     self.answer(row.messages, row.tools, row.location)

@@ -14,7 +14,7 @@ from table import AVAILABLE, REPRESENTATIVE, open_chat
 from test_program_prompts import MODES, TWO_TEMPLATES
 
 from mlxtune.data.rows import PromptRow
-from mlxtune.models.portable import plain_messages, probes
+from mlxtune.models.portable import plain_messages
 from mlxtune.models.template import ChatTemplate
 
 ENGINE = Package(
@@ -40,7 +40,7 @@ def test_lm_studios_engine_renders_the_prompts_of_training(base: Base) -> None:
     requests, expected = list[dict[str, Any]](), []
     for mode in MODES:
         chat = open_chat(base, mode)
-        for row, _ in chat.rendered_prompts(probes(chat.dialect, mode)):
+        for row, _ in chat.rendered_prompts():
             if row.tools and base.name in UNSUPPORTED_TOOLS:
                 continue
             requests.append(request(chat, row))

@@ -19,7 +19,6 @@ from mlxtune.adapters.publish import copy_tokenizer
 from mlxtune.core.files import read_json, write_json
 from mlxtune.data.rows import REASONING, PromptRow
 from mlxtune.evaluation.endpoint_answers import openai_message
-from mlxtune.models.portable import probes
 from mlxtune.models.resolve import ModelFolder, resolve
 from mlxtune.models.template import ChatTemplate
 from mlxtune.serving.chat_session import ChatSession
@@ -37,7 +36,7 @@ def test_transformers_and_mlx_lm_render_the_prompts_of_training(base: Base, tmp_
     source = ModelFolder(base.name, write_base(base, None, tmp_path / "base"), {}, "")
     for mode in MODES:
         chat = open_chat(base, mode)
-        assert chat.rendered_prompts(probes(chat.dialect, mode)) or base.name in UNTRAINABLE or not base.thinking
+        assert chat.rendered_prompts() or base.name in UNTRAINABLE or not base.thinking
         (tmp_path / mode).mkdir()
         copy_tokenizer(source, tmp_path / mode, chat.frozen_source)
         assert folder_difference(chat, tmp_path / mode) is None
@@ -48,7 +47,7 @@ def test_transformers_and_mlx_lm_render_the_prompts_of_training(base: Base, tmp_
 def test_the_server_and_chat_render_the_prompts_of_training(base: Base) -> None:
     for mode in MODES:
         chat = open_chat(base, mode)
-        for row, expected in chat.rendered_prompts(probes(chat.dialect, mode)):
+        for row, expected in chat.rendered_prompts():
             assert chat.prompt([parse_message(turn, "") for turn in openai_messages(row)], row.tools) == expected
             if not row.tools:
                 session = ChatSession(*(turn.content for turn in row.prompt[:1] if turn.is_system))
@@ -79,7 +78,7 @@ def openai_messages(row: PromptRow) -> list[dict[str, Any]]:
 def differing(chat: ChatTemplate, server: Llama, mode: str, bos: str) -> dict[str, tuple[str, str]]:
     """Return the prompts of training that llama.cpp renders differently, and what it renders."""
     found = {}
-    for row, _ in chat.rendered_prompts(probes(chat.dialect, mode)):
+    for row, _ in chat.rendered_prompts():
         body: dict[str, Any] = {"messages": openai_messages(row)}
         text = server.post("/apply-template", body | ({"tools": list(row.tools)} if row.tools else {}))["prompt"]
         expected = chat.render(row.prompt, row.tools, generation_prompt=True)

@@ -49,14 +49,12 @@ def expressed_template(template: ChatTemplate, rows: Sequence[PromptRow]) -> tup
     Compared are ``rows`` and conversations of several kinds, without tools: Ollama refuses tools if a template does not list them.
     """
     from mlxtune.adapters.export.turn_template import derive, first_difference
-    from mlxtune.models.portable import probes
 
     turns = derive(template, template.added_bos)
     if turns is None or not is_writable(turns.go):
         first = template.prompt(rows[0].prompt, rows[0].tools)[:1]
         return "", PromptDifference(rows[0].id, 0, template.tokenizer.decode(first), "")
-    known = template.rendered_prompts(probes(template.dialect, template.settings.thinking))
-    compared = [*rows, *(row for row, _ in known if not row.tools)]
+    compared = [*rows, *(row for row, _ in template.rendered_prompts() if not row.tools)]
     return turns.go, first_difference(template, turns, compared, template.added_bos)
 
 

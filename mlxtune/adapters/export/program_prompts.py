@@ -18,7 +18,7 @@ from mlxtune.core.child_process import Request, serve
 from mlxtune.core.errors import GateError
 from mlxtune.core.text import one_line
 from mlxtune.data.rows import PromptRow
-from mlxtune.models.portable import plain_messages, plain_prompt, probes
+from mlxtune.models.portable import plain_messages, plain_prompt
 from mlxtune.models.resolve import resolve
 from mlxtune.models.template import ChatTemplate, TemplateSettings, load_template
 
@@ -30,7 +30,7 @@ def folder_difference(
 
     Prompts of ``rows`` are compared, and of conversations of several kinds. ``template`` is what the user names in addition.
     """
-    rendered = chat.rendered_prompts([*probes(chat.dialect, chat.settings.thinking), *rows])
+    rendered = chat.rendered_prompts(rows)
     tokenizers = AutoTokenizer.from_pretrained(folder), load_tokenizer(folder)
     found = (prompt_difference(chat, rendered, partial(plain_prompt, one, template=template)) for one in tokenizers)
     return next(filter(None, found), None)
@@ -38,7 +38,7 @@ def folder_difference(
 
 def gguf_difference(chat: ChatTemplate, file: Path, rows: Sequence[PromptRow] = ()) -> PromptDifference | None:
     """Do the same with llama.cpp and a GGUF file."""
-    rendered = chat.rendered_prompts([*probes(chat.dialect, chat.settings.thinking), *rows])
+    rendered = chat.rendered_prompts(rows)
     with llama_server(LlamaSettings(str(file))) as url:
         return prompt_difference(chat, rendered, lambda row: rendered_prompt(f"{url}/v1", "", row, lambda text: []) or [])
 
