@@ -172,7 +172,8 @@ def _chosen_format(form: str, which: str, options: ExportOptions) -> ExportForma
     if precision and chosen.form != "gguf":
         refuse("--precision", chosen.label, f"{form} {which} --lora" if lora else f"llamacpp {which} --precision {precision}")
     if options.smallest and (precision or chosen.form not in exports.SMALLER):
-        refuse("--smallest", f"--precision {precision}" if precision else chosen.label, f"llamacpp {which} --smallest")
+        usable = "llamacpp" if form in ("hf", "peft") else form
+        refuse("--smallest", f"--precision {precision}" if precision else chosen.label, f"{usable} {which} --smallest")
     if form == "ollama" and lora != bool(base):
         hint = f"mlxtune export ollama {which} --lora --from llama3.2:3b"
         raise InputError("For Ollama, --lora and --from must be used together.", hint=hint)

@@ -184,6 +184,11 @@ def reference_likelihood(answers: Sequence[Answer]) -> tuple[float, int]:
     return sum(answer.nats for answer in answers), sum(answer.tokens for answer in answers)
 
 
+def answer_speed(answers: Sequence[Answer]) -> float:
+    """Return the tokens per second of timed ``answers``."""
+    return sum(one.answer_tokens + one.thought_tokens for one in answers) / sum(one.seconds or 0.0 for one in answers)
+
+
 def answer_statistics(answers: Sequence[Answer]) -> AnswerStatistics:
     cut = [answer for answer in answers if answer.ended in _CUT]
     going = [answer for answer in cut if not _repeats(answer)]

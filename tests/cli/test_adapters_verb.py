@@ -340,7 +340,8 @@ def test_peft_export_writes_an_adapter_that_imports_again(ok, cli, shop, tiny):
         ("mlx --lora --requantize", "--requantize cannot be used with --lora."),
         ("llamacpp --precision q4", "Unknown precision q4."),
         ("llamacpp --smallest --precision f16", "--smallest cannot be used with --precision f16."),
-        ("hf --smallest", "--smallest cannot be used with hf."),
+        ("hf --smallest", "--smallest cannot be used with hf. | mlxtune export llamacpp last --smallest"),
+        ("mlx --requantize --smallest", "--smallest cannot be used with mlx --requantize. | mlxtune export mlx last --smallest"),
     ],
 )
 def test_options_that_a_format_does_not_have_are_refused(refused, shop, command, words):

@@ -190,9 +190,13 @@ async def test_an_export_asks_first_and_starts_the_worker(stocked, open_room, mo
         await room.press("down", until=lambda: " ".join(room.text("#choice-about").split()) == FORMATS[0].about)
         await room.press("up", choose="")
         assert not started, "the first option writes nothing"
-        await room.press("e", choose="mlx", notice="● Exporting tone to exports/x.")
-        assert started.pop() == ("adapters/tone", "fused", "f16", "", "")
-        await room.until(lambda: not room.app.jobs.busy)
+        for precision, given, option in (("not quantized", "f16", []), ("smallest", "smallest", ["--smallest"])):
+            await room.press("e", choose="mlx")
+            await room.choose(precision)
+            await room.until(lambda: bool(started))
+            assert started.pop() == ("adapters/tone", "fused", given, "", "")
+            assert room.app.commands.commands[-1].split() == ["mlxtune", "export", "mlx", "tone", *option]
+            await room.until(lambda: not room.app.jobs.busy)
         await room.press("e", choose="ollama")
         await room.choose("q8_0")
         await room.until(lambda: bool(started))

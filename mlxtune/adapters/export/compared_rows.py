@@ -67,11 +67,12 @@ class ComparedRows:
         own = self.worker.folder / "cache" / (sha256_file(file) if file else "")  # the keys in a cache have only the base's hash
         cache = self.worker.folder.parent.parent / "evals" / "cache" if adapter else own
         section, tell = self.section, partial(progress_reporter, self.worker, name)
+        timed = bool(self.worker.request.get("smallest")) and not (adapter or file)  # of a model folder whose size is tried
         options = AnswerOptions(
             template.settings, self.max_tokens(template), section.thinking_tokens, section.batch_size, cache, section.stop_loops,
             self.contract.schema_document if self.contract else None,
         )  # fmt: skip
-        answers = generate_answers(arm, loaded, self.rows, options, tell, of=kind, score_references=False)
+        answers = generate_answers(arm, loaded, self.rows, options, tell, of=kind, score_references=False, timed=timed)
         self.worker.emit("arm.finished", arm=name, rows=len(self.rows), cached=answers.cached, seconds=answers.seconds, of=kind)
         tokens = []
         for row, output in zip(self.rows, answers.answers, strict=True):

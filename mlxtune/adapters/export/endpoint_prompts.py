@@ -17,6 +17,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
+from mlxtune.adapters.export.llama_server import LlamaSettings, llama_server
 from mlxtune.core.errors import InputError, MachineError
 from mlxtune.core.text import one_line
 from mlxtune.data.rows import REASONING, PromptRow
@@ -106,11 +107,12 @@ def rendered_prompt(url: str, model: str, row: PromptRow, encode: Callable[[str]
     return None
 
 
-def llama_speed(url: str) -> float | None:
-    """Return the tokens per second with which llama.cpp's server at ``url`` continues a text."""
-    match _request(f"{url}/completion", {"prompt": "Once", "n_predict": 64, "ignore_eos": True}, timeout=_SLOW):
-        case {"timings": {"predicted_per_second": float(speed)}}:
-            return speed
+def llama_speed(file: Path) -> float | None:
+    """Return the tokens per second with which llama.cpp continues a text with the model in ``file``."""
+    with llama_server(LlamaSettings(str(file), fast=True)) as url:
+        match _request(f"{url}/completion", {"prompt": "Once", "n_predict": 64, "ignore_eos": True}, timeout=_SLOW):
+            case {"timings": {"predicted_per_second": float(speed)}}:
+                return speed
     return None
 
 

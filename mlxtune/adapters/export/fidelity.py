@@ -78,7 +78,7 @@ class TriedSize:
     """A quantization of the fused model, compared with the adapter.
 
     It ``holds`` if it is faithful and the interval of its change on the contract rules out a loss of the recipe's
-    ``evaluation.regression_margin``. ``speed``, in generated tokens per second, is llama.cpp's on this machine. ``finishing_steps`` is the
+    ``evaluation.regression_margin``. ``speed``, in generated tokens per second, is llama.cpp's or MLX's on this machine. ``finishing_steps`` is the
     number of steps for which the adapter was trained further with its fused weights rounded to the precision.
     """
 

@@ -28,6 +28,7 @@ from mlxtune.core.errors import InputError, MachineError, ModelError
 from mlxtune.core.files import new_folder, write_json, write_text
 from mlxtune.core.hashing import sha256_file
 from mlxtune.core.text import one_line, size
+from mlxtune.evaluation.answers import answer_speed
 from mlxtune.evaluation.arms import BASE, TUNED
 from mlxtune.evaluation.progress import progress_reporter
 from mlxtune.models.cpu import blas
@@ -147,7 +148,7 @@ class _ExportJob:
             nbytes, proof = self.write(folder), self.compare(folder)
             contract = proof.answers.contract
             holds = not proof.failure and (contract is None or contract.low > -self.recipe.evaluation.regression_margin)
-            speed = self._llama_speed(folder / start.GGUF_FILE)
+            speed = llama_speed(folder / start.GGUF_FILE) if self.form == "gguf" else answer_speed(self.exported)
             tried.append(TriedSize(precision, nbytes, holds, proof.answers, speed, self.finishing_steps))
             if holds and chosen is None:
                 chosen = precision, proof
@@ -231,9 +232,9 @@ class _ExportJob:
 
         difference = self._prompt_difference(scratch)
         exported = self._read_back(scratch)
-        outputs, _ = self.rows.answers(exported, EXPORTED, None, self.chat.source, next(scratch.glob("*.gguf"), None))
+        self.exported, _ = self.rows.answers(exported, EXPORTED, None, self.chat.source, next(scratch.glob("*.gguf"), None))
         loss = logits.distance(self.tuned, self._logits(exported.model, EXPORTED))
-        return Fidelity(self.form, self.change, loss, self.rows.compare(self.outputs, outputs), difference)
+        return Fidelity(self.form, self.change, loss, self.rows.compare(self.outputs, self.exported), difference)
 
     def _prompt_difference(self, scratch: Path) -> PromptDifference | None:
         """Return where the programs for which the export is made render a prompt differently than in training."""
@@ -285,14 +286,6 @@ class _ExportJob:
         elif request["program"] == "lmstudio":
             os.rename(folder / file, folder / f"{request['name']}-{self.precision.upper()}.gguf")
             lmstudio.write_preset(request["name"], request["system"])  # before the model, which must not exist without it
-
-    def _llama_speed(self, file: Path) -> float | None:
-        if self.form != "gguf":
-            return None
-        from mlxtune.adapters.export.llama_server import LlamaSettings, llama_server
-
-        with llama_server(LlamaSettings(str(file), fast=True)) as url:
-            return llama_speed(url)
 
     def _logits(self, model: nn.Module, name: str) -> list[mx.array]:
         from mlxtune.adapters.export import logits

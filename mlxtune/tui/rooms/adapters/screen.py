@@ -19,7 +19,7 @@ from mlxtune.adapters import library
 from mlxtune.adapters.entry import AdapterEntry
 from mlxtune.adapters.export import start as exports
 from mlxtune.adapters.export.formats import FORMATS, ExportFormat, copy_adapter, copy_folder
-from mlxtune.adapters.export.start import PRECISIONS, SMALLEST, require_packages
+from mlxtune.adapters.export.start import PRECISIONS, SMALLER, SMALLEST, require_packages
 from mlxtune.adapters.importers.importer import import_adapter
 from mlxtune.adapters.library import AdapterComparison, compare
 from mlxtune.core.errors import InputError
@@ -322,9 +322,10 @@ class AdaptersRoom(Room):
             with self.app.notices.showing_errors():
                 require_packages(one.form)
                 start = partial(self._start_export, adapter, one)
-                if one.form == "gguf":
-                    options = [ChoiceOption(str(name), name, about) for name, about in PRECISIONS.items()]
-                    options.append(ChoiceOption(SMALLEST, SMALLEST, "the smallest of four that holds on the held-out rows"))
+                if tried := one.form and SMALLER.get(one.form):
+                    precisions = PRECISIONS if one.form == "gguf" else {"": "not quantized"}
+                    options = [ChoiceOption(str(name), name or about, about) for name, about in precisions.items()]
+                    options.append(ChoiceOption(SMALLEST, SMALLEST, f"the first of {', '.join(tried)} that holds on held-out rows"))
                     self.app.choose("In which precision?", options, lambda name: start(precision=name))
                 elif one.program == "ollama":
                     about = "The name of the adapter's base in Ollama, such as llama3.2:3b."
@@ -345,10 +346,8 @@ class AdaptersRoom(Room):
                 return Notice("done", f"Wrote {adapter.name}.", f"It is in {folder}.")
             return Notice("working", f"Exporting {adapter.name} to {folder}.", "s stops it, and the details show the result.")
 
-        options = [f"--{name}={value}" for name, value in how.items() if name == "precision" and value != SMALLEST]
-        options += (
-            [f"--from={how['ollama_base']}"] if "ollama_base" in how else ["--smallest"] if how.get("precision") == SMALLEST else []
-        )
+        names = {"precision": "--precision", "ollama_base": "--from"}
+        options = ["--smallest" if value == SMALLEST else f"{names[name]}={value}" for name, value in how.items() if value]
         self.app.commands.add("export", *chosen.label.split(), adapter.name, *options)
         start = self.app.jobs.run if chosen.copy else self.app.runs.start_worker
         start(job, busy=f"Starting the export of {adapter.name}.")
