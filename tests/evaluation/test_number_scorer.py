@@ -60,6 +60,39 @@ from mlxtune.recipe import DataSection, EvaluationSection, ModelSection, Recipe
         ("(10–12)", "12"),
         ("so 2 * 10 = 20", "20"),
         ("9" * 900, "9" * 900),
+        ("\\frac{12}{5}", "12/5"),
+        ("\\boxed{\\frac{12}{5}}", "12/5"),
+        ("\\boxed{\\dfrac{10}{3}}", "10/3"),
+        ("\\boxed{\\frac{-1}{3}}", "-1/3"),
+        ("-\\tfrac{ 3 }{ 40 }", "-3/40"),
+        ("1\\frac{2}{3}", "5/3"),
+        ("2.5 E10", "25000000000"),
+        ("2.5e 10", "25000000000"),
+        ("tra 5 e 10", "10"),
+        ("3 ÷ 4", "3/4"),
+        ("1\\,234", "1234"),
+        ("1{,}234", "1234"),
+        ("\\boxed{x = 5}", "5"),
+        ("\\boxed{f(2)=5}", "5"),
+        ("\\boxed{42\\text{ cm}^2}", "42"),
+        ("\\boxed{\\text{42 apples}}", "42"),
+        ("\\boxed{5\\,\\mathrm{kg}}", "5"),
+        ("\\boxed{45^{\\circ}}", "45"),
+        ("\\boxed{\\$5}", "5"),
+        ("\\boxed{5\\%}", "5"),
+        ("\\boxed{\\boxed{5}}", "5"),
+        ("\\boxed{42", "42"),
+        ("5 m^2", "5"),
+        ("5 m/s^2", "5"),
+        ("The answer is 5 **(five)**.", "5"),
+        ("5 + 3 is 8", "8"),
+        ("$5/day", "5"),
+        ("w/5 eggs", "5"),
+        ("Its sin is 5", "5"),
+        ("5 (from PyPI, by exp(x))", "5"),
+        ("836 = 830 (of chat) + 6", "6"),
+        ("836 = 830 + 5 and 1", "1"),
+        ("#### 18 + tax", "18"),
     ],
 )
 def test_the_final_number(text, number):
@@ -112,11 +145,90 @@ def test_the_final_number(text, number):
         ("9" * 5000, "stop", "9" * 5000, ""),
         ("9" * 5000, "stop", "9" * 4999 + "8", "other_number"),
         ("1/0", "stop", "2/0", "other_number"),
+        ("1/00", "stop", "2/00", "other_number"),
     ],
 )
 def test_answers_are_compared_by_their_final_number(output, ended, reference, kind):
     score = score_number(ModelAnswer(output, ended, reference))
     assert (score.passed, score.kind) == (not kind, kind)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("\\boxed{\\frac{12}{5}}", "\\boxed{\\frac{12}{7}}"),
+        ("\\boxed{\\frac{12}{5}}", "0.5"),
+        ("\\frac{12}{5}", "\\frac{99}{5}"),
+        ("\\frac{12}{5}", "5"),
+        ("\\boxed{\\frac{-1}{3}}", "\\boxed{\\frac{-2}{3}}"),
+        ("\\boxed{\\frac{\\pi}{3}}", "\\boxed{\\frac{\\pi}{6}}"),
+        ("3sqrt(2)", "5sqrt(2)"),
+        ("3*√2", "5*√2"),
+        ("2.5 E10", "9.1 E10"),
+        ("1÷3", "2÷3"),
+        ("\\boxed{x+3}", "3"),
+        ("\\frac{1}{0}", "\\frac{2}{0}"),
+        ("\\frac{1.5}{2}", "\\frac{2.5}{2}"),
+        ("\\frac{1,000}{3}", "\\frac{2,000}{3}"),
+        ("\\frac{x + 1}{2}", "\\frac{x + 3}{2}"),
+        ("\\boxed{\\frac{\\sqrt{2}}{2}}", "\\boxed{\\sqrt{22}}"),
+        ("\\sqrt{2}2", "\\sqrt{22}"),
+        ("2\\sqrt{3+5}", "2\\sqrt{3}+5"),
+        ("3 \\cdot \\sqrt{2}", "5 \\cdot \\sqrt{2}"),
+        ("√2 × 3", "√5 × 3"),
+        ("2 - 3√2", "5 - 3√2"),
+        ("2+3√2", "5+3√2"),
+        ("(a+b)/2", "(c+d)/2"),
+        ("2∛5", "3∛5"),
+        ("x^3", "y^3"),
+        ("2**3", "2*3"),
+        ("(x+1)/2", "(x+3)/2"),
+        ("2x2", "3x2"),
+        ("e^{2}", "3^{2}"),
+        ("2+3i", "5+3i"),
+        ("\\log_2 8", "\\log_3 8"),
+        ("sin(3)", "cos(3)"),
+        ("2 pi", "2"),
+        ("5 m^2", "6 m^2"),
+        ("\\boxed{3x}", "3"),
+        ("\\boxed{5-3}", "3"),
+        ("\\boxed{x > 5}", "5"),
+        ("\\boxed{\\pm 5}", "5"),
+        ("\\boxed{(1, 2)}", "\\boxed{(1, 3)}"),
+        ("\\boxed{\\{1, 2\\}}", "\\boxed{\\{1, 3\\}}"),
+        ("\\boxed{35_8}", "\\boxed{35}"),
+        ("\\boxed{5!}", "\\boxed{5}"),
+    ],
+)
+def test_expressions_that_are_no_number_equal_only_themselves(one, other):
+    assert score_number(ModelAnswer(one, reference=other)).kind == "other_number"
+    assert score_number(ModelAnswer(other, reference=one)).kind == "other_number"
+    assert score_number(ModelAnswer(one, reference=f"So it is {one}.")).passed
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("3*√2", "3√2"),
+        ("3sqrt(2)", "3 \\cdot \\sqrt{2}"),
+        ("**2√3**", "(2√3)"),
+        ("\\boxed{12\\pi\\text{ cm}^2}", "12 pi"),
+        ("\\boxed{x+3}", "$x + 3$"),
+        ("\\boxed{\\dfrac{\\pi}{3}}", "\\frac{\\pi}{3}"),
+    ],
+)
+def test_expressions_may_be_written_differently(one, other):
+    assert score_number(ModelAnswer(one, reference=other)).passed
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["\\boxed{" * 5000, "\\boxed" + "{" * 20_000, "\\boxed{" + "a" * 20_000, "\\boxed{1" + "ab" * 9000 + "^}", "1*(" * 10_000,
+     "2*{ " * 10_000, "(1)*" * 8000, "a+" * 20_000, "\\frac{" * 8000, "√" * 20_000, "1 * " * 10_000],
+    ids=range(11),
+)  # fmt: skip
+def test_repetitive_text_is_searched_in_reasonable_time(text):
+    assert score_number(ModelAnswer(text, reference="5")).kind in ("other_number", "no_number")
 
 
 def test_without_a_contract_the_verdict_is_about_the_final_number():

@@ -2,6 +2,7 @@
 
 As in GSM8K (Cobbe et al., 2021), the number follows ``####``, or it is in LaTeX's ``\\boxed{}``. Without such a mark it is the last
 number in the text, as in the *flexible-extract* filter of EleutherAI's lm-evaluation-harness. Units, such as ``%``, are ignored.
+Symbols and operations are not computed: ``x+3`` and the root in ``2√3`` are compared as text.
 """
 
 from __future__ import annotations
@@ -15,29 +16,47 @@ from fractions import Fraction
 from mlxtune.evaluation.scorers import PASS, ModelAnswer, Score, in_words
 from mlxtune.evaluation.scorers.output_text import strip_thinking
 
-_MARK = re.compile(r"####|\\boxed\s*\{")
+_MARK = re.compile(r"####|\\boxed\s*(?=\{)")
 _FOREIGN = re.compile(r"[^\x00-\x7f]")
-_VARIANTS = dict(zip("−–﹣－٫٬⁄’\u00a0\u2009\u202f", "----.,/'   ", strict=True))
+_VARIANTS = dict(zip("−–﹣－٫٬⁄∕÷⋅’\u00a0\u2009\u202f", "----.,///·'   ", strict=True))
 _RAISED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺"
 _LOWERED = str.maketrans(_RAISED, "0123456789-+", "^*{} ")
 _SCALES = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _LONGEST = 1000  # digits, and the largest exponent, of numbers that are computed with
 _THOUSANDS = r"[1-9]\d{0,2}(?:,\d{2,3})*,\d{3}"
+# What is compared as text: symbols and operations, each followed by a term, which has no spaces outside brackets
+_TIMES = r"(?:[×x*·]|\\times|\\cdot)"
+_SYMBOL = r"(?:[√∛∜π]|\\?sqrt(?![a-z])|\\pi\b|\\[dtc]?frac|(?:\\|(?=[a-z]{2,3}[({_][^)}]{0,40}\d))(?:log|ln|exp|sin|cos|tan)(?:_\w+)?[ ]?)"
+_OPERATOR = (
+    rf"(?:(?:\*\*|[+/:]|\^(?!\{{?\\circ)|\\div|{_TIMES})(?=[ ]?[+-]?(?:\.?\d|\(\d|\{{[^}}]|{_SYMBOL}))"
+    rf"|[*+^·](?=[a-z]\b)|-(?=[ ]?[\d.]*[ ]?{_SYMBOL}))"
+)
+_OPERATION = rf"(?:{_OPERATOR}|[ ]{_OPERATOR}[ ])"
+_GROUP = r"\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}"
+_TERM = rf"(?:{_GROUP}|\([^()\n]*\)|\\[a-z]+|[^\s,;$=(){{}}\\])*"
+_SUM = r"\((?:[\d ,.+*/^√π·×-]|(?<![a-z])[a-z](?![a-z]))*\)"
+_PART = r"(?:\{[ ]?-?\d+[ ]?\}|[ ]?\d)"  # of a fraction
+# What may stand around the only number in a box
+_UNIT = r"\\(?:text|math)\w*\{[^{}]*\}(?:\^\{?-?\d\}?)?"
+_UNITS = re.compile(
+    rf"(?i)\+?(?:{_UNIT}|[a-z]{{2,}}+|[a-hj-w]\b|\\approx|\\(?![a-z])|[\s.,:;%$€£¥₹°~≈/]|\^\{{?(?:\\circ|\d\}}?$)\}}?)*"
+)
 
 # 1,234.5 and 12,34,567 · 1 234,5 and 1'234.5 · 1.234,5 and 1.234.567 · 3,5 (but not in 1,2,3) · 3.5 and 3 · .5
 _DIGITS = (
-    rf"{_THOUSANDS}(?![\d,])(?:\.\d+)?|[1-9]\d{{0,2}}(?P<gap>[ '])\d{{3}}(?:(?P=gap)\d{{3}})*(?!\d)(?:[.,]\d+)?"
+    rf"{_THOUSANDS}(?![\d,])(?:\.\d+)?|[1-9]\d{{0,2}}(?P<gap>[ ']|\\,|\{{,\}})\d{{3}}(?:(?P=gap)\d{{3}})*(?!\d)(?:[.,]\d+)?"
     r"|[1-9]\d{0,2}(?:(?:\.\d{3})+,\d+|(?:\.\d{3}){2,}(?!\d))|(?<!\d,)\d+,\d+(?!,?\d)|\d+(?:\.\d+)?|\.\d+"
 )
 _NUMBER = re.compile(
     rf"""(?P<sign>(?<![\w)\]])-)?[$€£¥₹]?(?:
-        (?:(?P<digits>{_DIGITS})|(?=[¼-¾⅐-⅞]|\\[dt]?frac))
-        (?:[ ]?(?P<vulgar>[¼-¾⅐-⅞])|[ ]?\\[dt]?frac\{{?(?P<over>\d+?)\}}?\{{?(?P<under>\d+)\}}?
+        (?:(?P<digits>{_DIGITS})|(?=[¼-¾⅐-⅞]|\\[dtc]?frac{_PART}{_PART}))
+        (?:[ ]?(?P<vulgar>[¼-¾⅐-⅞])|[ ]?\\[dtc]?frac(?P<over>{_PART})(?P<under>{_PART})
           |(?:[ ](?P<top>\d+))?[ ]?/[ ]?(?P<bottom>\d+)(?![/.]?\d))?
-        (?:e(?P<e>[+-]?\d+)(?!\w)|[ ]?(?:[×x*·]|\\times|\\cdot)[ ]?10(?P<power>[ ]?(?:\^|\*\*)[ ]?\{{?[+-]?\d+|[⁻⁺]?[{_RAISED[:10]}]+))?
+        (?:(?:e[ ]?|[ ]e)(?P<e>[+-]?\d+)(?!\w)|[ ]?{_TIMES}[ ]?10(?P<power>[ ]?(?:\^|\*\*)[ ]?\{{?[+-]?\d+\}}?|[⁻⁺]?[{_RAISED[:10]}]+))?
         (?:[ ]?(?P<scale>{"|".join(_SCALES)})\b)?
-        (?P<rest>[ ]?(?:√|\\sqrt|π|\\pi\b|[{_RAISED}]|(?:\^|\*\*)[\d{{(+-]|[:/]\d)[^\s,;$]*)?
-      |(?P<root>(?:√|\\sqrt|π|\\pi\b)[^\s,;$]*))""",
+        (?:[ ]?(?:[a-z]+/)?(?:[cdkm]?m|s|h|ft|in|yd|mi|units)\^\{{?-?[1-4]\}}?(?!\w))?
+        (?P<rest>(?:[ ]?{_TIMES}?[ ]?(?:{_SYMBOL}|pi\b)|[ ]?[{_RAISED}]|i\b|{_OPERATION}){_TERM}(?:{_OPERATION}{_TERM})*)?
+      |(?P<root>(?:{_SYMBOL}|(?:(?<![\w\\])(?:[a-z](?!/)|pi)|{_SUM})(?={_OPERATION})){_TERM}(?:{_OPERATION}{_TERM})*))""",
     re.VERBOSE | re.ASCII | re.IGNORECASE,
 )
 
@@ -58,8 +77,14 @@ def find_number(text: str) -> FoundNumber | None:
     """Return the final number in ``text``, or ``None`` if there is none. ``1,200``, ``$1200.00`` and ``1.2 × 10³`` are equal."""
     text = _FOREIGN.sub(_to_ascii, text)
     marks = list(_MARK.finditer(text))
-    matches = list(_NUMBER.finditer(text, marks[-1].end() if marks else 0))
-    return _read(matches[0 if marks else -1]) if matches else None
+    start, end = (marks[-1].end() if marks else 0), len(text)
+    if box := re.compile(_GROUP).match(text, start) if marks else None:
+        start, end = max(start, text.rfind("=", start, box.end())) + 1, box.end() - 1
+    matches = list(_NUMBER.finditer(text, start, end))
+    match = matches[0 if marks else -1] if matches else None
+    if match and box and not _UNITS.fullmatch(text[start : match.start()] + text[match.end() : end]):
+        return FoundNumber(Fraction(0), _normalize(text[start:end]), (start, end))
+    return _read(match) if match else None
 
 
 def _to_ascii(match: re.Match[str]) -> str:
@@ -69,23 +94,30 @@ def _to_ascii(match: re.Match[str]) -> str:
 
 
 def _read(match: re.Match[str]) -> FoundNumber:
-    digits, rest = match["digits"] or "", match["rest"] or match["root"] or ""
+    digits, rest = match["digits"] or "", _normalize(match["rest"] or match["root"] or "")
     exponent = _SCALES.get((match["scale"] or "").lower(), 0)
-    fraction = match["over"] or match["top"], match["under"] or match["bottom"]
+    fraction = (match["over"] or match["top"] or "").strip("{} "), (match["under"] or match["bottom"] or "").strip("{} ")
     power = match["e"] or (match["power"] or "0").translate(_LOWERED)
-    if max(map(len, (digits, *filter(None, fraction)))) > _LONGEST or len(power) > 4 or int(power) > _LONGEST or fraction[1] == "0":
+    if max(map(len, (digits, *fraction))) > _LONGEST or len(power) > 4 or int(power) > _LONGEST or not int(fraction[1] or 1):
         return FoundNumber(Fraction(0), match[0], match.span())
     factor = _decimal(digits) if digits else Fraction(bool(match["root"]))
     if match["vulgar"]:
         factor += Fraction(unicodedata.numeric(match["vulgar"])).limit_denominator(10)
     elif fraction[1]:
         factor = factor + Fraction(int(fraction[0]), int(fraction[1])) if fraction[0] else factor / int(fraction[1])
-    rest = re.sub(r"[{}() ]", "", rest.replace("\\sqrt", "√").replace("\\pi", "π")).rstrip(".!?:")
     return FoundNumber(factor * Fraction(10) ** (int(power) + exponent) * (-1 if match["sign"] else 1), rest, match.span())
 
 
+def _normalize(text: str) -> str:
+    """Return an expression with Unicode symbols, and without units, spaces, and brackets around a single part after a root or power."""
+    text = re.sub(rf"{_UNIT}|\\(?:left|right)|\\[,;:! ]|\s", "", text).replace("{", "(").replace("}", ")")
+    for pattern, new in ((r"\\?sqrt", "√"), (r"\\?pi\b", "π"), (r"\\[dtc]frac", r"\\frac"), (rf"{_TIMES}(?=[√π])", "")):
+        text = re.sub(pattern, new, text)
+    return re.sub(r"(?<=[√^])\((\w+)\)(?!\w)", r"\1", text).rstrip(".!?:*_`'\"")
+
+
 def _decimal(digits: str) -> Fraction:
-    digits = re.sub("[ ']", "", digits)
+    digits = re.sub(r"[ ']|\\,|\{,\}", "", digits)
     if digits.rfind(",") > digits.rfind(".") >= 0 or digits.count(".") > 1:
         digits = digits.replace(".", "")
     elif "." in digits or re.fullmatch(_THOUSANDS, digits):
