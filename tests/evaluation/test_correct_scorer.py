@@ -24,6 +24,9 @@ def call(name: str, **arguments: object) -> dict[str, object]:
     return {"name": name, "arguments": arguments}
 
 
+CALL = json.dumps(call("f", a=1))
+
+
 @pytest.mark.parametrize(
     ("output", "reference", "same"),
     [
@@ -49,6 +52,13 @@ def call(name: str, **arguments: object) -> dict[str, object]:
         ("[-1e999]", "[-1e999]", True),
         ("9" * 5000, "9" * 4999 + "8", False),
         ("9" * 5000, "9" * 5000, True),
+        ("1e-400", "2e-400", False),
+        ("1e-400", "0", False),
+        ("-1e-400", "1e-400", False),
+        ("1e-400", "10e-401", True),
+        ('{"a": [1e-999]}', '{"a": [0.0]}', False),
+        ("0e-400", "0", True),
+        ("-0.0e-999", "0", True),
     ],
 )
 def test_answer_compares_json_values_or_text(output, reference, same):
@@ -146,6 +156,26 @@ def test_every_part_must_equal_the_reference():
         ("I cannot do that.", call("f"), "no_call"),
         ("I cannot do that.", "It is not possible.", ""),
         (call("f"), "It is not possible.", "number_of_calls"),
+        (f'{CALL} {{"name": 5}}', CALL, "number_of_calls"),
+        (f'{CALL} {{"name": "g", "arguments": "broken {{"}}', CALL, "number_of_calls"),
+        (f'{CALL}{{"name": "delete", "arguments": null}}', CALL, "number_of_calls"),
+        (f'{CALL}\n{{"function": {{"name": "g"}}}}', CALL, "number_of_calls"),
+        (f'{CALL}, {{"name": "g", "arguments": {{"a": ', CALL, "number_of_calls"),
+        (f'{{"name": "g", arguments: 5}} {CALL}', CALL, "number_of_calls"),
+        (f"[{CALL}, 5]", CALL, "number_of_calls"),
+        ('{"name": "f"}', "Hello", "number_of_calls"),
+        ('{"name": "f", "arguments": "x"}', "Hello", "number_of_calls"),
+        ('I call {"name": "f", "arguments": {', "Hello", "number_of_calls"),
+        ('{"name": "f", "arguments": "use {\\"a\\": 1}"}', CALL, "/arguments"),
+        (f"I considered {CALL} but no.", CALL, "text_after_it"),
+        (f"{CALL}\n\nThe weather is fine.", CALL, "text_after_it"),
+        (f"I considered {CALL} but no.", "Hello", "number_of_calls"),
+        (f"I will look. {CALL}", CALL, ""),
+        (f"<tool_call>\n{CALL}\n</tool_call><|im_end|>", CALL, ""),
+        (f"```json\n{CALL}\n```", CALL, ""),
+        (f"[TOOL_CALLS][{CALL}][/TOOL_CALLS].", CALL, ""),
+        (f"{CALL} Done.", f"{CALL} Done.", ""),
+        ('Here it is: {"city": "Rome"}', "Hello", ""),
     ],
 )
 def test_calls_are_compared_by_name_and_arguments(output, reference, kind):

@@ -10,11 +10,13 @@ from typing import Any
 
 from mlxtune.core.text import one_line
 from mlxtune.evaluation.scorers import CORRECT, PASS, ModelAnswer, Score, Scorer, in_words
-from mlxtune.evaluation.scorers.json_parser import InvalidJSON, find_json, parse_json
+from mlxtune.evaluation.scorers.json_parser import InvalidJSON, find_json, find_syntax_error, parse_json
 from mlxtune.evaluation.scorers.number import score_number
 from mlxtune.evaluation.scorers.output_text import strip_thinking
 
 Leaves = Counter[tuple[str, object]]  # (JSON Pointer, (the depths at which it has an index of an array, value))
+_MARKUP = re.compile(r"<[^<>]*>|\[/?[A-Z_]+\]")
+_BROKEN_CALL = re.compile(r"""\{\s*["']?(?:name|function)\b""")
 
 
 def score_correct(answer: ModelAnswer, parts: Sequence[str]) -> Score:
@@ -43,16 +45,9 @@ def score_answer(answer: ModelAnswer) -> Score:
         same = output == reference
     if same:
         return PASS
-    is_final = not reference.startswith(output) and not _begins_like_json(output)
+    error = find_syntax_error(output)
+    is_final = not reference.startswith(output) and error is not None and not error.at_end
     return _different(answer, Score(False, "other", "the output differs from the reference", is_final=is_final))
-
-
-def _begins_like_json(text: str) -> bool:
-    try:
-        parse_json(text)
-    except InvalidJSON as error:
-        return error.at_end
-    return True
 
 
 def score_fields(answer: ModelAnswer, pointer: str = "") -> Score:
@@ -70,11 +65,13 @@ def score_fields(answer: ModelAnswer, pointer: str = "") -> Score:
 def score_calls(answer: ModelAnswer) -> Score:
     """Score whether the output makes the reference's calls: equal names and arguments, in the same order. ``value`` is their F1.
 
-    A reference without calls requires an answer without calls.
+    A reference without calls requires an answer without calls. An answer ends with its calls: text after them takes them back.
     """
-    expected, actual = (_calls(text) for text in (answer.reference or "", strip_thinking(answer.output)))
+    (expected, may_go_on), (actual, goes_on) = map(_calls, (answer.reference or "", strip_thinking(answer.output)))
     if len(expected) == len(actual):
         score = _compared(answer, leaves(expected), leaves(actual))
+        if score.passed and actual and goes_on and not may_go_on:
+            return _different(answer, Score(False, "text_after_it", "text follows the calls", 0.0))
         return replace(score, kind=re.sub(r"^/\d+", "", score.kind))
     shared = leaves(expected) & leaves(actual) if expected and actual else Counter()
     value = 2 * shared.total() / (leaves(expected).total() + leaves(actual).total())
@@ -120,24 +117,28 @@ def _fields(text: str, pointer: str) -> Leaves:
     return Counter({leaf: count for leaf, count in below.items() if f"{leaf[0]}/".startswith(f"{pointer}/")})
 
 
-def _calls(text: str) -> list[dict[str, Any]]:
-    """Return the calls in ``text``: JSON objects with a name, and arguments that may be JSON in a string; one, a list, or several."""
-    calls: list[dict[str, Any]] = []
+def _calls(text: str) -> tuple[list[Any], bool]:
+    """Return the calls in ``text``, one, a list, or several, also malformed ones, and whether more than markup follows the last one."""
+    calls: list[Any] = []
     while match := find_json(text):
-        value, _, text = match
-        calls += filter(None, map(_call, value if isinstance(value, list) else [value]))
-    return calls
+        value, before, text = match
+        calls += _BROKEN_CALL.findall(before)
+        items = value if isinstance(value, list) else [value]
+        if any(isinstance(item, dict) and not item.keys().isdisjoint(("name", "function")) for item in items):
+            calls += map(_call, items)
+    return calls + _BROKEN_CALL.findall(text), re.search(r"\w", _MARKUP.sub("", text)) is not None
 
 
-def _call(value: Any) -> dict[str, Any] | None:
-    value = value.get("function", value) if isinstance(value, dict) else None
-    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
-        return None
-    arguments = value.get("arguments", value.get("parameters"))
+def _call(value: Any) -> Any:
+    """Return the name and the arguments, which may be JSON in a string, of a call, or ``value`` as it is if it is malformed."""
+    call = value.get("function", value) if isinstance(value, dict) else None
+    if not isinstance(call, dict) or not isinstance(call.get("name"), str):
+        return value
+    arguments = call.get("arguments", call.get("parameters"))
     if isinstance(arguments, str):
         match = find_json(arguments)
-        arguments = match[0] if match else None
-    return {"name": value["name"], "arguments": arguments} if isinstance(arguments, dict) else None
+        arguments = match[0] if match and not (match[1] + match[2]).strip() else None
+    return {"name": call["name"], "arguments": arguments} if isinstance(arguments, dict) else value
 
 
 _PARTS: dict[str, Callable[[ModelAnswer], Score]] = {

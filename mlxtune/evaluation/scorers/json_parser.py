@@ -1,7 +1,7 @@
 """JSON in outputs: a strict parser that classifies syntax errors, and how to find JSON in other text, and parts of its values.
 
-RFC 8259 leaves limits to the parser. Here, nesting is limited to 512 levels and exponents to 18 digits. Numbers too large for a
-double become decimals.
+RFC 8259 leaves limits to the parser. Here, nesting is limited to 512 levels and exponents to 18 digits. Numbers too large or too
+small for a double become decimals.
 """
 
 import json
@@ -74,10 +74,10 @@ def _integer(digits: str) -> int | Decimal:
 
 def _real(digits: str) -> float | Decimal:
     number = float(digits)
-    if not math.isinf(number):
+    if number and not math.isinf(number):
         return number
     try:
-        return Decimal(digits)
+        return Decimal(digits) or number
     except InvalidOperation:
         raise ValueError("an exponent has more than 18 digits") from None
 
