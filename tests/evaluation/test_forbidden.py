@@ -48,10 +48,17 @@ def test_letter_with_another_vowel_sign_is_another_word():
 @pytest.mark.parametrize(
     "output",
     ["Safe to use? It is not", json.dumps(["It is not", "safe to use"]), json.dumps({"not": "safe"}), json.dumps({"a": "not", "b": "safe"}),
-     json.dumps(["It is not\n", "safe"]), "```json\n" + json.dumps(["not", "safe"]) + "\n```"],
+     json.dumps(["It is not\n", "safe"]), "```json\n" + json.dumps(["not", "safe"]) + "\n```",
+     "whether or not\n\nSafe travels", "or **not**\r\n \r\n_Safe_ travels", json.dumps({"a": "or not\n\nSafe travels"}), '{"a": "or not\\n\\nSafe'],
 )  # fmt: skip
 def test_phrase_does_not_span_separate_texts(output):
     assert judge(output, ["not safe"]).passed
+
+
+def test_phrase_may_span_lines_and_the_paragraphs_that_it_has():
+    assert not judge("It is not\nsafe", ["not safe"]).passed
+    assert not judge("It is not  \n  safe", ["not safe"]).passed
+    assert not judge("Bye.\n\nYour  Northpeak team", ["bye.\n\nyour northpeak"]).passed
 
 
 def test_phrases_are_literal_text():

@@ -33,9 +33,14 @@ _NEAR = re.compile(
     + r"(?:\s+(?:a|an|the|any|just|merely|simply|really|exactly|strictly|at|all|in|way|considered|meant|as|to|be|that|is|this))*"
     + _LEAD
 )
-# A denial that ends before the phrase, which then corrects what was denied: "that was wrong: …", "I would not say that, …".
+# A denial that ends before the phrase, which then corrects what was denied: "that was wrong: …", "I never said it was, …".
 _CLOSED = re.compile(
-    rf"(?:\b(?<!far from )(?:that|it|so|anything|like|think|believe|mean|agree|accept|assume)|\b{_TRUE}|\b{_FALSE})[\"')*_]*\s*[,:(-]{_LEAD}"
+    rf"(?:\b(?<!far from )(?:that|it|so|anything|like|think|believe|mean|agree|accept|assume)|\b{_TRUE}|\b{_FALSE}"
+    rf"|\b(?:it|they|you|we|i|he|she)\s+(?:is|are|was|were|do|does|did|have|has|can|could|will|would))[\"')*_]*\s*[,:(-]{_LEAD}"
+)
+# Unless its subject points ahead: "this is false: …", "the following is not true: …".
+_POINTS_AHEAD = re.compile(
+    rf"\b(?:this|(?:the )?(?:following|next)(?: \w+)?|what follows) is (?:\w+ )?(?:not {_TRUE}|{_FALSE})[\"')*_]*\s*:{_LEAD}"
 )
 # Before it, in the same sentence: "it is not true that", "I will not say:", "ignore the line".
 _RETRACTED = re.compile(
@@ -82,7 +87,7 @@ def discount_reason(before: str, phrase: str, after: str, prompt: str) -> str:
     if _quoted(before, phrase, after, prompt):
         return "quoted"
     sentence = _SENTENCE_END.split(before[-_REACH:])[-1]
-    retracted = _RETRACTED.search(sentence) and not _CLOSED.search(sentence)
+    retracted = _RETRACTED.search(sentence) and (_POINTS_AHEAD.search(sentence) or not _CLOSED.search(sentence))
     if retracted or _NEAR.search(_CLAUSE_END.split(sentence)[-1]) or _AFTERWARDS.match(after[:_REACH]):
         return "negated"
     dismissed = _DISMISSED.search(sentence)

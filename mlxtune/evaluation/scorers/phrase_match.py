@@ -53,7 +53,8 @@ def _spans(text: str, phrase: Phrase, fuzzy: bool) -> Iterator[tuple[int, int]]:
 
 def contains_words(text: str, phrase: str) -> bool:
     """Return whether ``phrase`` occurs in ``text`` as whole words, ignoring case, spacing, and emphasis (``_a_``, ``**a**``)."""
-    folded, pattern = fold_typography(text), _words_pattern(normalize(phrase))
+    space = r"\s+" if "\n\n" in fold_typography(phrase.strip()) else r"(?:(?!\n\n)\s)+"  # within a paragraph
+    folded, pattern = fold_typography(text), _words_pattern(normalize(phrase), space)
     return bool(pattern.search(folded) or pattern.search(strip_emphasis(folded)))
 
 
@@ -75,8 +76,8 @@ def _pattern(text: str, pattern: str) -> Iterator[tuple[int, int]]:
 
 
 @lru_cache(maxsize=256)
-def _words_pattern(words: str) -> regex.Pattern[str]:
-    pattern = r"\s+".join(map(re.escape, words.split()))
+def _words_pattern(words: str, space: str = r"\s+") -> regex.Pattern[str]:
+    pattern = space.join(map(re.escape, words.split()))
     return regex.compile(rf"{_boundary(words[:1], '<!')}{pattern}{_boundary(words[-1:], '!')}", regex.V1)
 
 

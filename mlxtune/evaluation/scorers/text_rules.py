@@ -13,7 +13,7 @@ from mlxtune.evaluation.scorers.output_text import strip_thinking
 from mlxtune.evaluation.scorers.phrase_match import TIME_LIMIT, contains_words
 from mlxtune.recipe import Length
 
-_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|[nrtbf])")
+_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|[rtbf])")
 
 
 def score_forbidden(answer: ModelAnswer, phrases: Sequence[str]) -> Score:
@@ -23,7 +23,8 @@ def score_forbidden(answer: ModelAnswer, phrases: Sequence[str]) -> Score:
     value is a text of its own.
     """
     match = find_json(answer.output)
-    unescaped = _ESCAPE.sub(lambda escape: chr(int(escape[1], 16)) if escape[1] else " ", answer.output)
+    text = answer.output.replace(r"\n", "\n")
+    unescaped = _ESCAPE.sub(lambda escape: chr(int(escape[1], 16)) if escape[1] else " ", text)
     texts = [answer.output, unescaped, *(string_values(match[0]) if match else ())]
     for phrase in phrases:
         if any(contains_words(text, phrase) for text in texts):
