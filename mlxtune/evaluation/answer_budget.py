@@ -6,6 +6,7 @@ Under a grammar, an answer may have to be longer, because it ends only where the
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlxtune.data.rows import Row, TextRow
 from mlxtune.evaluation.answers import is_loop
-from mlxtune.evaluation.scorers.json_parser import BRACKETS, find_syntax_error, resolve_pointer
+from mlxtune.evaluation.scorers.json_parser import BRACKETS, InvalidJSON, find_syntax_error, parse_json, resolve_pointer
 from mlxtune.models.thoughts import COPIES, LEAST, MAX_PERIOD, LoopRule
 from mlxtune.recipe import AUTO, EvaluationSection
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 
-FACTOR = 2  # times the longest reference answer
+FACTOR = 2  # times the longest reference answer, or the longest repetition in one
 MINIMUM_EXTRA = 64  # tokens more than the longest reference answer, at least
 WITHOUT_REFERENCE = 256  # tokens, if no row has a reference answer
 GRAMMAR_FACTOR = 8  # times the limit of other answers, at most, for those under a grammar
@@ -29,6 +30,7 @@ GRAMMAR_FACTOR = 8  # times the limit of other answers, at most, for those under
 _SCALARS = {"null": 4, "boolean": 5, "integer": 24, "number": 24}  # a number of more characters has more digits than a double
 _FORMATS = {"date": 10, "time": 20, "date-time": 35, "uuid": 36, "ipv4": 15, "ipv6": 45}
 _DEPTH = 64
+_ESCAPE = re.compile(r"\\(?:u[dD][89abAB]..\\u....|u....|[^u]|u?.{0,3}\Z)")  # the last one may be incomplete
 
 
 def auto_limit(longest: int, room: int | None = None) -> int:
@@ -71,26 +73,30 @@ class _Unlimited(Exception):
     """A part of a schema whose length has no limit, or that is not understood."""
 
 
-def longest_json(schema: Any) -> int | None:
+def longest_json(schema: Any, path: Sequence[str | int] = ()) -> int | None:
     """Return the maximum number of characters of a JSON text that ``schema`` allows, with a space after each comma and colon.
 
-    ``None`` if a string, array or object in it is unlimited, or if that is unknown.
+    With a ``path``, that of the value which it leads to. ``None`` if a string, array or object in it is unlimited, or if that is unknown.
     """
     try:
-        return _longest(schema, schema, 0)
+        return _longest(schema, schema, 0, path)
     except _Unlimited:
         return None
 
 
-def _longest(schema: Any, root: Any, depth: int) -> int:
+def _longest(schema: Any, root: Any, depth: int, path: Sequence[str | int] = ()) -> int:
     if not isinstance(schema, dict) or depth > _DEPTH:
         raise _Unlimited
     if values := [schema["const"]] if "const" in schema else schema.get("enum"):
         return max(len(json.dumps(value, ensure_ascii=False)) for value in values)
     if str(schema.get("$ref", "")).startswith("#"):
-        return _longest(resolve_pointer(root, schema["$ref"][1:]), root, depth + 1)
-    if branches := schema.get("anyOf") or schema.get("oneOf"):
-        return max(_longest(branch, root, depth + 1) for branch in branches)
+        return _longest(resolve_pointer(root, schema["$ref"][1:]), root, depth + 1, path)
+    if branches := schema.get("anyOf") or schema.get("oneOf") or schema.get("allOf"):
+        return max(_longest(branch, root, depth + 1, path) for branch in branches)
+    if path:
+        kind, item = "array" if isinstance(path[0], int) else "object", schema.get("items")
+        part = item if kind == "array" else schema.get("properties", {}).get(path[0], schema.get("additionalProperties"))
+        return 0 if part is False or kind not in schema.get("type", kind) else _longest(part, root, depth + 1, path[1:])
     kinds = schema.get("type") or ["any"]
     return max(_longest_of(kind, schema, root, depth + 1) for kind in ([kinds] if isinstance(kinds, str) else kinds))
 
@@ -108,14 +114,11 @@ def _longest_of(kind: str, schema: dict[str, Any], root: Any, depth: int) -> int
     raise _Unlimited
 
 
-FACTOR = 2  # times the longest repetition in a reference answer
-
-
 def loop_rule(references: Iterable[str | None], tokenizer: TokenizerWrapper, schema: Any = None) -> LoopRule:
     """Return the rule for answers to rows with these ``references``, which should satisfy ``schema`` if there is one."""
     texts = [tokenizer.encode(text, add_special_tokens=False) for text in references if text]
     least = max(LEAST, FACTOR * longest_repetition(texts))
-    return LoopRule(least) if schema is None else LoopRule(least, partial(schema_allows_repetition, longest=longest_json(schema)))
+    return LoopRule(least) if schema is None else LoopRule(least, partial(schema_allows_repetition, schema=schema))
 
 
 def longest_repetition(texts: Iterable[Sequence[int]]) -> int:
@@ -131,15 +134,31 @@ def longest_repetition(texts: Iterable[Sequence[int]]) -> int:
     return longest
 
 
-def schema_allows_repetition(answer: str, longest: int | None) -> bool:
-    """Return whether ``answer``, which repeats itself, may be the beginning of JSON that a schema allows.
+def schema_allows_repetition(answer: str, schema: Any) -> bool:
+    """Return whether ``answer``, which repeats itself, may be the beginning of JSON that ``schema`` allows.
 
-    ``longest`` is the length of the longest such text. Without a limit, items may be repeated, but not the text within a string.
+    Without a limit, items may be repeated, but not the text within a string.
     """
-    error = find_syntax_error(answer)
+    error, longest, text = find_syntax_error(answer), longest_json(schema), _ESCAPE.sub("_", re.sub(r"\s+", " ", answer))
     if error is None or not error.at_end:
         return False
     if longest is not None:
-        return len(answer) < longest
-    *_, last = ["", *(match[0] for match in BRACKETS.finditer(answer))]
-    return not is_loop(last)
+        return len(text) < longest
+    return not (text.count('"') % 2 and is_loop(text.rpartition('"')[2])) or schema_ends(answer, schema)
+
+
+def schema_ends(answer: str, schema: Any) -> bool:
+    """Return whether a grammar of ``schema`` would end ``answer``, or the string in which it was cut off, at a higher limit."""
+    if longest_json(schema) is not None:
+        return True
+    text, closing, path = _ESCAPE.sub("_", answer), "", []
+    for token in BRACKETS.findall(text):
+        closing = {"[": "]", "{": "}"}.get(token, "") + closing[token in ("]", "}") :]
+    try:
+        value = parse_json(f'{text}"{closing}')
+    except InvalidJSON:  # it does not end in a string
+        return False
+    while isinstance(value, dict | list):
+        step, value = [*(value.items() if isinstance(value, dict) else enumerate(value))][-1]
+        path.append(step)
+    return len(value) + 2 <= (longest_json(schema, path) or 0)

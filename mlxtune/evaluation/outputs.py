@@ -15,7 +15,7 @@ from mlxtune.core.errors import InputError, MlxtuneError, TemplateError
 from mlxtune.core.hashing import sha256_file, sha256_json
 from mlxtune.core.journal import Journal, read
 from mlxtune.data.rows import Conversation, Preference, PromptRow, assistant_message
-from mlxtune.evaluation.answer_budget import longest_json, loop_rule
+from mlxtune.evaluation.answer_budget import loop_rule, schema_ends
 from mlxtune.evaluation.answers import Answer, ArmAnswers
 from mlxtune.evaluation.arms import Arm
 from mlxtune.evaluation.scorers import GRAMMAR_LIMIT
@@ -132,8 +132,9 @@ def generate_answers(
     _require_room(arm, loaded, rows, work.prompts, options.max_tokens + options.thinking_tokens)
     generator = _Generator(arm, loaded, options, work, shared or PrefixCache(loaded.model))
     generated = generator.generate(tell, of)
-    if arm.schema is not None and longest_json(arm.schema) is not None:  # the schema would have ended them at a higher limit
-        generated = [replace(answer, ended=GRAMMAR_LIMIT) if answer.ended == "length" else answer for answer in generated]
+    if arm.schema is not None:
+        cut = [answer.ended == "length" and schema_ends(answer.text, arm.schema) for answer in generated]
+        generated = [replace(one, ended=GRAMMAR_LIMIT) if early else one for one, early in zip(generated, cut, strict=True)]
     likelihoods = generator.likelihoods(tell)
     answers = tuple(
         Answer(

@@ -10,6 +10,7 @@ from scripted_model import make_scripted
 
 from mlxtune.data.rows import Conversation, Location, Message
 from mlxtune.evaluation.answer_budget import answer_budget, longest_json, longest_repetition, loop_rule
+from mlxtune.evaluation.answers import answer_statistics
 from mlxtune.evaluation.arms import Arm
 from mlxtune.evaluation.outputs import AnswerOptions, generate_answers
 from mlxtune.models.load import load
@@ -33,6 +34,8 @@ ORDER: dict[str, Any] = {
 REPLY = {"type": "object", "properties": {"reply": {"type": "string"}}}
 LINES = json.dumps({"lines": [{"sku": "A1", "quantity": 1}] * 12})
 LOOP = "We are sorry. " * 20
+SHORT = {"type": "string", "maxLength": 400}
+TAGS = json.dumps({"tags": "O " * 60})
 
 
 TEMPLATE = "{% for message in messages %}{{ message.content + '>' }}{% endfor %}"
@@ -70,8 +73,18 @@ def test_repetition_in_a_reference_is_allowed(answer):
         (LINES, ORDER),
         (LINES, {"type": "object"}),
         (json.dumps({"reply": LOOP}), {**REPLY, "properties": {"reply": {"type": "string", "maxLength": 300}}, "additionalProperties": False}),
+        (TAGS, {"properties": {"tags": SHORT}}),
+        (TAGS, {"type": "object", "properties": {"tags": SHORT, "note": {"type": "string"}}, "additionalProperties": False}),
+        (TAGS, {"type": "object", "additionalProperties": SHORT}),
+        (TAGS, {"properties": {"tags": {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/short"}]}}, "$defs": {"short": SHORT}}),
+        (TAGS, {"properties": {"tags": {"allOf": [{"$ref": "#/$defs/short"}]}}, "$defs": {"short": SHORT}}),
+        (TAGS, {"properties": {"tags": {"enum": ["O " * 60, "none"]}}}),
+        (json.dumps({"rows": [1, {"id": "a", "tags": "O " * 60}]}), {"properties": {"rows": {"items": {"properties": {"tags": SHORT}}}}}),
+        (json.dumps({"note": "\n" * 300}), {"properties": {"note": SHORT}}),
+        (json.dumps([True] * 20, indent=8), BOOLEANS | {"maxItems": 20}),
+        (json.dumps(["ab " * 20] * 6), {"type": "array", "items": SHORT}),
     ],
-    ids=range(7),
+    ids=range(17),
 )  # fmt: skip
 def test_repetition_that_the_schema_allows_is_allowed(answer, schema):
     assert _ends_early(answer, [])
@@ -86,8 +99,24 @@ def test_repetition_that_the_schema_allows_is_allowed(answer, schema):
         (json.dumps({"reply": LOOP}), REPLY),
         (json.dumps([True] * 60), BOOLEANS | {"maxItems": 20}),
         ("[]" + "\n" * 99, BOOLEANS),
+        (json.dumps({"note": "O " * 60}), {"properties": {"tags": SHORT, "note": {"type": "string"}}}),
+        (json.dumps({"tags": "O " * 250}), {"properties": {"tags": SHORT}}),
+        (json.dumps({"O " * 60: 1}), {"additionalProperties": SHORT}),
+        (TAGS, {"properties": {"tags": {"anyOf": [{"type": "string"}, SHORT]}}}),
+        (TAGS, {"properties": {"tags": {"type": "boolean"}}}),
     ],
-    ids=["prose", "fence", "string without a limit", "too long", "whitespace"],
+    ids=[
+        "prose",
+        "fence",
+        "string without a limit",
+        "too long",
+        "whitespace",
+        "other field",
+        "too long a field",
+        "name",
+        "any",
+        "boolean",
+    ],
 )
 def test_other_repetition_ends_an_answer_despite_a_schema(answer, schema):
     assert _ends_early(answer, [], schema)
@@ -137,21 +166,26 @@ def test_evaluation_follows_the_rule(tmp_path, reference, options, ended):
 
 
 @pytest.mark.parametrize(
-    ("limit", "max_length", "ended"), [("auto", 120, "stop"), ("auto", 40, "stop"), ("short", 120, "grammar"), ("short", None, "length")]
+    ("limit", "max_length", "others", "ended"),
+    [("auto", 120, {}, "stop"), ("auto", 40, {}, "stop"), ("short", 120, {}, "grammar"), ("auto", 5000, {}, "grammar"),
+     ("auto", 120, {"note": {"type": "string"}}, "grammar"), ("short", None, {}, "length")],
 )  # fmt: skip
-def test_schema_ends_a_loop_under_a_grammar(tmp_path, limit, max_length, ended):
+def test_schema_ends_a_loop_under_a_grammar(tmp_path, limit, max_length, others, ended):
     """The limit of other answers is 78 tokens here, of a byte each."""
     loaded = load(resolve(str(make_scripted(tmp_path / "model", TEMPLATE, {">": "{", '"': "a", "a": "a"}))))
     row = Conversation(Location(Path("d.jsonl"), 1), {}, (Message("user", "Hi"), Message("assistant", '{"reply":"ok"}')))
     reply = {"type": "string"} | ({"maxLength": max_length} if max_length else {})
-    schema = {"type": "object", "properties": {"reply": reply}, "required": ["reply"], "additionalProperties": False}
+    schema = {"type": "object", "properties": {"reply": reply} | others, "required": ["reply"], "additionalProperties": False}
     budget = answer_budget(EvaluationSection(), [row], len, 2000, schema)
-    assert (budget.max_tokens, budget.grammar_tokens) == (78, {120: 135, 40: None, None: None}[max_length])
+    widest = None if others else {120: 135, 5000: 8 * 78, 40: None, None: None}[max_length]
+    assert (budget.max_tokens, budget.grammar_tokens) == (78, widest)
     tokens = 60 if limit == "short" else budget.grammar_tokens or budget.max_tokens
     answers = generate_answers(
         Arm("base+grammar", schema=schema), loaded, [row], AnswerOptions(TemplateSettings(), tokens, 8, 2, tmp_path, schema=schema),
         lambda of: lambda done, total: None, score_references=False,
     ).answers  # fmt: skip
     assert answers[0].ended == ended
+    statistics = answer_statistics(answers)
+    assert (statistics.cut, statistics.loops) == (ended == "grammar", ended == "length")
     if ended == "stop":
         assert json.loads(answers[0].output) == {"reply": "a" * (max_length or 0)}
