@@ -58,16 +58,16 @@ RECIPE = {
 # Every room, with its pages. Nothing here starts or stops a run; decisions are undone.
 TOUR = """
 H Down Down F1 Escape
-D Down Down PageDown g Escape s Escape / a v Escape
+D Down Down PageDown g Escape , Escape / a v Escape
 G Down Down Up
-R Right Right a u x u c Escape Left
-P Down Down Down Down Right u m Escape
-T z z m g Escape l Escape Left Left Escape [ ] h Escape
+R Right Right a u x u g Escape Left
+P Down Down Down Down Right u g Escape
+T z z m g Escape L Escape Left Left Escape [ ] S Escape
 E m Enter Escape o Escape r Escape Tab Down
-B Enter Escape m Escape p Escape
+B Enter Escape m Escape g Escape
 A Down Up Enter Escape
 C Enter Escape e
-V Down t Escape w Escape
+V Down v Escape g Escape
 C-p Escape ; Escape
 """
 

@@ -56,12 +56,12 @@ SCRIPT = (
     Step("data", "R", r"Contract ─+ passes", 5),
     Step("review", "a", r"Row \d+ accepted", 4),
     Step("review", "P", r"This fits", 6),
-    Step("plan", "t", r"Train \S+\?", 3),
+    Step("plan", "n", r"Train \S+\?", 3),
     Step("dialog", "Down", r"▌ Train", 1),
     Step("dialog", "Enter", r"training \d", 2),
     Step("train", "", r"training ([89]|[1-7]\d)/", 5),
     Step("train", "E", r"Arms ─", 8),
-    Step("evaluate", "e", r"HTML report is at", 5),
+    Step("evaluate", "O", r"HTML report is at", 5),
 )
 
 Frame = tuple[float, list[str]]  # seconds from the start, and the screen's lines with their escape sequences

@@ -31,7 +31,7 @@ def advice_document(advice: Advice, evidence: AdviceEvidence) -> Document:
     return (
         Heading("Advice", evidence.recipe or "based on the answers alone"),
         verdict_block(advice, evidence),
-        *measured_blocks(advice, evidence),
+        *measured_blocks(evidence, advice.facts["metric"]),
         Heading("Why"),
         *(block for rule in advice.reasons for block in _reason(rule, advice, evidence)),
         *_listing("Contradictions", [text(rule_text(rule, advice, evidence), mark="error") for rule in advice.contradictions]),
@@ -55,9 +55,9 @@ def verdict_block(advice: Advice, evidence: AdviceEvidence) -> Text:
     return text(sentence, "bold", _MARKS[advice.verdict])
 
 
-def measured_blocks(advice: Advice, evidence: AdviceEvidence) -> tuple[Block, ...]:
-    """Return the rate of each arm with its interval, if anything was measured."""
-    arms = evidence.arms_by_metric(advice.facts["metric"])
+def measured_blocks(evidence: AdviceEvidence, metric: Fact) -> tuple[Block, ...]:
+    """Return the rate of each arm on ``metric`` with its interval, if anything was measured."""
+    arms = evidence.arms_by_metric(metric)
     rows = tuple(
         (
             Cell(arm, "primary" if arm == ARMS["tuned"] else ""),

@@ -91,7 +91,7 @@ class MlxtuneApp(HasActions, OrderedKeys):
         *(Action(f"room('{mode}')", entry.key, help=f"open {entry.name}", id=mode) for mode, entry in ROOMS.items()),
         Action("copy", "ctrl+y", "copy", "copy the item under the cursor", when=lambda app: app.copyable[0],
                why="There is nothing to copy."),
-        Action("choose_recipe", label="recipe", help="choose the recipe to show", when="selection.has_several"),
+        Action("choose_recipe", label="recipe", help="choose the recipe to show"),
         Action("commands", "@", "commands", "show the commands of what was done, and of what is possible"),
         Action("maximize", "ctrl+f", "maximize", "let the panel with the focus fill the screen, or not", when=lambda app: app.screen_stack and app.screen.focused),
         Action("resize(1)", ">", help="make the left column wider", when="room.side", id="wider"),

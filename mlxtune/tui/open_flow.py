@@ -70,7 +70,7 @@ class MappingScreen(ModalScreen[MappedFile | None]):
         Binding("right,l", "cycle(1)", "give the column the next free key", id="mapping.next"),
         Binding("left,h", "cycle(-1)", "give the column the previous free key", id="mapping.previous"),
         Binding("backspace,0", "clear", "use no key for the column", id="mapping.clear"),
-        Binding("r", "rename", "rename the recipe", id="mapping.rename"),
+        Binding("e", "rename", "rename the recipe", id="mapping.rename"),
         Binding("o", "open", "open the rows without a recipe", id="mapping.open"),
         Binding("escape", "dismiss(None)", "close", id="mapping.close"),
     ]  # fmt: skip
@@ -226,7 +226,7 @@ class MappingScreen(ModalScreen[MappedFile | None]):
         return lines(*result)
 
     def _footer(self) -> Content:
-        recipe = (("r", "rename", "screen.rename"), ("o", "rows only", "screen.open")) if self._writes_recipe else ()
+        recipe = (("e", "rename", "screen.rename"), ("o", "rows only", "screen.open")) if self._writes_recipe else ()
         others = () if recipe else (("←→", "other keys", "screen.cycle(1)"),)
         names = (
             ("enter", self._label, "screen.accept"), *recipe, ("1-9", "key", ""), *others,

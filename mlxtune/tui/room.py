@@ -24,10 +24,7 @@ NO_RECIPE = "There is no recipe."
 NEW_RUN = Action(
     "new", "n", "new", "start a new run", when="app.runs.can_start", why=NO_RECIPE, needs_accelerator=True, command="train {recipe}"
 )
-OTHER_RECIPE = Action(
-    "other", "r", "recipe", "switch to another recipe",
-    when="app.selection.has_several", why="There is no other recipe.",
-)  # fmt: skip
+OTHER_RECIPE = Action("app.choose_recipe", "o", "open", "open another recipe, or a file", id="other", command="init --from FILE")
 
 
 class RoomCompositor(Compositor):
@@ -65,9 +62,6 @@ class Room(HasActions, Screen[None]):
     def action_stop(self) -> None:
         if view := self.running(self.RUN_KIND):
             self.app.runs.confirm_stop(view)
-
-    def action_other(self) -> None:
-        self.app.selection.choose_recipe()
 
     def action_new(self) -> None:
         self.app.runs.new_run()

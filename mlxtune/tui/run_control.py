@@ -113,7 +113,7 @@ class RunControl:
 
         def start(recipe: Recipe) -> Notice:
             control.search(self._app.workspace, recipe)
-            return Notice("done", f"Searching hyperparameters for {one_line(recipe.name)}.", "h in Train shows it.")
+            return Notice("done", f"Searching hyperparameters for {one_line(recipe.name)}.", "S in Train shows it.")
 
         def chosen(path: Path) -> None:
             self._run_recipe_job("search", path, start, "Starting a hyperparameter search for {}.")
@@ -125,7 +125,7 @@ class RunControl:
         if len(views) == 1:
             then(views[0].path)
         else:
-            self._app.selection.ask_for_recipe(views, then)
+            self._app.selection.ask_for_recipe(views, then, "Which recipe?")
 
     def start_worker(self, job: Callable[[], T], on_result: Callable[[T], object] | None = None, *, busy: str) -> bool:
         """Run a job that starts a worker, like :meth:`run_job`. If Chat has a model loaded but is not answering, unload it first."""

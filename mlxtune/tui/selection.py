@@ -33,10 +33,6 @@ class RecipeSelection:
         of_newest = next((view for view in views if newest and view.recipe and view.recipe.name == newest.name), None)
         return chosen or of_newest or next(iter(self._app.snapshot.startable), None)
 
-    @property
-    def has_several(self) -> bool:
-        return len(self._app.snapshot.recipes) > 1
-
     def select_recipe(self, name: str) -> None:
         views = self._app.snapshot.recipes
         self.recipe_path = next((view.path for view in views if view.recipe and view.recipe.name == name), self.recipe_path)
@@ -48,20 +44,29 @@ class RecipeSelection:
         self._app.redraw()
 
     def choose_recipe(self) -> None:
-        """Ask which recipe to show, instead of the file that is open without one."""
+        """Ask which recipe to show, instead of the file that is open without one. The last option is to open another file."""
 
-        def choose(path: Path) -> None:
-            self.recipe_path = path
+        def choose(path: Path | str) -> None:
+            if not path:
+                self._app.call_later(self._app.run_action, "screen.open_file")
+                return
+            self.recipe_path = Path(path)
             self._app.sessions.open_file(None)
             self._app.redraw()
 
-        self.ask_for_recipe(self._app.snapshot.recipes, choose)
+        views = self._app.snapshot.recipes
+        if views == (self.recipe,) and not self._app.sessions.file:
+            choose("")
+        else:
+            self.ask_for_recipe(views, choose, "Which recipe?", ChoiceOption("", "a file", "of your own, in any format"))
 
-    def ask_for_recipe(self, views: Sequence[RecipeView], then: Callable[[Path], object], title: str = "Which recipe?") -> None:
+    def ask_for_recipe(
+        self, views: Sequence[RecipeView], then: Callable[[Path], object], title: str, *others: ChoiceOption
+    ) -> None:
         options = [
             ChoiceOption(view.path, view.title, recipe_summary(view.recipe) if view.recipe else f"✗ {view.error}") for view in views
         ]
-        self._app.choose(title, options, then)
+        self._app.choose(title, [*options, *others], then)
 
     @property
     def evaluations(self) -> list[RunView]:

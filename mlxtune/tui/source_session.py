@@ -312,7 +312,7 @@ class SourceSession:
     @property
     def download_hint(self) -> str:
         """A sentence on how to get the base that the last check lacked, after a space, or ``""``."""
-        return " f in Plan downloads it." if self.base_is_missing else ""
+        return " b in Plan downloads it." if self.base_is_missing else ""
 
     def count_missing_tokens(self) -> None:
         """Restart the checks if the last one had no tokenizer, and the base has been downloaded since."""

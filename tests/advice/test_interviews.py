@@ -68,7 +68,7 @@ def test_prompt_reason_states_the_measured_rate():
     case = CASES["09-the-prompt-alone-will-do"]
     advice, known = advise(case), evidence(case["evidence"], "contract")
     assert because(advice.reasons[0], advice) == "best without training: 95.8% (measured); target: 95% (the default)"
-    (table,) = measured_blocks(advice, known)
+    (table,) = measured_blocks(known, advice.facts["metric"])
     assert isinstance(table, Table)
     assert ["base+prompt", "95.8%", "0 to 100", "", "72", "20261124-1412-shop"] in [
         [cell.text for cell in row] for row in table.rows

@@ -129,13 +129,13 @@ async def test_a_long_name_leaves_a_gap_before_the_kind(shop, open_room):
 
 async def test_rename(room, shop):
     await move_to(room, "tone")
-    await room.press("r", until=lambda: room.mode == "")
+    await room.press("e", until=lambda: room.mode == "")
     await room.type("tone-soft")
     assert room.screen.query_one(Input).value == "tone-soft", "typing replaces the old name"
     await room.press("enter", notice="✓ tone is now named tone-soft.", until=lambda: "tone-soft" in names(room))
     assert "tone-soft" in {entry.name for entry in library.all_adapters(shop.folder)}
     await move_to(room, "voice")
-    await room.press("r", until=lambda: room.mode == "")
+    await room.press("e", until=lambda: room.mode == "")
     await room.type("no such/name")
     await room.press("enter", until=lambda: "is not a valid adapter name" in room.text("#wrong"))
     assert room.screen.query_one(Input).value == "no such/name"
@@ -186,23 +186,23 @@ async def test_an_export_asks_first_and_starts_the_worker(stocked, open_room, mo
     monkeypatch.setattr("mlxtune.adapters.export.start.start", start)
     async with open_room("adapters") as room:
         await move_to(room, "tone")
-        await room.press("e", until=lambda: "…" in room.text("#choices"))
+        await room.press("w", until=lambda: "…" in room.text("#choices"))
         await room.press("down", until=lambda: " ".join(room.text("#choice-about").split()) == FORMATS[0].about)
         await room.press("up", choose="")
         assert not started, "the first option writes nothing"
         for precision, given, option in (("not quantized", "f16", []), ("smallest", "smallest", ["--smallest"])):
-            await room.press("e", choose="mlx")
+            await room.press("w", choose="mlx")
             await room.choose(precision)
             await room.until(lambda: bool(started))
             assert started.pop() == ("adapters/tone", "fused", given, "", "")
             assert room.app.commands.commands[-1].split() == ["mlxtune", "export", "mlx", "tone", *option]
             await room.until(lambda: not room.app.jobs.busy)
-        await room.press("e", choose="ollama")
+        await room.press("w", choose="ollama")
         await room.choose("q8_0")
         await room.until(lambda: bool(started))
         assert started.pop() == ("adapters/tone", "gguf", "q8_0", "ollama", "")
         await room.until(lambda: not room.app.jobs.busy)
-        await room.press("e", choose="ollama --lora")
+        await room.press("w", choose="ollama --lora")
         await room.answer("llama3.2:3b")
         await room.until(lambda: bool(started))
         assert started.pop() == ("adapters/tone", "gguf-lora", "f16", "ollama", "llama3.2:3b")
@@ -211,7 +211,7 @@ async def test_an_export_asks_first_and_starts_the_worker(stocked, open_room, mo
 async def test_a_format_whose_package_is_missing_says_so_in_its_line(room, monkeypatch):
     monkeypatch.setattr("mlxtune.adapters.export.start.find_spec", lambda name: None)
     await move_to(room, "tone")
-    await room.press("e")
+    await room.press("w")
     await room.until(lambda: "llamacpp needs gguf; a GGUF file for llama.cpp" in " ".join(room.text("#choices").split()))
     assert room.text("#choices").count("needs gguf") == sum(one.form in GGUF_FORMS for one in FORMATS)
     await room.choose("llamacpp")
@@ -222,16 +222,16 @@ async def test_a_format_whose_package_is_missing_says_so_in_its_line(room, monke
 @opens(size=(80, 24))
 async def test_all_formats_can_be_reached_in_a_small_terminal(room):
     await move_to(room, "tone")
-    await room.press("e")
+    await room.press("w")
     await room.until(lambda: "nothing is written" in room.text("#choice-about") and "enter choose" in room.screen_text)
     await room.press("end", until=lambda: "▌ peft" in room.screen_text and "enter choose" in room.screen_text)
 
 
-async def test_while_a_server_uses_the_machine_e_says_so_and_offers_only_copies(room, monkeypatch):
+async def test_while_a_server_uses_the_machine_w_says_so_and_offers_only_copies(room, monkeypatch):
     monkeypatch.setattr("mlxtune.adapters.publish.trained_template", lambda entry: "")  # the base is not on this machine
     await move_to(room, "tone")
     with accelerator_lease("chat", Path("shop")):
-        await room.press("e", until=lambda: "This machine is in use by a chat or server" in room.screen_text)
+        await room.press("w", until=lambda: "This machine is in use by a chat or server" in room.screen_text)
         assert [option.name for option in room.screen._options] == ["Cancel", "mlx --lora", "peft"]
         await room.choose("mlx --lora")
         await room.until_notice("✓ Wrote tone. It is in exports/tone-mlx.")
@@ -247,7 +247,7 @@ async def test_a_running_export_is_in_the_header_leaves_only_copies_and_is_stopp
     async with open_room("adapters") as room:
         await move_to(room, "tone")
         assert "● exporting tuned 3/8" in room.text("#top")
-        await room.press("e", until=lambda: "The export of tone is using this machine. Wait for it to finish," in room.question)
+        await room.press("w", until=lambda: "The export of tone is using this machine. Wait for it to finish," in room.question)
         assert "or run: mlxtune runs stop 20261124-1700-tone Until then, the adapter can only be copied." in room.question
         assert [option.name for option in room.screen._options] == ["Cancel", "mlx --lora", "peft"]
         await room.press("escape")
@@ -263,10 +263,10 @@ async def test_an_export_is_compared_on_the_rows_of_the_recipe_as_it_is_now(shop
     (shop.folder / "runs" / RUN / "recipe.toml").write_text(dump(load(recipe)))
     async with open_room("adapters") as room:
         await move_to(room, RUN)
-        await room.press("e", until=lambda: "on all held-out rows" in room.question)
+        await room.press("w", until=lambda: "on all held-out rows" in room.question)
         await room.press("escape")
         recipe.write_text(recipe.read_text().replace("max_tokens = 112", "max_tokens = 112\nrows = 9"))
-        await room.press("e", until=lambda: "on 9 held-out rows" in room.question)
+        await room.press("w", until=lambda: "on 9 held-out rows" in room.question)
 
 
 async def test_a_failed_export_is_shown_with_its_reason(stocked, open_room, monkeypatch, capsys):
@@ -309,11 +309,11 @@ async def test_an_adapter_that_another_program_removes_disappears(room, shop):
 async def test_an_adapter_alone_is_copied_without_a_worker(room, shop, monkeypatch):
     monkeypatch.setattr("mlxtune.adapters.publish.trained_template", lambda entry: "")  # the base is not on this machine
     await move_to(room, "tone")
-    await room.press("e", choose="mlx --lora", notice="✓ Wrote tone. It is in exports/tone-mlx.")
+    await room.press("w", choose="mlx --lora", notice="✓ Wrote tone. It is in exports/tone-mlx.")
     assert (shop.folder / "exports" / "tone-mlx" / "adapters.safetensors").is_file()
     await room.until(lambda: not room.app.jobs.busy and "exports/tone-mlx" in room.text("#adapters-detail"))
     assert "mlx-lm" in room.text("#adapters-detail")
-    await room.press("e", choose="mlx --lora", until=lambda: room.notice.startswith("✗"))
+    await room.press("w", choose="mlx --lora", until=lambda: room.notice.startswith("✗"))
     assert "exports/tone-mlx already exists. Remove or rename it first." in room.notice
     await move_to(room, "voice")
     assert "exports/" not in room.text("#adapters-detail"), "only the adapter that was copied"
@@ -349,13 +349,14 @@ async def test_the_cursor_stays_on_its_adapter_when_a_newer_one_appears(room, sh
 
 
 @opens(size=NARROW)
-async def test_at_80_columns_d_shows_the_details_and_a_opens_chat(room):
+async def test_at_80_columns_g_shows_the_details_and_o_opens_chat(room):
     await move_to(room, "tone")
     assert room.actions[:2] == ["chat", "details"]
-    await room.press("d", until=lambda: room.mode == "" and "Details" in room.text("#rows"))
+    assert "q_proj" in room.text("#adapters-detail"), "below the list"
+    await room.press("g", until=lambda: room.mode == "" and "Details" in room.text("#rows"))
     await room.press("C", mode="chat")
     await room.press("A", mode="adapters")
-    await room.press("a", mode="chat")
+    await room.press("o", mode="chat")
     assert room.app.adapter == "adapters/tone"
 
 

@@ -68,6 +68,22 @@ def move_to(room: RoomDriver, question: str, option: str = "") -> None:
     room.screen.query_one("#advice-questions").go(index)
 
 
+async def test_what_was_measured_is_shown_before_all_is_answered(advised, open_room):
+    async with open_room("advice") as room:
+        await ready(room)
+        picture = room.text("#advice-picture")
+        assert "5 answers to go" in picture
+        assert "base+prompt  55.6%" in picture
+        assert "measure base" not in picture
+
+
+@pytest.mark.parametrize("width", [100, 120, 140])
+async def test_no_option_is_cut(advised, open_room, width):
+    async with open_room("advice", size=(width, 60)) as room:
+        await ready(room)
+        assert "…" not in room.text("#advice-questions")
+
+
 async def test_options_are_selected_deselected_and_counted(advised, open_room):
     async with open_room("advice") as room:
         await ready(room)
@@ -112,25 +128,25 @@ async def test_the_whole_interview_gives_advice_and_is_saved_for_the_command_lin
         assert interview.answers_json(saved) == ANSWERS
 
 
-async def test_w_shows_the_reasons_and_t_the_table(advised, open_room):
+async def test_g_shows_the_reasons_and_v_the_table(advised, open_room):
     answer_all(advised)
     async with open_room("advice", size=NARROW) as room:
         await ready(room)
         assert room.actions[:3] == ["choose", "why", "table"]
-        await room.press("w", until=lambda: room.mode == "" and "✓ Fine-tune with SFT." in room.text("#rows"))
+        await room.press("g", until=lambda: room.mode == "" and "✓ Fine-tune with SFT." in room.text("#rows"))
         await room.press("end")
         assert "Train support-json" in room.text("#rows")
-        await room.press("escape", "t", until=lambda: "Does it need facts" in room.text("#rows"))
+        await room.press("escape", "v", until=lambda: "Does it need facts" in room.text("#rows"))
 
 
-async def test_m_measures_the_arms_without_training_on_thirty_rows(advised, open_room, monkeypatch):
+async def test_a_dot_measures_the_arms_without_training_on_thirty_rows(advised, open_room, monkeypatch):
     answer_all(advised)
     advised.recipe(text=RECIPE)
     started: list[Recipe] = []
     monkeypatch.setattr("mlxtune.workspace.control.evaluate", lambda _workspace, recipe: started.append(recipe))
     async with open_room("advice") as room:
         await ready(room)
-        await room.press("m", until=lambda: bool(started) and not room.app.jobs.busy)
+        await room.press(".", until=lambda: bool(started) and not room.app.jobs.busy)
         assert (started[0].evaluation.rows, started[0].evaluation.arms) == (30, ["base", "base+kshot"])
         advised.run("20261125-1500-a-advice", kind="eval", alive=True)
         await room.observe(advised.snapshot())
@@ -155,7 +171,7 @@ async def test_o_chooses_another_recipe(advised, open_room):
     async with open_room("advice") as room:
         await ready(room)
         before = room.app.selection.recipe
-        await room.press("r", choose="0" if before is room.app.snapshot.recipes[1] else "1")
+        await room.press("o", choose="0" if before is room.app.snapshot.recipes[1] else "1")
         assert room.app.selection.recipe is not before
 
 

@@ -96,7 +96,7 @@ async def test_help_names_the_keys_of_the_room_or_page_and_closes_alone(loaded, 
         assert room.mode == "", "keys of the room do not work below a page"
         await room.press("f1")
         assert room.mode == "train"
-        await room.press("l", until=lambda: isinstance(room.screen, PageScreen) and room.screen._heading == "Log")
+        await room.press("L", until=lambda: isinstance(room.screen, PageScreen) and room.screen._heading == "Log")
         await room.press("f1", until=lambda: room.screen._heading == "Help" and "This page" in room.text("#rows"))
         await room.press("f1", until=lambda: room.screen._heading == "Log")
 
@@ -142,7 +142,7 @@ async def test_no_color_keeps_every_glyph(loaded, open_room, monkeypatch):
 @any_size
 async def test_every_page_can_have_any_size(loaded, open_room, size):
     async with open_room("home", size=size) as room:
-        await room.press("down", "down", "T", "z", "f1", "escape", "l", "pagedown", "home", "escape", "s", "escape", "H")
+        await room.press("down", "down", "T", "z", "f1", "escape", "L", "pagedown", "home", "escape", "s", "escape", "H")
         await room.pilot.resize_terminal(size[0] + 1, size[1] + 1)
         await room.press("T")
         assert room.app.is_running

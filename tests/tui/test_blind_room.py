@@ -135,14 +135,14 @@ async def test_nothing_on_screen_tells_the_arms_apart(room):
         body = room.screen_text.split("Pair")[1]
         assert "tuned" not in body
         assert "base" not in body
-        await room.press("a", "s", "d")
+        await room.press("a", "=", "d")
 
 
 @opens(settle=None)
 async def test_keys_vote_on_one_question_after_another_and_u_undoes(room):
     await begin(room)
     assert "undo" not in room.actions
-    await room.press("a", "s")
+    await room.press("a", "=")
     assert session(room).pending_votes == ("a", "tie")
     assert "2 of 3 answered" in room.head("#bl-questions")
     first, second, _ = room.text("#bl-asks").splitlines()
@@ -150,7 +150,7 @@ async def test_keys_vote_on_one_question_after_another_and_u_undoes(room):
     assert "● same" in second
     await room.press("u")
     assert session(room).pending_votes == ("a",)
-    await room.press("t", "b")
+    await room.press("=", "d")
     assert session(room).pending_votes == ()
     assert "Pair 2 of 12" in room.text("#bl-progress")
     await room.press("u")
@@ -184,7 +184,7 @@ async def test_a_session_resumes_where_it_was(shop, open_room):
     evaluation(shop)
     async with open_room("blind") as room:
         await begin(room)
-        await room.press("a", "s", "d", "a")
+        await room.press("a", "=", "d", "a")
         before = session(room).current
         await room.press("H", "B")
         assert session(room).current == before, "leaving and coming back changes nothing"
@@ -235,9 +235,9 @@ async def test_the_result_is_shown_only_after_the_last_vote_and_enter(shop, open
 async def test_ties_alone_cannot_tell_and_export_nothing(room, shop):
     await begin(room)
     while session(room).current is not None:
-        await room.press("s")
+        await room.press("=")
     await room.press("enter", until=lambda: "Cannot tell." in room.text("#bl-verdict"))
-    await room.press("e", choose=HEADLINE_QUESTION)
+    await room.press("w", choose=HEADLINE_QUESTION)
     await room.until(lambda: room.notice.startswith("✗") and "yields a preference pair" in room.notice)
     assert not list((shop.folder / "data").glob("*send*"))
 
@@ -249,7 +249,7 @@ async def test_votes_are_exported_as_pairs_recorded_in_the_ledger_and_never_over
         assert "enter see the result" in intro(room)
         await room.press("enter", until=lambda: bool(room.text("#bl-verdict")))
         for name in ("send", "send-2"):
-            await room.press("e", choose=HEADLINE_QUESTION)
+            await room.press("w", choose=HEADLINE_QUESTION)
             await room.until(lambda name=name: f"data/{ID}-{name}.jsonl" in room.notice)  # type: ignore[misc]
             assert "held-out rows" in room.notice
     rows = [json.loads(line) for line in (shop.folder / "data" / f"{ID}-send.jsonl").read_text().splitlines()]
@@ -269,7 +269,7 @@ async def test_c_chooses_two_other_arms_and_o_another_evaluation(shop, open_room
         assert "arms" not in room.actions
 
 
-async def test_long_answers_scroll_and_p_shows_the_prompt(shop, open_room):
+async def test_long_answers_scroll_and_g_shows_the_prompt(shop, open_room):
     long = " ".join(f"word{at}" for at in range(200))
     evaluation(shop, arms={"base": lambda at, _: f"short {at}", "tuned": lambda at, _: f"{at} {long}"})
     async with open_room("blind", size=NARROW) as room:
@@ -284,7 +284,7 @@ async def test_long_answers_scroll_and_p_shows_the_prompt(shop, open_room):
         assert "word199" in answers()
         await room.press(*["pageup"] * 30, "down", "up")
         assert "word0" in answers()
-        await room.press("p", until=lambda: room.mode == "" and "You are the support desk of Larkfell" in room.text("#rows"))
+        await room.press("g", until=lambda: room.mode == "" and "You are the support desk of Larkfell" in room.text("#rows"))
 
 
 async def test_a_session_open_elsewhere_is_reported(shop, open_room):
@@ -329,7 +329,7 @@ async def test_without_two_arms_the_room_explains_itself(shop, open_room, arms, 
         evaluation(shop, arms=arms)
     async with open_room("blind", size=NARROW) as room:
         await room.until(lambda: text in intro(room))
-        await room.press("enter", "a", "s", "d", "u", "p", "c", "o", "e", "space")
+        await room.press("enter", "a", "=", "d", "u", "g", "c", "o", "w", "space")
         assert room.mode == "blind"
 
 
@@ -352,7 +352,7 @@ async def test_hostile_answers_are_shown_as_text(shop, open_room, size):
     evaluation(shop, arms={"base": lambda at, _: f"{at}", "tuned": lambda at, _: f"{at} {text}"})
     async with open_room("blind", size=size) as room:
         await begin(room)
-        for key in ("", "space", "a", "p", "escape"):
+        for key in ("", "space", "a", "g", "escape"):
             await room.press(*filter(None, [key]))
             await room.pilot.pause()
             assert not set(room.screen_text) & set(CONTROLS), key
@@ -363,7 +363,7 @@ async def test_any_terminal_size_works(shop, open_room, size):
     voted(shop, 2, n=2)
     async with open_room("blind", size=size) as room:
         await resume(room)
-        await room.press("space", "down", "a", "s")
+        await room.press("space", "down", "a", "=")
         await room.pilot.resize_terminal(size[0] + 1, size[1] + 1)
         await room.press("enter", until=lambda: room.screen._result is not None)
 

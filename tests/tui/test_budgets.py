@@ -26,7 +26,7 @@ def named(stages: tuple[Stage, ...]) -> dict[str, Stage]:
 WALK = named(STAGES)
 
 
-@pytest.mark.parametrize("stage", cases(WALK, "plan-two_recipes", "evaluate-evaluated", "advice-answered", "train-searched-h"))
+@pytest.mark.parametrize("stage", cases(WALK, "plan-two_recipes", "evaluate-evaluated", "advice-answered", "train-searched-S"))
 async def test_screens_keep_to_their_budgets(shop, stage):
     FakeClient.instances.clear()
     WALK[stage].prepare(shop)

@@ -142,7 +142,7 @@ async def test_a_question_typed_while_the_model_loads_is_sent_at_once(room, clie
     await room.press("enter", until=lambda: [question for question, *_ in clients[0].questions] == ["be", "so"])
     clients[0].finish(1, "Sooner.")
     await room.until(lambda: "Sooner." in transcript(room) and not room.notice)
-    await room.press("escape", until=lambda: "i write" in room.text("#foot"))
+    await room.press("escape", until=lambda: "enter write" in room.text("#foot"))
 
 
 @opens(stage=lambda shop: None)
@@ -191,7 +191,7 @@ async def test_adapters_are_switched_and_base_and_adapter_answer_side_by_side(ro
     await room.press("escape", "o", choose="1", until=lambda: chat(room).adapter == "support-json-2")
     await room.press("b")
     assert "side by side with the base" in room.head("#chat-talk")
-    await room.press("i")
+    await room.press("enter")
     await ask(room, client, "And now?", "The base says this.", "The adapter says that.")
     assert [name for _, name, _ in client.questions] == ["", "", "support-json-2"]
     heads = next(row for row in transcript(room).splitlines() if "● base" in row and "support-json-2" in row)
@@ -248,10 +248,10 @@ async def test_a_question_is_undone_a_stream_stopped_and_the_conversation_reset(
     await ask(room, client, "Where is it?", "On its way.")
     await room.press("escape", "u", until=lambda: not chat(room).exchanges)
     assert room.screen.query_one("#chat-field").value == "Where is it?"
-    await room.press("y")
+    await room.press("e")
     await room.edit("Be brief.")
     await room.until(lambda: "◇ system" in transcript(room))
-    await room.press("i", "enter", until=lambda: len(client.questions) == 2)
+    await room.press("enter", "enter", until=lambda: len(client.questions) == 2)
     await room.press("escape", until=lambda: room.actions[0] == "stop")
     await room.press("s", until=lambda: client.cancelled == [1])
     client.finish(1, "It", "cancelled")
@@ -331,7 +331,7 @@ async def use(room: RoomDriver, name: str) -> None:
     """Select an adapter for Chat in the Adapters room."""
     await room.press("A", until=lambda: name in room.text("#adapters-list"))
     await move_to(room, name)
-    await room.press("a")
+    await room.press("o")
 
 
 async def test_an_adapter_chosen_during_a_run_is_asked_about_once(loaded, clients, open_room):
@@ -373,12 +373,12 @@ async def test_a_system_prompt_is_shown_safely_and_stored_unchanged(shop, client
         await ask(room, client, "Where is it?", "The parcel left today.\tNow.")
         assert not set(room.screen_text) & set("\x1b\x07\t")
         assert "    Always." in transcript(room)
-        await room.press("escape", "y", until=lambda: isinstance(room.screen, EditDialog) and "    Always." in room.screen_text)
+        await room.press("escape", "e", until=lambda: isinstance(room.screen, EditDialog) and "    Always." in room.screen_text)
         assert not set(room.screen_text) & set("\x1b\x07\t")
         await room.type(" Always!")
         await room.press("ctrl+s", mode="chat")
         assert chat(room).session.system == f"{system} Always!"
-        await room.press("y", until=lambda: isinstance(room.screen, EditDialog))
+        await room.press("e", until=lambda: isinstance(room.screen, EditDialog))
         await room.type("No.")
         await room.press("escape", mode="chat")
         assert chat(room).session.system == f"{system} Always!"

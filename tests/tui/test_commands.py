@@ -2,14 +2,17 @@
 
 import re
 import shlex
+from collections.abc import Sequence
 
 import pytest
 from command_parser import parse_command
+from textual.binding import Binding
 
 from mlxtune.core.errors import InputError
 from mlxtune.tui import keys
-from mlxtune.tui.actions import HasActions
+from mlxtune.tui.actions import Action, HasActions
 from mlxtune.tui.commands import CommandsPage, command_of
+from mlxtune.tui.rooms import ROOMS
 
 from .rows_stage import GOOD, fill, ready, session_of
 from .test_keys import trained
@@ -33,10 +36,81 @@ def test_every_command_can_be_typed():
         parse_command(shlex.split(words)[1:])
 
 
-def test_o_opens_and_n_creates_in_every_room():
-    labels = {key: {action.label for kind in screens() for action in kind.ACTIONS if action.key == key} for key in "on"}
-    assert labels["o"] == {"open"}
-    assert {label for label in labels["n"] if isinstance(label, str)} == {"new", "new recipe", "new search"}
+MEANINGS = {  # of a character's key, with the labels (or the IDs, where the state of the room chooses the label) of its actions
+    "a": ("accept it, or the left answer", {"accept", "A", "pin", "review.accept", "fix.accepted"}),
+    "b": ("the base", {"base", "base check", "download", "chat.both"}),
+    "c": ("compare with another one", {"compare", "train.compare"}),
+    "d": ("the right answer", {"right", "B"}),
+    "e": ("edit", {"edit", "map", "rename", "system", "mapping.rename"}),
+    "f": ("fix what is wrong", {"fix", "fit", "disclaimer", "keep", "review"}),
+    "g": ("show the rest: what has no room, or another view", {
+        "samples", "details", "costs", "off task", "prompt", "why", "clusters", "repeats", "data.stats", "review.details",
+        "page.close",
+    }),
+    "i": ("import", {"import"}),
+    "m": ("another metric", {"metric"}),
+    "n": ("a new one", {"new", "new recipe", "new search", "add", "train", "evaluate.evaluate"}),
+    "o": ("open another one", {"open", "chat", "checkpoints", "mapping.open"}),
+    "p": ("proposals", {"proposals"}),
+    "q": ("close, at last the app", {"close", "quit", "page.close"}),
+    "r": ("run what has stopped or waits", {"resume", "run"}),
+    "s": ("stop", {"stop"}),
+    "t": ("tag", {"tag"}),
+    "u": ("undo", {"undo", "app.undo"}),
+    "v": ("this or that", {"versus", "table"}),
+    "w": ("write rows or files", {"write", "save", "export"}),
+    "x": ("take it out", {"reject", "remove", "drop", "unload", "fix.leave-out"}),
+    "y": ("who decides", {"annotator"}),
+    "z": ("zoom", {"train.zoom"}),
+    "F": ("fix by keeping the most different", {"diverse"}),
+    "L": ("the log", {"log", "page.close"}),
+    "O": ("the HTML report", {"html"}),
+    "Q": ("the queue", {"queue", "close"}),
+    "S": ("searches", {"search", "close"}),
+    "U": ("redo", {"redo"}),
+    "0": ("neither, or none", {"bad", "mapping.clear"}),
+    "=": ("both alike", {"tie", "same"}),
+    ".": ("measure or check now", {"probe", "recheck", "measure"}),
+    "*": ("all rows", {"bulk"}),
+    "!": ("no longer a finding", {"mute"}),
+    "%": ("swap the answers", {"swap"}),
+    ",": ("sort", {"sort"}),
+    "/": ("filter", {"filter", "list.filter"}),
+    ":": ("change rows", {"change"}),
+    "#": ("note", {"note"}),
+    "@": ("commands", {"commands", "close"}),
+    "[": ("older", {"older"}),
+    "]": ("newer", {"newer"}),
+    "<": ("narrower", {"app.narrower"}),
+    ">": ("wider", {"app.wider"}),
+}  # fmt: skip
+MOVES = re.compile(r"\w+\.(up|down|left|right|next|previous|next-value|previous-value|mark-up|mark-down|visual)")
+MOVING = set("hjklJKv+-")  # as in vi; v alone has another meaning, in rooms whose lists have no marks
+
+
+def meaning(kind: type, binding: Binding) -> str:
+    """The label of a binding's action, or its ID if the state of the room chooses the label or if it has none."""
+    actions: Sequence[Action] = kind.ACTIONS if issubclass(kind, HasActions) else ()
+    labels = [one.label for one in actions if binding.id == one.binding_id(kind.GROUP)]  # type: ignore[attr-defined]
+    return next((label for label in labels if isinstance(label, str) and label), binding.id or "")
+
+
+def test_a_key_means_the_same_in_every_room():
+    found: dict[str, set[str]] = {}
+    for kind in keys.binding_classes():
+        for binding in keys.own_bindings(kind):
+            key = keys.display_key(binding.key)
+            if len(key) > 1 or key in "←→↑↓" or re.fullmatch(r"(review\.tag|mapping\.key)-[1-9]", binding.id or ""):
+                continue
+            if MOVES.fullmatch(binding.id or ""):
+                assert key in MOVING, f"{key} moves"
+            else:
+                found.setdefault(key, set()).add(meaning(kind, binding))
+    rooms = {entry.key: {f"app.{mode}"} for mode, entry in ROOMS.items()}
+    assert found == {key: names for key, (_, names) in MEANINGS.items()} | rooms
+    assert found.keys() & MOVING == {"v"}
+    labels = [name for names in found.values() for name in names - {"close", "page.close"}]
+    assert sorted(labels) == sorted(set(labels)), "an action has one key in all rooms"
 
 
 async def test_what_was_done_is_listed_as_commands_that_can_be_copied(shop, checks, open_room):

@@ -17,6 +17,7 @@ from mlxtune.data.checks.report import Skip
 from mlxtune.data.review import ReviewSession, journal_path
 from mlxtune.data.source import read_source
 from mlxtune.tui.app import MlxtuneApp
+from mlxtune.tui.render.source import source_unavailable
 from mlxtune.tui.rooms.data.fix_dialog import FixDialog
 from mlxtune.tui.rooms.data.render import LengthHistogram, length_chart
 from mlxtune.tui.source_session import SourceSession
@@ -83,7 +84,7 @@ async def test_a_filter_by_tokens_names_the_key_that_downloads_the_model(local_b
     skipped = {"tokens": Skip("no_model", "smollm2-135m is not on this machine.")}
     session.source.check_result = replace(result, tokens=result.tokens[:0], skipped=skipped)
     await filter_by(room, "tokens>1", 0)
-    assert "unknown: smollm2-135m is not on this machine. f in Plan downloads it." in message(room)
+    assert "unknown: smollm2-135m is not on this machine. b in Plan downloads it." in message(room)
 
 
 async def test_rows_are_shown_before_the_checks_finish(shop, checks, open_room):
@@ -111,7 +112,7 @@ async def test_the_filter_applies_as_it_is_typed_and_explains_its_errors(room):
     await room.press("backspace", *"nn", until=lambda: "No rows match." in room.text("#message"))
     await room.press(*["backspace"] * 10, *"statu:x", until=lambda: bool(session.selection.error))
     await room.until(lambda: "Did you mean status" in room.text("#message"))
-    await room.press("enter", "b", notice="· Not possible now: bulk.")
+    await room.press("enter", "*", notice="· Not possible now: bulk.")
     assert room.head("#row-list") == "▌ Rows 0 of 0, 14 in total, 13 undecided"
     await room.press("slash")
     await room.press(*["backspace"] * 7, *"finding:email", "escape", until=lambda: selected(room) == 1)
@@ -155,7 +156,7 @@ async def test_sorting_cycles_and_the_cursor_stays_on_its_row(room):
     await room.press("down", "down")
     first_rows = {}
     for order in ("findings", "longest", "shortest", "row"):
-        await room.press("s", until=lambda: session.selection.scanned is None)
+        await room.press(",", until=lambda: session.selection.scanned is None)
         assert session.selection.order == order
         first_rows[order] = session.selection.rows[0]
         assert session.row_index == 2
@@ -203,7 +204,7 @@ async def test_the_tag_dialog_names_the_marked_rows(room):
 
 async def test_bulk_options_show_how_many_rows_each_would_change(room):
     await room.press("x", notice="✗ Row 1 rejected.")
-    await room.press("b", until=lambda: isinstance(room.screen, ChoiceDialog))
+    await room.press("*", until=lambda: isinstance(room.screen, ChoiceDialog))
     assert [option.name for option in room.screen._options][1:4] == ["Accept 14", "Reject 13", "Skip 14"]
 
 
@@ -228,7 +229,7 @@ async def test_a_repeated_check_shows_its_progress_and_its_error(room, checks, m
 
 
 async def test_the_base_is_asked_about_the_answers(room, checks):
-    await room.press("c")
+    await room.press("b")
     await checked(room)
     assert [one.get("base") for one in checks.requests] == [None, True]
     await room.press(".")
@@ -242,7 +243,7 @@ async def test_without_a_recipe_there_is_no_base_to_ask(shop, checks, open_room)
         room.app.sessions.open_file(shop.folder / "rows.jsonl")
         room.app.redraw()
         await checked(room)
-        await room.press("c", notice="· The base check needs a recipe whose base is on this machine.")
+        await room.press("b", notice="· The base check needs a recipe whose base is on this machine.")
         assert len(checks.requests) == 1
 
 
@@ -286,7 +287,7 @@ async def test_an_undo_of_many_rows_runs_in_a_thread(shop, checks, open_room, mo
         await checked(room)
         await room.press("a")
         await filter_by(room, "tag:login", 6)
-        await room.press("b", choose="reject", notice="✗ 6 rows rejected.")
+        await room.press("*", choose="reject", notice="✗ 6 rows rejected.")
         await room.press("u", notice="↶ 6 rows: reject undone.")
         await room.press("u", notice="↶ Row 1: accept undone.")
         await room.press("U", "U", notice="✗ 6 rows rejected.")
@@ -298,26 +299,26 @@ async def test_all_selected_rows_are_decided_on_in_one_step(room):
     session = session_of(room)
     await room.press("a")
     await filter_by(room, "tag:login", 6)
-    await room.press("b")
+    await room.press("*")
     texts = ("6 rows that match the filter", "Where is my parcel?", "not used for training")
     await room.until(lambda: room.mode == "" and all(text in room.screen_text for text in texts))
     await room.choose("")
     assert [event["action"] for event in journal(source)] == ["accept"], "the first option changes nothing"
-    await room.press("b", choose="reject", notice="✗ 6 rows rejected.")
+    await room.press("*", choose="reject", notice="✗ 6 rows rejected.")
     assert len(statuses(room)) == 6
     await room.press("u", notice="↶ 6 rows: reject undone.")
     assert len(statuses(room)) == 1
-    await room.press("b", choose="tag")
+    await room.press("*", choose="tag")
     await room.answer("later")
     await room.until_notice("✓ 6 rows tagged.")
     assert sum("later" in (decision.tags or ()) for decision in session.source.decisions.values()) == 6
     await room.until(lambda: not room.app.jobs.busy)
 
 
-async def test_in_the_findings_b_decides_on_the_rows_of_the_finding(room):
+async def test_in_the_findings_a_bulk_decision_is_about_the_rows_of_the_finding(room):
     await room.press("tab", until=lambda: room.focus == "findings-list")
     room.screen.query_one("#findings-list", ListPanel).go(room.screen._finding_names.index("duplicate"))
-    await room.press("b", choose="reject", notice="✗ Row 13 rejected.")
+    await room.press("*", choose="reject", notice="✗ Row 13 rejected.")
     assert statuses(room) == {12: "rejected"}
 
 
@@ -326,14 +327,14 @@ async def test_rows_that_a_decision_took_from_the_filter_are_not_decided_on(room
     session = session_of(room)
     await filter_by(room, "tag:login status:pending", 6)
     await room.press("a", until=lambda: len(statuses(room)) == 1)
-    await room.press("b")
+    await room.press("*")
     await room.until(lambda: "5 rows that match the filter" in room.screen_text)
     await room.choose("reject")
     await room.until_notice("✗ 5 rows rejected.")
     assert len(session.selection.rows) == 6
     assert sorted(statuses(room).values()) == ["accepted", *["rejected"] * 5]
     await room.until(lambda: not room.app.jobs.busy)
-    await room.press("b", notice="· None of these rows matches")
+    await room.press("*", notice="· None of these rows matches")
 
 
 async def test_a_fix_is_previewed_and_applied_as_a_decision(shop, checks, open_room):
@@ -413,7 +414,7 @@ async def test_the_loss_of_held_out_rows_is_announced(shop, checks, open_room):
         assert held_out
         await filter_by(room, "split:test", len(held_out))
         await filter_by(room, "finding:refusal", 8)
-        await room.press("b", until=lambda: f"{len(held_out)} rows held out: if rejected" in room.question)
+        await room.press("*", until=lambda: f"{len(held_out)} rows held out: if rejected" in room.question)
         assert "the evaluation loses them, too." in room.question
         await room.press("escape", "f", until=lambda: f"◇ {len(held_out)} held out" in room.screen_text)
 
@@ -468,7 +469,7 @@ async def test_a_check_is_muted_with_a_reason(room):
     verdict = session.source.verdict
     assert verdict is not None
     assert "email" in verdict.rows
-    await room.press("tab", *["down"] * list(verdict.rows).index("email"), "m")
+    await room.press("tab", *["down"] * list(verdict.rows).index("email"), "!")
     await room.type("our own address")
     await room.press("enter", notice="○ Check email muted.")
     assert session.source.state.muted == {"email": "our own address"}
@@ -646,7 +647,7 @@ async def test_a_missing_changed_and_emptied_source_is_noticed(shop, checks, ope
 
         await room.until(lambda: session_of(room).error is not None and "✗" in room.text("#invite"))
         assert "i import rows" in room.text("#invite")
-        assert room.actions[:3] == ["open", "new recipe", "import"]
+        assert room.actions[:3] == ["new recipe", "open", "import"]
         write(source, GOOD)
         await settle()
         await checked(room)
@@ -685,7 +686,7 @@ async def test_decisions_of_another_window_are_shown_and_its_lock_is_respected(r
 
 @opens(stage=lambda shop: None, settle=None, size=NARROW)
 async def test_a_new_recipe_fills_the_room(room, shop):
-    await room.until(lambda: "H open a file on Home" in room.text("#invite"))
+    await room.until(lambda: "o open a file" in room.text("#invite"))
     assert "filter" not in room.actions
     fill(shop, GOOD)
     await room.observe(shop.snapshot())
@@ -698,14 +699,14 @@ async def test_another_recipe_shows_its_rows_and_hides_the_undo_of_a_decision(sh
     async with open_room("data") as room:
         assert len((await checked(room)).source) == 10, "the main recipe comes first"
         await room.press("x", notice="✗ Row 1 rejected.")
-        await room.press("r", "down", "enter")
+        await room.press("o", "down", "enter")
         await room.until(lambda: ready(room) and len(session_of(room).source) == 1 and not room.notice)
 
 
 async def test_filter_order_and_cursor_survive_a_change_of_the_recipe(room, shop):
     before = session_of(room)
     await filter_by(room, "tag:login", 6)
-    await room.press("down", "s", until=lambda: before.selection.scanned is None)
+    await room.press("down", ",", until=lambda: before.selection.scanned is None)
     fill(shop, contract=f"{CONTRACT}\n[training]\nlearning_rate = 1e-5\n")
     await room.observe(shop.snapshot())
     await room.until(lambda: session_of(room) is not before and ready(room) and selected(room) == 6)
@@ -732,6 +733,11 @@ async def test_the_checks_stop_with_the_app(shop, checks, open_room):
     async with open_room("data") as room:
         await room.until(lambda: session_of(room).check.step == "counting tokens")
     assert checks.stopped == 1
+
+
+async def test_a_source_that_was_opened_a_moment_ago_is_not_called_empty(room):
+    text = source_unavailable(session_of(room), room.app.workspace, True, 80)
+    assert text.plain.strip() == "reading support-json.jsonl"
 
 
 async def test_a_real_process_checks_a_file_without_a_recipe(shop, open_room, tmp_path):
@@ -770,7 +776,7 @@ async def test_the_rows_keep_the_focus_when_they_were_hidden_only_for_a_moment(r
 @opens(size=NARROW)
 async def test_letters_typed_right_after_slash_go_into_the_filter(room):
     session = session_of(room)
-    for key, character in (("slash", "/"), ("b", "b"), ("x", "x"), ("enter", "\r"), ("s", "s")):
+    for key, character in (("slash", "/"), ("b", "b"), ("x", "x"), ("enter", "\r"), ("comma", ",")):
         room.app.post_message(events.Key(key, character))
     await room.until(lambda: session.selection.order == "findings")
     assert (session.selection.filter, room.focus) == ("bx", "list")

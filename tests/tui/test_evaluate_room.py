@@ -162,7 +162,7 @@ async def test_a_row_says_why_its_answer_did_not_end(shop, open_room, ended, kin
         await rows_found(room, "Tuned fails", 7)
         row = room.screen._row
         row.scores["tuned"] = replace(row.scores["tuned"], kind=kind)
-        assert room.actions.index("new") < room.actions.index("generate")
+        assert room.actions.index("new") < room.actions.index("write")
         await focus(room, "ev-list")
         await room.press("enter")
         assert text in await page(room)
@@ -243,10 +243,10 @@ async def test_the_list_scrolls_to_its_last_row(room):
     assert room.head("#ev-rows").endswith("1 of 40")
 
 
-async def test_w_opens_a_similar_training_row_in_review(room, shop, monkeypatch):
+async def test_f_opens_a_similar_training_row_in_review(room, shop, monkeypatch):
     opened: list[str] = []
     monkeypatch.setattr(room.app, "action_room", opened.append)
-    await room.press("w", until=lambda: room.mode == "")
+    await room.press("f", until=lambda: room.mode == "")
     id = room.screen._options[1].value
     await room.choose(id)
     assert opened == ["review"]
@@ -255,14 +255,14 @@ async def test_w_opens_a_similar_training_row_in_review(room, shop, monkeypatch)
     assert ids.index(id) >= 40, "a training row"
 
 
-async def test_w_opens_the_recipes_row_although_another_file_is_open(shop, checks, open_room):
+async def test_f_opens_the_recipes_row_although_another_file_is_open(shop, checks, open_room):
     evaluation(shop)
     other = shop.folder / "data" / "other.jsonl"
     write(other, ROWS)
     async with open_room("evaluate") as room:
         room.app.sessions.open_file(other)
         await rows_found(room)
-        await room.press("w", until=lambda: room.mode == "")
+        await room.press("f", until=lambda: room.mode == "")
         id = room.screen._options[1].value
         await room.choose(id)
         await room.until(lambda: room.mode == "review" and room.screen.row is not None and room.app.row_to_open is None)
@@ -310,11 +310,11 @@ async def test_preference_training_shows_its_margins(room):
 
 
 @opens(stage=lambda shop: evaluation(shop, off_task=2, looks=4), size=(120, 45))
-async def test_p_shows_the_off_task_prompts_broken_ones_first(room):
+async def test_g_shows_the_off_task_prompts_broken_ones_first(room):
     summary = " ".join(room.text("#ev-summary").split())
     assert "off-task ! 100.0% → 80.0%" in summary
     assert "cannot tell" in summary
-    await room.press("p")
+    await room.press("g")
     text = await page(room)
     assert "✗ broken q0" in text
     assert text.index("✗ broken q1") < text.index("✓ q2")
@@ -422,11 +422,11 @@ async def test_reports_on_other_rows_are_not_compared(shop, open_room):
         await room.press("c", choose="0", until=lambda: room.notice.startswith("✗") and "compared" in room.notice)
 
 
-async def test_e_shows_the_path_of_the_html_report(shop, open_room):
+async def test_capital_o_shows_the_path_of_the_html_report(shop, open_room):
     folder = evaluation(shop)
     async with open_room("evaluate") as room:
         await rows_found(room)
-        await room.press("e", until=lambda: f"evals/{ID}/report.html" in room.notice)
+        await room.press("O", until=lambda: f"evals/{ID}/report.html" in room.notice)
         assert room.app.notices.current, "a path stays until the next notice"
     (folder / "report.html").unlink()
     async with open_room("evaluate") as room:
@@ -714,7 +714,7 @@ async def test_an_evaluation_that_is_starting_is_not_another_task(shop, open_roo
 @opens(stage=lambda shop: None, settle=None, size=NARROW)
 async def test_an_empty_workspace_offers_home(room):
     assert "H open a file on Home" in room.text("#invite")
-    await room.press("enter", "m", "f", "v", "w", "c", "o", "e", "p", "s")
+    await room.press("enter", "m", "f", "v", "w", "c", "o", "O", "g", "s")
     await room.pilot.pause()
     assert room.mode == "evaluate"
 

@@ -48,7 +48,7 @@ async def test_four_keys_from_an_evaluation_to_a_teacher(shop, open_room, starte
         room.screen.set_focus(room.screen.query_one("#ev-table"))
         await room.press("enter", until=lambda: len(room.screen.rows.rows) == 7)  # the failing ones
         await room.pilot.pause()
-        await room.press("g", until=lambda: room.mode == "")
+        await room.press("w", until=lambda: room.mode == "")
         assert "never the held-out rows" in room.screen._text
         await room.press("enter", until=lambda: room.mode == "" and "Which teacher" in room.screen._heading)
         options = [(option.name, option.about) for option in room.screen._options]

@@ -120,7 +120,7 @@ async def test_a_decision_that_is_refused_keeps_the_marks(room):
 
 
 async def test_keep_the_most_diverse_or_the_marked_rows(room):
-    await room.press("home", "d", answer="2", notice="✗ 2 rows rejected.")
+    await room.press("home", "F", answer="2", notice="✗ 2 rows rejected.")
     assert 13 not in statuses(room)  # the longest text differs most
     await room.press("u", until=lambda: not statuses(room))
     await room.press("enter", "space", "down", "space", "f", notice="✗ 2 rows rejected.")
@@ -145,7 +145,7 @@ async def test_a_dismissed_conflict_is_not_reported_again(room):
     source = room.staged
     await go_to(room, "conflict")
     assert "ada.holm@example.com" in room.text("#compared")
-    await room.press("m", until=lambda: bool(room.screen.query(Input)))
+    await room.press("!", until=lambda: bool(room.screen.query(Input)))
     assert room.screen.query_one(Input).value == "not a conflict"
     await room.press("enter", notice="✓ 2 rows will not be reported again.")
     assert not any("conflict" in line for line in lines(room))
@@ -201,12 +201,13 @@ async def test_clusters_and_outliers(shop, checks, open_room, monkeypatch):
     async with open_room("groups") as room:
         await room.until(lambda: ready(room))
         await room.until(lambda: "No duplicates" in room.text("#groups-message"))
-        assert not room.screen.query_one("#members").visible, "no headings above nothing"
-        await room.press("c", until=lambda: "3 groups, 9 rows" in room.head("#groups-section"))
+        assert not room.screen.query_one("#members-side").display, "no headings above nothing"
+        await room.press("g", until=lambda: "3 groups, 9 rows" in room.head("#groups-section"))
         assert [line.split()[-2:] for line in lines(room)][1] == ["parcel", "stove"]
-        await room.press("down", "d", answer="1", notice="✗ 3 rows rejected.")
+        await room.press("down", "F", answer="1", notice="✗ 3 rows rejected.")
         assert len(lines(room)) == 2
-        await room.press("c", until=lambda: "No duplicates" in room.text("#groups-message"))
+        await room.press("g", until=lambda: "No duplicates" in room.text("#groups-message"))
+        await room.until(lambda: room.screen.query_one("#groups-side").size.width > 100)
 
 
 @opens(stage=lambda shop: fill(shop, GOOD), settle=None)
@@ -215,7 +216,7 @@ async def test_a_file_without_a_recipe_cannot_be_clustered(room):
     room.app.sessions.open_file(source)
     room.app.redraw()
     await room.until(lambda: ready(room) and room.screen.session.ref.recipe_path is None)
-    await room.press("c", notice="! Clusters need a model, and this file has no recipe.")
+    await room.press("g", notice="! Clusters need a model, and this file has no recipe.")
     assert room.notice.endswith("n in Data creates one.")
     await room.press("escape", until=lambda: not room.notice)
     assert room.head("#groups-section").startswith("▌ Groups")
@@ -229,7 +230,7 @@ async def test_a_failed_clustering_says_why(shop, checks, open_room, monkeypatch
     fill(shop, GOOD)
     async with open_room("groups") as room:
         await room.until(lambda: ready(room))
-        await room.press("c", until=lambda: "not on this machine" in room.text("#groups-message"))
+        await room.press("g", until=lambda: "not on this machine" in room.text("#groups-message"))
 
 
 TOPICS = {

@@ -21,8 +21,9 @@ from mlxtune.tui.widgets.frame import tabs
 
 from .conftest import loaded_shop
 from .driver import NARROW, Opening, RoomDriver, drive, opens
-from .evaluated import copy_rows
+from .evaluated import copy_rows, evaluation
 from .stage import NOW
+from .test_keys import trained
 
 pytestmark = pytest.mark.slow
 ROOM = Opening("home", loaded_shop)
@@ -108,9 +109,9 @@ async def test_with_several_recipes_n_asks_which(shop, open_room, monkeypatch):
         assert room.app.selection.recipe.title == "beta.toml", "the other rooms show it, too"
         await room.press("H", "n", until=lambda: isinstance(room.screen, ChoiceDialog))
         assert room.screen._options[0].name == "beta.toml", "the current one stands first"
-        for key in ("h", "w"):
-            await room.press("escape", "T", key, until=lambda: isinstance(room.screen, ChoiceDialog))
-            assert room.screen._options[0].name == "beta.toml", key
+        for keys in (("S",), ("Q", "n")):
+            await room.press("escape", "T", *keys, until=lambda: isinstance(room.screen, ChoiceDialog))
+            assert room.screen._options[0].name == "beta.toml", keys
 
 
 async def test_the_error_of_a_recipe_is_shown_whole_where_one_is_chosen(shop, open_room):
@@ -239,6 +240,16 @@ async def test_a_baseline_alone_is_shown_without_a_comparison(shop, open_room):
     async with open_room("home") as room:
         assert "Baseline" in room.text("#workflow-picture")
         assert room.text("#best-picture") == ""
+
+
+async def test_every_arm_is_on_home_before_the_axis_is(shop, open_room):
+    trained(shop)
+    evaluation(shop)
+    async with open_room("home", size=(120, 36)) as room:
+        await room.until(lambda: "tuned" in room.text("#lower-picture"))
+        room.screen.query_one("#lower-picture").styles.height = 3
+        await room.until(lambda: room.screen.query_one("#lower-picture").size.height == 3)
+        assert [row.split()[0] for row in room.text("#lower-picture").splitlines()] == ["base", "base+kshot", "tuned"]
 
 
 async def test_what_ended_since_the_last_visit_is_listed(loaded):

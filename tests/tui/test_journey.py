@@ -168,18 +168,18 @@ async def test_from_a_trained_adapter_to_a_chat(workspace):
         await user.press("enter")
         await user.choose("10")
         await user.until(lambda: "0 of 3 answered" in user.head("#bl-questions"))
-        for vote, count in (("a", "1 of 3 answered"), ("s", "2 of 3 answered")):
+        for vote, count in (("a", "1 of 3 answered"), ("=", "2 of 3 answered")):
             await user.press(vote)
             await user.until(lambda count=count: count in user.head("#bl-questions"))  # type: ignore[misc]
             await user.pilot.pause(0.2)  # a second vote at once counts as a bounced key
         # Adapters: it is there, and gets a name
         await user.open("A", "adapters")
         await user.until(lambda: "rename" in user.actions)
-        await user.press("r")
+        await user.press("e")
         await user.answer("first-try")
         await user.until_notice("✓")
         # Chat: it answers
-        await user.press("a")
+        await user.press("o")
         await user.until(lambda: user.mode == "chat" and user.focus == "chat-field")
         await user.press(*"Where is my parcel?", "enter")
         chat = user.screen.chat

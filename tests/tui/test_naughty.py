@@ -76,7 +76,7 @@ COMMON_KEYS = [
 SHOWS_ROWS = ("data", "review", "train")
 ROOM_KEYS = {
     "home": [("n",), ("escape",)],
-    "train": [("g",), ("escape",), ("l",), ("escape",), ("m",), ("c",), ("left",), ("escape",)],
+    "train": [("g",), ("escape",), ("L",), ("escape",), ("m",), ("c",), ("left",), ("escape",)],
 }
 
 

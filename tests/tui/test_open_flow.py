@@ -97,7 +97,7 @@ async def test_tab_completes_a_path_and_a_wrong_one_is_refused(shop, checks, ope
         await proposed(room, "support-more")
         await room.press("o", until=lambda: room.mode == "data" and ready(room) and len(session_of(room).source) == 4)
         assert room.notice.startswith("✓ Opened support-more.jsonl.")
-        await room.press("o")
+        await room.press("o", "end", "enter")
         await prompted(room)
         await room.press_quickly(*"data/support-m", "tab", "enter")
         await proposed(room, "support-more")
@@ -194,7 +194,7 @@ async def test_a_new_recipe_is_what_init_writes(shop, checks, open_room, tickets
     async with open_room("home") as room:
         await open_path(room, tickets)
         await proposed(room, "tickets")
-        await room.press("r", until=lambda: isinstance(room.screen, PromptDialog) and field(room).value == "tickets")
+        await room.press("e", until=lambda: isinstance(room.screen, PromptDialog) and field(room).value == "tickets")
         field(room).value = "taken"
         await room.press("enter", until=lambda: "recipes/taken.toml already exists" in " ".join(drawn(room, "#wrong").split()))
         field(room).value = "my math!"
@@ -226,14 +226,14 @@ async def test_a_source_with_unknown_columns_says_so_and_saves_the_map(shop, che
     async with open_room("data") as room:
         await room.until(lambda: "none of its 6 rows can be used" in " ".join(room.text("#invite").split()))
         await room.press("R", until=lambda: "D map the columns in Data" in room.text("#invite"))
-        await room.press("D", until=lambda: "= map the columns" in room.text("#invite"))
-        await room.press("equals_sign")
+        await room.press("D", until=lambda: "e map the columns" in room.text("#invite"))
+        await room.press("e")
         await mapped(room)
         await room.press("enter", notice="✓ Saved the map as data.map in support-json.toml.")
         await room.observe(shop.snapshot())
         await room.until(lambda: ready(room) and len(session_of(room).source.rows) == 6)
         await room.until(lambda: room.focus == "list")
-        await room.press("equals_sign")
+        await room.press("e")
         await mapped(room)
         await room.press("escape", mode="data")
     assert load(shop.folder / "recipes" / "support-json.toml").data.map == {"prompt": "utterance", "completion": "body.reply"}
@@ -327,6 +327,6 @@ def test_picture_of_a_new_recipe(shop, picture):
     async def naming(room: RoomDriver) -> None:
         await open_path(room, "data/tickets.jsonl")
         await proposed(room, "tickets")
-        await room.press("r", until=lambda: isinstance(room.screen, PromptDialog) and field(room).value == "tickets")
+        await room.press("e", until=lambda: isinstance(room.screen, PromptDialog) and field(room).value == "tickets")
 
     picture(with_tickets(shop), NARROW, "home", naming)

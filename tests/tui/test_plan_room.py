@@ -137,7 +137,7 @@ async def test_a_table_is_edited_as_its_fields(room, shop):
     await room.type('max = 60, unit = "words"')
     await room.press("enter", notice='✓ length is now max = 60, unit = "words".')
     assert load(file_of(shop)).evaluation.length == Length(max=60, unit="words")
-    await room.press("d", notice="✓ length is now empty.")
+    await room.press("backspace", notice="✓ length is now empty.")
     assert load(file_of(shop)).evaluation.length == Length()
 
 
@@ -161,11 +161,11 @@ async def test_arrows_go_through_choices_and_minus_and_plus_step_numbers(room, s
 async def test_d_restores_a_default(room, shop):
     await select(room, "adapter.rank")
     assert "default" in room.actions
-    await room.press("d", notice="✓ rank is now 16.")
+    await room.press("backspace", notice="✓ rank is now 16.")
     assert "rank" not in file_of(shop).read_text()
     assert "default" not in room.actions
     await select(room, "model.base")
-    await room.press("d")
+    await room.press("backspace")
     assert "base" in file_of(shop).read_text(), "a required key stays"
 
 
@@ -184,19 +184,19 @@ async def test_the_plan_follows_an_edit_and_rows_are_measured_once(shop, open_ro
 
 @planning("✗ This does not fit", limit=0.6)
 async def test_g_makes_the_recipe_fit_one_change_at_a_time(room, shop):
-    await room.press("t", until=lambda: isinstance(room.screen, ChoiceDialog))
+    await room.press("n", until=lambda: isinstance(room.screen, ChoiceDialog))
     assert room.screen._options[1].name == "Train anyway"
     await room.press("escape")
     await room.until(lambda: "grad_checkpoint = true" in room.text("#plan-side"))
     assert "33% longer steps" in room.text("#plan-side")
-    await room.press("g", notice="✓ grad_checkpoint is now true.")
+    await room.press("f", notice="✓ grad_checkpoint is now true.")
     assert load(file_of(shop)).training.grad_checkpoint is True
     for _ in range(6):
         await room.until(lambda: plan_room(room)._progress is None)
         await room.pilot.pause()
         if "This does not fit" not in verdict(room):
             break
-        await room.press("g")
+        await room.press("f")
     await room.until(lambda: "This fits" in verdict(room) or "This is tight" in verdict(room))
     assert "Fits with" not in room.text("#plan-side")
     while "undo" in room.actions:
@@ -207,12 +207,12 @@ async def test_g_makes_the_recipe_fit_one_change_at_a_time(room, shop):
 async def test_t_asks_with_the_verdict_and_its_default_does_nothing(room, monkeypatch):
     started: list[str] = []
     monkeypatch.setattr("mlxtune.workspace.control.train", lambda workspace, recipe: started.append(recipe.name))
-    await room.press("t", until=lambda: isinstance(room.screen, ChoiceDialog))
+    await room.press("n", until=lambda: isinstance(room.screen, ChoiceDialog))
     assert room.screen._heading == "Train support-json?"
     assert room.screen._text.startswith("This fits: ")
     await room.press("enter", mode="plan")
     assert started == []
-    await room.press("t", choose="train", until=lambda: started == ["support-json"])
+    await room.press("n", choose="train", until=lambda: started == ["support-json"])
     await room.until(lambda: room.mode == "train")
 
 
@@ -225,7 +225,7 @@ async def test_rows_that_were_checked_with_another_recipe_are_named(shop, open_r
     async with open_room("plan") as room:
         await planned(room)
         await room.until(lambda: "! Not checked since" in room.text("#plan-side"))
-        await room.press("t", until=lambda: isinstance(room.screen, ChoiceDialog))
+        await room.press("n", until=lambda: isinstance(room.screen, ChoiceDialog))
         assert room.screen._text.startswith("Not checked since the recipe changed. This fits: ")
         await room.choose("data")
         await room.until(lambda: room.mode == "data")
@@ -237,20 +237,20 @@ async def test_while_a_run_is_active_nothing_starts(loaded, open_room, monkeypat
     async with open_room("plan") as room:
         await planned(room)
         assert not {"train", "probe"} & set(room.actions)
-        for key in "tb":
+        for key in "n.":
             await room.press(key, notice="! The training run of support-json is using this machine.")
             assert room.notice.endswith("or stop it in Train (T).")
             await room.press("escape")
         assert room.mode == "plan"
 
 
-async def test_b_probes_and_time_is_known(room, monkeypatch):
+async def test_after_a_probe_the_time_is_known(room, monkeypatch):
     monkeypatch.setattr(measurements, "start_steps", lambda *_, **__: FakeProbe())
-    await room.press("b")
+    await room.press(".")
     await planned(room, "measured on this machine")
     assert "measured" in room.text("#plan-side")
     assert "unknown" not in room.text("#plan-side")
-    await room.press("m", "end", until=lambda: isinstance(room.screen, PageScreen))
+    await room.press("g", "end", until=lambda: isinstance(room.screen, PageScreen))
     await room.until(lambda: "break-even" in room.text("#rows"))
     for part in ("rented", "hosted", "calls per month"):
         assert part in room.text("#rows"), part
@@ -259,10 +259,10 @@ async def test_b_probes_and_time_is_known(room, monkeypatch):
 async def test_a_probe_shows_its_progress_and_s_stops_it(room, monkeypatch):
     monkeypatch.setattr(measurements, "start_steps", lambda *_, **__: FakeProbe(endless=True))
     assert "stop" not in room.actions
-    await room.press("b")
+    await room.press(".")
     await planned(room, "probe: step 1 of 2 with the largest batch")
     assert "stop" in room.actions
-    for key in "tb":
+    for key in "n.":
         await room.press(key, notice="! A probe is using this machine: step 1 of 2 with the largest batch.")
     await select(room, "training.batch_size")
     await room.press("minus")  # planned at once, although the probe goes on
@@ -279,7 +279,7 @@ async def test_leaving_the_app_ends_a_probe(shop, open_room, monkeypatch):
     plannable(shop)
     async with open_room("plan") as room:
         await planned(room)
-        await room.press("b")
+        await room.press(".")
         await planned(room, "probe: step 1 of 2 with the largest batch")
     assert probe.result(lambda what, share: None) is None
 
@@ -290,7 +290,7 @@ async def test_a_failed_probe_is_an_error_and_the_form_stays(room, monkeypatch):
 
     monkeypatch.setattr(measurements, "start_steps", lambda *_, **__: FakeProbe())
     monkeypatch.setattr(FakeProbe, "result", died)
-    await room.press("b")
+    await room.press(".")
     await planned(room, "✗ The planning process died: out of memory.")
     assert "max_tokens" in room.text("#plan-keys")
     await select(room, "training.batch_size")
@@ -332,7 +332,7 @@ async def test_a_missing_base_is_fetched_only_on_request(shop, open_room, monkey
         await planned(room, "some/base-4bit is not on this machine yet.")
         assert fetched == []
         assert "download" in room.actions
-        await room.press("f")
+        await room.press("b")
         await planned(room)
         assert fetched == ["some/base-4bit"]
         assert "download" not in room.actions
@@ -360,11 +360,27 @@ async def test_a_slow_computation_is_named_after_a_moment(shop, open_room, monke
     async with open_room("plan") as room:
         await planned(room, "● measuring the rows")
         assert "max_tokens" in room.text("#plan-keys"), "the form is there at once"
-        await room.press("t", notice="! The plan is not ready.")
+        await room.press(".", notice="! The plan is not ready.")
         gate.set()
         await planned(room)
         assert "measuring the rows" not in verdict(room)
-        await room.until_notice("✓ The plan is ready now. Press the key again.")
+        await room.until(lambda: not room.notice)
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+async def test_n_before_the_plan_is_ready_asks_once_it_is(shop, open_room, monkeypatch, leaves):
+    plannable(shop)
+    gate, row_lengths = Gate(), measurements.row_lengths
+    monkeypatch.setattr(measurements, "row_lengths", lambda recipe: (gate.wait(), row_lengths(recipe))[1])
+    async with open_room("plan") as room:
+        await planned(room, "● measuring the rows")
+        await room.press("n", notice="● The plan is not ready. You are asked whether to train as soon as it is.")
+        if leaves:
+            await room.press("escape", until=lambda: not room.notice)
+        gate.set()
+        if leaves:
+            await planned(room)
+        await room.until(lambda: not room.app.jobs.busy and ("Train support-json?" in room.screen_text) != leaves)
 
 
 async def test_changes_by_another_program_are_taken_over(room, shop):
@@ -420,14 +436,14 @@ async def test_o_chooses_another_recipe(shop, open_room):
     plannable(shop)
     async with open_room("plan") as room:
         await planned(room)
-        await room.press("r", until=lambda: isinstance(room.screen, ChoiceDialog))
+        await room.press("o", until=lambda: isinstance(room.screen, ChoiceDialog))
         await room.press("down", "enter", until=lambda: "recipes/zz-other.toml" in room.head("#plan-form"))
 
 
 @planning("✗ This does not fit", size=NARROW, limit=0.6)
 async def test_m_shows_the_side_panels_of_a_small_screen(room):
     assert not room.screen.query_one("#plan-side").display
-    await room.press("m", until=lambda: isinstance(room.screen, PageScreen))
+    await room.press("g", until=lambda: isinstance(room.screen, PageScreen))
     await room.until(lambda: "activations" in room.text("#rows"))
     assert "Fits with" in room.text("#rows")
     await room.press("escape")
@@ -437,7 +453,7 @@ async def test_m_shows_the_side_panels_of_a_small_screen(room):
 async def test_without_a_recipe_the_room_says_what_it_is_for(shop, open_room):
     async with open_room("plan", size=NARROW) as room:
         assert "No recipes yet." in room.text("#invite")
-        await room.press("enter", "plus", "t", "u", "d", "g", "b", "m")
+        await room.press("enter", "plus", "n", "u", "backspace", "f", ".", "g")
         assert room.mode == "plan"
         assert "No recipes yet." in room.text("#invite")
 
@@ -447,7 +463,7 @@ async def test_the_room_can_have_any_size(shop, open_room, monkeypatch, size):
     plannable(shop, limit=0.6)
     async with open_room("plan", size=size) as room:
         await room.until(lambda: form(room).plan is not None)
-        await room.press("end", "enter", "escape", "m", "escape", "plus", "u", "pageup")
+        await room.press("end", "enter", "escape", "g", "escape", "plus", "u", "pageup")
         await room.pilot.resize_terminal(size[0] + 1, size[1] + 1)
         await room.pilot.pause()
         assert room.app.is_running
@@ -535,11 +551,32 @@ async def test_a_plan_that_edits_made_outdated_is_not_computed(room, monkeypatch
     assert len(planned) == 2
 
 
+def test_a_fact_is_shown_whole_or_not_at_all():
+    rows = [
+        Content(row)
+        for row in (
+            "  rows    361 training",
+            "          68 held out",
+            "  tokens  25,718 trained",
+            "          49% of 52,030",
+            "  x  1",
+        )
+    ]
+    shown = [cut_rows(rows, height, ("g", "all", "screen.memory")).plain.splitlines() for height in (3, 4, 5)]
+    assert [[row.split()[0] for row in cut] for cut in shown] == [
+        ["rows", "68", "g"],
+        ["rows", "68", "g"],
+        ["rows", "68", "tokens", "49%", "x"],
+    ]
+    long = cut_rows([rows[0], *[rows[1]] * 9], 8, ("g", "all", "screen.memory")).plain.splitlines()
+    assert len(long) == 8, "but for a long one"
+
+
 @pytest.mark.parametrize("height", range(4, 24))
 def test_no_title_beside_the_form_stands_alone_above_the_key_for_the_rest(height):
     sections = [(title, [Content(title)] * 3) for title in ("Memory", "Time", "Elsewhere")]
-    drawn = cut_rows(render.side(sections, 40, height), height, ("m", "all figures", "screen.memory")).plain.splitlines()
+    drawn = cut_rows(render.side(sections, 40, height), height, ("g", "all figures", "screen.memory")).plain.splitlines()
     assert len(drawn) <= height
     *rows, last = (row.strip() for row in drawn if row.strip())
     assert "─" not in rows[-1]
-    assert last in ("m all figures", "Elsewhere")
+    assert last in ("g all figures", "Elsewhere")

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 
 async def opened(room: Any) -> None:
-    await room.press("w", until=lambda: isinstance(room.screen, QueuePage) and room.text("#queue-banner"))
+    await room.press("Q", until=lambda: isinstance(room.screen, QueuePage) and room.text("#queue-banner"))
 
 
 def fill(shop: Shop) -> Queue:
@@ -47,8 +47,8 @@ async def test_commands_are_added_and_removed(shop, open_room):
     queue = Queue(shop.folder)
     async with open_room("train", size=NARROW) as room:
         await opened(room)
-        assert "a add a command" in room.text("#queue-banner")
-        for key, keys, command in (("a", (), "train"), ("a", ("down",), "search"), ("a", ("down", "down"), "eval")):
+        assert "n add a command" in room.text("#queue-banner")
+        for key, keys, command in (("n", (), "train"), ("n", ("down",), "search"), ("n", ("down", "down"), "eval")):
             await room.press(key, until=lambda: isinstance(room.screen, ChoiceDialog))
             await room.press(*keys, "enter")
             await room.until(lambda name=command: waiting(queue) and waiting(queue)[-1] == f"{name} recipes/support-json.toml")
@@ -85,4 +85,4 @@ async def test_an_interrupted_queue_is_started_again(shop, open_room, monkeypatc
 def test_pictures(shop, snap_compare, size):
     shop.recipe()
     fill(shop)
-    assert snap_compare(shop.app(), terminal_size=size, press=["T", "w"])
+    assert snap_compare(shop.app(), terminal_size=size, press=["T", "Q"])

@@ -204,20 +204,20 @@ async def test_the_contract_is_checked_while_editing(shop, checks, open_room):
 
 
 @pytest.mark.parametrize("size", [WIDE, NARROW])
-async def test_d_adds_the_missing_disclaimer(shop, checks, open_room, size):
+async def test_f_adds_the_missing_disclaimer(shop, checks, open_room, size):
     source = fill(shop)
     panel = "#contract" if size == WIDE else "#contract-line"
     async with open_room("review", size) as room:
         await opened(room)
         assert "disclaimer" not in room.actions
-        await room.press("d")  # does nothing to a row that lacks none
+        await room.press("f")  # does nothing to a row that lacks none
         await go_to(room, 11)
         assert room.actions[0] == "disclaimer"
-        assert "d add disclaimer" in room.text(panel)
-        await room.press("d", notice="~ Row 11 edited.")
+        assert "f add disclaimer" in room.text(panel)
+        await room.press("f", notice="~ Row 11 edited.")
         assert "Only with a flue. This is" in room.text("#reader")
-        assert "d add disclaimer" not in room.text(panel)
-        await room.press("u", until=lambda: "d add disclaimer" in room.text(panel))
+        assert "f add disclaimer" not in room.text(panel)
+        await room.press("u", until=lambda: "f add disclaimer" in room.text(panel))
     edit = next(step for step in journal(source) if step.get("rows"))
     assert "Only with a flue. This is general guidance." in edit["rows"][0]["record"]["messages"][2]["content"]
 
@@ -343,10 +343,10 @@ async def test_pairs_are_shown_side_by_side_and_each_verdict_is_one_key(shop, ch
             ("a", "✓ Row 1 accepted."),
             ("d", "✓ Row 2 swapped and accepted."),
             ("equals_sign", "= Row 3 marked as a tie."),
-            ("b", "✗ Row 4 marked bad on both sides."),
+            ("0", "✗ Row 4 marked bad on both sides."),
         ):
             await room.press(key, notice=notice)
-        await room.press("s", until=lambda: line(room, "chosen").index("chosen") > line(room, "chosen").index("rejected"))
+        await room.press("%", until=lambda: line(room, "chosen").index("chosen") > line(room, "chosen").index("rejected"))
         await room.press("a")
         await room.until_notice("✓ Row 5 swapped and accepted.")  # the left answer is the rejected one now
     assert actions(source) == ["accept", "swap", "tie", "bad", "swap"]
@@ -379,8 +379,8 @@ def test_a_word_diff_is_computed_once(monkeypatch):
 
 
 async def test_the_keys_of_pairs_do_nothing_to_a_conversation(room):
-    await room.press("d", notice="· Not possible now: disclaimer, right.")
-    await room.press("equals_sign", "b", "s")
+    await room.press("d", notice="· Not possible now: right.")
+    await room.press("equals_sign", "0", "%")
     await room.pilot.pause()
     assert not statuses(room)
     assert "tie" not in room.actions
@@ -461,11 +461,11 @@ async def test_a_narrow_screen_shows_the_contract_in_one_line(room):
     await go_to(room, 11)
     assert "✗ correct disclaimer:" in room.text("#contract-line")
     assert "3 of 4 pass" in room.text("#contract-line")
-    await room.press("c", until=lambda: room.focus == "contract" and not room.screen.query_one("#read-side").display)
+    await room.press("g", until=lambda: room.focus == "contract" and not room.screen.query_one("#read-side").display)
     assert "▌ 3 safety" in room.text("#tags")
     assert "line 11" in room.text("#origin")
-    await room.press("c", until=lambda: room.focus == "reader" and room.screen.query_one("#read-side").display)
-    await room.press("c", "escape")
+    await room.press("g", until=lambda: room.focus == "reader" and room.screen.query_one("#read-side").display)
+    await room.press("g", "escape")
     await at_row(room, 11)
 
 
@@ -515,7 +515,7 @@ async def test_without_a_tokenizer_training_is_marked_by_turn(shop, checks, toke
 @opens(settle=None)
 async def test_a_missing_base_is_told_and_its_tokens_are_counted_once_it_is_there(local_bases, room, shop):
     await opened(room, counted=False)
-    await room.until(lambda: room.head("#read").endswith("no token count: the base is missing. f in Plan downloads it"))
+    await room.until(lambda: room.head("#read").endswith("no token count: the base is missing. b in Plan downloads it"))
     local_bases.add("smollm2-135m")
     await room.observe(shop.snapshot())
     await room.until(lambda: room.head("#read").endswith(" trained"))
@@ -528,8 +528,8 @@ async def test_without_rows_the_room_says_how_to_get_some(room, shop):
     fill(shop, GOOD).unlink()
     await room.observe(shop.snapshot())
     await room.until(lambda: "✗" in room.text("#invite"))
-    assert room.actions[:2] == ["import", "recipe"]
-    assert "r another recipe" in room.text("#invite")
+    assert room.actions[:2] == ["open", "import"]
+    assert "o another recipe" in room.text("#invite")
 
 
 async def test_an_import_continues_while_tokens_are_counted(shop, checks, open_room, monkeypatch):

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 
 async def opened(room: Any) -> None:
-    await room.press("h", until=lambda: isinstance(room.screen, SearchPage))
+    await room.press("S", until=lambda: isinstance(room.screen, SearchPage))
 
 
 async def test_before_the_first_search_h_asks_whether_to_start_one(shop, open_room, monkeypatch):
@@ -28,14 +28,14 @@ async def test_before_the_first_search_h_asks_whether_to_start_one(shop, open_ro
     shop.recipe()
     async with open_room("train", size=NARROW) as room:
         await room.press(
-            "h",
+            "S",
             until=lambda: (
                 isinstance(room.screen, ChoiceDialog) and "Search for better hyperparameters of which recipe?" in shown(room.app)
             ),
         )
         await room.press("escape", mode="train")
         assert not started
-        await room.press("h", choose="support-json.toml", until=lambda: started == ["support-json"])
+        await room.press("S", choose="support-json.toml", until=lambda: started == ["support-json"])
 
 
 async def test_a_running_search_cannot_be_continued(shop, open_room):
@@ -69,7 +69,7 @@ async def test_a_running_search_and_choices(shop, open_room):
         assert "training to step 20" in trials
         assert "The loss at step 7 is NaN" in trials
         assert "So far: " in room.text("#search-banner")
-        await room.press("end", "x", "p", "up", "x")
+        await room.press("end", "x", "a", "up", "x")
         await room.until(lambda: (board := boards.read_board(folder)) is not None and bool(board.pinned and board.dropped))
 
 
@@ -109,4 +109,4 @@ def test_pictures(shop, snap_compare, size, state):
         shop,
         **{"running": {"done": 9, "failed": True, "alive": True}, "finished": {"finished": True}, "crashed": {"done": 3}}[state],
     )
-    assert snap_compare(shop.app(), terminal_size=size, press=["T", "h"])
+    assert snap_compare(shop.app(), terminal_size=size, press=["T", "S"])

@@ -232,7 +232,7 @@ async def test_the_empty_room_has_one_key(room, shop):
     shop.recipe()
     await room.observe(shop.snapshot())
     assert "n train support-json   smollm2-135m, rank 16" in room.text("#invite")
-    await room.press(*"srzgl", "left_square_bracket", "right_square_bracket")
+    await room.press(*"srzgL", "left_square_bracket", "right_square_bracket")
     assert room.mode == "train"
     assert "No runs yet." in room.text("#invite")
 
@@ -323,7 +323,7 @@ async def test_the_only_other_run_is_compared_without_a_question(shop, open_room
         assert "compare" not in room.actions
 
 
-async def test_k_loads_a_checkpoint_in_chat(shop, open_room, monkeypatch):
+async def test_o_loads_a_checkpoint_in_chat(shop, open_room, monkeypatch):
     loaded: list[str] = []
     monkeypatch.setattr("mlxtune.tui.rooms.chat.screen.ChatRoom._confirm_load", lambda room, key: loaded.append(key))
     shop.recipe()
@@ -332,13 +332,13 @@ async def test_k_loads_a_checkpoint_in_chat(shop, open_room, monkeypatch):
         (run / "checkpoints" / f"{step:07d}").mkdir(parents=True)
         (run / "checkpoints" / f"{step:07d}" / "adapters.safetensors").touch()
     async with open_room("train") as room:
-        await room.press("k", until=lambda: isinstance(room.screen, ChoiceDialog))
+        await room.press("o", until=lambda: isinstance(room.screen, ChoiceDialog))
         assert option_texts(room) == ["Step 600, validation loss 0.637", "Step 550, validation loss 0.647"]
         await room.press("down", "enter", until=lambda: option_texts(room)[0].startswith("Evaluate"))
         await room.press("down", "enter", until=lambda: bool(loaded))
         assert loaded == [f"runs/{RUN}/checkpoints/0000550"]
         await room.press("T", mode="train")
-        await room.press("k", "enter", "enter", until=lambda: room.mode == "evaluate")
+        await room.press("o", "enter", "enter", until=lambda: room.mode == "evaluate")
 
 
 async def test_m_goes_through_the_metrics_of_preference_training(shop, open_room):
@@ -383,15 +383,15 @@ async def test_g_shows_the_samples_on_a_small_screen(room):
     assert room.mode == "train"
 
 
-async def test_l_shows_every_line_and_follows_the_end(room, shop):
-    await room.press("l", until=lambda: isinstance(room.screen, PageScreen))
+async def test_capital_l_shows_every_line_and_follows_the_end(room, shop):
+    await room.press("L", until=lambda: isinstance(room.screen, PageScreen))
     await room.until(lambda: "step 639" in room.text("#rows"))
     shop.tell(room.app.snapshot.runs[0].run.folder, [("step", {"step": 641, **STEP})])
     await room.observe(shop.snapshot())
     assert "step 641" in room.text("#rows")
     await room.press("home", until=lambda: "support-json started on smollm2-135m" in room.text("#rows"))
     await room.press("pagedown", "down", "up", "pageup", "end", until=lambda: "step 641" in room.text("#rows"))
-    await room.press("l")
+    await room.press("L")
     assert room.mode == "train"
 
 

@@ -132,5 +132,5 @@ async def test_marks_stay_on_their_rows_when_the_filter_changes(shop, checks, op
         await opened(room)
         await room.press("down", "space", "space", "slash", *"good", "enter")
         await room.until(lambda: len(session_of(room).selection.rows) == 6)
-        await room.press("b", choose="tie", notice="= 2 rows marked as a tie.")
+        await room.press("*", choose="tie", notice="= 2 rows marked as a tie.")
         assert statuses(room) == {1: "tied", 2: "tied"}

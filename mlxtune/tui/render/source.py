@@ -13,7 +13,7 @@ from mlxtune.data.rows import Message, Row, RowError
 from mlxtune.present import review
 from mlxtune.tui.paths import relative_paths
 from mlxtune.tui.render.output_text import output_rows
-from mlxtune.tui.render.text import RECIPE_KEY, cell, error_rows, invitation, key, line, lines, marked, paragraph, shorten
+from mlxtune.tui.render.text import cell, error_rows, invitation, key, line, lines, marked, paragraph, shorten
 from mlxtune.tui.source_session import SourceSession
 
 _MAX_SHOWN = 2000  # characters of a text beside a list
@@ -62,17 +62,17 @@ def decision_glyph(decision: Decision) -> tuple[str, str]:
     return glyph, f"${style}"
 
 
-def source_unavailable(session: SourceSession, workspace: Path, map_key: str, width: int) -> Content:
-    """Draw a message that the source is being opened, cannot be read, is empty, or needs a column map. ``map_key`` is empty outside Data."""
+def source_unavailable(session: SourceSession, workspace: Path, in_data: bool, width: int) -> Content:
+    """Draw a message that the source is being opened, cannot be read, is empty, or needs a column map, which is made in Data."""
     if session.error is not None:
         message = relative_paths(workspace, one_line(session.error.message))
         rows = error_rows(MlxtuneError(message, hint=session.error.hint), width)
         rows.append(paragraph("Your decisions are safe. They are saved next to the source.", width, "    "))
-    elif session.browser is None:
+    elif session.browser is None or session.has_rows:  # opened after the room was drawn
         return paragraph(f"reading {session.ref.name}", width)
     elif session.unmapped is not None:
         elsewhere = ("D", "map the columns in Data", "app.room('data')")
-        mapping = (map_key, "map the columns", "screen.map_columns") if map_key else elsewhere
+        mapping = ("e", "map the columns", "screen.map_columns") if in_data else elsewhere
         text = f"The columns of {session.ref.name} are unknown, so none of its {len(session.browser):,} rows can be used."
         rows = [
             *marked("✗", "$error", text, width, "bold"),
@@ -85,14 +85,14 @@ def source_unavailable(session: SourceSession, workspace: Path, map_key: str, wi
             paragraph(f"{session.ref.name} has no rows.", width, style="bold"),
             paragraph("Add one JSON object per line. Rows appear here as soon as the file has some.", width),
         ]
-    keys = line("  ", key("i", "import rows", "screen.import_rows"), "   ", key("r", "another recipe", "screen.other"))
+    keys = line("  ", key("i", "import rows", "screen.import_rows"), "   ", key("o", "another recipe", "app.choose_recipe"))
     return lines(*rows, "", keys)
 
 
 def no_source(error: str, has_recipes: bool, width: int) -> Content:
     """Describe the room while no source is selected, and the key that selects one."""
-    other = key("r", "choose a recipe", "screen.other") if has_recipes else RECIPE_KEY
-    keys = key("i", "import rows", "screen.import_rows"), other
+    open_key = key("o", "choose a recipe" if has_recipes else "open a file", "app.choose_recipe")
+    keys = key("i", "import rows", "screen.import_rows"), open_key
     if error:
         return lines(*marked("✗", "$error", error, width), "", line("  ", keys[0], "   ", keys[1]))
     return invitation(width, "No rows selected.", *keys, about="The file itself is never changed.")

@@ -52,11 +52,13 @@ def cut_middle(text: str, width: int) -> str:
 
 
 def cut_rows(rows: Sequence[Content], height: int, more: tuple[str, str, str] | None = None) -> Content:
-    """Return the rows that fit, then how many do not, or the key ``more`` (its name, label, and action) that shows them."""
+    """Return the rows that fit, then how many do not, or the facts that fit, then the key ``more`` (its name, label, and action)."""
     if not 0 < height < len(rows):
         return lines(*rows)
-    hidden = plural(len(rows) - height + 1, "more row")
-    return lines(*rows[: height - 1], line("  ", key(*more, "$muted") if more else (f"… {hidden}", "$muted")))
+    starts = (at for at in range(max(height - 4, 1), height) if not rows[at].plain.startswith("    "))
+    shown = max(starts, default=height - 1) if more else height - 1
+    last = key(*more) if more else f"… {plural(len(rows) - shown, 'more row')}"
+    return lines(*rows[:shown], line("  ", last).stylize_before("$muted"))
 
 
 def shorten(rows: list[Content], height: int, width: int) -> list[Content]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from textual.content import Content
 
@@ -21,7 +20,7 @@ from mlxtune.tui.notices import Notice
 from mlxtune.tui.open_flow import open_mapped
 from mlxtune.tui.paths import relative_paths, unused
 from mlxtune.tui.render.source import no_source, source_unavailable
-from mlxtune.tui.room import NO_RECIPE, OTHER_RECIPE, Room
+from mlxtune.tui.room import OTHER_RECIPE, Room
 from mlxtune.tui.session_manager import SOURCE_MODES, decision_notice, undo_or_redo
 from mlxtune.tui.source_session import SourceSession
 from mlxtune.tui.widgets import ChoiceOption
@@ -43,9 +42,9 @@ REDO = Action(
     command="data review {source} --redo",
 )  # fmt: skip
 SOURCE_ACTIONS = (
+    OTHER_RECIPE,
     Action("import_rows", "i", "import", "import rows in any format into this workspace",
            command="data import FILE --out data/NAME.jsonl"),
-    replace(OTHER_RECIPE, when="app.snapshot.recipes", why=NO_RECIPE),
     Action("generate", "w", "write", "let a teacher write rows", when="can_generate", why="These rows have no recipe.",
            needs_accelerator=True, command="data generate {recipe}"),
 )  # fmt: skip
@@ -55,8 +54,6 @@ _INLINE_ROWS = 200  # maximum rows for which undo and redo run in the event loop
 
 class SourceRoom(Room):
     """A room that shows the rows of a source."""
-
-    MAP_KEY: ClassVar[str] = ""  # the key that maps columns, if the room has one
 
     def __init__(self) -> None:
         super().__init__()
@@ -124,7 +121,7 @@ class SourceRoom(Room):
     def _draw_unavailable(self, session: SourceSession | None, width: int) -> Content:
         """Draw why there are no rows to show."""
         if session is not None:
-            return source_unavailable(session, self.app.workspace, self.MAP_KEY, width)
+            return source_unavailable(session, self.app.workspace, self.mode == "data", width)
         view = self.app.selection.recipe
         error = relative_paths(self.app.workspace, view.error) if view else ""
         return no_source(error, bool(self.app.snapshot.recipes), width)

@@ -22,7 +22,7 @@ class PageScreen(HasActions, ModalScreen[None]):
     GROUP = "page"
     ACTIONS: ClassVar[Sequence[Action]] = (
         Action("copy", "ctrl+y", help="copy the text"),
-        Action("dismiss", "escape,q,l,g", help="close", id="close"),
+        Action("dismiss", "escape,q,L,g", help="close", id="close"),
     )
 
     def __init__(self, title: str, rows: Callable[[int], Rows] = lambda _width: (), *, at_end: bool = False) -> None:

@@ -113,19 +113,19 @@ class AdaptersRoom(Room):
     RUN_KIND = "export"
     SAVED: ClassVar = {"key": str}
     ACTIONS = (
-        Action("use", "a", "chat", "chat with it", when="usable_adapter", command="chat {adapter}"),
-        Action("detail", "d", "details", "verdict, lineage, exports, and facts", when="usable_adapter", late="wide",
+        Action("use", "o", "chat", "chat with it", when="usable_adapter", command="chat {adapter}"),
+        Action("detail", "g", "details", "verdict, lineage, exports, and facts", when="usable_adapter", late="wide",
                command="adapters show {adapter}"),
         Action("compare", "c", "compare", "compare it with another adapter", when="can_compare", why="There is no other adapter.",
                command="adapters compare OTHER {adapter}"),
-        Action("export", "e", "export", "fuse it into its base, or export it for other programs", when="usable_adapter",
+        Action("export", "w", "export", "fuse it into its base, or export it for other programs", when="usable_adapter",
                command="export FORMAT {adapter}"),
         Action("stop", "s", "stop", "stop the running export", when=lambda room: room.running("export"), why="No export is running.",
                command="runs stop EXPORT"),
         Action("remove", "x", "remove", "remove it; u restores it", when="adapter", command="adapters remove {adapter}"),
         Action("undo", "u", "undo", "restore the last removed adapter", when="library.removed", why="No adapter was removed.",
                command="adapters restore"),
-        Action("rename", "r", "rename", "rename it", when="usable_adapter", command="adapters rename {adapter} NAME"),
+        Action("rename", "e", "rename", "rename it", when="usable_adapter", command="adapters rename {adapter} NAME"),
         Action("tag", "t", "tag", "edit its tags", when="usable_adapter", command="adapters tag {adapter} TAG"),
         Action("import", "i", "import", "import an adapter from a folder", command="adapters import FOLDER"),
     )  # fmt: skip
@@ -203,11 +203,10 @@ class AdaptersRoom(Room):
         bases = {base_name(adapter.entry.base) for adapter in adapters if adapter.entry.base}
         on = f" on {next(iter(bases))}" if len(bases) == 1 else f" on {len(bases)} bases" if bases else ""
         self.section("#adapters-all").head.set(note=f"{len(adapters):,}{on}")
-        self.query_one("#adapters-side").display = self.wide
         if adapter := self._detail:
             self.key = adapter.entry.key
             detail = partial(draw_detail, adapter, evaluating=self._evaluating)
-            more = ("d", "all details", "screen.detail")
+            more = ("g", "all details", "screen.detail")
             self.section("#adapters-side").show(
                 lambda width, height: cut_rows(detail(width), height, more), title=adapter.entry.name, note=kind(adapter.entry)
             )

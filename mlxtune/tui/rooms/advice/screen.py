@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -129,10 +128,10 @@ class AdviceRoom(Room):
     SIDE = "#advice-side"
     ACTIONS = (
         Action("choose", "space", "choose", "select the option under the cursor; enter does the same"),
-        Action("reasons", "w", "why", "the full advice: reasons, contradictions, what would change it", when="advice",
+        Action("reasons", "g", "why", "the full advice: reasons, contradictions, what would change it", when="advice",
                command="advise {recipe}"),
-        Action("table", "t", "table", "RAG or fine-tuning: nine questions"),
-        Action("measure", "m", "measure", "measure what the base does on 30 held-out rows", when="can_measure",
+        Action("table", "v", "table", "RAG or fine-tuning: nine questions"),
+        Action("measure", ".", "measure", "measure what the base does on 30 held-out rows", when="can_measure",
                why=NO_RECIPE, needs_accelerator=True, command="advise {recipe} --measure"),
         OTHER_RECIPE,
     )  # fmt: skip
@@ -176,23 +175,31 @@ class AdviceRoom(Room):
         questions.set(len(items), lambda index, width: interview_row(items[index], width), on_move=draw_position)
         draw_position(questions.cursor)
         advice, evidence, error = self.advice, self._evidence, self._error
-        live, is_measured = self.running("eval"), evidence is None or not evidence.rows or bool(advice and evidence.arms)
-        own = partial(sample_rows, live is not None and is_sample(live.name), snapshot.live is None and not is_measured)
 
         def summary(width: int, _height: int) -> Content:
             rows = error_rows(error, width) if error else []
-            if advice is None or evidence is None:
+            measured = measured_blocks(evidence, advice.facts["metric"] if advice else "") if evidence else ()
+            if advice and evidence:
+                rows += draw.rows((verdict_block(advice, evidence), *next_step_document(advice.next)), width)
+            else:
                 state = f"{plural(len(missing), 'answer')} to go" if missing else "reading the rows"
-                return lines(*rows, paragraph(state, width, style="bold"), *own(width))
-            blocks = verdict_block(advice, evidence), *next_step_document(advice.next)
-            return lines(*rows, *draw.rows(blocks, width), *own(width), *draw.rows(measured_blocks(advice, evidence), width))
+                rows.append(paragraph(state, width, style="bold"))
+            return lines(*rows, *self._sample_rows(width), *draw.rows(measured, width))
 
         self.section("#advice-verdict").show(summary, note=heading_note(evidence, self.wide))
         self.query_one("#advice-why").display = advice is not None and self.wide
         if advice:
             self.section("#advice-why").show(
-                lambda width, height: cut_rows(draw.rows(brief_reasons(advice), width), height, ("w", "more", "screen.reasons"))
+                lambda width, height: cut_rows(draw.rows(brief_reasons(advice), width), height, ("g", "more", "screen.reasons"))
             )
+
+    def _sample_rows(self, width: int) -> list[Content]:
+        """Draw the state of the evaluation started from this room, or the key that starts it if nothing was measured."""
+        live, evidence = self.running("eval"), self._evidence
+        if live and is_sample(live.name):
+            return marked("●", "$primary", "Measuring on 30 held-out rows", width)
+        can_measure = evidence and evidence.rows and not evidence.arms and self.app.snapshot.live is None
+        return [line("    ", key(".", "measure base, prompt and examples", "screen.measure"))] if can_measure else []
 
     @property
     def advice(self) -> Advice | None:
@@ -286,10 +293,3 @@ def heading_note(evidence: AdviceEvidence | None, wide: bool) -> str:
         return "based on answers alone"
     name = one_line(Path(evidence.recipe).name)
     return f"{name}, {evidence.rows:,} rows" if wide else name
-
-
-def sample_rows(is_measuring: bool, can_measure: bool, width: int) -> list[Content]:
-    """Draw the state of the evaluation started from this room, or the key that starts it if nothing was measured."""
-    if is_measuring:
-        return marked("●", "$primary", "Measuring on 30 held-out rows", width)
-    return [line("    ", key("m", "measure base, prompt and examples", "screen.measure"))] if can_measure else []

@@ -91,15 +91,15 @@ class BlindRoom(Room):
     CSS_PATH = "style.tcss"
     ACTIONS = (
         Action("vote('a')", "a", "A", "the left answer", when="pair", id="a"),
-        Action("vote('tie')", "s,t", "same", "no difference that matters", when="pair", id="same"),
-        Action("vote('b')", "d,b", "B", "the right answer", when="pair", id="b"),
+        Action("vote('tie')", "=", "same", "no difference that matters", when="pair", id="same"),
+        Action("vote('b')", "d", "B", "the right answer", when="pair", id="b"),
         Action("enter", "enter", lambda room: room.enter_label, "open the session, or reveal the arms", when="enter_label",
                command="blind EVALUATION"),
         Action("undo", "u", "undo", "undo the last vote", when="can_undo", why="There is no vote to undo."),
-        Action("prompt", "p", "prompt", "the whole prompt", when="pair"),
-        Action("export", "e", "export", "write the votes as preference pairs", when=lambda room: room.state == "result",
+        Action("prompt", "g", "prompt", "the whole prompt", when="pair"),
+        Action("export", "w", "export", "write the votes as preference pairs", when=lambda room: room.state == "result",
                command="blind EVALUATION --export FILE"),
-        Action("arms", "c", "arms", "compare two other arms", when="has_other_arms", why="There are no other arms."),
+        Action("arms", "c", "compare", "compare two other arms", when="has_other_arms", why="There are no other arms."),
         Action("other", "o", "open", "open another evaluation", when=lambda room: len(room.app.selection.evaluations) > 1,
                why="There is no other evaluation."),
         Action("scroll(1)", "down,j", help="down", id="down"),
@@ -408,7 +408,7 @@ def draw_prompt(pair: PresentedPair, width: int, max_rows: int) -> Content:
     rows = wrap(shown or "(empty)", width - 4)
     if len(rows) <= max_rows:
         return lines(*(f"  {row}" for row in rows))
-    more = line("… ", key("p", "more", "screen.prompt", "$muted")).stylize_before("$muted")
+    more = line("… ", key("g", "more", "screen.prompt", "$muted")).stylize_before("$muted")
     last = cell(rows[max_rows - 1], width - 4 - more.cell_length - 1)
     return lines(*(f"  {row}" for row in rows[: max_rows - 1]), line("  ", last, " ", more))
 

@@ -26,7 +26,7 @@ from mlxtune.workspace.index import Snapshot
 
 REDRAW_DELAY = 0.06  # seconds between two redraws of a streaming answer
 _STILL_ANSWERING = Notice(
-    "warning", "The last question is not answered yet.", "Press enter again after the answer, or stop it with esc and x."
+    "warning", "The last question is not answered yet.", "Press enter again after the answer, or stop it with esc and s."
 )
 
 
@@ -40,7 +40,7 @@ class ChatRoom(Room):
         Action("load", "enter", "load", "load the model in its own process", when="offer", command="chat {adapter}"),
         Action("load_base", "b", "base", "load the base alone", when="offer.key", command="chat BASE"),
         Action("cancel", "s", "stop", "stop the answer", when="chat.streaming", why="Nothing is being answered."),
-        Action("write", "i", "write", "go to the input field; esc leaves it", when=lambda room: room.chat.state in ("loading", "ready")),
+        Action("write", "enter", "write", "go to the input field; esc leaves it", when=lambda room: room.chat.state in ("loading", "ready")),
         Action("switch", "o", "open", "answer with another adapter, or with the base", when="is_ready",
                command="chat BASE --adapter ADAPTER"),
         Action("both", "b", lambda room: "alone" if room.with_base else "both", "also ask the base",
@@ -49,7 +49,7 @@ class ChatRoom(Room):
                why="There is no answer to save."),
         Action("undo", "u", "undo", "remove the last question and its answer", when="has_answer", why="There is no question to remove."),
         Action("restore", "u", "undo", "bring back the last conversation", when="chat.discarded"),
-        Action("system", "y", "system", "edit the system prompt", when="is_ready", command="chat {adapter} --system PROMPT"),
+        Action("system", "e", "system", "edit the system prompt", when="is_ready", command="chat {adapter} --system PROMPT"),
         Action("reset", "n", "new", "start a new conversation",
                when=lambda room: room.is_ready and room.chat.exchanges and not room.chat.streaming),
         Action("end", "x", "unload", "end the model's process", when=lambda room: room.chat.state not in ("idle", "failed"),

@@ -71,7 +71,6 @@ class DataRoom(SourceRoom):
     CSS_PATH = "style.tcss"
     SIDE = "#statistics"
     AUTO_FOCUS = "#list"
-    MAP_KEY = "="
     ACTIONS = (
         Action("filter", "/", "filter", "filter rows by status, tag, finding, length or text", when="session",
                command="data review {source} --filter FILTER --list"),
@@ -81,32 +80,32 @@ class DataRoom(SourceRoom):
         Action("stats", "g", lambda room: room.next_statistics, "show findings, labels, or rows", when="session", late="wide",
                command="data stats {source}"),
         Action("fix", "f", "fix", "show the rows with this finding, and fix them", when="_marked_check",
-               why="There is no finding.", command="data check {source} --fix --also CHECK"),
-        Action("mute", "m", "mute", "stop reporting this check for this source", when="check_to_mute",
+               why=lambda room: "The checks are still running." if room.session and not room.session.check.finished else "There is no finding.",
+               command="data check {source} --fix --also CHECK"),
+        Action("mute", "!", "mute", "stop reporting this check for this source", when="check_to_mute",
                why="Only a finding can be muted.", command="data check {source} --mute CHECK --reason REASON"),
         Action("decide('accept')", "a", "accept", "accept this row", when="on_row", id="accept",
                command="data review {source} {row} --accept"),
         Action("decide('reject')", "x", "reject", "reject this row, so that it is not used", when="on_row", id="reject",
                command="data review {source} {row} --reject"),
         UNDO,
-        Action("bulk", "b", "bulk", "decide on all displayed rows, or on those with the finding under the cursor", when="has_rows",
+        Action("bulk", "*", "bulk", "decide on all displayed rows, or on those with the finding under the cursor", when="has_rows",
                command="data review {source} --filter FILTER --all --accept"),
         Action("tag", "t", "tag", "add or remove a tag", when="on_row", command="data review {source} {row} --tag TAG"),
         Action("transform", ":", "change", "change many rows: replace text, cap a category, and more", when="has_rows",
                command="data apply {source} PIPELINE"),
-        Action("sort", "s", "sort", "sort by row number, severity or length", when="session"),
+        Action("sort", "comma", "sort", "sort by row number, severity or length", when="session"),
         REDO,
         Action("check_again", ".", "recheck", "run the checks again", command="data check {source}",
                when=lambda room: room.can_check_again or (room.session and room.session.check.base)),
-        Action("check_again(True)", "c", "base check", "check again, and let the base find answers of other prompts", id="check-base",
+        Action("check_again(True)", "b", "base check", "check again, and let the base find answers of other prompts", id="check-base",
                when=lambda room: room.can_check_again and room.session.ref.recipe and not room.session.base_is_missing,
                why=lambda room: "The checks are still running." if room.session and not room.can_check_again
                else "The base check needs a recipe whose base is on this machine.", needs_accelerator=True, command="data check {recipe} --base"),
-        Action("open_file", "o", "open", "open a file of your own, in any format", command="init --from FILE"),
         Action("new_recipe", "n", "new recipe", "create a recipe for this file, or for another one",
                command="init --from FILE"),
-        Action("map_columns", MAP_KEY, "map", "choose which columns hold what", when="can_map"),
         *SOURCE_ACTIONS,
+        Action("map_columns", "e", "map", "choose which columns hold what", when="can_map"),
         Action("leave", "escape", help="back to the rows"),
     )  # fmt: skip
 

@@ -64,8 +64,8 @@ class EvaluateRoom(Room):
                why="There is no other metric."),
         Action("versus", "v", "versus", "compare with the reference or another answer", when="has_other_answers",
                why="There is no other answer."),
-        Action("review", "w", "review", "open a similar training row in Review", when="can_review"),
-        Action("generate", "g", "generate", "let a teacher write rows like the failing ones",
+        Action("review", "f", "review", "open a similar training row in Review", when="can_review"),
+        Action("generate", "w", "write", "let a teacher write rows like the failing ones",
                when=lambda room: room.can_review and room.app.runs.can_start, needs_accelerator=True,
                command="data generate {recipe}"),
         Action("stop", "s", "stop", "stop the evaluation", when=lambda room: room.running("eval"), why="No evaluation is running.",
@@ -73,8 +73,8 @@ class EvaluateRoom(Room):
         Action("compare", "c", "compare", "compare this report with another one", when=lambda room: room.report and room.has_others,
                command="compare OTHER {evaluation}"),
         Action("other", "o", "open", "open another report", when="has_others", why="There is no other report."),
-        Action("html", "e", "html", "show where the HTML report is", when="report.html", command="report {evaluation} --open"),
-        Action("off_task", "p", "off task", "the off-task prompts and answers", when="report.report.off_task",
+        Action("html", "O", "html", "show where the HTML report is", when="report.html", command="report {evaluation} --open"),
+        Action("off_task", "g", "off task", "the off-task prompts and answers", when="report.report.off_task",
                why="They were not measured."),
     )  # fmt: skip
 

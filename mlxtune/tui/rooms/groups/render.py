@@ -102,7 +102,7 @@ def groups_message(found: int, view: str, progress: str, error: str, width: int)
         return Content("")
     if view != "repeats":
         return paragraph("Too few rows to cluster." if view == "clusters" else "No proposed rows are left.", width)
-    clusters = key("c", "cluster all rows by similarity", "screen.clusters")
+    clusters = key("g", "cluster all rows by similarity", "screen.clusters")
     return invitation(width, "No duplicates, near-duplicates or conflicts are left.", clusters)
 
 

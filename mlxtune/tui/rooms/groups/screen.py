@@ -49,17 +49,17 @@ class GroupsRoom(SourceRoom):
         Action("open", "enter", "members", "go to the members of this group", when=lambda room: room.group and not room.on_members, bound=False),
         Action("open", "enter", "review", "open this row in Review", when=lambda room: room.group and room.on_members, bound=False),
         Action("keep", "f", "keep", "keep the marked rows, or the one under the cursor, and reject the others", when="group"),
-        Action("keep_diverse", "d", "diverse", "keep the rows that differ most and reject the others", when="has_one_group"),
-        Action("ignore", "m", "ignore", "do not report this group again", when=lambda room: room.group and room.shows_repeats,
+        Action("keep_diverse", "F", "diverse", "keep the rows that differ most and reject the others", when="has_one_group"),
+        Action("ignore", "!", "mute", "do not report this group again", when=lambda room: room.group and room.shows_repeats,
                why="Clusters are not reported."),
         Action("decide('reject')", "x", "reject", "reject the marked rows, the one under the cursor, or a group of proposals", when="group",
                id="reject", command="data review {source} {row} --reject"),
         Action("decide('accept')", "a", "accept", "accept the marked rows, the one under the cursor, or a group of proposals", when="group",
                id="accept", command="data review {source} {row} --accept"),
         UNDO,
-        Action("clusters", "c", "clusters", "cluster all rows by hidden states",
+        Action("clusters", "g", "clusters", "cluster all rows by hidden states",
                when=lambda room: room.session and room.shows_repeats),
-        Action("switch('repeats')", "c", "repeats", "back to duplicates and conflicts",
+        Action("switch('repeats')", "g", "repeats", "back to duplicates and conflicts",
                when=lambda room: room.session and not room.shows_repeats, id="repeats"),
         Action("proposals", "p", "proposals", "decide on proposed rows by groups of similar ones",
                when=lambda room: room.session and not room.shows_proposals),
@@ -167,7 +167,7 @@ class GroupsRoom(SourceRoom):
         message = self.query_one("#groups-message", Panel)
         progress, error = self._status(session)
         message.display = not groups or bool(progress or error)
-        self.query_one("#members-side").visible = bool(groups)
+        self.set_class(not groups, "-no-groups")
         message.update(lambda width, _height: render.groups_message(len(groups), self._view, progress, error, width))
         self._draw_members(session)
 

@@ -158,8 +158,8 @@ class HomeRoom(Room):
             metrics, arms = [verdict.report.headline_metric], verdict.report.arms
 
             def draw_arms(width: int, height: int) -> Content:
-                rows = [line("  ", arm_row(arm, metrics, width - 2)) for arm in arms[-max(height - 1, 1) :]]
-                return lines(*rows, *([arms_axis(metrics, width)] if height > 1 else []))
+                rows = [line("  ", arm_row(arm, metrics, width - 2)) for arm in arms[-max(height, 1) :]]
+                return lines(*rows, *([arms_axis(metrics, width)] if height > len(rows) else []))
 
             section.show(draw_arms, title="Arms", note=f"{verdict.rows:,} held-out rows, 95% intervals")
 

@@ -39,6 +39,7 @@ from mlxtune.tui.widgets import Invitation, ListPanel, PageScreen, Panel, Sectio
 from mlxtune.workspace.index import RecipeView, Snapshot
 
 _NOT_READY = Notice("warning", "The plan is not ready.", "Try again in a moment.")
+_TRAIN_LATER = Notice("working", "The plan is not ready.", "You are asked whether to train as soon as it is.")
 _PROGRESS_DELAY = 0.15  # seconds before progress is shown
 
 
@@ -103,21 +104,22 @@ class PlanRoom(Room):
     ACTIONS = (
         Action("edit", "enter", "edit", "edit the key under the cursor", when="form", bound=False,
                command="plan {recipe} --set KEY=VALUE"),
-        Action("fit", "g", "fit", "apply the next change toward a fit", when="next_change", why="No change is suggested."),
-        Action("train", "t", "train", "start a run after confirmation",
-               when=lambda room: room.form and room.app.runs.can_start and not room.why_wait, why=lambda room: room.why_wait,
+        Action("fit", "f", "fit", "apply the next change toward a fit", when="next_change", why="No change is suggested."),
+        Action("train", "n", "train", "start a run after confirmation",
+               when=lambda room: room.form and room.app.runs.can_start and not room.why_wait,
+               why=lambda room: _TRAIN_LATER if room.why_wait == _NOT_READY else room.why_wait,
                needs_accelerator=True, command="train {recipe}"),
-        Action("fetch_base", "f", "download", "download its base", when="can_fetch", why="The base is on this machine.",
+        Action("fetch_base", "b", "download", "download its base", when="can_fetch", why="The base is on this machine.",
                needs_accelerator=True, command="models pull BASE"),
-        Action("probe", "b", "probe", "measure two steps of the largest batch", when="can_probe", why=lambda room: room.why_wait,
+        Action("probe", ".", "probe", "measure two steps of the largest batch", when="can_probe", why=lambda room: room.why_wait,
                needs_accelerator=True, command="plan {recipe} --probe"),
         Action("stop", "s", "stop", "stop the probe", when="probe", why="No probe is running."),
         Action("undo", "u", "undo", "undo the last edit", when="form.edits", why="There is no edit to undo."),
-        Action("memory", "m", "costs", "memory, time and cost in full", when="form.plan", command="plan {recipe}"),
-        Action("default", "d,backspace,delete", "default", "restore the key's default", when="has_other_value",
+        Action("memory", "g", "costs", "memory, time and cost in full", when="form.plan", command="plan {recipe}"),
+        Action("default", "backspace,delete", "default", "restore the key's default", when="has_other_value",
                why="The key has its default."),
         OTHER_RECIPE,
-        Action("step(1)", "right,plus,=,l", help="next value", id="next-value"),
+        Action("step(1)", "right,plus,l", help="next value", id="next-value"),
         Action("step(-1)", "left,minus,h", help="previous value", id="previous-value"),
     )  # fmt: skip
 
@@ -214,14 +216,14 @@ class PlanRoom(Room):
         side.display = plan is not None and self.wide
         if plan and bill:
             sections = partial(render.side_sections, plan, bill, self.app.snapshot.power, self._check_note, self._keys_now, False)
-            more = ("m", "all figures", "screen.memory")
+            more = ("g", "all figures", "screen.memory")
             side.update(lambda width, height: cut_rows(render.side(sections(width), width, height), height, more))
 
     @property
     def _keys_now(self) -> Keys:
         """The keys of the actions that the plan's facts name."""
-        keys = {"plan.fit": key("g", "fit", "screen.fit")}
-        return keys | ({"plan.probe": key("b", "probe", "screen.probe", "$muted")} if self.can_probe else {})
+        keys = {"plan.fit": key("f", "fit", "screen.fit")}
+        return keys | ({"plan.probe": key(".", "probe", "screen.probe", "$muted")} if self.can_probe else {})
 
     @property
     def _check_note(self) -> str:
@@ -235,7 +237,7 @@ class PlanRoom(Room):
 
     def _verdict(self, form: RecipeForm, note: str, progress: tuple[str, float] | None, width: int) -> Content:
         if form.error:
-            fetch = key("f", "download it", "screen.fetch_base") if self.can_fetch else None
+            fetch = key("b", "download it", "screen.fetch_base") if self.can_fetch else None
             return render.error(form.error, fetch, width)
         if form.plan:
             return render.verdict(form.plan, form.last_memory, note, width)
@@ -296,9 +298,10 @@ class PlanRoom(Room):
     def _finish(self) -> None:
         self._generation += 1
         self._progress = None
-        if self.app.notices.current == _NOT_READY:
-            ready = self.form is not None and self.form.error is None
-            self.app.notices.show(Notice("done", "The plan is ready now.", "Press the key again.") if ready else None)
+        if (asked := self.app.notices.current) in (_NOT_READY, _TRAIN_LATER):
+            self.app.notices.dismiss()
+        if asked == _TRAIN_LATER and self.is_current and self.form and not self.form.error:
+            self.action_train()
         self.redraw()
         self.refresh_bindings()
 

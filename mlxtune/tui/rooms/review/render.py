@@ -276,10 +276,10 @@ def contract(checks: Mapping[str, Score], why: str, width: int, add_key: Content
 def contract_line(checks: Mapping[str, Score], width: int, add_key: Content | None = None) -> Content:
     """Return the contract in one line, for a screen too narrow for the right column."""
     if not checks:
-        return line("  ", key("c", "contract, tags and origin", "screen.details", "$muted"))
+        return line("  ", key("g", "contract, tags and origin", "screen.details", "$muted"))
     failed = [(metric, score) for metric, score in checks.items() if not score.passed]
     score = f"{len(checks) - len(failed)} of {len(checks)} pass"
-    more = line("   ", add_key or "", "   " if add_key else "", key("c", "contract", "screen.details", "$muted"))
+    more = line("   ", add_key or "", "   " if add_key else "", key("g", "contract", "screen.details", "$muted"))
     if not failed:
         return line(("  ✓ ", "bold $success"), "contract passes", (f"  {score}", "$muted"), more)
     reason = f"{metric_label(failed[0][0])}: {one_line(failed[0][1].detail)}"

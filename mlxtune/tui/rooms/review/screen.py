@@ -47,7 +47,7 @@ class ReviewRoom(SourceRoom):
     ACTIONS = (
         Action("keep", "ctrl+s", "save", "save the edit, without accepting the row", when="is_editing"),
         Action("leave", "escape", "leave", "leave the row unchanged and keep a draft", when="is_editing", bound=False),
-        Action("disclaimer", "d", "disclaimer", "add the missing disclaimer", when="with_disclaimers"),
+        Action("disclaimer", "f", "disclaimer", "add the missing disclaimer", when="with_disclaimers"),
         Action(
             "decide('accept')", "a", lambda room: "left" if room.has_pair else "accept", "accept the row, or the left answer",
             when="row", id="accept",
@@ -57,7 +57,7 @@ class ReviewRoom(SourceRoom):
                command="data review {source} {row} --swap"),
         Action("decide('tie')", "=", "tie", "both are equally good: the pair is not used", when="has_pair", why=_ONLY_PAIRS, id="tie",
                command="data review {source} {row} --tie"),
-        Action("decide('bad')", "b", "bad", "both are bad: the pair is not used", when="has_pair", why=_ONLY_PAIRS, id="bad",
+        Action("decide('bad')", "0", "bad", "both are bad: the pair is not used", when="has_pair", why=_ONLY_PAIRS, id="bad",
                command="data review {source} {row} --both-bad"),
         Action("decide('reject')", "x", "reject", "reject this row, so that it is not used", when="session", late="has_pair",
                id="reject", command="data review {source} {row} --reject"),
@@ -68,13 +68,13 @@ class ReviewRoom(SourceRoom):
         UNDO,
         Action("clear_filter", "backspace", "all rows", "clear the filter", when="is_filtered"),
         Action(
-            "details", "c", lambda room: "row" if room.shows_details else "contract",
+            "details", "g", lambda room: "row" if room.shows_details else "contract",
             "show the contract, tags and origin, or the row",
             when=lambda room: room.session and not room.wide, why="The contract is on the right.",
         ),
         Action("tag", "t", "tag", "add or remove a tag; digits do so for the listed tags", when="row",
                command="data review {source} {row} --tag TAG"),
-        Action("swap", "s", "swap", "swap the answers on the screen", when="has_pair", why=_ONLY_PAIRS),
+        Action("swap", "%", "swap", "swap the answers on the screen", when="has_pair", why=_ONLY_PAIRS),
         Action("note", "#", "note", "write a note about this row", when="row", command="data review {source} {row} --note NOTE"),
         REDO,
         Action("annotator", "y", "annotator", "decide under another name, and see only that person's decisions", when="session",
@@ -270,7 +270,7 @@ class ReviewRoom(SourceRoom):
         if recipe := session.ref.recipe:
             missing = "The recipe has no contract. Set one in Plan, under evaluation."
             why = "The contract does not apply to this row." if recipe.has_contract else missing
-        add_key = key("d", "add disclaimer", "screen.disclaimer") if self.with_disclaimers else None
+        add_key = key("f", "add disclaimer", "screen.disclaimer") if self.with_disclaimers else None
         self.section("#contract-section").show(lambda width, _height: render.contract(checks, why, width, add_key), note=note)
         self.query_one("#contract-line", Panel).update(lambda width, _height: render.contract_line(checks, width, add_key))
         found = [one for one in source.findings(index) if not one.check.startswith("contract-") and one.severity != "note"]

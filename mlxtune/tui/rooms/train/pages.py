@@ -32,15 +32,15 @@ class SearchPage(PageScreen):
     GROUP = "search"
     ACTIONS = (
         Action("choose('drop')", "x", "drop", "drop the trial", when="is_alive", id="drop"),
-        Action("choose('pin')", "p", "pin", "keep the trial from being pruned", when="is_alive", id="pin"),
+        Action("choose('pin')", "a", "pin", "keep the trial from being pruned", when="is_alive", id="pin"),
         Action("stop", "s", "stop", "stop the search", when="is_alive", command="runs stop SEARCH"),
-        Action("resume", "r", "continue", "continue the search", when="can_resume", needs_accelerator=True,
+        Action("resume", "r", "resume", "continue the search", when="can_resume", needs_accelerator=True,
                command="runs resume SEARCH"),
         Action("new", "n", "new search", "start another search", when="app.runs.can_start", needs_accelerator=True,
                command="search {recipe}"),
         Action("turn(1)", "[", "older", "show an older search", when=lambda page: page.can_turn(1), id="older"),
         Action("turn(-1)", "]", "newer", "show a newer search", when=lambda page: page.can_turn(-1), id="newer"),
-        Action("dismiss", "escape,q,h", "close", "close", id="close"),
+        Action("dismiss", "escape,q,S", "close", "close", id="close"),
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -217,13 +217,13 @@ class QueuePage(PageScreen):
     GROUP = "queue"
     ACTIONS = (
         Action("start", "r", "run", "run the commands", when="can_start", command="queue run"),
-        Action("add", "a", "add", "add a command", when="app.snapshot.recipes", why="There is no recipe.",
+        Action("add", "n", "add", "add a command", when="app.snapshot.recipes", why="There is no recipe.",
                command="queue add train {recipe}"),
         Action("remove", "x", "remove", "remove the command", when="waiting", why="The command was started.",
                command="queue remove NUMBER"),
         Action("undo", "u", "undo", "add the command that was removed again, as the last one", when="_removed",
                why="No command was removed.", command="queue add COMMAND"),
-        Action("dismiss", "escape,q,w", "close", "close", id="close"),
+        Action("dismiss", "escape,q,Q", "close", "close", id="close"),
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -312,7 +312,7 @@ def draw_queue(entries: Sequence[QueueEntry], running: bool, can_add: bool, widt
     """Return how many commands are done and waiting, and whether the queue runs."""
     if not entries:
         about = "Runs commands one after another, also while the app is closed."
-        add = key("a", "add a command", "screen.add") if can_add else Content.styled("Add a recipe first.", "$muted")
+        add = key("n", "add a command", "screen.add") if can_add else Content.styled("Add a recipe first.", "$muted")
         return invitation(width, "The queue is empty.", add, about=about)
     counts = {status: sum(entry.status == status for entry in entries) for status in _GLYPHS}
     glyph, state = (("  ● ", "bold $primary"), "running") if running else (("  ■ ", "$muted"), "not running")
