@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
+from dataclasses import asdict
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlxtune import __version__
 from mlxtune.core.child_process import Progress, serve
-from mlxtune.core.json_fields import to_json
+from mlxtune.core.errors import DataError
+from mlxtune.core.files import home, read_state, write_text
+from mlxtune.core.hashing import sha256_json
+from mlxtune.core.json_fields import from_json, to_json
 from mlxtune.data.rows import Location, Preference, PromptRow
 from mlxtune.data.split import recipe_splits
 from mlxtune.models.cpu import blas
@@ -70,18 +76,33 @@ def lengths(recipe: Recipe) -> DatasetLengths:
 def tokens(recipe: Recipe) -> list[TokenCount | None]:
     """Return the token count of each record of the recipe's source, in order; ``None`` for an invalid row.
 
-    For a pair, the longer answer is counted. Raise ``InputError`` if the model or the whole file is invalid, but never for a row.
+    For a pair, the longer answer is counted. Counts are kept for a day, because templates may print the date. Raise ``InputError`` if
+    the model or the whole file is invalid, but never for a row.
     """
     from mlxtune.data import review
     from mlxtune.data.access.records import SourceRecords
+    from mlxtune.data.checks.check_input import TokenCount
     from mlxtune.data.reviewed_records import ReviewedRecords
     from mlxtune.models.template import TemplateSettings, load_template
     from mlxtune.training.encode import count_row_tokens
 
-    source = resolve(recipe.model.base)
-    template = load_template(source, TemplateSettings.from_recipe(recipe))
+    source, settings = resolve(recipe.model.base), TemplateSettings.from_recipe(recipe)
+    files = sorted([file.name, file.stat().st_mtime_ns] for file in source.folder.iterdir())
+    key = sha256_json([__version__, source.fingerprint, files, asdict(settings), time.strftime("%Y-%m-%d")])
+    cache = home() / "tokens" / f"{sha256_json(str(recipe.source.resolve()))[:16]}.json"
+    known = state.get("counts", {}) if (state := read_state(cache, 1)).get("key") == key else {}
+    template = lru_cache(lambda: load_template(source, settings))
+    counts: dict[str, Any] = {}
+    ids = []
     with SourceRecords(recipe.source, recipe.data.format, recipe.data.map) as records:
-        return [count_row_tokens(template, item.record) for item in ReviewedRecords(records, review.load(recipe.source))]
+        for item in ReviewedRecords(records, review.load(recipe.source)):
+            id = "" if isinstance(item.record, DataError) else sha256_json(item.record.content)[:16]
+            if id and id not in counts:
+                counts[id] = known[id] if id in known else to_json(count_row_tokens(template(), item.record))
+            ids.append(id)
+    if counts != known:
+        write_text(cache, json.dumps({"v": 1, "key": key, "counts": counts}))
+    return [from_json(TokenCount, count) if (count := counts.get(id)) else None for id in ids]
 
 
 def steps(recipe: Recipe, batch: ProbeBatch, progress: Progress) -> StepCost:

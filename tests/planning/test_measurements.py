@@ -10,6 +10,7 @@ from mlxtune.core.errors import ModelError
 from mlxtune.data.checks.check_input import TokenCount
 from mlxtune.planning import measurements
 from mlxtune.recipe import load
+from mlxtune.training import encode
 
 pytestmark = pytest.mark.slow
 
@@ -60,3 +61,29 @@ def test_a_missing_model_raises_a_model_error(workspace: Path) -> None:
     recipe.write_text(recipe.read_text().replace("../tiny", str(workspace / "nowhere")))
     with pytest.raises(ModelError):
         measurements.record_tokens(load(recipe))
+
+
+@pytest.mark.usefixtures("rows_in_process")
+def test_a_row_is_counted_again_only_if_it_or_the_template_changed(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def count(*settings: str) -> list[int]:
+        counted.clear()
+        tokens = measurements.record_tokens(load(workspace / "recipes" / "tiny.toml", list(settings)))
+        return [one.total for one in tokens if one]
+
+    def write(*answers: str) -> None:
+        rows = [json.dumps({"prompt": "Why?", "completion": answer}) for answer in answers]
+        (workspace / "chat.jsonl").write_text("\n".join(rows) + "\n")
+
+    counted: list[str] = []
+    counter = encode.count_row_tokens
+    monkeypatch.setattr(encode, "count_row_tokens", lambda template, row: counted.append(row.reference) or counter(template, row))
+    write("So.", "So.", "No.")
+    first = count()
+    assert counted == ["So.", "No."]
+    assert count() == first and counted == []
+    write("So.", "Never.", "No.")
+    assert count() == [first[0], first[0] + 3, first[2]] and counted == ["Never."]
+    (workspace / "recipes" / "other.jinja").write_text(CHATML.replace("<|im_start|>", "<|im_start|> "))
+    changed = count("model.template=other.jinja")
+    assert counted == ["So.", "Never.", "No."] and changed[0] > first[0]
+    assert count() == [first[0], first[0] + 3, first[2]]

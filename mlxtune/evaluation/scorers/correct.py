@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from statistics import fmean
@@ -39,12 +40,11 @@ def score_answer(answer: ModelAnswer) -> Score:
     A failure is final if the output begins neither like the reference nor like JSON.
     """
     output, reference = strip_thinking(answer.output).strip(), (answer.reference or "").strip()
-    try:
-        same = leaves(parse_json(output)) == leaves(parse_json(reference))
-    except InvalidJSON:
-        same = output == reference
-    if same:
+    if output == reference:
         return PASS
+    with suppress(InvalidJSON):
+        if leaves(parse_json(output)) == leaves(parse_json(reference)):
+            return PASS
     error = find_syntax_error(output)
     is_final = not reference.startswith(output) and error is not None and not error.at_end
     return _different(answer, Score(False, "other", "the output differs from the reference", is_final=is_final))
