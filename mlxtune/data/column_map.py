@@ -94,7 +94,7 @@ def proposed_mapping(sample: SampleRecords) -> dict[str, str]:
     of JSON objects, or else the last one with texts.
     """
     first = sample.records[0][1]
-    mapping = guessed_mapping(first)
+    mapping = _with_empty_lists(sample, guessed_mapping(first))
     if detect(first) is not None or mapping.keys() - {"text"}:
         return mapping
     texts = {column: values for column, _ in columns(first) if (values := _texts(sample, column))}
@@ -134,20 +134,30 @@ def _values(sample: SampleRecords, column: str) -> list[Any]:
     return values
 
 
-def named_columns(source: Path, section: DataSection) -> DataSection:
-    """Return ``section`` with the map that the names of the columns of ``source`` suggest, if it needs one.
+def _with_empty_lists(sample: SampleRecords, mapping: dict[str, str]) -> dict[str, str]:
+    """Return ``mapping``, with ``[]`` after a completion that is a list of objects wherever it is not missing or empty."""
+    column = mapping.get("completion", "")
+    values = [value for value in _values(sample, column) if value != []] if column else []
+    are_objects = all(isinstance(value, list) and all(isinstance(one, dict) for one in value) for value in values)
+    return {**mapping, "completion": f"{column}[]"} if 0 < len(values) < len(sample.records) and are_objects else mapping
 
-    Raises ``DataError`` if their contents disagree with their names.
-    """
+
+def named_mapping(sample: SampleRecords) -> dict[str, str]:
+    """Return the map that the names of the columns suggest, if one is needed. Raises ``DataError`` if their contents disagree."""
+    mapping = _with_empty_lists(sample, guessed_mapping(sample.records[0][1]))
+    if mapping.keys() - {"text"}:
+        check_contents(sample, mapping)
+    return mapping
+
+
+def named_columns(source: Path, section: DataSection) -> DataSection:
+    """Return ``section`` with the :func:`named_mapping` of ``source``, unless it only says which column is the text."""
     try:
         sample = first_records(source, _SAMPLE)
     except DataError:
         return section
-    mapping = guessed_mapping(sample.records[0][1])
-    if mapping.keys() - {"text"}:
-        check_contents(sample, mapping)
-        return replace(section, map=mapping)
-    return section
+    mapping = named_mapping(sample)
+    return replace(section, map=mapping) if mapping.keys() - {"text"} else section
 
 
 _SAMPLE = 100  # records whose contents are compared with the names of their columns

@@ -18,7 +18,7 @@ from mlxtune.data.checks.check_input import scored_answer
 from mlxtune.data.checks.corpus import json_object
 from mlxtune.data.checks.forms import sentences
 from mlxtune.data.checks.labels import label_set
-from mlxtune.data.column_map import ColumnUse, check_contents, column_use, first_records, guessed_mapping, proposed_mapping
+from mlxtune.data.column_map import ColumnUse, column_use, first_records, named_mapping, proposed_mapping
 from mlxtune.data.readers.columns import columns, mapping_option
 from mlxtune.data.readers.formats import NO_MAPPING, detect
 from mlxtune.data.rows import Conversation, Preference, Row, RowError, TextRow, Unpaired, json_strings, row_text, row_tools
@@ -159,10 +159,7 @@ def _most_match(pattern: str | re.Pattern[str], answers: Sequence[str]) -> bool:
 def _mapping_by_name(path: Path) -> dict[str, str]:
     """Return the map that the first record needs. Raises ``DataError`` if it cannot be guessed from the column names."""
     sample = first_records(path, 100)
-    record = sample.records[0][1]
-    mapping = guessed_mapping(record)
-    if mapping.keys() - {"text"}:
-        check_contents(sample, mapping)
+    record, mapping = sample.records[0][1], named_mapping(sample)
     texts = [column for column, value in columns(record) if isinstance(value, str)]
     if detect(record) is not None or mapping.keys() - {"text"} or not texts:
         return mapping

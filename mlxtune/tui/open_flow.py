@@ -193,7 +193,7 @@ class MappingScreen(ModalScreen[MappedFile | None]):
         return name if name in self._columns and name not in self._mapping.values() else ""
 
     def _key_of(self, column: str) -> str:
-        mapped = next((name for name, own in self._mapping.items() if own == column), "")
+        mapped = next((name for name, own in self._mapping.items() if own in (column, f"{column}[]")), "")
         return mapped or (column if column in KEYS and self._column_of(column) == column else "")
 
     def _column(self, name: str, width: int) -> Content:

@@ -1,14 +1,18 @@
 """The map proposed for a file of one's own: from the names of its columns, and from their contents."""
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
 
 from mlxtune.data.access.records import SourceRecords
-from mlxtune.data.column_map import first_records, proposed_mapping
+from mlxtune.data.column_map import first_records, named_columns, proposed_mapping
 from mlxtune.data.readers.columns import guess_mapping, mapping_option
-from mlxtune.data.rows import RowError
+from mlxtune.data.readers.formats import parse
+from mlxtune.data.rows import Location, RowError
+from mlxtune.data.scaffold import guess
+from mlxtune.recipe import DataSection
 
 HEAD = ("ticket_nr", "datum", "kundentext", "agent_answer", "bearbeiter")
 ROWS = [
@@ -75,3 +79,23 @@ def test_the_first_of_several_answers_is_read_not_their_list():
         "completions": [{"model": "a", "completion": "Here."}, {"model": "b", "completion": "There."}],
     }
     assert guess_mapping(record) == {"prompt": "prompt", "completion": "completions[0].completion"}
+
+
+def test_a_list_of_objects_that_some_rows_leave_out_is_read_as_empty_there(tmp_path):
+    labels = [{"slot": "people", "span": [4, 8]}]
+    rows = [{"text": f"Table {at} for four", **extra} for at, extra in enumerate([{"labels": labels}, {}, {"labels": []}] * 4)]
+    file = tmp_path / "slots.json"
+    file.write_text(json.dumps(rows))
+    mapping = {"prompt": "text", "completion": "labels[]"}
+    assert proposed_mapping(first_records(file, 100)) == mapping
+    assert guess(file).columns.mapping == mapping
+    read = [parse(row, Location(file, 1), mapping=named_columns(file, DataSection("slots.json")).map) for row in rows]
+    assert [json.loads(row.reference) for row in read] == [labels, [], []] * 4
+    assert all(not row.meta for row in read)
+    assert parse({"text": "a", "in": {}}, Location(file, 1), mapping={"prompt": "text", "completion": "in.labels[]"}).reference == "[]"
+
+
+def test_a_list_of_texts_that_may_be_missing_is_not_an_empty_list(tmp_path):
+    file = tmp_path / "texts.json"
+    file.write_text(json.dumps([{"question": f"Which {at}?", "answers": ["this"]} for at in range(9)] + [{"question": "Which?"}]))
+    assert proposed_mapping(first_records(file, 100)) == {"prompt": "question", "completion": "answers"}

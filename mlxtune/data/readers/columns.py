@@ -1,11 +1,12 @@
 """Column maps: map a source's columns, including nested values, to our keys, and guess the map from a record.
 
-A column is a key of the record, or a path such as ``instances[0].output``.
+A column is a key of the record, or a path such as ``instances[0].output``. In ``labels[]``, a list may be missing or empty, and is then ``[]`` as JSON text.
 """
 
 import itertools
 import re
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from mlxtune.core.text import one_line, suggest
@@ -36,11 +37,16 @@ def apply_mapping(record: Record, mapping: Mapping[str, str]) -> dict[str, Any]:
             reason = f"the row has no column {one_line(column, 40)}, which the map names."
             names = [one_line(name, 40) for name, _ in columns(record)]
             raise InvalidRecord(reason, f"Correct the map. {suggest(column, names[:20], 'The columns are')}") from None
-    return {**{key: value for key, value in record.items() if key not in mapping.values()}, **mapped}
+    read = {*mapping.values(), *(column.removesuffix("[]") for column in mapping.values())}
+    return {**{key: value for key, value in record.items() if key not in read}, **mapped}
 
 
 def column_value(record: Record, column: str) -> Any:
     """Return the value of a column. Raises ``LookupError`` if there is none."""
+    if column.endswith("[]") and column not in record:
+        with suppress(LookupError):
+            return column_value(record, column[:-2]) or "[]"
+        return "[]"
     if column in record or not _PATH.fullmatch(column):
         return record[column]
     value: Any = record[_STEP.split(column, maxsplit=1)[0]]
