@@ -172,6 +172,8 @@ def test_contradictory_answers_to_the_same_prompt_conflict(tmp_path: Path) -> No
         ("Standard shipping costs $5 and express shipping $12", "Express shipping costs $12 and standard shipping $5", False),
         ("Output is -1.", "Output = 1", True),
         ("An interface of Java <8 has only abstract methods.", "It has only abstract methods up to Java 7.", False),
+        ("The mill is a pub where you can eat for under £25 by the river", "By the river, in a price range of 20£-25, is the mill", False),
+        (f"{STEPS} The food is cheap, around £20.", f"{STEPS} The food has a rating of 1 out of 5.", False),
     ],
 )
 def test_only_what_can_be_compared_is_a_conflict(one: str, two: str, expected: bool, tmp_path: Path) -> None:

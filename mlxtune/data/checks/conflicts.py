@@ -32,8 +32,8 @@ _MAX_COMPARED = 8  # earlier rows with the same prompt that one row is compared 
 _LABEL_WORDS = 4  # an answer with at most this many words is a label, a name or a number
 _SHORT_WORDS = 30  # in a longer text, other numbers do not mean another answer
 _CLAUSE = re.compile(r"[.,;:!?]+(?:\s|\Z)|\n|\b(?:and|but)\b")
-_WORD = re.compile(r"[$€£%]|(?<![\w.<>])-?\d+(?:[.,]\d+)*(?!/?[a-z]\b)|[^\W\d_]+")
-_FINAL_NUMBER = re.compile(r"(?<![\w.])(-?\d[\d,]*(?:\.\d+)?)[\s.%}$*]*\Z")
+_WORD = re.compile(r"[$€£%]|(?:(?<![\w.<>$€£%])-)?(?<![\w.<>])\d+(?:[.,]\d+)*(?!/?[a-z]\b)|[^\W\d_]+")
+_FINAL_NUMBER = re.compile(r"(?<![\w.])(?<!out of )(-?\d[\d,]*(?:\.\d+)?)[\s.%}$*]*\Z")
 _NUMBER_WORDS = {
     word: str(number)
     for number, words in enumerate(("none zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"))
