@@ -354,6 +354,7 @@ def test_home_addresses(text: str, found: list[str]) -> None:
         ("ChatGPT said:\nIt is warm.", ["ChatGPT said:"]),
         ("ChatGPT said it was warm.", []),
         ("It is warm.\nChatGPT can make mistakes. Check it.", ["ChatGPT can make mistakes"]),
+        ('{"reply": "It is warm.\\nChatGPT can make mistakes."}', ["ChatGPT can make mistakes"]),
         ("a < b && c > d; R&D", []),
     ],
 )

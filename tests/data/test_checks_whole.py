@@ -172,7 +172,11 @@ def test_contradictory_answers_to_the_same_prompt_conflict(tmp_path: Path) -> No
         ("Standard shipping costs $5 and express shipping $12", "Express shipping costs $12 and standard shipping $5", False),
         ("Output is -1.", "Output = 1", True),
         ("An interface of Java <8 has only abstract methods.", "It has only abstract methods up to Java 7.", False),
-        ("The mill is a pub where you can eat for under £25 by the river", "By the river, in a price range of 20£-25, is the mill", False),
+        (
+            "The mill is a pub where you can eat for under £25 by the river",
+            "By the river, in a price range of 20£-25, is the mill",
+            False,
+        ),
         (f"{STEPS} The food is cheap, around £20.", f"{STEPS} The food has a rating of 1 out of 5.", False),
     ],
 )
@@ -401,6 +405,24 @@ def test_values_in_code_in_examples_and_in_tasks_about_them_are_notes(
         {0} if "northpeak" in prompt or "Dear" in answer else set()
     )
     assert bool(select_fixes(report.findings)) is ("northpeak" in prompt)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer", "severity"),
+    [
+        ("Put the following sentence in the active voice.", "The batsman will hit the ball.\n&nbsp;&nbsp;", "warn"),
+        ("What is 2 + 3?", 'It is 5.\n<a href="/help">here</a>', "warn"),
+        ("Is it open?", "It is, for example today.\n&amp;quot;yes&amp;quot;", "warn"),
+        ("How is a table made in HTML?", "<table><tr><td>1</td></tr></table>", "note"),
+        ("Update the following code so the link opens in a new tab.", '<a href="/" target="_blank">Home</a>', "note"),
+        ("How is it bold?", "Write `<b>it</b>`.", "note"),
+    ],
+)
+def test_marks_of_web_pages_are_residue_unless_the_row_is_about_code(
+    prompt: str, answer: str, severity: str, tmp_path: Path
+) -> None:
+    report = check(write(tmp_path / "rows.jsonl", [chat(prompt, answer)]))
+    assert [one.severity for one in report.findings if one.check == "residue"] == [severity]
 
 
 def test_a_leak_in_a_row_whose_answer_is_json_is_masked(tmp_path: Path) -> None:

@@ -92,7 +92,9 @@ def test_a_list_of_objects_that_some_rows_leave_out_is_read_as_empty_there(tmp_p
     read = [parse(row, Location(file, 1), mapping=named_columns(file, DataSection("slots.json")).map) for row in rows]
     assert [json.loads(row.reference) for row in read] == [labels, [], []] * 4
     assert all(not row.meta for row in read)
-    assert parse({"text": "a", "in": {}}, Location(file, 1), mapping={"prompt": "text", "completion": "in.labels[]"}).reference == "[]"
+    assert (
+        parse({"text": "a", "in": {}}, Location(file, 1), mapping={"prompt": "text", "completion": "in.labels[]"}).reference == "[]"
+    )
 
 
 def test_a_list_of_texts_that_may_be_missing_is_not_an_empty_list(tmp_path):

@@ -80,10 +80,13 @@ def test_a_row_is_counted_again_only_if_it_or_the_template_changed(workspace: Pa
     write("So.", "So.", "No.")
     first = count()
     assert counted == ["So.", "No."]
-    assert count() == first and counted == []
+    assert count() == first
+    assert counted == []
     write("So.", "Never.", "No.")
-    assert count() == [first[0], first[0] + 3, first[2]] and counted == ["Never."]
+    assert count() == [first[0], first[0] + 3, first[2]]
+    assert counted == ["Never."]
     (workspace / "recipes" / "other.jinja").write_text(CHATML.replace("<|im_start|>", "<|im_start|> "))
     changed = count("model.template=other.jinja")
-    assert counted == ["So.", "Never.", "No."] and changed[0] > first[0]
+    assert counted == ["So.", "Never.", "No."]
+    assert changed[0] > first[0]
     assert count() == [first[0], first[0] + 3, first[2]]

@@ -55,7 +55,9 @@ class Check:
     fix: Fix = BY_HAND
     glyph: str = "!"
     short: str = ""  # replaces a long ID in a table cell
-    illustrates: bool = False  # in code, in an example, or in a task about such values, the finding is a note
+    illustrates: Literal["", "code", "value"] = (
+        ""  # in code or, of a value, in an example or a task about such values, it is a note
+    )
 
     @property
     def label(self) -> str:
@@ -166,7 +168,9 @@ def text_finding(check: Check, row: CheckInput, hits: Iterable[tuple[TextPart, H
     """Yield one finding that covers all ``hits`` in a row, if there are any. Illustrations are left out of it, or they are a note."""
     matches = list(hits)
     leaked = [
-        (part, hit) for part, hit in matches if not check.illustrates or hit.certain or not is_illustration(row, part, hit.start)
+        (part, hit)
+        for part, hit in matches
+        if not check.illustrates or hit.certain or not is_illustration(row, part, hit.start, only_code=check.illustrates == "code")
     ]
     if matches := leaked or matches:
         spans = tuple(_span(part, hit) for part, hit in (matches if check.fix.kind == "put" else matches[:_MAX_SPANS]))

@@ -20,10 +20,9 @@ _PROGRAM = re.compile(
     r"""(?x)
       (?i:\b(?:write|create|generate|build|implement|develop|design|construct|print|produce|make|edit|modify|fix|debug|complete|rewrite|refactor|convert)\b
         [^.?!\n]{0,80}\b(?:functions?|programs?|scripts?(?=[ ](?:to|that|which)\b)|class(?:es)?|methods?|algorithms?|regex|regular[ ]expressions?|quer(?:y|ies)|web[ ]?pages?|templates?))\b
-    | (?i:\b(?:write|create|generate|fix|debug|complete|explain)\b[^.?!\n]{0,30}\bcode(?:[ ](?:to|that|which|for|in|snippet|below)\b|[:.]))
+    | (?i:\b(?:write|create|generate|fix|debug|complete|explain|update|edit|modify)\b[^.?!\n]{0,30}\bcode(?:[ ](?:to|that|which|for|in|so|snippet|below)\b|[:.]))
     | \b(?:Python|JavaScript|TypeScript|Java|PHP|C\+\+|C\#|SQL|HTML|CSS|Bash|Perl|Kotlin|jQuery|Node\.?js)\b
     | (?i:\bregex\b | \bregular[ ]expressions?\b | \b(?:shell|bash)[ ](?:script|command) | \bdata[ ]?frames?\b)
-    | (?i:\b(?:given|following|input)[ ](?:string|array|list|dictionary|tuple|text|sentence|paragraph|passage)s?\b)
     """
 )
 _ABOUT_VALUES = re.compile(
@@ -35,24 +34,28 @@ _ABOUT_VALUES = re.compile(
       |addresses|placeholders|personal[ ](?:data|information)|PII
       |(?:an?|any|every|each|valid)[ ](?:\w+[ ])?(?:e-?mail|mail|phone|card|password|token|secret|IBAN|address|number))\b
     | (?:电子邮件|邮箱|电话号码)[^。\n]{0,6}列表
+    | \b(?:given|following|input)[ ](?:string|array|list|dictionary|tuple|text|sentence|paragraph|passage)s?\b
     """
 )
 
 
-def is_illustration(row_input: CheckInput, part: TextPart, start: int) -> bool:
-    """Return whether the value at ``start`` of ``part`` is there to be read: in code, as an example, or in a task about such values."""
+def is_illustration(row_input: CheckInput, part: TextPart, start: int, *, only_code: bool = False) -> bool:
+    """Return whether the value at ``start`` of ``part`` is there to be read: in code, as an example, or in a task about such values.
+
+    Marks of web pages may occur ``only_code``, which is in a fence, on several lines, or what the prompt asks for.
+    """
     text = part.text
-    if any(match.start() <= start < match.end() for match in FENCE.finditer(text)) or _EXAMPLE.search(
-        text[max(0, start - _BEFORE) : start]
-    ):
+    if any(match.start() <= start < match.end() for match in FENCE.finditer(text)):
+        return True
+    if not only_code and _EXAMPLE.search(text[max(0, start - _BEFORE) : start]):
         return True
     if not part.trains and text[start : start + 5].casefold() == "lorem":
         return True
     line = text[text.rfind("\n", 0, start) + 1 : text.find("\n", start) if "\n" in text[start:] else len(text)]
-    if text.lstrip()[:1] not in ("{", "[") and (CODE.search(line) or len(CODE.findall(text)) > 1):
+    if text.lstrip()[:1] not in ("{", "[") and (len(CODE.findall(text)) > 1 or (not only_code and CODE.search(line))):
         return True
     return any(
-        _ABOUT_VALUES.search(one.text) or (one.role == "user" and _PROGRAM.search(one.text))
+        (not only_code and _ABOUT_VALUES.search(one.text)) or (one.role == "user" and _PROGRAM.search(one.text))
         for one in row_input.parts
         if one.role == "user" or (one.role in ("system", "developer") and len(one.text) <= _LONG_SYSTEM)
     )

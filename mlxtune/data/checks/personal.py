@@ -80,7 +80,9 @@ _RESIDENCE = re.compile(  # words before the address of a person, not of a shop
 _BEFORE_ADDRESS = 60  # characters
 
 
-@family.text_check(Check("email", "warn", "rows with an email address", f"{_WORDING}email address.", _MASK, "@", illustrates=True))
+@family.text_check(
+    Check("email", "warn", "rows with an email address", f"{_WORDING}email address.", _MASK, "@", illustrates="value")
+)
 def emails(text: str) -> Iterator[Hit]:
     if "@" in text:
         for match in _EMAIL.finditer(text):
@@ -89,7 +91,7 @@ def emails(text: str) -> Iterator[Hit]:
                 yield Hit(*match.span(), "[EMAIL]")
 
 
-@family.text_check(Check("phone", "warn", "rows with a phone number", f"{_WORDING}phone number.", _MASK, "@", illustrates=True))
+@family.text_check(Check("phone", "warn", "rows with a phone number", f"{_WORDING}phone number.", _MASK, "@", illustrates="value"))
 def phones(text: str) -> Iterator[Hit]:
     for match in _PHONE.finditer(text) if _DIGITS.search(text) else ():
         digits = "".join(char for char in match[0] if char.isdigit())
@@ -97,7 +99,7 @@ def phones(text: str) -> Iterator[Hit]:
             yield Hit(*match.span(), "[PHONE]")
 
 
-@family.text_check(Check("card", "warn", "rows with a card number", f"{_WORDING}card number.", _MASK, "@", illustrates=True))
+@family.text_check(Check("card", "warn", "rows with a card number", f"{_WORDING}card number.", _MASK, "@", illustrates="value"))
 def cards(text: str) -> Iterator[Hit]:
     for match in _CARD.finditer(text) if _DIGITS.search(text) else ():
         digits = [int(char) for char in match[0] if char.isdigit()]
@@ -105,7 +107,7 @@ def cards(text: str) -> Iterator[Hit]:
             yield Hit(*match.span(), "[CARD]", f"{match[0][:4]}…")
 
 
-@family.text_check(Check("iban", "warn", "rows with an IBAN", f"{_WORDING}IBAN.", _MASK, "@", short="IBAN", illustrates=True))
+@family.text_check(Check("iban", "warn", "rows with an IBAN", f"{_WORDING}IBAN.", _MASK, "@", short="IBAN", illustrates="value"))
 def ibans(text: str) -> Iterator[Hit]:
     for match in _IBAN.finditer(text):
         length, count = _IBAN_LENGTHS.get(match[0][:2], 0), 0
@@ -122,7 +124,9 @@ _MASK_UNSAFE = Fix("put", "mask", everywhere=True)
 
 
 @family.text_check(
-    Check("government-id", "warn", "rows with a government ID", f"{_WORDING}ID number.", _MASK_UNSAFE, "@", "ID", illustrates=True)
+    Check(
+        "government-id", "warn", "rows with a government ID", f"{_WORDING}ID number.", _MASK_UNSAFE, "@", "ID", illustrates="value"
+    )
 )
 def government_ids(text: str) -> Iterator[Hit]:
     for match in _ID.finditer(text) if _FIVE_DIGITS.search(text) else ():
@@ -131,7 +135,7 @@ def government_ids(text: str) -> Iterator[Hit]:
 
 
 @family.text_check(
-    Check("address", "warn", "rows with a home address", f"{_WORDING}address.", _MASK_UNSAFE, "@", illustrates=True)
+    Check("address", "warn", "rows with a home address", f"{_WORDING}address.", _MASK_UNSAFE, "@", illustrates="value")
 )  # fmt: skip
 def addresses(text: str) -> Iterator[Hit]:
     for match in _ADDRESS.finditer(text) if _NUMBER.search(text) else ():

@@ -76,7 +76,7 @@ _RESIDUE = re.compile(
     r"""(?x)
       </?(?i:p|br|div|span|li|ul|ol|b|i|u|em|strong|h[1-6]|a|td|th|tr|table|font|img|blockquote|center)(?:\s[^<>\n]{0,200})?/?>
     | &(?:nbsp|amp|quot|lt|gt|apos|hellip|[rl][sd]quo|[mn]dash|\#\d{2,5}|\#x[0-9a-fA-F]{2,4});
-    | (?:^|(?<=[\n"]))ChatGPT[ ](?:said:|can[ ]make[ ]mistakes)
+    | (?:^|(?<=[\n"])|(?<=\\n))ChatGPT[ ](?:said:|can[ ]make[ ]mistakes)
     | (?:^|(?<=[\s"a-z+\#]))Copy[ ](?:code|to[ ]clipboard)(?=[A-Z\s"\\\#]|[a-z]+[ (=.]|$)
     """
 )
@@ -142,7 +142,9 @@ def boilerplate(text: str) -> Iterator[Hit]:
         yield Hit(*match.span(), values={"phrase": match[0]})
 
 
-@family.text_check(Check("placeholder", "warn", "rows with placeholders", "“{phrase}” was not filled in.", DROP, illustrates=True))
+@family.text_check(
+    Check("placeholder", "warn", "rows with placeholders", "“{phrase}” was not filled in.", DROP, illustrates="value")
+)
 def placeholders(text: str) -> Iterator[Hit]:
     if not any(char in text for char in ("{", "[", "<", "orem ", "TODO", "FIXME", "TBD", "TKTK")):
         return
@@ -155,7 +157,7 @@ def placeholders(text: str) -> Iterator[Hit]:
 
 
 @family.text_check(
-    Check("residue", "warn", "answers with residue of a web page", "“{phrase}” was copied from a web page.", illustrates=True),
+    Check("residue", "warn", "answers with residue of a web page", "“{phrase}” was copied from a web page.", illustrates="code"),
     answers_only=True,
 )
 def residue(text: str) -> Iterator[Hit]:
