@@ -100,8 +100,12 @@ def test_examples_of_emails_do_not_match(email: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "number", ["+44 20 7946 0958", "+4915112345678", "(212) 010-9999", "212-010-9999", "020 7946 0958", "030/12345678"]
-)
+    "number",
+    [
+        "+44 20 7946 0958", "+4915112345678", "(212) 010-9999", "212-010-9999", "020 7946 0958", "030/12345678", "01 44 35 66 78",
+        "01.44.35.66.78", "06-18345678", "138 0013 8042",
+    ],
+)  # fmt: skip
 def test_phone_numbers(number: str) -> None:
     assert matched_text(phones, f"Call {number}, or write.") == [number]
 
@@ -111,6 +115,7 @@ def test_phone_numbers(number: str) -> None:
     [
         "2020-10-12",
         "10 20 30 40 50 60",
+        "01 02 03 04 05 06",
         "3.14159265358979",
         "order 4711-0815-99",
         "1,000,000,000",
@@ -127,7 +132,7 @@ def test_other_numbers_are_not_phone_numbers(text: str) -> None:
 
 
 def test_cards_need_an_issuer_and_a_valid_check_digit() -> None:
-    good = ["4111 1111 1111 1111", "5500-0000-0000-0004", "378282246310005", "6011111111111117"]
+    good = ["4111 1111 1111 1111", "4111.1111.1111.1111", "5500-0000-0000-0004", "378282246310005", "6011111111111117"]
     assert matched_text(cards, ", ".join(good)) == good
     assert matched_text(cards, "4111 1111 1111 1112 and 1234 5678 9012 3452 and 355909190063-746") == []
 

@@ -131,11 +131,16 @@ def test_utf16_is_converted_with_a_note(tmp_path, name, text, encoding, mark):
         (b"\xff", "bad-row"),
         ("Γειά σου, τι κάνεις;".encode("cp1253"), "bad-row"),
         ("Привет, как дела?".encode("cp1251"), "bad-row"),
+        ("Kilka słów, że są.".encode("iso-8859-2"), "bad-row"),
+        ("Kilka słów, że są.".encode("cp1250"), "bad-row"),
+        ("Prší, je v létě chladno, a že teď.".encode("iso-8859-2"), "bad-row"),
+        ("col·lecció a 5 m² ¿que? ±2 ¼ l".encode("cp1252"), "encoding"),
     ],
 )
 def test_rows_in_another_encoding_are_told_from_damaged_ones(tmp_path, raw, kind):
     with RecordFile(_file(tmp_path, '{"text": "é"}\n'.encode() + b'{"text": "' + raw + b'"}')) as file:
         assert file.record(1).kind == kind
+        assert ("data check --fix" in file.record(1).hint) is (kind == "encoding")
 
 
 def test_a_damaged_row_in_another_encoding_keeps_its_key(tmp_path):

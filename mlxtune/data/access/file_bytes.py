@@ -106,6 +106,7 @@ def _utf16_encoding(head: bytes) -> str | None:
 
 
 _CP1252 = bytes([0x80, 0x85, *range(0x91, 0x98), *range(0xA0, 0xC0), *range(0xC0, 0xFE)])  # characters of Western texts
+_EASTERN = re.compile(rb"[A-Za-z\xc0-\xff][\xb1\xb3\xb6\xb9\xbc\xbe\xbf][A-Za-z\xc0-\xff]")  # such as s³owo for ISO-8859-2's słowo
 _UTF8 = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
 
 
@@ -116,4 +117,4 @@ def is_cp1252(head: bytes) -> bool:
         return False
     except UnicodeDecodeError:
         special = head.translate(None, bytes(range(128)))
-        return not special.translate(None, _CP1252) and not _UTF8.search(head)
+        return not special.translate(None, _CP1252) and not _UTF8.search(head) and not _EASTERN.search(head)

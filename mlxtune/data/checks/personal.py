@@ -7,7 +7,12 @@ from mlxtune.data.checks.base import Check, CheckFamily, Fix, Hit
 
 family = CheckFamily()
 _MASK = Fix("put", "mask", safe=True, everywhere=True)
-_WORDING = "The model may learn and repeat this "
+_MASK_UNSAFE = Fix("put", "mask", everywhere=True)
+
+
+def _check(id: str, title: str, name: str, fix: Fix = _MASK, *, short: str = "") -> Check:
+    return Check(id, "warn", title, f"The model may learn and repeat this {name}.", fix, "@", short, illustrates="value")
+
 
 _EMAIL = re.compile(
     r"(?<![\w.+-])[A-Za-z0-9][\w.+-]{0,63}@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z]{2,24}(?![\w-])"
@@ -18,6 +23,8 @@ _PHONE = re.compile(
     | \([2-9]\d{2}\)[ ]?\d{3}[ .-]\d{4}                        # (555) 010-9999
     | (?:1[ .-])?[2-9]\d{2}([ .-])\d{3}\1\d{4}            # 555-010-9999
     | 0\d{2,5}[ /-]\d{3,8}(?:[ -]\d{2,5}){0,3}            # 020 7946 0958, 030/1234567
+    | (?<!\d[ .-])0[1-9]([ .-])\d{2}(?:\2\d{2}){3}(?!\2\d) | 06-\d{8}   # 01 23 45 67 89, 06-12345678
+    | 1[3-9]\d([ -])\d{4}\3\d{4}                          # 138 0013 8000
     )(?![\w/]|[.,]\d|-\d)"""
 )
 # Not assigned to anyone: domains for documentation (RFC 2606), common stand-ins, and North American numbers with 555 (except 555-1212).
@@ -30,7 +37,7 @@ _FICTIONAL = re.compile(r"(?:\+?1)?(?:555\d{7}|\d{3}555(?!1212)\d{4})")
 _DIGITS = re.compile(r"\d(?:[ ().\-/]{0,3}\d){8}")  # every phone or card number matches this
 _CARD = re.compile(
     r"""(?x)(?<![\w.-])(?:
-      \d{14,19} | \d{4}([ -])\d{4}\1\d{4}\1\d{2,4}(?:\1\d{1,3})? | 3\d{3}([ -])\d{6}\2\d{4,5}
+      \d{14,19} | \d{4}([ .-])\d{4}\1\d{4}\1\d{2,4}(?:\1\d{1,3})? | 3\d{3}([ -])\d{6}\2\d{4,5}
     )(?![\w-]|\.\d)"""
 )
 # Issuer prefixes (ISO/IEC 7812): Visa, Mastercard, American Express, Diners, JCB, Discover, UnionPay.
@@ -80,9 +87,7 @@ _RESIDENCE = re.compile(  # words before the address of a person, not of a shop
 _BEFORE_ADDRESS = 60  # characters
 
 
-@family.text_check(
-    Check("email", "warn", "rows with an email address", f"{_WORDING}email address.", _MASK, "@", illustrates="value")
-)
+@family.text_check(_check("email", "rows with an email address", "email address"))
 def emails(text: str) -> Iterator[Hit]:
     if "@" in text:
         for match in _EMAIL.finditer(text):
@@ -91,7 +96,7 @@ def emails(text: str) -> Iterator[Hit]:
                 yield Hit(*match.span(), "[EMAIL]")
 
 
-@family.text_check(Check("phone", "warn", "rows with a phone number", f"{_WORDING}phone number.", _MASK, "@", illustrates="value"))
+@family.text_check(_check("phone", "rows with a phone number", "phone number"))
 def phones(text: str) -> Iterator[Hit]:
     for match in _PHONE.finditer(text) if _DIGITS.search(text) else ():
         digits = "".join(char for char in match[0] if char.isdigit())
@@ -99,7 +104,7 @@ def phones(text: str) -> Iterator[Hit]:
             yield Hit(*match.span(), "[PHONE]")
 
 
-@family.text_check(Check("card", "warn", "rows with a card number", f"{_WORDING}card number.", _MASK, "@", illustrates="value"))
+@family.text_check(_check("card", "rows with a card number", "card number"))
 def cards(text: str) -> Iterator[Hit]:
     for match in _CARD.finditer(text) if _DIGITS.search(text) else ():
         digits = [int(char) for char in match[0] if char.isdigit()]
@@ -107,7 +112,7 @@ def cards(text: str) -> Iterator[Hit]:
             yield Hit(*match.span(), "[CARD]", f"{match[0][:4]}…")
 
 
-@family.text_check(Check("iban", "warn", "rows with an IBAN", f"{_WORDING}IBAN.", _MASK, "@", short="IBAN", illustrates="value"))
+@family.text_check(_check("iban", "rows with an IBAN", "IBAN", short="IBAN"))
 def ibans(text: str) -> Iterator[Hit]:
     for match in _IBAN.finditer(text):
         length, count = _IBAN_LENGTHS.get(match[0][:2], 0), 0
@@ -120,23 +125,14 @@ def ibans(text: str) -> Iterator[Hit]:
                 break
 
 
-_MASK_UNSAFE = Fix("put", "mask", everywhere=True)
-
-
-@family.text_check(
-    Check(
-        "government-id", "warn", "rows with a government ID", f"{_WORDING}ID number.", _MASK_UNSAFE, "@", "ID", illustrates="value"
-    )
-)
+@family.text_check(_check("government-id", "rows with a government ID", "ID number", _MASK_UNSAFE, short="ID"))
 def government_ids(text: str) -> Iterator[Hit]:
     for match in _ID.finditer(text) if _FIVE_DIGITS.search(text) else ():
         start, end = match.span("document") if match["document"] else match.span()
         yield Hit(start, end, "[ID]", f"{text[start : start + 2]}…")
 
 
-@family.text_check(
-    Check("address", "warn", "rows with a home address", f"{_WORDING}address.", _MASK_UNSAFE, "@", illustrates="value")
-)  # fmt: skip
+@family.text_check(_check("address", "rows with a home address", "address", _MASK_UNSAFE))
 def addresses(text: str) -> Iterator[Hit]:
     for match in _ADDRESS.finditer(text) if _NUMBER.search(text) else ():
         if _RESIDENCE.search(text, max(0, match.start() - _BEFORE_ADDRESS), match.start()):
