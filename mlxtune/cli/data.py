@@ -164,8 +164,7 @@ def _record_fixes(path: Path, section: DataSection, report: CheckReport, also: S
 
     if not report.kept:
         raise DataError(f"{one_line(path.name, 60)} has no row that can be read, so nothing can be fixed.", hint=NAME_THE_COLUMNS)
-    browser = SourceBrowser(path, section.format, section.map)
-    with browser, reviews.ReviewSession(path) as session:
+    with SourceBrowser(path, section.format, section.map) as browser, reviews.ReviewSession(path) as session:
         for _ in browser.scan():
             pass
         browser.apply_review(session.state)

@@ -39,7 +39,7 @@ from mlxtune.data.review import (
     is_resolved,
     key_of_copy,
 )
-from mlxtune.data.rows import Location, Row, RowError, last_prompt, row_tags, row_text
+from mlxtune.data.rows import Row, RowError, last_prompt, row_tags, row_text
 from mlxtune.data.split import SplitName
 
 ORDERS = ("row", "findings", "longest", "shortest")
@@ -83,13 +83,6 @@ class SourceBrowser(Closeable):
         return len(self.records)
 
     # Rows
-
-    def record(self, index: int) -> Row | DataError:
-        """Return a row as it is in the source, or the error if the record is invalid."""
-        return self.records.record(index)
-
-    def location(self, index: int) -> Location:
-        return self.records.location(index)
 
     def lazy_row(self, index: int) -> LazyRow:
         """Return a row for a filter. It is read only if needed."""
@@ -150,21 +143,19 @@ class SourceBrowser(Closeable):
         throttle = Throttle()
         for index in range(self.scanned, len(self)):
             record = self.records.record(index)
+            if isinstance(record, DataError) and not isinstance(record, RowError):
+                raise record
+            self._hashes.put(index, record.hash)
             if isinstance(record, DataError):
-                if not isinstance(record, RowError):
-                    raise record
                 self._bad_count += 1
-                self._hashes.put(index, record.hash)
-                self.scanned = index + 1
             else:
-                self._hashes.put(index, record.hash)
                 self._lengths[index] = len(row_text(record))
                 self._is_row[index] = 1
                 if len(self._tags) < _MAX_TAGS:
                     self._tags.update(row_tags(record))
                 if index < _OPENING_ROWS:
                     self._openings.update(_openings(last_prompt(record))[0])
-                self.scanned = index + 1
+            self.scanned = index + 1
             if record.hash in self.state.affected_hashes:  # a newer state sees this row, because it counts as scanned
                 self._update_decision(index)
             if throttle.pause():
@@ -441,7 +432,7 @@ class LazyRow:
 
     @cached_property
     def row(self) -> Row:
-        record = self._browser.record(self.index)
+        record = self._browser.records.record(self.index)
         if isinstance(record, RowError):
             return apply_decision(record, self.decision)
         if isinstance(record, DataError):

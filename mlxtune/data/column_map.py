@@ -68,11 +68,6 @@ def first_records(path: Path, most: int = 1) -> SampleRecords:
         return SampleRecords(path, tuple(found), len(records))
 
 
-def first_record(path: Path) -> Record:
-    """Return the first record of a source. Raises ``DataError`` if there is none."""
-    return first_records(path).records[0][1]
-
-
 def needs_mapping(record: Record) -> bool:
     """Return whether a record is in no known format, or would be read without its answer."""
     return detect(record) is None or bool(guessed_mapping(record))
@@ -184,7 +179,7 @@ def check_contents(sample: SampleRecords, mapping: Mapping[str, str]) -> None:
 def column_use(source: Path, mapping: Mapping[str, str], format: str = "auto") -> ColumnUse:
     """Return the use of the columns in the first record of ``source``, read with ``mapping`` and as ``format``."""
     with suppress(DataError, InvalidRecord):
-        record = apply_mapping(first_record(source), mapping)
+        record = apply_mapping(first_records(source).records[0][1], mapping)
         if name := detect(record) if format == "auto" else format:
             places = FORMATS[name].places(record)
             read = {*FORMATS[name].keys, "meta", *(one for place in places.values() for one in place.split(" or "))}

@@ -116,7 +116,7 @@ def guess(path: Path, mapping: Mapping[str, str] = NO_MAPPING, format: str = "au
     errors: list[DataError] = []
     for part, file in source_files(path).items():
         if part != "test":  # published test rows decide nothing
-            file_rows, file_errors, _ = read_records(file, format, mapping)
+            file_rows, file_errors = read_records(file, format, mapping)
             rows, errors = rows + file_rows, errors + file_errors
     if not rows:
         raise DataError(f"{path.name} has no valid rows: {errors[0].message}", hint=errors[0].hint)

@@ -7,7 +7,6 @@ from pathlib import Path
 from mlxtune.core.errors import DataError
 from mlxtune.core.text import plural
 from mlxtune.data import review
-from mlxtune.data.access.file_bytes import FileNote
 from mlxtune.data.readers.formats import NO_MAPPING
 from mlxtune.data.rows import REVIEW_STATUS, Location, Row
 from mlxtune.recipe import DataSection
@@ -74,24 +73,19 @@ def _refuse(errors: list[DataError], total: int, path: Path) -> None:
 
 def read_file(path: Path) -> tuple[Row, ...]:
     """Read the rows of one file. Raises ``DataError`` like :func:`read_source`."""
-    rows, errors, _ = read_records(path, "auto", NO_MAPPING)
+    rows, errors = read_records(path, "auto", NO_MAPPING)
     _refuse(errors, len(errors) + len(rows), path)
     return tuple(rows)
 
 
-def read_records(path: Path, format: str, mapping: Mapping[str, str]) -> tuple[list[Row], list[DataError], tuple[FileNote, ...]]:
-    """Read one file and return its rows, the errors for invalid records, and notes about the file."""
+def read_records(path: Path, format: str, mapping: Mapping[str, str]) -> tuple[list[Row], list[DataError]]:
+    """Read one file and return its rows, and the errors for invalid records."""
     from mlxtune.data.access.records import RecordFile  # loads numpy, which `mlxtune --help` does not need
 
-    rows: list[Row] = []
-    errors: list[DataError] = []
-    with RecordFile(path, format, mapping) as records:
-        for record in records:
-            if isinstance(record, DataError):
-                errors.append(record)
-            else:
-                rows.append(record)
-        return rows, errors, records.notes
+    with RecordFile(path, format, mapping) as file:
+        records = list(file)
+    rows = [record for record in records if not isinstance(record, DataError)]
+    return rows, [record for record in records if isinstance(record, DataError)]
 
 
 def describe_errors(errors: list[DataError], total: int) -> str:

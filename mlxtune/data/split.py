@@ -14,7 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Literal, TypeVar, get_args
 
 from mlxtune.core.errors import DataError, InputError
 from mlxtune.core.files import disk_errors, read_json, require_version, write_json
@@ -413,12 +413,10 @@ def sample_rows(rows: Sequence[AnyRow], count: int) -> list[AnyRow]:
 
 
 def _save(source: Path, membership: Membership) -> None:
-    splits: list[dict[str, Any]] = []
-    for settings, recorded in membership.splits.items():
-        hashes: dict[str, list[str]] = {name: [] for name in SPLIT_NAMES}
-        for hash, name in sorted(recorded.items()):
-            hashes[name].append(hash)
-        splits.append({"asked": vars(settings), **hashes})
+    splits = [
+        {"asked": vars(settings), **{name: sorted(hash for hash, own in recorded.items() if own == name) for name in SPLIT_NAMES}}
+        for settings, recorded in membership.splits.items()
+    ]
     write_json(membership_path(source), {"v": VERSION, "sealed": sorted(membership.sealed), "splits": splits})
 
 

@@ -17,7 +17,6 @@
 """
 
 import json
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -237,14 +236,11 @@ def load_outputs(folder: Path, rows: Sequence[EvaluatedRow], name: str = OUTPUTS
 
 
 def _by_arm(file: Path) -> dict[Any, tuple[Answer, ...]]:
-    answers: defaultdict[Any, list[Answer]] = defaultdict(list)
-
-    def read(record: Any) -> None:
+    def read(record: Any) -> tuple[Any, Answer]:
         arm = record.pop("arm")
-        answers[tuple(arm) if isinstance(arm, list) else arm].append(from_json(Answer, record))
+        return tuple(arm) if isinstance(arm, list) else arm, from_json(Answer, record)
 
-    read_records(file, read)
-    return {arm: tuple(own) for arm, own in answers.items()}
+    return {arm: tuple(own) for arm, own in grouped(read_records(file, read)).items()}
 
 
 def save_seed_answers(folder: Path, seeds: Sequence[SeedAnswers]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from mlxtune.core.sequences import grouped
 from mlxtune.core.text import one_line, plural
 from mlxtune.data.column_map import ColumnUse
 from mlxtune.present.blocks import ActionBlock, Bar, Bars, Block, Cell, Column, Document, Fact, Facts, Heading, Mark, Style, Table
@@ -184,9 +185,7 @@ def verdict_block(verdict: CheckVerdict) -> Block:
 
 def skip_facts(skipped: Mapping[str, Skip]) -> list[Fact]:
     """Return the groups of checks that did not run, by reason."""
-    groups: dict[str, list[str]] = {}
-    for group, skip in skipped.items():
-        groups.setdefault(skip_text(skip), []).append(group)
+    groups = grouped((skip_text(skip), group) for group, skip in skipped.items())
     return [Fact("not checked", ", ".join(names), why, "muted") for why, names in groups.items()]
 
 

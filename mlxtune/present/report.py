@@ -6,6 +6,7 @@ from pathlib import Path
 
 import mlxtune
 from mlxtune.core.files import write_text
+from mlxtune.core.sequences import grouped
 from mlxtune.core.text import duration, one_line, plural
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation import signature
@@ -296,10 +297,8 @@ def _comparisons_by_pair(report: EvaluationReport) -> list[tuple[str, list[Compa
     """
     metric, subject = report.headline_metric, report.subject.name
     first = (report.headline.first, report.headline.second) if report.headline else ("", "")
-    pairs: dict[tuple[str, str], list[Comparison]] = {}
-    for item in sorted(report.comparisons, key=lambda item: item.metric != metric):
-        if item.second == subject or item.metric == metric:
-            pairs.setdefault((item.first, item.second), []).append(item)
+    shown = (item for item in report.comparisons if item.second == subject or item.metric == metric)
+    pairs = grouped(((item.first, item.second), item) for item in sorted(shown, key=lambda item: item.metric != metric))
     order = sorted(pairs, key=lambda pair: (pair != first, pair[1] != subject))
     return [(f"{pair[1]} over {pair[0]}", pairs[pair]) for pair in order]
 

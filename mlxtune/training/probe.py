@@ -93,13 +93,12 @@ def tokens(recipe: Recipe) -> list[TokenCount | None]:
     known = state.get("counts", {}) if (state := read_state(cache, 1)).get("key") == key else {}
     template = lru_cache(lambda: load_template(source, settings))
     counts: dict[str, Any] = {}
-    ids = []
+    ids: list[str] = []
     with SourceRecords(recipe.source, recipe.data.format, recipe.data.map) as records:
         for item in ReviewedRecords(records, review.load(recipe.source)):
-            id = "" if isinstance(item.record, DataError) else sha256_json(item.record.content)[:16]
-            if id and id not in counts:
-                counts[id] = known[id] if id in known else to_json(count_row_tokens(template(), item.record))
-            ids.append(id)
+            ids.append("" if isinstance(item.record, DataError) else sha256_json(item.record.content)[:16])
+            if ids[-1] and ids[-1] not in counts:
+                counts[ids[-1]] = known.get(ids[-1]) or to_json(count_row_tokens(template(), item.record))
     if counts != known:
         write_text(cache, json.dumps({"v": 1, "key": key, "counts": counts}))
     return [from_json(TokenCount, count) if (count := counts.get(id)) else None for id in ids]

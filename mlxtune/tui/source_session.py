@@ -188,12 +188,12 @@ class SourceSession:
 
     def _find_unmapped(self, browser: SourceBrowser) -> RowError | None:
         """Return the error of the first row if every row is invalid and the first one needs a column map."""
-        from mlxtune.data.column_map import first_record, needs_mapping
+        from mlxtune.data.column_map import first_records, needs_mapping
 
         if not len(browser) or browser.bad_count < len(browser):
             return None
-        first = browser.record(0)
-        return first if isinstance(first, RowError) and needs_mapping(first_record(self.ref.path)) else None
+        first = browser.records.record(0)
+        return first if isinstance(first, RowError) and needs_mapping(first_records(self.ref.path).records[0][1]) else None
 
     def _check(self, base: bool = False) -> None:
         from mlxtune.evaluation.check_process import contract_scorer, start_check

@@ -12,7 +12,7 @@ import pytest
 from tiny_model import write_rows
 
 from mlxtune.core.errors import DataError, InputError
-from mlxtune.data.column_map import first_record
+from mlxtune.data.column_map import first_records
 from mlxtune.data.scaffold import guess, infer_schema, telling_fields, write
 from mlxtune.data.source import read_file, read_source
 from mlxtune.data.tool_schema import arguments_schema
@@ -207,7 +207,7 @@ def test_rows_that_cannot_be_read_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has no valid rows"):
         guess(write_rows(tmp_path / "rows.jsonl", [{"n": 1}]))
     with pytest.raises(DataError, match="has no rows"):
-        first_record(write_rows(tmp_path / "empty.jsonl", []))
+        first_records(write_rows(tmp_path / "empty.jsonl", []))
 
 
 def test_columns_whose_names_say_nothing_are_not_guessed(tmp_path: Path) -> None:

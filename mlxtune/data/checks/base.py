@@ -55,9 +55,7 @@ class Check:
     fix: Fix = BY_HAND
     glyph: str = "!"
     short: str = ""  # replaces a long ID in a table cell
-    illustrates: Literal["", "code", "value"] = (
-        ""  # in code or, of a value, in an example or a task about such values, it is a note
-    )
+    illustrates: Literal["", "code", "any"] = ""  # in code or, if "any", in an example or a task about it, a hit is a note
 
     @property
     def label(self) -> str:
@@ -167,11 +165,7 @@ class CheckFamily:
 def text_finding(check: Check, row: CheckInput, hits: Iterable[tuple[TextPart, Hit]]) -> Iterator[Finding]:
     """Yield one finding that covers all ``hits`` in a row, if there are any. Illustrations are left out of it, or they are a note."""
     matches = list(hits)
-    leaked = [
-        (part, hit)
-        for part, hit in matches
-        if not check.illustrates or hit.certain or not is_illustration(row, part, hit.start, only_code=check.illustrates == "code")
-    ]
+    leaked = [(part, hit) for part, hit in matches if hit.certain or not is_illustration(row, part, hit.start, check.illustrates)]
     if matches := leaked or matches:
         spans = tuple(_span(part, hit) for part, hit in (matches if check.fix.kind == "put" else matches[:_MAX_SPANS]))
         first = matches[0][1]

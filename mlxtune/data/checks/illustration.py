@@ -1,6 +1,7 @@
 """Tell values that a row is about from values that leaked into it: those in code, in an example, or in a task about such values."""
 
 import re
+from typing import Literal
 
 from mlxtune.data.checks.check_input import CheckInput, TextPart
 
@@ -34,28 +35,31 @@ _ABOUT_VALUES = re.compile(
       |addresses|placeholders|personal[ ](?:data|information)|PII
       |(?:an?|any|every|each|valid)[ ](?:\w+[ ])?(?:e-?mail|mail|phone|card|password|token|secret|IBAN|address|number))\b
     | (?:电子邮件|邮箱|电话号码)[^。\n]{0,6}列表
-    | \b(?:given|following|input)[ ](?:string|array|list|dictionary|tuple|text|sentence|paragraph|passage)s?\b
     """
 )
+_GIVEN = re.compile(r"(?i)\b(?:given|following|input) (?:string|array|list|dictionary|tuple|text|sentence|paragraph|passage)s?\b")
 
 
-def is_illustration(row_input: CheckInput, part: TextPart, start: int, *, only_code: bool = False) -> bool:
-    """Return whether the value at ``start`` of ``part`` is there to be read: in code, as an example, or in a task about such values.
+def is_illustration(row_input: CheckInput, part: TextPart, start: int, kind: Literal["", "code", "any"]) -> bool:
+    """Return whether what is at ``start`` of ``part`` is there to be read: in a fence, among lines of code, or in a task about code.
 
-    Marks of web pages may occur ``only_code``, which is in a fence, on several lines, or what the prompt asks for.
+    ``any`` kind may also be in one line of code, in an example, or in a task about such values; without a kind, it never is.
     """
-    text = part.text
+    text, is_any = part.text, kind == "any"
+    if not kind:
+        return False
     if any(match.start() <= start < match.end() for match in FENCE.finditer(text)):
         return True
-    if not only_code and _EXAMPLE.search(text[max(0, start - _BEFORE) : start]):
+    if is_any and _EXAMPLE.search(text[max(0, start - _BEFORE) : start]):
         return True
     if not part.trains and text[start : start + 5].casefold() == "lorem":
         return True
     line = text[text.rfind("\n", 0, start) + 1 : text.find("\n", start) if "\n" in text[start:] else len(text)]
-    if text.lstrip()[:1] not in ("{", "[") and (len(CODE.findall(text)) > 1 or (not only_code and CODE.search(line))):
+    if text.lstrip()[:1] not in ("{", "[") and (len(CODE.findall(text)) > 1 or (is_any and CODE.search(line))):
         return True
     return any(
-        (not only_code and _ABOUT_VALUES.search(one.text)) or (one.role == "user" and _PROGRAM.search(one.text))
+        (is_any and _ABOUT_VALUES.search(one.text))
+        or (one.role == "user" and (_PROGRAM.search(one.text) or (is_any and _GIVEN.search(one.text))))
         for one in row_input.parts
         if one.role == "user" or (one.role in ("system", "developer") and len(one.text) <= _LONG_SYSTEM)
     )

@@ -66,9 +66,9 @@ def _usual_spelling(label: str, counts: Counter[str]) -> str:
 def _are_alike(label: str, other: str) -> bool:
     words, others = (re.findall(r"[^\W_]+", one.casefold()) for one in (label, other))
     one, two = "".join(words), "".join(others)
-    is_close = len(words) == len(others) and len(one) > 4 and fuzz.ratio(one, two) >= _SPELLING
-    has_same_letters = one == two or (len(one) > 4 and sorted(one) == sorted(two))
-    return re.findall(r"\d", one) == re.findall(r"\d", two) and (is_close or has_same_letters)
+    is_close = len(words) == len(others) and fuzz.ratio(one, two) >= _SPELLING
+    is_alike = one == two or (len(one) > 4 and (is_close or sorted(one) == sorted(two)))
+    return is_alike and re.findall(r"\d", one) == re.findall(r"\d", two)
 
 
 def _doubtful(texts: Sequence[str], own: Sequence[str]) -> list[tuple[int, str, float]]:

@@ -11,7 +11,7 @@ _MASK_UNSAFE = Fix("put", "mask", everywhere=True)
 
 
 def _check(id: str, title: str, name: str, fix: Fix = _MASK, *, short: str = "") -> Check:
-    return Check(id, "warn", title, f"The model may learn and repeat this {name}.", fix, "@", short, illustrates="value")
+    return Check(id, "warn", title, f"The model may learn and repeat this {name}.", fix, "@", short, illustrates="any")
 
 
 _EMAIL = re.compile(

@@ -290,10 +290,8 @@ def length_summary(report: CheckReport) -> dict[str, Any]:
 
 def _finding_json(report: CheckReport, finding: Finding) -> dict[str, Any]:
     check = get_check(finding.check)
-    rows = []
-    for index in finding.rows:
-        location, id = report.locations[index]
-        rows.append({"file": location.file.name, "line": location.line, "element": location.element, "id": id or None})
+    places = [report.locations[index] for index in finding.rows]
+    rows = [{"file": at.file.name, "line": at.line, "element": at.element, "id": id or None} for at, id in places]
     spans = [{"part": span.part, "start": span.start, "end": span.end, "text": span.text} for span in finding.spans]
     fix = {"kind": check.fix.kind, "safe": check.fix.safe} if finding.severity != "note" else None
     return {

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from mlxtune.core.errors import DataError
+from mlxtune.core.sequences import grouped
 from mlxtune.data import check_cache
 from mlxtune.data.access.records import SourceRecords
 from mlxtune.data.checks import statistics
@@ -185,11 +186,8 @@ class _RowChecks:
         self._cache: dict[str, list[tuple[Check, list[Hit]]]] = {}
 
     def findings(self, row_input: CheckInput) -> Iterator[Finding]:
-        hits: dict[str, list[tuple[TextPart, Hit]]] = {}
-        for part in row_input.parts:
-            for check, part_hits in self._hits(part):
-                hits.setdefault(check.id, []).extend((part, hit) for hit in part_hits)
-        for id, row_hits in hits.items():
+        hits = ((check.id, (part, hit)) for part in row_input.parts for check, own in self._hits(part) for hit in own)
+        for id, row_hits in grouped(hits).items():
             yield from text_finding(CHECKS[id], row_input, row_hits)
         for check, function in ROW_CHECKS:
             for found in function(row_input):

@@ -56,7 +56,7 @@ def mask(secret: str) -> str:
 @family.text_check(
     Check(
         "secret", "block", "rows with a key or password", "This looks like a secret that the model may learn and repeat: {kind}.",
-        Fix("put", "mask", safe=True, everywhere=True), "✗", illustrates="value",
+        Fix("put", "mask", safe=True, everywhere=True), "✗", illustrates="any",
     )
 )  # fmt: skip
 def secrets(text: str) -> Iterator[Hit]:

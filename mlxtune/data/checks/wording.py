@@ -142,9 +142,7 @@ def boilerplate(text: str) -> Iterator[Hit]:
         yield Hit(*match.span(), values={"phrase": match[0]})
 
 
-@family.text_check(
-    Check("placeholder", "warn", "rows with placeholders", "“{phrase}” was not filled in.", DROP, illustrates="value")
-)
+@family.text_check(Check("placeholder", "warn", "rows with placeholders", "“{phrase}” was not filled in.", DROP, illustrates="any"))
 def placeholders(text: str) -> Iterator[Hit]:
     if not any(char in text for char in ("{", "[", "<", "orem ", "TODO", "FIXME", "TBD", "TKTK")):
         return

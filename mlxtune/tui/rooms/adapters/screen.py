@@ -24,6 +24,7 @@ from mlxtune.adapters.importers.importer import import_adapter
 from mlxtune.adapters.library import AdapterComparison, compare
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import file_stamp
+from mlxtune.core.sequences import grouped
 from mlxtune.core.text import age, one_line, one_line_fields, plural, size
 from mlxtune.present.adapter import EVALUATE, AdapterDetail, adapter_document, brief, comparison_document, kind, score_mark
 from mlxtune.present.card import adapter_card
@@ -49,10 +50,7 @@ class LibraryView:
 
 def read_library(workspace: Path) -> LibraryView:
     entries = library.all_adapters(workspace)
-    children: dict[str, list[str]] = {}
-    for entry in entries:
-        if entry.parent:
-            children.setdefault(os.path.realpath(entry.parent.folder), []).append(one_line(entry.name))
+    children = grouped((os.path.realpath(one.parent.folder), one_line(one.name)) for one in entries if one.parent)
     views = (_detail(entry, tuple(children.get(os.path.realpath(entry.folder), ()))) for entry in entries)
     return LibraryView(tuple(views), tuple(one_line(item.name) for item in library.removed(workspace)))
 

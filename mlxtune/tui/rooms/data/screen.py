@@ -513,7 +513,7 @@ class DataRoom(SourceRoom):
             self.app.notices.show(Notice("note", "None of these rows matches the filter any more."))
             return
         count = plural(len(rows), "row")
-        are_pairs = all(isinstance(session.source.record(index), Preference) for index in rows[:_PREVIEWED])
+        are_pairs = all(isinstance(session.source.records.record(index), Preference) for index in rows[:_PREVIEWED])
         actions = {"accept": "", "reject": "not used for training or evaluation", "skip": "decide later"}
         actions |= {"tie": "both are equally good", "bad": "both are bad"} if are_pairs else {}
         actions |= {"tag": "add a tag", "untag": "remove a tag", "note": "write a note about them"}

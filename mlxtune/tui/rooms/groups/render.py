@@ -7,6 +7,7 @@ from itertools import zip_longest
 from textual.content import Content
 
 from mlxtune.core.errors import DataError
+from mlxtune.core.sequences import grouped
 from mlxtune.core.text import one_line, plural
 from mlxtune.data.browser import SourceBrowser
 from mlxtune.data.checks.base import Finding, Span
@@ -55,12 +56,7 @@ def diverse_rows(session: SourceSession, group: RowGroup, count: int) -> tuple[i
 
 def flagged_spans(findings: Sequence[Finding]) -> dict[str, list[Span]]:
     """Return the spans that findings flag, keyed by the part of the row."""
-    spans: dict[str, list[Span]] = {}
-    for finding in findings:
-        if finding.severity != "note":
-            for span in finding.spans:
-                spans.setdefault(span.part, []).append(span)
-    return spans
+    return grouped((span.part, span) for finding in findings if finding.severity != "note" for span in finding.spans)
 
 
 def shared_beginning(browser: SourceBrowser, group: RowGroup) -> str:

@@ -478,7 +478,7 @@ class ReviewRoom(SourceRoom):
 
     def _edit_record(self, session: SourceSession, index: int, draft: str | None = None) -> None:
         """Edit the text of an unreadable record until it can be read."""
-        error = session.source.record(index)
+        error = session.source.records.record(index)
         if not isinstance(error, RowError):
             return
 
