@@ -510,6 +510,11 @@ def test_answers_that_only_lack_a_period_do_not_end_in_mid_sentence(end: str, fo
             "death place Rio de Janeiro, occupation poet, education Faculdade do Largo, date is 12 September 1831, other names Maneco",
             False,
         ),
+        (
+            "Quelles sont les conditions pour que la fille perde son droit à l'entretien ?",
+            "Selon l'article 198 de la loi, la fille ne perd son droit à l'entretien que si elle dispose de ressources propres.",
+            False,
+        ),
         ("What is it, and who is the king?", "Det är inte så svårt som du tror, och vi har en bok om det.", True),
         ("Perche la mappa non mostra i punti vicino a me?", "Se la mappa non mostra i punti, è una cosa del sito.", False),
         ("Cosa succede se clicco su un filtro?", "Il sistema mostra sulla mappa una cosa per la quale non è nel sito.", False),
