@@ -76,8 +76,7 @@ def lengths(recipe: Recipe) -> DatasetLengths:
 def tokens(recipe: Recipe) -> list[TokenCount | None]:
     """Return the token count of each record of the recipe's source, in order; ``None`` for an invalid row.
 
-    For a pair, the longer answer is counted. Counts are kept for a day, because templates may print the date. Raise ``InputError`` if
-    the model or the whole file is invalid, but never for a row.
+    For a pair, the longer answer is counted. Counts are kept for a day. Raise ``InputError`` for the model or the file, not for a row.
     """
     from mlxtune.data import review
     from mlxtune.data.access.records import SourceRecords
@@ -88,7 +87,7 @@ def tokens(recipe: Recipe) -> list[TokenCount | None]:
 
     source, settings = resolve(recipe.model.base), TemplateSettings.from_recipe(recipe)
     files = sorted([file.name, file.stat().st_mtime_ns] for file in source.folder.iterdir())
-    key = sha256_json([__version__, source.fingerprint, files, asdict(settings), time.strftime("%Y-%m-%d")])
+    key = sha256_json([__version__, source.fingerprint, files, asdict(settings), time.strftime("%Y-%m-%d")])  # may be printed
     cache = home() / "tokens" / f"{sha256_json(str(recipe.source.resolve()))[:16]}.json"
     known = state.get("counts", {}) if (state := read_state(cache, 1)).get("key") == key else {}
     template = lru_cache(lambda: load_template(source, settings))

@@ -37,8 +37,7 @@ def apply_mapping(record: Record, mapping: Mapping[str, str]) -> dict[str, Any]:
             reason = f"the row has no column {one_line(column, 40)}, which the map names."
             names = [one_line(name, 40) for name, _ in columns(record)]
             raise InvalidRecord(reason, f"Correct the map. {suggest(column, names[:20], 'The columns are')}") from None
-    read = {*mapping.values(), *(column.removesuffix("[]") for column in mapping.values())}
-    return {**{key: value for key, value in record.items() if key not in read}, **mapped}
+    return {**{key: value for key, value in record.items() if not {key, f"{key}[]"}.intersection(mapping.values())}, **mapped}
 
 
 def column_value(record: Record, column: str) -> Any:
