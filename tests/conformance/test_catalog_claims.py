@@ -9,12 +9,12 @@ from mlxtune.models import catalog
 from mlxtune.models.thinking import prints_date
 
 TEMPLATES = {base.name: base for base in AVAILABLE}
-MODELS = [model for model in catalog.entries() if model.template in TEMPLATES]
+MODELS = [pytest.param(one, TEMPLATES[one.template], id=one.id) for one in catalog.entries() if one.template in TEMPLATES]
 
 
-@pytest.mark.parametrize("model", MODELS, ids=[model.id for model in MODELS])
-def test_the_thinking_default_is_the_templates(model):
-    tokenizer = template_tokenizer(TEMPLATES[model.template])
+@pytest.mark.parametrize(("model", "base"), MODELS)
+def test_the_thinking_default_is_the_templates(model, base):
+    tokenizer = template_tokenizer(base)
 
     def prompt(**variables: bool) -> str:
         messages = [{"role": "user", "content": "Hello"}]
@@ -27,9 +27,8 @@ def test_the_thinking_default_is_the_templates(model):
         assert model.thinking == ("on" if prompt() == prompt(enable_thinking=True) else "off")
 
 
-@pytest.mark.parametrize("model", MODELS, ids=[model.id for model in MODELS])
-def test_dates_tools_and_rewritten_answers_are_the_templates(model):
-    base = TEMPLATES[model.template]
+@pytest.mark.parametrize(("model", "base"), MODELS)
+def test_dates_tools_and_rewritten_answers_are_the_templates(model, base):
     assert model.dated == prints_date(template_file(base).read_text())
     assert model.rewrites == (TemplateNote.TURNS in verdict_of(base, "multi-turn").notes)
     assert model.tools == (verdict_of(base, "final call").status == "ok")
