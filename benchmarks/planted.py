@@ -1,6 +1,6 @@
 """Check the verdicts on two planted tasks: one that the rows teach, and one where they can teach nothing but the form of the answers.
 
-    python benchmarks/planted.py FOLDER
+    python benchmarks/planted.py FOLDER [TASK…]
 
 Each message names a person, an item, and a city. In ``taught``, the answer is the person's desk, the item's shelf, and the city's van, by
 tables that only the training rows show, so that neither one answer for all messages nor another message's answer is right. In ``noise``, the
@@ -35,22 +35,23 @@ Answer = Callable[[str, str, str], dict[str, str]]
 def main() -> None:
     parser = argparse.ArgumentParser(description="Check the verdicts on two planted tasks.")
     parser.add_argument("folder", type=Path)
-    folder = parser.parse_args().folder
+    parser.add_argument("tasks", nargs="*", default=["taught", "noise"])
+    options = parser.parse_args()
     chance = random.Random(5)
     desks, shelves, vans = (dict(zip(names, _codes(chance), strict=True)) for names in (_PEOPLE, _ITEMS, _CITIES))
     tasks: dict[str, Answer] = {
         "taught": lambda person, item, city: {"desk": desks[person], "shelf": shelves[item], "van": vans[city]},
         "noise": lambda *_: {"color": chance.choice(("blue", "green"))},
     }
-    for name, answer in tasks.items():
-        workspace = folder / name
+    for name in options.tasks:
+        workspace, answer = options.folder / name, tasks[name]
         workspace.mkdir(parents=True)
         _write(workspace / f"{name}.jsonl", answer, chance)
         _mlxtune(workspace, "init", ".", "--from", f"{name}.jsonl")
         for command, subject in (("train", f"recipes/{name}.toml"), ("eval", "last")):
             _mlxtune(workspace, command, subject, *(part for value in _OVERRIDES for part in ("--set", value)))
         report = load_report(workspace=workspace)
-        rates = {arm.name: round(100 * arm.rate(report.headline_metric).value, 1) for arm in report.arms}
+        rates = {arm.name: round(100 * arm.rate(report.headline_metric).share, 1) for arm in report.arms}
         print(f"{name}: {report.outcome}, % correct: {rates}", flush=True)
 
 
