@@ -182,7 +182,8 @@ def recipe_verdict(verdict: Verdict, seeds: SeedReport) -> Verdict:
     """Return the verdict about the recipe, unless the contract or the token limit decides about the recommended seed."""
     outcome, reason = (seeds.change.outcome, "recipe") if verdict.reason == "change" else (verdict.outcome, verdict.reason)
     nearness = seeds.nearness if reason == "recipe" else verdict.nearness
-    return replace(verdict, outcome=outcome, reason=reason, needed_rows=None, nearness=nearness, recipe=seeds.change)
+    free = None if outcome == "better" else verdict.free
+    return replace(verdict, outcome=outcome, reason=reason, needed_rows=None, free=free, nearness=nearness, recipe=seeds.change)
 
 
 def _hits(seed: SeedAnswers, metric: str) -> int:

@@ -174,6 +174,9 @@ def test_verdict_is_about_the_recipe():
     assert (found.outcome, found.reason, found.needed_rows, found.recipe) == ("cannot_tell", "recipe", None, report.change)
     assert "Whole contract, mean of 3 seeds: +17.8 points versus base (95% interval: " in verdict_text(found)
     assert recipe_verdict(adapter, _recipe_report([50, 52, 51], {"base": 30})).outcome == "better"
+    copied = Verdict("cannot_tell", "change", "contract", free=("copier", 0.8))
+    assert recipe_verdict(copied, _recipe_report([50, 52, 51], {"base": 30})).free is None
+    assert recipe_verdict(copied, report).free == ("copier", 0.8)
     assert recipe_verdict(adapter, _recipe_report([10, 12, 11], {"base": 30})).outcome == "worse"
     worse = Verdict("worse", "contract", "contract")
     assert recipe_verdict(worse, _recipe_report([50, 52, 51], {"base": 30})).outcome == "worse"
