@@ -91,6 +91,36 @@ def test_a_cut_answer_is_classed_as_such_and_final_once_it_differs(output, refer
 
 
 @pytest.mark.parametrize(
+    ("output", "is_final"),
+    [
+        ('{"act', False),
+        ('{"act": "stay"', False),  # the value may go on: "stay"s
+        ('{"act": "stay", "no', True),
+        ('{"act": "go", "with": {"a": 1', False),
+        ('{"act": "go", "with": {"a": 12', False),
+        ('{"act": "go", "with": {"a": 12,', True),
+        ('{"act": "go", "with": {"a": 1}', False),
+        ('{"act": "go", "with": {"a": 2}', True),
+        ('{"act": "go", "with": {"a": 1, "b": [1, 2', False),
+        ('{"act": "go", "with": {"a": 1, "b": [2, 2', True),
+        ('{"act": "go", "with": {"c": "},", "a": 1', True),
+        ('{"note": "{", "act": "go", "with": {"a": 1}, "more": ["', False),
+        ('Sure: {"act": "stay", "no', False),
+    ],
+)
+def test_a_cut_answer_has_failed_for_good_once_a_complete_field_differs(output, is_final):
+    reference = json.dumps({"act": "go", "with": {"a": 1, "b": [1, 2]}})
+    assert score_correct(ModelAnswer(output, "length", reference), ("/act", "/with")).is_final is is_final
+
+
+@given(VALUES, VALUES, st.integers(1, 60))
+def test_an_answer_that_equals_the_reference_when_it_ends_has_not_failed_for_good_before(one, two, length):
+    text = json.dumps({"a": one, "b": two})
+    score = score_fields(ModelAnswer(text[:length], "length", text))
+    assert score.passed or not score.is_final
+
+
+@pytest.mark.parametrize(
     ("output", "reference", "value"),
     [
         ({"a": 1, "b": 2}, {"a": 1, "b": 2}, 1.0),

@@ -16,6 +16,7 @@ from mlxtune.evaluation.scorers.number import score_number
 from mlxtune.evaluation.scorers.output_text import strip_thinking
 
 Leaves = Counter[tuple[str, object]]  # (JSON Pointer, (the depths at which it has an index of an array, value))
+_MEMBERS = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[{\]},]', re.DOTALL)  # strings, and what begins or ends members
 _MARKUP = re.compile(r"<[^<>]*>|\[/?[A-Z_]+\]")
 _BROKEN_CALL = re.compile(r"""\{\s*["']?(?:name|function)\b""")
 
@@ -54,12 +55,15 @@ def score_fields(answer: ModelAnswer, pointer: str = "") -> Score:
     """Score whether the output's JSON value, or the part at ``pointer``, equals the reference's. ``value`` is the F1 of its fields.
 
     A field is a leaf: a JSON Pointer with a value. The number 1 equals 1.0 but not true. F1 is twice the number of shared fields
-    divided by the total in both. JSON in a fence or in prose counts too.
+    divided by the total in both. JSON in a fence or in prose counts too. The failure of an answer that was cut off is final if a
+    complete field differs.
     """
-    expected, actual = (_fields(text, pointer) for text in (answer.reference or "", strip_thinking(answer.output)))
+    output = strip_thinking(answer.output).strip()
+    expected, actual = (_fields(text, pointer) for text in (answer.reference or "", output))
     if not expected:
         return Score(False, "no_reference", f"the reference has no {pointer or 'JSON'}")
-    return _compared(answer, expected, actual)
+    score = _compared(answer, expected, actual)
+    return score if score.passed else replace(score, is_final=bool(_below(complete_leaves(output), pointer) - expected))
 
 
 def score_calls(answer: ModelAnswer) -> Score:
@@ -113,8 +117,25 @@ def leaves(value: Any) -> Leaves:
 def _fields(text: str, pointer: str) -> Leaves:
     """Return the leaves at ``pointer`` and below."""
     match = find_json(text)
-    below = leaves(match[0]) if match else Counter()
-    return Counter({leaf: count for leaf, count in below.items() if f"{leaf[0]}/".startswith(f"{pointer}/")})
+    return _below(leaves(match[0]) if match else Counter(), pointer)
+
+
+def _below(found: Leaves, pointer: str) -> Leaves:
+    return Counter({leaf: count for leaf, count in found.items() if f"{leaf[0]}/".startswith(f"{pointer}/")})
+
+
+def complete_leaves(text: str) -> Leaves:
+    """Return the leaves of the complete members of ``text`` if it is JSON that was cut off; otherwise, none."""
+    error, open_, end, closing = find_syntax_error(text), "", 0, ""
+    if error is None or not error.at_end:
+        return Counter()
+    for match in _MEMBERS.finditer(text):
+        if match[0] in "[{":
+            open_ = {"[": "]", "{": "}"}[match[0]] + open_
+        elif match[0] in "]},":
+            open_ = open_[match[0] != "," :]
+            end, closing = match.end() - (match[0] == ","), open_
+    return leaves(parse_json(text[:end] + closing)) if end else Counter()
 
 
 def _calls(text: str) -> tuple[list[Any], bool]:
