@@ -91,14 +91,13 @@ def _percent(measured: Measured) -> float:
 def collect(workspace: Path, recipe: Recipe, name: str = "") -> AdviceEvidence:
     """Collect the evidence in ``workspace`` about ``recipe``, named ``name`` in commands. Raise ``InputError`` if unreadable."""
     from mlxtune.data.checks.statistics import tier  # imports numpy, which other commands do not need
-    from mlxtune.data.rows import prompt_hashes
     from mlxtune.data.source import read_source
     from mlxtune.data.split import group_labels, split
 
     base = catalog.find(recipe.model.base)
     source = read_source(recipe.source, recipe.data)
     rows = source.rows
-    groups = len(set(group_labels(rows, [prompt_hashes(row, recipe.data.turns) for row in rows], recipe.data.group_by)))
+    groups = len(set(group_labels(rows, recipe.data.turns, recipe.data.group_by)))
     arms, ignored = _arms(workspace, recipe)
     held_out, split_error = None, ""
     try:

@@ -249,6 +249,7 @@ class Unpaired(_Row):
 
 PromptRow = Conversation | Preference | Unpaired  # rows with a prompt
 Row = PromptRow | TextRow
+Prompts = list[tuple[str, tuple[Message, ...]]]  # with their hashes
 
 
 def shared_system_prompt(rows: Iterable[Row]) -> str:
@@ -306,6 +307,12 @@ def earlier_prompts(row: Row, turns: Turns = "auto") -> list[tuple[Message, ...]
 def prompt_hashes(row: Row, turns: Turns = "auto") -> tuple[str, ...]:
     """Return the hashes of all prompts that a row trains answers to. The first one is :func:`prompt_hash`, which an evaluation sends."""
     return (prompt_hash(row), *map(messages_hash, earlier_prompts(row, turns)))
+
+
+def row_prompts(row: Row, turns: Turns = "auto") -> Prompts:
+    """Return the prompts that a row trains answers to with their :func:`prompt_hashes`, in that order."""
+    last = (Message("user", row.text),) if isinstance(row, TextRow) else row.prompt
+    return list(zip(prompt_hashes(row, turns), (last, *earlier_prompts(row, turns)), strict=True))
 
 
 def row_text(row: Row) -> str:

@@ -13,6 +13,7 @@ import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
@@ -22,7 +23,7 @@ from mlxtune.core.hashing import unit_interval
 from mlxtune.core.sequences import grouped
 from mlxtune.core.text import plural
 from mlxtune.data.generate.lineage import lineage_of
-from mlxtune.data.rows import PromptRow, Row, prompt_hash, prompt_hashes, prompt_text, row_tags, turn_rows
+from mlxtune.data.rows import PromptRow, Prompts, Row, messages_text, prompt_hash, prompt_hashes, row_prompts, row_tags, turn_rows
 from mlxtune.data.source import Source, read_source
 from mlxtune.data.source_files import GENERATED, PARTS, sidecar_path
 from mlxtune.recipe import DataSection, Recipe
@@ -80,16 +81,17 @@ class Splits:
         reserved = {row.hash for row in self.reserved}
         return tuple(row for row in self.test if row.hash not in reserved)
 
-    @property
+    @cached_property
     def prompts(self) -> list[PromptRow]:
         """The evaluated rows that have a prompt. With ``turns`` = "each", these are all turns of their conversations, except earlier
-        ones whose prompt is in the training data."""
+        ones whose prompt nearly duplicates a trained one."""
         rows = [row for row in self.evaluated if isinstance(row, PromptRow)]
         if self.turns != "each":
             return rows
-        known = {hash for row in (*self.train, *self.valid) for hash in prompt_hashes(row, self.turns)}
-        turns = [one for row in rows for one in turn_rows(row) if one.hash == row.hash or prompt_hash(one) not in known]
-        return list({row.hash: row for row in turns}.values())
+        trained = [use for row in (*self.train, *self.valid) for use in row_prompts(row, self.turns)]
+        turns = [(one, prompt_hash(one)) for row in rows for one in turn_rows(row)]
+        repeated, last = near_prompts(trained, [(hash, one.prompt) for one, hash in turns]), {row.hash for row in rows}
+        return list({one.hash: one for one, hash in turns if one.hash in last or hash not in repeated}.values())
 
     @property
     def sealed(self) -> frozenset[str]:
@@ -159,26 +161,25 @@ def split(source: Source, data: DataSection) -> Splits:
     recorded = membership.splits.get(SplitSettings.from_section(data), {})
 
     def known_split(row: Row) -> SplitName | None:
+        if not recorded and not membership.sealed:
+            return None
         own, *earlier = prompt_hashes(row, data.turns)
         return _known_split((row.hash, source.edited.get(row.hash, row.hash), own), earlier, recorded, membership.sealed)
 
     known = [None if name in parts else name for name in map(known_split, pool)]
     others = [*generated, *(row for name in ("test", "valid") for row in parts.get(name, ()))] if generated else []
-    prompts = [prompt_hashes(row, data.turns) for row in (*pool, *others)]
     is_new = None in known or any(known_split(row) != "train" for row in generated)
     # if every row's split is known, near-duplicates do not matter
-    labels: Sequence[int] = group_labels([*pool, *others], prompts, data.group_by) if is_new else range(len(prompts))
+    everything = [*pool, *others]
+    labels: Sequence[int] = group_labels(everything, data.turns, data.group_by) if is_new else range(len(everything))
     generated_labels = labels[len(pool) : len(pool) + len(generated)]
     held_out = {label for name, label in zip(known, labels, strict=False) if name in ("test", "valid")}
     held_out |= set(labels[len(pool) + len(generated) :])
-    near_generated = set(generated_labels) - held_out
+    near_generated: dict[int, SplitName] = dict.fromkeys(set(generated_labels) - held_out, "train")
     items = [
-        SplitItem(
-            label, group_name(row, data.group_by) if data.group_by else prompt[0], next(iter(row_tags(row)), ""),
-            name or ("train" if label in near_generated else None),
-        )
-        for row, prompt, label, name in zip(pool, prompts, labels, known, strict=False)
-    ]  # fmt: skip
+        SplitItem(label, group_name(row, data.group_by), next(iter(row_tags(row)), ""), name or near_generated.get(label))
+        for row, label, name in zip(pool, labels, known, strict=False)
+    ]
     requested: dict[SplitName, float] = {"train": 1.0, "valid": data.validation, "test": data.holdout}
     fractions: dict[SplitName, float] = {name: 0.0 if name in parts else requested[name] for name in ("test", "valid")}
     rows: dict[SplitName | None, list[Row]] = {None: []} | {name: list(parts.get(name, ())) for name in SPLIT_NAMES}
@@ -201,10 +202,9 @@ def _reserved(test: Sequence[Row], data: DataSection) -> tuple[Row, ...]:
     """Return the rows of the groups that draw a number below ``data.reserve``. A row without near-duplicates never moves."""
     if not data.reserve:
         return ()
-    prompts = [prompt_hashes(row, data.turns) for row in test]
-    labels = group_labels(test, prompts, data.group_by)
+    labels = group_labels(test, data.turns, data.group_by)
     names: dict[int, str] = {}
-    for (own, *_), label in zip(prompts, labels, strict=True):
+    for own, label in zip(map(prompt_hash, test), labels, strict=True):
         names[label] = min(names.get(label, own), own)
     drawn = {label for label, name in names.items() if unit_interval("reserve", data.seed, name) < data.reserve}
     return tuple(row for row, label in zip(test, labels, strict=True) if label in drawn)
@@ -244,27 +244,53 @@ def group_name(row: Row, key: str) -> str:
     return prompt_hash(row)
 
 
-def group_labels(rows: Sequence[Row], prompts: Sequence[Sequence[str]], key: str = "") -> list[int]:
+def group_labels(rows: Sequence[Row], turns: Turns, key: str = "") -> list[int]:
     """Return a label for each row; rows with the same label must stay in one split.
 
-    ``prompts`` are each row's :func:`prompt_hashes`. Rows are tied by near-duplicate prompts, by their metadata value for ``key``, and
-    if one trains an answer to the prompt of the other.
+    Rows are tied by near-duplicate prompts, by their metadata value for ``key``, and if one trains an answer to a near-duplicate of the
+    other's prompt, in any of its ``turns``.
     """
     from mlxtune.data import duplicates  # loads numpy, which `mlxtune --help` does not need
 
-    numbers = {hash: number for number, hash in enumerate(dict.fromkeys(own for own, *_ in prompts))}
-    prompt_numbers = [numbers[own] for own, *_ in prompts]
-    earlier = [(numbers[own], numbers[hash], 1.0) for own, *others in prompts for hash in others if hash in numbers]
+    prompts = [row_prompts(row, turns) for row in rows]
+    numbers = {hash: number for number, hash in enumerate(dict.fromkeys(last for (last, _), *_ in prompts))}
+    prompt_numbers = [numbers[last] for (last, _), *_ in prompts]
+    groups = near_prompts([last for last, *_ in prompts], [one for _, *earlier in prompts for one in earlier])
     texts = [""] * len(numbers)
     first: dict[str, int] = {}
-    same_key: list[duplicates.Pair] = []
-    for row, number in zip(rows, prompt_numbers, strict=True):
-        texts[number] = texts[number] or prompt_text(row)
+    ties: list[duplicates.Pair] = []
+    for row, number, trained in zip(rows, prompt_numbers, prompts, strict=True):
+        texts[number] = texts[number] or messages_text(trained[0][1])
+        names = [groups[hash] for hash, _ in trained if hash in groups]
         if key and row.meta.get(key) is not None:
-            same_key.append((number, first.setdefault(f"{key}={row.meta[key]}", number), 1.0))
+            names.append(f"{key}={row.meta[key]}")
+        ties += [(number, first.setdefault(name, number), 1.0) for name in names]
     links = duplicates.near_duplicate_links(texts, Counter(prompt_numbers))
-    labels = duplicates.components(len(texts), [*same_key, *earlier, *links])
+    labels = duplicates.components(len(texts), [*ties, *links])
     return [labels[number] for number in prompt_numbers]
+
+
+def near_prompts(one: Prompts, other: Prompts) -> dict[str, str]:
+    """Return, by hash, the group of each prompt in ``one`` that nearly duplicates one in ``other``, and the reverse.
+
+    Both have a prompt and its hash for each row that uses it. Only prompts after the same number of answers are compared, so those of one
+    conversation, each of which contains the one before, never are.
+    """
+    from mlxtune.data import duplicates
+
+    uses, groups = Counter(hash for hash, _ in (*one, *other)), dict[str, str]()
+    by_answers = [
+        grouped((sum(turn.role == "assistant" for turn in prompt), (hash, prompt)) for hash, prompt in prompts)
+        for prompts in (one, other)
+    ]
+    for answers in by_answers[0].keys() & by_answers[1].keys():
+        first, second = (prompts[answers] for prompts in by_answers)
+        texts = {hash: messages_text(prompt) for hash, prompt in (*first, *second)}
+        links = duplicates.near_duplicate_links([*texts.values()], Counter({at: uses[hash] for at, hash in enumerate(texts)}))
+        labels = dict(zip(texts, duplicates.components(len(texts), links), strict=True))
+        both = {labels[hash] for hash, _ in first} & {labels[hash] for hash, _ in second}
+        groups |= {hash: f"{answers} {label}" for hash, label in labels.items() if label in both}
+    return groups
 
 
 # The seeded assignment

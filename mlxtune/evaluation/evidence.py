@@ -28,7 +28,7 @@ from mlxtune.core.hashing import sha256_file, sha256_json
 from mlxtune.core.json_fields import from_json, optional, to_json
 from mlxtune.core.sequences import grouped
 from mlxtune.core.text import one_line, suggest
-from mlxtune.data.rows import Location, Message, PromptRow, Row, prompt_hash, prompt_hashes
+from mlxtune.data.rows import Location, Message, PromptRow, Row, prompt_hash
 from mlxtune.data.source_files import read_json_lines
 from mlxtune.data.split import group_labels
 from mlxtune.evaluation.answers import Answer, SeedAnswers
@@ -157,11 +157,8 @@ def save_evidence(
 
 def grouped_rows(recipe: Recipe, rows: Sequence[Row], source_rows: Sequence[Row]) -> list[EvaluatedRow]:
     """Return those of ``rows`` that have a prompt in the form in which they are stored, with their groups among ``source_rows``."""
-    hashes = [prompt_hashes(row, recipe.data.turns) for row in source_rows]
-    labels, first = group_labels(source_rows, hashes, recipe.data.group_by), dict[int, str]()
-    groups = {
-        row.location: first.setdefault(label, hash) for row, label, (hash, *_) in zip(source_rows, labels, hashes, strict=True)
-    }
+    labels, first = group_labels(source_rows, recipe.data.turns, recipe.data.group_by), dict[int, str]()
+    groups = {row.location: first.setdefault(label, prompt_hash(row)) for row, label in zip(source_rows, labels, strict=True)}
     prompted = [row for row in rows if isinstance(row, PromptRow)]
     own = [groups.get(row.location, prompt_hash(row)) for row in prompted]
     return [replace(row, group=group) for row, group in zip(evaluated_rows(prompted), own, strict=True)]

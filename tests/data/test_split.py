@@ -109,6 +109,55 @@ def test_a_conversation_stays_with_rows_whose_prompt_it_trains(number):
     assert not trained & {prompt_hash(row) for row in splits.test}
 
 
+def _near_copies(seed: int) -> tuple[list[Conversation], list[Conversation], Splits]:
+    """Return single-turn rows, conversations that begin with a near-copy of one each, and their split."""
+    first, second = ([_unique_text(100 * seed + index + 1000 * part) for index in range(40)] for part in (0, 1))
+    single = [_row(f"{text} {text[::-1]}?") for text in first]
+    talks = [_talk(f"{text} {text[::-1]}!", more) for text, more in zip(first, second, strict=True)]
+    return single, talks, split(_source([*single, *talks]), dataclasses.replace(DATA, seed=seed))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_conversation_stays_with_near_copies_of_the_prompts_it_trains(seed):
+    single, talks, splits = _near_copies(seed)
+    assigned = _assignments(splits)
+    assert splits.test
+    assert [assigned[row.hash] for row in single] == [assigned[row.hash] for row in talks]
+    untrained = _source([*single, *talks])
+    assert split(untrained, dataclasses.replace(DATA, seed=seed, turns="last")).test != splits.test, "only trained prompts count"
+
+
+def test_prompts_before_the_last_one_tie_only_to_prompts_that_are_evaluated():
+    talks = [_talk(f"{LONG}{end}", _unique_text(number)) for number, end in enumerate("!?. " * 10)]
+    splits = split(_source(talks), DATA)
+    assert (len(splits.test), len(splits.valid)) != (0, 0), "a common opening does not tie conversations"
+    more = [*talks, _row(f"{LONG}!!")]
+    assert split(_source(more), DATA).test, "nor does a row that repeats it, because then it is a template"
+
+
+def test_rows_with_near_duplicates_stay_together_beside_a_template_of_openings():
+    pairs = [_row(f"{_unique_text(number)} {LONG[number % 40 :]}{end}") for number in range(40) for end in ("", ".")]
+    talks = [_talk(f"{_unique_text(number)[:4]} {LONG}", _unique_text(number + 500)) for number in range(60)]
+    assigned = _assignments(split(_source([*pairs, *talks]), DATA))
+    assert all(assigned[one.hash] == assigned[two.hash] for one, two in zip(pairs[::2], pairs[1::2], strict=True))
+
+
+def test_an_earlier_turn_is_not_evaluated_if_a_near_copy_of_it_is_trained():
+    opening, other = f"{_unique_text(1)}{LONG}", f"{_unique_text(2)}{LONG[::-1]}"
+    trained, test = _talk(f"{opening}?", "Then?"), [_talk(f"{opening}!", "Else?"), _talk(other, "More?")]
+    source = _source([], train=[trained, *map(_row, map(_unique_text, range(40)))], valid=[_row("v")], test=test)
+    prompts = split(source, dataclasses.replace(DATA, turns="each")).prompts
+    assert [row.prompt[-1].content for row in prompts] == ["Else?", other, "More?"]
+
+
+def test_a_new_conversation_with_a_near_copy_of_a_sealed_prompt_is_not_trained(tmp_path):
+    rows = [_row(f"{_unique_text(number)} {_unique_text(number)[::-1]}?") for number in range(60)]
+    sealed = _split_and_record(tmp_path / "d.jsonl", rows, seal=True).test
+    talks = [_talk(row.messages[0].content.replace("?", "!"), _unique_text(index + 500)) for index, row in enumerate(sealed)]
+    splits = split(Source(tmp_path / "d.jsonl", {"all": (*rows, *talks)}), DATA)
+    assert {row.hash for row in talks} <= {row.hash for row in splits.test}
+
+
 def test_group_by_keeps_a_value_of_the_metadata_together():
     rows = [_row(_unique_text(number), customer=number // 5) for number in range(200)]
     splits = split(_source(rows), dataclasses.replace(DATA, group_by="customer"))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from mlxtune.adapters.layout import LINEAGE
 from mlxtune.core.errors import DataError, GpuError, Interrupted, MachineError, MlxtuneError, RecipeError
 from mlxtune.core.files import disk_errors, read_json, write_json, write_text
-from mlxtune.data.rows import PromptRow, prompt_hashes
+from mlxtune.data.rows import PromptRow
 from mlxtune.data.split import group_labels
 from mlxtune.evaluation.arms import ENDPOINT
 from mlxtune.models.cpu import blas
@@ -106,7 +106,7 @@ def _plan(worker: Worker, recipe: Recipe, base: Foundation, rows: list[PromptRow
         lengths = boards.rung_lengths(total)[-rung_count:]
         trials.append(Trial(number, dict(values), cost, lengths, boards.rung_steps(recipe.training, lengths)))
     sources = [*base.splits.train, *base.splits.valid, *base.splits.test]
-    labels = group_labels(sources, [prompt_hashes(row, recipe.data.turns) for row in sources], recipe.data.group_by)
+    labels = group_labels(sources, recipe.data.turns, recipe.data.group_by)
     group_of = {row.id: str(label) for row, label in zip(sources, labels, strict=True)}
     plan = SearchPlan(tuple(trials), tuple(row.id for row in rows), tuple(group_of[row.id] for row in rows))
     boards.write_plan(worker.folder, plan)
