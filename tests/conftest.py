@@ -72,6 +72,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def no_known_looks(home: Path) -> None:
+    """Forget the ledgers of other tests, which may have used the same held-out rows."""
+    shutil.rmtree(home / "ledgers", ignore_errors=True)
+
+
 @pytest.fixture
 def fresh_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An ``MLXTUNE_HOME`` for one test, which measures this machine's speed."""

@@ -11,7 +11,7 @@ from mlxtune.evaluation.report import MIN_GROUPS, Caveat, EvaluationReport, prom
 from mlxtune.evaluation.scorers import CONTRACT, CORRECT, PREFERENCE
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.verdict import Comparison, CutAnswers, Verdict
-from mlxtune.present.blocks import Fact, Facts, Style, Text
+from mlxtune.present.blocks import Fact, Facts, Mark, Style, Text
 from mlxtune.present.labels import (
     FREE_ANSWERS,
     capital,
@@ -171,8 +171,9 @@ def history_facts(history: HoldoutHistory | None) -> list[Fact]:
     again = history.look > 1
     look = _look_text(history.look) if again else ""
     judged = f"{history.judged} in blind sessions or by a judge" if history.judged else ""
+    models = f"{history.models} of exported models" if history.models else ""
     last = "last look at the reserved rows" if history.last_look else ""
-    note = "; ".join(filter(None, [last, judged, look]))
+    note = "; ".join(filter(None, [last, judged, models, look]))
     facts = [Fact("evaluated", plural(history.evaluations, "time"), note, "warning" if again else "")]
     if history.new or history.missing:
         changed = f"{plural(history.new, 'row')} new, {history.missing} removed"
@@ -182,7 +183,8 @@ def history_facts(history: HoldoutHistory | None) -> list[Fact]:
     if history.edited_line:
         facts.append(Fact("ledger", f"edited at line {history.edited_line}", "its count is unreliable", "error"))
     if history.ledger != "whole":
-        facts.append(Fact("ledger", word(history.ledger), "lines known from mlxtune's home folder are counted", "error"))
+        mark: Mark = "warning" if history.ledger == "ledger_elsewhere" else "error"
+        facts.append(Fact("ledger", word(history.ledger), "lines known from mlxtune's home folder are counted", mark))
     return facts
 
 

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import math
 import random
@@ -8,7 +9,7 @@ from exhaustive import EXHAUSTIVE, cases
 
 from mlxtune.core.errors import InputError
 from mlxtune.evaluation.evidence import HOLDOUT
-from mlxtune.evaluation.holdout.ledger import HoldoutHistory, enter, history, ledger_path, load, read, record
+from mlxtune.evaluation.holdout.ledger import HoldoutHistory, enter, history, last_look, ledger_path, load, read, record
 from mlxtune.evaluation.statistics.significance import level_for_look
 from mlxtune.evaluation.verdict import compare
 from mlxtune.present.blocks import Fact
@@ -44,6 +45,14 @@ def test_evaluations_are_counted_for_their_rows(book):
         (
             HoldoutHistory(4, 0, 0, 0, 0, judged=2, looks=2, look=2),
             Fact("evaluated", "4 times", "2 in blind sessions or by a judge; look 2 at an adapter, level 2.5%", "warning"),
+        ),
+        (
+            HoldoutHistory(3, 0, 0, 0, 0, models=2, looks=3, look=3),
+            Fact("evaluated", "3 times", "2 of exported models; look 3 at an adapter, level 0.83%", "warning"),
+        ),
+        (
+            HoldoutHistory(2, 0, 0, 0, 0, ledger="ledger_elsewhere"),
+            Fact("ledger", "of another folder", "lines known from mlxtune's home folder are counted", "warning"),
         ),
         (HoldoutHistory(1, 0, 2, 1, 0), Fact("rows changed", "2 rows new, 1 removed", "since the last evaluation", "warning")),
         (HoldoutHistory(1, 2, 0, 0, 0), Fact("exported", "2 rows", "for training", "warning")),
@@ -161,6 +170,59 @@ def test_a_copied_or_moved_workspace_is_whole(tmp_path):
     shutil.move(tmp_path / "three", tmp_path / "two")
     found = _look(second / "d", "d")
     assert (found.look, found.ledger, found.edited_line) == (3, "whole", 0)
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+@pytest.mark.parametrize("move", [shutil.move, shutil.copytree])
+def test_lines_that_another_folder_lacks_are_found_by_their_rows(tmp_path, move, kept):
+    first, second = tmp_path / "one" / "evals", tmp_path / "two" / "evals"
+    for number in range(3):
+        enter(_folder(first / str(number)), ROWS, f"result {number}", "run", last=number == 2)
+    move(first.parent, second.parent)
+    lines = (second / "ledger.jsonl").read_bytes().splitlines(keepends=True)
+    (second / "ledger.jsonl").write_bytes(b"".join(lines[:kept]))
+    assert history(read(second / "ledger.jsonl", ROWS), ROWS).looks == 3
+    assert last_look(second / "new", ROWS) == "2"
+    _look(second / "unrelated", "unrelated", rows=["z9"])
+    found = _look(second / "new", "result new")
+    assert (found.look, found.evaluations, found.ledger) == (4, 4, "ledger_elsewhere")
+    assert history(load(second / "new"), ROWS, "result new") == found
+    assert load(second / "unrelated").elsewhere == (), "lines about other rows are not copied"
+    assert _look(second / "later", "later").look == 5
+
+
+def test_a_new_workspace_with_the_same_rows_goes_on_counting(tmp_path):
+    first, second = tmp_path / "one" / "evals", tmp_path / "two" / "evals"
+    assert _look(first / "a", "a").look == 1
+    assert (_look(second / "a", "a").look, _look(second / "b", "b").look) == (1, 2), "the same answers count once"
+    assert _look(first / "c", "c").look == 3
+    assert history(read(second / "ledger.jsonl", ROWS[:1]), ROWS[:1]).looks == 3
+    assert _look(second / "z", "z", rows=["z9"]).ledger == "whole"
+
+
+def test_lines_rewritten_without_their_adapter_still_count(tmp_path):
+    evals = tmp_path / "evals"
+    for number in range(5):
+        enter(_folder(evals / str(number)), ROWS, f"result {number}", "run", last=number == 4)
+    lines, before = [], ""
+    for line in (evals / "ledger.jsonl").read_bytes().splitlines():
+        entry = {key: value for key, value in json.loads(line).items() if key not in ("adapter", "last")}
+        lines.append(json.dumps({**entry, "prev": before}).encode())
+        before = hashlib.sha256(lines[-1]).hexdigest()
+    (evals / "ledger.jsonl").write_bytes(b"\n".join(lines) + b"\n")
+    again = _look(evals / "again", "result 4")
+    assert (again.look, again.looks, again.last_look, again.evaluations) == (5, 5, True, 5)
+    found = _look(evals / "new", "result new")
+    assert (found.look, found.looks, found.ledger) == (6, 6, "ledger_missing")
+
+
+def test_each_model_that_an_export_compares_is_a_look(tmp_path):
+    evals = tmp_path / "evals"
+    _look(evals / "one", "one")
+    for by, result in (("x f16", "f16"), ("x q8_0", "q8_0"), ("x q8_0", "q8_0 again"), ("y f16", "f16")):
+        record(evals / "ledger.jsonl", "fidelity", by, ROWS[:2], result=result, adapter="run")
+    found = _look(evals / "two", "two")
+    assert (found.look, found.evaluations, found.models, found.judged, found.exported, found.missing) == (4, 4, 2, 0, 0, 0)
 
 
 def test_without_a_writable_home_folder_the_ledger_works(tmp_path, monkeypatch):
