@@ -33,6 +33,7 @@ from mlxtune.core import journal
 from mlxtune.core.errors import DataError, GateError, InputError, MachineError, ModelError
 from mlxtune.core.files import read_json, write_json
 from mlxtune.evaluation import outputs
+from mlxtune.evaluation.holdout import ledger
 from mlxtune.evaluation.off_task import prompts
 from mlxtune.evaluation.verdict import Comparison, compare
 from mlxtune.models import lora, template
@@ -430,6 +431,32 @@ def test_sizes_are_compared_on_all_held_out_rows(trained_workspace: Path, monkey
         worker = started(trained_workspace, "fused", monkeypatch, precision=precision, recipe=recipe)
         rows.append(len(ComparedRows(worker).rows))
     assert rows[0] == 1 < rows[1]
+
+
+def test_each_compared_model_is_one_look_in_the_ledger(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_merge(trained_workspace / "four")
+    path = trained_workspace / "evals" / ledger.FILE
+    worker = started(trained_workspace, "fused", monkeypatch)
+    for turn in ("first", "resumed"):
+        job = exporting._ExportJob(worker)
+        job.measure_adapter()
+        (folder := trained_workspace / turn).mkdir()
+        job.write(folder)
+        proof = job.compare(folder)
+    ids = [row.id for row in job.rows.rows]
+    (entry,) = ledger.read(path).entries
+    assert (entry["kind"], entry["by"], entry["rows"]) == ("fidelity", f"{worker.folder.name} f16", sorted(ids))
+    assert proof.answers.rows == len(ids)
+    assert ledger.looks(trained_workspace, job.rows.rows) == 1
+    for at, name in enumerate(("4-bit", "8-bit", "8-bit")):
+        other = [replace(answer, output=f"{name} {at}") for answer in job.outputs]
+        job.rows.compare(job.outputs, other, name)
+    again = ComparedRows(started(trained_workspace, "fused", monkeypatch))
+    again.compare(job.outputs, [replace(answer, output="4-bit 0") for answer in job.outputs])
+    assert ledger.looks(trained_workspace, job.rows.rows) == 3, "one per size, and one for the same answers"
+    again.contract = None  # of off-task prompts
+    again.compare(job.outputs, [replace(answer, output="new") for answer in job.outputs])
+    assert ledger.looks(trained_workspace, job.rows.rows) == 3
 
 
 @pytest.mark.parametrize("form", ["fused", "gguf", "gguf-lora"])

@@ -17,6 +17,8 @@ from mlxtune.evaluation.answers import Answer, score_answers
 from mlxtune.evaluation.arms import TUNED, Arm
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.evidence import grouped_rows
+from mlxtune.evaluation.history import contract_hash
+from mlxtune.evaluation.holdout import ledger
 from mlxtune.evaluation.off_task import prompts
 from mlxtune.evaluation.progress import progress_reporter
 from mlxtune.evaluation.report_builder import both_passed
@@ -94,8 +96,16 @@ class ComparedRows:
             return prompts.MAX_TOKENS
         return answer_budget(self.section, self.training_rows, template.count_tokens).max_tokens
 
-    def compare(self, first: Sequence[Answer], second: Sequence[Answer]) -> ComparedAnswers:
-        """Compare two models' outputs, also on each of the contract's required metrics."""
+    def compare(self, first: Sequence[Answer], second: Sequence[Answer], name: str = EXPORTED) -> ComparedAnswers:
+        """Compare the outputs of the adapter and of the model ``name``, also on each of the contract's required metrics.
+
+        The ledger records each model that answered held-out rows as a look.
+        """
+        if self.contract is not None:
+            folder, recipe, adapter = self.worker.folder, self.worker.recipe, self.worker.request["adapter"]
+            result = ledger.result_hash(contract_hash(recipe), {TUNED: first, EXPORTED: second})
+            path, rows = folder.parent.parent / "evals" / ledger.FILE, [row.id for row in self.rows]
+            ledger.record(path, "fidelity", f"{folder.name} {name}", rows, result=result, adapter=adapter)
         same = sum(one.output == two.output for one, two in zip(first, second, strict=True))
         return ComparedAnswers(len(self.rows), same, self._rates(first, second))
 

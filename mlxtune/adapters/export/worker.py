@@ -234,7 +234,8 @@ class _ExportJob:
         exported = self._read_back(scratch)
         self.exported, _ = self.rows.answers(exported, EXPORTED, None, self.chat.source, next(scratch.glob("*.gguf"), None))
         loss = logits.distance(self.tuned, self._logits(exported.model, EXPORTED))
-        return Fidelity(self.form, self.change, loss, self.rows.compare(self.outputs, self.exported), difference)
+        answers = self.rows.compare(self.outputs, self.exported, self._tried)
+        return Fidelity(self.form, self.change, loss, answers, difference)
 
     def _prompt_difference(self, scratch: Path) -> PromptDifference | None:
         """Return where the programs for which the export is made render a prompt differently than in training."""
