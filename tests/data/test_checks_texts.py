@@ -190,6 +190,7 @@ def test_invisible_characters() -> None:
 
 def test_a_latex_command_that_was_read_as_an_escape_is_restored() -> None:
     assert [hit.replacement for hit in invisible("\x0crac{1}{2}, \x08eta and a page\x0c")] == ["\\f", "\\b", ""]
+    assert [hit.replacement for hit in invisible("an of\x0cial, as speci\x0bed")] == ["", ""]
 
 
 @pytest.mark.parametrize(

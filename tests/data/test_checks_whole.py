@@ -388,6 +388,7 @@ def test_safe_fixes_write_a_clean_file_and_keep_the_source(tmp_path: Path) -> No
         ("Extract the phone numbers.\nCall +44 20 7946 0958 today.", "+44 20 7946 0958", {"phone"}),
         ("How do I log in?", "Like this:\n```\nlogin('bob@gmail.com', password='q8W2x!rT5z')\n```", {"email", "secret"}),
         ("How do I log in?", "server.login('bob@gmail.com')", {"email"}),
+        ("How is it repaired?", "```js\ntext.replace(/Ã¥/g, 'å')\n```", {"mojibake"}),
         ("Which address do I enter?", "Yours, for example bob@gmail.com.", {"email"}),
         ("Can you tell me how this is shown?", "```\nHello {user_name}\n```", set()),
         ("Count the vowels: lorem ipsum", "There are four.", {"placeholder"}),

@@ -55,7 +55,7 @@ class Check:
     fix: Fix = BY_HAND
     glyph: str = "!"
     short: str = ""  # replaces a long ID in a table cell
-    illustrates: Literal["", "code", "any"] = ""  # in code or, if "any", in an example or a task about it, a hit is a note
+    illustrates: Literal["", "fence", "code", "any"] = ""  # where a hit is a note: see is_illustration
 
     @property
     def label(self) -> str:

@@ -8,6 +8,7 @@ from mlxtune.data.checks.base import DROP, Check, CheckFamily, Evidence, Fix, Hi
 from mlxtune.data.checks.check_input import CheckInput
 
 family = CheckFamily()
+_REPAIR, _CLEAN = Fix("put", "repair", safe=True), Fix("put", "clean them", safe=True)
 
 # ftfy repairs the planted cases as well, but it also changes a genuine "Ã " to "à", is five times slower, and reports no offsets,
 # which the evidence and the fix need.
@@ -25,6 +26,9 @@ _INVISIBLE = re.compile(
 )
 
 _LATEX = {"\x07": "\\a", "\x08": "\\b", "\x0b": "\\v", "\x0c": "\\f"}  # commands such as \frac that were read as an escape
+_COMMAND = re.compile(
+    r"alpha|angle|approx|arc|ast|bar|begin|beta|bf|big|binom|bmod|bold|bot|bullet|flat|forall|frac|vdots|vec|vee|vert|var|vspace"
+)
 
 _LETTERS = re.compile(r"[^\W\d_]+")
 _SCRIPTS = ("LATIN", "CYRILLIC", "GREEK", "HAN", "KANA", "HANGUL", "ARABIC", "HEBREW", "DEVANAGARI", "THAI", "ARMENIAN", "GEORGIAN")
@@ -46,7 +50,7 @@ _MOJIBAKE_WORDING = {
 }
 
 
-@family.text_check(Check("mojibake", "warn", "rows with mojibake", _MOJIBAKE_WORDING, Fix("put", "repair", safe=True)))
+@family.text_check(Check("mojibake", "warn", "rows with mojibake", _MOJIBAKE_WORDING, _REPAIR, illustrates="fence"))
 def mojibake(text: str) -> Iterator[Hit]:
     if text.isascii():
         return
@@ -80,16 +84,7 @@ _INVISIBLE_WORDING = {
 }
 
 
-@family.text_check(
-    Check(
-        "control",
-        "warn",
-        "rows with invisible characters",
-        _INVISIBLE_WORDING,
-        Fix("put", "clean them", safe=True),
-        short="invisible",
-    )
-)
+@family.text_check(Check("control", "warn", "rows with invisible characters", _INVISIBLE_WORDING, _CLEAN, short="invisible"))
 def invisible(text: str) -> Iterator[Hit]:
     if text.isprintable():
         return
@@ -98,7 +93,7 @@ def invisible(text: str) -> Iterator[Hit]:
         if any(start <= match.start() < end for start, end in garbled):
             continue
         names = ", ".join(f"U+{ord(char):04X}" for char in dict.fromkeys(match[0]))
-        is_command = match[0] in _LATEX and text[match.end() : match.end() + 2].isalpha()
+        is_command = match[0] in _LATEX and _COMMAND.match(_LATEX[match[0]][1] + text[match.end() : match.end() + 8])
         original = _LATEX[match[0]] if is_command else ""
         reason = "escape" if is_command else "invisible"
         yield Hit(*match.span(), original, reason=reason, values={"command": original, "characters": names})

@@ -40,16 +40,15 @@ _ABOUT_VALUES = re.compile(
 _GIVEN = re.compile(r"(?i)\b(?:given|following|input) (?:string|array|list|dictionary|tuple|text|sentence|paragraph|passage)s?\b")
 
 
-def is_illustration(row_input: CheckInput, part: TextPart, start: int, kind: Literal["", "code", "any"]) -> bool:
-    """Return whether what is at ``start`` of ``part`` is there to be read: in a fence, among lines of code, or in a task about code.
+def is_illustration(row_input: CheckInput, part: TextPart, start: int, kind: Literal["", "fence", "code", "any"]) -> bool:
+    """Return whether what is at ``start`` of ``part`` is there to be read: in a ``fence``, among lines of code, or in a task about code.
 
     ``any`` kind may also be in one line of code, in an example, or in a task about such values; without a kind, it never is.
     """
     text, is_any = part.text, kind == "any"
-    if not kind:
-        return False
-    if any(match.start() <= start < match.end() for match in FENCE.finditer(text)):
-        return True
+    in_fence = bool(kind) and any(match.start() <= start < match.end() for match in FENCE.finditer(text))
+    if in_fence or kind in ("", "fence"):
+        return in_fence
     if is_any and _EXAMPLE.search(text[max(0, start - _BEFORE) : start]):
         return True
     if not part.trains and text[start : start + 5].casefold() == "lorem":
