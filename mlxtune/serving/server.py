@@ -302,9 +302,11 @@ class _EventQueue:
         self._disconnect.cancel()
 
     async def _wait_for_disconnect(self, request: Request) -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-        self._queue.put_nowait(None)
+        try:
+            while (await request.receive())["type"] != "http.disconnect":
+                pass
+        finally:
+            self._queue.put_nowait(None)
 
 
 async def _server_sent_events(first: Document, chunks: Chunks, done_marker: bool) -> AsyncIterator[str]:

@@ -69,7 +69,10 @@ def _is_open(handle: int) -> bool:
 
 
 class TerminalDriver(LinuxDriver):
-    """Textual's driver, which starts a second thread that reads keys when the process continues after SIGSTOP."""
+    """A driver that ends its thread that reads keys before it starts another one.
+
+    Textual's driver does not when the process continues after SIGSTOP.
+    """
 
     def start_application_mode(self) -> None:
         if self._key_thread and self._key_thread.is_alive():

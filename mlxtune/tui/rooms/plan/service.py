@@ -60,17 +60,15 @@ class PlanService:
         self._free: tuple[object, FreeRates | None] = (None, None)  # with the key of what it was computed from
 
     def plan(self, recipe: Recipe, progress: Progress, is_outdated: Callable[[], bool], fetch: bool = False) -> PlanResult | None:
-        """Plan ``recipe``, or return ``None`` if that ``is_outdated`` once earlier plans are done. With ``fetch``, download the base first.
+        """Plan ``recipe``, or return ``None`` if that ``is_outdated`` once earlier plans are done. With ``fetch``, first download the base.
 
         Raise :class:`MissingBaseError` if the base must be downloaded, or any error of the download or of the worker.
         """
         with self._lock:
-            if is_outdated():
-                return None
             if fetch:
                 resolve.resolve(recipe.model.base, relative_to=recipe.folder, progress=progress)
                 self._inputs = None
-            return self._plan(recipe, progress)
+            return None if is_outdated() else self._plan(recipe, progress)
 
     def probe(self, recipe: Recipe, progress: Progress, on_start: Callable[[StoppableCall[StepCost]], None]) -> bool:
         """Run two steps with the largest batch in a child process, and return whether they ended. Raise ``MachineError`` if it dies.
