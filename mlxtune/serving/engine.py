@@ -203,9 +203,9 @@ class Engine:
                 self._guarded([self._prefilling[0]], self._prefill)
             if self._jobs:
                 self._embed()
+            self._batches = {key: batch for key, batch in self._batches.items() if batch.requests}
             for batch in list(self._batches.values()):
                 self._guarded(batch.requests, partial(self._step, batch))
-            self._batches = {key: batch for key, batch in self._batches.items() if batch.requests}
         self.pool.activate(None)
 
     @cached_property

@@ -208,6 +208,24 @@ def test_a_long_prompt_is_prefilled_in_blocks_while_others_decode(make_engine, m
     assert log.text("long") == run_requests(make_engine(), [make_request("long", "word " * 60)]).text("long")
 
 
+def test_the_only_request_of_a_batch_can_be_canceled(make_engine, capsys) -> None:
+    engine = make_engine()
+    log = EventLog()
+
+    def listen(event) -> None:
+        log(event)
+        if isinstance(event, Piece):
+            engine.cancel("0")
+        if log.ended:
+            engine.close()
+
+    engine._on_event = listen
+    engine.submit(make_request("0", "Go on and on.", max_tokens=200))
+    engine.run()
+    assert log.last("0").ended == "cancelled"
+    assert "Traceback" not in capsys.readouterr().err
+
+
 def test_canceled_requests_free_their_slots_and_stay_in_the_prompt_cache(make_engine, tiny_loaded) -> None:
     engine = make_engine(slots=2)
     log = EventLog()
