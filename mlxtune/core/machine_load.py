@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+from contextlib import suppress
 
 _MMAP_THRESHOLD, _ARENA_MAX = -3, -8  # M_… in glibc's malloc.h
 _BUSY = 2.0  # runnable threads per core; a single mlxtune run causes at most 1.5
@@ -34,9 +35,13 @@ def share_arena() -> None:
     the largest job that they ever ran. Python mostly runs one thread at a time, so they rarely wait for each other. Large blocks
     always get pages of their own, which go back to the system. Other C libraries lack these settings, and nothing happens.
     """
-    try:
+    with suppress(AttributeError):
         set_option = ctypes.CDLL(None).mallopt
-    except AttributeError:
-        return
-    set_option(_ARENA_MAX, 1)
-    set_option(_MMAP_THRESHOLD, 128 * 1024)
+        set_option(_ARENA_MAX, 1)
+        set_option(_MMAP_THRESHOLD, 128 * 1024)
+
+
+def release_memory() -> None:
+    """Return all free pages to the system. By itself, glibc returns only those at the end of its heap, and takes new ones."""
+    with suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)

@@ -24,11 +24,10 @@ _FileState = list[tuple[int, int]]  # modification time and size of each file
 
 @dataclass(frozen=True, eq=False)
 class LoadedAdapter:
-    """An adapter in memory: its ``modules``, keyed by the base modules that they replace, and the size of its arrays in bytes."""
+    """An adapter in memory: its ``modules``, keyed by the base modules that they replace."""
 
     folder: Path
     modules: dict[str, nn.Module]
-    nbytes: int
 
 
 class AdapterPool:
@@ -75,11 +74,6 @@ class AdapterPool:
     def adapters(self) -> list[LoadedAdapter]:
         return [adapter for _, adapter in self._loaded.values()]
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all adapters in memory."""
-        return sum(adapter.nbytes for adapter in self.adapters)
-
     def _read(self, folder: Path) -> LoadedAdapter:
         layout = read_layout(folder)
         parameters = read_config(folder / CONFIG)["lora_parameters"]
@@ -103,7 +97,7 @@ class AdapterPool:
         mx.eval(finite, list(arrays.values()))
         if not finite.all().item():
             raise ModelError(f"The adapter in {folder} contains NaN or infinite values.", hint="Train it again, or use another.")
-        return LoadedAdapter(folder, modules, sum(array.nbytes for array in arrays.values()))
+        return LoadedAdapter(folder, modules)
 
     def _changed(self) -> dict[str, nn.Module]:
         """Return the modules of the model in place of the base's."""

@@ -29,6 +29,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlxtune.adapters.entry import AdapterEntry
 from mlxtune.core.errors import InputError, MlxtuneError
 from mlxtune.core.gpu_errors import gpu_error
+from mlxtune.core.machine_load import release_memory
 from mlxtune.core.text import one_line
 from mlxtune.models.generate import nan_error
 from mlxtune.models.grammar import Grammar
@@ -193,6 +194,8 @@ class Engine:
     def run(self) -> None:
         """Answer requests until :meth:`close`. Afterward, the model is the base without adapters."""
         while True:
+            if not self._active:
+                release_memory()
             with self._changed:
                 self._changed.wait_for(lambda: self._closing or self._waiting or self._cancelled or self._active or self._jobs)
                 if self._closing:

@@ -30,7 +30,7 @@ from textual.widgets import Input, TextArea
 from mlxtune.core import settings
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.files import read_json
-from mlxtune.core.machine_load import share_arena
+from mlxtune.core.machine_load import release_memory, share_arena
 from mlxtune.core.text import one_line, plural
 from mlxtune.runs.registry import Run
 from mlxtune.tui import keys
@@ -184,13 +184,14 @@ class MlxtuneApp(HasActions, OrderedKeys):
         self.saved.values = {"room": self.current_mode, "run": self.selected, "recipe": recipe, "source": source, "rooms": rooms}
 
     def pop_screen(self) -> AwaitComplete:
-        """Remove the top screen, and clear two caches of Textual that otherwise keep growing.
+        """Remove the top screen, clear two caches of Textual that otherwise keep growing, and return free memory.
 
         Its cache of colors keeps widgets and their rendered lines alive as keys. Its cache of escape sequences has one entry
         for each place where text of a style was drawn, up to 16,384.
         """
         StylesCache.get_inner_outer.cache_clear()
         Strip.render_ansi.cache_clear()
+        release_memory()
         return super().pop_screen()
 
     # Watching the workspace

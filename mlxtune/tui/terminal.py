@@ -69,10 +69,7 @@ def _is_open(handle: int) -> bool:
 
 
 class TerminalDriver(LinuxDriver):
-    """A driver that ends its thread that reads keys before it starts another one.
-
-    Textual's driver does not when the process continues after SIGSTOP.
-    """
+    """Textual's driver, but with a single thread that reads keys also after SIGSTOP and SIGCONT."""
 
     def start_application_mode(self) -> None:
         if self._key_thread and self._key_thread.is_alive():

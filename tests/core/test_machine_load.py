@@ -1,8 +1,23 @@
 import os
+import subprocess
+import sys
 
 import pytest
+from arenas import needs_glibc
 
 from mlxtune.core.machine_load import busy_load, fair_threads
+
+# A block at the end of the heap keeps glibc from returning the free ones before it.
+FREE_BLOCKS = """
+from pathlib import Path
+from mlxtune.core.machine_load import release_memory
+blocks = [bytes([1]) * 8192 for _ in range(4000)]
+del blocks[:-1]
+pages = [int(Path("/proc/self/statm").read_text().split()[1])]
+release_memory()
+pages.append(int(Path("/proc/self/statm").read_text().split()[1]))
+print(*pages)
+"""
 
 
 @pytest.mark.parametrize(
@@ -21,3 +36,10 @@ def test_a_machine_is_busy_with_more_than_two_threads_per_core(monkeypatch, load
 def test_threads_share_the_cores_with_the_load(monkeypatch, load, cores, threads):
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
     assert fair_threads(load) == threads
+
+
+@needs_glibc
+def test_free_pages_go_back_to_the_system():
+    output = subprocess.run([sys.executable, "-c", FREE_BLOCKS], check=True, capture_output=True, text=True).stdout
+    before, after = map(int, output.split())
+    assert (before - after) * os.sysconf("SC_PAGE_SIZE") > 24e6

@@ -65,7 +65,6 @@ def test_adapters_cost_only_their_own_bytes(pool: AdapterPool, tiny_adapters: di
         mx.eval(pool.model(TOKENS))
     pool.activate(None)
     files = sum((tiny_adapters[name] / lora.WEIGHTS).stat().st_size for name in ("all", "dora", "wide"))
-    assert pool.nbytes < files
     assert mx.get_active_memory() - before < files
 
 

@@ -208,6 +208,15 @@ def test_a_long_prompt_is_prefilled_in_blocks_while_others_decode(make_engine, m
     assert log.text("long") == run_requests(make_engine(), [make_request("long", "word " * 60)]).text("long")
 
 
+def test_an_idle_engine_releases_memory(make_engine, monkeypatch) -> None:
+    active = []
+    engine = make_engine()
+    monkeypatch.setattr(engines, "release_memory", lambda: active.append(engine._active))
+    run_requests(engine, [make_request("0", "Go on.", max_tokens=8)])
+    assert active
+    assert not any(active)
+
+
 def test_the_only_request_of_a_batch_can_be_canceled(make_engine, capsys) -> None:
     engine = make_engine()
     log = EventLog()
