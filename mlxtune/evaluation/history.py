@@ -250,10 +250,8 @@ def _earlier(evaluation: Path, facts: ReportFacts, recipe: Recipe) -> Iterator[t
     """Yield the run and facts of each finished evaluation with this recipe's name and base, newest first."""
     for one in evaluations(evaluation.parent.parent):
         before = one.report.facts
-        same_rows = (
-            before.get("last_look") == facts.get("last_look") and before.get("base_fingerprint") == facts["base_fingerprint"]
-        )
-        if one.run.folder != evaluation and one.name == recipe.name and same_rows:
+        is_comparable = all(before.get(key) == facts.get(key) for key in ("last_look", "base_fingerprint"))
+        if one.run.folder != evaluation and one.name == recipe.name and is_comparable:
             yield one.run, before
 
 

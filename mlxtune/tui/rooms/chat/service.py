@@ -141,9 +141,8 @@ class ChatService:
         self.error: MlxtuneError | None = None
         self.ready: Ready | None = None
         self.exchanges: list[Exchange] = []
-        self.discarded: tuple[list[Exchange], list[Message], set[int]] | None = (
-            None  # the last conversation, with its session's turns
-        )
+        # the last conversation, with its session's turns
+        self.discarded: tuple[list[Exchange], list[Message], set[int]] | None = None
         self.session = ChatSession()
         self.contract: Contract | None = None
         self._on_change = on_change
