@@ -72,7 +72,7 @@ class TerminalDriver(LinuxDriver):
     """Textual's driver, but with a single thread that reads keys also after SIGSTOP and SIGCONT."""
 
     def start_application_mode(self) -> None:
-        if self._key_thread and self._key_thread.is_alive():
+        if any(thread.name == "textual-input" for thread in threading.enumerate()):
             self.suspend_application_mode()
         super().start_application_mode()  # type: ignore[no-untyped-call]
 
