@@ -24,11 +24,11 @@ SCRIPTS = {
         "Japanese ぀-ヿ", "Korean 가-힣", "Chinese 㐀-鿿", "Cyrillic Ѐ-ӿ", "Arabic ؀-ۿ", "Hebrew ֐-׿", "Hindi ऀ-ॿ", "Thai ฀-๿", "Greek Ͱ-Ͽ"))
 }  # fmt: skip
 NAMES = (*_OWN, *SCRIPTS)
-_SHARE, _MIXED = 0.5, 0.05  # of the letters are in a script: the text is in its language, or in several
+_SHARE, _KANA, _MIXED = 0.5, 0.2, 0.05  # of the letters are in a script (or kana): the text is in its language, or in several
 _WORDY = 0.18  # of the words of a text in a language, at least, are frequent ones; lists of names have fewer
 _MIN_WORDS = 3  # distinct frequent words of a language that a text has, and half as many again as of any other
 LONGEST = 400  # characters that are read
-_SYMBOL = re.compile(r"(?<![Ͱ-Ͽ])[Ͱ-Ͽ]{1,2}(?![Ͱ-Ͽ])")  # Greek letters of a formula
+_SYMBOL = re.compile(r"(?<![Ͱ-Ͽ])[Ͱ-Ͽ]{1,2}(?![Ͱ-Ͽ])|https?://[!-~]+")  # Greek letters of a formula, and links
 
 
 @lru_cache(maxsize=16)
@@ -39,7 +39,7 @@ def language(text: str) -> str:
         letters = sum(map(str.isalpha, text)) or 1
         for name, script in SCRIPTS.items():
             share = len(script.findall(text)) / letters
-            if share >= (_SHARE if name != "Japanese" else _MIXED):
+            if share >= (_SHARE if name != "Japanese" else _KANA):
                 return name
             if share >= _MIXED:
                 return ""
