@@ -130,7 +130,7 @@ def _read(folder: Path, _stamp: FileStamp) -> Evaluation | None:
     return None
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=8)  # as many as screens show at a time
 def _parse(stored: bytes) -> EvaluationReport:
     data = json.loads(zlib.decompress(stored))
     return from_json(EvaluationReport, data, facts=data["facts"])
