@@ -492,6 +492,8 @@ def test_answers_that_only_lack_a_period_do_not_end_in_mid_sentence(end: str, fo
     ]
     rows = [chat(f"What is shop {number}?", f"It is shop {number}. It is {end}") for number in range(count)]
     assert len(finding_locations(check(write(tmp_path / "rows.jsonl", whole + rows)), "mid-sentence")) == found * count
+    loose = [chat(f"Is shop {number} open?", f"It is shop {number}. It is open {end}") for number in range(32 - count)]
+    assert finding_locations(check(write(tmp_path / "more.jsonl", whole + rows + loose)), "mid-sentence") == []
 
 
 @pytest.mark.parametrize(

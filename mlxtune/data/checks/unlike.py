@@ -8,7 +8,7 @@ from mlxtune.data.checks.corpus import Corpus
 from mlxtune.data.checks.forms import MIN_ANSWERS, SHARE
 
 family = CheckFamily()
-_CUT = 0.05  # of the answers that end in mid-sentence end with a word that ends no sentence
+_CUT, _WHOLE = 0.05, 0.92  # of the open ends are a word that ends no sentence, and of the answers end, where open ones were cut
 _FORM_WORDING = {
     "json": "{share:.0%} of the answers are JSON; this one is not.",
     "key": "{share:.0%} of the answers have the field “{form}”; this one does not.",
@@ -43,6 +43,6 @@ def unlike(corpus: Corpus) -> Iterator[Finding]:
     prose, whole = counts["prose", ""], counts["end", ""]
     cut, unclear = counts["cut", ""], counts["open", ""]
     has_cuts = cut > _CUT * unclear  # otherwise, those answers only lack a period
-    for rank, own in forms.items() if prose >= MIN_ANSWERS and whole >= SHARE * prose else ():
+    for rank, own in forms.items() if prose >= MIN_ANSWERS and whole >= _WHOLE * prose else ():
         if ("cut", "") in own or (("open", "") in own and has_cuts):
             yield _MID_SENTENCE.finding(corpus.indices[rank], values={"share": whole / prose})
