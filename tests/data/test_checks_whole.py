@@ -496,6 +496,12 @@ def test_answers_that_only_lack_a_period_do_not_end_in_mid_sentence(end: str, fo
     assert finding_locations(check(write(tmp_path / "more.jsonl", whole + rows + loose)), "mid-sentence") == []
 
 
+def test_answers_without_any_punctuation_do_not_end_in_mid_sentence(tmp_path: Path) -> None:
+    rows = [chat(f"Play song {number}!", f"play the song with the number {number} in a loop") for number in range(60)]
+    rows += [chat("Save the song that I listened to.", "save the song that i just listened to")]
+    assert finding_locations(check(write(tmp_path / "rows.jsonl", rows)), "mid-sentence") == []
+
+
 @pytest.mark.parametrize(
     ("prompt", "answer", "found"),
     [

@@ -27,6 +27,7 @@ _SIGNATURE = re.compile(
 _NUMBERED = re.compile(r"\s*(?:\d+|\w)[.)]\s")
 _NUMBERED_SENTENCE = re.compile(r"(?m)^\s*(?:\d+|\w)[.)]\s.*[.!?]\s*$")
 _OPEN = re.compile(r"(?:[,:&(–—-]|(?:^|\s)[\"“‘'(]?(?!\d)(?:[^\W_]|['’-])+)\s*\Z")  # a last word, or a sign that something follows
+_STOPS = (*'.!?…。！？"”’)]}', "```")
 _LINKING = frozenset(WORDS["linking"].split())
 _ENDED = re.compile(r"[.!?][\"”')\]]*\s")
 
@@ -50,7 +51,7 @@ def forms_of(answer: str) -> frozenset[Form]:
         found.add((LANGUAGE, name))
     if len(prose.split()) >= _MIN_PROSE:
         end = "end" if not ends_open(prose) else "cut" if prose.split()[-1] in _LINKING else "open"
-        found |= {("prose", ""), (end, "")}
+        found |= {("prose", ""), (end, ""), ("stop" if prose.rstrip().endswith(_STOPS) else "prose", "")}
     return frozenset(found)
 
 

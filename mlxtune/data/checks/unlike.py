@@ -40,9 +40,8 @@ def unlike(corpus: Corpus) -> Iterator[Finding]:
         if missing := next((form for form in shared if form not in own), None):
             values = {"share": counts[missing] / len(forms), "form": missing[1]}
             yield _FORM.finding(corpus.indices[rank], reason=missing[0], values=values)
-    prose, whole = counts["prose", ""], counts["end", ""]
-    cut, unclear = counts["cut", ""], counts["open", ""]
+    prose, whole, stopped, cut, unclear = (counts[kind, ""] for kind in ("prose", "end", "stop", "cut", "open"))
     has_cuts = cut > _CUT * unclear  # otherwise, those answers only lack a period
-    for rank, own in forms.items() if prose >= MIN_ANSWERS and whole >= _WHOLE * prose else ():
+    for rank, own in forms.items() if prose >= MIN_ANSWERS and whole >= _WHOLE * prose and 2 * stopped > prose else ():
         if ("cut", "") in own or (("open", "") in own and has_cuts):
             yield _MID_SENTENCE.finding(corpus.indices[rank], values={"share": whole / prose})
