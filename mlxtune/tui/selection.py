@@ -55,10 +55,10 @@ class RecipeSelection:
             self._app.redraw()
 
         views = self._app.snapshot.recipes
-        if views == (self.recipe,) and not self._app.sessions.file:
-            choose("")
-        else:
+        if any(view != self.recipe or self._app.sessions.file for view in views):
             self.ask_for_recipe(views, choose, "Which recipe?", ChoiceOption("", "a file", "of your own, in any format"))
+        else:
+            choose("")
 
     def ask_for_recipe(
         self, views: Sequence[RecipeView], then: Callable[[Path], object], title: str, *others: ChoiceOption

@@ -12,7 +12,7 @@ from mlxtune.data.column_map import first_records
 from mlxtune.recipe import load
 from mlxtune.tui.open_flow import MappingScreen
 from mlxtune.tui.paths import completions
-from mlxtune.tui.widgets import ListPanel, Panel, PromptDialog
+from mlxtune.tui.widgets import ChoiceDialog, ListPanel, Panel, PromptDialog
 
 from .driver import NARROW, Gate, RoomDriver, drive, picture_sizes
 from .rows_stage import GOOD, fill, ready, session_of, write
@@ -122,6 +122,20 @@ async def test_enter_opens_the_path_under_the_cursor(shop, checks, open_room):
         await proposed(room, "zebra")
         await room.press("o", until=lambda: room.mode == "data" and ready(room) and len(session_of(room).source) == 4)
         assert room.notice.startswith("✓ Opened zebra.jsonl.")
+
+
+@pytest.mark.parametrize("recipes", [0, 1, 2])
+async def test_o_lists_other_recipes_and_then_a_file(shop, checks, open_room, recipes):
+    write(shop.folder / "rows.jsonl", GOOD)
+    for number in range(recipes):
+        fill(shop, GOOD[: 4 + number], name=f"shop-{number}")
+    async with open_room("data") as room:
+        await room.until(lambda: not recipes or ready(room))
+        await room.press("o", until=lambda: isinstance(room.screen, ChoiceDialog | PromptDialog))
+        if recipes == 2:
+            assert [option.name for option in room.screen._options] == ["shop-0.toml", "shop-1.toml", "a file"]
+            await room.press("end", "enter", until=lambda: isinstance(room.screen, PromptDialog))
+        await prompted(room)
 
 
 async def test_a_file_is_opened_with_its_recipe(shop, checks, open_room):
