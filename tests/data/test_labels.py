@@ -45,7 +45,14 @@ def test_labels_that_are_misspelled_or_doubtful(labeled: Path) -> None:
 
 
 def test_a_label_with_another_word_is_no_misspelling(tmp_path: Path) -> None:
-    labels = ["track_parcel"] * 60 + ["track_parcel_no", "TrackParcel"] + ["ES"] * 30 + ["SE"]
+    labels = (
+        ["track_parcel"] * 60
+        + ["track_parcel_no", "TrackParcel"]
+        + ["ES"] * 30
+        + ["SE"]
+        + ["occupation<|end of text|>"] * 30
+        + ["location<|end of text|>"]
+    )
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps({"prompt": f"parcel {at}", "completion": label}) + "\n" for at, label in enumerate(labels)))
     assert [one.values["label"] for one in check(path).findings if one.check == "label-spelling"] == ["TrackParcel"]

@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from rapidfuzz import fuzz
+from rapidfuzz import distance, fuzz
 
 from mlxtune.data.checks.base import BY_HAND, DROP, Check, CheckFamily, Finding
 from mlxtune.data.checks.corpus import MAX_LABEL, MAX_LABELS, Corpus
@@ -13,7 +13,7 @@ from mlxtune.data.checks.corpus import MAX_LABEL, MAX_LABELS, Corpus
 _ROWS_PER_LABEL = 3
 _MIN_ROWS = 50  # fewer rows say little about the words of a label
 _RARE = 0.05  # of the rows of a label, at most, have a near-spelling of it
-_SPELLING = 85  # minimum similarity of two spellings, in percent
+_SPELLING, _EDITS = 85, 2  # minimum similarity of two spellings, in percent, and most edits of a word
 _PRIOR = 1.5  # rows added to every label, with the words of all rows in proportion to their frequency
 _BATCH = 1000  # rows
 _DOUBT = 6.0  # log odds per square root of the number of words, from which a label is doubted
@@ -66,9 +66,9 @@ def _usual_spelling(label: str, counts: Counter[str]) -> str:
 def _are_alike(label: str, other: str) -> bool:
     words, others = (re.findall(r"[^\W_]+", one.casefold()) for one in (label, other))
     one, two = "".join(words), "".join(others)
-    is_close = len(words) == len(others) and fuzz.ratio(one, two) >= _SPELLING
-    is_alike = one == two or (len(one) > 4 and (is_close or sorted(one) == sorted(two)))
-    return is_alike and re.findall(r"\d", one) == re.findall(r"\d", two)
+    is_close = len(words) == len(others) and max(map(distance.OSA.distance, words, others), default=0) <= _EDITS
+    is_alike = sorted(one) == sorted(two) or (is_close and fuzz.ratio(one, two) >= _SPELLING)
+    return (one == two or (len(one) > 4 and is_alike)) and re.findall(r"\d", one) == re.findall(r"\d", two)
 
 
 def _doubtful(texts: Sequence[str], own: Sequence[str]) -> list[tuple[int, str, float]]:
