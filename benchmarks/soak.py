@@ -66,7 +66,7 @@ T z z m g Escape L Escape Left Left Escape [ ] S Escape
 E m Enter Escape o Escape r Escape Tab Down
 B Enter Escape m Escape g Escape
 A Down Up Enter Escape
-C Enter Escape e
+C Enter Escape e Escape x
 V Down v Escape g Escape
 C-p Escape ; Escape
 """
