@@ -24,7 +24,7 @@ from mlxtune.evaluation.verdict import Comparison, ScoreComparison, Verdict
 FILE = "report.json"
 PAGES = ("report.md", "report.html")
 MIN_GROUPS = 20  # effective groups, below which intervals for dependent rows may be too narrow
-VERSION = 4  # of the format of report.json and of the files that it lists
+VERSION = 5  # of the format of report.json and of the files that it lists
 
 LeftOut = Literal["no_answers", "pairs", "no_llguidance", "few_rows", "no_room"]
 """Why a default arm was not evaluated: no training row has an answer, likelihoods of pairs are compared, llguidance is not installed,

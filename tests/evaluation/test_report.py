@@ -125,9 +125,9 @@ def test_arm_rate_is_found_by_name():
         "{",
         "[]",
         "{}",
-        '{"v": 4, "arms": 3, "facts": {"row_ids": []}}',
-        '{"v": 4, "arms": ["x"], "comparisons": [], "facts": {"row_ids": []}, "verdict": {}}',
-        '{"v": 4, "arms": [], "comparisons": [], "facts": {"row_ids": 5}, "verdict": {}}',
+        '{"v": 5, "arms": 3, "facts": {"row_ids": []}}',
+        '{"v": 5, "arms": ["x"], "comparisons": [], "facts": {"row_ids": []}, "verdict": {}}',
+        '{"v": 5, "arms": [], "comparisons": [], "facts": {"row_ids": 5}, "verdict": {}}',
         '{"v": 1, "arms": [], "comparisons": [], "facts": {"row_ids": []}, "verdict": ""}',
     ],
 )
