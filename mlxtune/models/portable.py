@@ -1,8 +1,8 @@
 """Freeze a chat template: Jinja source with which any program renders plain messages as they were rendered in training.
 
 Programs pass their own values of variables (mlx-lm turns thinking on, llama.cpp passes today's date) and know nothing of a template's
-:class:`~mlxtune.models.dialect.Dialect`. A frozen template sets the variables itself and, if that is not enough, converts the messages.
-It uses only what both Jinja2 and llama.cpp's engine understand.
+:class:`~mlxtune.models.dialect.Dialect`. A frozen template sets the variables itself, and converts the messages: few
+templates render every turn that training accepts. It uses only what both Jinja2 and llama.cpp's engine understand.
 """
 
 import json

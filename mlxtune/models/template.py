@@ -29,7 +29,7 @@ from mlxtune.models.answer_span import AnswerSpan
 from mlxtune.models.control_tokens import ControlTokens
 from mlxtune.models.dialect import Tools
 from mlxtune.models.encoded import Encoded, EncodedPair
-from mlxtune.models.portable import message_converter, plain_prompt, probes, with_variables
+from mlxtune.models.portable import message_converter, probes, with_variables
 from mlxtune.models.resolve import ModelFolder
 from mlxtune.models.thinking import ThinkingControls, freeze_date, prints_date, thinking_controls
 from mlxtune.models.thoughts import MARKERS
@@ -93,10 +93,7 @@ class ChatTemplate:
 
     @cached_property
     def frozen_source(self) -> str:
-        """The Jinja source that renders plain messages as in training, whatever a program passes besides them; empty if there is none.
-
-        Messages are converted only if the template renders one of the probes differently without that.
-        """
+        """The Jinja source that renders plain messages as in training, whatever a program passes besides them; empty if there is none."""
         thinking = self.settings.thinking
         variables = self.thinking.history_variables(thinking) | self._variables
         source = str(variables.pop("chat_template", self.source))
@@ -104,20 +101,7 @@ class ChatTemplate:
             return ""
         if self.tokenizer.bos_token is None:  # llama.cpp would take its own default
             variables["bos_token"] = ""
-        frozen = with_variables(source, variables)
-        rendered = self.rendered_prompts()
-        gets_parts = thinking == "off" and "[THINK]" in source  # llama.cpp gives these templates thoughts as parts of the content
-        reads_alias = self.dialect.reasoning and REASONING not in source  # which transformers fills, but LM Studio does not
-        if not (gets_parts or reads_alias) and all(self._renders(frozen, row) == tokens for row, tokens in rendered):
-            return frozen
-        return message_converter(self.dialect, self.thinking, thinking) + frozen
-
-    def _renders(self, source: str, row: PromptRow) -> list[int] | None:
-        """Return the prompt of ``row`` as transformers renders it with the template ``source``, or ``None`` if that fails."""
-        try:
-            return plain_prompt(self.tokenizer._tokenizer, row, source)
-        except Exception:  # a template is a program and may raise anything
-            return None
+        return message_converter(self.dialect, self.thinking, thinking) + with_variables(source, variables)
 
     def rendered_prompts(self, rows: Iterable[PromptRow] = ()) -> list[tuple[PromptRow, list[int]]]:
         """Return the probes and ``rows`` that can be rendered and trained, with the tokens of their prompts."""

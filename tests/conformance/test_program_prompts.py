@@ -17,7 +17,7 @@ from mlxtune.adapters.export.llama_server import LlamaSettings, llama_server
 from mlxtune.adapters.export.program_prompts import folder_difference
 from mlxtune.adapters.publish import copy_tokenizer
 from mlxtune.core.files import read_json, write_json
-from mlxtune.data.rows import REASONING, PromptRow
+from mlxtune.data.rows import REASONING, Conversation, Location, Message, PromptRow
 from mlxtune.evaluation.endpoint_answers import openai_message
 from mlxtune.models.resolve import ModelFolder, resolve
 from mlxtune.models.template import ChatTemplate
@@ -28,6 +28,40 @@ MODES = ("off", "on", "keep")
 LLAMA_CPP_REWRITES = {"Gemma 4 (first revision)": "it merges the results of calls into the turn of the call"}
 TWO_TEMPLATES = replace(next(base for base in BASES if base.name == "Qwen2.5"), name="one for tools", default=CHATML_TEMPLATE)
 EACH = cases((*AVAILABLE, TWO_TEMPLATES), *REPRESENTATIVE, "Gemma 2", "one for tools", name=lambda base: base.name)
+TIDES = {
+    "type": "function",
+    "function": {"name": "tides", "description": "Look up tides", "parameters": {"type": "object", "properties": {}}},
+}
+
+
+def rare(*turns: tuple[str, str] | Message, tools: tuple[dict[str, Any], ...] = ()) -> Conversation:
+    messages = (turn if isinstance(turn, Message) else Message(*turn) for turn in (*turns, ("assistant", "At noon.")))
+    return Conversation(Location(Path("rare"), 1), {}, tuple(messages), tools)
+
+
+def called(first: str, second: str, *results: tuple[str, str]) -> Conversation:
+    """Return a conversation with two calls that have these IDs, and results, each with the ID of its call."""
+    calls = [({"id": id} if id else {}) | {"type": "function", "function": TIDES_CALL} for id in (first, second)]
+    answers = [Message("tool", text, {"tool_call_id": id} if id else {}) for id, text in results]
+    return rare(("user", "When is high tide?"), Message("assistant", "", {"tool_calls": calls}), *answers, tools=(TIDES,))
+
+
+TIDES_CALL = {"name": "tides", "arguments": {}}
+ASKED, ANSWERED, SYSTEM = ("user", "Is it low tide?"), ("assistant", "Not yet."), ("system", "Answer in French.")
+RARE = (
+    rare(ASKED, ANSWERED, SYSTEM, ("user", "When?")),
+    rare(ASKED, SYSTEM),
+    rare(("system", "You are a sailor."), SYSTEM, ASKED),
+    rare(("developer", "You are a sailor."), ASKED),
+    rare(ASKED, ANSWERED, ("developer", "Be brief."), ("user", "When?")),
+    rare(("system", " \n"), ASKED),
+    rare(("system", ""), ASKED, ANSWERED, ("user", "When?")),
+    rare(ASKED, ("user", "When?")),
+    rare(Message("user", "When?", {"name": "Ann"})),
+    called("", "", ("", "12:00"), ("", "13:00")),
+    called("call_abcdefgh_12345", "call_abcdefgh_67890", ("call_abcdefgh_67890", "13:00"), ("call_abcdefgh_12345", "12:00")),
+    called("abcdefgh1", "abcdefgh2", ("abcdefgh2", "13:00"), ("abcdefgh1", "12:00")),
+)  # fmt: skip
 by_name = pytest.mark.parametrize("base", EACH)
 
 
@@ -40,7 +74,7 @@ def test_transformers_and_mlx_lm_render_the_prompts_of_training(base: Base, tmp_
         (tmp_path / mode).mkdir()
         copy_tokenizer(source, tmp_path / mode, chat.frozen_source)
         assert folder_difference(chat, tmp_path / mode) is None
-        assert folder_difference(chat, source.folder, template=chat.frozen_source) is None
+        assert folder_difference(chat, source.folder, RARE, chat.frozen_source) is None
 
 
 @by_name
