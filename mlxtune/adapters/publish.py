@@ -18,10 +18,11 @@ from mlxtune.core.json_fields import to_json
 from mlxtune.models import bundled
 from mlxtune.models.resolve import ModelFolder
 from mlxtune.recipe.parent import CONFIG, WEIGHTS
+from mlxtune.runs import registry
 from mlxtune.runs.launch import TEMPLATE_FILE
 
 README = "README.md"
-_TOKENIZER = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model")
+TOKENIZER = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model")
 Library = Literal["mlx", "peft"]
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _PUBLIC_KEYS = (
@@ -63,20 +64,22 @@ def read_license(folder: Path) -> str:
 Card = Callable[[AdapterEntry, PublishedBase, Library], str]
 
 
-def trained_template(entry: AdapterEntry) -> str:
-    """Return the chat template that ``entry`` was trained with, frozen; empty if its base has none.
+def write_template(entry: AdapterEntry, folder: Path, library: Library) -> list[str]:
+    """Write the chat template that ``entry`` was trained with, frozen, into ``folder``; for PEFT with the base's tokenizer.
 
-    Raise ``ModelError`` if its base is not on this machine, and ``GateError`` if programs would render it differently.
+    The files, whose names are returned, are read back, and their prompts compared with those of training, also on its held-out rows.
+    Raise ``ModelError`` if its base is not on this machine, and ``GateError`` if programs would render prompts from it differently.
     """
     params = {"base": entry.base, "thinking": entry.thinking, "date": entry.date, "template": entry.template}
+    params |= {"run": str(registry.run_of(entry.folder).folder), "folder": str(folder), "library": library}
     module = "mlxtune.adapters.export.program_prompts"
-    return StoppableCall(module, "freeze", params, str, name="The tokenizer process").result() or ""
+    return StoppableCall(module, "write", params, list[str], name="The tokenizer process").result() or []
 
 
 def write_publishable(entry: AdapterEntry, base: PublishedBase, folder: Path, card: Card, library: Library = "mlx") -> list[str]:
     """Write the published files of ``entry``, except the weights, into ``folder``. Return their names.
 
-    They include the chat template that was trained. The configuration (mlx-lm's) and lineage contain no local paths. ``library``
+    They include the files of :func:`write_template`. The configuration (mlx-lm's) and lineage contain no local paths. ``library``
     loads the adapter. Raise ``ModelError`` if the adapter cannot be read.
     """
     layout = read_layout(entry.folder)
@@ -88,10 +91,7 @@ def write_publishable(entry: AdapterEntry, base: PublishedBase, folder: Path, ca
         lineage["parent"] = {"sha256": entry.parent.sha256, "run": entry.parent.run}
     write_json(folder / LINEAGE, lineage)
     write_text(folder / README, card(entry, base, library))
-    template = trained_template(entry)
-    if template:
-        write_text(folder / TEMPLATE_FILE, template)
-    return [CONFIG, LINEAGE, README, *([TEMPLATE_FILE] if template else [])]
+    return [CONFIG, LINEAGE, README, *write_template(entry, folder, library)]
 
 
 def write_adapter(entry: AdapterEntry, folder: Path, card: Card) -> list[str]:
@@ -122,7 +122,7 @@ def _public(lineage: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def copy_tokenizer(
-    source: ModelFolder, folder: Path, template: str, patterns: Sequence[str] = _TOKENIZER, *, without: Sequence[str] = ()
+    source: ModelFolder, folder: Path, template: str, patterns: Sequence[str] = TOKENIZER, *, without: Sequence[str] = ()
 ) -> list[str]:
     """Copy the files of ``source`` that match ``patterns`` into ``folder``, with ``template`` as chat template if it is not empty.
 

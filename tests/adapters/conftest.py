@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 from tiny_model import CHATML, make_tiny
 
 from mlxtune.adapters import publish
+from mlxtune.adapters.entry import AdapterEntry
 from mlxtune.core.files import write_json
 from mlxtune.core.json_fields import to_json
 from mlxtune.evaluation.verdict import Verdict
@@ -35,13 +36,19 @@ SIZES = {
 WHERE = {name: ("mlp" if name in ("gate_proj", "up_proj", "down_proj") else "self_attn") for name in SIZES}
 
 
-trained_template = publish.trained_template
+write_template = publish.write_template
 
 
 @pytest.fixture(autouse=True)
 def frozen_template(monkeypatch: pytest.MonkeyPatch) -> str:
     """Replace the child process that freezes the chat template of an adapter."""
-    monkeypatch.setattr(publish, "trained_template", lambda entry: CHATML)
+
+    def write(entry: AdapterEntry, folder: Path, library: publish.Library) -> list[str]:
+        if library == "peft":
+            return publish.copy_tokenizer(resolve(entry.base), folder, CHATML)
+        return publish.copy_tokenizer(ModelFolder("", folder, {}, ""), folder, CHATML, ())
+
+    monkeypatch.setattr(publish, "write_template", write)
     return CHATML
 
 

@@ -16,18 +16,20 @@ from tiny_model import CHATML, make_tiny
 from transformers import AutoTokenizer
 
 from mlxtune.adapters import library, publish
-from mlxtune.adapters.export import peft_writer
+from mlxtune.adapters.export import peft_writer, program_prompts
 from mlxtune.adapters.export.formats import copy_adapter, find_format
 from mlxtune.adapters.importers import peft
 from mlxtune.adapters.importers.importer import import_adapter
 from mlxtune.adapters.layout import read_layout
-from mlxtune.core.errors import InputError, ModelError
+from mlxtune.adapters.publish import copy_tokenizer
+from mlxtune.core import child_process
+from mlxtune.core.errors import GateError, InputError, ModelError
 from mlxtune.models import lora
 from mlxtune.models.resolve import ModelFolder, resolve
 from mlxtune.present.card import adapter_card
 from mlxtune.recipe import AdapterSection
 
-from .conftest import arrays, config, trained_template, write
+from .conftest import arrays, config, write, write_template
 from .test_importers import logits, merged
 
 
@@ -77,7 +79,7 @@ def test_exported_adapter_matches_peft_definition(
 def test_the_copies_have_the_template_that_was_trained(
     empty_workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publish, "trained_template", trained_template)
+    monkeypatch.setattr(publish, "write_template", write_template)
     thinks = "{% if enable_thinking is not defined or enable_thinking %}<think>{% endif %}"
     base = make_tiny(tmp_path / "base", template=CHATML.replace("{% endif %}", f"{thinks}{{% endif %}}"))
     lineage = {"run": "r", "thinking": "off", "base": str(base)}
@@ -92,6 +94,39 @@ def test_the_copies_have_the_template_that_was_trained(
             [{"role": "user", "content": "Hi"}], add_generation_prompt=True, tokenize=False, **named
         )
         assert prompt == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+
+
+@pytest.mark.parametrize("library_name", ["mlx", "peft"])
+def test_the_copies_are_read_back_and_compared_on_held_out_rows(
+    trained_workspace: Path, monkeypatch: pytest.MonkeyPatch, library_name: str
+) -> None:
+    base, out = trained_workspace / "four", trained_workspace / "out"
+    once = "{% for message in messages %}{% if message.role != 'system' or loop.first %}"  # drops later system turns
+    settings = json.loads((base / "tokenizer_config.json").read_text())
+    template = CHATML.replace("{% for message in messages %}", once).replace("{% endfor %}", "{% endif %}{% endfor %}")
+    (base / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": template}))
+    rows = []
+    for line in (trained_workspace / "chat.jsonl").read_text().splitlines():
+        *turns, answer = json.loads(line)["messages"]
+        rows.append({"messages": [*turns, {"role": "system", "content": "Answer in French."}, answer]})
+    (trained_workspace / "chat.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    params = {"base": str(base), "thinking": "off", "date": "2026-11-26", "template": "", "library": library_name}
+    params |= {"run": str(trained_workspace / "runs" / "20261124-1412-tiny"), "folder": str(out)}
+    out.mkdir()
+    request = child_process.Request(1, "write", params, None)
+    assert "chat_template.jinja" in program_prompts._write(request)
+    with monkeypatch.context() as patch:
+        patch.setattr("mlxtune.models.template.message_converter", lambda *_: "")  # so that only the rows show the difference
+        with pytest.raises(GateError, match="render the prompts"):
+            program_prompts._write(request)
+        (trained_workspace / "chat.jsonl").unlink()
+        assert program_prompts._write(request)
+    spoilt = "{% for message in messages %}{{ message.content }}{% endfor %}"
+    monkeypatch.setattr(
+        program_prompts, "copy_tokenizer", lambda source, folder, _, patterns: copy_tokenizer(source, folder, spoilt, patterns)
+    )
+    with pytest.raises(GateError, match="render the prompts"):
+        program_prompts._write(request)
 
 
 def test_scale_survives_the_division_by_rank(empty_workspace: Path) -> None:

@@ -228,7 +228,7 @@ async def test_all_formats_can_be_reached_in_a_small_terminal(room):
 
 
 async def test_while_a_server_uses_the_machine_w_says_so_and_offers_only_copies(room, monkeypatch):
-    monkeypatch.setattr("mlxtune.adapters.publish.trained_template", lambda entry: "")  # the base is not on this machine
+    monkeypatch.setattr("mlxtune.adapters.publish.write_template", lambda *_: [])  # the base is not on this machine
     await move_to(room, "tone")
     with accelerator_lease("chat", Path("shop")):
         await room.press("w", until=lambda: "This machine is in use by a chat or server" in room.screen_text)
@@ -307,7 +307,7 @@ async def test_an_adapter_that_another_program_removes_disappears(room, shop):
 
 
 async def test_an_adapter_alone_is_copied_without_a_worker(room, shop, monkeypatch):
-    monkeypatch.setattr("mlxtune.adapters.publish.trained_template", lambda entry: "")  # the base is not on this machine
+    monkeypatch.setattr("mlxtune.adapters.publish.write_template", lambda *_: [])  # the base is not on this machine
     await move_to(room, "tone")
     await room.press("w", choose="mlx --lora", notice="✓ Wrote tone. It is in exports/tone-mlx.")
     assert (shop.folder / "exports" / "tone-mlx" / "adapters.safetensors").is_file()

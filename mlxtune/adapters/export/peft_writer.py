@@ -15,7 +15,7 @@ from mlxtune.adapters.export.start import HF
 from mlxtune.adapters.importers.checks import find_weight
 from mlxtune.adapters.importers.peft import FILE, write_transposed
 from mlxtune.adapters.layout import AdapterLayout, read_layout
-from mlxtune.adapters.publish import Card, copy_tokenizer, published_base, write_publishable
+from mlxtune.adapters.publish import Card, published_base, write_publishable
 from mlxtune.core.errors import ModelError
 from mlxtune.core.files import new_folder, write_json
 from mlxtune.core.safetensors import TensorInfo
@@ -24,7 +24,6 @@ from mlxtune.models import catalog
 from mlxtune.models.resolve import ModelFolder
 from mlxtune.planning import shapes
 from mlxtune.recipe.parent import CONFIG
-from mlxtune.runs.launch import TEMPLATE_FILE
 
 # Architectures whose modules have the same names in mlx-lm and in Transformers, even if some weights have another layout.
 NAMED_ALIKE = (*HF, "gemma3_text", "gemma4_text", "granite", "lfm2", "ministral3", "olmo2")
@@ -43,11 +42,9 @@ def write(entry: AdapterEntry, source: ModelFolder, folder: Path, card: Card) ->
     base = published_base(entry.base)
     with new_folder(folder) as scratch:
         names = write_publishable(entry, base, scratch, card, "peft")
-        template = scratch / TEMPLATE_FILE
-        files = copy_tokenizer(source, scratch, template.read_text(encoding="utf-8") if template.is_file() else "")
         write_transposed(entry.weights, tensors, scratch / FILE, "pt")
         write_json(scratch / CONFIG, _config(layout, catalog.original(entry.base) or base.hub_id or base.name))
-    return [FILE, *dict.fromkeys([*names, *files])]
+    return [FILE, *names]
 
 
 def _renamed(layout: AdapterLayout, source: ModelFolder) -> dict[str, TensorInfo]:

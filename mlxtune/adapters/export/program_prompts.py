@@ -14,13 +14,18 @@ from transformers import AutoTokenizer
 from mlxtune.adapters.export.endpoint_prompts import rendered_prompt
 from mlxtune.adapters.export.fidelity import PromptDifference, compare_tokens
 from mlxtune.adapters.export.llama_server import LlamaSettings, llama_server
+from mlxtune.adapters.publish import TOKENIZER, copy_tokenizer
 from mlxtune.core.child_process import Request, serve
-from mlxtune.core.errors import GateError
+from mlxtune.core.errors import GateError, InputError
 from mlxtune.core.text import one_line
 from mlxtune.data.rows import PromptRow
+from mlxtune.data.source import read_source
+from mlxtune.data.split import prompt_rows, split
 from mlxtune.models.portable import plain_messages, plain_prompt
 from mlxtune.models.resolve import resolve
 from mlxtune.models.template import ChatTemplate, TemplateSettings, load_template
+from mlxtune.runs.launch import TEMPLATE_FILE
+from mlxtune.runs.registry import Run
 
 
 def folder_difference(
@@ -43,15 +48,20 @@ def gguf_difference(chat: ChatTemplate, file: Path, rows: Sequence[PromptRow] = 
         return prompt_difference(chat, rendered, lambda row: rendered_prompt(f"{url}/v1", "", row, lambda text: []) or [])
 
 
+def has_typed_tokens(chat: ChatTemplate, row: PromptRow) -> bool:
+    """Return whether control tokens are typed in the prompt of ``row``. In training, they are text; programs read them as control tokens."""
+    return bool(chat.control.typed_in([plain_messages(row), list(row.tools)]))
+
+
 def prompt_difference(
     chat: ChatTemplate, rendered: Iterable[tuple[PromptRow, list[int]]], program: Callable[[PromptRow], list[int]]
 ) -> PromptDifference | None:
     """Return where ``program`` first renders a row differently than as the ``rendered`` tokens, or ``None``.
 
-    Control tokens that a user typed are text only for the trainer, so rows with them are left out.
+    Rows with typed control tokens are left out.
     """
     for row, expected in rendered:
-        if chat.control.typed_in([plain_messages(row), list(row.tools)]):
+        if has_typed_tokens(chat, row):
             continue
         try:
             actual = program(row)
@@ -62,17 +72,33 @@ def prompt_difference(
     return None
 
 
-def _freeze(request: Request) -> str:
-    """Return the frozen template, empty if there is none. Raise ``GateError`` if transformers or mlx-lm render it differently."""
-    params = request.params
+def _write(request: Request) -> list[str]:
+    """Write the frozen template, if there is one, for PEFT with the tokenizer, and read it back. Return the names of the files.
+
+    Raise ``GateError`` if transformers or mlx-lm render it differently.
+    """
+    params, folder = request.params, Path(request.params["folder"])
     source = resolve(params["base"], fetch=False)
     chat = load_template(source, TemplateSettings(params["thinking"], params["date"], params["template"]))
-    frozen = chat.frozen_source
-    if frozen and folder_difference(chat, Path(source.folder), template=frozen):
+    has_tokenizer = params["library"] == "peft"
+    files = copy_tokenizer(source, folder, chat.frozen_source, TOKENIZER if has_tokenizer else ())
+    if not chat.frozen_source:
+        return files
+    template = "" if has_tokenizer else (folder / TEMPLATE_FILE).read_text(encoding="utf-8")
+    if folder_difference(chat, folder if has_tokenizer else source.folder, _held_out_rows(params["run"]), template):
         hint = "Name a template in model.template that renders them alike, and train again."
         raise GateError(f"Other programs render the prompts of {source.name} differently than in training.", hint=hint)
-    return frozen
+    return files
+
+
+def _held_out_rows(run: str) -> list[PromptRow]:
+    """Return the held-out rows of the training in the folder ``run``; none if the adapter was imported, or the data is no longer there."""
+    try:
+        recipe = Run(Path(run)).recipe()
+        return prompt_rows(split(read_source(recipe.source, recipe.data), recipe.data).prompts)
+    except InputError:
+        return []
 
 
 if __name__ == "__main__":
-    sys.exit(serve({"freeze": _freeze}))
+    sys.exit(serve({"write": _write}))
