@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from mlxtune.adapters.export import fidelity
 from mlxtune.adapters.export.fidelity import ComparedAnswers, Fidelity, PromptDifference, TriedSize
 from mlxtune.adapters.export.tried import TriedExport
-from mlxtune.core.text import one_line, size
+from mlxtune.core.text import one_line, plural, size
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.verdict import Comparison
 from mlxtune.present.blocks import Block, Cell, Column, Document, Fact, Facts, Heading, Mark, Table
@@ -40,6 +40,10 @@ def fidelity_document(proof: Fidelity, folder: str = "", nbytes: int = 0) -> Doc
         facts.append(Fact("sizes", "none holds", note, "warning"))
     if proof.prompt:
         facts.append(Fact("prompts", difference_text(proof.prompt), mark="error"))
+    if proof.typed:
+        shown = ", ".join(proof.typed[:3]) + (", …" if len(proof.typed) > 3 else "")
+        note = f"control tokens in them are text only in training: {shown}"
+        facts.append(Fact("prompts", f"{plural(len(proof.typed), 'row')} not compared", note, "warning"))
     if folder:
         facts.append(Fact("folder", folder, size(nbytes)))
     labels = ("", "logits, mean", "max", "KL, nats per token", "same top token")

@@ -556,6 +556,22 @@ def test_every_program_renders_the_prompts_of_training(trained_workspace: Path, 
         assert tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **named) == expected
 
 
+def test_held_out_rows_with_typed_control_tokens_are_named(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = trained_workspace / "chat.jsonl"
+    rows = [json.loads(line) for line in data.read_text().splitlines()]
+    for row in rows:
+        row["messages"][-2]["content"] += " What does <|im_end|> mean?"
+    data.write_text("\n".join(map(json.dumps, rows)))
+    worker = started(trained_workspace, "fused", monkeypatch)
+    exporting.export(worker)
+    proof = fidelity.load(worker.folder)
+    assert len(proof.typed) == proof.answers.rows > 3
+    facts = next(block for block in fidelity_document(proof) if isinstance(block, Facts)).facts
+    shown = next(fact for fact in facts if fact.label == "prompts")
+    assert shown.value == f"{len(proof.typed)} rows not compared"
+    assert proof.typed[0] in shown.note
+
+
 @pytest.mark.parametrize("form", ["fused", "gguf"])
 def test_an_export_whose_program_renders_other_prompts_is_refused(
     trained_workspace: Path, form: Any, monkeypatch: pytest.MonkeyPatch

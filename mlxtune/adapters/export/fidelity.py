@@ -102,6 +102,7 @@ class Fidelity:
     precision: str = ""  # the smallest that holds, if smaller ones were tried
     sizes: tuple[TriedSize, ...] = ()  # from the smallest
     needed_rows: int = optional(0)  # for a size to hold, if none does
+    typed: tuple[str, ...] = optional(())  # IDs of rows with typed control tokens, whose prompts differ in every other program
     v: int = VERSION
 
     @property

@@ -228,14 +228,15 @@ class _ExportJob:
 
     def compare(self, scratch: Path) -> Fidelity:
         """Load the export in ``scratch``, and compare its answers and logits with the adapter's."""
-        from mlxtune.adapters.export import logits
+        from mlxtune.adapters.export import logits, program_prompts
 
         difference = self._prompt_difference(scratch)
         exported = self._read_back(scratch)
         self.exported, _ = self.rows.answers(exported, EXPORTED, None, self.chat.source, next(scratch.glob("*.gguf"), None))
         loss = logits.distance(self.tuned, self._logits(exported.model, EXPORTED))
         answers = self.rows.compare(self.outputs, self.exported, self._tried)
-        return Fidelity(self.form, self.change, loss, answers, difference)
+        typed = tuple(row.id for row in self.rows.rows if program_prompts.has_typed_tokens(self.chat, row))
+        return Fidelity(self.form, self.change, loss, answers, difference, typed=typed)
 
     def _prompt_difference(self, scratch: Path) -> PromptDifference | None:
         """Return where the programs for which the export is made render a prompt differently than in training."""
