@@ -10,6 +10,7 @@ from parsed_text import parsed_texts
 
 # Text that another program, a model, or a user writes, by file.
 TEXT_OF_OTHERS = {
+    "data/checks/forms.py": ["prose.rstrip().endswith(_STOPS)"],  # answers in rows
     "evaluation/scorers/disclaimer.py": ["at == 'last paragraph'"],  # a value that users write in recipes
     "evaluation/selftest/checks.py": ["answer.startswith(('Thank you', 'Dear'))"],  # a scripted judge reads model answers
     "planning/machine.py": ["line.startswith('model name')"],  # /proc/cpuinfo
