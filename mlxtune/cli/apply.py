@@ -40,7 +40,7 @@ def apply(
     verbs: Annotated[bool, option("--verbs", "List the verbs.")] = False,
     applied: Annotated[bool, option("--applied", "Print what was applied, as a pipeline file.")] = False,
     format: Format = "auto",
-    map: Map = "",
+    map: Map = None,
     json: Json = False,
 ) -> None:
     """Change many rows at once: replace text, set the system turn, cut turns, sample, tag, and more.

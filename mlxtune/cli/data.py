@@ -39,7 +39,7 @@ if TYPE_CHECKING:  # the checks import numpy
 
 SourceArgument = Annotated[Path, argument("A file or folder with rows, or a recipe.", metavar="SRC")]
 Format = Annotated[str, option("--format", f"The format of the rows: auto, {', '.join(FORMATS)}.")]
-Map = Annotated[str, option("--map", "Column names, for example prompt=question,completion=answer.")]
+Map = Annotated[list[str] | None, option("--map", "Columns, such as prompt=question,completion=answer.", metavar="KEY=COLUMN")]
 
 app = typer.Typer(help="Check, split, review, import, and export data.", no_args_is_help=True)
 
@@ -49,7 +49,7 @@ def data() -> None:
     """Check, split, review, import, and export data."""
 
 
-def resolve_source(source: Path, format: str = "auto", map: str = "", **settings: Any) -> tuple[Path, DataSection]:
+def resolve_source(source: Path, format: str = "auto", map: list[str] | None = None, **settings: Any) -> tuple[Path, DataSection]:
     """Return the path of a source, and how to read and split it according to its recipe or last split and the options.
 
     Raise ``InputError`` if the source does not exist or an option is invalid.
@@ -71,7 +71,7 @@ def resolve_source(source: Path, format: str = "auto", map: str = "", **settings
     if format != "auto":
         given["format"] = format
     if map:
-        given["map"] = parse_mapping(map)
+        given["map"] = parse_mapping(",".join(map))
     return path, replace(section, **given)
 
 
@@ -119,7 +119,7 @@ def check(
     also: Annotated[list[str] | None, option("--also", "With --fix, also apply this check's fix.", metavar="CHECK")] = None,
     base: Annotated[bool, option("--base", "Also find answers that the recipe's base finds unlikely after their prompts.")] = False,
     format: Format = "auto",
-    map: Map = "",
+    map: Map = None,
     every: Annotated[bool, option("--all", "Show every finding.")] = False,
     json: Json = False,
 ) -> None:
@@ -191,7 +191,7 @@ def _mute(path: Path, mute: str, unmute: str, reason: str) -> None:
 
 
 @app.command("stats")
-def stats(source: SourceArgument, format: Format = "auto", map: Map = "", json: Json = False) -> None:
+def stats(source: SourceArgument, format: Format = "auto", map: Map = None, json: Json = False) -> None:
     """Show data statistics: size, lengths, balance, and variety."""
     from mlxtune.data.checks.report import report_json
 
@@ -205,7 +205,7 @@ def stats(source: SourceArgument, format: Format = "auto", map: Map = "", json: 
 
 @app.command("split")
 @with_option_groups
-def split(source: SourceArgument, splitting: SplitOptions, format: Format = "auto", map: Map = "", json: Json = False) -> None:
+def split(source: SourceArgument, splitting: SplitOptions, format: Format = "auto", map: Map = None, json: Json = False) -> None:
     """Split the rows into train, valid, and test, and record the split. Adding rows later does not move existing ones."""
     path, section = resolve_source(source, format, map, **vars(splitting))
     with progress_bar("reading") as update:
@@ -232,7 +232,7 @@ def export(
     folder: Annotated[Path, option("--out", "The folder to write.")],
     splitting: SplitOptions,
     format: Format = "auto",
-    map: Map = "",
+    map: Map = None,
     pending: Annotated[bool, option("--pending", "Also export undecided rows.")] = False,
     json: Json = False,
 ) -> None:
@@ -258,7 +258,7 @@ def import_(
     name: Annotated[str, argument("A file, a folder, or a Hub dataset.", metavar="FILE|ID")],
     to: Annotated[Path, option("--out", "The .jsonl file to write.")],
     format: Format = "auto",
-    map: Map = "",
+    map: Map = None,
     file: Annotated[str, option("--file", "The file to import from a Hub dataset or a folder of Parquet files.")] = "",
     skip_bad: Annotated[bool, option("--skip-bad", "Leave out invalid rows.")] = False,
     each_turn: Annotated[bool, option("--each-turn", "Write one row for every answer of a conversation.")] = False,

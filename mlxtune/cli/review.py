@@ -94,7 +94,7 @@ def review(
     selecting: SelectOptions,
     rows: Rows = None,
     format: Format = "auto",
-    map: Map = "",
+    map: Map = None,
     json: Json = False,
 ) -> None:
     """Show the review's status, or decide on rows. Decisions are stored in a journal next to the source."""

@@ -37,7 +37,7 @@ def init(
     folder: Annotated[Path | None, argument("The folder to create; with --from, the current folder unless given.")] = None,
     source: Annotated[Path | None, option("--from", "Write a recipe for your own rows instead of samples.", metavar="FILE")] = None,
     name: Annotated[str, option("--name", "With --from, the name of the recipe.")] = "",
-    map: Annotated[str, option("--map", "With --from, column names: prompt=question,completion=answer.")] = "",
+    map: Annotated[list[str] | None, option("--map", "With --from: prompt=text,completion=label.", metavar="KEY=COLUMN")] = None,
     format: Annotated[str, option("--format", f"With --from, the format of the rows: auto, {', '.join(FORMATS)}.")] = "auto",
     agents: Annotated[bool, option("--agents", "Also write AGENTS.md, which tells coding agents how to use mlxtune.")] = False,
     json: Json = False,
@@ -76,7 +76,7 @@ def init(
     show("  ", (f"{cd}mlxtune", "primary"))
 
 
-def _init_from(source: Path, folder: Path, name: str, map: str, format: str, json: bool) -> None:
+def _init_from(source: Path, folder: Path, name: str, map: list[str] | None, format: str, json: bool) -> None:
     """Write a recipe for the rows of ``source`` in the workspace ``folder``, and show the guessed settings."""
     from mlxtune.data import scaffold
     from mlxtune.present.data_files import recipe_document
@@ -85,7 +85,7 @@ def _init_from(source: Path, folder: Path, name: str, map: str, format: str, jso
     if not source.exists():
         hint = similar_file(source) or "Use a file, or a folder with train.jsonl."
         raise DataError(f"There is no data at {source}.", hint=hint)
-    guessed = scaffold.guess(source, parse_mapping(map) if map else {}, format)
+    guessed = scaffold.guess(source, parse_mapping(",".join(map)) if map else {}, format)
     recipe = scaffold.write(guessed, folder, name)
     if json:
         show_json({"recipe": str(recipe), **to_json(guessed), "source": str(source)})

@@ -13,7 +13,7 @@ from mlxtune.data import split as splits
 from mlxtune.data.review import ReviewSession
 from mlxtune.data.rows import Row
 from mlxtune.data.source import read_file, read_source
-from mlxtune.recipe import DataSection
+from mlxtune.recipe import DataSection, load
 
 
 @pytest.fixture
@@ -294,6 +294,14 @@ def test_export_and_import_round_trip(ok, cli, shop, cwd):
     result = cli("data", "import", "out", "--out", "back.jsonl")
     assert "60 rows  60 chat; back.jsonl" in result.out
     assert {row.hash for row in read_file(cwd / "back.jsonl")} == {row.hash for row in read_file(shop)}
+
+
+def test_a_map_can_be_given_in_parts(cli, cwd):
+    (cwd / "a.csv").write_text("frage,antwort\nq,a\n")
+    parts = ("--map", "prompt=frage", "--map", "completion=antwort")
+    assert "1 row" in cli("data", "import", "a.csv", "--out", "b.jsonl", *parts).out
+    assert cli("init", "--from", "a.csv", *parts).code == 0
+    assert load(Path("recipes/a.toml"), []).data.map == {"prompt": "frage", "completion": "antwort"}
 
 
 def test_import_maps_columns_and_skips_bad_rows(cli, cwd):
