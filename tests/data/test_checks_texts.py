@@ -272,6 +272,7 @@ def test_placeholders(text: str) -> None:
         "a sequence {x_n} in [a, b]",
         "x = 1  # TODO: check x",
         "name[Cocum], area[city centre], email[address]",
+        "<<<ORDER_START>>> ID: 77 <<<ORDER_END>>>",
     ],
 )
 def test_code_and_markup_are_not_placeholders(text: str) -> None:

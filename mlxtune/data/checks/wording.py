@@ -66,7 +66,7 @@ _PLACEHOLDER = re.compile(
     | (?<!\w)\[(?:[Yy]our|YOUR|[Ii]nsert|INSERT|[Nn]ame|NAME|[Cc]ompany|COMPANY|[Cc]ustomer|CUSTOMER|[Rr]ecipient|[Pp]roduct[ ][Nn]ame|[Dd]ate|DATE|[Aa]ddress|[Pp]hone
         |[Ee]mail|[Ff]irst[ ][Nn]ame|[Ll]ast[ ][Nn]ame|[Pp]lace|[Cc]ity|[Tt]itle|[Ss]ender|[Rr]edacted|PLACEHOLDER|placeholder)(?:['’]s)?(?:[ _-][\w' _/-]{1,40})?\](?![(\[:])
     | (?<![\w}\\{$"'#%])\{(?:[a-z][a-z0-9]+(?:_[a-z0-9]+)+|name|date|company|customer|product|address|email|phone|city|user)\}(?![\w}])
-    | <(?!MASK|PAD|UNK|EOS|BOS|CLS|SEP)[A-Z]{3,}(?:_[A-Z]+)*>(?![\s\S]*</)
+    | (?<!<)<(?!MASK|PAD|UNK|EOS|BOS|CLS|SEP)[A-Z]{3,}(?:_[A-Z]+)*>(?!>|[\s\S]*</)
     | <(?:your|YOUR|insert|INSERT|customer|company|placeholder|PLACEHOLDER)(?:[ _-][\w' -]{1,30})?>
     | \b[Ll]orem[ ]ipsum\b
     | (?<!\#[ ])(?<!//[ ])(?<!\#)\b(?:TODO|FIXME|TBD|TKTK)\b(?=[:.!)]|\s*$)
