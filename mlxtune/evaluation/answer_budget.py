@@ -91,7 +91,7 @@ def _longest(schema: Any, root: Any, depth: int, path: Sequence[str | int] = ())
         return max(len(json.dumps(value, ensure_ascii=False)) for value in values)
     if str(schema.get("$ref", "")).startswith("#"):
         return _longest(resolve_pointer(root, schema["$ref"][1:]), root, depth + 1, path)
-    if branches := schema.get("anyOf") or schema.get("oneOf") or schema.get("allOf"):
+    if branches := schema.get("anyOf") or schema.get("oneOf") or ("type" not in schema and schema.get("allOf")):
         return max(_longest(branch, root, depth + 1, path) for branch in branches)
     if path:
         kind, item = "array" if isinstance(path[0], int) else "object", schema.get("items")

@@ -159,7 +159,7 @@ def _nearness(
     They change row by row, or seed by seed from the one with the most or the fewest passes, beginning with the rows that the ``rival``
     passes, or with the others.
     """
-    outcome, rows = gain(passed).outcome, len(rival)
+    outcome, rows, hits = gain(passed).outcome, len(rival), [*map(sum, passed)]
 
     def is_turned(changed: frozenset[int]) -> bool:
         now = [[value != (seed * rows + row in changed) for row, value in enumerate(own)] for seed, own in enumerate(passed)]
@@ -170,7 +170,7 @@ def _nearness(
 
         def key(place: int) -> tuple[int, int, bool, int]:
             seed, row = divmod(place, rows)
-            return by_seed * sum(passed[seed]), abs(by_seed) * seed, rival[row] is first, row
+            return by_seed * hits[seed], abs(by_seed) * seed, rival[row] is first, row
 
         return sorted(own, key=key)
 

@@ -106,6 +106,8 @@ def test_a_cut_answer_is_classed_as_such_and_final_once_it_differs(output, refer
         ('{"act": "go", "with": {"c": "},", "a": 1', True),
         ('{"note": "{", "act": "go", "with": {"a": 1}, "more": ["', False),
         ('Sure: {"act": "stay", "no', False),
+        ('{"act":1,"child":' * 520, False),  # beyond the limits of the parser
+        ('{"act":1e9999999999999999999,"b":', False),
     ],
 )
 def test_a_cut_answer_has_failed_for_good_once_a_complete_field_differs(output, is_final):
@@ -201,6 +203,10 @@ def test_every_part_must_equal_the_reference():
         (f"{CALL}\n\nThe weather is fine.", CALL, "text_after_it"),
         (f"I considered {CALL} but no.", "Hello", "number_of_calls"),
         (f"I will look. {CALL}", CALL, ""),
+        (f"{CALL} No wait, do not. [1]", CALL, "text_after_it"),
+        (f"Use {{name}} as the key. {CALL}", CALL, ""),
+        (f"{CALL}<|eot_id|>assistant", CALL, ""),
+        (f"{CALL}\n```json", CALL, ""),
         (f"<tool_call>\n{CALL}\n</tool_call><|im_end|>", CALL, ""),
         (f"```json\n{CALL}\n```", CALL, ""),
         (f"[TOOL_CALLS][{CALL}][/TOOL_CALLS].", CALL, ""),

@@ -250,3 +250,15 @@ def test_a_malformed_copy_of_the_ledger_is_refused(tmp_path, line):
     (tmp_path / HOLDOUT).write_text(f"{line}\n")
     with pytest.raises(InputError, match=r"holdout\.jsonl, line 1"):
         load(tmp_path)
+
+
+def test_the_same_answers_again_are_the_same_look_whatever_other_folders_showed_since(tmp_path):
+    """The looks of other folders count, but in the order of their time."""
+    own, other = (ledger_path(tmp_path / name / "evals" / "e") for name in ("own", "other"))
+    for path in (own, other):
+        path.parent.mkdir(parents=True)
+    record(own, "eval", "first", ROWS, result="r1", adapter="a1")
+    for number in (2, 3, 4):
+        record(other, "eval", f"e{number}", ROWS, result=f"r{number}", adapter=f"a{number}")
+    assert history(read(own, ROWS), ROWS, "r1").look == 1
+    assert history(read(own, ROWS), ROWS).looks == 4

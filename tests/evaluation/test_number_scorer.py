@@ -10,6 +10,11 @@ from mlxtune.evaluation.scorers import ModelAnswer
 from mlxtune.evaluation.scorers.number import find_number, score_number
 from mlxtune.recipe import DataSection, EvaluationSection, ModelSection, Recipe
 
+BOXED = (
+    "18 m²", "18 元", "18 µm", "18 жителей", "\\left(18\\right)", "(18)", "18\\degree", "**18**", "18 \\quad", "\\displaystyle 18",
+    "\\underline{18}", "18 (km/h)", "18 kg·m", '"18"', "18-year-old",
+)  # fmt: skip
+
 
 @pytest.mark.parametrize(
     ("text", "number"),
@@ -74,6 +79,7 @@ from mlxtune.recipe import DataSection, EvaluationSection, ModelSection, Recipe
         ("1{,}234", "1234"),
         ("\\boxed{x = 5}", "5"),
         ("\\boxed{f(2)=5}", "5"),
+        *((f"\\boxed{{{text}}}", "18") for text in BOXED),
         ("\\boxed{42\\text{ cm}^2}", "42"),
         ("\\boxed{\\text{42 apples}}", "42"),
         ("\\boxed{5\\,\\mathrm{kg}}", "5"),

@@ -58,7 +58,7 @@ class LedgerLines:
 
     @property
     def entries(self) -> list[dict[str, Any]]:
-        return [entry for entry in map(_entry, (*self.elsewhere, *self.lost, *self.lines)) if entry]
+        return sorted(filter(None, map(_entry, (*self.elsewhere, *self.lost, *self.lines))), key=lambda entry: entry["t"])
 
 
 def ledger_path(evaluation: Path) -> Path:
@@ -197,7 +197,7 @@ def _result(entry: dict[str, Any]) -> str:
 
 
 def _entry(line: bytes) -> dict[str, Any] | None:
-    with suppress(ValueError):
+    with suppress(ValueError, RecursionError):
         match value := json.loads(line):
             case {"t": int() | float(), "prev": str(), "kind": str(), "by": str(), "rows": list(rows)} if all(
                 isinstance(row, str) for row in rows

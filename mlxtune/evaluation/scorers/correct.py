@@ -17,8 +17,8 @@ from mlxtune.evaluation.scorers.output_text import strip_thinking
 
 Leaves = Counter[tuple[str, object]]  # (JSON Pointer, (the depths at which it has an index of an array, value))
 _MEMBERS = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[{\]},]', re.DOTALL)  # strings, and what begins or ends members
-_MARKUP = re.compile(r"<[^<>]*>|\[/?[A-Z_]+\]")
-_BROKEN_CALL = re.compile(r"""\{\s*["']?(?:name|function)\b""")
+_MARKUP = re.compile(r"<[^<>]*>(?:assistant|user|system|tool)?|\[/?[A-Z_]+\]|```\w*")
+_BROKEN_CALL = re.compile(r"""\{\s*["'](?:name|function)["']?\s*:""")
 
 
 def score_correct(answer: ModelAnswer, parts: Sequence[str]) -> Score:
@@ -135,19 +135,22 @@ def complete_leaves(text: str) -> Leaves:
         elif match[0] in "]},":
             open_ = open_[match[0] != "," :]
             end, closing = match.end() - (match[0] == ","), open_
-    return leaves(parse_json(text[:end] + closing)) if end else Counter()
+    with suppress(InvalidJSON):  # nothing is complete, or beyond the parser's limits
+        return leaves(parse_json(text[:end] + closing))
+    return Counter()
 
 
 def _calls(text: str) -> tuple[list[Any], bool]:
     """Return the calls in ``text``, one, a list, or several, also malformed ones, and whether more than markup follows the last one."""
     calls: list[Any] = []
+    after = ""  # of the last call, without other JSON
     while match := find_json(text):
         value, before, text = match
         calls += _BROKEN_CALL.findall(before)
-        items = value if isinstance(value, list) else [value]
+        items, after = value if isinstance(value, list) else [value], after + before
         if any(isinstance(item, dict) and not item.keys().isdisjoint(("name", "function")) for item in items):
-            calls += map(_call, items)
-    return calls + _BROKEN_CALL.findall(text), re.search(r"\w", _MARKUP.sub("", text)) is not None
+            calls, after = [*calls, *map(_call, items)], ""
+    return calls + _BROKEN_CALL.findall(text), re.search(r"\w", _MARKUP.sub("", after + text)) is not None
 
 
 def _call(value: Any) -> Any:

@@ -33,10 +33,10 @@ _NEAR = re.compile(
     + r"(?:\s+(?:a|an|the|any|just|merely|simply|really|exactly|strictly|at|all|in|way|considered|meant|as|to|be|that|is|this))*"
     + _LEAD
 )
-# A denial that ends before the phrase, which then corrects what was denied: "that was wrong: …", "I never said it was, …".
+# A denial that ends before the phrase, which then corrects what was denied: "that was wrong: …", "I never said it was: …".
 _CLOSED = re.compile(
     rf"(?:\b(?<!far from )(?:that|it|so|anything|like|think|believe|mean|agree|accept|assume)|\b{_TRUE}|\b{_FALSE}"
-    rf"|\b(?:it|they|you|we|i|he|she)\s+(?:is|are|was|were|do|does|did|have|has|can|could|will|would))[\"')*_]*\s*[,:(-]{_LEAD}"
+    rf"|\bsaid\s+(?:that\s+)?(?:it|this|that)\s+(?:is|was))[\"')*_]*\s*[,:(-]{_LEAD}"
 )
 # Unless its subject points ahead: "this is false: …", "the following is not true: …".
 _POINTS_AHEAD = re.compile(

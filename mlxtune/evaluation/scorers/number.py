@@ -38,8 +38,10 @@ _SUM = r"\((?:[\d ,.+*/^√π·×-]|(?<![a-z])[a-z](?![a-z]))*\)"
 _PART = r"(?:\{[ ]?-?\d+[ ]?\}|[ ]?\d)"  # of a fraction
 # What may stand around the only number in a box
 _UNIT = r"\\(?:text|math)\w*\{[^{}]*\}(?:\^\{?-?\d\}?)?"
+_STYLE = r"\\(?:approx|left|right|q?quad|degree|displaystyle|underline|math\w{2}|bf)(?![a-z])"
 _UNITS = re.compile(
-    rf"(?i)\+?(?:{_UNIT}|[a-z]{{2,}}+|[a-hj-w]\b|\\approx|\\(?![a-z])|[\s.,:;%$€£¥₹°~≈/]|\^\{{?(?:\\circ|\d\}}?$)\}}?)*"
+    rf"(?i)[*_\"']*\+?(?:{_UNIT}|{_STYLE}|[^\W\d_]{{2,}}+|[a-hj-w]\b|[^\W\d_a-z]|[²³]|\\(?![a-z])|[\s.,:;%$€£¥₹°~≈/·(){{}}\"']"
+    rf"|-(?=[^\W\d_]{{2}})|\^\{{?(?:\\circ|\d\}}?$)\}}?)*[*_]*"
 )
 
 # 1,234.5 and 12,34,567 · 1 234,5 and 1'234.5 · 1.234,5 and 1.234.567 · 3,5 (but not in 1,2,3) · 3.5 and 3 · .5
