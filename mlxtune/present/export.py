@@ -53,7 +53,8 @@ def fidelity_document(proof: Fidelity, folder: str = "", nbytes: int = 0) -> Doc
     )
     distances = Table("", "", tuple(Column(label, right=bool(label)) for label in labels), tuple(rows))
     sizes = (sizes_table(proof.sizes, proof.precision),) if proof.sizes else ()
-    heading, contract = "base with adapter versus export, on held-out rows", contract_tables(proof.answers, "adapter, then export")
+    heading = f"base with adapter versus export, on {'off-task prompts' if proof.off_task else 'held-out rows'}"
+    contract = contract_tables(proof.answers, "adapter, then export")
     return Heading("Fidelity", heading), Facts(tuple(facts)), distances, *sizes, *contract
 
 
@@ -61,10 +62,7 @@ def sizes_table(sizes: Sequence[TriedSize], chosen: str) -> Table:
     """Return the precisions tried by ``--smallest``, with the ``chosen`` one marked."""
     head = ("", "size", "whole contract", "change in points", IDENTICAL, "tokens/s", "")
     exported = next((one for one in sizes if one.holds and one.precision == chosen), None)
-    rows = (
-        _size_row(one, "exported" if one is exported else "holds" if one.holds else "may lose more than the margin")
-        for one in sizes
-    )
+    rows = (_size_row(one, "exported" if one is exported else "") for one in sizes)
     return Table(
         "Sizes", "adapter versus export", tuple(Column(label, right=0 < at < 6) for at, label in enumerate(head)), tuple(rows)
     )
@@ -72,6 +70,8 @@ def sizes_table(sizes: Sequence[TriedSize], chosen: str) -> Table:
 
 def _size_row(one: TriedSize, result: str) -> tuple[Cell, ...]:
     name, contract = one.precision + (f", {one.finishing_steps} steps" if one.finishing_steps else ""), one.answers.contract
+    lost = "may lose more than the margin" if contract else f"loses {percent(fidelity.LOSSY)} of the effect or more"
+    result = result or ("holds" if one.holds else lost)
     return (
         Cell(name, "success" if result == "exported" else ""), Cell(f"{one.nbytes / 2**20:.0f} MB"), Cell(rate(contract)),
         Cell(points(contract)), Cell(identical(one.answers)), Cell(f"{one.speed:.0f}" if one.speed else ""), Cell(result),

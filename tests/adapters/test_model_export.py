@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import sys
 import time
@@ -312,6 +314,15 @@ def test_insufficient_disk_space_is_reported_before_computing(trained_workspace:
         exporting.export(started(trained_workspace, "fused", monkeypatch))
 
 
+def test_sizes_need_disk_space_in_the_workspace_too(
+    trained_workspace: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(exporting, "disk_free", lambda path: 1000 if path.is_relative_to(trained_workspace) else 10**12)
+    target = tmp_path.parent / "elsewhere" / "out"
+    with pytest.raises(MachineError, match=r"The export needs about .* is free"):
+        exporting.export(started(trained_workspace, "fused", monkeypatch, target=target, precision="smallest"))
+
+
 def test_disk_full_while_writing_is_reported(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise RuntimeError("[write] Unable to write 4096 bytes to file.")
@@ -375,6 +386,55 @@ def test_the_smallest_size_that_holds_is_exported(
     assert not (worker.folder / "again").exists()
     written = [event for event in journal.read(worker.folder / "events.jsonl") if event["type"] == "export.written"]
     assert len(written) == len(proof.sizes) + (not fits)  # the chosen size is not written again
+
+
+def test_the_chosen_size_can_be_moved_to_another_disk(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rename = os.rename
+
+    def on_two_disks(source: Any, target: Any) -> None:
+        if start.AGAIN in Path(source).parts:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", on_two_disks)
+    recipe, _ = start.run_recipe(library.find(trained_workspace, "last"), ["evaluation.regression_margin=0.99"])
+    how: dict[str, Any] = {"precision": "smallest", "recipe": recipe, "target": trained_workspace / "out"}
+    exporting.export(started(trained_workspace, "fused", monkeypatch, **how))
+    assert fidelity.load(trained_workspace / "out").precision in start.SMALLER["fused"]
+    load_stock(str(trained_workspace / "out"))
+
+
+@pytest.mark.parametrize(
+    ("loss", "outcomes", "margin", "holds"),
+    [
+        (NEAR, [], 0.05, True),
+        (replace(NEAR, mean=0.9), [], 0.05, False),  # lossy, and no answer shows that this is harmless
+        (FAR, [], 0.05, False),
+        (replace(NEAR, mean=0.9), [(True, True)] * 300, 0.05, True),
+        (NEAR, [(True, True)] * 300, 0.001, False),
+        (FAR, [(True, True)] * 300, 0.05, False),
+    ],
+)
+def test_a_size_holds_if_its_answers_or_without_a_contract_its_logits_show_it(
+    loss: LogitDistance, outcomes: list[tuple[bool, bool]], margin: float, holds: bool
+) -> None:
+    rates = (compare("contract", "tuned", "exported", outcomes),) if outcomes else ()
+    assert Fidelity("gguf", FAR, loss, ComparedAnswers(300, 300, rates)).holds(margin) is holds
+
+
+def test_a_lossy_size_does_not_hold_without_a_contract(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlxtune.adapters.importers.importer import import_adapter
+
+    monkeypatch.setattr(prompts, "MAX_TOKENS", 4)
+    monkeypatch.setattr(fidelity, "LOSSY", 0.0)  # so that every size is lossy
+    import_adapter(trained_workspace, trained_workspace / "runs" / "20261124-1412-tiny" / "adapter", "mine")
+    worker = started(trained_workspace, "fused", monkeypatch, which="mine", precision="smallest")
+    exporting.export(worker)
+    proof = fidelity.load(worker.folder)
+    assert [(one.holds, one.finishing_steps) for one in proof.sizes] == [(False, 0)] * 3
+    assert proof.precision == "f16"
+    assert fidelity_document(proof)[0].note.endswith("on off-task prompts")
+    assert all(row[-1].text.startswith("loses ") for row in sizes_table(proof.sizes, proof.precision).rows)
 
 
 @pytest.mark.parametrize(("form", "precision"), [("gguf", "q4_k_m"), ("fused", "4-bit")])
@@ -584,6 +644,25 @@ def test_an_export_whose_program_renders_other_prompts_is_refused(
     proof = fidelity.load(worker.folder)
     assert (proof.outcome, proof.prompt.actual, proof.prompt.expected) == ("not_faithful", "", "<")
     assert not (trained_workspace / "out").exists()
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_no_other_size_is_tried_if_the_program_renders_other_prompts(
+    trained_workspace: Path, force: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replaced(trained_workspace / "four", THINKING)
+    worker = started(trained_workspace, "fused", monkeypatch, precision="smallest", force=force)
+    monkeypatch.setattr(template, "with_variables", lambda source, variables: source)
+    if force:
+        exporting.export(worker)
+        assert fidelity.load(worker.folder / "model").sizes == ()
+    else:
+        with pytest.raises(GateError, match="renders prompts differently than in training"):
+            exporting.export(worker)
+    assert fidelity.load(worker.folder).failure == "prompts"
+    assert not (worker.folder / "again").exists()
+    written = [event for event in journal.read(worker.folder / "events.jsonl") if event["type"] == "export.written"]
+    assert len(written) == 2, "one size, and the unquantized model"
 
 
 def replaced(folder: Path, template: str) -> None:

@@ -77,8 +77,7 @@ class ComparedAnswers:
 class TriedSize:
     """A quantization of the fused model, compared with the adapter.
 
-    It ``holds`` if it is faithful and the interval of its change on the contract rules out a loss of the recipe's
-    ``evaluation.regression_margin``. ``speed``, in generated tokens per second, is llama.cpp's or MLX's on this machine. ``finishing_steps`` is the
+    It ``holds`` as :meth:`Fidelity.holds` says. ``speed``, in generated tokens per second, is llama.cpp's or MLX's on this machine. ``finishing_steps`` is the
     number of steps for which the adapter was trained further with its fused weights rounded to the precision.
     """
 
@@ -103,6 +102,7 @@ class Fidelity:
     sizes: tuple[TriedSize, ...] = ()  # from the smallest
     needed_rows: int = optional(0)  # for a size to hold, if none does
     typed: tuple[str, ...] = optional(())  # IDs of rows with typed control tokens, whose prompts differ in every other program
+    off_task: bool = optional(False)  # compared on mlxtune's off-task prompts, because the adapter has no recipe
     v: int = VERSION
 
     @property
@@ -125,6 +125,11 @@ class Fidelity:
     def outcome(self) -> FidelityOutcome:
         """``lossy`` if the export lost a noticeable share of the adapter's effect."""
         return "not_faithful" if self.failure else "lossy" if self.lost_share >= LOSSY else "faithful"
+
+    def holds(self, margin: float) -> bool:
+        """Return whether the contract's interval rules out a loss of ``margin`` or, without a contract, whether it is not even lossy."""
+        contract = self.answers.contract
+        return self.outcome == "faithful" if contract is None else not self.failure and contract.low > -margin
 
 
 @dataclass(frozen=True)
@@ -167,13 +172,19 @@ def compare_tokens(row: str, expected: Sequence[int], actual: Sequence[int], dec
     return PromptDifference(row, position, *texts)
 
 
+def require_prompts(difference: PromptDifference | None) -> None:
+    """Raise ``GateError`` if there is a ``difference`` between the prompts of training and of the program."""
+    if difference:
+        place = f"{difference.row}, at token {difference.position}: {difference.actual!r} instead of {difference.expected!r}"
+        hint = "Export it for llama.cpp or LM Studio, or use the adapter itself. --force keeps the export anyway."
+        raise GateError(f"The export is not faithful: {_FAILURES['prompts']} ({place}).", hint=hint)
+
+
 def require_faithful(proof: Fidelity, *, quantized: bool = False) -> None:
     """Raise ``GateError`` with an alternative if the export, or its ``quantized`` file, is not faithful."""
+    require_prompts(proof.prompt)
     if not proof.failure:
         return
-    if proof.failure == "prompts":
-        hint = "Export it for llama.cpp or LM Studio, or use the adapter itself. --force keeps the export anyway."
-        raise GateError(f"The export is not faithful: {_FAILURES['prompts']}.", hint=hint)
     alternatives = {
         "quantized": "Fuse it without --requantize, or use the adapter itself.",
         "gguf": "Export it with --precision f16." if quantized else "Use the adapter itself, or mlxtune export hf.",

@@ -123,13 +123,17 @@ class _ExportJob:
         loaded = load.load(self.source, quantize=self.quantize)
         self.worker.emit("model.loaded", **loaded.event)
         _check_disk(self.target, loaded.parameters, self.form, self.precision)
+        if self.worker.request["smallest"]:  # the sizes are tried in the workspace, which may be on another disk
+            _check_disk(self.again, loaded.parameters, self.form, self.precision)
         self.rows = ComparedRows(self.worker)
+        self.chat = self.rows.template(loaded)
+        if self.worker.request["program"] == "ollama" and not self.worker.request["force"]:
+            fidelity.require_prompts(self._prompt_difference(self.target))
         lora.load(loaded.model, self.adapter)
         self.outputs, self.tokens = self.rows.answers(loaded, TUNED, self.adapter)
         self.tuned = self._logits(loaded.model, TUNED)
         with adapters_disabled(loaded.model):
             self.change = logits.distance(self.tuned, self._logits(loaded.model, BASE))
-        self.chat = self.rows.template(loaded)
 
     def try_sizes(self) -> tuple[tuple[TriedSize, ...], Fidelity | None]:
         """Write and compare the model in every smaller precision. Choose and keep the smallest one that holds, and return its proof, if one does.
@@ -146,8 +150,9 @@ class _ExportJob:
             folder = self.again / self._tried
             folder.mkdir(parents=True)
             nbytes, proof = self.write(folder), self.compare(folder)
-            contract = proof.answers.contract
-            holds = not proof.failure and (contract is None or contract.low > -self.recipe.evaluation.regression_margin)
+            if proof.prompt:  # which no other size would change
+                break
+            holds = proof.holds(self.recipe.evaluation.regression_margin)
             speed = llama_speed(folder / start.GGUF_FILE) if self.form == "gguf" else answer_speed(self.exported)
             tried.append(TriedSize(precision, nbytes, holds, proof.answers, speed, self.finishing_steps))
             if holds and chosen is None:
@@ -202,7 +207,7 @@ class _ExportJob:
     def take_tried(self, scratch: Path) -> int:
         """Move the files of the chosen precision into ``scratch``, and return their size in bytes."""
         for file in (self.again / self._tried).iterdir():
-            file.rename(scratch / file.name)
+            shutil.move(file, scratch / file.name)  # which may be on another disk
         return sum(file.stat().st_size for file in scratch.iterdir())
 
     def write(self, scratch: Path) -> int:
@@ -236,7 +241,8 @@ class _ExportJob:
         loss = logits.distance(self.tuned, self._logits(exported.model, EXPORTED))
         answers = self.rows.compare(self.outputs, self.exported, self._tried)
         typed = tuple(row.id for row in self.rows.rows if program_prompts.has_typed_tokens(self.chat, row))
-        return Fidelity(self.form, self.change, loss, answers, difference, typed=typed)
+        off_task = self.rows.contract is None
+        return Fidelity(self.form, self.change, loss, answers, difference, typed=typed, off_task=off_task)
 
     def _prompt_difference(self, scratch: Path) -> PromptDifference | None:
         """Return where the programs for which the export is made render a prompt differently than in training."""
