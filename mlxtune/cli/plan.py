@@ -82,7 +82,8 @@ def plan(
             found = (*found, Heading("Base", "not downloaded"), Facts((missing,)), fetch)
         draw(found)
     if result.outcome == "refuse":
-        raise GateError(verdict_sentence(result), hint="The changes above would make it fit." if result.changes else "")
+        fits = any(change.settings and change.fits for change in result.changes)
+        raise GateError(verdict_sentence(result), hint="The changes above would make it fit." if fits else "")
 
 
 def document(plan: Plan, bill: Bill) -> dict[str, Any]:

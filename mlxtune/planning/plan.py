@@ -81,6 +81,7 @@ class Plan:
     thinking: str = ""  # the thinking mode, if the template has one
     date: str = ""  # the date in the prompts, if the template prints one
     replayed: int = 0  # rows of replay in addition to the training rows
+    examples: int = 0  # of training and validation: a long text becomes several, and so do some conversations
     skipped: int = 0  # rows too long for training, which are not in train and valid
     most_evaluated: int = 0  # evaluation.rows, the maximum number of held-out rows to use; 0 for all
     incomparable: int = 0  # evaluated pairs that are too long for their likelihoods to be compared
@@ -253,7 +254,7 @@ class Planner:
             skipped=sum(self.lengths.skipped), most_evaluated=recipe.evaluation.rows, incomparable=len(incomparable & evaluated),
             learning_rate=recipe.training.learning_rate, usual_updates=(rule.least, rule.most), high_rate=high_rate(recipe),
             long_answers=0 if most == AUTO else sum(count > most for hash, count in self.lengths.references if hash in evaluated),
-            time_keys=_time_keys(recipe, cost),
+            time_keys=_time_keys(recipe, cost), examples=len(self.lengths.train) + len(self.lengths.valid) - self.lengths.replayed,
         )  # fmt: skip
 
     def _speed(self, recipe: Recipe, decisions: StepDecisions, probed: bool, workspace: Path | None) -> StepCalibration | None:

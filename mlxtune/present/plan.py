@@ -28,11 +28,11 @@ def plan_document(
     search: SearchPrice | None = None,
 ) -> Document:  # fmt: skip
     """Describe a plan. ``check_note`` says why the rows should be checked first, if they should."""
-    suggested = (Heading("Fits with", "least harmful first, each on top of those above"), changes(plan.changes))
+    suggested = changes(plan.changes)
     return (
         Heading("Plan", WORDS.basis[plan.basis]),
         verdict(plan),
-        *(suggested if plan.changes else ()),
+        *((Heading("Fits with", "least harmful first, each on top of those above"), suggested) if suggested.facts else ()),
         Heading("Memory", f"{size(plan.memory)} of {size(plan.limit)}"),
         memory_bars(plan),
         memory_facts(plan),
@@ -66,9 +66,13 @@ def changes(suggested: tuple[MemoryChange, ...]) -> Facts:
     """Describe the changes that would make a recipe fit. The first one is an action in the app."""
     described = []
     for index, change in enumerate(suggested):
-        note = WORDS.disadvantages.get(change.disadvantage, f"{plural(change.truncated, 'row')} truncated")
+        harm = "truncated or skipped" if change.longest_row else "truncated"
+        note = WORDS.disadvantages.get(change.disadvantage, f"{plural(change.truncated, 'row')} {harm}")
         if not change.settings:
-            described.append(Fact("a smaller base", f"≤ {size(change.largest_weights)}", note, "muted"))
+            if change.longest_row:
+                described.append(Fact("shorter rows", f"≤ {change.longest_row:,} tokens", "the longest that fit", "muted"))
+            elif change.largest_weights:
+                described.append(Fact("a smaller base", f"≤ {size(change.largest_weights)}", note, "muted"))
             continue
         name = ", ".join(" = ".join(setting.split(".", 1)[1].split("=", 1)) for setting in change.settings)
         action = ActionBlock("plan.fit" if index == 0 else "", "", " ".join(f"--set {setting}" for setting in change.settings))
@@ -123,6 +127,7 @@ def run_facts(plan: Plan, power: PowerState, check_note: str, off_task: Fact | N
         Fact("less time", ", ".join(plan.time_keys)),
         Fact("power", ", ".join(power_problems(power)), "slow, or might not finish", "warning") if power_problems(power) else None,
         Fact("rows", f"{plan.train:,} training{replayed}, {plan.valid:,} validation, {plan.test:,} held out{evaluated}"),
+        Fact("examples", f"{plan.examples:,}", "of these rows") if plan.examples > plan.train + plan.valid else None,
         Fact("checks", one_line(check_note), mark="warning") if check_note else None,
         *_warnings(plan),
         Fact("batch", f"{plural(batch.rows, 'pair' if batch.sides else 'row')} of {batch.width:,} tokens{prefix}", "the largest"),

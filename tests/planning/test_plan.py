@@ -158,6 +158,19 @@ def test_a_small_machine_refuses_with_suggestions(given: Recipe, base: ModelFold
 
 
 @pytest.mark.usefixtures("rows_in_process")
+def test_the_windows_of_long_texts_are_counted(given: Recipe, base: ModelFolder, tmp_path: Path) -> None:
+    file = tmp_path / "texts.jsonl"
+    file.write_text("".join(json.dumps({"text": f"Text {number}. " * 30}) + "\n" for number in range(12)))
+    plan = planned(given, base, this_machine())
+    assert plan.examples == plan.train + plan.valid
+    given = replace(given, data=replace(given.data, source=str(file), format="text", max_tokens=32))
+    splits, template = recipe_splits(given), ChatTemplate(load_model(base).tokenizer)
+    plan = planned(given, base, this_machine())
+    assert plan.examples == sum(len(template.encode(row, 32)) for row in (*splits.train, *splits.valid))
+    assert plan.examples > 3 * (plan.train + plan.valid)
+
+
+@pytest.mark.usefixtures("rows_in_process")
 def test_a_probe_can_be_stopped_gives_time_and_applies_to_other_batches(
     given: Recipe, base: ModelFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
