@@ -26,7 +26,8 @@ def source_files(path: Path) -> dict[str, Path]:
         return {"all": path}
     files = {part: path / f"{part}.jsonl" for part in PARTS if (path / f"{part}.jsonl").is_file()}
     if "train" not in files:
-        raise DataError(f"{path} has no train.jsonl.", hint="Add one, or specify a file.")
+        hint = f"Add one, specify a file, or convert documents with: mlxtune data import {path} --out {path.name}.jsonl"
+        raise DataError(f"{path} has no train.jsonl.", hint=hint)
     return files
 
 

@@ -44,6 +44,13 @@ def test_a_folder_without_train_is_refused(tmp_path):
         read_source(tmp_path)
 
 
+def test_a_folder_of_documents_is_to_be_converted(tmp_path):
+    (tmp_path / "notes.md").write_text("# Notes")
+    with pytest.raises(DataError, match=r"no train\.jsonl") as caught:
+        read_source(tmp_path)
+    assert f"mlxtune data import {tmp_path} --out {tmp_path.name}.jsonl" in caught.value.hint
+
+
 @pytest.mark.parametrize("text", ["", "\n\n  \n"])
 def test_an_empty_file_is_refused(tmp_path, text):
     (tmp_path / "d.jsonl").write_text(text)
