@@ -98,10 +98,10 @@ def test_keys_are_read_by_one_thread_after_a_stop_from_outside(tmp_path):
         for count in (1, 2):
             os.kill(screen.process.pid, signal.SIGSTOP)
             os.kill(screen.process.pid, signal.SIGCONT)
-            screen.wait_for(lambda count=count: screen.written.count(b"\x1b[?1049h") > count)
-        (tmp_path / "work" / "readers").unlink()
-        screen.wait_for((tmp_path / "work" / "readers").exists)
-        assert (tmp_path / "work" / "readers").read_text() == "1"
+            screen.wait_for(lambda count=count: screen.written.count(b"\x1b[?1004h") > count)  # the last before the thread starts
+            (tmp_path / "work" / "readers").unlink()
+            screen.wait_for((tmp_path / "work" / "readers").exists)
+            screen.wait_for(lambda: (tmp_path / "work" / "readers").read_text() == "1")
         screen.press("q")
         assert screen.end() == 0
         assert screen.restored
