@@ -241,8 +241,7 @@ class _ExportJob:
         loss = logits.distance(self.tuned, self._logits(exported.model, EXPORTED))
         answers = self.rows.compare(self.outputs, self.exported, self._tried)
         typed = tuple(row.id for row in self.rows.rows if program_prompts.has_typed_tokens(self.chat, row))
-        off_task = self.rows.contract is None
-        return Fidelity(self.form, self.change, loss, answers, difference, typed=typed, off_task=off_task)
+        return Fidelity(self.form, self.change, loss, answers, difference, typed=typed, off_task=self.rows.contract is None)
 
     def _prompt_difference(self, scratch: Path) -> PromptDifference | None:
         """Return where the programs for which the export is made render a prompt differently than in training."""
