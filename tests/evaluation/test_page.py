@@ -1,5 +1,6 @@
 import itertools
 import json
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 from evaluation_files import BAD, GOOD, write_evaluation
 
 from mlxtune.core.errors import InputError
+from mlxtune.core.files import home
 from mlxtune.core.json_fields import to_json
 from mlxtune.data.rows import Location
 from mlxtune.evaluation import evidence, history, report
@@ -220,6 +222,7 @@ def test_only_known_facts_about_the_held_out_rows_are_stated(tmp_path):
     assert _facts(pairs)["pairs"] == ("3 of 4", "compared; the others do not fit in data.max_tokens")
     assert _facts(pairs)["detects"] == ("no change", "3 rows: too few")
     (tmp_path / "base").mkdir()
+    shutil.rmtree(home() / "ledgers")  # the same rows, as if they were others
     alone = report.load(write_evaluation(tmp_path / "base", base=[BAD] * 20))
     assert _facts(alone)["detects"] == ("≥ 37 points", "46 if 5% of rows regress; 20 rows, 1 baseline, 80% power")
 

@@ -13,6 +13,7 @@ from mlxtune.core.json_fields import to_json
 from mlxtune.data.rows import Location
 from mlxtune.evaluation import evidence, report, verdict
 from mlxtune.evaluation.evidence import FILES
+from mlxtune.evaluation.holdout.ledger import ledger_path, record
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt, compare_off_task
 from mlxtune.evaluation.statistics import clusters, intervals
 from mlxtune.evaluation.verify import schema, unproven, verify
@@ -267,3 +268,14 @@ def test_a_number_that_no_float_can_hold_is_a_difference(tmp_path):
     folder = write_evaluation(tmp_path)
     _change(folder, "report.json", '"hits": 3', f'"hits": {10**400}')
     assert any("rates json, hits is stored as 1000" in problem for problem in verify(folder))
+
+
+def test_a_report_about_rows_that_another_folder_and_an_export_used_is_correct(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    first = write_evaluation(tmp_path / "one")
+    record(ledger_path(first), "fidelity", "q4", report.load(first).facts["row_ids"], result="r", adapter="a")
+    second = write_evaluation(tmp_path / "two")
+    facts = report.load(second).facts["holdout"]
+    assert (facts["ledger"], facts["models"]) == ("ledger_elsewhere", 1)
+    assert verify(second) == []
