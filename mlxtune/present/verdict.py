@@ -94,10 +94,8 @@ def conclusion_facts(report: EvaluationReport) -> list[Fact]:
         limits = "evaluation.max_tokens or evaluation.thinking_tokens" if cut.thinking else "evaluation.max_tokens"
         facts.append(Fact("token limit", f"{_cut_count(cut)} cut at {_cut_limit(cut)}", f"raise {limits}", "warning"))
     if item and found.nearness:
-        answers, subject = (
-            item.paired.total,
-            item.second if sum(is_tuned(arm.name) for arm in report.arms) == 1 else "each tuned arm",
-        )
+        is_alone = sum(is_tuned(arm.name) for arm in report.arms) == 1
+        answers, subject = item.paired.total, item.second if is_alone else "each tuned arm"
         if found.recipe and found.reason == "recipe":
             answers, subject = answers * found.recipe.seeds, f"{found.recipe.seeds} adapters"
         facts.append(Fact("decided by", f"{found.nearness:,} of {answers:,} answers", f"of {subject}"))

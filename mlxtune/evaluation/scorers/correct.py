@@ -63,7 +63,7 @@ def score_fields(answer: ModelAnswer, pointer: str = "") -> Score:
     if not expected:
         return Score(False, "no_reference", f"the reference has no {pointer or 'JSON'}")
     score = _compared(answer, expected, actual)
-    return score if score.passed else replace(score, is_final=bool(_below(complete_leaves(output), pointer) - expected))
+    return score if score.passed else replace(score, is_final=bool(_below(_complete_leaves(output), pointer) - expected))
 
 
 def score_calls(answer: ModelAnswer) -> Score:
@@ -124,7 +124,7 @@ def _below(found: Leaves, pointer: str) -> Leaves:
     return Counter({leaf: count for leaf, count in found.items() if f"{leaf[0]}/".startswith(f"{pointer}/")})
 
 
-def complete_leaves(text: str) -> Leaves:
+def _complete_leaves(text: str) -> Leaves:
     """Return the leaves of the complete members of ``text`` if it is JSON that was cut off; otherwise, none."""
     error, open_, end, closing = find_syntax_error(text), "", 0, ""
     if error is None or not error.at_end:
