@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 from mlxtune.adapters.layout import LINEAGE, read_config, read_layout
 from mlxtune.core.errors import MlxtuneError
+from mlxtune.core.files import FileStamp, file_stamp
 from mlxtune.core.hashing import sha256_file, sha256_json
 from mlxtune.core.json_fields import from_json
 from mlxtune.evaluation.arms import TUNED
@@ -117,7 +118,7 @@ def read_entry(folder: Path, key: str, name: str, tags: tuple[str, ...], score: 
     lineage = read_lineage(folder)
     text = partial(_text, lineage)
     try:
-        entry = _layout_entry(folder, *(_modified(folder / file) for file in (WEIGHTS, CONFIG)))
+        entry = _layout_entry(folder, *(file_stamp(folder / file) for file in (WEIGHTS, CONFIG)))
     except MlxtuneError as error:
         return AdapterEntry(name, key, folder, created=_created(lineage, folder), tags=tags, problem=error.message)
     return replace(
@@ -180,8 +181,8 @@ def score_from_lineage(lineage: Mapping[str, Any]) -> AdapterScore | None:
 
 
 @lru_cache(maxsize=512)
-def _layout_entry(folder: Path, weights_modified: int, config_modified: int) -> AdapterEntry:
-    """Return an entry with what the weights and the configuration tell, which are read once per modification time."""
+def _layout_entry(folder: Path, _weights: FileStamp | None, _config: FileStamp | None) -> AdapterEntry:
+    """Return an entry with what the weights and the configuration tell, which are read again when they change."""
     layout = read_layout(folder)
     return AdapterEntry(
         "", "", folder, base=layout.base, kind=layout.kind, rank=layout.rank, scale=layout.scale, targets=layout.keys,
@@ -189,19 +190,13 @@ def _layout_entry(folder: Path, weights_modified: int, config_modified: int) -> 
     )  # fmt: skip
 
 
-def _modified(file: Path) -> int:
-    try:
-        return file.stat().st_mtime_ns
-    except OSError:
-        return 0
-
-
 def _created(lineage: Mapping[str, Any], folder: Path) -> float:
     try:
         moment = time.strptime(_text(lineage, "made"), "%Y-%m-%dT%H:%M:%S%z")
         return float(calendar.timegm(moment) - (moment.tm_gmtoff or 0))
     except ValueError:
-        return _modified(folder / WEIGHTS) / 1e9
+        stamp = file_stamp(folder / WEIGHTS)
+        return stamp[0] / 1e9 if stamp else 0.0
 
 
 def _parent(lineage: Mapping[str, Any]) -> ParentAdapter | None:

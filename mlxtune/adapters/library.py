@@ -16,9 +16,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from mlxtune.adapters.entry import AdapterEntry, AdapterScore, read_entry, score_from_report
 from mlxtune.adapters.layout import read_config
@@ -39,6 +39,8 @@ FOLDER, JOURNAL, TRASH = "adapters", "library.jsonl", ".trash"
 RESERVED = ("base", "last")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _TAG = re.compile(r"[\w][\w.-]{0,31}")
+# a server lists the adapters for each request, and their reports are slow to read
+_scores: WeakKeyDictionary[history.Evaluation, AdapterScore | None] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -154,9 +156,10 @@ def _checkpoint_entry(workspace: Path, run: Run) -> AdapterEntry:
     return read_entry(workspace / key, key, name, (), score)
 
 
-@lru_cache(maxsize=512)  # a server lists the adapters for each request, and their reports are slow to read
 def _score(evaluation: history.Evaluation | None) -> AdapterScore | None:
-    return score_from_report(evaluation.report, evaluation.run.folder) if evaluation else None
+    if evaluation and evaluation not in _scores:
+        _scores[evaluation] = score_from_report(evaluation.report, evaluation.run.folder)
+    return _scores[evaluation] if evaluation else None
 
 
 def find_usable(workspace: Path, which: str) -> AdapterEntry:

@@ -16,10 +16,11 @@ from mlx_lm.tuner.utils import linear_to_lora_layers
 
 from mlxtune.adapters.layout import read_config, read_layout
 from mlxtune.core.errors import ModelError
+from mlxtune.core.files import FileStamp, file_stamp
 from mlxtune.models.lora import ADAPTER_ARRAYS, check_fit
 from mlxtune.recipe.parent import CONFIG, WEIGHTS
 
-_FileState = list[tuple[int, int]]  # modification time and size of each file
+MAX_ADAPTERS = 16  # in memory, besides those of requests that are being answered
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +37,7 @@ class AdapterPool:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self._base: dict[str, nn.Module] = {name: module for name, module in model.named_modules() if name}
-        self._loaded: dict[Path, tuple[_FileState, LoadedAdapter]] = {}
+        self._loaded: dict[Path, tuple[list[FileStamp | None], LoadedAdapter]] = {}  # least recently used first
         self.active: LoadedAdapter | None = None
 
     def load(self, folder: Path) -> LoadedAdapter:
@@ -44,23 +45,22 @@ class AdapterPool:
 
         Raises ``ModelError`` for an invalid header, names or shapes that do not match this base, and values that are not finite.
         """
-        files = folder / WEIGHTS, folder / CONFIG
-        try:
-            state = [(status.st_mtime_ns, status.st_size) for status in (file.stat() for file in files)]
-        except OSError as error:
-            raise ModelError(f"There is no adapter at {folder}.", hint="Use an adapter folder in mlx-lm's layout.") from error
-        known = self._loaded.get(folder)
-        if known and known[0] == state:
-            return known[1]
-        before = self.active
-        self.activate(None)
-        try:
-            adapter = self._read(folder)
-        finally:
-            self._replace({name: self._base[name] for name in self._changed()})
-            self.activate(before)
-        self._loaded[folder] = (state, adapter)
-        return adapter
+        stamps = [file_stamp(folder / name) for name in (WEIGHTS, CONFIG)]
+        if None in stamps:
+            raise ModelError(f"There is no adapter at {folder}.", hint="Use an adapter folder in mlx-lm's layout.")
+        known = self._loaded.pop(folder, None)
+        if known is None or known[0] != stamps:
+            before = self.active
+            self.activate(None)
+            try:
+                known = stamps, self._read(folder)
+            finally:
+                self._replace({name: self._base[name] for name in self._changed()})
+                self.activate(before)
+        self._loaded[folder] = known
+        if len(self._loaded) > MAX_ADAPTERS:
+            del self._loaded[next(iter(self._loaded))]
+        return known[1]
 
     def activate(self, adapter: LoadedAdapter | None) -> None:
         """Activate ``adapter``, or the base alone for ``None``."""

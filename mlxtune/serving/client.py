@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mlxtune.core.child_process import ChildProcess, Reply
-from mlxtune.core.errors import MachineError, MlxtuneError
+from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.files import Closeable
 from mlxtune.core.json_fields import to_json
 from mlxtune.data.rows import Message
@@ -72,7 +72,7 @@ class Client(Closeable):
         self._error: MlxtuneError | None = None
         self._closing = False
         self._child = ChildProcess(
-            "mlxtune.serving.worker", name="The model process", hint="Start it again.", cwd=workspace, on_exit=self._on_exit
+            "mlxtune.serving.worker", name="The model process", hint="Start it again.", cwd=workspace, on_exit=self._fail
         )
         params: protocol.LoadParams = {
             "base": base, "slots": slots, "queue": queue, "exact": exact, "share_accelerator": share_accelerator,
@@ -125,11 +125,9 @@ class Client(Closeable):
         self._ready.set_result(event)
         self._on_event(event)
 
-    def _on_exit(self, error: MachineError) -> None:
-        if self._error is None:
-            self._fail(error)
-
     def _fail(self, error: MlxtuneError) -> None:
+        if self._error is not None:  # the process ends after it reported an error
+            return
         self._error = error
         if not self._ready.done():
             self._ready.set_exception(error)

@@ -12,9 +12,7 @@ import base64
 import copy
 import json
 import random
-import sys
 import threading
-import traceback
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,7 +26,6 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from mlxtune.adapters.entry import AdapterEntry
 from mlxtune.core.errors import InputError, MlxtuneError
-from mlxtune.core.gpu_errors import gpu_error
 from mlxtune.core.machine_load import release_memory
 from mlxtune.core.text import one_line
 from mlxtune.models.generate import nan_error
@@ -416,7 +413,7 @@ class Engine:
                 if not job.compute_batch(self._head):
                     event = job.result()
         except Exception as error:
-            event = protocol.Failed(job.id, _known_error(error))
+            event = protocol.Failed(job.id, protocol.known_error(error))
         if event:
             with self._changed:
                 self._jobs.popleft()
@@ -460,7 +457,7 @@ class Engine:
             work()
             return all(request.finished for request in affected)
         except Exception as error:
-            known = _known_error(error)
+            known = protocol.known_error(error)
         for request in affected:
             if not request.finished:
                 self._release(request)
@@ -475,12 +472,3 @@ def _unavailable_adapter() -> Iterator[None]:
         yield
     except MlxtuneError as error:
         raise protocol.AdapterUnavailableError(error.message, hint=error.hint) from error
-
-
-def _known_error(error: Exception) -> MlxtuneError:
-    """Return ``error``, or, if it is unexpected, write it to the log and return one with a message for users."""
-    if isinstance(error, MlxtuneError):
-        return error
-    traceback.print_exception(error, file=sys.stderr)
-    internal = MlxtuneError(f"{type(error).__name__}: {error}", hint="See the log of the server.")
-    return gpu_error(str(error)) or internal

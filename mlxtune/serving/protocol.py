@@ -5,11 +5,14 @@ They are sent over the protocol of :mod:`mlxtune.core.child_process`. ``client.p
 :class:`Done`. The result of an ``embed`` request is :class:`Embedded`. An error reply becomes :class:`Failed`.
 """
 
+import sys
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict, get_args
 
 from mlxtune.core.errors import InputError, MachineError, MlxtuneError, ModelError
+from mlxtune.core.gpu_errors import gpu_error
 from mlxtune.data.rows import Message
 
 SWITCH_INTERVAL = 0.0002  # seconds after which a thread that reads a long request lets those of other requests run
@@ -180,3 +183,12 @@ def event_to_json(event: Event) -> dict[str, Any]:
 
 def event_from_json(record: Mapping[str, Any]) -> Event:
     return _EVENTS[record["event"]](**{name: value for name, value in record.items() if name != "event"})
+
+
+def known_error(error: Exception) -> MlxtuneError:
+    """Return ``error``, or, if it is unexpected, write it to the log and return one with a message for users."""
+    if isinstance(error, MlxtuneError):
+        return error
+    traceback.print_exception(error, file=sys.stderr)
+    internal = MlxtuneError(f"{type(error).__name__}: {error}", hint="See the log of the server.")
+    return gpu_error(str(error)) or internal

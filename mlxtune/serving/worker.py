@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from mlxtune.adapters import library
 from mlxtune.core.child_process import Channel, Request, run_session
-from mlxtune.core.errors import MachineError, MlxtuneError
+from mlxtune.core.errors import MachineError
 from mlxtune.core.json_fields import from_json
 from mlxtune.models.cpu import blas
 from mlxtune.models.resolve import resolve
@@ -85,10 +85,8 @@ class ModelProcess:
                 engine.submit_embedding(from_json(protocol.EmbedRequest, request.params))
             else:
                 engine.submit(from_json(protocol.GenerateRequest, request.params))
-        except MlxtuneError as error:
-            self._send(protocol.Failed(id, error))
         except Exception as error:
-            self._send(protocol.Failed(id, MlxtuneError(f"Internal error: {type(error).__name__}: {error}")))
+            self._send(protocol.Failed(id, protocol.known_error(error)))
         if id in self._canceled:
             engine.cancel(id)
 

@@ -148,3 +148,15 @@ def test_an_adapter_of_another_architecture_is_refused(tmp_path: Path, pool: Ada
     folder = write_adapter(other, tmp_path / "adapter", AdapterSection(rank=4, targets=["qkv_proj"]), 1)
     with pytest.raises(ModelError, match=r"changes nothing|no counterpart"):
         pool.load(folder)
+
+
+def test_the_adapters_used_last_stay_in_memory(
+    pool: AdapterPool, tiny_adapters: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlxtune.serving.adapter_pool.MAX_ADAPTERS", 2)
+    first, second, third = list(tiny_adapters.values())[:3]
+    kept = pool.load(first)
+    pool.load(second)
+    assert pool.load(first) is kept
+    pool.load(third)
+    assert [adapter.folder for adapter in pool.adapters] == [first, third]

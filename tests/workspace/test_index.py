@@ -6,6 +6,7 @@ import os
 import shutil
 import statistics
 import tracemalloc
+import weakref
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +18,7 @@ from mlxtune.adapters import library
 from mlxtune.advice.next_step import StepCode, next_step
 from mlxtune.evaluation import history
 from mlxtune.evaluation.report import FILE
+from mlxtune.recipe.parent import WEIGHTS
 from mlxtune.runs.events import EventWriter
 from mlxtune.workspace import index
 from mlxtune.workspace.index import WorkspaceIndex
@@ -53,6 +55,21 @@ def test_a_report_is_read_again_only_if_its_file_has_changed(tmp_path):
     assert history.evaluations(tmp_path)[0] is one[0]
     os.utime(folder / FILE, (1.0, 1.0))
     assert history.evaluations(tmp_path)[0] is not one[0]
+
+
+def test_a_removed_evaluation_takes_no_memory(tmp_path):
+    folder = write_evaluation(tmp_path)
+    weights = tmp_path / "runs" / "r" / "adapter" / WEIGHTS
+    weights.parent.mkdir(parents=True)
+    weights.touch()
+    library.all_adapters(tmp_path)
+    evaluation = weakref.ref(history.evaluations(tmp_path)[0])
+    gc.collect()
+    assert evaluation(), "it is not read for each list"
+    shutil.rmtree(folder)
+    library.all_adapters(tmp_path)
+    gc.collect()
+    assert not evaluation()
 
 
 def test_an_evaluation_has_its_facts_and_rates(tmp_path):
