@@ -218,6 +218,18 @@ async def test_the_cursor_stays_on_its_run_when_a_newer_one_appears(room, shop):
     assert run_under_cursor(room) == "✓ support-json"
 
 
+async def test_the_list_of_runs_takes_the_focus_before_the_workspace_is_read(tmp_path):
+    async with MlxtuneApp(tmp_path, watch=False).run_test() as pilot:
+        await pilot.press("tab", "tab")
+        assert pilot.app.is_running
+
+
+async def test_runs_may_disappear_while_their_list_has_the_focus(room, shop):
+    await room.press("down", "down")
+    await room.observe(replace(shop.snapshot(), runs=()))
+    assert room.actions[0] != "show"
+
+
 async def test_a_running_evaluation_is_in_the_header(loaded, open_room):
     folder = loaded.run("20261125-1000-support-json", kind="eval", alive=True, steps=0)
     started = {"kind": "eval", "name": "support-json", "base": "smollm2-135m", "pid": 1, "host": "mac"}

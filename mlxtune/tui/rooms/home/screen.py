@@ -165,7 +165,7 @@ class HomeRoom(Room):
 
     @property
     def on_runs(self) -> bool:
-        return isinstance(self.focused, RunList)
+        return isinstance(self.focused, RunList) and self.focused.count > 0
 
     @property
     def step(self) -> ActionBlock | None:
