@@ -1,15 +1,16 @@
 """A soak test of everything at once: the app on a live run, the server under load, and an evaluation after each run.
 
-    python benchmarks/soak.py [--json] [--minutes 60] [--clients 8] [--pause 4] [--steps 60] [--busy 0.25] [--keep 12]
-                              [--folder FOLDER]
+    python benchmarks/soak.py [--json] [--minutes 60] [--warm-up 10] [--clients 8] [--pause 4] [--steps 60] [--busy 0.25]
+                              [--keep 12] [--folder FOLDER]
 
-The app runs in tmux, and gets a key every two seconds: a tour through every room and its pages. Beside it, the tiny random model of the tests
-trains, run after run, each followed by an evaluation, and clients send requests to a server, each after a ``--pause`` of some seconds. The
-training process runs for the share ``--busy`` of the time, so that the test fits beside other work. Only the newest ``--keep`` runs and
-evaluations are kept, because each that is listed takes some memory in the app and in the server. Memory, descriptors, threads, and child
-processes of the app, of the server, and of its model process are sampled once a minute, after ``--warm-up`` minutes. Each has the medians of the
-first quarter and of the last quarter, and its change per hour, over the whole time and over its second half: the Theil–Sen slope with a 95%
-interval. Linux only, because it reads ``/proc``; it needs tmux and scipy.
+The app runs in tmux, and gets a key every two seconds: a tour through every room and its pages, and a chat. Beside it, the tiny random
+model of the tests trains, run after run, each followed by an evaluation, and clients send requests to a server, each after a ``--pause`` of
+some seconds. The training process runs for the share ``--busy`` of the time, so that the test fits beside other work. Only the newest
+``--keep`` runs and evaluations are kept, because each that is listed takes some memory in the app and in the server. Memory, descriptors,
+threads, and child processes of the app, of the server, and of its model process are sampled once a minute, after ``--warm-up`` minutes: by
+then, the tour has shown the first verdicts in every room, and the server's prompt cache is full. Each has the medians of the first quarter
+and of the last quarter, and its change per hour, over the whole time and over its second half: the Theil–Sen slope with a 95% interval.
+Linux only, because it reads ``/proc``; it needs tmux and scipy.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ T z z m g Escape L Escape Left Left Escape [ ] S Escape
 E m Enter Escape o Escape r Escape Tab Down
 B Enter Escape m Escape g Escape
 A Down Up Enter Escape
-C Enter Escape e Escape x
+C Enter Down Enter h i Enter Escape Down Up Down Up e Escape x
 V Down v Escape g Escape
 C-p Escape ; Escape
 """
@@ -86,7 +87,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="one JSON document instead of lines")
     parser.add_argument("--minutes", type=float, default=60.0)
-    parser.add_argument("--warm-up", type=float, default=3.0, help="minutes before the first sample")
+    parser.add_argument("--warm-up", type=float, default=10.0, help="minutes before the first sample")
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--pause", type=float, default=4.0, help="seconds between the requests of a client")
     parser.add_argument("--steps", type=int, default=60, help="of each training run")
