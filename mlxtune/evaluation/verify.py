@@ -318,7 +318,7 @@ def _stored_rows(folder: Path, name: str) -> tuple[EvaluatedRow, ...]:
 
 
 def unproven(folder: Path) -> list[str]:
-    """Return the facts, the keys of arms, and the files that cannot be confirmed, for a report without differences."""
+    """Return the facts, the keys of arms, the pages, and the files that cannot be confirmed, for a report without differences."""
     stored, evidence = read_json(folder / FILE), saved.load_evidence(folder)
     facts, recipe = stored["facts"], evidence.recipe
     confirmed = {*_confirmed_rows(folder, evidence, last=facts.get("last_look", False)), *_confirmed_base(recipe, facts)}
@@ -326,6 +326,8 @@ def unproven(folder: Path) -> list[str]:
     missing = {saved.HOLDOUT} - {*stored["files"]}
     if TUNED in evidence.answers:
         missing |= {"contamination", *(["off_task"] if recipe.evaluation.regression else [])} - {*facts}
+    pages = render_pages(report.load(folder), folder)  # those of another version, or with a style or a picture of somebody else
+    names |= {name for name, text in pages.items() if (folder / name).read_bytes() != text.encode()}
     arms = {name for name in recipe.evaluation.arms or default_arms(recipe) if TUNED in evidence.answers or not is_tuned(name)}
     missing |= arms - {*evidence.answers, *facts.get("left_out", {}), STRONGEST}
     return sorted(({*FILES} & {*stored["files"]} | names | missing) - confirmed)

@@ -198,15 +198,19 @@ def test_every_changed_number_on_a_page_is_found(original, tmp_path):
     assert not unseen, repr(unseen)
 
 
-def test_a_style_or_a_script_shows_no_other_figure(original, tmp_path):
-    for added in ("<style>td::after {content: '99.9%'}</style>", "<script>show()</script>", '<p onclick="show()">'):
-        folder = restored(original, tmp_path / "copy")
-        page = folder / "report.html"
-        page.write_text(page.read_text().replace("</body>", f"{added}</body>"))
-        stored = json.loads((folder / report.FILE).read_text())
-        stored["files"][page.name] = sha256_file(page)
-        (folder / report.FILE).write_text(json.dumps(stored))
-        assert verify(folder), added
+@pytest.mark.parametrize("added", [
+    "<style>td::after {content: '99.9%'}</style>", "<script>show()</script>", '<p onclick="show()">',
+    "<style>tr td:nth-child(2) {position: absolute; left: 9em}</style>", '<img src="data:image/png;base64,QQ==">', "<p>ninety percent</p>",
+])  # fmt: skip
+def test_a_page_that_shows_another_figure_is_found_or_named(original, tmp_path, added):
+    folder = restored(original, tmp_path / "copy")
+    page = folder / "report.html"
+    page.write_text(page.read_text().replace("</body>", f"{added}</body>"))
+    stored = json.loads((folder / report.FILE).read_text())
+    stored["files"][page.name] = sha256_file(page)
+    (folder / report.FILE).write_text(json.dumps(stored))
+    assert is_confirmed(original, page.name)
+    assert not is_confirmed(folder, page.name)
 
 
 def test_rows_are_compared_with_the_source(original, tmp_path):
