@@ -107,8 +107,8 @@ def _errors() -> Iterator[None]:
 async def _command(command: str, overrides: Sequence[str] = (), **values: str) -> Answer:
     """Run a command with ``values``, which stay inside the workspace, as do the files that recipes among them read."""
     with _errors():
-        for value in values.values():
-            if _inside(value).endswith(".toml"):
+        for name, value in values.items():
+            if _inside(value).endswith(".toml") or name == "recipe":
                 _require_inside(load(Path(value), overrides))
     words = [word for word in command.split() if word != "{overrides}"]
     options, names = ([word.format(**values) for word in words if word.startswith("{") == is_name] for is_name in (False, True))
@@ -198,7 +198,7 @@ async def runs() -> str:
 def report_page(evaluation: str) -> str:
     """An evaluation's report, to read."""
     with _errors():
-        page: Path = history.find(Path.cwd(), _inside(evaluation)) / reports.PAGES[0]
+        page = Path(_inside(str(history.find(Path.cwd(), _inside(evaluation)) / reports.PAGES[0])))
         return page.read_text("utf-8") if page.is_file() else ""
 
 

@@ -62,8 +62,15 @@ async def test_paths_stay_within_the_workspace(inside, tmp_path):
     outside = tmp_path / "secret.jsonl"
     outside.write_text('{"prompt": "a", "completion": "b"}\n' * 20)
     (inside / "link.jsonl").symlink_to(outside)
-    recipe = "recipes/tiny.toml"
+    recipe, unnamed = "recipes/tiny.toml", "recipes/tiny"
+    shutil.copy(inside / recipe, inside / unnamed)
+    evaluation = inside / "evals" / "20261201-0900-tiny"
+    evaluation.mkdir(parents=True)
+    for name in ("recipe.toml", "report.json", "report.md"):
+        (evaluation / name).symlink_to(outside)
     async with Client(server) as client:
+        with pytest.raises(MCPError, match="outside the workspace"):
+            await client.read_resource(f"mlxtune://reports/{evaluation.name}")
         for tool, arguments in (
             ("check", {"source": str(outside)}),
             ("check", {"source": "../secret.jsonl"}),
@@ -71,6 +78,7 @@ async def test_paths_stay_within_the_workspace(inside, tmp_path):
             ("check", {"source": "chat.jsonl\0"}),
             ("create_recipe", {"file": "../secret.jsonl"}),
             ("plan", {"recipe": recipe, "overrides": ["data.source=../../secret.jsonl"]}),
+            ("plan", {"recipe": unnamed, "overrides": ["data.source=../../secret.jsonl"]}),
             ("train", {"recipe": recipe, "overrides": ["data.source=../link.jsonl"]}),
             ("evaluate", {"subject": recipe, "overrides": ["evaluation.regression=../../secret.jsonl"]}),
             ("score", {"outputs": "link.jsonl", "recipe": recipe}),
@@ -81,7 +89,7 @@ async def test_paths_stay_within_the_workspace(inside, tmp_path):
             message = await _answer(client, tool, **arguments)
             assert isinstance(message, str), (tool, arguments)
             assert "outside the workspace" in message, message
-    assert registry.list_runs(inside, None) == []
+    assert registry.list_runs(inside, "train") == []
 
 
 async def test_an_option_in_the_place_of_a_name_is_a_name(inside):
