@@ -151,9 +151,9 @@ class Run:
         match state.phase:
             case "finished" | "stopped" | "failed":
                 return state.phase
-            case "new" if now - self.folder.stat().st_mtime < STARTING_FOR:
+            case "new" if abs(now - self.folder.stat().st_mtime) < STARTING_FOR:  # the clock may have been ahead
                 return "starting"
-            case "restarting" if now - state.updated < STARTING_FOR:
+            case "restarting" if abs(now - state.updated) < STARTING_FOR:
                 return "starting"
         return "crashed"
 

@@ -157,7 +157,9 @@ def test_status_without_a_running_worker(make_run, events, status):
 
 
 def test_a_run_that_never_started_is_crashed_after_a_while(make_run):
-    assert make_run().status(now=time.time() + STARTING_FOR + 5) == "crashed"
+    run = make_run()
+    assert run.status(now=time.time() + STARTING_FOR + 5) == "crashed"
+    assert run.status(now=time.time() - STARTING_FOR - 5) == "crashed", "the clock was ahead when it was made"
 
 
 def test_status_with_a_running_worker(make_run):
