@@ -127,7 +127,7 @@ def guess(path: Path, mapping: Mapping[str, str] = NO_MAPPING, format: str = "au
     kinds = Counter(type(row) for row in sample)
     method = {Preference: "dpo", Unpaired: "kto"}.get(kinds.most_common(1)[0][0], "sft")
     with_numbers = method == "sft" and not is_json and _most_match(_FINAL_NUMBER, answers)
-    labels = () if is_json or not kinds[Conversation] else label_set(answers)
+    labels = () if is_json or not kinds[Conversation] else label_set([answer.strip() for answer in answers])
     calls = [_calls(row) for row in sample]
     schema = _calls_schema(sample, calls) if all(calls) else infer_schema(values) if is_json else None
     correct = (

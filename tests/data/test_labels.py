@@ -4,8 +4,11 @@ from pathlib import Path
 import pytest
 
 from mlxtune.data import scaffold
+from mlxtune.data.checks.check_input import scored_answer
+from mlxtune.data.checks.fixes import apply_fixes
 from mlxtune.data.checks.labels import label_set
 from mlxtune.data.checks.run import check
+from mlxtune.data.readers.formats import parse
 from mlxtune.data.rows import Conversation, Location, Message
 from mlxtune.data.transforms.row_verbs import row_value
 from mlxtune.evaluation.contract import Contract
@@ -42,6 +45,20 @@ def test_labels_that_are_misspelled_or_doubtful(labeled: Path) -> None:
     assert next((one.rows[0], one.values["other"]) for one in findings if one.check == "label-noise") == (60, "track_parcel")
     (rare,) = [one.values["values"] for one in findings if one.check == "coverage"]
     assert rare == {"get_refnd": 1, "CANCEL_ORDER": 1}
+
+
+def test_a_label_with_other_case_or_spaces_is_corrected(labeled: Path) -> None:
+    rows = [json.loads(line) for line in labeled.read_text().splitlines()]
+    for number in (5, 6, 7):
+        rows[number]["completion"] = "Get_Refund "
+    labeled.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert scaffold.guess(labeled).labels == ("CANCEL_ORDER", "Get_Refund", "cancel_order", "get_refnd", "get_refund", "track_parcel")
+    spelled = [one for one in check(labeled).findings if one.check == "label-spelling" and one.rows[0] in (5, 6, 7)]
+    assert len(spelled) == 3
+    row = parse(rows[5], Location(labeled, 6))
+    fixed = apply_fixes(row, spelled[:1])
+    assert fixed is not None
+    assert scored_answer(fixed)[1] == "get_refund"
 
 
 def test_a_label_with_another_word_is_no_misspelling(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ class Corpus:
     lengths: array[int] = field(default_factory=lambda: array("i"))  # characters in the whole row
     answers: array[int] = field(default_factory=lambda: array("i"))  # characters in the target
     pairs: dict[int, tuple[int, int]] = field(default_factory=dict)  # characters in chosen and rejected, by rank
-    short_answers: dict[int, str] = field(default_factory=dict)  # answers that may be labels, by rank
+    short_answers: dict[int, tuple[str, str]] = field(default_factory=dict)  # part and text of answers that may be labels, by rank
     forms: dict[int, frozenset[Form]] = field(default_factory=dict)  # of the answers, by rank
     tags: dict[str, Counter[str] | None] = field(default_factory=dict)
     template_notes: Counter[str] = field(default_factory=Counter)
@@ -117,10 +117,11 @@ class Corpus:
         self.lengths.append(sum(len(part.text) for part in row_input.parts if part.exact))
         self.answers.append(len(target))
         self.template_notes.update(row_input.tokens.notes if row_input.tokens else ())
-        if not published and (answer := scored_answer(row)[1]):
+        part, answer = scored_answer(row)
+        if not published and answer:
             self.forms[len(self.indices) - 1] = forms_of(answer)
         if isinstance(row, Conversation) and is_label(target):
-            self.short_answers[len(self.indices) - 1] = sys.intern(target)
+            self.short_answers[len(self.indices) - 1] = part, sys.intern(target)
         if isinstance(row, Preference):
             self.pairs[len(self.indices) - 1] = (len(row.chosen), len(row.rejected))
         if published:

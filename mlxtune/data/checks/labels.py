@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from rapidfuzz import distance, fuzz
 
-from mlxtune.data.checks.base import BY_HAND, DROP, Check, CheckFamily, Finding
+from mlxtune.data.checks.base import DROP, Check, CheckFamily, Finding, Fix, Span
 from mlxtune.data.checks.corpus import MAX_LABEL, MAX_LABELS, Corpus
 
 _ROWS_PER_LABEL = 3
@@ -22,7 +22,7 @@ family = CheckFamily()
 _SPELLED = family.register(
     Check(
         "label-spelling", "warn", "labels that are spelled differently",
-        "“{label}” is in {rows:n row}; “{other}” is in {others:,}.", BY_HAND, "≠", short="spelling",
+        "“{label}” is in {rows:n row}; “{other}” is in {others:,}.", Fix("put", "correct"), "≠", short="spelling",
     )
 )  # fmt: skip
 _NOISE = family.register(
@@ -41,26 +41,31 @@ def label_set(answers: Sequence[str], most: int = MAX_LABELS) -> tuple[str, ...]
 def labels(corpus: Corpus) -> Iterator[Finding]:
     """Find labels that are spelled unlike a more frequent one, and doubtful ones, most doubtful first."""
     ranks = [rank for rank in corpus.counted if rank in corpus.short_answers]
-    known = label_set([corpus.short_answers[rank] for rank in ranks])
+    answers = [corpus.short_answers[rank][1] for rank in ranks]
+    known = label_set(answers)
     if len(ranks) < max(_MIN_ROWS, 0.95 * len(corpus.counted)) or len(known) < 2:
         return
-    counts = Counter(corpus.short_answers[rank] for rank in ranks)
+    counts = Counter(answers)
     spelled = {label: other for label in known if (other := _usual_spelling(label, counts))}
     for rank in ranks:
-        if (label := corpus.short_answers[rank]) in spelled:
-            other = spelled[label]
+        part, label = corpus.short_answers[rank]
+        if other := spelled.get(label):
             values = {"label": label, "rows": counts[label], "other": other, "others": counts[other]}
-            yield _SPELLED.finding(corpus.indices[rank], values=values)
-    own = [spelled.get(corpus.short_answers[rank], corpus.short_answers[rank]) for rank in ranks]
+            span = Span(part, 0, len(label), label, other)
+            yield _SPELLED.finding(corpus.indices[rank], spans=(span,), values=values)
+    own = [spelled.get(label, label) for label in answers]
     for place, other, odds in _doubtful([corpus.prompts[rank] for rank in ranks], own):
         yield _NOISE.finding(corpus.indices[ranks[place]], values={"label": own[place], "other": other, "odds": odds})
 
 
 def _usual_spelling(label: str, counts: Counter[str]) -> str:
-    """Return the frequent label that ``label`` misspells: they differ in case, signs, or one or two letters; ``""`` if there is none."""
+    """Return the more frequent label that ``label`` misspells, or ``""``: they differ in case or spaces, or a rare one in signs or letters."""
     rows = counts[label]
-    likely = (other for other, count in counts.most_common() if rows < count and rows <= max(1, _RARE * count))
-    return next((other for other in likely if _are_alike(label, other)), "")
+    for other, count in counts.most_common():
+        is_same = "".join(label.split()).casefold() == "".join(other.split()).casefold()
+        if rows < count and (is_same or (rows <= max(1, _RARE * count) and _are_alike(label, other))):
+            return other
+    return ""
 
 
 def _are_alike(label: str, other: str) -> bool:
