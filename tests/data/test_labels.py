@@ -52,7 +52,14 @@ def test_a_label_with_other_case_or_spaces_is_corrected(labeled: Path) -> None:
     for number in (5, 6, 7):
         rows[number]["completion"] = "Get_Refund "
     labeled.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert scaffold.guess(labeled).labels == ("CANCEL_ORDER", "Get_Refund", "cancel_order", "get_refnd", "get_refund", "track_parcel")
+    assert scaffold.guess(labeled).labels == (
+        "CANCEL_ORDER",
+        "Get_Refund",
+        "cancel_order",
+        "get_refnd",
+        "get_refund",
+        "track_parcel",
+    )
     spelled = [one for one in check(labeled).findings if one.check == "label-spelling" and one.rows[0] in (5, 6, 7)]
     assert len(spelled) == 3
     row = parse(rows[5], Location(labeled, 6))

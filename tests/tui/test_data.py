@@ -357,6 +357,36 @@ async def test_a_fix_is_previewed_and_applied_as_a_decision(shop, checks, open_r
     assert source.read_bytes() == before
 
 
+async def test_the_answers_that_contradict_each_other_are_shown(shop, checks, open_room):
+    fill(shop, [*GOOD, *(chat("Which stove fits the hut?", one) for one in ("The small stove.", "The large stove."))], contract="")
+    async with open_room("data") as room:
+        await checked(room)
+        await room.press("end", "f", until=lambda: isinstance(room.screen, FixDialog))
+        await room.until(
+            lambda: all(text in room.screen_text for text in ("The small stove.", "The large stove.", "teach the model"))
+        )
+
+
+async def test_after_a_fix_the_cursor_is_on_the_next_row_that_blocks_training(shop, checks, open_room):
+    fill(shop, [*GOOD, ROWS[11], *(chat(f"Is it warm{end}", "") for end in "?!")], contract="")
+    async with open_room("data") as room:
+        session = await checked(room)
+        await room.press(*["down"] * 10, "f", until=lambda: isinstance(room.screen, FixDialog))
+        await room.press("enter", notice="~ Row 11 edited.")
+        await room.until(lambda: session.row_index == 11)
+        await room.press("f", until=lambda: "2 rows: rows with an empty answer" in room.screen_text)
+
+
+@opens(
+    stage=lambda shop: fill(
+        shop, [chat(f"Question {at}", ("refund", "delay")[at % 2], contact=f"{at}@x") for at in range(20)], contract=""
+    )
+)
+async def test_the_rows_show_their_labels(room):
+    assert "refund" in row(room, 1)
+    assert "delay" in row(room, 2)
+
+
 CHATBOT = "I hope this helps!"
 
 

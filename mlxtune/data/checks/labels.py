@@ -49,7 +49,8 @@ def labels(corpus: Corpus) -> Iterator[Finding]:
     spelled = {label: other for label in known if (other := _usual_spelling(label, counts))}
     for rank in ranks:
         part, label = corpus.short_answers[rank]
-        if other := spelled.get(label):
+        if label in spelled:
+            other = spelled[label]
             values = {"label": label, "rows": counts[label], "other": other, "others": counts[other]}
             span = Span(part, 0, len(label), label, other)
             yield _SPELLED.finding(corpus.indices[rank], spans=(span,), values=values)

@@ -12,6 +12,7 @@ from textual.content import Content
 from mlxtune.core.errors import DataError
 from mlxtune.core.text import one_line, plural
 from mlxtune.data.checks.base import DROP
+from mlxtune.data.checks.check_input import scored_answer
 from mlxtune.data.checks.fixes import fixed_row
 from mlxtune.data.checks.registry import get_check
 from mlxtune.data.rows import Row, RowError, last_prompt
@@ -19,7 +20,7 @@ from mlxtune.data.transforms.pipeline import RowEdit
 from mlxtune.present.check import check_title, finding_text
 from mlxtune.tui.actions import Action
 from mlxtune.tui.notices import Notice
-from mlxtune.tui.render.text import Part, cell, line, lines
+from mlxtune.tui.render.text import cell, line, lines, marked
 from mlxtune.tui.session_manager import decision_notice
 from mlxtune.tui.source_session import SourceSession
 from mlxtune.tui.transform_dialog import edit_rows
@@ -112,7 +113,7 @@ class FixDialog(Dialog[FixChoice | None]):
         self.query_one("#fix-preview", Panel).update(lambda width, _height: lines(*self._preview(width, height)))
 
     def _preview(self, width: int, height: int) -> list[Content]:
-        """Return what the fix changes in the row under the cursor, or why the row is not used, and the row that it repeats."""
+        """Return what the fix changes in the row under the cursor, or the reason of the finding and the answers of its rows."""
         position = self.query_one("#fix-rows", ListPanel).cursor
         if position >= len(self.rows):
             return []
@@ -124,12 +125,15 @@ class FixDialog(Dialog[FixChoice | None]):
             if not isinstance(before, DataError) and fixed.hash != before.hash:
                 return edit_rows([RowEdit(index, before, (fixed,))], width, height)
             return [line(("  · ", "$muted"), "by hand: ", ("e", "bold $primary"))]
-        mark: Part = ("  ✗ ", "bold $error")
-        shown = [line(mark, cell(one_line(finding_text(one), _PREVIEW), width - 6)) for one in found]
+        shown = [row for one in found for row in marked("✗", "$error", one_line(finding_text(one), _PREVIEW), width)]
         others = dict.fromkeys(other for one in found for other in one.rows[1:])
-        for other in list(others)[: max(height - len(shown), 0)]:
-            shown.append(line(("  ≈ ", "$muted"), self._row(other, width - 6)))
+        for other in (index, *others) if others else ():
+            shown += [self._row(other, width), line(" " * 8, cell(self._answer(other), width - 8))]
         return shown[:height]
+
+    def _answer(self, index: int) -> str:
+        row = self._session.source.lazy_row(index).current_or_error
+        return "" if isinstance(row, DataError) else one_line(scored_answer(row)[1][:_PREVIEW], _PREVIEW)
 
     def action_accepted(self) -> None:
         self.with_accepted = not self.with_accepted or not self._chosen(False)

@@ -15,6 +15,8 @@ from mlxtune.core.text import one_line, plural
 from mlxtune.data import filters
 from mlxtune.data.access.spans import IntArray
 from mlxtune.data.browser import ReviewVerdict, SourceBrowser
+from mlxtune.data.checks.check_input import scored_answer
+from mlxtune.data.checks.corpus import ANSWER
 from mlxtune.data.checks.registry import get_check
 from mlxtune.data.checks.report import CheckResult
 from mlxtune.data.checks.statistics import is_rare
@@ -108,12 +110,10 @@ def table_row(browser: SourceBrowser, index: int, columns: RowColumns, width: in
 
 
 def _tag(row: Row, browser: SourceBrowser) -> str:
-    """Return the row's tags, or its value for the metadata key that most rows in the source have."""
-    if own_tags := row_tags(row):
-        return one_line(" ".join(own_tags), 40)
-    keys = browser.check_result.statistics.tags if browser.check_result else ()
-    name = next((name for name in keys if not name.startswith("answer.")), None)
-    value = row.meta.get(name) if name else None
+    """Return the row's tags, its label, or its value for the first metadata key whose values repeat."""
+    tags = browser.check_result.statistics.tags if browser.check_result else {}
+    names = (name for name, counts in tags.items() if not name.startswith("answer.") and 2 * len(counts) <= sum(counts.values()))
+    value = " ".join(row_tags(row)) or (scored_answer(row)[1] if ANSWER in tags else row.meta.get(next(names, "")))
     return "" if value is None else one_line(str(value), 40)
 
 

@@ -15,7 +15,7 @@ from textual.widgets import Input
 from mlxtune.core.errors import DataError
 from mlxtune.core.text import one_line, plural
 from mlxtune.data.browser import SourceBrowser
-from mlxtune.data.checks.registry import check_filter_name, may_mute
+from mlxtune.data.checks.registry import check_filter_name, get_check, may_mute
 from mlxtune.data.filters import WORDS
 from mlxtune.data.review import ACTION_STATUS, EXCLUDED
 from mlxtune.data.review import Action as ReviewAction
@@ -558,5 +558,8 @@ class DataRoom(SourceRoom):
                 case "edit":
                     session.move_to(rows[0])
                     self.action_review()
+            if choice and choice.do != "edit":  # on to the next finding that blocks training
+                blocking = [own for other, own in verdict.rows.items() if other != name and get_check(other).severity == "block"]
+                session.move_to(next((row for own in blocking for row in own if row not in rows), session.row_index))
 
         self.app.push_screen(FixDialog(session, name, list(dict.fromkeys(verdict.rows[name]))), chosen)
