@@ -82,6 +82,7 @@ FILES = {
         "train": _gzipped(*[_pair(n, "In a sack.") for n in range(12)]),
         "test": _gzipped(_pair(20, "In a big box."), _pair(21, "No."), {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: c"}),
     },
+    "hh_rlhf_harmless": {"test": _gzipped(*[_pair(n, box) for n in range(12) for box in ("In a big box.", "In a big bag.")])},
     "restaurants8k": {"train": BOOKINGS, "test": BOOKINGS},
     "smart_home": {
         "job": json.dumps({"task_description": "Call a function.", "tools": [{"type": "function", "function": {
@@ -161,6 +162,13 @@ def test_held_out_rows_with_a_prompt_of_the_training_rows_are_left_out(tmp_path:
 def test_held_out_pairs_have_answers_of_similar_length() -> None:
     (pair,) = _converted("hh_rlhf")["test"]
     assert pair["rejected"].endswith("In a big box.")
+
+
+def test_held_out_pairs_of_the_same_file_have_other_questions() -> None:
+    parts = _converted("hh_rlhf_harmless")
+    questions = {name: {pair["chosen"].partition("\n\nAssistant:")[0] for pair in pairs} for name, pairs in parts.items()}
+    assert questions["test"]
+    assert not questions["test"] & (questions["train"] | questions["valid"])
 
 
 def test_prompts_are_off_task_prompts_if_all_instructions_can_be_checked(tmp_path: Path) -> None:

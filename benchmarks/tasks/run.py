@@ -49,6 +49,9 @@ def main() -> int:
     for line in (HEADER, ["---"] * len(HEADER), *table):
         print(f"| {' | '.join(line)} |")
     published = task.published
+    for arm in report.arms:
+        if margin := arm.margin:
+            print(f"\nMargin of {arm.name}: {margin.value:+.3f} ({margin.low:+.3f} to {margin.high:+.3f}) nats per token")
     if outcome := report.off_task:
         change = outcome.overall
         print(f"\nOff-task: {change.change:+.1%} ({change.low:+.1%} to {change.high:+.1%}) on {change.prompts} prompts")

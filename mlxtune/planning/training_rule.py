@@ -42,11 +42,10 @@ def training_rule(kind: str, width: int, rows: int) -> TrainingRule:
     rate = _FULL_RATE * _LORA_FACTOR * (_WIDTH / width) ** _WIDTH_POWER
     batch = 4 if rows <= _FEW_ROWS else 8 if rows <= _MANY_ROWS else 16
     per_epoch = math.ceil(rows / batch)
-    if kind == "sft":
-        epochs = max(math.ceil(_ROW_PASSES / rows), math.ceil(_LEAST_UPDATES / per_epoch), 1)
-        epochs = min(epochs, max(_MOST_EPOCHS, math.ceil(_LEAST_UPDATES / per_epoch)))
-    else:
+    epochs = min(_MOST_EPOCHS, math.ceil(_ROW_PASSES / rows))
+    if kind != "sft":
         rate, epochs = rate * _PREFERENCE_SHARE, _PREFERENCE_EPOCHS
+    epochs = max(epochs, math.ceil(_LEAST_UPDATES / per_epoch))
     low, high = (max(1, round(factor * epochs * per_epoch)) for factor in _RANGE)
     return TrainingRule(float(f"{rate:.1e}"), batch, epochs, low, high)
 

@@ -17,7 +17,7 @@ def test_every_row_is_trained_and_few_rows_get_enough_updates(kind: str, rows: i
     updates = math.ceil(rows / rule.batch_size) * rule.epochs
     assert rule.epochs >= 1
     assert rule.least <= updates <= rule.most
-    assert kind != "sft" or updates >= 60
+    assert updates >= 60
 
 
 def test_more_rows_get_fewer_epochs() -> None:

@@ -1,4 +1,4 @@
-"""HH-RLHF, helpful (Bai et al. 2022, arXiv:2204.05862): pairs of answers to the last question of a conversation."""
+"""HH-RLHF (Bai et al. 2022, arXiv:2204.05862): pairs of answers to the last question of a conversation."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ _CLOSEST = 0.8  # the least ratio of the lengths of held-out answers, so that th
 
 
 def convert(files: Mapping[str, bytes], rows: int, held_out: int) -> dict[str, list[Row]]:
-    """Return pairs of short conversations: a tenth of ``rows`` to validate on, and held-out pairs with answers of similar length."""
-    train, test = (_read(files[f"helpful-base/{name}.jsonl.gz"]) for name in ("train", "test"))
+    """Return pairs of short conversations: a tenth of ``rows`` to validate on, and held-out pairs with answers of similar length.
+
+    Held-out pairs, which may be from the same file, have other first questions.
+    """
+    train, *_, test = [_read(content) for content in files.values()] * 2
     taken = train[:rows]
-    close = [row for row in test if _ratio(row) >= _CLOSEST]
+    asked = {_opening(pair) for pair in taken}
+    close = [pair for pair in test if _ratio(pair) >= _CLOSEST and _opening(pair) not in asked]
     return {"train": taken[rows // 10 :], "valid": taken[: rows // 10], "test": close[:held_out]}
 
 
@@ -24,6 +28,11 @@ def _read(content: bytes) -> list[Row]:
     pairs = [json.loads(line) for line in gzip.decompress(content).decode().splitlines()]
     usable = [pair for pair in pairs if max(map(len, pair.values())) <= _LONGEST and _shares_prompt(pair)]
     return shuffled(usable)
+
+
+def _opening(pair: Row) -> str:
+    opening: str = pair["chosen"].partition("\n\nAssistant:")[0]
+    return opening.strip().lower()
 
 
 def _answer(text: str) -> str:
