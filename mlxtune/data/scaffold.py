@@ -29,7 +29,7 @@ from mlxtune.recipe.edit import toml_literal
 from mlxtune.recipe.schema import RECIPE_NAME
 
 _BASE = "smollm2-135m"
-_TOOLS_TEMPLATE = "chatml-tools"  # for the base
+_TOOLS_TEMPLATE = """template = "chatml-tools"      # renders tools; leave it out if the base's own template does"""
 _MAX_NAME = 60  # characters
 _MOST_ROWS = 20_000  # maximum number of rows to base the guesses on
 _LETTERS_PER_TOKEN = 4  # in words; any other byte can be a separate token
@@ -37,8 +37,7 @@ _JSON_PER_TOKEN = 3  # characters per token in JSON: 3.6 in the tools of the sam
 _TEMPLATE_TOKENS = 64  # maximum number of tokens added by a chat template
 _TEXT_WINDOW = 1024  # tokens; longer texts are divided
 _TOKEN_LIMITS = (256, 512, 1024, 2048, 4096, 8192)  # the base's context has 8,192 tokens
-_JSON_SHARE = 0.9  # minimum share of answers that are JSON objects for a schema
-_NUMBER_SHARE = 0.9  # minimum share of answers that end with a number, or with its mark, to measure that
+_NEARLY_ALL = 0.9  # minimum share of the answers, or of a field's values, that a guess fits
 _MOST_VALUES = 20  # maximum number of values in an enum
 _MOST_TOOLS = 100  # maximum number of tools in a schema
 _COMMON = 0.3  # minimum share of the answers that contain a suggested sentence
@@ -123,16 +122,15 @@ def guess(path: Path, mapping: Mapping[str, str] = NO_MAPPING, format: str = "au
     sample = rows[:_MOST_ROWS]
     answers = [answer for answer in (scored_answer(row)[1] for row in sample) if answer]
     values = [value for value in map(json_object, answers) if value is not None]
-    is_json = bool(answers) and len(values) >= _JSON_SHARE * len(answers)
+    is_json = bool(answers) and len(values) >= _NEARLY_ALL * len(answers)
     kinds = Counter(type(row) for row in sample)
     method = {Preference: "dpo", Unpaired: "kto"}.get(kinds.most_common(1)[0][0], "sft")
     with_numbers = method == "sft" and not is_json and _most_match(_FINAL_NUMBER, answers)
     labels = () if is_json or not kinds[Conversation] else label_set([answer.strip() for answer in answers])
     calls = [_calls(row) for row in sample]
     schema = _calls_schema(sample, calls) if all(calls) else infer_schema(values) if is_json else None
-    correct = (
-        ("answer",) if labels else ("number",) if with_numbers else ("calls",) if sum(map(bool, calls)) > len(sample) / 2 else ()
-    )
+    has_calls = sum(map(bool, calls)) > len(sample) / 2
+    correct = ("answer",) if labels else ("number",) if with_numbers else ("calls",) if has_calls else ()
     return Scaffold(
         source=path,
         rows=len(rows),
@@ -146,14 +144,14 @@ def guess(path: Path, mapping: Mapping[str, str] = NO_MAPPING, format: str = "au
         tools=any(row_tools(row) for row in sample),
         labels=labels,
         sentences=tuple(recurring_sentences(answers, values if is_json else [])),
-        correct=tuple(telling_fields(values)) if is_json and not all(calls) else correct,
+        correct=_compared_fields(sample) if is_json and not all(calls) else correct,
         number_form=next((form for form, pattern in _FORMS.items() if with_numbers and _most_match(pattern, answers)), ""),
     )
 
 
 def _most_match(pattern: str | re.Pattern[str], answers: Sequence[str]) -> bool:
     matching = sum(re.search(pattern, answer.strip()) is not None for answer in answers)
-    return bool(answers) and matching >= _NUMBER_SHARE * len(answers)
+    return bool(answers) and matching >= _NEARLY_ALL * len(answers)
 
 
 def _mapping_by_name(path: Path) -> dict[str, str]:
@@ -197,10 +195,8 @@ def _calls(row: Row) -> list[dict[str, Any]]:
     if isinstance(row, Conversation) and (calls := row.messages[-1].extra.get("tool_calls")):
         return [{"name": call["function"]["name"], "arguments": call["function"]["arguments"]} for call in calls]
     value = json_object(scored_answer(row)[1]) or {}
-    is_call = any(value.keys() == {"name", key} and isinstance(value[key], dict) for key in ARGUMENTS) and isinstance(
-        value["name"], str
-    )
-    return [value] if is_call else []
+    has_arguments = any(value.keys() == {"name", key} and isinstance(value[key], dict) for key in ARGUMENTS)
+    return [value] if has_arguments and isinstance(value["name"], str) else []
 
 
 def _calls_schema(rows: Sequence[Row], calls: Sequence[Sequence[dict[str, Any]]]) -> Schema | None:
@@ -215,19 +211,39 @@ def _calls_schema(rows: Sequence[Row], calls: Sequence[Sequence[dict[str, Any]]]
     return calls_schema(tools, several=any(len(own) > 1 for own in calls), arguments=key)
 
 
-def telling_fields(values: Sequence[Any], pointer: str = "") -> Iterator[str]:
+def _compared_fields(rows: Sequence[Row]) -> tuple[str, ...]:
+    """Return what ``evaluation.correct`` lists for JSON answers: the fields that are right or wrong, or all ``fields`` if the values of
+    the others are numbers, few, or copied from the prompts."""
+    answers = [(row, value) for row in rows if (value := json_object(scored_answer(row)[1])) is not None]
+    telling = tuple(telling_fields([value for _, value in answers]))
+    found = grouped((name, (_is_copied(item, row), json.dumps(item))) for row, value in answers for name, item in _leaves(value))
+    others = [zip(*own, strict=True) for name, own in found.items() if name not in telling]
+    known = [sum(copied) >= _NEARLY_ALL * len(copied) or label_set(texts, _MOST_VALUES) for copied, texts in others]
+    return ("fields",) if known and all(known) else telling
+
+
+def _is_copied(item: Any, row: Row) -> bool:
+    prompt = "\n".join(json_strings(row.prompt_content)).casefold()
+    return all(text.casefold() in prompt for text in json_strings(item))
+
+
+def telling_fields(values: Sequence[Any]) -> Iterator[str]:
     """Yield JSON Pointers to the fields that all ``values`` have and that are right or wrong: booleans, and few repeated values."""
-    for name in values[0]:
-        parts = [value[name] for value in values if name in value]
+    found = grouped((name, json.dumps(item)) for value in values for name, item in _leaves(value))
+    for name, texts in found.items():
+        is_told = set(texts) == {"true", "false"} or label_set(texts, _MOST_VALUES)
+        if is_told and len(texts) == len(values) and len(set(texts)) > 1:
+            yield name
+
+
+def _leaves(value: Mapping[str, Any], pointer: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the JSON Pointer and the value of each field in a JSON object, except objects, whose fields are yielded."""
+    for name, item in value.items():
         below = f"{pointer}/{name.replace('~', '~0').replace('/', '~1')}"
-        if len(parts) < len(values):
-            continue
-        if all(isinstance(part, dict) for part in parts):
-            yield from telling_fields(parts, below)
-        elif len(set(texts := [json.dumps(part) for part in parts])) > 1 and (
-            set(texts) == {"true", "false"} or label_set(texts, _MOST_VALUES)
-        ):
-            yield below
+        if isinstance(item, dict):
+            yield from _leaves(item, below)
+        else:
+            yield below, item
 
 
 def recurring_sentences(answers: Sequence[str], values: Sequence[Mapping[str, Any]]) -> Iterable[Sentence]:
@@ -254,9 +270,7 @@ def _condition(text: str, having: Sequence[bool], values: Sequence[Mapping[str, 
     """Return the field and value that exactly the answers with the sentence ``text`` have, other than the sentence itself."""
     chosen = [value for value, has_it in zip(values, having, strict=False) if has_it]
     for key, wanted in chosen[0].items() if chosen else ():
-        if not isinstance(wanted, str) or text in wanted:
-            continue
-        if sum(value.get(key) == wanted for value in values) == len(chosen) == sum(value.get(key) == wanted for value in chosen):
+        if isinstance(wanted, str) and text not in wanted and [value for value in values if value.get(key) == wanted] == chosen:
             return key, wanted
     return None
 
@@ -277,28 +291,20 @@ def _token_limit(rows: Sequence[Row]) -> int:
 def recipe_text(scaffold: Scaffold, name: str, source: str, schema: str) -> str:
     """Return the recipe as TOML, with ``source`` and ``schema`` as its paths."""
     formats = ", ".join(f"{count:,} {format}" for format, count in scaffold.formats.items())
+    length = "longer texts are divided" if scaffold.only_texts else "estimated from the longest row; mlxtune plan counts the tokens"
     lines = [
         f"# A first recipe for {one_line(scaffold.source.name)} ({formats}). Change it freely. mlxtune plan shows the effect.",
         f"name = {toml_literal(name)}",
         "",
         "[model]",
         f"base = {toml_literal(_BASE)}        # small, for a first run; mlxtune advise suggests one for this task and machine",
-        *(
-            [f'template = "{_TOOLS_TEMPLATE}"      # renders tools; leave it out if the base\'s own template does']
-            if scaffold.tools
-            else []
-        ),
+        *([_TOOLS_TEMPLATE] if scaffold.tools else []),
         "",
         "[data]",
         f"source = {toml_literal(source)}",
         *([f"format = {toml_literal(scaffold.format)}"] if scaffold.format != "auto" else []),
         *([f"map = {toml_literal(dict(scaffold.columns.mapping))}"] if scaffold.columns.mapping else []),
-        f"max_tokens = {scaffold.max_tokens}            # "
-        + (
-            "longer texts are divided"
-            if scaffold.only_texts
-            else "first estimated from the longest row; mlxtune plan counts the tokens"
-        ),
+        f"max_tokens = {scaffold.max_tokens}            # {length}",
         *(["holdout = 0                 # texts have no answers to evaluate", "validation = 0.2"] if scaffold.only_texts else []),
         "",
         "[method]",
@@ -321,10 +327,8 @@ def recipe_text(scaffold: Scaffold, name: str, source: str, schema: str) -> str:
         block = ["[[evaluation.disclaimers]]", f"text = {toml_literal(sentence.text)}"]
         block += [f"when = {toml_literal(dict([sentence.when]))}"] if sentence.when else []
         if sentence.share < 1:
-            block = [
-                f"# In {sentence.share:.0%} of the answers. Uncomment it if every answer must contain it.",
-                *(f"# {one}" for one in block),
-            ]
+            block = [f"In {sentence.share:.0%} of the answers. Uncomment it if every answer must contain it.", *block]
+            block = [f"# {line}" for line in block]
         lines += ["", *block]
     return "\n".join(lines) + "\n"
 

@@ -99,6 +99,20 @@ def test_fields_with_few_values_are_compared() -> None:
 
 
 @pytest.mark.parametrize(
+    ("more", "expected"), [({}, ["fields"]), ({"note": "It is booked for {}, thank you."}, ["/area"])], ids=["copied", "free text"]
+)
+def test_all_fields_are_compared_if_their_values_are_few_or_copied(
+    more: dict[str, str], expected: list[str], tmp_path: Path
+) -> None:
+    rows = []
+    for at in range(12):
+        fields = {"area": "NS"[at % 2], "who": [f"Guest {at}"]} | ({"people": at} if at % 3 else {})
+        fields |= {name: text.format(f"guest {at}") for name, text in more.items()}
+        rows.append({"prompt": f"A table for {at}, the name is guest {at}", "completion": json.dumps(fields)})
+    assert load(write(guess(write_rows(tmp_path / "rows.jsonl", rows)), tmp_path)).evaluation.correct == expected
+
+
+@pytest.mark.parametrize(
     ("answer", "expected", "form"),
     [
         ("4 + 4 = {}\n#### {}", ["number"], "#### NUMBER"),

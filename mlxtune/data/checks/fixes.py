@@ -77,12 +77,11 @@ def record_fixes(
     """
     changes: list[RowChange] = []
     by_hand: list[tuple[Location, Finding]] = []
-    edits: dict[str, Row | None] = {}
-    fixed: list[int] = []
+    edits: dict[int, Row | None] = {}
     for index, own in select_fixes(findings, also).items():
         location, record = browser.records.location(index), browser.lazy_row(index).current_or_error
-        is_row = not isinstance(record, DataError)
-        if (part := browser.records.part(index)[0]) == GENERATED or (part == "test" and is_row):
+        part = browser.records.part(index)[0]
+        if part == GENERATED or (part == "test" and not isinstance(record, DataError)):
             continue
         row = fixed_row(browser, index, own)
         if not isinstance(record, DataError) and row is not None:
@@ -91,14 +90,12 @@ def record_fixes(
                 continue
         before = "" if isinstance(record, DataError) else record.id
         changes.append(RowChange(location, tuple(dict.fromkeys(one.check for one in own)), before, row.id if row else ""))
-        edits[browser.key(index)] = row
-        fixed.append(index)
-    gone = {index for index in fixed if edits[browser.key(index)] is None}
-    if all(
-        index in gone or browser.is_left_out(index) for index in range(len(browser)) if browser.records.part(index)[0] != "test"
-    ):
+        edits[index] = row
+    untested = (index for index in range(len(browser)) if browser.records.part(index)[0] != "test")
+    if all(edits.get(index, index) is None or browser.is_left_out(index) for index in untested):
         raise DataError("No row would be left, so nothing was changed.", hint="Change the recipe, or correct the rows.")
-    session.decide("apply", [browser.keyed_row(index) for index in fixed], edits=edits, reason="data check --fix")
+    keyed = {browser.key(index): row for index, row in edits.items()}
+    session.decide("apply", [browser.keyed_row(index) for index in edits], edits=keyed, reason="data check --fix")
     return FixResult(tuple(changes), tuple(by_hand))
 
 
