@@ -7,6 +7,7 @@ import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ _JSON_PER_TOKEN = 3  # characters per token in JSON: 3.6 in the tools of the sam
 _TEMPLATE_TOKENS = 64  # maximum number of tokens added by a chat template
 _TEXT_WINDOW = 1024  # tokens; longer texts are divided
 _TOKEN_LIMITS = (256, 512, 1024, 2048, 4096, 8192)  # the base's context has 8,192 tokens
-_NEARLY_ALL = 0.9  # minimum share of the answers, or of a field's values, that a guess fits
+_NEARLY_ALL = 0.9  # minimum share of the answers that a guess fits
 _MOST_VALUES = 20  # maximum number of values in an enum
 _MOST_TOOLS = 100  # maximum number of tools in a schema
 _COMMON = 0.3  # minimum share of the answers that contain a suggested sentence
@@ -111,12 +112,8 @@ def guess(path: Path, mapping: Mapping[str, str] = NO_MAPPING, format: str = "au
     """Guess a recipe for the rows of ``path``. Raises ``DataError`` if none of them can be read, or if the names of their columns do
     not indicate what they contain."""
     mapping = dict(mapping) or (_mapping_by_name(path) if format == "auto" else {})
-    rows: list[Row] = []
-    errors: list[DataError] = []
-    for part, file in source_files(path).items():
-        if part != "test":  # published test rows decide nothing
-            file_rows, file_errors = read_records(file, format, mapping)
-            rows, errors = rows + file_rows, errors + file_errors
+    files = [file for part, file in source_files(path).items() if part != "test"]  # published test rows decide nothing
+    rows, errors = (list(chain(*parts)) for parts in zip(*(read_records(file, format, mapping) for file in files), strict=True))
     if not rows:
         raise DataError(f"{path.name} has no valid rows: {errors[0].message}", hint=errors[0].hint)
     sample = rows[:_MOST_ROWS]
@@ -128,7 +125,8 @@ def guess(path: Path, mapping: Mapping[str, str] = NO_MAPPING, format: str = "au
     with_numbers = method == "sft" and not is_json and _most_match(_FINAL_NUMBER, answers)
     labels = () if is_json or not kinds[Conversation] else label_set([answer.strip() for answer in answers])
     calls = [_calls(row) for row in sample]
-    schema = _calls_schema(sample, calls) if all(calls) else infer_schema(values) if is_json else None
+    copied = _copied_fields(sample) if is_json else frozenset()
+    schema = _calls_schema(sample, calls) if all(calls) else infer_schema(values, copied) if is_json else None
     has_calls = sum(map(bool, calls)) > len(sample) / 2
     correct = ("answer",) if labels else ("number",) if with_numbers else ("calls",) if has_calls else ()
     return Scaffold(
@@ -144,7 +142,7 @@ def guess(path: Path, mapping: Mapping[str, str] = NO_MAPPING, format: str = "au
         tools=any(row_tools(row) for row in sample),
         labels=labels,
         sentences=tuple(recurring_sentences(answers, values if is_json else [])),
-        correct=_compared_fields(sample) if is_json and not all(calls) else correct,
+        correct=_compared_fields(values, copied) if is_json and not all(calls) else correct,
         number_form=next((form for form, pattern in _FORMS.items() if with_numbers and _most_match(pattern, answers)), ""),
     )
 
@@ -167,25 +165,26 @@ def _mapping_by_name(path: Path) -> dict[str, str]:
     raise DataError(f"The column names of {one_line(path.name)} do not indicate what the columns contain: {names}.", hint=hint)
 
 
-def infer_schema(values: Sequence[Mapping[str, Any]]) -> Schema:
-    """Return a JSON Schema that all ``values`` conform to. Keys that all of them have are required."""
-    return _schema_of(list(values)) | {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+def infer_schema(values: Sequence[Mapping[str, Any]], copied: frozenset[str] = frozenset()) -> Schema:
+    """Return a JSON Schema that all ``values`` conform to. Keys that all of them have are required, and strings with few values must be
+    one of these, except in the ``copied`` fields."""
+    return _schema_of(list(values), copied) | {"$schema": "https://json-schema.org/draft/2020-12/schema"}
 
 
-def _schema_of(values: Sequence[Any]) -> Schema:
+def _schema_of(values: Sequence[Any], copied: frozenset[str] = frozenset(), pointer: str = "") -> Schema:
     kinds = {_TYPES[type(value)] for value in values}
     if kinds == {"integer", "number"}:
         kinds = {"number"}
     schema: Schema = {"type": next(iter(kinds)) if len(kinds) == 1 else sorted(kinds)}
     if kinds == {"object"}:
-        names = list(dict.fromkeys(name for value in values for name in value))
-        schema["properties"] = {name: _schema_of([value[name] for value in values if name in value]) for name in names}
-        schema["required"] = [name for name in names if all(name in value for value in values)]
+        parts = grouped(field for value in values for field in value.items())
+        schema["properties"] = {name: _schema_of(own, copied, _below(pointer, name)) for name, own in parts.items()}
+        schema["required"] = [name for name, own in parts.items() if len(own) == len(values)]
         schema["additionalProperties"] = False
     elif kinds == {"array"}:
         items = [item for value in values for item in value]
-        schema |= {"items": _schema_of(items)} if items else {}
-    elif kinds == {"string"} and (labels := label_set(values, _MOST_VALUES)):
+        schema |= {"items": _schema_of(items, copied, pointer)} if items else {}
+    elif kinds == {"string"} and pointer not in copied and (labels := label_set(values, _MOST_VALUES)):
         schema["enum"] = list(labels)
     return schema
 
@@ -211,20 +210,24 @@ def _calls_schema(rows: Sequence[Row], calls: Sequence[Sequence[dict[str, Any]]]
     return calls_schema(tools, several=any(len(own) > 1 for own in calls), arguments=key)
 
 
-def _compared_fields(rows: Sequence[Row]) -> tuple[str, ...]:
-    """Return what ``evaluation.correct`` lists for JSON answers: the fields that are right or wrong, or all ``fields`` if the values of
-    the others are numbers, few, or copied from the prompts."""
-    answers = [(row, value) for row in rows if (value := json_object(scored_answer(row)[1])) is not None]
-    telling = tuple(telling_fields([value for _, value in answers]))
-    found = grouped((name, (_is_copied(item, row), json.dumps(item))) for row, value in answers for name, item in _leaves(value))
-    others = [zip(*own, strict=True) for name, own in found.items() if name not in telling]
-    known = [sum(copied) >= _NEARLY_ALL * len(copied) or label_set(texts, _MOST_VALUES) for copied, texts in others]
-    return ("fields",) if known and all(known) else telling
+def _copied_fields(rows: Sequence[Row]) -> frozenset[str]:
+    """Return JSON Pointers to the fields of JSON answers that are mostly copied from the prompts, such as names, or that are numbers."""
+    answers = ((json_object(scored_answer(row)[1]) or {}, "\n".join(json_strings(row.prompt_content)).casefold()) for row in rows)
+    found = grouped(
+        # one or two letters, such as A, may be there by chance
+        (name, all((len(text) > 2 or text.isdigit()) and text.casefold() in prompt for text in json_strings(item)))
+        for value, prompt in answers
+        for name, item in _leaves(value)
+    )
+    return frozenset(name for name, copied in found.items() if sum(copied) > len(copied) / 2)
 
 
-def _is_copied(item: Any, row: Row) -> bool:
-    prompt = "\n".join(json_strings(row.prompt_content)).casefold()
-    return all(text.casefold() in prompt for text in json_strings(item))
+def _compared_fields(values: Sequence[Any], copied: frozenset[str]) -> tuple[str, ...]:
+    """Return what ``evaluation.correct`` lists for JSON answers: the fields that are right or wrong, or all ``fields`` if the others are."""
+    telling = tuple(telling_fields(values))
+    found = grouped((name, json.dumps(item)) for value in values for name, item in _leaves(value))
+    others = [name in copied or label_set(texts, _MOST_VALUES) for name, texts in found.items() if name not in telling]
+    return ("fields",) if others and all(others) else telling
 
 
 def telling_fields(values: Sequence[Any]) -> Iterator[str]:
@@ -239,11 +242,12 @@ def telling_fields(values: Sequence[Any]) -> Iterator[str]:
 def _leaves(value: Mapping[str, Any], pointer: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the JSON Pointer and the value of each field in a JSON object, except objects, whose fields are yielded."""
     for name, item in value.items():
-        below = f"{pointer}/{name.replace('~', '~0').replace('/', '~1')}"
-        if isinstance(item, dict):
-            yield from _leaves(item, below)
-        else:
-            yield below, item
+        below = _below(pointer, name)
+        yield from _leaves(item, below) if isinstance(item, dict) else [(below, item)]
+
+
+def _below(pointer: str, name: str) -> str:
+    return f"{pointer}/{name.replace('~', '~0').replace('/', '~1')}"
 
 
 def recurring_sentences(answers: Sequence[str], values: Sequence[Mapping[str, Any]]) -> Iterable[Sentence]:

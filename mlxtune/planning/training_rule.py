@@ -64,13 +64,10 @@ def model_width(config: Mapping[str, Any]) -> int:
 def apply_rule(recipe: Recipe, width: int, rows: int) -> Recipe:
     """Return ``recipe`` with the rule's values for the settings that it leaves at 0."""
     section, rule = recipe.training, training_rule(recipe.method.kind, width, rows)
-    if not section.learning_rate:
-        section = replace(section, learning_rate=rule.learning_rate)
-    if not section.batch_size and not section.batch_tokens:
-        section = replace(section, batch_size=rule.batch_size)
-    if not section.steps and not section.epochs:
-        section = replace(section, epochs=rule.epochs)
-    return recipe if section == recipe.training else replace(recipe, training=section)
+    rate = section.learning_rate or rule.learning_rate
+    batch = section.batch_size or (0 if section.batch_tokens else rule.batch_size)
+    epochs = section.epochs or (0 if section.steps else rule.epochs)
+    return replace(recipe, training=replace(section, learning_rate=rate, batch_size=batch, epochs=epochs))
 
 
 def by_rule(recipe: Recipe, width: int, rows: int) -> Recipe:

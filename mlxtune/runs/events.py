@@ -319,6 +319,9 @@ class EventWriter(Closeable):
             if type in _SYNCED:
                 self._journal.sync()
 
+    def warn(self, code: WarningCode, **values: Any) -> None:
+        self.emit("warning", code=code, values=values)
+
     def close(self) -> None:
         self._journal.close()
 

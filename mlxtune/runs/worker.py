@@ -19,7 +19,7 @@ from mlxtune.core.errors import GpuError, Interrupted, MachineError, MlxtuneErro
 from mlxtune.core.machine_load import busy_load
 from mlxtune.recipe import Recipe
 from mlxtune.runs import launch
-from mlxtune.runs.events import EventWriter, RunRemoved, WarningCode
+from mlxtune.runs.events import EventWriter, RunRemoved
 from mlxtune.runs.locks import accelerator_lease, file_lock
 from mlxtune.runs.registry import LAUNCH_FILE, Run
 
@@ -40,7 +40,7 @@ class Worker:
         self.request = launch.read_request(folder)
         self._events = EventWriter(folder)
         self._stop = threading.Event()
-        self.emit = self._events.emit
+        self.emit, self.warn = self._events.emit, self._events.warn
         self.sleep_guard = 0  # the process that keeps a Mac awake
         self._started = self._warned_of_load = False
 
@@ -58,9 +58,6 @@ class Worker:
         if self.sleep_guard:
             self.emit("sleep.prevented", pid=self.sleep_guard)
         self._started = True
-
-    def warn(self, code: WarningCode, **values: Any) -> None:
-        self.emit("warning", code=code, values=values)
 
     def _on_signal(self, number: int, _frame: object) -> None:
         if self._stop.is_set():

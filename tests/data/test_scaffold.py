@@ -99,17 +99,25 @@ def test_fields_with_few_values_are_compared() -> None:
 
 
 @pytest.mark.parametrize(
-    ("more", "expected"), [({}, ["fields"]), ({"note": "It is booked for {}, thank you."}, ["/area"])], ids=["copied", "free text"]
+    ("more", "expected"),
+    [({}, ["fields"]), ({"note": "It is booked for {}, thank you."}, ["/area", "/who"])],
+    ids=["copied", "free text"],
 )
-def test_all_fields_are_compared_if_their_values_are_few_or_copied(
+def test_fields_that_are_copied_from_the_prompts_are_compared_and_have_any_value(
     more: dict[str, str], expected: list[str], tmp_path: Path
 ) -> None:
     rows = []
     for at in range(12):
-        fields = {"area": "NS"[at % 2], "who": [f"Guest {at}"]} | ({"people": at} if at % 3 else {})
-        fields |= {name: text.format(f"guest {at}") for name, text in more.items()}
-        rows.append({"prompt": f"A table for {at}, the name is guest {at}", "completion": json.dumps(fields)})
-    assert load(write(guess(write_rows(tmp_path / "rows.jsonl", rows)), tmp_path)).evaluation.correct == expected
+        fields = {"area": "NA"[at % 2], "who": ["Ann", "Bo Day"][at % 2]} | ({"people": at, "at": f"{at} pm"} if at % 3 else {})
+        fields |= {name: text.format(at) for name, text in more.items()}
+        rows.append(
+            {"prompt": f"A table for {at} at {at} pm. My name is {fields['who'].lower()}.", "completion": json.dumps(fields)}
+        )
+    recipe = load(write(guess(write_rows(tmp_path / "rows.jsonl", rows)), tmp_path))
+    assert recipe.evaluation.correct == expected
+    properties = json.loads(recipe.path(recipe.evaluation.schema).read_text())["properties"]
+    assert properties["area"]["enum"] == ["A", "N"]
+    assert properties["who"] == {"type": "string"}
 
 
 @pytest.mark.parametrize(

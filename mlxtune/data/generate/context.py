@@ -88,9 +88,8 @@ def _read(recipe: Recipe, *, skip_invalid: bool = False) -> tuple[Source, Splits
 def _usable(recipe: Recipe, splits: Splits, name: str) -> tuple[Conversation | Preference, ...]:
     if recipe.method.kind == "kto":
         raise InputError("Rows for KTO cannot be generated.", hint="Use a recipe with method.kind = sft or dpo.")
-    kind = Preference if recipe.method.kind == "dpo" else Conversation
-    own = [row for row in splits.train if not lineage_of(row)]
-    train = tuple(row for row in own if isinstance(row, Conversation | Preference) and isinstance(row, kind) and not row.tools)
+    kind: type[Conversation | Preference] = Preference if recipe.method.kind == "dpo" else Conversation
+    train = tuple(row for row in splits.train if isinstance(row, kind) and not row.tools and not lineage_of(row))
     if not train:
         hint = "Add a few chat or completion rows without tools." if kind is Conversation else "Add a few preference pairs."
         raise DataError(f"{name} has no training rows that a teacher could use as examples.", hint=hint)

@@ -22,7 +22,7 @@ from mlxtune.evaluation.scorers import CONTRACT, CORRECT
 from mlxtune.models import lora
 from mlxtune.models.template import TemplateSettings
 from mlxtune.recipe import Recipe, TrainingSection, dump
-from mlxtune.runs.events import EventWriter, WarningCode
+from mlxtune.runs.events import EventWriter
 from mlxtune.runs.worker import Worker
 from mlxtune.training import checkpoint
 from mlxtune.training.frozen_cache import FrozenCache
@@ -45,9 +45,6 @@ class TrialListener(EventWriter):
     @property
     def stopping(self) -> bool:
         return self._worker.stopping or self._should_stop()
-
-    def warn(self, code: WarningCode, **values: Any) -> None:
-        self.emit("warning", code=code, values=values)
 
 
 @dataclass
