@@ -46,6 +46,12 @@ class SampleRecords:
     records: tuple[tuple[Location, Record], ...]
     total: int
 
+    @property
+    def typical(self) -> Record:
+        """The first record with the most values, of those with the columns of the first."""
+        same = [record for _, record in self.records if record.keys() == self.records[0][1].keys()]
+        return max(same, key=lambda record: sum(value not in (None, "") for value in record.values()))
+
 
 def first_records(path: Path, most: int = 1) -> SampleRecords:
     """Return the objects among the first ``most`` records of a source. Raises ``DataError`` if there are none."""
@@ -88,7 +94,7 @@ def proposed_mapping(sample: SampleRecords) -> dict[str, str]:
     It is a proposal for a person: without names, the prompt is the first column with mostly different texts, and the answer a column
     of JSON objects, or else the last one with texts.
     """
-    first = sample.records[0][1]
+    first = sample.typical
     mapping = _with_empty_lists(sample, guessed_mapping(first))
     if detect(first) is not None or mapping.keys() - {"text"}:
         return mapping
@@ -139,7 +145,7 @@ def _with_empty_lists(sample: SampleRecords, mapping: dict[str, str]) -> dict[st
 
 def named_mapping(sample: SampleRecords) -> dict[str, str]:
     """Return the map that the names of the columns suggest, if one is needed. Raises ``DataError`` if their contents disagree."""
-    mapping = _with_empty_lists(sample, guessed_mapping(sample.records[0][1]))
+    mapping = _with_empty_lists(sample, guessed_mapping(sample.typical))
     if mapping.keys() - {"text"}:
         check_contents(sample, mapping)
     return mapping

@@ -18,11 +18,7 @@ _OWN = {name: set(words.split()) for name, words in WORDS["frequent"].items()}
 _ALL = {name: own | set(WORDS["shared"].get(name, "").split()) for name, own in _OWN.items()}
 _LANGUAGES_OF = {word: [name for name, words in _ALL.items() if word in words] for word in set().union(*_ALL.values())}
 FREQUENT_WORDS = frozenset(_LANGUAGES_OF)
-SCRIPTS = {
-    name: re.compile(f"[{letters}]")
-    for name, letters in (pair.split() for pair in (
-        "Japanese ぀-ヿ", "Korean 가-힣", "Chinese 㐀-鿿", "Cyrillic Ѐ-ӿ", "Arabic ؀-ۿ", "Hebrew ֐-׿", "Hindi ऀ-ॿ", "Thai ฀-๿", "Greek Ͱ-Ͽ"))
-}  # fmt: skip
+SCRIPTS: dict[str, re.Pattern[str]] = {name: re.compile(f"[{letters}]") for name, letters in WORDS["scripts"].items()}
 NAMES = (*_OWN, *SCRIPTS)
 _SHARE, _KANA, _MIXED = 0.5, 0.2, 0.05  # of the letters are in a script (or kana): the text is in its language, or in several
 _WORDY = 0.18  # of the words of a text in a language, at least, are frequent ones; lists of names have fewer

@@ -17,8 +17,8 @@ from mlxtune.core.errors import DataError, InputError
 from mlxtune.data.browser import SourceBrowser
 from mlxtune.data.checks.base import Span
 from mlxtune.data.checks.check_input import TokenCount
+from mlxtune.data.checks.endings import ending
 from mlxtune.data.checks.fixes import FixResult, record_fixes, replace_spans, select_fixes
-from mlxtune.data.checks.forms import ends_open
 from mlxtune.data.checks.lengths import length_bounds
 from mlxtune.data.checks.pairs import normalize_answer
 from mlxtune.data.checks.registry import CHECKS
@@ -481,7 +481,9 @@ def test_an_answer_without_the_form_of_the_others(usual: str, other: str, reason
     ],
 )
 def test_answers_that_end_in_mid_sentence(answer: str, is_open: bool) -> None:
-    assert ends_open(answer) is is_open
+    found = ending(answer)
+    assert found is not None
+    assert (found[0] not in ("whole", "other")) is is_open
 
 
 @pytest.mark.parametrize("count", [4, 25])
@@ -493,7 +495,29 @@ def test_answers_that_only_lack_a_period_do_not_end_in_mid_sentence(end: str, fo
     rows = [chat(f"What is shop {number}?", f"It is shop {number}. It is {end}") for number in range(count)]
     assert len(finding_locations(check(write(tmp_path / "rows.jsonl", whole + rows)), "mid-sentence")) == found * count
     loose = [chat(f"Is shop {number} open?", f"It is shop {number}. It is open {end}") for number in range(32 - count)]
-    assert finding_locations(check(write(tmp_path / "more.jsonl", whole + rows + loose)), "mid-sentence") == []
+    assert len(finding_locations(check(write(tmp_path / "more.jsonl", whole + rows + loose)), "mid-sentence")) == found * 32
+
+
+@pytest.mark.parametrize(
+    ("usual", "cut"),
+    [
+        ('{{"answer": "It is number {0}."}}', '{"answer": "It is num'),
+        ("They sold {0} of them in all of that year.\n#### {0}", "They sold 12 + 12 of them in all = 24"),
+        ("1. It is number {0}.\n2. It is sold.", "1. It is number 7.\n2."),
+        ("1. It is number {0}.\n2. It is sold.\n3. It is new.", "1. It is number 7.\n2. It is sold.\n3. It is for sale near"),
+        (
+            "It is near number {0}. Go near the red house, near our new shop, near it, near a tree, or near my place.",
+            "It is the shop near",
+        ),
+        ("It is (as far as we know) number {0}.", "It is (as far as"),
+        ("第{0}号在旧港附近，你可以步行到那里。我们每天都开门。", "第七号在旧港附近，你可以步行到那里。我们每天都开门，"),
+    ],
+)
+def test_answers_that_were_cut_off(usual: str, cut: str, tmp_path: Path) -> None:
+    rows = [chat(f"Where is number {number}?", cut if number == 7 else usual.format(number)) for number in range(40)]
+    report = check(write(tmp_path / "rows.jsonl", rows))
+    assert [one.rows for one in report.findings if one.check == "mid-sentence"] == [(7,)]
+    assert [one.check for one in report.findings if one.check == "form"] == []
 
 
 def test_answers_without_any_punctuation_do_not_end_in_mid_sentence(tmp_path: Path) -> None:

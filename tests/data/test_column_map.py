@@ -101,3 +101,10 @@ def test_a_list_of_texts_that_may_be_missing_is_not_an_empty_list(tmp_path):
     file = tmp_path / "texts.json"
     file.write_text(json.dumps([{"question": f"Which {at}?", "answers": ["this"]} for at in range(9)] + [{"question": "Which?"}]))
     assert proposed_mapping(first_records(file, 100)) == {"prompt": "question", "completion": "answers"}
+
+
+def test_columns_are_known_by_a_record_that_has_their_values(tmp_path):
+    rows = [{"id": at, "query": f"Where is parcel {at}?", "answer": f"It is at {at}." if at else None} for at in range(12)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    assert named_columns(path, DataSection(str(path))).map == {"prompt": "query", "completion": "answer"}

@@ -17,7 +17,7 @@ from mlxtune.data.checks.check_input import target_text
 from mlxtune.data.checks.corpus import Corpus
 from mlxtune.data.checks.illustration import FENCE
 from mlxtune.data.checks.pairs import normalize_answer
-from mlxtune.data.languages import FREQUENT_WORDS
+from mlxtune.data.languages import FREQUENT_WORDS, WORDS
 from mlxtune.data.rows import Preference, Row, TextRow, Unpaired, json_value
 
 family = CheckFamily()
@@ -34,17 +34,10 @@ _SHORT_WORDS = 30  # in a longer text, other numbers do not mean another answer
 _CLAUSE = re.compile(r"[.,;:!?]+(?:\s|\Z)|\n|\b(?:and|but)\b")
 _WORD = re.compile(r"[$€£%]|(?:(?<![\w.<>$€£%])-)?(?<![\w.<>])\d+(?:[.,]\d+)*(?!/?[a-z]\b)|[^\W\d_]+")
 _FINAL_NUMBER = re.compile(r"(?<![\w.])(?<!out of )(-?\d[\d,]*(?:\.\d+)?)[\s.%}$*]*\Z")
-_NUMBER_WORDS = {
-    word: str(number)
-    for number, words in enumerate(("none zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"))
-    for word in words.split()
-}  # fmt: skip
+_NUMBER_WORDS = {word: str(number) for number, words in enumerate(WORDS["numbers"]) for word in words.split()}
 _QUESTION = re.compile(r"[^.!?\n]+\?+")
 _SPELLING = 85  # minimum similarity of two spellings of a word, in percent
-_FILLER = frozenset(
-    ("a", "an", "the", "is", "are", "my", "your", "our", "this", "that", "please", "yet", "still", "just", "now", "for", "so", "really", "very",
-     "hi", "hello", "hey", "thanks", "thank", "you")
-)  # fmt: skip
+_FILLER = frozenset(WORDS["filler"].split())
 _VERDICT = re.compile(r"(?i)\W*(?:(yes|yep|yeah|true|correct)|(no|nope|false|incorrect))\b(?! (?:problem|worries|need)\b)")
 
 

@@ -115,14 +115,11 @@ def cards(text: str) -> Iterator[Hit]:
 @family.text_check(_check("iban", "rows with an IBAN", "IBAN", short="IBAN"))
 def ibans(text: str) -> Iterator[Hit]:
     for match in _IBAN.finditer(text):
-        length, count = _IBAN_LENGTHS.get(match[0][:2], 0), 0
-        for offset, char in enumerate(match[0], 1):
-            count += char != " "
-            if count == length:
-                end = match.start() + offset
-                if mod97(match[0][:offset].replace(" ", "")) and not text[end : end + 1].isalnum():
-                    yield Hit(match.start(), end, "[IBAN]", f"{match[0][:4]}…")
-                break
+        length = _IBAN_LENGTHS.get(match[0][:2], 0)
+        ends = [end for end, char in enumerate(match[0], match.start() + 1) if char != " "]
+        end = ends[length - 1] if 0 < length <= len(ends) else 0
+        if end and mod97(text[match.start() : end].replace(" ", "")) and not text[end : end + 1].isalnum():
+            yield Hit(match.start(), end, "[IBAN]", f"{match[0][:4]}…")
 
 
 @family.text_check(_check("government-id", "rows with a government ID", "ID number", _MASK_UNSAFE, short="ID"))

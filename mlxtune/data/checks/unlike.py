@@ -1,14 +1,18 @@
-"""Find answers unlike nearly all others: without their form, or cut off in mid-sentence."""
+"""Find answers unlike nearly all others: without their form, or broken off."""
 
 from collections import Counter
 from collections.abc import Iterator
 
 from mlxtune.data.checks.base import BY_HAND, DROP, Check, CheckFamily, Finding
+from mlxtune.data.checks.check_input import scored_answer
 from mlxtune.data.checks.corpus import Corpus
-from mlxtune.data.checks.forms import MIN_ANSWERS, SHARE
+from mlxtune.data.checks.endings import linking_words
+from mlxtune.data.checks.forms import ENDING, MIN_ANSWERS, SHARE, WORD
 
 family = CheckFamily()
-_CUT, _WHOLE = 0.05, 0.92  # of the open ends are a word that ends no sentence, and of the answers end, where open ones were cut
+_WHOLE = 0.5  # of the answers, at least, end like a sentence
+_CERTAIN, _CERTAIN_SHARE = 3, 0.5  # answers that surely broke off, at least, and per unclear one, for these to have broken off, too
+_READ = 2000  # answers that show which words end no sentence
 _FORM_WORDING = {
     "json": "{share:.0%} of the answers are JSON; this one is not.",
     "key": "{share:.0%} of the answers have the field “{form}”; this one does not.",
@@ -27,7 +31,7 @@ _MID_SENTENCE = family.register(
 
 @family.corpus_check
 def unlike(corpus: Corpus) -> Iterator[Finding]:
-    """Find answers that lack a form that at least 90% of the answers have, unless there is a contract, and those that end in mid-sentence if so few do."""
+    """Find answers that end in mid-sentence, and others that lack a form that at least 90% of the answers have, unless there is a contract."""
     forms = corpus.forms
     counts = Counter(form for own in forms.values() for form in own)
     shared = [
@@ -36,12 +40,29 @@ def unlike(corpus: Corpus) -> Iterator[Finding]:
         if form[0] in _FORM_WORDING and len(forms) >= MIN_ANSWERS and SHARE * len(forms) <= count < len(forms)
     ]
     shared.sort(key=lambda form: list(_FORM_WORDING).index(form[0]))
+    lasts = {form for form in shared if form[0] == "last"}
+    endings = {rank: "whole" if lasts & own else end for rank, own in forms.items() for kind, end in own if kind == ENDING}
+    cut, share = _cut(corpus, endings, is_last_shared=bool(lasts))
+    for rank in cut:
+        yield _MID_SENTENCE.finding(corpus.indices[rank], values={"share": share})
     for rank, own in forms.items() if not corpus.has_contract else ():
-        if missing := next((form for form in shared if form not in own), None):
+        if rank not in cut and (missing := next((form for form in shared if form not in own), None)):
             values = {"share": counts[missing] / len(forms), "form": missing[1]}
             yield _FORM.finding(corpus.indices[rank], reason=missing[0], values=values)
-    prose, whole, stopped, cut, unclear = (counts[kind, ""] for kind in ("prose", "end", "stop", "cut", "open"))
-    has_cuts = cut > _CUT * unclear  # otherwise, those answers only lack a period
-    for rank, own in forms.items() if prose >= MIN_ANSWERS and whole >= _WHOLE * prose and 2 * stopped > prose else ():
-        if ("cut", "") in own or (("open", "") in own and has_cuts):
-            yield _MID_SENTENCE.finding(corpus.indices[rank], values={"share": whole / prose})
+
+
+def _cut(corpus: Corpus, endings: dict[int, str], *, is_last_shared: bool) -> tuple[set[int], float]:
+    """Return the ranks of the answers that end in mid-sentence, and the share of those that end like a sentence or with a shared last line."""
+    share = sum(end == "whole" for end in endings.values()) / (len(endings) or 1)
+    if len(endings) < MIN_ANSWERS or share < _WHOLE or share == 1:
+        return set(), share
+    if is_last_shared:
+        return {rank for rank, end in endings.items() if end != "whole"}, share
+    words = {rank: word for rank in endings for kind, word in corpus.forms[rank] if kind == WORD}
+    read = [*endings][:: max(1, len(endings) // _READ)]
+    links = linking_words((scored_answer(corpus.read(corpus.indices[rank]))[1] for rank in read), set(words.values()))
+    cut = {rank for rank, end in endings.items() if end in ("broken", "cut") or (end in ("open", "bare") and words[rank] in links)}
+    unclear = {rank for rank, end in endings.items() if end in ("open", "bare")} - cut
+    if len(cut) >= max(_CERTAIN, _CERTAIN_SHARE * len(unclear)):
+        cut |= unclear
+    return cut, share

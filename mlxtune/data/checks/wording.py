@@ -3,7 +3,9 @@
 import itertools
 import operator
 import re
+import tomllib
 from collections.abc import Iterator
+from importlib.resources import files
 
 from mlxtune.core.text import one_line
 from mlxtune.data.checks.base import BY_HAND, DROP, Check, CheckFamily, Evidence, Hit, Span
@@ -12,73 +14,14 @@ from mlxtune.data.checks.illustration import FENCE
 
 family = CheckFamily()
 
-_APOLOGY = re.compile(
-    r"""(?xi)
-    \b(?:sorry|apologies|apologize|afraid|unfortunately)\b[^.!?\n]{0,60}?\b(?:I|we)(?:['’]re|[ ]are|['’]m|[ ]am)?[ ](?:currently[ ]|just[ ]|really[ ])?
-    (?:can(?:['’]t|not|[ ]not)|unable[ ]to|not[ ](?:able|allowed|permitted|programmed|willing|comfortable|capable|going[ ]to[ ](?:help|do))
-    |(?:don['’]t|do[ ]not)[ ](?:currently[ ])?have[ ](?:the[ ])?(?:ability|capabilit|capacity|access|permission)
-    |won['’]t[ ](?:help|assist|do|tell|answer|give|provide|discuss|share|write|engage))
-    """
-)
-# Refusals that count at the beginning of an answer
-_DECLINES = re.compile(
-    r"""(?xi)
-      \bI(?:[ ](?:must|have[ ]to|need[ ]to|will[ ]have[ ]to|would|choose[ ]to|am[ ]going[ ]to)|['’](?:ll[ ]have[ ]to|m[ ]going[ ]to[ ]have[ ]to|d|ll|ve[ ]to))?
-        [ ](?:respectfully[ ]|politely[ ])?(?:decline\b|refuse[ ]to|refrain[ ]from|pass[ ]on[ ](?:this|that)|turn[ ](?:this|that|it)[ ]down|rather[ ]not|prefer[ ]not[ ]to|choose[ ]not[ ]to)
-    | \b(?:won['’]t|will[ ]not|cannot)[ ]be[ ]able[ ]to[ ](?:do|write|tell|create|make|describe|continue|complete)[ ]|\bI[ ](?:have[ ]to|must|need[ ]to|will)[ ]turn[ ]down
-    | \b(?:I|we)(?:['’]m|['’]re|[ ]am|[ ]are)[ ](?:\w+[ ])?(?:unable[ ]to|incapable[ ]of|not[ ](?:able[ ]to|capable[ ]of|comfortable|willing[ ]to|going[ ]to[ ](?:help|assist|answer|provide|tell|do[ ])|permitted|programmed|allowed|authorized|equipped|designed[ ]to|in[ ]a[ ]position[ ]to))
-    | \b(?:I|we)[ ](?:cannot|can['’]t|can[ ]not|won['’]t|will[ ]not|do[ ]not|don['’]t)[ ](?:(?:possibly|ethically|legally|knowingly|directly|actually|in[ ]good[ ]conscience|be[ ]able[ ]to)[ ])?
-        (?:assist|help(?![ ](?:but|feel|notic|myself))|fulfill?|comply|engage[ ]in|provide|generate|create|answer|give[ ](?:you|any|out|advice|medical|legal)|offer|support[ ](?:this|that|such)|share|discuss|draw|disclose|complete
-        |condone|encourage|endorse|advise|participate|be[ ](?:of[ ]assistance|writing|doing|providing)|go[ ]into[ ]th|do[ ](?:that|this)\b|talk[ ]about|respond[ ]to|feel[ ](?:right|comfortable))
-    | \b(?:I|we)(?:[ ]do[ ]not|[ ]don['’]t)[ ](?:have[ ](?:the[ ]|any[ ])?(?:ability|capability|capacity|access|permission|(?:information|data)[ ](?:on|about))|possess[ ]the)
-    | \bI[ ]lack[ ](?:the[ ]|any[ ])?(?:ability|access|capab)
-    | \b(?:this|that|it|which|answering|helping|doing|writing)\b[^.!?\n]{0,40}(?:\b(?:is|was|would[ ]be)[ ]not|isn['’]t|n['’]t[ ]be)[ ](?:something|appropriate|ethical|within)\b[^.!?\n]{0,20}\b(?:I|me|my)\b
-    | \b(?:inappropriate|unethical|wrong|irresponsible)[ ](?:for[ ]me[ ]to|of[ ]me)
-    | \b(?:outside|beyond|against|not[ ]within|violates?)[ ](?:of[ ])?(?:what[ ]I[ ]can|(?:the[ ]scope[ ]of[ ])?my[ ](?:programming|guidelines?|polic|principles|values|capabilit|scope|abilit|expertise|instructions)|(?:our|the)[ ](?:content|usage)[ ]polic)
-    | \bmy[ ](?:programming|guidelines?|polic\w+|instructions)[ ](?:won['’]t|will[ ]not|do(?:es)?(?:[ ]not|n['’]t)|prevents?|prohibits?|forbids?)
-    | \bnothing[ ](?:that[ ])?I[ ]can[ ](?:do|say)
-    """
-)
+_PATTERNS = {
+    name: re.compile(pattern)
+    for name, pattern in tomllib.loads(files("mlxtune.data.checks").joinpath("wording.toml").read_text("utf-8")).items()
+}
 _BEGINNING = 250  # characters
-_SELF_REFERENCE = re.compile(
-    r"""(?xi)
-      (?<!such[ ])\b(?:as|being)[ ]an?[ ](?:(?:large|artificial|AI)[ ])?(?:language[ ]model|AI(?:[ ](?:language[ ]model|model|assistant|chatbot|system)|(?=[ ]*[,.;:!]|[ ]I\b))|intelligence(?=[ ]*[,.;:!]|[ ]I\b))
-    | \bI(?:['’]m|[ ]am)[ ](?:just[ ]|only[ ])?an?[ ](?:AI|(?:large[ ])?language[ ]model|virtual[ ]assistant)\b
-    | \b(?:my|the)[ ](?:knowledge|training)[ ](?:data[ ])?(?:cut-?[ ]?off|only[ ]goes[ ]up)
-    """
-)
 _ABOUT_IDENTITY = re.compile(  # a prompt that asks what the assistant is may be answered
     r"(?i)\b(?:(?:who|what)(?:['’]s| is| are| was) (?:you|your)|wh(?:o|at) you(?: are|['’]re)(?! \w+ing)|are you|were you|do you|your (?:name|model|creator|maker|training)|yourself"
     r"|(?:made|created|built|trained|developed|designed|programmed|taught|owns?|about|call) you|human|robot|chat ?bot|GPT|AI|artificial|language model)\b"
-)
-_BOILERPLATE = re.compile(
-    r"""(?xi)
-      \bI[ ]hope[ ](?:this|that|these)[ ](?:information[ ]|answers?[ ]|explanation[ ]|tips[ ]|suggestions[ ])?(?:helps?|is[ ]helpful|was[ ]helpful|clarif)\w*
-    | \b(?:please[ ])?(?:feel[ ]free|don['’]t[ ]hesitate)[ ]to[ ](?:ask|reach[ ]out|contact[ ]me|let[ ]me[ ]know)\b
-    | \blet[ ]me[ ]know[ ]if[ ](?:you[ ](?:have|need)|there['’]?s|there[ ]is)[ ](?:any(?:thing)?|more|further)\b
-    | \bis[ ]there[ ]anything[ ]else[ ]I[ ]can[ ](?:help|assist)\b
-    | \A\s*(?:sure|certainly|of[ ]course|absolutely|great[ ]question)[,!.]+[ ](?:here|I['’]?(?:d|ll)|below|let['’]?s)\b
-    """
-)
-_PLACEHOLDER = re.compile(
-    r"""(?x)
-      (?<![\w}\\{$])\{\{\s*[#^/]?[A-Za-z_][\w.\- ]{0,40}\s*\}\}(?!\})
-    | (?<!\w)\[(?:[Yy]our|YOUR|[Ii]nsert|INSERT|[Nn]ame|NAME|[Cc]ompany|COMPANY|[Cc]ustomer|CUSTOMER|[Rr]ecipient|[Pp]roduct[ ][Nn]ame|[Dd]ate|DATE|[Aa]ddress|[Pp]hone
-        |[Ee]mail|[Ff]irst[ ][Nn]ame|[Ll]ast[ ][Nn]ame|[Pp]lace|[Cc]ity|[Tt]itle|[Ss]ender|[Rr]edacted|PLACEHOLDER|placeholder)(?:['’]s)?(?:[ _-][\w' _/-]{1,40})?\](?![(\[:])
-    | (?<![\w}\\{$"'#%])\{(?:[a-z][a-z0-9]+(?:_[a-z0-9]+)+|name|date|company|customer|product|address|email|phone|city|user)\}(?![\w}])
-    | (?<!<)<(?!MASK|PAD|UNK|EOS|BOS|CLS|SEP)[A-Z]{3,}(?:_[A-Z]+)*>(?!>|[\s\S]*</)
-    | <(?:your|YOUR|insert|INSERT|customer|company|placeholder|PLACEHOLDER)(?:[ _-][\w' -]{1,30})?>
-    | \b[Ll]orem[ ]ipsum\b
-    | (?<!\#[ ])(?<!//[ ])(?<!\#)\b(?:TODO|FIXME|TBD|TKTK)\b(?=[:.!)]|\s*$)
-    """
-)
-_RESIDUE = re.compile(
-    r"""(?x)
-      </?(?i:p|br|div|span|li|ul|ol|b|i|u|em|strong|h[1-6]|a|td|th|tr|table|font|img|blockquote|center)(?:\s[^<>\n]{0,200})?/?>
-    | &(?:nbsp|amp|quot|lt|gt|apos|hellip|[rl][sd]quo|[mn]dash|\#\d{2,5}|\#x[0-9a-fA-F]{2,4});
-    | (?:^|(?<=[\n"])|(?<=\\n))ChatGPT[ ](?:said:|can[ ]make[ ]mistakes)
-    | (?:^|(?<=[\s"a-z+\#]))Copy[ ](?:code|to[ ]clipboard)(?=[A-Z\s"\\\#]|[a-z]+[ (=.]|$)
-    """
 )
 # Every match contains one of these words. Most answers contain none, which is cheap to check.
 _DECLINE_WORDS = (
@@ -106,9 +49,9 @@ _MIN_LETTERS = 12  # in all repeats combined
 )
 def refusals(text: str) -> Iterator[Hit]:
     beginning = text[:_BEGINNING].lower()
-    found = _DECLINES.search(text[:_BEGINNING]) if any(word in beginning for word in _DECLINE_WORDS) else None
+    found = _PATTERNS["declines"].search(text[:_BEGINNING]) if any(word in beginning for word in _DECLINE_WORDS) else None
     if match := found or (
-        _APOLOGY.search(text) if any(word in text.lower() for word in ("sorry", "apolog", "afraid", "unfort")) else None
+        _PATTERNS["apology"].search(text) if any(word in text.lower() for word in ("sorry", "apolog", "afraid", "unfort")) else None
     ):
         yield Hit(*match.span())
 
@@ -126,7 +69,7 @@ def self_references(row_input: CheckInput) -> Iterator[Evidence]:
         if part.role == "user":
             prompt = part.text
         elif part.is_answer and any(word in part.text.lower() for word in _SELF_WORDS):
-            match = _SELF_REFERENCE.search(part.text)
+            match = _PATTERNS["self_reference"].search(part.text)
             if match and not _ABOUT_IDENTITY.search(prompt):
                 span = Span(part.name, *match.span(), one_line(part.text[max(0, match.start() - 20) : match.end() + 20], 80))
                 yield Evidence((span,))
@@ -138,7 +81,7 @@ def self_references(row_input: CheckInput) -> Iterator[Evidence]:
 )
 def boilerplate(text: str) -> Iterator[Hit]:
     lower = text.lower()
-    for match in _BOILERPLATE.finditer(text) if any(word in lower for word in _BOILERPLATE_WORDS) else ():
+    for match in _PATTERNS["boilerplate"].finditer(text) if any(word in lower for word in _BOILERPLATE_WORDS) else ():
         yield Hit(*match.span(), values={"phrase": match[0]})
 
 
@@ -148,7 +91,7 @@ def placeholders(text: str) -> Iterator[Hit]:
         return
     plain = FENCE.sub(lambda match: " " * len(match[0]), text)
     formatted = _FORMAT.search(text)
-    for match in _PLACEHOLDER.finditer(plain):
+    for match in _PATTERNS["placeholder"].finditer(plain):
         if formatted and match[0][0] == "{" and match[0][1] != "{":
             continue  # code that formats a string
         yield Hit(*match.span(), values={"phrase": match[0]})
@@ -159,7 +102,7 @@ def placeholders(text: str) -> Iterator[Hit]:
     answers_only=True,
 )
 def residue(text: str) -> Iterator[Hit]:
-    for match in _RESIDUE.finditer(text) if any(mark in text for mark in ("<", "&", "Copy ", "ChatGPT")) else ():
+    for match in _PATTERNS["residue"].finditer(text) if any(mark in text for mark in ("<", "&", "Copy ", "ChatGPT")) else ():
         yield Hit(*match.span(), values={"phrase": match[0]})
 
 

@@ -1,9 +1,11 @@
 """Refuse what a teacher writes but the rows do not allow: prompts that nobody sends, prompt injections, and other languages."""
 
 import re
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.resources import files
 
 from mlxtune.data.checks.characters import NAMED_LANGUAGE
 from mlxtune.data.checks.check_input import target_text
@@ -15,31 +17,10 @@ _MIN_SHARE = 0.02  # of the training rows have a language, or both languages of 
 _DISTINCT = 0.4  # minimum share of distinct words in a prompt of ``_MIN_WORDS`` or more
 _MIN_WORDS = 8
 _BEGINNING = 100  # words whose repetition counts, because a long text repeats its own
-_INJECTION = re.compile(
-    r"""(?xim)
-      \b(?:ignore|disregard|forget|override|bypass)\b[^.!?\n]{0,30}\b(?:previous|prior|above|earlier|preceding|your|system|original)\b[^.!?\n]{0,20}
-        \b(?:instructions?|prompts?|rules?|guidelines?|messages?|training|context)\b
-    | \b(?:ignore|disregard|forget)[ ](?:all|everything)[ ](?:that[ ]|of[ ])?(?:you|above|before|instructions|the[ ](?:above|instructions))
-    | \b(?:ignorier\w*|vergiss|ignore[zr]|oublie[zr]?|ignora|olvida|dimentica)\b[^.!?\n]{0,40}\b(?:anweisungen|instructions|instrucciones|istruzioni|regeln)\b
-    | \b(?:reveal|print|repeat|show|output|leak|tell[ ]me)\b[^.!?\n]{0,40}\b(?:system|hidden|initial|secret)[ ](?:prompt|instructions?|messages?)
-    | \byou[ ]are[ ](?:now[ ](?:an?\b|in\b|dan\b|free\b|acting)|no[ ]longer[ ](?:an?\b|bound))
-    | \b(?:act|behave|respond|answer)[ ]as[ ]if[ ]you[ ](?:had[ ]no|were[ ]not[ ]bound)
-    | \bpretend[ ](?:that[ ])?you[ ](?:have[ ]no|are[ ]not[ ]bound|are[ ]unrestricted)
-    | \b(?:developer|dan|god|jailbreak)[ ]mode\b | \bjailbreak[ ](?:prompt|yourself|the[ ](?:AI|assistant|bot|model))\b | \bdo[ ]anything[ ]now\b
-    | \bnew[ ](?:system[ ])?(?:instructions?|prompt)[ ]*: | ^\s*(?:system|assistant|developer)\s*:
-    | <\|\w+\|> | \[/?INST\] | </?(?:system|instructions?|s)>
-    """
-)
-_JUNK = re.compile(
-    r"""(?xi)
-      \A\W*(?:string|text|(?:new[ ])?(?:message|prompt|question|example)s?|n/?a|none|null|todo|tbd|test|foo|lorem[ ]ipsum.*)\W*\d*\W*\Z
-    | \A\W*(?:new[ ])?(?:message|prompt|question|example)[ ]\d+\b
-    | \A\s*(?:sure|certainly|of[ ]course|absolutely)\b[,!.]\s*(?:here\b|I['’]|below\b)
-    | \A\W*(?:\w+\W+){0,2}?here[ ](?:are|is)\b[^.!?\n]{0,30}\b(?:messages?|prompts?|questions?|examples?|variations?)\b[^.!?\n(]*:
-    | \bJSON[ ](?:list|array)\b | \bas[ ]an[ ]AI\b | <<\w*>> | \A\s*(?:```|[\[{]\s*["{\[])
-    | \[(?:your|insert|name|order|date|product|company)\b[^\]\n]{0,30}\] | (?<!\$)\{\{\s*\w[^{}\n]*\}\}
-    """
-)
+_PATTERNS = {
+    kind: re.compile(pattern)
+    for kind, pattern in tomllib.loads(files("mlxtune.data.generate").joinpath("prompt_rules.toml").read_text("utf-8")).items()
+}
 
 
 @dataclass(frozen=True)
@@ -54,8 +35,7 @@ class PromptRules:
 
     @cached_property
     def _patterns(self) -> list[tuple[str, re.Pattern[str]]]:
-        every = (("injection", _INJECTION), ("junk", _JUNK))
-        return [(kind, pattern) for kind, pattern in every if not any(map(pattern.search, self._prompts))]
+        return [(kind, pattern) for kind, pattern in _PATTERNS.items() if not any(map(pattern.search, self._prompts))]
 
     @cached_property
     def _words(self) -> frozenset[str]:

@@ -1,0 +1,96 @@
+"""How answers end. A program or a limit of tokens that cuts an answer off leaves signs: an open bracket, a last word that ends no sentence."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+
+from mlxtune.data.checks.illustration import CODE
+from mlxtune.data.languages import WORDS
+
+_LINKING = frozenset(WORDS["linking"].split())
+_STOPS = (*'.!?…。！？"”’)]}>*', "'")
+_MARKER = re.compile(r"\s*(?:[-*•+–]|\(?(?:\d{1,3}|[A-Za-z])[.)]\s|#+\s|>)\s*")
+_LONE_MARKER = re.compile(r"\s*(?:[-*•+–]|\(?\d{1,3}[.)])\s*\Z")
+_FENCE = re.compile(r"^\s*```", re.MULTILINE)
+_FORMULA = re.compile(r"[={}<>|$\\_#]|https?:|\w\.\w+/|\w@\w")
+_SIGNATURE = re.compile(
+    r"""(?x)(?:
+      (?<=[.!?'\"”]\s)[-–—]\s?[A-Z][\w.]*(?:\s[A-Z][\w.]*)*
+    | (?:^|[.!?\n]\s?)(?:Yours?|Sincerely|Respectfully|Cordially|Regards|Best|Kind|Warm\w*|Love|With|Thank\w*)\b[^.,!?\n]{0,40},\s*(?:[\[A-Z][^.!?]{0,40})?
+    )\s*\Z"""
+)
+_ENDED = re.compile(r"(?<!\b[A-Z])(?<!\b[JSDMv][rts])[.!?][\"”’')\]]*\s+[\"“(‘]?[^\W\d_a-z]|[。！？]”?\w")
+_CUT_JSON = re.compile(r"[\[{]\s*(?:[\"{\[]|\Z)")
+_WORD = r"[぀-ヿ㐀-鿿]|(?:(?![぀-ヿ㐀-鿿])[^\W_])+(?:['’-][^\W_]+)*"
+_LAST = re.compile(rf"({_WORD})[\"“”'’*]*\s*\Z")
+_NEXT = re.compile(rf"({_WORD})[\"“”'’*]*(?=[^\S\n]*(\w*))")
+_MIN_WORDS, _MIN_BARE = 3, 4  # of a text, and of a line without any other sign, that should end like a sentence
+_KIN = 0.8  # of the lines like the last one end with a stop, where it should
+_USES, _ENDS = 5, 0.05  # other words that follow a word which ends no sentence, at least, and the share of its uses without one
+
+
+def ending(text: str) -> tuple[str, str] | None:
+    """Return how a text ends, and its last word, or ``None`` if it is too short to tell.
+
+    It is ``whole``, ``broken`` off within brackets, a fence, or a list, or ``cut`` after a word or sign that something follows.
+    Without a stop, it is ``open`` if its other sentences or items have one, and ``bare`` if it may be a sentence.
+    """
+    text = text.rstrip()
+    before, _, line = text.rpartition("\n")
+    word = match[1].casefold() if (match := _LAST.search(line)) else ""
+    if _CUT_JSON.match(text):
+        return "other" if text.endswith(("}", "]")) else "broken", ""
+    if _words(text) < _MIN_WORDS:
+        return None
+    return _line_ending(line, before, word), word
+
+
+def _line_ending(line: str, before: str, word: str) -> str:
+    is_lone_marker = bool(before and _LONE_MARKER.match(line))
+    if line.endswith(("```", *_STOPS[:7])):
+        return "broken" if is_lone_marker else "whole"
+    text = f"{before}\n{line}"
+    if is_lone_marker or ("```" in text and len(_FENCE.findall(text)) % 2):
+        return "broken"
+    is_item, sentence = bool(_MARKER.match(line)), _MARKER.sub("", line, count=1)
+    words, is_code = sentence.split(), bool(CODE.search(line))
+    is_long = _words(sentence) >= _MIN_BARE
+    kin = [one for one in before.split("\n")[-30:] if bool(_MARKER.match(one)) == is_item and len(one.split()) >= _MIN_WORDS]
+    if is_long and not is_code and _continues(line) and not any(map(_continues, kin)):
+        return "cut"
+    code = text[text.rfind("```") + 1 :]
+    if is_code or len(CODE.findall(code[-1000:])) > 1:
+        return "broken" if any(code.count(first) > code.count(last) for first, last in ("()", "{}", "[]")) else "other"
+    if line.endswith(_STOPS) or _SIGNATURE.search(text[-200:]):
+        return "whole"
+    if any(line.count(first) > line.count(last) for first, last in ("()", "“”")) or line.count('"') % 2:
+        return "broken"
+    has_ended = _ENDED.search(sentence)
+    if not word or any(map(str.isdigit, word)) or words[-1][0] in "#@" or (_FORMULA.search(line) and not has_ended):
+        return "other"
+    stops = [one.rstrip().endswith(_STOPS) for one in kin if not one.rstrip().endswith(":")]
+    if has_ended or ((is_item or is_long) and len(stops) > is_item and sum(stops) >= _KIN * len(stops)):
+        return "open"
+    is_title = line.isupper() or sum(one[0].isupper() for one in words) > 0.6 * len(words)
+    return "other" if is_item or not is_long or is_title or (kin and not any(stops)) else "bare"
+
+
+def _words(text: str) -> int:
+    """Return the number of words in ``text``, in a language without spaces about one for four letters."""
+    return max(len(text.split()), len(text.encode(errors="replace")) // 12)
+
+
+def _continues(line: str) -> bool:
+    """Return whether the last word or sign of a line says that something follows."""
+    match = _LAST.search(line)
+    return line.rstrip()[-1:] in (*",;&–—=+，、；",) or bool(match and match[1] != "A" and match[1].casefold() in _LINKING)
+
+
+def linking_words(texts: Iterable[str], words: Iterable[str]) -> set[str]:
+    """Return those of ``words`` that many other words follow in ``texts``, and hardly ever a sign or a new line."""
+    following = {word: Counter[str]() for word in words}
+    for text in texts:
+        for word, after in _NEXT.findall(text.casefold()):
+            if word in following:
+                following[word][after] += 1
+    return {word for word, after in following.items() if len(after) > _USES and after[""] <= _ENDS * after.total()}
