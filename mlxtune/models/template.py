@@ -196,17 +196,17 @@ class ChatTemplate:
         """Return the inference prompt: ``messages`` plus the generation prompt. Raises ``TemplateError``."""
         return self.control.encode(self._rendered(messages, tools, generation_prompt=True))
 
-    def question(self, turns: Sequence[Mapping[str, str]]) -> list[int]:
+    def question(self, turns: Sequence[Mapping[str, str]], tools: Tools = ()) -> list[int]:
         """Do the same with chat ``turns`` of any text. If the template has no system turn, its text is put before the next turn's."""
         # Tokenizers need valid UTF-8, so lone surrogates become question marks.
         messages = [Message(turn["role"], turn["content"].encode("utf-8", "replace").decode()) for turn in turns]
         try:
-            return self.prompt(messages)
+            return self.prompt(messages, tools)
         except TemplateError:
             system, *rest = messages
             if not system.is_system or not rest:
                 raise
-            return self.prompt([Message(rest[0].role, f"{system.content}\n\n{rest[0].content}"), *rest[1:]])
+            return self.prompt([Message(rest[0].role, f"{system.content}\n\n{rest[0].content}"), *rest[1:]], tools)
 
     def encode(self, row: Row, max_tokens: int) -> list[Encoded]:
         """Encode ``row``, truncated to ``max_tokens``, with its trained tokens marked.

@@ -34,6 +34,7 @@ from mlxtune.data.rows import Conversation, Preference, RowError
 from mlxtune.data.source import read_file, read_source
 from mlxtune.data.source_files import generated_path
 from mlxtune.data.split import split
+from mlxtune.data.tool_schema import calls_schema
 from mlxtune.evaluation.judge.paid_calls import read_calls
 from mlxtune.recipe import Recipe, dump, load
 from mlxtune.runs import registry
@@ -175,6 +176,41 @@ def test_a_new_answer_to_a_training_prompt_must_be_correct_and_new(recipe: Recip
     assert isinstance(row, Conversation)
     assert (row.prompt[-1].content, row.reference) == (new, replies[new])
     assert refused(run) == {"no_difference": 1, "not_correct": 1}
+
+
+def test_calls_of_tools_are_generated(recipe: Recipe, stub: JudgeStub, generate: Generate) -> None:
+    """The teacher reads what the tools are, and its call must be one of them with the declared arguments."""
+    parameters = {"type": "object", "properties": {"order": {"type": "integer"}}, "required": ["order"]}
+    tools = [{"type": "function", "function": {"name": "track", "description": "Find an order.", "parameters": parameters}}]
+
+    def call(**arguments: Any) -> str:
+        return json.dumps({"name": "track", "arguments": arguments})
+
+    rows = [{"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": call(order=number)}], "tools": tools} for number, text in enumerate(PROMPTS)]  # fmt: skip
+    recipe.source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe.schema_file.write_text(json.dumps(calls_schema(tools)))
+    recipe = replace(recipe, model=replace(recipe.model, template="chatml-tools"))
+    prompts = ["Where is my kayak, order 4711?", "The stove of order 52 is still not here, is it?", "Has 99 left the harbor yet?"]
+    replies = {
+        prompts[0]: call(order=4711),
+        prompts[1]: call(order="fifty-two"),
+        prompts[2]: call(order=99).replace("track", "find"),
+    }
+
+    def reply(messages: list[dict[str, Any]]) -> str:
+        if messages[-1]["content"] not in replies:
+            return json.dumps(prompts)
+        assert "Find an order." in messages[0]["content"]
+        assert json.loads(messages[2]["content"])["name"] == "track"
+        return replies[messages[-1]["content"]]
+
+    stub.answer = reply
+    run = generate(recipe, GenerationRequest("variations", endpoint(stub), 3, 1))
+    (row,) = read_file(generated_path(recipe.source))
+    assert isinstance(row, Conversation)
+    assert (row.prompt[-1].content, row.reference, list(row.tools)) == (prompts[0], replies[prompts[0]], tools)
+    assert row.messages[-1].extra["tool_calls"]
+    assert refused(run)["contract-schema"] == 2
 
 
 @pytest.mark.slow

@@ -80,20 +80,16 @@ def training_rows(recipe: Recipe) -> tuple[Conversation | Preference, ...]:
 
 
 def _read(recipe: Recipe, *, skip_invalid: bool = False) -> tuple[Source, Splits, tuple[Conversation | Preference, ...]]:
-    source = read_source(recipe.source, recipe.data, skip_invalid=skip_invalid)
-    splits = split(source, recipe.data)
-    return source, splits, _usable(recipe, splits, source.path.name)
-
-
-def _usable(recipe: Recipe, splits: Splits, name: str) -> tuple[Conversation | Preference, ...]:
     if recipe.method.kind == "kto":
         raise InputError("Rows for KTO cannot be generated.", hint="Use a recipe with method.kind = sft or dpo.")
+    source = read_source(recipe.source, recipe.data, skip_invalid=skip_invalid)
+    splits = split(source, recipe.data)
     kind: type[Conversation | Preference] = Preference if recipe.method.kind == "dpo" else Conversation
-    train = tuple(row for row in splits.train if isinstance(row, kind) and not row.tools and not lineage_of(row))
+    train = tuple(row for row in splits.train if isinstance(row, kind) and not lineage_of(row))
     if not train:
-        hint = "Add a few chat or completion rows without tools." if kind is Conversation else "Add a few preference pairs."
-        raise DataError(f"{name} has no training rows that a teacher could use as examples.", hint=hint)
-    return train
+        hint = "Add a few chat or completion rows." if kind is Conversation else "Add a few preference pairs."
+        raise DataError(f"{source.path.name} has no training rows that a teacher could use as examples.", hint=hint)
+    return source, splits, train
 
 
 def first_stage(context: GenerationContext, recipe: Recipe, request: GenerationRequest) -> FirstStage:
@@ -115,7 +111,7 @@ def first_stage(context: GenerationContext, recipe: Recipe, request: GenerationR
     if request.task == "retries":
         rows = [row for row in context.examples if isinstance(row, Conversation)][: request.count]
         subjects = (
-            Subject(row.prompt, meta=questions.common_meta([row]), examples=(row.id,), reference=row.reference) for row in rows
+            Subject(row.prompt, row.tools, questions.common_meta([row]), (row.id,), reference=row.reference) for row in rows
         )
         return FirstStage(subjects=tuple(subjects))
     if request.task == "answers":
@@ -153,7 +149,7 @@ def new_subject(context: GenerationContext, prompt: str, rows: Sequence[PromptRo
     system = shared_system_prompt(rows) if rows else context.system
     head = (Message("system", system),) if system else ()
     meta = questions.common_meta(rows) if rows else {}
-    return Subject((*head, Message("user", prompt)), meta=meta, examples=tuple(row.id for row in rows))
+    return Subject((*head, Message("user", prompt)), rows[0].tools if rows else (), meta, tuple(row.id for row in rows))
 
 
 def _prompt_subjects(context: GenerationContext, request: GenerationRequest) -> list[Subject]:

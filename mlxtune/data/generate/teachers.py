@@ -133,12 +133,11 @@ class LocalTeacher:
             thinking_tokens=self._template.thinking_limit(THINKING_TOKENS), grammar=self._grammar if constrained else None,
             thought_starts=self._template.thought_starts,
         )  # fmt: skip
-        prompts = [self._template.question(question.messages) for question in call.questions]
-        outputs = generate(
-            self._loaded.model, self._loaded.tokenizer, prompts, settings, progress=progress, sample_seeds=seeds
-        )  # fmt: skip
-        replies = zip(outputs, seeds, strict=True)
-        return {"replies": [{"text": output.text, "ended": output.ended, "seed": seed} for output, seed in replies]}
+        prompts = [self._template.question(question.messages, question.tools) for question in call.questions]
+        outputs = generate(self._loaded.model, self._loaded.tokenizer, prompts, settings, progress=progress, sample_seeds=seeds)
+        read, answered = self._template.calls.read, zip(outputs, call.questions, strict=True)
+        replies = [{"text": read(one.text, asked.tools), "ended": one.ended, "seed": asked.seed} for one, asked in answered]
+        return {"replies": replies}
 
     @cached_property
     def _grammar(self) -> Grammar | None:

@@ -49,6 +49,7 @@ from mlxtune.data.generate.selection import (
     repeats,
 )
 from mlxtune.data.generate.teachers import EndpointTeacher, LocalTeacher, Teacher, TeacherCall, TeacherReply
+from mlxtune.data.readers.turns import with_calls
 from mlxtune.data.rows import Conversation, Location, Message, Preference, PromptRow, Row, assistant_message
 from mlxtune.data.source_files import generated_path
 from mlxtune.data.split import record_splits
@@ -154,8 +155,8 @@ class _Generation:
         """Ask for answers to ``subjects``, and return the rows that pass ``check``."""
         request = self.request
         train = [row for row in self.context.train if isinstance(row, Conversation)]
-        shots = questions.SHOTS if self.teacher.uses_examples and request.task != "retries" else 0
-        asked = questions.answer_questions(subjects, train, request.candidates, request.seed, shots=shots)
+        knows_task = not self.teacher.uses_examples or request.task == "retries"
+        asked = questions.answer_questions(subjects, train, request.candidates, request.seed, knows_task=knows_task)
         replies = self.ask("answers", [question for _, own in asked for question in own])
         proposals = []
         for number, (subject, own) in enumerate(asked):
@@ -169,10 +170,12 @@ class _Generation:
                     self._refuse("cut_off" if text else "empty", text)
                 elif text not in texts:
                     texts.add(text)
-                    row = self._row(subject, question, reply)
+                    row = self._row(subject, question, reply)  # a call is still text, which the contract scores
                     if refusal := check(row) or self._judge(subject, text):
                         self.refusals.append(refusal)
                     else:
+                        if isinstance(row, Conversation):
+                            row = replace(row, messages=with_calls(row.messages, row.tools))
                         proposals.append(Proposal(number, row))
         return proposals
 
@@ -296,9 +299,8 @@ class _Generation:
                 reply = replies.get(asked[number, one.name].key)
                 grade = rubric.parse_grade(one, reply.text, _graded_answer(proposal.row)[1]) if reply else None
                 if grade is not None and grade.value is not None:
-                    supported = not grade.problem
-                    top = rubric.STEPS - 1 if one.anchors else 1
-                    scores[one.name] = (grade.value - (1 if one.anchors else 0)) / top if supported else 0.0
+                    low, high = (1, rubric.STEPS) if one.anchors else (0, 1)
+                    scores[one.name] = 0.0 if grade.problem else (grade.value - low) / (high - low)
             result.append(replace(proposal, scores=scores))
         return result
 
