@@ -215,7 +215,7 @@ def _check_not_empty(rows: Mapping[SplitName | None, Sequence[Row]], requested: 
         if fraction and not rows[name]:
             raise DataError(
                 f"The {name} split is empty: {plural(total, 'row')} {'is' if total == 1 else 'are'} too few.",
-                hint="Add rows, or change data.holdout and data.validation.",
+                hint="Add rows, or give this split more of them with data.holdout and data.validation.",
             )
 
 
