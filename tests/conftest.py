@@ -11,7 +11,7 @@ import hypothesis
 import kernel_compiler
 import pytest
 from exhaustive import EXHAUSTIVE
-from hub_stub import ID, Hub, serve
+from hub_stub import ID, Hub, Repo, serve
 from tiny_model import make_tiny, write_chat
 from waiting import PATIENCE
 
@@ -186,9 +186,10 @@ def hub_server(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> I
     from mlxtune.models import hub
 
     files = {file.name: file.read_bytes() for file in tiny.iterdir()} | {"run_me.py": b"print('code')", "model.bin": b"pickle"}
-    with serve(Hub({ID: files, "mlx-community/other": {"config.json": b"{}"}}, {ID: ["mlx", "license:apache-2.0"]})) as server:
-        monkeypatch.setattr(constants, "ENDPOINT", server.address)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.address + "/{repo_id}/resolve/{revision}/{filename}")
+    repos = {ID: Repo(files, tags=["mlx", "license:apache-2.0"]), "mlx-community/other": Repo({"config.json": b"{}"})}
+    with serve(Hub(repos)) as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}")
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         for module in (hub, _http):  # patience with a hub that is away
             monkeypatch.setattr(module.time, "sleep", lambda seconds: None)

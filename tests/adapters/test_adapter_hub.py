@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from push_stub import Hub, Repo, serve
+from hub_stub import Hub, Repo, serve
 from safetensors.numpy import save
 
 from mlxtune.adapters import hub, library
@@ -39,7 +39,7 @@ def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    with serve(CANARY) as hub:
+    with serve(Hub(token=CANARY)) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         yield hub
 
@@ -134,14 +134,14 @@ def test_interrupted_download_resumes(empty_workspace: Path, tiny: Path, stub: H
     hub.push_adapter(entry, REPO, adapter_card)
     monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)
     monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 500)
-    stub.cut = [2000]
+    stub.cut[WEIGHTS] = [2000]
     pulled = hub.pull(empty_workspace, REPO, "back", str(tiny))
     assert sha256_file(pulled.weights) == entry.sha256()
-    assert [header.split("-")[0] for header in stub.ranges] == ["bytes=2000"]
+    assert [start for _, _, start in stub.requests if start] == [2000]
 
 
 def test_public_repository_requires_public_flag(stub: Hub, entry: AdapterEntry) -> None:
-    stub.repos[REPO] = Repo(private=False)
+    stub.repos[REPO] = Repo()
     with pytest.raises(InputError, match="already exists and is public") as caught:
         hub.push_adapter(entry, REPO, adapter_card)
     assert "--public" in caught.value.hint
@@ -187,7 +187,7 @@ def test_token_is_not_sent_over_plain_http(entry: AdapterEntry, url: str, monkey
 def test_hub_repository_without_adapter_is_refused_and_leaves_no_files(
     empty_workspace: Path, tiny: Path, stub: Hub, files: dict[str, bytes], error: type[MlxtuneError], why: str
 ) -> None:
-    stub.repos[REPO] = Repo(private=False, files=files)
+    stub.repos[REPO] = Repo(files)
     with pytest.raises(error, match=why):
         hub.pull(empty_workspace, REPO, base=str(tiny))
     assert library.all_adapters(empty_workspace) == []
@@ -212,7 +212,7 @@ def test_peft_adapter_is_pulled_and_converted(empty_workspace: Path, tiny: Path,
     from .test_importers import peft, peft_tensors
 
     folder = peft(empty_workspace / "theirs", peft_tensors())
-    stub.repos[REPO] = Repo(private=False, files={file.name: file.read_bytes() for file in folder.iterdir()})
+    stub.repos[REPO] = Repo({file.name: file.read_bytes() for file in folder.iterdir()})
     pulled = hub.pull(empty_workspace, REPO, base=str(tiny))
     assert (pulled.name, pulled.rank, pulled.scale) == ("support-json", 4, 1.5)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hub_stub import Repo
 
 pyarrow = pytest.importorskip("pyarrow")
 pyarrow_parquet = pytest.importorskip("pyarrow.parquet")
@@ -28,7 +29,7 @@ def dataset(hub_server) -> dict[str, bytes]:
     for name in names:
         rows = [{"question": f"{name} {index}", "reply": "yes" if index else None} for index in range(3)]
         shop[f"data/{name}.parquet"] = table(rows)
-    hub_server.files["owner/shop"] = shop
+    hub_server.repos["owner/shop"] = Repo(shop)
     return shop
 
 

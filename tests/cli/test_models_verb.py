@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hub_stub import ID
+from hub_stub import ID, Repo
 from huggingface_hub import constants
 
 from mlxtune.cli import models
@@ -43,7 +43,7 @@ def test_every_model_is_listed_with_its_license_and_whether_it_trains(ok, cli, m
 
 
 def test_a_search_covers_the_catalog_and_the_hub(ok, cli, hub_server):
-    hub_server.files["evil/\x1b[2Jtiny"] = {}
+    hub_server.repos["evil/\x1b[2Jtiny"] = Repo()
     result = ok("models", "--search", "tiny")
     assert ID in result.out
     assert "apache-2.0" in result.out

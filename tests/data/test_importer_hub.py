@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import huggingface_hub
 import pyarrow
 import pytest
-from hub_stub import COMMIT
+from hub_stub import COMMIT, Repo
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
 from pyarrow import parquet
 
@@ -106,11 +106,11 @@ def test_a_hub_id_is_owner_and_name():
 
 
 def test_a_dataset_is_a_source_in_a_recorded_revision(hub_server, tmp_path):
-    hub_server.files["owner/shop"] = {
+    hub_server.repos["owner/shop"] = Repo({
         "README.md": b"",
         **{f"{name}/{split}.jsonl": json.dumps({"prompt": f"{name} {split}", "completion": "a"}).encode() + b"\n"
            for name in ("main", "extra") for split in ("train", "test")},
-    }  # fmt: skip
+    })  # fmt: skip
     text = 'name = "x"\n[model]\nbase = "smollm2-135m"\n[data]\nsource = "hf:owner/shop:main:test"\n'
     recipe = parse(text, folder=tmp_path)
     assert recipe.source == tmp_path / "hf" / "owner--shop--main--test.jsonl"
@@ -140,7 +140,7 @@ def test_parquet_shards_and_tables_are_sources(hub_server, tmp_path):
         file = io.BytesIO()
         parquet.write_table(pyarrow.table({"prompt": [f"q {number}"], "completion": ["a"]}), file)
         files[f"data/train-0000{number}-of-00002.parquet"] = file.getvalue()
-    hub_server.files["owner/shards"] = files
+    hub_server.repos["owner/shards"] = Repo(files)
     assert [prompt_text(row) for row in read_source(hub_copy(tmp_path, "hf:owner/shards:train")).rows] == ["q 0", "q 1"]
     with pytest.raises(DataError, match=r"has a \.csv file"):
         read_source(hub_copy(tmp_path, "hf:owner/shards:table"))

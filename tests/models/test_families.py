@@ -9,7 +9,7 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 from exhaustive import cases
-from hub_stub import Hub
+from hub_stub import Hub, Repo
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import save_config, save_model
 
@@ -180,7 +180,7 @@ def test_every_model_in_the_catalog_is_accepted() -> None:
     ],
 )
 def test_a_refused_model_is_not_downloaded(hub_server: Hub, files: dict[str, bytes], reason: str) -> None:
-    hub_server.files["a/b"] = files | {"model.safetensors": b"weights", "tokenizer_config.json": b"{}"}
+    hub_server.repos["a/b"] = Repo(files | {"model.safetensors": b"weights", "tokenizer_config.json": b"{}"})
     with pytest.raises(ModelError) as refusal:
         resolve("a/b")
     assert reason in refusal.value.message
