@@ -272,13 +272,6 @@ def test_invalid_decisions_are_refused(refused, shop, arguments, words):
     assert review.load(shop).decisions == {}
 
 
-def test_a_second_session_can_only_read(refused, cli, shop):
-    with ReviewSession(shop) as session:
-        refused(("data", "review", "shop.jsonl", "1", "--accept"), "under review in another window")
-        assert cli("data", "review", "shop.jsonl").code == 0
-        assert session.state.decisions == {}
-
-
 def test_export_and_import_round_trip(ok, cli, shop, cwd):
     assert cli("data", "export", "shop.jsonl", "--to", "openai", "--out", "out").code == 2
     cli("data", "review", "shop.jsonl", *map(str, range(1, 31)), "--accept", "--yes")

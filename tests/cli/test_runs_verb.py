@@ -75,10 +75,6 @@ def test_commands_outside_a_workspace_name_the_nearest_one(cli, cwd, command):
     assert "mlxtune train RECIPE" in result.out + result.err
 
 
-def test_an_empty_workspace_is_an_empty_list(cli):
-    assert json.loads(cli("runs", "--json").out) == []
-
-
 def test_list_has_one_line_per_run(cli, cwd):
     _run(cwd, "20261120-0900-shop", end=FAILED)
     _run(cwd, "20261121-0900-shop")

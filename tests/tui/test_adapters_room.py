@@ -97,16 +97,6 @@ async def changed(room: RoomDriver) -> None:
     await room.until(lambda: not room.app.jobs.busy)
 
 
-async def test_the_evaluation_on_most_rows_counts(shop, open_room):
-    adapter(shop.folder / "runs" / RUN / "adapter")
-    evaluation(shop, "20261124-1430-support-json", arms={"base": base, "tuned": tuned}, run=RUN, age=4000.0)
-    evaluation(shop, arms={"base": base, "tuned": tuned}, rows=20, run=RUN)
-    async with open_room("adapters", size=(140, 45)) as room:
-        await move_to(room, RUN)
-        assert "82.5%" in room.text("#adapters-list")
-        assert "40 held-out rows" in room.text("#adapters-detail")
-
-
 async def test_a_better_adapter_with_a_reservation_is_a_warning(shop, open_room):
     adapter(shop.folder / "runs" / RUN / "adapter")
     evaluation(shop, arms={"base": base, "tuned": tuned}, run=RUN, off_task=4)

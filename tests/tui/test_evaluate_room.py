@@ -12,11 +12,9 @@ from exhaustive import cases
 
 from mlxtune.core.errors import MachineError
 from mlxtune.core.files import write_json
-from mlxtune.core.json_fields import to_json
 from mlxtune.data import check_cache
 from mlxtune.data.check_cache import CheckOutcome
 from mlxtune.data.source import read_file
-from mlxtune.evaluation.history import ChangedTerm, ChangedTerms
 from mlxtune.recipe import dump, load
 from mlxtune.runs import launch
 from mlxtune.runs.registry import Run
@@ -389,31 +387,6 @@ async def test_runs_of_a_recipe_are_told_apart(shop, open_room):
         assert "20261124-1312-support-json   trained 1 h ago" in room.text("ListPanel")
 
 
-async def test_a_verdict_on_a_part_of_the_rows_names_the_evaluation_that_counts(shop, open_room):
-    evaluation(shop, OLDER, run="20261124-1412-support-json", age=4000.0)
-    evaluation(shop, rows=20, run="20261124-1412-support-json")
-    async with open_room("evaluate", size=LARGE) as room:
-        await room.until(lambda: "Read the evaluation of 20 more rows" in room.text("#ev-summary"))
-
-
-async def test_a_verdict_on_few_rows_names_the_key_for_more(shop, open_room):
-    folder = evaluation(shop, rows=20)
-    text = (folder / "recipe.toml").read_text()
-    (folder / "recipe.toml").write_text(re.sub(r"(?m)^rows = 0$", "rows = 20", text))
-    async with open_room("evaluate", size=LARGE) as room:
-        await rows_found(room)
-        assert "Evaluate more than 20 rows (evaluation.rows)" in room.text("#ev-summary")
-
-
-async def test_a_verdict_on_a_short_run_suggests_a_longer_one(shop, open_room):
-    events = shop.run("20261124-1412-support-json", steps=60, end=("run.finished", {"summary": {}}), age=300) / "events.jsonl"
-    events.write_text(events.read_text().replace('"epochs":2', '"epochs":0.18'))
-    evaluation(shop, run="20261124-1412-support-json")
-    async with open_room("evaluate", size=LARGE) as room:
-        await rows_found(room, count=7)
-        assert "Train longer: the run used 18% of the rows (training.steps)" in room.text("#ev-summary")
-
-
 async def test_reports_on_other_rows_are_not_compared(shop, open_room):
     evaluation(shop, OLDER, rows=30, age=4 * 86400)
     evaluation(shop)
@@ -543,16 +516,6 @@ async def test_n_continues_a_stopped_evaluation(shop, open_room, monkeypatch):
         await room.press("n", until=lambda: isinstance(room.screen, ChoiceDialog))
         assert "Continue support-json" in room.text("ListPanel")
         await room.press("enter", until=lambda: continued == ["20261124-1700-support-json"])
-
-
-async def test_changed_held_out_rows_are_noted(shop, open_room):
-    folder = evaluation(shop)
-    report = json.loads((folder / "report.json").read_text())
-    changed = ChangedTerms("20261123-1500-support-json", (ChangedTerm("schema"),))
-    report["facts"]["changed_terms"] = to_json(changed)
-    (folder / "report.json").write_text(json.dumps(report))
-    async with open_room("evaluate", size=(140, 45)) as room:
-        await room.until(lambda: "! The schema  since 20261123-1500-support-json" in room.text("#ev-summary"))
 
 
 async def test_an_evaluation_that_failed_without_answers_is_not_continued(shop, open_room):

@@ -20,7 +20,6 @@ from mlxtune.data.split import split
 from mlxtune.models import catalog
 from mlxtune.models import resolve as resolving
 from mlxtune.planning import measurements
-from mlxtune.planning.machine import PowerState
 from mlxtune.present.labels import base_summary
 from mlxtune.recipe import DataSection, Length, ModelSection, Recipe, load
 from mlxtune.recipe.keys import KEYS
@@ -84,13 +83,6 @@ async def test_a_base_of_the_catalog_is_described(room):
     await room.press("enter")
     known = catalog.find("mlx-community/gpt-oss-20b-MXFP4-Q8")
     await room.until(lambda: base_summary(known) in " ".join(room.text("#plan-detail").split()))
-
-
-async def test_power_problems_are_in_the_plan(shop, open_room, monkeypatch):
-    monkeypatch.setattr("mlxtune.workspace.index.power", lambda: PowerState(on_battery=True, charge=0.1))
-    plannable(shop)
-    async with open_room("plan", size=(140, 45)) as room:
-        await room.until(lambda: "power      ! battery at 10%" in room.text("#plan-side"))
 
 
 async def test_enter_edits_in_place_and_the_file_keeps_its_comments(room, shop):
