@@ -315,37 +315,39 @@ def choose_file(app: MlxtuneApp, title: str, label: str, then: Callable[[Path], 
     app.ask(title, text, chosen, label=label, check=check, folder=app.workspace)
 
 
-def open_mapped(app: MlxtuneApp, path: Path, then: Mapped, *, label: str) -> None:
-    """Call ``then`` with a file and its column map. Ask for the map if the file needs one."""
+def _ask_for_map(
+    app: MlxtuneApp, path: Path, then: Callable[[MappedFile], None], mapping: Mapping[str, str] = NO_MAPPING, format: str = "auto",
+    *, if_needed: bool = False, **options: Any,
+) -> None:  # fmt: skip
+    """Propose a map of the columns of ``path``, ``mapping`` if there is one, and call ``then`` with the answer."""
 
     def read(sample: SampleRecords) -> None:
-        first = sample.records[0][1]
-        if column_map.needs_mapping(first):
-            screen = MappingScreen(sample, column_map.proposed_mapping(sample), label=label)
-            app.push_screen(screen, lambda answer: then(path, answer.mapping) if answer else None)
-        else:
-            then(path, NO_MAPPING)
+        if if_needed and not column_map.needs_mapping(sample.records[0][1]):
+            then(MappedFile({}))
+            return
+        screen = MappingScreen(sample, mapping or column_map.proposed_mapping(sample), format, **options)
+        app.push_screen(screen, lambda answer: then(answer) if answer else None)
 
-    app.jobs.run(lambda: column_map.first_records(path, SAMPLE), read, busy=f"Reading {one_line(path.name, 60)}.")
+    busy = f"Reading {one_line(path.name, 60)}."
+    app.jobs.run(lambda: column_map.first_records(path, SAMPLE), read, busy=busy, holds_keys=True)
+
+
+def open_mapped(app: MlxtuneApp, path: Path, then: Mapped, *, label: str) -> None:
+    """Call ``then`` with a file and its column map. Ask for the map if the file needs one."""
+    _ask_for_map(app, path, lambda answer: then(path, answer.mapping), if_needed=True, label=label)
 
 
 def map_source(app: MlxtuneApp, ref: SourceRef) -> None:
     """Ask how the columns of a source map to our keys, and show it with that map. It is saved in the recipe, if there is one."""
 
-    def chosen(answer: MappedFile | None) -> None:
-        if answer is None:
-            return
+    def chosen(answer: MappedFile) -> None:
         if ref.recipe_path is None:
             app.sessions.open_file(ref.path, answer.mapping)
             app.redraw()
         else:
             app.jobs.run(lambda: _save_mapping(ref, answer.mapping))
 
-    def read(sample: SampleRecords) -> None:
-        mapping = dict(ref.map) or column_map.proposed_mapping(sample)
-        app.push_screen(MappingScreen(sample, mapping, ref.format, label="save" if ref.recipe_path else "open"), chosen)
-
-    app.jobs.run(lambda: column_map.first_records(ref.path, SAMPLE), read, busy=f"Reading {ref.name}.")
+    _ask_for_map(app, ref.path, chosen, dict(ref.map), ref.format, label="save" if ref.recipe_path else "open")
 
 
 def _save_mapping(ref: SourceRef, mapping: Mapping[str, str]) -> Notice:
@@ -384,9 +386,7 @@ def new_recipe(app: MlxtuneApp) -> None:
 def propose_recipe(app: MlxtuneApp, path: Path, mapping: Mapping[str, str] = NO_MAPPING, format: str = "auto") -> None:
     """Propose the columns, the recipe, and the contract for the rows of ``path`` in one dialog. Write them, or open only the rows."""
 
-    def chosen(answer: MappedFile | None) -> None:
-        if answer is None:
-            return
+    def chosen(answer: MappedFile) -> None:
         if (recipe := answer.recipe) is not None:
             columns = ["--map", ",".join(f"{key}={column}" for key, column in answer.mapping.items())] if answer.mapping else []
             app.commands.add("init", "--from", path, "--name", answer.name, *columns)
@@ -401,8 +401,4 @@ def propose_recipe(app: MlxtuneApp, path: Path, mapping: Mapping[str, str] = NO_
         app.action_room("data")
         app.notices.show(Notice("done", f"Created recipes/{one_line(file.name, 60)}.", "P plans its run."))
 
-    def read(sample: SampleRecords) -> None:
-        own = mapping or column_map.proposed_mapping(sample)
-        app.push_screen(MappingScreen(sample, own, format, label="create", writes_recipe=True), chosen)
-
-    app.jobs.run(lambda: column_map.first_records(path, SAMPLE), read, busy=f"Reading {one_line(path.name, 60)}.", holds_keys=True)
+    _ask_for_map(app, path, chosen, mapping, format, label="create", writes_recipe=True)
