@@ -31,7 +31,7 @@ from mlxtune.models import load, lora
 from mlxtune.models.generate import GenerationSettings, generate
 from mlxtune.recipe.parent import CONFIG, WEIGHTS
 
-from .conftest import SIZES, WHERE, arrays, config, reported_score, write
+from .conftest import SIZES, arrays, config, reported_score, write
 
 TOKENS = [[70, 71, 72, 80, 81, 90]]
 
@@ -65,17 +65,10 @@ def merged(folder: Path, tensors: dict[str, np.ndarray], scale: float) -> dict[s
 def peft_tensors(
     rank: int = 4, *, dora: bool = False, layers: tuple[int, ...] = (0, 1), targets: tuple[str, ...] = tuple(SIZES)
 ) -> dict[str, np.ndarray]:
-    draw = np.random.default_rng(3)
-    tensors = {}
-    for layer in layers:
-        for target in targets:
-            outputs, inputs = SIZES[target]
-            stem = f"base_model.model.model.layers.{layer}.{WHERE[target]}.{target}"
-            tensors[f"{stem}.lora_A.weight"] = draw.normal(0, 0.3, (rank, inputs)).astype(np.float32)
-            tensors[f"{stem}.lora_B.weight"] = draw.normal(0, 0.3, (outputs, rank)).astype(np.float32)
-            if dora:
-                tensors[f"{stem}.lora_magnitude_vector"] = draw.uniform(0.5, 1.5, outputs).astype(np.float32)
-    return tensors
+    names = {"lora_a": "lora_A.weight", "lora_b": "lora_B.weight", "m": "lora_magnitude_vector"}
+    own = arrays(rank, kind="dora" if dora else "lora", targets=targets, layers=layers, seed=3)
+    parts = [(*name.rsplit(".", 1), array) for name, array in own.items()]
+    return {f"base_model.model.{stem}.{names[part]}": np.ascontiguousarray(array.T) for stem, part, array in parts}
 
 
 def peft(folder: Path, tensors: dict[str, np.ndarray], **settings: Any) -> Path:

@@ -1,9 +1,10 @@
 """The trained text of every turn beside the marked one, and prompts beside the template's own rendering."""
 
+from collections.abc import Callable
 from datetime import datetime
 
 import pytest
-from bases import SHIPPED
+from bases import SHIPPED, Base
 from exhaustive import cases
 from jinja2 import TemplateError
 from oracle import DIFFERENCES, REWRITTEN, difference, expected_text, rendered_text
@@ -21,32 +22,8 @@ OFF = {  # what thinking "off" means, besides enable_thinking = False
 OWN_TEXT = ("special in question", "special in answer", *GROUPS["pairs"])  # TRL masks no pairs, and encodes control tokens
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("base", cases([base for base in AVAILABLE if base.twin], *REPRESENTATIVE, name=lambda base: base.name))
-def test_trained_text_equals_the_text_that_is_marked(base):
-    tokenizer = open_chat(base, "off").tokenizer._tokenizer
-    compared = 0
-    for shape, record in SHAPES.items():
-        verdict = verdict_of(base, shape)
-        if verdict.status != "ok" or shape in OWN_TEXT or (shape in GROUPS["thinking"] and not base.thinking):
-            continue
-        row = turns(record)
-        for text, turn in zip(verdict.trained, trained_turns(record), strict=True):
-            try:
-                theirs = expected_text(tokenizer, base, row[: row.index(turn) + 1], record.get("tools"))
-            except TemplateError:
-                assert shape in GROUPS["system"]  # TRL's template raises, and we fold the system turn
-            else:
-                difference(base, text, theirs)
-                compared += 1
-    assert compared >= 10 or base.name in UNTRAINABLE
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "base", cases([base for base in AVAILABLE if base not in SHIPPED], *REPRESENTATIVE, name=lambda base: base.name)
-)
-def test_trained_text_equals_what_transformers_renders_after_the_prompt(base):
+def compare_trained_texts(base: Base, render: Callable[..., str], compare: Callable[[str, str, str], object]) -> None:
+    """Compare every trained text with what ``render`` returns for the turns up to it, with the shape of its row."""
     tokenizer = open_chat(base, "off").tokenizer._tokenizer
     compared = 0
     for shape, record in SHAPES.items():
@@ -56,13 +33,30 @@ def test_trained_text_equals_what_transformers_renders_after_the_prompt(base):
         row = turns(record)
         for text, turn in zip(verdict.trained, trained_turns(record), strict=True):
             try:
-                theirs = rendered_text(tokenizer, base, row[: row.index(turn) + 1], record.get("tools"), thinking=thinking)
+                theirs = render(tokenizer, base, row[: row.index(turn) + 1], record.get("tools"), thinking)
             except TemplateError:
                 assert shape in GROUPS["system"]  # the template raises, and we fold the system turn
             else:
-                assert text == theirs, shape
+                compare(text, theirs, shape)
                 compared += 1
     assert compared >= 10 or base.name in UNTRAINABLE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("base", cases([base for base in AVAILABLE if base.twin], *REPRESENTATIVE, name=lambda base: base.name))
+def test_trained_text_equals_the_text_that_is_marked(base):
+    compare_trained_texts(base, lambda *row: expected_text(*row[:-1]), lambda text, theirs, _: difference(base, text, theirs))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "base", cases([base for base in AVAILABLE if base not in SHIPPED], *REPRESENTATIVE, name=lambda base: base.name)
+)
+def test_trained_text_equals_what_transformers_renders_after_the_prompt(base):
+    def equal(text: str, theirs: str, shape: str) -> None:
+        assert text == theirs, shape
+
+    compare_trained_texts(base, lambda *row: rendered_text(*row[:-1], thinking=row[-1]), equal)
 
 
 def test_every_known_difference_has_a_reason():

@@ -113,10 +113,6 @@ def test_a_bar_begins_where_the_one_above_ends_and_is_never_invisible():
     assert Bar("none", "–", 0.5, 0.5).cells(10) == (5, 0)
 
 
-def test_text_in_markdown_is_escaped():
-    assert markdown.render((text("<b> | *x*"),)) == "# \\<b\\> \\| \\*x\\*\n"
-
-
 def test_a_page_draws_no_block_as_nothing():
     with pytest.raises(KeyError):
         html.render((text("A plan"), Bars((Bar("head", "2 MB", 0.0, 1.0),))), "title", "about")

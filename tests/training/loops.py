@@ -1,6 +1,7 @@
 """Helpers for training loop tests: a loop on the tiny model, a listener, and stop/resume checks."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,7 +9,7 @@ import mlx.core as mx
 import pytest
 from listener import Listener
 from mlx_lm.utils import load_model, load_tokenizer
-from tiny_model import write_chat
+from tiny_model import CHATML, write_chat
 
 from mlxtune.core.errors import Interrupted
 from mlxtune.data.source import read_file
@@ -16,7 +17,7 @@ from mlxtune.models import lora
 from mlxtune.models.cpu.streams import StreamPool
 from mlxtune.models.head import split_head
 from mlxtune.models.template import ChatTemplate
-from mlxtune.recipe import AdapterSection, TrainingSection
+from mlxtune.recipe import AdapterSection, Recipe, TrainingSection, parse
 from mlxtune.training import checkpoint
 from mlxtune.training.frozen_cache import FrozenCache
 from mlxtune.training.layer_stack import LayerStack
@@ -98,3 +99,15 @@ def assert_resumes(model_folder: Path, folder: Path, section: TrainingSection, w
     assert_same(weights(whole), weights(second))
     assert state_bytes(whole) == state_bytes(second)
     return listener.of("step")
+
+
+def write_recipe(folder: Path, base: object, rows: list[Any], steps: int, template: str = CHATML, **data: Any) -> Recipe:
+    """Write ``rows`` and ``template``, and return a recipe that trains on them in batches of the same number as ``steps``."""
+    (folder / "rows.jsonl").write_text("".join(json.dumps({"messages": turns}) + "\n" for turns in rows))
+    (folder / "template.jinja").write_text(template)
+    options = "".join(f"{key} = {json.dumps(value)}\n" for key, value in data.items())
+    return parse(
+        f'name = "t"\n[model]\nbase = "{base}"\ntemplate = "template.jinja"\n[data]\nsource = "rows.jsonl"\nholdout = 0.2\n'
+        f"validation = 0.2\n{options}[training]\nsteps = {steps}\nbatch_size = {steps}\nsamples = 0\nvalidate_every = {steps}\n",
+        folder=folder,
+    )

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from listener import Listener
+from loops import write_recipe
 from tiny_model import CHATML
 
 from mlxtune.core.errors import DataError, RecipeError
@@ -22,7 +23,7 @@ from mlxtune.evaluation.off_task import prompts as off_task
 from mlxtune.models.resolve import resolve
 from mlxtune.models.template import TemplateSettings, load_template
 from mlxtune.planning.workload import workload
-from mlxtune.recipe import Recipe, parse
+from mlxtune.recipe import Recipe
 from mlxtune.training import encode as answering
 from mlxtune.training import probe
 from mlxtune.training.coverage import rows_fingerprint
@@ -49,14 +50,7 @@ def _recipe(folder: Path, base: object = "m", **data: Any) -> Recipe:
         ]
         for number in range(30)
     ]
-    (folder / "rows.jsonl").write_text("".join(json.dumps({"messages": one}) + "\n" for one in turns))
-    (folder / "template.jinja").write_text(CHATML)
-    options = "".join(f"{key} = {json.dumps(value)}\n" for key, value in data.items())
-    return parse(
-        f'name = "t"\n[model]\nbase = "{base}"\ntemplate = "template.jinja"\n[data]\nsource = "rows.jsonl"\nholdout = 0.2\n'
-        f"validation = 0.2\n{options}[training]\nsteps = 4\nbatch_size = 4\nsamples = 0\nvalidate_every = 4\n",
-        folder=folder,
-    )
+    return write_recipe(folder, base, turns, 4, **data)
 
 
 def _prepare(recipe: Recipe, folder: Path) -> tuple[TrainingSetup, Listener]:

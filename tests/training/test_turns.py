@@ -1,18 +1,18 @@
 """Conversations whose answers are rows of their own: split as one, counted, traceable, and refused with reasons that help."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 from listener import Listener
+from loops import write_recipe
 from tiny_model import CHATML
 
 from mlxtune.core.errors import DataError, TemplateError
 from mlxtune.data.template_notes import TemplateNote
 from mlxtune.models.resolve import resolve
 from mlxtune.models.template import TemplateSettings, load_template
-from mlxtune.recipe import Recipe, parse
+from mlxtune.recipe import Recipe
 from mlxtune.training.encode import encode
 from mlxtune.training.setup import prepare
 
@@ -25,19 +25,8 @@ def turns(number: int) -> list[dict[str, Any]]:
     return [{"role": role, "content": text} for pair in pairs for role, text in zip(("user", "assistant"), pair, strict=True)]
 
 
-def recipe(folder: Path, tiny: Path, rows: list[dict[str, Any]], template: str, **data: Any) -> Recipe:
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "template.jinja").write_text(template)
-    options = "".join(f"{key} = {json.dumps(value)}\n" for key, value in data.items())
-    return parse(
-        f'name = "t"\n[model]\nbase = "{tiny}"\ntemplate = "template.jinja"\n[data]\nsource = "rows.jsonl"\nholdout = 0.2\n'
-        f"validation = 0.2\n{options}[training]\nsteps = 2\nbatch_size = 2\nsamples = 0\nvalidate_every = 2\n",
-        folder=folder,
-    )
-
-
 def test_answers_of_a_conversation_share_its_split_and_are_counted(tiny, tmp_path):
-    given = recipe(tmp_path, tiny, [{"messages": turns(number)} for number in range(24)], REWRITES)
+    given = write_recipe(tmp_path, tiny, [turns(number) for number in range(24)], 2, REWRITES)
     listener = Listener()
     (tmp_path / "run").mkdir()
     prepared = prepare(given, tmp_path / "run", listener)
@@ -56,7 +45,7 @@ def test_answers_of_a_conversation_share_its_split_and_are_counted(tiny, tmp_pat
 
 
 def test_all_turns_at_once_are_refused_with_what_to_do(tiny, tmp_path):
-    given = recipe(tmp_path, tiny, [{"messages": turns(2)}] * 9, REWRITES, turns="all")
+    given = write_recipe(tmp_path, tiny, [turns(2)] * 9, 2, REWRITES, turns="all")
     template = load_template(resolve(str(tiny)), TemplateSettings.from_recipe(given))
     rows = [template_row(given, number) for number in range(3)]
     with pytest.raises(TemplateError, match="3 of 3 rows cannot be used") as caught:
@@ -65,7 +54,7 @@ def test_all_turns_at_once_are_refused_with_what_to_do(tiny, tmp_path):
 
 
 def test_a_template_that_ends_no_answer_is_refused_once(tiny, tmp_path):
-    given = recipe(tmp_path, tiny, [{"messages": turns(0)}], ENDLESS)
+    given = write_recipe(tmp_path, tiny, [turns(0)], 2, ENDLESS)
     template = load_template(resolve(str(tiny)), TemplateSettings.from_recipe(given))
     with pytest.raises(TemplateError) as caught:
         encode(template, [template_row(given, 0)] * 5, given)
@@ -75,8 +64,8 @@ def test_a_template_that_ends_no_answer_is_refused_once(tiny, tmp_path):
 
 def test_rows_of_different_kinds_of_errors_are_a_data_error(tiny, tmp_path):
     call = {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
-    rows = [{"messages": [turns(0)[0], call]}, {"messages": [{"role": "user", "content": "x" * 600}, turns(0)[1]]}]
-    given = recipe(tmp_path, tiny, rows, CHATML, max_tokens=300)
+    rows = [[turns(0)[0], call], [{"role": "user", "content": "x" * 600}, turns(0)[1]]]
+    given = write_recipe(tmp_path, tiny, rows, 2, max_tokens=300)
     template = load_template(resolve(str(tiny)), TemplateSettings.from_recipe(given))
     with pytest.raises(DataError, match="2 of 2 rows cannot be used") as caught:
         encode(template, [template_row(given, number) for number in range(2)], given)

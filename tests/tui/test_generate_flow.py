@@ -22,7 +22,7 @@ from mlxtune.recipe import Recipe, load
 
 from .evaluated import evaluation
 from .rows_stage import GOOD, write
-from .stage import NOW
+from .stage import NOW, Shop
 
 pytestmark = pytest.mark.slow
 
@@ -125,18 +125,21 @@ async def test_variations_are_of_thin_rows_unless_rows_are_chosen(shop, checks, 
     assert [request.rows for _, request in started] == [place.examples, ()]
 
 
-async def test_a_finished_generation_leads_to_its_first_row_in_review(shop, checks, open_room):
-    recipe = load(shop.recipe())
-    write(shop.folder / "data" / "support.jsonl", GOOD)
+def generating(shop: Shop, *events: tuple[str, dict[str, Any]]) -> Path:
+    """A generation at work, after ``events``."""
     folder = shop.folder / "generations" / "20261124-1500-support-json"
     folder.mkdir(parents=True)
     (folder / "recipe.toml").write_text((shop.folder / "recipes" / "support-json.toml").read_text())
-    story: list[tuple[str, dict[str, Any]]] = [
-        ("run.started", {"kind": "generate", "name": "support-json", "base": "smollm2-135m", "pid": 1, "host": "mac"}),
-        ("arm.progress", {"arm": "big", "done": 3, "total": 26, "of": "question"}),
-    ]
-    shop.tell(folder, story)
+    started = {"kind": "generate", "name": "support-json", "base": "smollm2-135m", "pid": 1, "host": "mac"}
+    shop.tell(folder, [("run.started", started), *events])
     shop.hold(folder)
+    return folder
+
+
+async def test_a_finished_generation_leads_to_its_first_row_in_review(shop, checks, open_room):
+    recipe = load(shop.recipe())
+    write(shop.folder / "data" / "support.jsonl", GOOD)
+    folder = generating(shop, ("arm.progress", {"arm": "big", "done": 3, "total": 26, "of": "question"}))
     async with open_room("home") as room:
         assert "generating 3/26" in " ".join(room.text("RoomHeader").split())
         assert "Let the teacher finish" in room.text("#next-picture")
@@ -171,13 +174,7 @@ async def test_a_finished_generation_leads_to_its_first_row_in_review(shop, chec
 )
 async def test_a_generation_that_ended_early_says_how(end, notice, shop, open_room):
     shop.recipe()
-    folder = shop.folder / "generations" / "20261124-1500-support-json"
-    folder.mkdir(parents=True)
-    (folder / "recipe.toml").write_text((shop.folder / "recipes" / "support-json.toml").read_text())
-    shop.tell(
-        folder, [("run.started", {"kind": "generate", "name": "support-json", "base": "smollm2-135m", "pid": 1, "host": "mac"})]
-    )
-    shop.hold(folder)
+    folder = generating(shop)
     async with open_room("home") as room:
         shop.tell(folder, [end])
         await room.observe(shop.snapshot(NOW + 5))

@@ -135,31 +135,29 @@ def test_stopped_run_matches_uninterrupted_run(workspace):
     assert weights[0] == weights[1]
 
 
-def test_unusable_host_is_named_before_first_step(workspace, monkeypatch):
+def train_over_ssh(workspace: Path, monkeypatch: pytest.MonkeyPatch, ssh: str, *hosts: str) -> Run:
+    """Train to the end on ``hosts``, with the script ``ssh`` as the program of that name."""
     away = workspace / "bin"
     away.mkdir()
-    (away / "ssh").write_text("#!/bin/sh\necho 'no route to elsewhere'\nexit 255\n")
+    (away / "ssh").write_text(f"#!/bin/sh\n{ssh}\n")
     (away / "ssh").chmod(0o755)
     monkeypatch.setenv("PATH", f"{away}:{os.environ['PATH']}")
-    recipe = load(workspace / "recipes" / "tiny.toml")
-    hosts = [{"ssh": "127.0.0.1", "ips": ["127.0.0.1"]}, {"ssh": "elsewhere", "ips": ["127.0.0.1"]}]
-    run = launch.start(workspace, "train", recipe, {"hosts": hosts, "backend": "ring", "envs": []})
+    recipe = load(workspace / "recipes" / "tiny.toml", ("training.steps=4",))
+    places = [{"ssh": host, "ips": ["127.0.0.1"]} for host in hosts]
+    run = launch.start(workspace, "train", recipe, {"hosts": places, "backend": "ring", "envs": []})
     wait_for_state(run, lambda state: state.ended)
+    return run
+
+
+def test_unusable_host_is_named_before_first_step(workspace, monkeypatch):
+    run = train_over_ssh(workspace, monkeypatch, "echo 'no route to elsewhere'\nexit 255", "127.0.0.1", "elsewhere")
     assert run.state().phase == "failed"
     assert "Host 1 (elsewhere) ended with code 255: no route to elsewhere" in run.state().error
 
 
 @pytest.mark.exhaustive
 def test_host_over_ssh_joins_training(workspace, monkeypatch):
-    away = workspace / "bin"
-    away.mkdir()
-    # Simulates ssh without a network: runs the last argument in a shell and passes the pipes through.
-    (away / "ssh").write_text('#!/bin/sh\nfor last; do :; done\nexec sh -c "$last"\n')
-    (away / "ssh").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{away}:{os.environ['PATH']}")
-    recipe = load(workspace / "recipes" / "tiny.toml", ("training.steps=4",))
-    hosts = [{"ssh": "here", "ips": ["127.0.0.1"]}, {"ssh": "there", "ips": ["127.0.0.1"]}]
-    run = launch.start(workspace, "train", recipe, {"hosts": hosts, "backend": "ring", "envs": []})
-    wait_for_state(run, lambda state: state.ended)
+    without_network = 'for last; do :; done\nexec sh -c "$last"'  # runs the last argument and passes the pipes through
+    run = train_over_ssh(workspace, monkeypatch, without_network, "here", "there")
     assert run.state().phase == "finished", (run.state().error, run.log_tail(20))
     assert "train " in (run.folder / "worker-1.log").read_text()
