@@ -38,7 +38,7 @@ _TERM = re.compile(
         (?P<measure>len|tokens|meta\.[\w.-]+)\s*(?P<sign><=|>=|!=|<|>|=)\s*(?P<number>-?\d+(?:\.\d+)?)
         |(?:(?P<field>[\w.-]+):)?(?P<text>{_PATTERN}|"[^"]*")
         |(?P<name>[\w.-]+):(?P<value>[^\s"()]+)
-        |(?P<word>[^\s":/()][^\s"()]*))(?=[\s()]|$))""",
+        |(?P<word>(?!-[\s()]|-$)[^\s":/()][^\s"()]*))(?=[\s()]|$))""",
     re.VERBOSE,
 )
 _OPERATORS = {

@@ -510,6 +510,10 @@ def test_answers_that_only_lack_a_period_do_not_end_in_mid_sentence(end: str, fo
             "It is the shop near",
         ),
         ("It is (as far as we know) number {0}.", "It is (as far as"),
+        (
+            "def sell_{0}(parts):\n    return sum(\n        part * {0} for part in parts)\n",
+            "def sell_7(parts):\n    return sum(\n        part",
+        ),
         ("第{0}号在旧港附近，你可以步行到那里。我们每天都开门。", "第七号在旧港附近，你可以步行到那里。我们每天都开门，"),
     ],
 )

@@ -81,6 +81,7 @@ def test_filter_does_not_match(text):
         ("a or", "invalid, starting at: or"),
         ("or a", "invalid, starting at: or"),
         ("(a b", "invalid, starting at: ("),
+        ("- tag:winter", "invalid, starting at: -"),
         ("a)", "invalid, starting at: )"),
         ("()", "invalid, starting at: )"),
         ("category:x", "Unknown filter category:"),

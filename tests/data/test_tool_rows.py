@@ -79,6 +79,8 @@ def test_the_last_turn_may_be_in_another_column() -> None:
         row = parse(record, LOCATION, mapping=mapping)
         assert isinstance(row, Conversation)
         assert (row.messages, row.meta) == ((Q, Message("assistant", "Done.")), {"id": 7})
+    for key in ("prompt", "input"):
+        assert guess_mapping({key: [ASKED], "response": "Done."}) == {"prompt": key, "completion": "response"}
 
 
 CHATS = {
@@ -91,6 +93,7 @@ CHATS = {
     "gemma": "<bos><start_of_turn>user\nLock it.<end_of_turn>\n<start_of_turn>model\nDone.<end_of_turn>\n",
     "human": "Be brief.\n\nHuman: Lock it.\n\nAssistant: Done.",
     "guanaco": "### System: Be brief.### Human: Lock it.### Assistant: Done.",
+    "vicuna": "A chat between a person and an assistant. USER: Lock it. ASSISTANT: Done.</s>",
 }
 
 
@@ -101,7 +104,9 @@ def test_a_rendered_chat_is_read_as_turns(text: str) -> None:
     row = parse({"text": text}, LOCATION)
     assert isinstance(row, Conversation)
     assert [turn for turn in row.messages if not turn.is_system] == [Q, Message("assistant", "Done.")]
-    assert all(turn.content == "Be brief." for turn in row.messages if turn.is_system)
+    assert all(
+        turn.content in ("Be brief.", "A chat between a person and an assistant.") for turn in row.messages if turn.is_system
+    )
 
 
 def test_text_about_a_rendered_chat_remains_text() -> None:
@@ -109,5 +114,6 @@ def test_text_about_a_rendered_chat_remains_text() -> None:
         "ChatML begins with <|im_start|>user\nHi<|im_end|>",
         "<|im_start|>user\nHi<|im_end|>",
         "<|im_start|>bot\nHi<|im_end|>",
+        "A chat between a clerk and a USER: it was short.",
     ):
         assert isinstance(parse({"text": text}, LOCATION), TextRow)

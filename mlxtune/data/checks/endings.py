@@ -10,8 +10,8 @@ from mlxtune.data.languages import WORDS
 _LINKING = frozenset(WORDS["linking"].split())
 _STOPS = (*'.!?…。！？"”’)]}>*', "'")
 _MARKER = re.compile(r"\s*(?:[-*•+–]|\(?(?:\d{1,3}|[A-Za-z])[.)]\s|#+\s|>)\s*")
-_LONE_MARKER = re.compile(r"\s*(?:[-*•+–]|\(?\d{1,3}[.)])\s*\Z")
-_FENCE = re.compile(r"^\s*```", re.MULTILINE)
+_LONE_MARKER = re.compile(r"\n\s*[-*•+–]\Z|^\s*\(?\d{1,3}[.)]\s[\s\S]*\n\s*\(?\d{1,3}[.)]\Z", re.MULTILINE)
+_QUOTED = re.compile(r"'[^'\n]*'|\"[^\"\n]*\"")
 _FORMULA = re.compile(r"[={}<>|$\\_#]|https?:|\w\.\w+/|\w@\w")
 _SIGNATURE = re.compile(
     r"""(?x)(?:
@@ -46,11 +46,11 @@ def ending(text: str) -> tuple[str, str] | None:
 
 
 def _line_ending(line: str, before: str, word: str) -> str:
-    is_lone_marker = bool(before and _LONE_MARKER.match(line))
+    text = f"{before}\n{line}"
+    is_lone_marker = len(line.split()) == 1 and bool(_LONE_MARKER.search(text))
     if line.endswith(("```", *_STOPS[:7])):
         return "broken" if is_lone_marker else "whole"
-    text = f"{before}\n{line}"
-    if is_lone_marker or ("```" in text and len(_FENCE.findall(text)) % 2):
+    if is_lone_marker or ("```" in text and len(re.findall(r"(?m)^\s*```", text)) % 2):
         return "broken"
     is_item, sentence = bool(_MARKER.match(line)), _MARKER.sub("", line, count=1)
     words, is_code = sentence.split(), bool(CODE.search(line))
@@ -60,7 +60,9 @@ def _line_ending(line: str, before: str, word: str) -> str:
         return "cut"
     code = text[text.rfind("```") + 1 :]
     if is_code or len(CODE.findall(code[-1000:])) > 1:
-        return "broken" if any(code.count(first) > code.count(last) for first, last in ("()", "{}", "[]")) else "other"
+        code = _QUOTED.sub("", code)
+        is_open = any(code.count(first) > code.count(last) for first, last in ("()", "{}", "[]"))
+        return "broken" if is_open and line[-1] not in "\"'}" else "other"
     if line.endswith(_STOPS) or _SIGNATURE.search(text[-200:]):
         return "whole"
     if any(line.count(first) > line.count(last) for first, last in ("()", "“”")) or line.count('"') % 2:
@@ -76,8 +78,7 @@ def _line_ending(line: str, before: str, word: str) -> str:
 
 
 def _words(text: str) -> int:
-    """Return the number of words in ``text``, in a language without spaces about one for four letters."""
-    return max(len(text.split()), len(text.encode(errors="replace")) // 12)
+    return max(len(text.split()), len(text.encode(errors="replace")) // 12)  # some languages have no spaces
 
 
 def _continues(line: str) -> bool:

@@ -11,7 +11,7 @@ from mlxtune.data.checks.forms import ENDING, MIN_ANSWERS, SHARE, WORD
 
 family = CheckFamily()
 _WHOLE = 0.5  # of the answers, at least, end like a sentence
-_CERTAIN, _CERTAIN_SHARE = 3, 0.5  # answers that surely broke off, at least, and per unclear one, for these to have broken off, too
+_CERTAIN = 3  # answers that surely broke off, at least, and as many as unclear ones, for these to have broken off, too
 _READ = 2000  # answers that show which words end no sentence
 _FORM_WORDING = {
     "json": "{share:.0%} of the answers are JSON; this one is not.",
@@ -23,15 +23,15 @@ _FORM_WORDING = {
 _FORM = family.register(Check("form", "warn", "answers without the form of the others", _FORM_WORDING, BY_HAND, "≠"))
 _MID_SENTENCE = family.register(
     Check(
-        "mid-sentence", "warn", "answers that end in mid-sentence",
-        "The answer ends in mid-sentence; {share:.0%} of the others do not.", DROP,
+        "mid-sentence", "warn", "answers that break off",
+        "The answer breaks off; {share:.0%} of the others do not.", DROP,
     )
 )  # fmt: skip
 
 
 @family.corpus_check
 def unlike(corpus: Corpus) -> Iterator[Finding]:
-    """Find answers that end in mid-sentence, and others that lack a form that at least 90% of the answers have, unless there is a contract."""
+    """Find answers that break off, and others that lack a form that at least 90% of the answers have, unless there is a contract."""
     forms = corpus.forms
     counts = Counter(form for own in forms.values() for form in own)
     shared = [
@@ -42,27 +42,27 @@ def unlike(corpus: Corpus) -> Iterator[Finding]:
     shared.sort(key=lambda form: list(_FORM_WORDING).index(form[0]))
     lasts = {form for form in shared if form[0] == "last"}
     endings = {rank: "whole" if lasts & own else end for rank, own in forms.items() for kind, end in own if kind == ENDING}
-    cut, share = _cut(corpus, endings, is_last_shared=bool(lasts))
-    for rank in cut:
-        yield _MID_SENTENCE.finding(corpus.indices[rank], values={"share": share})
+    cut = _cut(corpus, endings, is_last_shared=bool(lasts)) if len(endings) >= MIN_ANSWERS else set()
+    for rank in sorted(cut):
+        yield _MID_SENTENCE.finding(corpus.indices[rank], values={"share": 1 - len(cut) / len(endings)})
     for rank, own in forms.items() if not corpus.has_contract else ():
         if rank not in cut and (missing := next((form for form in shared if form not in own), None)):
             values = {"share": counts[missing] / len(forms), "form": missing[1]}
             yield _FORM.finding(corpus.indices[rank], reason=missing[0], values=values)
 
 
-def _cut(corpus: Corpus, endings: dict[int, str], *, is_last_shared: bool) -> tuple[set[int], float]:
-    """Return the ranks of the answers that end in mid-sentence, and the share of those that end like a sentence or with a shared last line."""
-    share = sum(end == "whole" for end in endings.values()) / (len(endings) or 1)
-    if len(endings) < MIN_ANSWERS or share < _WHOLE or share == 1:
-        return set(), share
+def _cut(corpus: Corpus, endings: dict[int, str], *, is_last_shared: bool) -> set[int]:
+    """Return the ranks of the answers that break off, while nearly all others end like a sentence, with a shared last line, or like code."""
+    whole, broken = ({rank for rank, end in endings.items() if end == kind} for kind in ("whole", "broken"))
+    if len(whole) < _WHOLE * len(endings):
+        return broken if len(broken) <= (1 - SHARE) * len(endings) else set()
     if is_last_shared:
-        return {rank for rank, end in endings.items() if end != "whole"}, share
+        return endings.keys() - whole
     words = {rank: word for rank in endings for kind, word in corpus.forms[rank] if kind == WORD}
-    read = [*endings][:: max(1, len(endings) // _READ)]
-    links = linking_words((scored_answer(corpus.read(corpus.indices[rank]))[1] for rank in read), set(words.values()))
-    cut = {rank for rank, end in endings.items() if end in ("broken", "cut") or (end in ("open", "bare") and words[rank] in links)}
-    unclear = {rank for rank, end in endings.items() if end in ("open", "bare")} - cut
-    if len(cut) >= max(_CERTAIN, _CERTAIN_SHARE * len(unclear)):
-        cut |= unclear
-    return cut, share
+    read = [*endings][:: max(1, len(endings) // _READ)] if words else ()
+    links = linking_words((scored_answer(corpus.read(corpus.indices[rank]))[1] for rank in read), words.values())
+    unclear = {rank for rank, end in endings.items() if end in ("open", "bare")}
+    linking = {rank for rank in unclear if words[rank] in links}
+    cut = linking | {rank for rank, end in endings.items() if end == "cut"}
+    are_cut = bool(cut) and len(cut | broken) >= max(_CERTAIN, len(unclear - linking))
+    return broken | cut | (unclear if are_cut else set())

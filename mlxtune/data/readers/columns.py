@@ -81,7 +81,7 @@ def guess_mapping(record: Record) -> dict[str, str]:
     found = dict(columns(record))
     texts = [path for path, value in found.items() if isinstance(value, str)]
     chosen, rejected = find_column(texts, _CHOSEN, (), record), find_column(texts, _REJECTED, (), record)
-    turns = [key for key in _TURNS if key in record and (key in _TURNS[:3] or _is_dialog(record[key]))]
+    turns = [key for key in (*_TURNS, "prompt", "input") if key in record and (key in _TURNS[:3] or _is_dialog(record[key]))]
     prompt = turns[0] if turns else find_column(texts, PROMPTS, {chosen, rejected}, record)
     if prompt and chosen and rejected:
         return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
@@ -113,11 +113,9 @@ def mapping_option(mapping: Mapping[str, str]) -> str:
 
 
 def _is_dialog(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) > 1
-        and (all(isinstance(one, str) for one in value) or value[0].keys() & {"role", "from"})
-    )
+    items = value if isinstance(value, list) else []
+    are_turns = bool(items) and isinstance(items[0], dict) and bool(items[0].keys() & {"role", "from"})
+    return are_turns or (len(items) > 1 and all(isinstance(one, str) for one in items))
 
 
 def find_column(paths: Collection[str], names: Collection[str], taken: Collection[str] = (), literal: Collection[str] = ()) -> str:

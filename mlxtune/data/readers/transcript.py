@@ -18,14 +18,15 @@ _HEADERS = (  # of a turn, by kind of chat
     r"(?m:^)\s*(SYSTEM|USER|ASSISTANT|FUNCTION RESPONSE): ",
     r"### (System|Human|User|Assistant|Instruction|Response):",
     r"\[(/?INST)\]",
+    r"(?:\s|</s>)(USER|ASSISTANT):",
 )
 _ROLES = {
     "human": "user", "inst": "user", "instruction": "user", "/inst": "assistant", "model": "assistant", "response": "assistant",
     "chatbot": "assistant", "function response": "tool",
 }  # fmt: skip
-_PREAMBLE = "Below is an instruction that describes a task"  # of Alpaca's template
+_PREAMBLES = ("Below is an instruction that describes a task", "A chat between a ")  # of the templates of Alpaca and Vicuna
 _BEGINNING = r"\s*(?:<s>|<bos>|<BOS_TOKEN>|<\|begin_of_text\|>|<\|endoftext\|>|<｜begin▁of▁sentence｜>)?\s*"
-_START = re.compile(f"{_BEGINNING}(?:{_PREAMBLE}[^#]*)?(?:{'|'.join(_HEADERS)})")
+_START = re.compile(f"{_BEGINNING}(?:(?:{'|'.join(_PREAMBLES)})[^#]*?)?(?:{'|'.join(_HEADERS)})")
 _END = re.compile(
     r"(?:\s|<\|im_end\|>|<\|eot_id\|>|<end_of_turn>|<\|end\|>|</?s>|<\|endoftext\|>|<\|end_of_text\|>|<eos>|<\|return\|>|<\|END_OF_TURN_TOKEN\|>|<｜end▁of▁sentence｜>)+\Z"
 )
@@ -56,7 +57,7 @@ def _rendered_turns(text: str) -> list[dict[str, str]]:
     """Return the turns of a rendered chat that has an answer, without an empty one at its end; none for any other text."""
     for header in _HEADERS:
         head, *parts = re.split(header, text)
-        preamble = head.strip() if head.lstrip().startswith(_PREAMBLE) else ""
+        preamble = head.strip() if head.lstrip().startswith(_PREAMBLES) else ""
         if not parts or not (preamble or re.fullmatch(_BEGINNING, head)):
             continue
         names = [name.lower() for name in parts[::2]]
