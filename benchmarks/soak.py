@@ -56,7 +56,8 @@ RECIPE = {
     "model.base": "../tiny", "data.holdout": 0.05, "data.max_tokens": 1024, "training.batch_size": 2, "training.save_every": 20,
     "training.validate_every": 20, "training.samples": 2, "evaluation.max_tokens": 8, "evaluation.rows": 8, "evaluation.regression": "",
 }  # fmt: skip
-# Every room, with its pages. Nothing here starts or stops a run; decisions are undone.
+# Every room, with its pages. Nothing here starts or stops a run; decisions are undone. The chat gets some time to load the model, and begins
+# a new conversation each time, which would otherwise grow.
 TOUR = """
 H Down Down F1 Escape
 D Down Down PageDown g Escape , Escape / a v Escape
@@ -67,7 +68,7 @@ T z z m g Escape L Escape Left Left Escape [ ] S Escape
 E m Enter Escape o Escape r Escape Tab Down
 B Enter Escape m Escape g Escape
 A Down Up Enter Escape
-C Enter Down Enter h i Enter Escape Down Up Down Up e Escape x
+C Enter Down Enter Escape Down Up Down Up Down Up Down Up Down Up Down Up n Enter h i Enter Escape Down Up s n e Escape x
 V Down v Escape g Escape
 C-p Escape ; Escape
 """
