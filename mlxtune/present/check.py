@@ -173,7 +173,7 @@ def summary_document(verdict: ReviewVerdict, checked: CheckResult) -> Document:
     is_shown = next_one.code in ("none", "fix", "add_prompts", "more_prompts")
     advice = () if is_shown else (paragraph(improvement_text(next_one), "muted"),)
     enough = checked.statistics.groups >= MIN_PROMPTS
-    prompts = f"{checked.statistics.groups:,} of {GOOD_PROMPTS if enough else MIN_PROMPTS:,}"
+    prompts = f"{checked.statistics.groups:,} distinct (≥ {GOOD_PROMPTS if enough else MIN_PROMPTS:,})"
     fact = Fact("prompts", prompts, "before your changes" if verdict.stale else "", "" if enough else "warning")
     facts = (fact, *free_facts(checked.free), *skip_facts(missing))
     return (verdict_block(verdict.counts), Facts(facts), *advice)

@@ -49,7 +49,7 @@ class FileLayout:
         except UnicodeDecodeError as error:
             reason = f"byte {error.start + 1:,} (0x{raw[error.start]:02x}) is not valid UTF-8."
             kind = "encoding" if is_cp1252(raw) and not (_CUT.search(raw) or _FOREIGN.search(raw)) else "bad-row"
-            hint = "Correct that character." if kind == "bad-row" else "Read it as Windows-1252 with data check --fix."
+            hint = "Correct that character." if kind == "bad-row" else "Fix the row (data check --fix) to read it as Windows-1252."
             raise InvalidRecord(reason, f"{hint} Or save the file as UTF-8.", kind, error.start) from error
         return self._fields(text) if self.kind == "csv" else self._json(text)
 
