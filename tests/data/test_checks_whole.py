@@ -195,9 +195,11 @@ def test_contradictions_are_no_near_duplicates_and_no_fix_drops_one(tmp_path: Pa
         chat("There is a payment I don't recognise!", "direct_debit"),
         chat("How many miles can I drive before I need to change my oil", "oil_change"),
         chat("How many miles can I drive before I need to change my tires", "tire_change"),
+        chat("What's the status of the refund for the tent and the bag that I sent back to you last week?", "refund_status"),
+        chat("What is the status of the refund for the tent and the bag that I sent back to you last week", "order_status"),
     ]
     report = check(write(tmp_path / "rows.jsonl", rows))
-    assert sorted(finding_locations(report, "conflict")) == [["rows:2", "rows:1"], ["rows:5", "rows:4"]]
+    assert sorted(finding_locations(report, "conflict")) == [["rows:2", "rows:1"], ["rows:5", "rows:4"], ["rows:9", "rows:8"]]
     assert finding_locations(report, "near-duplicate") == [["rows:3", "rows:2"]]
     assert select_fixes(report.findings, ["near-duplicate"]).keys() == {2}
 
@@ -392,6 +394,8 @@ def test_safe_fixes_write_a_clean_file_and_keep_the_source(tmp_path: Path) -> No
         ("Which address do I enter?", "Yours, for example bob@gmail.com.", {"email"}),
         ("Can you tell me how this is shown?", "```\nHello {user_name}\n```", set()),
         ("Count the vowels: lorem ipsum", "There are four.", {"placeholder"}),
+        ("Print the people with Gmail accounts: Bob, bob@gmail.com", "Bob has one.", {"email"}),
+        ("Give me some dummy text.", "Lorem ipsum dolor sit amet.", {"placeholder"}),
         ("What does it print?", 'It prints "#{unique_array}" and "%{http_code}".', set()),
         ("Write to support?", "Dear [Customer's Name], we will.", set()),
     ],

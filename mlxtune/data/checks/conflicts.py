@@ -80,7 +80,7 @@ def same_question(one: Row, two: Row) -> bool:
 
 
 def _content_words(text: str) -> list[str]:
-    return [word for word in re.findall(r"[^\W_]+(?:['’][^\W_]+)?", text.casefold()) if word not in _FILLER]
+    return [word for word in re.findall(r"[^\W_]+(?:['’]t\b)?", text.casefold()) if word not in _FILLER]
 
 
 def _parse(answer: str) -> Any:

@@ -31,10 +31,10 @@ _ABOUT_VALUES = re.compile(
     \b(?:extract|find|identify|detect|validat\w*|verify|check|mask|redact|anonymi[sz]e|remove|filter|format|parse|match|print|list|count|sort|classify
       |recogni[sz]e|generate|invent|replace|split|group)\b
     (?:(?!\b(?:my|our|your|me|I)\b)[^.?!\n]){0,60}
-    \b(?:e-?mails|(?:e-?mail|mail)[ ](?:addresses|accounts)|(?:phone|card|social[ ]security|ID)[ ]numbers|passwords|(?:API[ ])?keys|tokens|secrets|IBANs
+    \b(?:e-?mails|(?:(?:e-?|g|hot)?mail|outlook|yahoo)[ ](?:addresses|accounts)|(?:phone|card|social[ ]security|ID)[ ]numbers|passwords|(?:API[ ])?keys|tokens|secrets|IBANs
       |addresses|placeholders|personal[ ](?:data|information)|PII
       |(?:an?|any|every|each|valid)[ ](?:\w+[ ])?(?:e-?mail|mail|phone|card|password|token|secret|IBAN|address|number))\b
-    | (?:电子邮件|邮箱|电话号码)[^。\n]{0,6}列表
+    | (?:电子邮件|邮箱|电话号码)[^。\n]{0,6}列表 | \b(?:dummy|filler|placeholder|sample)[ ](?:text|copy|content|paragraphs?)\b | \blorem[ ]ipsum\b
     """
 )
 _GIVEN = re.compile(r"(?i)\b(?:given|following|input) (?:string|array|list|dictionary|tuple|text|sentence|paragraph|passage)s?\b")
