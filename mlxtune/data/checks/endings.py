@@ -23,8 +23,7 @@ _ENDED = re.compile(r"(?<!\b[A-Z])(?<!\b[JSDMv][rts])[.!?][\"”’')\]]*\s+[\"�
 _CUT_JSON = re.compile(r"[\[{]\s*(?:[\"{\[]|\Z)")
 _WORD = r"[぀-ヿ㐀-鿿]|(?:(?![぀-ヿ㐀-鿿])[^\W_])+(?:['’-][^\W_]+)*"
 _LAST = re.compile(rf"({_WORD})[\"“”'’*]*\s*\Z")
-_NEXT = re.compile(rf"({_WORD})[\"“”'’*]*(?=[^\S\n]*(\w*))")
-_MIN_WORDS, _MIN_BARE = 3, 4  # of a text, and of a line without any other sign, that should end like a sentence
+_MIN_WORDS, _MIN_BARE, _LONGEST_WORD = 3, 4, 40  # words of a text, and of a line that should end like a sentence; characters
 _KIN = 0.8  # of the lines like the last one end with a stop, where it should
 _USES, _ENDS = 5, 0.05  # other words that follow a word which ends no sentence, at least, and the share of its uses without one
 
@@ -37,7 +36,7 @@ def ending(text: str) -> tuple[str, str] | None:
     """
     text = text.rstrip()
     before, _, line = text.rpartition("\n")
-    word = match[1].casefold() if (match := _LAST.search(line)) else ""
+    word = match[1].casefold() if (match := _LAST.search(line[-_LONGEST_WORD:])) else ""
     if _CUT_JSON.match(text):
         return "other" if text.endswith(("}", "]")) else "broken", ""
     if _words(text) < _MIN_WORDS:
@@ -83,15 +82,16 @@ def _words(text: str) -> int:
 
 def _continues(line: str) -> bool:
     """Return whether the last word or sign of a line says that something follows."""
-    match = _LAST.search(line)
+    match = _LAST.search(line[-_LONGEST_WORD:])
     return line.rstrip()[-1:] in (*",;&–—=+，、；",) or bool(match and match[1] != "A" and match[1].casefold() in _LINKING)
 
 
 def linking_words(texts: Iterable[str], words: Iterable[str]) -> set[str]:
     """Return those of ``words`` that many other words follow in ``texts``, and hardly ever a sign or a new line."""
     following = {word: Counter[str]() for word in words}
-    for text in texts:
-        for word, after in _NEXT.findall(text.casefold()):
-            if word in following:
-                following[word][after] += 1
+    letter = "[^\\W\\d_぀-ヿ㐀-鿿]"
+    uses = re.compile(rf"(?<!{letter})({'|'.join(map(re.escape, following))})(?!{letter}|['’-])[\"“”'’*]*(?=[^\S\n]*(\w*))")
+    for text in texts if following else ():
+        for word, after in uses.findall(text.casefold()):
+            following[word][after] += 1
     return {word for word, after in following.items() if len(after) > _USES and after[""] <= _ENDS * after.total()}

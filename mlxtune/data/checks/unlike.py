@@ -58,10 +58,10 @@ def _cut(corpus: Corpus, endings: dict[int, str], *, is_last_shared: bool) -> se
         return broken if len(broken) <= (1 - SHARE) * len(endings) else set()
     if is_last_shared:
         return endings.keys() - whole
-    words = {rank: word for rank in endings for kind, word in corpus.forms[rank] if kind == WORD}
-    read = [*endings][:: max(1, len(endings) // _READ)] if words else ()
-    links = linking_words((scored_answer(corpus.read(corpus.indices[rank]))[1] for rank in read), words.values())
     unclear = {rank for rank, end in endings.items() if end in ("open", "bare")}
+    words = {rank: word for rank in unclear for kind, word in corpus.forms[rank] if kind == WORD}
+    read = [*endings][:: max(1, len(endings) // _READ)] if unclear else ()
+    links = linking_words((scored_answer(corpus.read(corpus.indices[rank]))[1] for rank in read), words.values())
     linking = {rank for rank in unclear if words[rank] in links}
     cut = linking | {rank for rank, end in endings.items() if end == "cut"}
     are_cut = bool(cut) and len(cut | broken) >= max(_CERTAIN, len(unclear - linking))
