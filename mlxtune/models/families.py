@@ -57,7 +57,7 @@ def check_trainable(config: dict[str, Any], name: str) -> None:
 
 def architecture(config: dict[str, Any]) -> str:
     """Return mlx-lm's name for the architecture in ``config.json``, or an empty string if there is none."""
-    model_type = config.get("model_type")
+    model_type = config.get("model_type") if isinstance(config, dict) else None
     if not isinstance(model_type, str):
         return ""
     renamed, by_class = _renamed()
@@ -98,7 +98,7 @@ def _other_kind(config: dict[str, Any]) -> str:
 
 def _classes(config: dict[str, Any]) -> list[str]:
     classes = config.get("architectures") or []
-    return [name for name in ([classes] if isinstance(classes, str) else classes) if isinstance(name, str)]
+    return [name for name in (classes if isinstance(classes, list) else [classes]) if isinstance(name, str)]
 
 
 @cache

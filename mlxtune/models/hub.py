@@ -146,11 +146,8 @@ def _check_config(id: str, entries: list[RepoFile], commit: str) -> None:
     with hub_errors(id):
         url = hf_hub_url(id, "config.json", revision=commit)
         content = _get(url, timeout=TIMEOUT, follow_redirects=True).content
-    try:
-        config = json.loads(content)
-    except ValueError:
-        return  # the file's hash is verified after the download
-    families.check_trainable(config, id)
+    with suppress(ValueError, RecursionError):  # the file's hash is verified after the download
+        families.check_trainable(json.loads(content), id)
 
 
 def _download(id: str, entry: RepoFile, commit: str, blobs: Path, report: Callable[[int], None]) -> None:

@@ -36,9 +36,10 @@ class ModelFolder:
         file = self.folder / "generation_config.json"
         try:
             generation = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ModelError(f"{file} is not valid JSON: {error}.") from error
-        values = [part.get("eos_token_id") for part in (self.config, self.config.get("text_config") or {}, generation)]
+        parts: Any = (self.config, self.config.get("text_config"), generation)
+        values = [part.get("eos_token_id") for part in parts if isinstance(part, dict)]
         ids = (one for value in values for one in (value if isinstance(value, list) else [value]))
         return tuple(sorted({one for one in ids if isinstance(one, int)}))
 
@@ -94,7 +95,7 @@ def _open(name: str, folder: Path) -> ModelFolder:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ModelError(f"{folder} is not a model: it has no config.json.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{folder / 'config.json'} is not valid JSON: {error}.") from error
     families.check_trainable(config, name)
     files = sorted(folder.glob("model*.safetensors"))

@@ -69,7 +69,7 @@ def from_past_run(workspace: Path, recipe: Recipe) -> StepCalibration | None:
         try:
             launch = read_json(run.folder / registry.LAUNCH_FILE)
             comparable = launch.get("machine") == machine_id() and _settings(run.recipe()) == _settings(recipe)
-        except MlxtuneError:
+        except (MlxtuneError, AttributeError):  # its launch record is damaged
             continue
         if not comparable:
             continue

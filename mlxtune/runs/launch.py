@@ -78,15 +78,17 @@ def resume(run: Run) -> Run:
         time.sleep(0.02)
     if run.state().phase == "finished":
         raise InputError(f"{run.id} has already finished, so there is nothing to resume.")
-    record = read_json(run.folder / LAUNCH_FILE)
+    request = read_request(run.folder)
     require_free_accelerator()
-    return _spawn(run, record["kind"], record["request"])
+    return _spawn(run, run.kind, request)
 
 
 def read_request(folder: Path) -> dict[str, Any]:
-    """Return the request from the launch record in ``folder``."""
-    request: dict[str, Any] = read_json(folder / LAUNCH_FILE)["request"]
-    return request
+    """Return the request from the launch record in ``folder``. Raise ``InputError`` if it is missing or damaged."""
+    match read_json(folder / LAUNCH_FILE):
+        case {"request": dict(request)}:
+            return request
+    raise InputError(f"{folder / LAUNCH_FILE} is damaged.", hint=f"mlxtune runs remove {folder.name}")
 
 
 @lru_cache(maxsize=512)

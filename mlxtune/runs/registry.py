@@ -9,6 +9,7 @@ import signal
 import time
 import tomllib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -23,7 +24,7 @@ from mlxtune.recipe import Recipe, dump, load, parse
 from mlxtune.recipe.parent import CONFIG, WEIGHTS, inherit
 from mlxtune.runs import events
 from mlxtune.runs.locks import is_locked, lock_note
-from mlxtune.runs.state import RunState, refused_state
+from mlxtune.runs.state import UNREADABLE, RunState, refused_state
 
 LAUNCH_FILE = "launch.json"  # what a worker was started with, and on which machine
 RunStatus = Literal["starting", "running", "waiting", "cooling", "quiet", "finished", "stopped", "failed", "crashed"]
@@ -130,8 +131,8 @@ class Run:
         """Return the state after all events so far. A run of another version has failed, with that as its error."""
         try:
             return RunState().apply(events.read_all(self.folder))
-        except InputError as error:
-            return refused_state(error)
+        except UNREADABLE as error:
+            return refused_state(error, self.id)
 
     def status(self, state: RunState | None = None, now: float | None = None) -> RunStatus:
         """Return the status, based on ``state`` if it is already known.
@@ -298,11 +299,10 @@ def stop(run: Run) -> None:
 
 def other_host(run: Run) -> str:
     """Return the name of the machine that ``run`` was started on, which may share the disk, if it is not this one."""
-    try:
+    with suppress(InputError, KeyError, TypeError):  # it has not been written yet, or is damaged
         record = read_json(run.folder / LAUNCH_FILE)
-    except InputError:  # it has not been written yet
-        return ""
-    return "" if record["machine"] == machine_id() else str(record["host"])
+        return "" if record["machine"] == machine_id() else str(record["host"])
+    return ""
 
 
 def _is_worker(run: Run, pid: int) -> bool:

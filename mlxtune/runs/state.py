@@ -303,9 +303,13 @@ class RunState:
             self.arms[event["arm"]] = done, total
 
 
-def refused_state(error: InputError) -> RunState:
-    """Return the state of a run whose events cannot be read."""
-    return RunState(phase="failed", error=error.message, hint=error.hint, code=error.exit_code)
+UNREADABLE = (InputError, KeyError, TypeError, ValueError, AttributeError)  # events of another version, or JSON that is no event
+
+
+def refused_state(error: Exception, run: str) -> RunState:
+    """Return the state of a run whose events cannot be read, because of one of the errors in ``UNREADABLE``."""
+    known = error if isinstance(error, InputError) else InputError("events.jsonl is damaged.", hint=f"mlxtune runs remove {run}")
+    return RunState(phase="failed", error=known.message, hint=known.hint, code=known.exit_code)
 
 
 def earlier_adapter_step(summary: Mapping[str, Any]) -> int:

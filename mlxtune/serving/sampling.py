@@ -16,7 +16,7 @@ import numpy as np
 from mlxtune.models.generate import nan_error, noise_key
 from mlxtune.serving.protocol import Sampling
 
-_MIN_TEMPERATURE = 1e-6  # below, sampling is greedy, and logits / temperature may overflow
+_MIN = 1e-6  # a temperature or top_p below is greedy: logits / temperature may overflow, and top_p would be zero in float32
 _NUCLEUS_TOLERANCE = 1e-3  # how far rounding may move the edge of the nucleus, in probability mass
 
 
@@ -95,4 +95,4 @@ def _mass_before(logits: mx.array, sampling: Sampling) -> mx.array:
 
 
 def _is_greedy(sampling: Sampling) -> bool:
-    return sampling.temperature < _MIN_TEMPERATURE
+    return min(sampling.temperature, sampling.top_p) < _MIN

@@ -3,12 +3,11 @@
 from dataclasses import replace
 from typing import Any, cast
 
-from mlxtune.core.errors import InputError
 from mlxtune.core.files import FileStamp, file_stamp
 from mlxtune.core.text import one_line, safe_text
 from mlxtune.runs import events
 from mlxtune.runs.registry import Run
-from mlxtune.runs.state import RunState, refused_state
+from mlxtune.runs.state import UNREADABLE, RunState, refused_state
 
 _MULTILINE = frozenset({"prompt", "output"})  # fields that keep their line breaks
 
@@ -59,10 +58,8 @@ class Follower:
                 new = self._reader.read()
             safe = ({key: _safe_value(value, key in _MULTILINE) for key, value in one.items()} for one in new)
             self._apply(cast(list[events.Event], list(safe)))
-        except InputError as error:
-            self.state = refused_state(error)
-        except (KeyError, TypeError, ValueError, AttributeError):  # JSON that is no event
-            self.state = refused_state(InputError(f"{events.FILE} is damaged.", hint=f"mlxtune runs remove {self._run.id}"))
+        except UNREADABLE as error:
+            self.state = refused_state(error, self._run.id)
 
     def _apply(self, new: list[events.Event]) -> None:
         if not new:

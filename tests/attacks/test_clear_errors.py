@@ -23,6 +23,7 @@ from mlxtune.data.generate.questions import TeacherQuestion
 from mlxtune.data.generate.teachers import EndpointTeacher, TeacherCall
 from mlxtune.data.transforms import pipeline
 from mlxtune.evaluation.judge import endpoint
+from mlxtune.runs import launch, registry
 from mlxtune.training import checkpoint
 
 Cli = Callable[..., Any]
@@ -101,6 +102,21 @@ def test_a_checkpoint_whose_state_is_no_state_is_damaged(tmp_path, state):
 
 
 SHOWN = regex.compile(r"\p{Prepended_Concatenation_Mark}")  # format characters that are drawn, such as the Arabic number sign
+
+
+@pytest.mark.parametrize("content", ["[]", "5", "null", "{}", "[" * 100_000, "9" * 5000, '{"v": 2, "seq": 0, "t": 1, "type": "run.started"}', '{"v": 2, "seq": 0, "t": "x", "type": "step"}'])  # fmt: skip
+def test_a_run_with_other_types_in_its_files_is_damaged(cli, cwd, content):
+    run = cwd / "runs" / "20261201-0900-shop"
+    run.mkdir(parents=True)
+    for name in ("events.jsonl", "launch.json", "recipe.toml"):
+        (run / name).write_text(f"{content}\n")
+    for arguments in (("runs",), ("runs", "show", "last"), ("runs", "resume", "last"), ("runs", "stop", "last")):
+        result = cli(*arguments)
+        assert "Internal error" not in result.err, arguments
+        assert result.code in (0, 2), result.err
+    assert registry.other_host(registry.Run(run)) == ""
+    with pytest.raises(InputError):
+        launch.read_request(run)
 
 
 def test_no_invisible_character_is_passed_on():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +23,7 @@ from mlxtune.core.errors import DataError, InputError, MlxtuneError, ModelError
 from mlxtune.data.generate.documents import read_passages
 from mlxtune.data.generate.start import GenerationQuote
 from mlxtune.models import hub
+from mlxtune.models.resolve import resolve
 from mlxtune.training.distributed import launcher
 
 Cli = Callable[..., Any]
@@ -59,6 +61,19 @@ def test_hidden_files_and_folders_are_not_documents(documents):
     assert [passage.file for passage in read_passages(documents)] == ["sub/open.md"]
 
 
+def test_a_folder_of_any_depth_is_read(documents):
+    folder = documents / "deep"
+    for _ in range(40):
+        folder /= "/".join("a" * 30)
+        folder.mkdir(parents=True)
+    (folder / "last.md").write_text("the last one")
+    assert "the last one" in {passage.text for passage in read_passages(documents)}
+    (folder / "last.md").unlink()
+    while folder != documents:  # which not every Python's rmtree can
+        folder.rmdir()
+        folder = folder.parent
+
+
 def test_a_file_that_is_named_is_read_through_its_link(documents):
     link = documents.parent / "link.txt"
     link.symlink_to(documents / "sub" / "open.md")
@@ -77,12 +92,28 @@ def test_the_documents_are_listed_before_consent_is_asked(cli, cwd, monkeypatch)
     assert "\x1b[2J" not in shown
 
 
-@pytest.mark.parametrize("address", ["-oProxyCommand=touch x", "-", "--"])
+@pytest.mark.parametrize(
+    "address", ["-oProxyCommand=touch x", "-", "--", "", " -oProxyCommand=x", "mac\0", "mac\nx", "\ud800", "\x1b[2J"]
+)
 def test_a_host_that_ssh_would_take_for_an_option_is_refused(tmp_path, address):
     hosts = [{"ssh": "127.0.0.1", "ips": ["127.0.0.1"]}, {"ssh": address, "ips": ["10.0.0.2"]}]
     (tmp_path / "hosts.json").write_text(json.dumps(hosts))
     with pytest.raises(InputError, match="is not the address of a host"):
         launcher.launch_request(1, tmp_path / "hosts.json")
+
+
+@pytest.mark.parametrize("address", ["mac.local", "me@10.0.0.2", "fe80::1%en0", "me@[fe80::1]", "mac-2", "studio_größe"])
+def test_addresses_of_hosts_are_accepted(address):
+    assert launcher.parse_hosts({"hosts": [{"ssh": address}]})[0].ssh == address
+
+
+@pytest.mark.parametrize("change", [{"hosts": 10**12}, {"hosts": {"a": 1}}, {"envs": 5}, {"envs": [5, None]}, {"hosts": "ab"}, {"backend": ["ring"]}])  # fmt: skip
+def test_a_hostfile_of_other_types_is_bad_input_or_ignored(tmp_path, change):
+    hosts = [{"ssh": "127.0.0.1", "ips": ["127.0.0.1"]}] * 2
+    (tmp_path / "hosts.json").write_text(json.dumps({"hosts": hosts, **change}))
+    with suppress(InputError):
+        request = launcher.launch_request(1, tmp_path / "hosts.json")
+        launcher.rank_configs(launcher.parse_hosts(request), request["backend"], request["envs"])
 
 
 def test_ssh_gets_the_host_after_its_options(monkeypatch, tmp_path):
@@ -142,6 +173,13 @@ def test_an_invalid_listing_is_refused(hub_server, monkeypatch, changes):
     with pytest.raises(ModelError, match="has an invalid entry"):
         hub.pull(ID)
     assert victim.read_text() == "kept"
+
+
+@pytest.mark.parametrize("config", [b"[" * 100_000, b"[]", b"5", b'{"model_type": [5]}', b"\xff"])
+def test_a_configuration_that_is_none_is_a_model_error(hub_server, config):
+    hub_server.repos[ID].files["config.json"] = config
+    with pytest.raises(ModelError):
+        resolve(str(hub.pull(ID)))
 
 
 @pytest.mark.parametrize("difference", [-1, 1, 10**12])

@@ -31,6 +31,7 @@ def test_only_the_nucleus_is_sampled() -> None:
     tokens = {choose_tokens(scores, [(Sampling(temperature=1.0, top_p=0.7), seed, 0)])[0].token for seed in range(200)}
     assert tokens == {1, 2}
     assert {choose_tokens(scores, [(Sampling(temperature=1.0, top_p=0.01), seed, 0)])[0].token for seed in range(50)} == {1}
+    assert choose_tokens(scores, [(Sampling(temperature=1.0, top_p=1e-320), 0, 0)])[0].token == 1
 
 
 def test_a_sample_depends_on_seed_and_position_only() -> None:

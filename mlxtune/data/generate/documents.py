@@ -88,13 +88,12 @@ def _texts(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def _documents(folder: Path) -> Iterator[Path]:
-    for path in folder.iterdir():
-        if path.name.startswith("."):
-            continue
+    folders = [folder]
+    for path in (path for folder in folders for path in folder.iterdir() if not path.name.startswith(".")):
         if path.is_symlink():
             raise DataError(f"{path} is a symbolic link, so it was not read.", hint="Replace it with a copy, or remove it.")
         if path.is_dir():
-            yield from _documents(path)
+            folders.append(path)
         elif path.suffix.lower() in (*TEXT_SUFFIXES, ".pdf"):
             yield path
 

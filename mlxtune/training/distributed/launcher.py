@@ -79,8 +79,8 @@ def launch_request(hosts: int, hostfile: Path | None) -> dict[str, Any]:
     content = read_json(hostfile)
     record = content if isinstance(content, dict) else {"hosts": content}
     backend = record.get("backend") or "ring"
-    request = {"hosts": record.get("hosts", []), "backend": backend, "envs": record.get("envs", [])}
     try:
+        request = {"hosts": [*record.get("hosts", [])], "backend": backend, "envs": [*map(str, record.get("envs", []))]}
         team = parse_hosts(request)
     except (TypeError, KeyError, AttributeError) as error:
         raise InputError(
@@ -99,12 +99,12 @@ def launch_request(hosts: int, hostfile: Path | None) -> dict[str, Any]:
 
 
 def parse_hosts(request: Mapping[str, Any]) -> list[Host]:
-    """Return the hosts of a launch request; the first one is the leader. Raise ``InputError`` if ssh would take one for an option."""
+    """Return the hosts of a launch request; the first one is the leader. Raise ``InputError`` if one has no valid address."""
     hosts = request.get("hosts", 1)
     if isinstance(hosts, int):
         return [Host()] * hosts
     for host in hosts:
-        if host["ssh"].startswith("-"):
+        if host["ssh"].strip()[:1] in ("", "-") or not host["ssh"].isprintable():
             raise InputError(f"{one_line(host['ssh'], 80)} is not the address of a host.", hint="Correct ssh in the hostfile.")
     return [Host(host["ssh"], tuple(host.get("ips", ())), tuple(host.get("rdma", ()))) for host in hosts]
 
