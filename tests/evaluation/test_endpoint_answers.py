@@ -169,6 +169,7 @@ PRICES = "price_in = 1.0\nprice_out = 2.0\ncap = 3.0\n"
     [
         (HOSTED, "--send", "needs prices and a cap"),
         (HOSTED + PRICES, "", "will be sent to models.example, which needs your consent"),
+        (HOSTED + PRICES + 'key_env = "MLXTUNE_ENDPOINT_KEY"\n', "", "to models.example, with the key in MLXTUNE_ENDPOINT_KEY,"),
         (HOSTED.replace("https", "http") + PRICES, "--send", "unencrypted"),
         (HOSTED + PRICES + 'key_env = "NO_SUCH_KEY"\n', "--send", "NO_SUCH_KEY is not set"),
         (HOSTED + PRICES, "--send", ""),

@@ -319,10 +319,10 @@ def endpoint_arms(recipe: Recipe) -> dict[str, Endpoint]:
 def remote_hosts(recipe: Recipe) -> list[str]:
     """Return the hosts other than this machine to which held-out prompts or, to optimize a prompt, training rows would be sent.
 
-    Raises ``InputError`` for an unsafe URL.
+    A host that gets the value of a variable of the recipe's choice is followed by its name. Raises ``InputError`` for an unsafe URL.
     """
-    hosts = (host(endpoint.url) for endpoint in endpoint_arms(recipe).values())
-    return sorted({name for name in hosts if not is_local(name)})
+    hosts = ((host(one.url), one_line(one.key_env, 60)) for one in endpoint_arms(recipe).values())
+    return sorted({f"{name}, with the key in {key}" if key else name for name, key in hosts if not is_local(name)})
 
 
 def require_endpoints(recipe: Recipe, consent: str) -> None:
