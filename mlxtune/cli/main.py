@@ -162,8 +162,10 @@ def exit_with(error: Exception) -> NoReturn:
                 MachineError(f"A file cannot be written: {error.strerror}.", hint="Free up disk space, or raise ulimit -f.")
             )
             sys.exit(4)
-        case OSError(filename=str(name)):  # such as a home folder that cannot be created
-            print_error(MachineError(f"{one_line(name, 200)}: {error.strerror}.", hint="Check the path and its permissions."))
+        case OSError(filename=name) if name or error.errno in (errno.EIO, errno.ENOENT):  # such as a folder that cannot be created
+            print_error(
+                MachineError(f"{one_line(str(name or 'A file'))}: {error.strerror}.", hint="Check the path and its permissions.")
+            )
             sys.exit(4)
     if os.environ.get("MLXTUNE_DEBUG"):
         traceback.print_exception(error)

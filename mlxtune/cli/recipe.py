@@ -28,7 +28,7 @@ def import_(
     """Write a recipe with the same effect as an mlx_lm.lora config. Reports settings that have no equivalent."""
     from mlxtune.recipe.importers.mlx_lm import import_config
 
-    target = to or config.with_suffix(".toml")
+    target = to or config.parent / f"{config.stem}.toml"
     if target.exists() and not force:
         raise InputError(f"{target} already exists.", hint="Use --force to replace it, or --to to write another file.")
     imported = import_config(config, target)

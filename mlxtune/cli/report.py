@@ -28,7 +28,7 @@ def report(
     """Print an evaluation's report, or open its HTML page, which can be printed and read on a phone."""
     folder = history.find(Path.cwd(), which)
     loaded = reports.load(folder)
-    page = (folder / reports.PAGES[1]).resolve()
+    page = (folder / reports.PAGES[1]).resolve(strict=open_page)
     if open_page:
         webbrowser.open(page.as_uri())
     if json:

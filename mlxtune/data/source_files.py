@@ -74,4 +74,4 @@ def sidecar_path(source: Path, suffix: str) -> Path:
     Files with the same stem share their sidecars. Sidecars identify rows by content, so they stay valid after ``data import``.
     """
     source = source.resolve()
-    return source.with_name(f"{source.name if source.is_dir() else source.stem}.{suffix}")
+    return source.parent / f"{source.name if source.is_dir() else source.stem}.{suffix}"

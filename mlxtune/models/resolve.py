@@ -10,7 +10,7 @@ from typing import Any
 
 from mlxtune.core.child_process import Progress, quiet
 from mlxtune.core.errors import ModelError
-from mlxtune.core.files import user_path
+from mlxtune.core.files import read_json, user_path
 from mlxtune.core.hashing import sha256_json
 from mlxtune.core.text import nearest, one_line
 from mlxtune.models import bundled, families, hub
@@ -34,10 +34,7 @@ class ModelFolder:
     def eos_token_ids(self) -> tuple[int, ...]:
         """The ids that end an answer, from ``config.json`` and ``generation_config.json``. The tokenizer may add its own."""
         file = self.folder / "generation_config.json"
-        try:
-            generation = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        except (ValueError, RecursionError) as error:
-            raise ModelError(f"{file} is not valid JSON: {error}.") from error
+        generation = read_json(file) if file.is_file() else {}
         parts: Any = (self.config, self.config.get("text_config"), generation)
         values = [part.get("eos_token_id") for part in parts if isinstance(part, dict)]
         ids = (one for value in values for one in (value if isinstance(value, list) else [value]))

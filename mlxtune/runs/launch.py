@@ -24,7 +24,7 @@ from mlxtune.runs import events, queue, registry
 from mlxtune.runs.events import Event, EventReader
 from mlxtune.runs.locks import is_locked, require_free_accelerator
 from mlxtune.runs.registry import LAUNCH_FILE, RUN_KINDS, STARTING_FOR, Run
-from mlxtune.runs.state import RunState
+from mlxtune.runs.state import UNREADABLE, RunState, refused_state
 
 if TYPE_CHECKING:
     from subprocess import Popen
@@ -78,9 +78,9 @@ def resume(run: Run) -> Run:
         time.sleep(0.02)
     if run.state().phase == "finished":
         raise InputError(f"{run.id} has already finished, so there is nothing to resume.")
-    request = read_request(run.folder)
+    request, kind = read_request(run.folder), read_json(run.folder / LAUNCH_FILE).get("kind")
     require_free_accelerator()
-    return _spawn(run, run.kind, request)
+    return _spawn(run, kind if kind in (*RUN_KINDS,) else run.kind, request)
 
 
 def read_request(folder: Path) -> dict[str, Any]:
@@ -141,11 +141,12 @@ def watch(run: Run) -> Iterator[tuple[list[Event], RunState]]:
     reader, state = EventReader(run.folder), RunState()
     while not state.ended:
         new = reader.read()
-        if not new and run.status(state) == "crashed":
-            new = reader.read()  # it may have ended since the first read
-            if not new:
-                raise _crash_error(run, state)
-        state = state.apply(new)
+        if not new and run.status(state) == "crashed" and not (new := reader.read()):  # it may have ended since the first read
+            raise _crash_error(run, state)
+        try:
+            state = state.apply(new)
+        except UNREADABLE as error:
+            new, state = [], refused_state(error, run.id)
         yield new, state
         if not state.ended:
             time.sleep(POLL)

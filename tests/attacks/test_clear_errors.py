@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import sys
 import unicodedata
 from collections.abc import Callable
@@ -110,13 +111,33 @@ def test_a_run_with_other_types_in_its_files_is_damaged(cli, cwd, content):
     run.mkdir(parents=True)
     for name in ("events.jsonl", "launch.json", "recipe.toml"):
         (run / name).write_text(f"{content}\n")
-    for arguments in (("runs",), ("runs", "show", "last"), ("runs", "resume", "last"), ("runs", "stop", "last")):
+    os.utime(run, (1.0, 1.0))  # it is not starting
+    for arguments in (
+        ("runs",),
+        ("runs", "show", "last"),
+        ("runs", "resume", "last"),
+        ("runs", "stop", "last"),
+        ("runs", "attach", "last"),
+    ):
         result = cli(*arguments)
         assert "Internal error" not in result.err, arguments
-        assert result.code in (0, 2), result.err
     assert registry.other_host(registry.Run(run)) == ""
     with pytest.raises(InputError):
         launch.read_request(run)
+
+
+@pytest.mark.parametrize("path", ["/", "", "/proc/self/mem", "/dev/null"])
+@pytest.mark.parametrize("verb", ["data check", "data apply", "recipe import", "init --from"])
+def test_a_path_of_another_kind_is_a_clear_error(cli, cwd, verb, path):
+    result = cli(*verb.split(), path)
+    assert "Internal error" not in result.err, result.err
+
+
+def test_a_folder_that_is_gone_is_a_clear_error(cli, cwd):
+    cwd.rmdir()
+    result = cli("runs")
+    assert result.code == 4
+    assert "Internal error" not in result.err, result.err
 
 
 def test_no_invisible_character_is_passed_on():

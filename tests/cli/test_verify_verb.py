@@ -124,7 +124,7 @@ def test_keys_and_signers_that_do_not_exist_are_bad_input(cli, cwd, monkeypatch)
     assert "sudo apt install openssh-client" in result.err
 
 
-def test_a_report_is_printed_or_opened_in_the_browser(ok, cwd, monkeypatch):
+def test_a_report_is_printed_or_opened_in_the_browser(cli, ok, cwd, monkeypatch):
     page, opened = write_evaluation(cwd) / "report.html", []
     monkeypatch.setattr("webbrowser.open", opened.append)
     assert "Cannot tell." in ok("report").out
@@ -133,3 +133,7 @@ def test_a_report_is_printed_or_opened_in_the_browser(ok, cwd, monkeypatch):
     assert ok("report", "last", "--open").out == f"{page}\n"
     assert json.loads(ok("report", "--open", "--json").out)["folder"]
     assert opened == [page.as_uri()] * 2
+    page.unlink()
+    assert f"{page}: No such file" in cli("report", "--open").err
+    assert len(opened) == 2
+    assert "Cannot tell." in ok("report").out
