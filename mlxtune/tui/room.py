@@ -103,7 +103,8 @@ class Room(HasActions, Screen[None]):
 
     def invite(self, draw: Draw | None) -> None:
         """Show ``draw`` in the room's :class:`Invitation` in place of its content or, without it, the content."""
-        self.set_class(draw is not None, "-empty")
+        for part in self.query_one("#room").children:  # a rule of style with * would be checked for every widget
+            part.set_class((part.id == "empty") == (draw is None), "-away")
         if draw is not None:
             self.query_one("#invite", Panel).update(draw)
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from mlxtune.core.text import one_line
-from mlxtune.data import samples
 from mlxtune.present.check import check_warning
 from mlxtune.present.next_step import stop_text
 from mlxtune.present.workflow import recipe_summary
@@ -175,12 +174,3 @@ class RunControl:
 
         options = [ChoiceOption(None, "Let it finish", "nothing changes"), ChoiceOption("stop", label, about)]
         self._app.choose(f"Stop the {registry.RUN_KINDS[view.run.kind].noun} of {view.name}?", options, stop, text)
-
-    def create_samples(self) -> None:
-        self._app.commands.add("init")
-
-        def job() -> Notice:
-            recipe = samples.create(self._app.workspace).relative_to(self._app.workspace).as_posix()
-            return Notice("done", f"Created {one_line(recipe)} and its rows in data/samples.")
-
-        self._app.jobs.run(job, busy="")

@@ -18,7 +18,7 @@ from mlxtune.data.transforms.preview import Outcome, changed_texts
 from mlxtune.data.transforms.transform import Verb
 from mlxtune.present.data_files import outcome_text
 from mlxtune.tui.actions import Action
-from mlxtune.tui.render.output_text import Words, word_diff
+from mlxtune.tui.render.output_text import word_diff
 from mlxtune.tui.render.text import cell, line, lines, marked
 from mlxtune.tui.source_session import SourceSession
 from mlxtune.tui.widgets import Dialog, Panel
@@ -177,16 +177,11 @@ def edit_rows(edits: Sequence[RowEdit], width: int, height: int) -> list[Content
         for change in changed_texts(edit):
             before, after = word_diff(change.before[:_MAX_TEXT], change.after[:_MAX_TEXT])
             name = cell(change.part, min(12, max(width // 4, 4)), "$muted")
-            rows.append(
-                line(number, "  ", name, ("− ", "bold $error"), _words(before, "$error")).truncate(max(width - 2, 0), ellipsis=True)
-            )
-            indent = " " * (9 + name.cell_length)
-            rows.append(line(indent, ("+ ", "bold $success"), _words(after, "$success")).truncate(max(width - 2, 0), ellipsis=True))
-            number = cell("", 7)
+            for sign, words, color in (("− ", before, "$error"), ("+ ", after, "$success")):
+                texts = ((safe_text(text.translate(_SYMBOLS)), f"underline {color}" if differs else "") for text, differs in words)
+                row = line(number, "  ", name, (sign, f"bold {color}"), *texts)
+                rows.append(row.truncate(max(width - 2, 0), ellipsis=True))
+                number, name = cell("", 7), cell("", name.cell_length)
         if len(rows) > height:
             return [*rows[: height - 1], line(("    … and more", "$faint"))]
     return rows
-
-
-def _words(words: Words, color: str) -> Content:
-    return line(*((safe_text(text.translate(_SYMBOLS)), f"underline {color}" if differs else "") for text, differs in words))

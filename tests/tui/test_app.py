@@ -166,6 +166,8 @@ def test_a_style_sheet_does_not_apply_to_widgets_of_other_rooms():
         if module.parent != sheet.parent
         for id in ids & own
     ] == []
+    rules = "".join(re.sub(r"/\*.*?\*/", "", path.read_text(), flags=re.DOTALL) for path in package.rglob("*.tcss"))
+    assert "*" not in rules, "a selector that Textual tests for every widget"
 
 
 async def test_style_sheets_are_parsed_once_per_theme(shop, monkeypatch):

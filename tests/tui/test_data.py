@@ -533,6 +533,17 @@ async def test_every_finding_leads_to_its_rows_and_unreadable_ones_are_fixed_lik
     assert len(read_source(room.staged).rows) == 11, "the training reads the same rows"
 
 
+@opens(stage=lambda shop: fill(shop, [*GOOD, *BROKEN], contract=""), size=(140, 45))
+async def test_the_first_row_of_a_finding_is_shown_beside_it_and_slash_filters_the_findings(room):
+    def previewed() -> list[str]:
+        return room.text("#row-preview").split("\n")[0].replace("─", "").split()
+
+    await room.press("tab", "end", until=lambda: previewed() == ["Row", "12", "1", "of", "1"])
+    await room.press("slash", *"read", until=lambda: "1 of 2" in room.text("#findings-list"))
+    await room.until(lambda: previewed() == ["Row", "11", "1", "of", "1"])
+    await room.press("escape", "escape", until=lambda: previewed() == ["Row", "1"])
+
+
 def in_two_encodings(shop: Any) -> Any:
     path = fill(shop, [*GOOD, json.dumps(chat("Grüße", "Danke."), ensure_ascii=False)], contract="")
     more = [{"prompt": "Wo ist René?", "completion": "Im Café – hinten."}, {"prompt": "Zürich?", "completion": ""}]

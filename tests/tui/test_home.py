@@ -134,6 +134,12 @@ async def test_slash_keeps_the_rows_of_a_list_that_have_a_text(room):
     assert room.screen.view.name == "tone-soft"
 
 
+async def test_the_run_under_the_cursor_is_previewed(room):
+    assert room.head("#home-lower").endswith("support-json")
+    await room.press("tab", "end", until=lambda: room.head("#home-lower").endswith("tone-soft"))
+    await room.press("shift+tab", until=lambda: room.head("#home-lower").endswith("support-json"))
+
+
 async def test_home_shows_the_recipe_that_the_other_rooms_show(shop, open_room):
     shop.recipe("alpha")
     shop.recipe("beta")

@@ -12,7 +12,7 @@ from mlxtune.data.column_map import first_records
 from mlxtune.recipe import load
 from mlxtune.tui.open_flow import MappingScreen
 from mlxtune.tui.paths import completions
-from mlxtune.tui.widgets import ChoiceDialog, ListPanel, Panel, PromptDialog
+from mlxtune.tui.widgets import ChoiceDialog, ListPanel, Panel, PromptDialog, dialog
 
 from .driver import NARROW, Gate, RoomDriver, drive, picture_sizes
 from .rows_stage import GOOD, fill, ready, session_of, write
@@ -81,7 +81,7 @@ def test_paths_are_completed_as_a_shell_does(tmp_path):
     assert completions(tmp_path, "~nobody/x") == completions(tmp_path, "no/such/folder") == completions(tmp_path, "a\0b/") == []
 
 
-async def test_tab_completes_a_path_and_a_wrong_one_is_refused(shop, checks, open_room):
+async def test_tab_completes_a_path_and_a_wrong_one_is_refused(shop, checks, open_room, monkeypatch):
     source = fill(shop, GOOD)
     write(source.with_name("support-more.jsonl"), GOOD[:4])
     async with open_room("home") as room:
@@ -99,7 +99,11 @@ async def test_tab_completes_a_path_and_a_wrong_one_is_refused(shop, checks, ope
         assert room.notice.startswith("✓ Opened support-more.jsonl.")
         await room.press("o", "end", "enter")
         await prompted(room)
+        listing = Gate()
+        monkeypatch.setattr(dialog, "completions", lambda *typed: (listing.wait(), completions(*typed))[1])
         await room.press_quickly(*"data/support-m", "tab", "enter")
+        await room.until(lambda: field(room).value == "data/support-m" and Gate.waiting > 0)
+        listing.set()
         await proposed(room, "support-more")
         await room.press("o")
         await room.until(lambda: room.mode == "data" and room.notice.startswith("✓ Opened support-more.jsonl."))

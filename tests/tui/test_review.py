@@ -65,6 +65,7 @@ async def test_a_row_is_shown_by_role_and_trained_text_is_marked_without_color(s
         for role, trained in (("◇ system", "not trained"), ("○ user", "not trained"), ("● assistant", "trained")):
             assert line(room, role).split("  ", 2)[-1].strip().endswith(trained)
         assert "┃ " in line(room, '{"category": "returns"')
+        assert '┃  "reply"' in line(room, '"reply"'), "JSON is indented"
         assert "┃" not in line(room, "Where is my parcel?")
         assert "<|im_end|>" not in room.text("#reader")
         tokens.gate.set()

@@ -22,16 +22,10 @@ def spark(values: Sequence[float]) -> str:
     return "".join("▁▂▃▄▅"[round(max(mean, 0) / high * 4)] for mean in means) if high > 0 else ""
 
 
-def memory_style(share: float) -> tuple[str, str]:
-    """Return the color token of a memory bar and the glyph beside it: a warning at 75% and above, an error at 92% and above."""
-    if share >= 0.92:
-        return "$error", "✗ "
-    return ("$warning", "! ") if share >= 0.75 else ("$primary", "")
-
-
 def memory(used: float, limit: float, width: int, *, wide: bool) -> Content:
-    """Return memory in use as a bar, unless ``width`` is 0, and in gigabytes, beside the limit."""
-    style, glyph = memory_style(used / limit)
+    """Return memory in use as a bar, unless ``width`` is 0, and in gigabytes, beside the limit: a warning at 75% and above, an error at 92% and above."""
+    share = used / limit
+    style, glyph = ("$error", "✗ ") if share >= 0.92 else ("$warning", "! ") if share >= 0.75 else ("$primary", "")
     gauge = line(bar(used / limit, width, style), " ") if width else ""
     return line(
         gauge, (glyph, f"bold {style}"), (gigabytes(used), "bold"), (f"{' of ' if wide else '/'}{limit / 2**30:.0f} GB", "$muted")

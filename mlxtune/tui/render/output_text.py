@@ -4,10 +4,11 @@ import difflib
 import re
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import accumulate, pairwise
+from itertools import accumulate
 
 from rich.cells import cell_len
 from textual.content import Content
+from textual.content import Span as ContentSpan
 
 from mlxtune.core.text import safe_text
 from mlxtune.tui.render.text import line
@@ -27,18 +28,14 @@ def output_rows(text: str, span: Span | None, width: int) -> list[Content]:
 def styled_rows(text: str, styles: Sequence[Styled], width: int) -> list[Content]:
     """Do the same with parts of ``text`` in ``styles``, of which the last one counts."""
     flat = text.replace("\r\n", " \n").replace("\t", " ")  # the length is unchanged, so that the spans stay valid
-    shown = [*_json_styles(flat), *styles]
-    return [line(" " * indent, *_pieces(flat, start, end, shown)) for start, end, indent in _wrap(flat, width)]
+    return content_rows(Content(safe_text(flat), [ContentSpan(*one) for one in styles]), width)
 
 
-def _pieces(text: str, start: int, end: int, styles: Sequence[Styled]) -> list[tuple[str, str]]:
-    """Cut a row of ``text`` where styles begin and end. The last style of a piece counts."""
-    own = [one for one in styles if one[0] < end and start < one[1]]
-    edges = sorted({start, end, *(min(max(edge, start), end) for one in own for edge in one[:2])})
-    return [
-        (safe_text(text[low:high]), next((style for first, last, style in reversed(own) if first <= low and high <= last), ""))
-        for low, high in pairwise(edges)
-    ]
+def content_rows(content: Content, width: int) -> list[Content]:
+    """Do the same with a text that is safe to show and has styles, which count more than those of JSON."""
+    text = content.plain
+    shown = Content(text, [*(ContentSpan(*one) for one in _json_styles(text)), *content.spans])
+    return [line(" " * indent, shown[start:end]) for start, end, indent in _wrap(text, width)]
 
 
 _JSON_TOKEN = re.compile(
@@ -83,6 +80,8 @@ def _wrap(text: str, width: int) -> list[tuple[int, int, int]]:
 
 def _fit(text: str, start: int, end: int, width: int) -> int:
     """Return the end of the longest part from ``start`` that fits ``width`` cells."""
+    if (part := text[start : min(start + width + 1, end)]).isascii() and part.isprintable():
+        return min(start + max(width, 0), end)
     cells = 0
     for index in range(start, end):
         cells += cell_len(safe_text(text[index]))

@@ -139,4 +139,4 @@ class Invitation(Section):
     """What a room shows in place of its content while there is none; see :meth:`Room.invite`."""
 
     def __init__(self, title: str) -> None:
-        super().__init__(title, Panel(id="invite"), lit=True, id="empty")
+        super().__init__(title, Panel(id="invite"), lit=True, id="empty", classes="-away")

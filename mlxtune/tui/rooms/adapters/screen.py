@@ -70,12 +70,6 @@ def set_tags(workspace: Path, key: str, text: str) -> None:
     library.tag(workspace, key, tags, [tag for tag in library.find(workspace, key).tags if tag not in tags])
 
 
-def about_format(one: ExportFormat) -> str:
-    """Return the description of a format, after the package that it needs if that is not installed."""
-    package = exports.missing_package(one.form)
-    return f"needs {package}; {one.about}" if package else one.about
-
-
 def about_exports(workspace: Path, key: str) -> str:
     """Return on how many rows an export is compared with the adapter. Raise ``RecipeError`` for an invalid recipe."""
     recipe, _ = exports.run_recipe(library.find_usable(workspace, key))
@@ -330,10 +324,10 @@ class AdaptersRoom(Room):
                 else:
                     start()
 
-        options = [
-            ChoiceOption(None, "Cancel", "nothing is written"),
-            *(ChoiceOption(one, one.label, about_format(one)) for one in formats),
-        ]
+        options = [ChoiceOption(None, "Cancel", "nothing is written")]
+        for one in formats:
+            needs = f"needs {package}; " if (package := exports.missing_package(one.form)) else ""
+            options.append(ChoiceOption(one, one.label, f"{needs}{one.about}"))
         self.app.choose(f"Export {adapter.name}?", options, chosen, about)
 
     def _start_export(self, adapter: AdapterEntry, chosen: ExportFormat, **how: str) -> None:

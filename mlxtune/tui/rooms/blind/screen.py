@@ -322,8 +322,7 @@ class BlindRoom(Room):
             self.app.push_screen(PageScreen("Prompt", partial(message_rows, pair.prompt)))
 
     def action_arms(self) -> None:
-        view, arms = self._wanted(), self._arms
-        if view is None or arms is None:
+        if (view := self._wanted()) is None or (arms := self._arms) is None:
             return
 
         def chosen(pair: tuple[str, str]) -> None:
@@ -343,8 +342,7 @@ class BlindRoom(Room):
         self.app.selection.choose_evaluation("Which evaluation?", self.app.selection.evaluations, chosen)
 
     def action_export(self) -> None:
-        session, result = self._session, self._result
-        if session is None or result is None:
+        if (session := self._session) is None or (result := self._result) is None:
             return
         tallies = sorted(result.tallies, key=lambda tally: tally.question != HEADLINE_QUESTION)
         options = [

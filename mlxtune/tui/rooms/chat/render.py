@@ -9,7 +9,7 @@ from mlxtune.present.labels import usage
 from mlxtune.tui.paths import base_name
 from mlxtune.tui.render.output_text import output_rows
 from mlxtune.tui.render.text import error_rows, key, line, lines, paragraph, side_by_side, wrap
-from mlxtune.tui.rooms.chat.service import AdapterOption, ChatReply, ChatService, Exchange
+from mlxtune.tui.rooms.chat.service import AdapterOption, ChatReply, ChatService
 from mlxtune.workspace.index import RunView
 
 MIN_SIDE_BY_SIDE_WIDTH = 60
@@ -62,9 +62,15 @@ def transcript(chat: ChatService, option: AdapterOption | None, base: str, width
         rows += [*_turn("◇", "system", chat.session.system, "$muted", width, "$muted"), Content("")]
     for number, exchange in enumerate(chat.exchanges):
         rows += [*_turn("○", "user", one_line(exchange.question, 4000), "$muted", width), Content("")]
-        side_by_side = len(exchange.replies) > 1 and width >= MIN_SIDE_BY_SIDE_WIDTH
-        draw = _side_by_side if side_by_side else _stacked
-        rows += [*draw(exchange, number > 0 and len(exchange.replies) > 1, width), Content("")]
+        are_two = len(exchange.replies) > 1
+        half = (width - 4) // 2 if are_two and width >= MIN_SIDE_BY_SIDE_WIDTH else 0
+        replies = [_reply(reply, number > 0 and are_two, half or width) for reply in exchange.replies]
+        if half:
+            left, right = ([row[2:] for row in reply] for reply in replies)
+            rows += [line("  ", row) for row in side_by_side(left, right, half)]
+        else:
+            rows += [row for reply in replies for row in reply]
+        rows.append(Content(""))
     if not chat.exchanges:
         wait = " It is answered as soon as the model is loaded." if chat.state == "loading" else ""
         rows.append(paragraph(f"Ask a question.{wait}", width))
@@ -72,16 +78,6 @@ def transcript(chat: ChatService, option: AdapterOption | None, base: str, width
         rows += error_rows(chat.error, width) if chat.error else []
         rows += [paragraph("No model loaded.", width, style="bold"), *_load_keys(option, base, width)]
     return rows
-
-
-def _stacked(exchange: Exchange, follows: bool, width: int) -> list[Content]:
-    return [row for reply in exchange.replies for row in _reply(reply, follows, width)]
-
-
-def _side_by_side(exchange: Exchange, follows: bool, width: int) -> list[Content]:
-    half = (width - 4) // 2
-    left, right = ([row[2:] for row in _reply(reply, follows, half)] for reply in exchange.replies)
-    return [line("  ", row) for row in side_by_side(left, right, half)]
 
 
 def _reply(reply: ChatReply, follows: bool, width: int) -> list[Content]:

@@ -221,7 +221,7 @@ class ChatRoom(Room):
 
     def action_leave(self) -> None:
         if self.query_one("#chat-field").has_focus:
-            self.set_focus(None if self.has_class("-empty") else self.query_one("#chat-transcript", ScrollPanel))
+            self.set_focus(None if self.query_one("#empty").display else self.query_one("#chat-transcript", ScrollPanel))
             self.redraw()
         else:
             self.app.notices.dismiss()

@@ -134,7 +134,7 @@ class DataRoom(SourceRoom):
                     classes="fill",
                 )  # fmt: skip
             with StatsColumn(id="statistics"):
-                yield Section("Findings", ListPanel(id="findings-list", has_filter=True), Panel(id="summary"), id="findings")
+                yield Section("Findings", ListPanel(id="findings-list"), Panel(id="summary"), id="findings")
                 yield Section("Lengths", Panel(id="histogram"), id="lengths")
                 yield Section("Split", Panel(id="split-bar"), id="split")
                 yield Panel(id="row-preview")
@@ -212,10 +212,13 @@ class DataRoom(SourceRoom):
         note = render.position_note(session, panel.cursor)
         marked = f"{len(panel.marked):,} marked{', marking' if panel.is_visual else ''}   " if panel.marked else ""
         self.section("#row-list").head.set(note=line((marked, "$primary"), note))
-        row, title = session.source.lazy_row(session.row_index).current_or_error, f"Row {session.row_index + 1:,}"
+        rows_found = verdict.rows.get(self._marked_check) if self.on_finding and (verdict := session.source.verdict) else None
+        index = rows_found[0] if rows_found else session.row_index
+        row, title = session.source.lazy_row(index).current_or_error, f"Row {index + 1:,}"
 
         def preview(width: int, height: int) -> Content:
-            rows = [section_title(title, width), Content(""), *turn_rows(row, width, height - 2)]
+            head = section_title(title, width, f"1 of {len(rows_found):,}" if rows_found else "")
+            rows = [head, Content(""), *turn_rows(row, width, height - 2)]
             return lines(*rows if height >= _LEAST_PREVIEW else ())
 
         self.query_one("#row-preview", Panel).update(preview)
@@ -259,7 +262,11 @@ class DataRoom(SourceRoom):
                 name = names[position]
                 return render.finding_row(name, verdict.rows[name], width, position == found.cursor)
 
-            found.set(len(names), row, cursor=cursor, on_move=lambda _: self.draw_footer())
+            def move(_: int) -> None:
+                self._draw_position(session)
+                self.draw_footer()
+
+            found.set(len(names), row, cursor=cursor, on_move=move)
             self._mark_finding(session)
         self.query_one("#summary", Panel).update(lambda width, _height: summary(width))
         note = f"{kinds}{plural(verdict.flagged, 'row')}" if verdict and verdict.flagged else ""
@@ -291,6 +298,7 @@ class DataRoom(SourceRoom):
     def on_descendant_focus(self) -> None:
         if self.is_mounted and (session := self.session):
             self._mark_finding(session)
+            self._draw_position(session)
 
     def _findings_height(self, summary: Callable[[int], Content]) -> int:
         """Return the number of findings that fit without pushing the sections below them off the screen."""

@@ -49,9 +49,8 @@ def proposed_rows(browser: SourceBrowser) -> dict[int, Row]:
 
 def diverse_rows(session: SourceSession, group: RowGroup, count: int) -> tuple[int, ...]:
     """Return the ``count`` rows of a group that differ most from each other."""
-    rows = [row for row in group.rows if current(session.source, row) is not None]
-    texts = [row_text(row) for index in rows if (row := current(session.source, index)) is not None]
-    return tuple(rows[position] for position in most_diverse(texts, count))
+    texts = {index: row_text(row) for index in group.rows if (row := current(session.source, index)) is not None}
+    return tuple([*texts][position] for position in most_diverse([*texts.values()], count))
 
 
 def flagged_spans(findings: Sequence[Finding]) -> dict[str, list[Span]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -13,7 +13,8 @@ from textual.containers import Container, Vertical
 from textual.content import Content
 
 from mlxtune.advice.next_step import NextStep, next_step, of_recipe
-from mlxtune.core.text import age, ago
+from mlxtune.core.text import age, ago, one_line
+from mlxtune.data import samples
 from mlxtune.present.blocks import ActionBlock
 from mlxtune.present.labels import GLYPHS, word
 from mlxtune.present.next_step import step_action, step_mark, step_title, step_why
@@ -22,14 +23,12 @@ from mlxtune.present.workflow import StageState, WorkflowStage, best_document, b
 from mlxtune.runs.registry import RUN_KINDS
 from mlxtune.tui import draw
 from mlxtune.tui.actions import Action
+from mlxtune.tui.notices import Notice
 from mlxtune.tui.render.text import cell, clickable, key, line, lines, marked, paragraph
 from mlxtune.tui.room import NEW_RUN, Room
 from mlxtune.tui.rooms import ROOMS
 from mlxtune.tui.widgets import FocusPanel, ListPanel, Panel, Section
-from mlxtune.workspace.index import RunView, Snapshot
-
-if TYPE_CHECKING:
-    from mlxtune.evaluation.history import Evaluation
+from mlxtune.workspace.index import RunView, Snapshot, with_history
 
 
 class NextPanel(FocusPanel):
@@ -120,7 +119,6 @@ class HomeRoom(Room):
         )
         best, newest, runs = snapshot.best, snapshot.newest_outcome, snapshot.runs
         verdict = best or newest
-        self._draw_lower(snapshot.live, verdict)
         self.section("#best").set_class(verdict is None, "-away")
         if verdict:
             title = "Last evaluated" if best is None else "Best so far" if best.caveat else "Best adapter"
@@ -138,20 +136,29 @@ class HomeRoom(Room):
 
         def select(index: int) -> None:
             self._run_id = runs[index].id
+            self._draw_lower()
 
         self.query_one(RunList).set(len(runs), partial(draw_run, runs, snapshot.now), cursor=cursor, on_move=select)
+        self._draw_lower()
         self.section("#runs").head.set(note=f"{len(runs)}" if len(runs) > 1 else "")
 
-    def _draw_lower(self, live: RunView | None, verdict: Evaluation | None) -> None:
-        """Show the loss of the training run, or else the arms of the verdict."""
-        section = self.section("#home-lower")
-        is_training = live is not None and live.run.kind == "train" and bool(live.state.total)
-        self.set_class(self.tall and (is_training or verdict is not None), "-lower")
-        if live and is_training:
+    def on_descendant_focus(self) -> None:
+        if self.is_mounted and self.app.has_read:
+            self._draw_lower()
+
+    def _draw_lower(self) -> None:
+        """Show the loss of the run under the cursor if the list has the focus, or else of the one that trains, or the arms of the verdict."""
+        snapshot, section = self.app.snapshot, self.section("#home-lower")
+        verdict = snapshot.best or snapshot.newest_outcome
+        shown = snapshot.runs[self.query_one(RunList).cursor] if self.on_runs and snapshot.runs else snapshot.live
+        has_curve = shown is not None and shown.run.kind == "train" and bool(shown.state.total)
+        self.set_class(self.tall and (has_curve or verdict is not None), "-lower")
+        if shown and has_curve:
             from mlxtune.tui.render.charts import draw_chart  # the first screen does not need them
             from mlxtune.tui.rooms.train.chart import build_curve
 
-            section.show(lambda width, height: draw_chart(build_curve(live.state), width, height), title="Loss", note=live.name)
+            state = with_history(shown).state
+            section.show(lambda width, height: draw_chart(build_curve(state), width, height), title="Loss", note=shown.name)
         elif verdict:
             from mlxtune.tui.rooms.evaluate.render import arm_row, arms_axis  # the report was read, so its imports are loaded
 
@@ -195,7 +202,12 @@ class HomeRoom(Room):
         self.app.action_room("evaluate")
 
     def action_samples(self) -> None:
-        self.app.runs.create_samples()
+        def job() -> Notice:
+            recipe = samples.create(self.app.workspace).relative_to(self.app.workspace).as_posix()
+            return Notice("done", f"Created {one_line(recipe)} and its rows in data/samples.")
+
+        self.app.commands.add("init")
+        self.app.jobs.run(job, busy="")
 
 
 STATE_STYLES: dict[StageState, tuple[str, str]] = {

@@ -22,7 +22,7 @@ from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.planning.masks import TurnTokens
 from mlxtune.present.check import finding_text
 from mlxtune.tui.render.bars import bar
-from mlxtune.tui.render.output_text import Words, difference_styles, styled_rows, word_diff
+from mlxtune.tui.render.output_text import content_rows, difference_styles, styled_rows, word_diff
 from mlxtune.tui.render.source import SEVERITY_STYLE, role_glyph
 from mlxtune.tui.render.text import cell, clickable, justify, key, line, lines, marked, paragraph, side_by_side
 from mlxtune.tui.widgets import Lines
@@ -183,7 +183,9 @@ def pair(parts: Sequence[RowPart], turns: Turns, width: int, cursor: int, air: b
     for index, (part, own_words) in enumerate(zip((chosen, rejected), words, strict=True), len(prompt)):
         turn = turns[index] if turns and index < len(turns) else None
         key_name = "d" if (part is rejected) != swapped else "a"
-        sides.append([_side_head(part, turn, half, index == cursor, key_name), *_side_body(own_words, half)])
+        body = styled_rows("".join(text for text, _ in own_words), difference_styles(own_words), half - 5)
+        head = _side_head(part, turn, half, index == cursor, key_name)
+        sides.append([head, *(line(("  ┃ ", "$primary"), row) for row in body)])
     starts += [len(rows)] * 2
     left, right = sides[::-1] if swapped else sides
     return rows + side_by_side(left, right, half), starts
@@ -212,7 +214,7 @@ def _part_body(part: RowPart, turn: TurnTokens | None, window: int, width: int) 
         end = turn.truncated_at if turn and turn.truncated_at is not None else len(text)
         inside, outside = text[:end], text[end:]
         pieces = turn.pieces(inside) if turn and turn.cuts else [inside]
-        washes = ((piece, f"$foreground on {_TOKEN_WASH[index % 2]}") for index, piece in enumerate(pieces) if piece)
+        washes = ((piece, f"on {_TOKEN_WASH[index % 2]}") for index, piece in enumerate(pieces) if piece)
         lead = [(safe_text(turn.lead).expandtabs(4), f"$primary on {_TOKEN_WASH[1]}")] if turn and turn.lead else []
         washed = line(*lead, *((safe_text(piece).expandtabs(4), style) for piece, style in washes))
         if turn and turn.stop and not outside:
@@ -233,12 +235,9 @@ def _side_head(part: RowPart, turn: TurnTokens | None, width: int, under_cursor:
     return justify(width, name, line((_trained(part, turn) if part.trains else "", "$faint")))
 
 
-def _side_body(words: Words, width: int) -> list[Content]:
-    rows = styled_rows("".join(text for text, _ in words), difference_styles(words), width - 5)
-    return [line(("  ┃ ", "$primary"), row) for row in rows]
-
-
 def _wrapped(text: Content, width: int) -> list[Content]:
+    if text.plain.lstrip().startswith("{"):
+        return content_rows(text, width)
     return text.wrap(max(width, 1)) or [Content("")]
 
 

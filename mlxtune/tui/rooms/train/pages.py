@@ -234,6 +234,7 @@ class QueuePage(PageScreen):
     def compose_body(self) -> ComposeResult:
         yield Section("Queue", Panel(id="queue-banner"), lit=True, id="queue-head")
         yield Section("Commands", ListPanel(id="queue-commands"), id="queue-list", classes="fill")
+        yield Section("Command", Panel(id="queue-command"), id="queue-entry")
 
     @property
     def queue(self) -> Queue:
@@ -248,21 +249,37 @@ class QueuePage(PageScreen):
         return self._cache[1]
 
     @property
+    def entry(self) -> QueueEntry | None:
+        """The command under the cursor."""
+        cursor, entries = self.query_one("#queue-commands", ListPanel).cursor, self.entries
+        return entries[cursor] if cursor < len(entries) else None
+
+    @property
     def waiting(self) -> QueueEntry | None:
         """The command under the cursor if it has not been started."""
-        cursor, entries = self.query_one("#queue-commands", ListPanel).cursor, self.entries
-        return entries[cursor] if cursor < len(entries) and entries[cursor].status == "waiting" else None
+        return entry if (entry := self.entry) and entry.status == "waiting" else None
 
     def draw(self) -> None:
         entries, running = self.entries, self.queue.is_running
         can_add = bool(self.app.snapshot.recipes)
-        self.query_one("#queue-list").display = bool(entries)
+        self.query_one("#queue-list").display = self.query_one("#queue-entry").display = bool(entries)
         self.query_one("#queue-banner", Panel).update(lambda width, _height: draw_queue(entries, running, can_add, width))
         commands = self.query_one("#queue-commands", ListPanel)
-        commands.set(len(entries), lambda at, width: draw_command(entries[at], running, width), on_move=lambda _: self.draw_keys())
+        commands.set(
+            len(entries), lambda at, width: draw_command(entries[at], running, width), on_move=lambda _: self._draw_entry()
+        )
         if self.focused is None and entries:
             commands.focus()
+        self._draw_entry()
+
+    def _draw_entry(self) -> None:
         self.draw_keys()
+        if entry := self.entry:
+            texts = (f"mlxtune {entry.text}", ""), (entry.message, "$error" if entry.status == "failed" else "$muted")
+            self.query_one("#queue-entry", Section).show(
+                lambda width, _height: lines(*(paragraph(one_line(text), width, style=style) for text, style in texts if text)),
+                title=f"Command {entry.number}",
+            )
 
     @property
     def can_start(self) -> bool:
@@ -305,7 +322,6 @@ class QueuePage(PageScreen):
 _GLYPHS = {
     "waiting": ("○", "$faint"), "started": ("●", "bold $primary"), "done": ("✓", "bold $success"), "failed": ("✗", "bold $error"),
 }  # fmt: skip
-_INTERRUPTED = ("‖", "$warning")
 
 
 def draw_queue(entries: Sequence[QueueEntry], running: bool, can_add: bool, width: int) -> Content:
@@ -329,7 +345,7 @@ def draw_command(entry: QueueEntry, running: bool, width: int) -> Content:
     """Return a command: its state, number, and text, and its run or the reason why it failed."""
     interrupted = entry.status == "started" and not running
     note = "interrupted" if interrupted else one_line(entry.message)
-    glyph, number = _INTERRUPTED if interrupted else _GLYPHS[entry.status], cell(str(entry.number), 3, "$muted", right=True)
+    glyph, number = ("‖", "$warning") if interrupted else _GLYPHS[entry.status], cell(str(entry.number), 3, "$muted", right=True)
     command = (one_line(entry.text), "bold" if entry.status == "started" else "")
     shown = line(glyph, " ", number, "  ", command, "   ", (note, "$error" if entry.status == "failed" else "$muted"))
     return shown.truncate(max(width, 0), ellipsis=True)
