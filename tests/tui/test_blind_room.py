@@ -88,6 +88,7 @@ async def test_a_session_asks_how_many_pairs_and_shows_two_anonymous_answers(roo
     assert "base or tuned?" in intro(room)
     assert f"evaluation {ID} " in intro(room)
     await room.press("enter", until=lambda: room.mode == "" and "fixed before the first vote" in room.screen_text)
+    assert "and 2 of them again" in room.screen_text
     await room.press("escape")
     assert not (folder / "blind").exists(), "nothing is fixed yet"
     await begin(room)

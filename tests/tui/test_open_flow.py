@@ -100,7 +100,13 @@ async def test_tab_completes_a_path_and_a_wrong_one_is_refused(shop, checks, ope
         await room.press("o", "end", "enter")
         await prompted(room)
         listing = Gate()
-        monkeypatch.setattr(dialog, "completions", lambda *typed: (listing.wait(), completions(*typed))[1])
+
+        def slow(folder: Path, text: str) -> list[str]:
+            if text == "data/support-m":
+                listing.wait()
+            return completions(folder, text)
+
+        monkeypatch.setattr(dialog, "completions", slow)
         await room.press_quickly(*"data/support-m", "tab", "enter")
         await room.until(lambda: field(room).value == "data/support-m" and Gate.waiting > 0)
         listing.set()

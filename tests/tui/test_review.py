@@ -563,6 +563,12 @@ async def test_a_long_file_name_keeps_the_line_number(room):
     assert "…, line 1" in room.text("#origin")
 
 
+async def test_the_reason_of_a_decision_is_shown_whole(room):
+    reason = "replace /the shop/our shop/ in answer | cap category 200 | drop what repeats an earlier row"
+    session_of(room).decide("reject", [0], reason=reason)
+    await room.press("home", until=lambda: reason in " ".join(room.text("#origin").split()))
+
+
 @opens(stage=lambda shop: fill(shop, GOOD))
 async def test_a_second_annotator_starts_anew_and_is_compared(room):
     source = room.staged
