@@ -1,4 +1,4 @@
-"""The state of the app that comes back after a restart: the room, the run, the recipe, and what each room saves."""
+"""The state of the app that comes back after a restart, in a file per workspace: the room, the run, the recipe, and what each room saves."""
 
 import threading
 from collections.abc import Mapping
@@ -6,8 +6,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from mlxtune.core import app_state
 from mlxtune.core.errors import MlxtuneError
+from mlxtune.core.files import home, read_state, write_json
+from mlxtune.core.hashing import sha256_json
+
+_VERSION = 1
 
 
 class SavedState:
@@ -15,8 +18,8 @@ class SavedState:
 
     def __init__(self, workspace: Path, given: Mapping[str, Any], *, is_kept: bool) -> None:
         self._workspace = workspace
-        self._on_disk = app_state.load(workspace) if is_kept else {}
-        self.last_visit = app_state.last_saved(workspace) if is_kept else None  # in seconds since the epoch
+        self._on_disk = load(workspace) if is_kept else {}
+        self.last_visit = last_saved(workspace) if is_kept else None  # in seconds since the epoch
         self._lock = threading.Lock()
         rooms = self._on_disk.get("rooms")
         self.values: dict[str, Any] = {**self._on_disk, **given}
@@ -47,4 +50,27 @@ class SavedState:
             if visited or state != self._on_disk:
                 self._on_disk = state
                 with suppress(MlxtuneError, OSError):
-                    app_state.save(self._workspace, state)
+                    save(self._workspace, state)
+
+
+def load(workspace: Path) -> dict[str, Any]:
+    """Return the saved state of ``workspace``. Empty if there is none, it is invalid, or its version differs."""
+    state = read_state(_file(workspace), _VERSION).get("left")
+    return state if isinstance(state, dict) else {}
+
+
+def last_saved(workspace: Path) -> float | None:
+    """Return when the state was last saved, in seconds since the epoch; ``None`` if never."""
+    try:
+        return _file(workspace).stat().st_mtime
+    except OSError:
+        return None
+
+
+def save(workspace: Path, state: Mapping[str, Any]) -> None:
+    """Save ``state``, a JSON object, in mlxtune's home folder. Raise ``MachineError`` if it cannot be written."""
+    write_json(_file(workspace), {"v": _VERSION, "workspace": str(workspace.resolve()), "left": dict(state)})
+
+
+def _file(workspace: Path) -> Path:
+    return home() / "sessions" / f"{sha256_json(str(workspace.resolve()))[:16]}.json"

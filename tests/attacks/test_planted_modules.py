@@ -19,7 +19,7 @@ from tui.terminal import terminal
 from waiting import PATIENCE
 
 from mlxtune.cli.main import VERBS
-from mlxtune.core import app_state
+from mlxtune.tui import saved_state
 from mlxtune.tui.rooms import ROOMS
 
 pytestmark = pytest.mark.slow
@@ -117,7 +117,7 @@ PROCESSES = {"review": "trained", "plan": "epoch"}  # what these rooms show when
 
 @pytest.mark.parametrize("room", cases(ROOMS))
 def test_the_app_and_its_processes_do_not_import_from_the_workspace(planted, room):
-    app_state.save(planted, {"room": room})
+    saved_state.save(planted, {"room": room})
     with terminal(planted, Path(os.environ["MLXTUNE_HOME"])) as screen:
         screen.until(PROCESSES.get(room, ROOMS[room].name))
         screen.press("\x11")

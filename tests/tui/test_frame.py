@@ -12,10 +12,10 @@ import pytest
 from exhaustive import cases
 from textual.widgets import Input
 
-from mlxtune.core import app_state, settings
+from mlxtune.core import settings
 from mlxtune.core.errors import MachineError
 from mlxtune.planning.machine import PowerState
-from mlxtune.tui import keys, notices
+from mlxtune.tui import keys, notices, saved_state
 from mlxtune.tui.actions import Action, ShownAction
 from mlxtune.tui.app import MlxtuneApp
 from mlxtune.tui.help import HelpPage
@@ -299,7 +299,7 @@ async def test_room_run_and_cursor_come_back(loaded):
 
 
 async def test_the_app_opens_where_the_command_line_asks(loaded):
-    app_state.save(
+    saved_state.save(
         loaded.folder, {"room": "plan", "rooms": {"train": {"zoomed": True, "_metric_id": "loss", "_compared_id": None}}}
     )
     state = {"room": "train", "run": "20261122-0900-support-json", "adapter": "adapters/shop", "row": "4f0a"}
@@ -307,8 +307,8 @@ async def test_the_app_opens_where_the_command_line_asks(loaded):
     assert (app.adapter_to_load, app.row_to_open) == ("adapters/shop", "4f0a")
     async with app.run_test(size=(120, 36)) as pilot:
         await until(pilot, lambda: app.current_mode == "train" and app.selected == state["run"])
-        await until(pilot, lambda: app_state.load(loaded.folder).get("room") == "train")
-    saved = app_state.load(loaded.folder)
+        await until(pilot, lambda: saved_state.load(loaded.folder).get("room") == "train")
+    saved = saved_state.load(loaded.folder)
     assert saved["rooms"]["train"]["zoomed"] is True
     assert not {"adapter", "row"} & set(saved)
 
@@ -328,7 +328,7 @@ async def test_the_app_opens_where_the_command_line_asks(loaded):
     ],
 )
 async def test_an_invalid_saved_state_is_ignored(loaded, left):
-    app_state.save(loaded.folder, left)
+    saved_state.save(loaded.folder, left)
     app = MlxtuneApp(loaded.folder, clock=lambda: NOW)
     async with app.run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: app.has_read)
@@ -342,7 +342,7 @@ async def test_an_error_while_the_state_is_saved_is_ignored(loaded, monkeypatch)
     def full(*_: Any) -> None:
         raise MachineError("The disk is full.")
 
-    monkeypatch.setattr("mlxtune.core.app_state.save", full)
+    monkeypatch.setattr("mlxtune.tui.saved_state.save", full)
     app = MlxtuneApp(loaded.folder, clock=lambda: NOW)
     async with app.run_test(size=(80, 24)) as pilot:
         await pilot.press("T")
@@ -367,7 +367,7 @@ async def test_the_saved_state_of_every_room_is_json_and_is_restored(loaded, roo
 
 
 def test_a_saved_run_that_was_removed_is_not_selected(loaded, tmp_path):
-    app_state.save(loaded.folder, {"run": "20200101-0000-gone"})
+    saved_state.save(loaded.folder, {"run": "20200101-0000-gone"})
     assert MlxtuneApp(loaded.folder).selected is None
 
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from evaluation_files import scored_arm
 
-from mlxtune.core import app_state
 from mlxtune.core.errors import MachineError
 from mlxtune.evaluation.report import save
 from mlxtune.evaluation.report_builder import build
 from mlxtune.evaluation.scorers import Score
 from mlxtune.runs.registry import Run
+from mlxtune.tui import saved_state
 from mlxtune.tui.app import MlxtuneApp
 from mlxtune.tui.rooms.home.screen import draw_changes
 from mlxtune.tui.widgets import ChoiceDialog
@@ -282,13 +282,13 @@ async def test_what_ended_since_the_last_visit_is_listed(loaded):
         ("run.finished", {"summary": {"proposed": 1, "refused": {}}}),
     ])  # fmt: skip
     visited = NOW - 3 * 86400
-    os.utime(app_state._file(loaded.folder), (visited, visited))
+    os.utime(saved_state._file(loaded.folder), (visited, visited))
     async with drive(MlxtuneApp(loaded.folder, clock=lambda: NOW), "home", NARROW) as room:
         await room.until(lambda: room.screen.query_one("#home-changes").display)
         await room.until(lambda: room.head("#home-changes") == "Since your last visit 3 d ago")
         rows = [" ".join(row.split()) for row in room.text("#changes-picture").splitlines()]
         assert rows == ["✓ generation of support-json, finished", "✓ support-json, finished", "and 1 more"]
-    assert app_state.last_saved(loaded.folder) > visited
+    assert saved_state.last_saved(loaded.folder) > visited
 
 
 async def test_the_key_of_the_next_step_depends_on_the_focus(shop, open_room):

@@ -10,10 +10,10 @@ from arenas import DESCRIBE, count_arenas, needs_glibc
 from exhaustive import cases
 from waiting import PATIENCE, kill_worker, wait_for_state, wait_until
 
-from mlxtune.core import app_state
 from mlxtune.data import samples
 from mlxtune.runs import registry
 from mlxtune.runs.locks import is_locked
+from mlxtune.tui import saved_state
 from mlxtune.tui.rooms import ROOMS
 
 from .terminal import plain, terminal
@@ -125,7 +125,7 @@ def test_a_closed_terminal_ends_the_app_and_its_helpers(tmp_path, monkeypatch, h
     recipe = tmp_path / "work" / "recipes" / "support-json.toml"
     recipe.write_text(recipe.read_text().replace('"smollm2-135m"', '"../model"'))
     monkeypatch.setenv("MLXTUNE_HOME", str(tmp_path / "home"))
-    app_state.save(tmp_path / "work", {"room": "review"})
+    saved_state.save(tmp_path / "work", {"room": "review"})
     with terminal(tmp_path / "work", tmp_path / "home") as screen:
         screen.until("▎ Review")
         screen.wait_for(lambda: any("mask_worker" in command for command in children(screen.process.pid).values()))
@@ -135,7 +135,7 @@ def test_a_closed_terminal_ends_the_app_and_its_helpers(tmp_path, monkeypatch, h
             os.kill(screen.process.pid, signal.SIGHUP)
         screen.process.wait(PATIENCE)
         wait_until_dead(helpers)
-    assert app_state.load(tmp_path / "work")["room"] == "review"
+    assert saved_state.load(tmp_path / "work")["room"] == "review"
 
 
 def test_the_end_of_its_input_alone_ends_the_app(tmp_path):
@@ -232,7 +232,7 @@ def test_the_app_opens_in_the_last_room(tmp_path, monkeypatch, mode):
     """On a terminal a room is created before it is on the screen stack; in a test it is not."""
     samples.create(tmp_path / "work")
     monkeypatch.setenv("MLXTUNE_HOME", str(tmp_path / "home"))
-    app_state.save(tmp_path / "work", {"room": mode, "source": {"filter": "avalanche", "order": "", "row": 3}})
+    saved_state.save(tmp_path / "work", {"room": mode, "source": {"filter": "avalanche", "order": "", "row": 3}})
     with terminal(tmp_path / "work", tmp_path / "home") as screen:
         screen.until(f"▎ {ROOMS[ROOMS[mode].inside or mode].name}")
         screen.until(ROOMS[mode].name)  # the heading of a room without a tab

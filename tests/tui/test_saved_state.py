@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mlxtune.core import app_state
+from mlxtune.tui import saved_state
 
 
 @pytest.fixture(autouse=True)
@@ -13,20 +13,20 @@ def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_each_workspace_has_its_own_state(tmp_path: Path) -> None:
-    assert app_state.load(tmp_path / "a") == {}
-    app_state.save(tmp_path / "a", {"room": "train"})
-    app_state.save(tmp_path / "b", {"room": "home"})
-    app_state.save(tmp_path / "a", {"room": "data", "rooms": {"data": {"cursor": 4}}})
-    assert app_state.load(tmp_path / "a") == {"room": "data", "rooms": {"data": {"cursor": 4}}}
-    assert app_state.load(tmp_path / "b") == {"room": "home"}
-    assert app_state.load(tmp_path / "x" / ".." / "a") == app_state.load(tmp_path / "a"), "the same folder"
+    assert saved_state.load(tmp_path / "a") == {}
+    saved_state.save(tmp_path / "a", {"room": "train"})
+    saved_state.save(tmp_path / "b", {"room": "home"})
+    saved_state.save(tmp_path / "a", {"room": "data", "rooms": {"data": {"cursor": 4}}})
+    assert saved_state.load(tmp_path / "a") == {"room": "data", "rooms": {"data": {"cursor": 4}}}
+    assert saved_state.load(tmp_path / "b") == {"room": "home"}
+    assert saved_state.load(tmp_path / "x" / ".." / "a") == saved_state.load(tmp_path / "a"), "the same folder"
 
 
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", '{"v": 1}', '{"v": 2, "left": {"room": "train"}}', '{"v": 1, "left": 3}', "\x00\xff"]
 )
 def test_a_broken_file_is_ignored(tmp_path: Path, text: str) -> None:
-    app_state.save(tmp_path, {"room": "train"})
+    saved_state.save(tmp_path, {"room": "train"})
     (file,) = (tmp_path / "home" / "sessions").iterdir()
     file.write_bytes(text.encode("latin-1"))
-    assert app_state.load(tmp_path) == {}
+    assert saved_state.load(tmp_path) == {}
