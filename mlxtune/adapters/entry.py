@@ -121,10 +121,11 @@ def read_entry(folder: Path, key: str, name: str, tags: tuple[str, ...], score: 
         entry = _layout_entry(folder, *(file_stamp(folder / file) for file in (WEIGHTS, CONFIG)))
     except MlxtuneError as error:
         return AdapterEntry(name, key, folder, created=_created(lineage, folder), tags=tags, problem=error.message)
+    mode: Any = lineage.get("thinking")
     return replace(
         entry, name=name, key=key, base=text("base") or entry.base, base_hash=text("base_fingerprint"),
         created=_created(lineage, folder), method=text("method"), run=text("run"), step=adapter_step(lineage), recipe_hash=text("recipe_hash"),
-        data_hash=text("data_hash"), system=text("system"), thinking=_thinking(lineage),
+        data_hash=text("data_hash"), system=text("system"), thinking=mode if mode in get_args(Thinking) else "off",
         date=text("date") if is_date(text("date")) else "", template=text("template"), origin=text("origin"), parent=_parent(lineage), tags=tags,
         score=score or score_from_lineage(lineage),
     )  # fmt: skip
@@ -204,11 +205,6 @@ def _parent(lineage: Mapping[str, Any]) -> ParentAdapter | None:
         case {"folder": str(folder), "sha256": str(digest), "lineage": dict(own)}:
             return ParentAdapter(folder, digest, _text(own, "run"))
     return None
-
-
-def _thinking(lineage: Mapping[str, Any]) -> Thinking:
-    mode: Any = lineage.get("thinking")
-    return mode if mode in get_args(Thinking) else "off"
 
 
 def _text(lineage: Mapping[str, Any], key: str) -> str:

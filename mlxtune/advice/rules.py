@@ -134,12 +134,7 @@ class Rules:
 
 @cache
 def rules() -> Rules:
-    return read_rules(files("mlxtune.advice").joinpath("rules.toml").read_text(encoding="utf-8"))
-
-
-def read_rules(text: str) -> Rules:
-    """Parse rules. Raise ``KeyError`` or ``ValueError`` if a fact or step does not exist."""
-    data = tomllib.loads(text)
+    data = tomllib.loads(files("mlxtune.advice").joinpath("rules.toml").read_text(encoding="utf-8"))
     facts = {name: FactInfo(entry["from"], entry["label"], entry.get("unit", "")) for name, entry in data["facts"].items()}
     questions = tuple(InterviewQuestion(**{"options": {}, **entry}) for entry in data["question"])
 

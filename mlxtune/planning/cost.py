@@ -164,9 +164,13 @@ def make_bill(
     per_kwh = known.electricity.price if electricity_price is None else electricity_price
     energy = plan.cost.seconds * watts / 3.6e6 if plan.cost.seconds is not None and watts else None
     call = answering * watts / 3.6e6 * per_kwh if answering is not None and watts else None
+    offers = []
+    for gpu in known.rental:
+        seconds = known.renting.setup + FLOPS * plan.parameters * plan.computed / (gpu.peak * known.renting.utilization)
+        offers.append(_offer(gpu, seconds / 3600 * gpu.price, seconds))
     return Bill(
         watts=watts, rated=rated, electricity_price=per_kwh, kilowatt_hours=energy,
-        money=None if energy is None else energy * per_kwh, call=call, rented=tuple(_rented(plan, known)),
+        money=None if energy is None else energy * per_kwh, call=call, rented=tuple(sorted(offers, key=lambda offer: offer.money)),
         hosted=tuple(_hosted(plan, method, known)), machine=known.machine,
         break_even=tuple(_break_even(plan, call or 0.0, known.machine, known.served)),
     )  # fmt: skip
@@ -182,14 +186,6 @@ def typical_watts(chip: str, given: float = 0.0) -> tuple[float, str]:
 
 def _offer(entry: RentedGpu | HostedTraining, money: float, seconds: float) -> CloudOffer:
     return CloudOffer(name=entry.name, vendor=entry.vendor, money=money, seconds=seconds, source=entry.source, listed=entry.listed)
-
-
-def _rented(plan: Plan, known: Prices) -> list[CloudOffer]:
-    offers = []
-    for gpu in known.rental:
-        seconds = known.renting.setup + FLOPS * plan.parameters * plan.computed / (gpu.peak * known.renting.utilization)
-        offers.append(_offer(gpu, seconds / 3600 * gpu.price, seconds))
-    return sorted(offers, key=lambda offer: offer.money)
 
 
 def _hosted(plan: Plan, method: str, known: Prices) -> list[CloudOffer]:

@@ -57,7 +57,11 @@ class FrozenCache:
 
     def outputs(self, batch: TrainingBatch) -> list[mx.array]:
         """Return ``(1, prefix, width)`` if there is a prefix, then ``(rows, tokens, width)`` for each part."""
-        self._compute_prefix(self.rows[0].tokens)
+        if self.prefix and self._prefix_output is None:
+            self.prefix_caches, self._prefix_output = self.stack.run_prefix(
+                mx.array(self.rows[0].tokens[: self.prefix]), until=self.stack.first_adapted
+            )
+            mx.eval(self._prefix_output, [(cache.keys, cache.values) for cache in self.prefix_caches])
         for number in sorted({self._position[index][0] for part in batch.parts for index in part.rows} - self._blocks.keys()):
             self._compute(number)
         blocks = [part.inputs if isinstance(part.inputs, mx.array) else part.inputs[0] for part in batch.parts]
@@ -69,14 +73,6 @@ class FrozenCache:
         """Delete the scratch file."""
         if self._file:
             self._file.close()
-
-    def _compute_prefix(self, tokens: Any) -> None:
-        """Compute the outputs for the prefix ``tokens``, once."""
-        if self.prefix and self._prefix_output is None:
-            self.prefix_caches, self._prefix_output = self.stack.run_prefix(
-                mx.array(tokens[: self.prefix]), until=self.stack.first_adapted
-            )
-            mx.eval(self._prefix_output, [(cache.keys, cache.values) for cache in self.prefix_caches])
 
     def _compute(self, number: int) -> None:
         streams = self.stack.streams

@@ -1,7 +1,5 @@
 """Alpaca format: ``instruction``, ``input``, ``output``, ``history``. A newline joins instruction and input, as in LLaMA-Factory."""
 
-from typing import Any
-
 from mlxtune.data.readers.row_format import InvalidRecord, Record, RowFormat, answer_value, metadata, text_field, with_system
 from mlxtune.data.readers.turns import check_answered
 from mlxtune.data.rows import Conversation, Location, Message, assistant_message
@@ -20,18 +18,14 @@ def read_instruction(record: Record) -> str:
     return f"{instruction}\n{extra_input}" if extra_input and extra_input.strip() else instruction
 
 
-def _history(value: Any) -> list[Message]:
-    pairs = value or []
+def _read(record: Record, location: Location) -> Conversation:
+    pairs = record.get("history") or []
     if not isinstance(pairs, list) or not all(
         isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair) for pair in pairs
     ):
         raise InvalidRecord("history must be a list of [question, answer] pairs.", "Correct it, or remove it.")
-    return [turn for question, answer in pairs for turn in (Message("user", question), assistant_message(answer))]
-
-
-def _read(record: Record, location: Location) -> Conversation:
     messages = [
-        *_history(record.get("history")),
+        *(turn for question, answer in pairs for turn in (Message("user", question), assistant_message(answer))),
         Message("user", read_instruction(record)),
         assistant_message(text_field({"output": answer_value(record.get("output"))}, "output")),
     ]

@@ -5,7 +5,6 @@ conversation is the completion.
 """
 
 from dataclasses import replace
-from typing import Any
 
 from mlxtune.data.readers.row_format import InvalidRecord, Record, RowFormat, metadata, with_system
 from mlxtune.data.readers.turns import (
@@ -33,7 +32,8 @@ def read(record: Record, location: Location) -> Conversation:
 
 
 def read_unpaired(record: Record, location: Location) -> Unpaired:
-    label = _label(record.get("label"))
+    value = record.get("label")
+    label = _LABELS.get(str(value).strip().lower()) if isinstance(value, bool | int | str) else None
     if label is None:
         raise InvalidRecord("label must be true or false.", "Set it to true if the completion is desirable, otherwise to false.")
     if key := next((key for key in _CONVERSATIONS if key in record), None):
@@ -51,10 +51,6 @@ def has_preference_label(record: Record) -> bool:
     """Return whether ``label`` is true or false, or one of these words. A number may be the user's own class label."""
     label = record.get("label")
     return isinstance(label, bool) or (isinstance(label, str) and label.strip().lower() in ("true", "false"))
-
-
-def _label(value: Any) -> bool | None:
-    return _LABELS.get(str(value).strip().lower()) if isinstance(value, bool | int | str) else None
 
 
 def _matches(record: Record) -> bool:

@@ -280,12 +280,8 @@ def calibrate(judge: Mapping[str, ArmChoice], rater: Mapping[str, ArmChoice], gr
     voted = [ids for members in units.values() if (ids := [id for id in members if id in rater])]
     unvoted = [ids for ids in units.values() if not any(id in rater for id in ids)]
     rates = (
-        [_win_rate(by, ids) for ids in some] for by, some in ((rater, voted), (judge, voted), (judge, unvoted), (judge, units.values()))
+        [fmean(_WINS[by[id]] for id in ids) for ids in some] for by, some in ((rater, voted), (judge, voted), (judge, unvoted), (judge, units.values()))
     )  # fmt: skip
     labels, predictions, unlabeled, all_rates = rates
     agreed, win_rate = sum(one == two for one, two in choices), prediction_powered_mean(labels, predictions, unlabeled)
     return JudgeCalibration(len(shared), agreed, kappa(choices), fmean(all_rates), len(voted), len(units), win_rate)
-
-
-def _win_rate(choices: Mapping[str, ArmChoice], ids: list[str]) -> float:
-    return fmean(_WINS[choices[id]] for id in ids)

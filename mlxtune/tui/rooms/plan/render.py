@@ -33,10 +33,6 @@ def verdict(plan: Plan, last_memory: int | None, note: str, width: int) -> Conte
         sentence = [line(sentence[0], (f"   {note}", "$muted"))]
     elif note:
         sentence.append(paragraph(note, width, indent="    "))
-    return lines(*sentence, _memory_bar(plan, last_memory, width))
-
-
-def _memory_bar(plan: Plan, last_memory: int | None, width: int) -> Content:
     mark = outcome_mark(plan.outcome)
     lead, style = (Content(""), "$primary") if plan.outcome == "go" else (draw.glyph(mark), f"${mark}")
     figure = line(lead, (gigabytes(plan.memory), "bold"), (f" of {gigabytes(plan.limit)} GB", "$muted"))
@@ -45,7 +41,7 @@ def _memory_bar(plan: Plan, last_memory: int | None, width: int) -> Content:
     difference = f"  {'−' if change < 0 else '+'}{abs(change):.1f}" if change else ""
     label = "  memory  " if width >= 60 else "  "
     gauge = bar(plan.memory / plan.limit, width - len(label) - figure.cell_length - len(difference) - 1, style)
-    return line((label, "$muted"), gauge, " ", figure, (difference, "$muted")).truncate(max(width, 0))
+    return lines(*sentence, line((label, "$muted"), gauge, " ", figure, (difference, "$muted")).truncate(max(width, 0)))
 
 
 def progress(label: str, share: float, width: int) -> Content:
