@@ -186,6 +186,7 @@ def test_every_part_must_equal_the_reference():
         ({"name": "f", "parameters": {"a": 1}}, call("f", a=1), ""),
         ('Sure: {"name": "f", "arguments": {}}\n{"name": "g", "arguments": {}}', [call("f"), call("g")], ""),
         ("I cannot do that.", call("f"), "no_call"),
+        ('<tool_call>{"name": "f", "arguments": {"a": $1}}</tool_call>', call("f", a=1), "malformed_call"),
         ("I cannot do that.", "It is not possible.", ""),
         (call("f"), "It is not possible.", "number_of_calls"),
         (f'{CALL} {{"name": 5}}', CALL, "number_of_calls"),

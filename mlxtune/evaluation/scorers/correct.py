@@ -76,7 +76,7 @@ def score_calls(answer: ModelAnswer) -> Score:
         score = _compared(answer, leaves(expected), leaves(actual))
         if score.passed and actual and goes_on and not may_go_on:
             return _different(answer, Score(False, "text_after_it", "text follows the calls", 0.0))
-        return replace(score, kind=re.sub(r"^/\d+", "", score.kind))
+        return score if score.passed else replace(score, kind=re.sub(r"^/\d+", "", score.kind) or "malformed_call")
     shared = leaves(expected) & leaves(actual) if expected and actual else Counter()
     value = 2 * shared.total() / (leaves(expected).total() + leaves(actual).total())
     kind, detail = "number_of_calls" if actual else "no_call", f"{len(actual)} calls, expected {len(expected)}"
