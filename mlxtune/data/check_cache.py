@@ -14,7 +14,7 @@ from mlxtune.data.review import journal_path
 from mlxtune.data.source_files import all_files
 from mlxtune.recipe import Recipe
 
-_VERSION = 11
+_VERSION = 12
 _MOST = 8  # cached checks of a source
 _RULES = (
     *(("model", key) for key in ("base", "template", "thinking")),
@@ -30,6 +30,7 @@ class CheckOutcome:
     flagged: int  # rows with a blocking finding or, if there are none, with a warning that was not reviewed
     rules: str = ""  # the :func:`rules_hash` of the recipe of the check
     changed: Literal["", "review", "recipe"] = ""  # what has changed since then, so that findings may differ
+    invalid_left_out: int = 0  # rejected records that are no rows
 
     @property
     def needs_attention(self) -> bool:

@@ -64,8 +64,8 @@ class RunView:
 
     @property
     def name(self) -> str:
-        """The recipe's name, or the folder's name until the worker's first event."""
-        return self.state.name or self.title
+        """The recipe's name, which is the end of the folder's name."""
+        return self.state.name or self.title.split("-", 2)[-1]
 
     @property
     def alive(self) -> bool:
@@ -127,7 +127,7 @@ class RecipeView:
     source: str = ""
     source_exists: bool = False
     last_check: check_cache.CheckOutcome | None = None  # of the source's rows
-    reviewed_rows: int = 0  # rows that a review has accepted or rejected
+    reviewed_rows: int = 0  # valid rows that a review has accepted or rejected
     review_entries: int = 0  # in the journal of the review
     error: str = ""
     hint: str = ""
@@ -275,10 +275,10 @@ class WorkspaceIndex:
                 watch = self._sources.setdefault(key, _SourceWatch(source, data.format, data.map))
                 watch.read(now)
                 last_check = check_cache.outcome_for(view.recipe, watch.checks)
+                reviewed = watch.reviewed - (last_check.invalid_left_out if last_check else 0)
                 new = replace(
-                    view, source_exists=watch.exists, last_check=last_check, reviewed_rows=watch.reviewed,
-                    review_entries=watch.entries,
-                )  # fmt: skip
+                    view, source_exists=watch.exists, last_check=last_check, reviewed_rows=reviewed, review_entries=watch.entries
+                )
                 view = view if new == view else new
             views[path] = (stamp, view)
         self._recipes = views

@@ -362,8 +362,8 @@ def test_the_base_is_to_be_measured_until_it_has_been(shop):
 
 def test_while_a_run_trains_rows_without_a_decision_are_offered(loaded):
     source = loaded.folder / "data" / "support.jsonl"
-    check_cache.save(source, CheckOutcome("clean", 4, 0))
-    decide(source, ["accepted", "rejected", "skipped"])
+    check_cache.save(source, CheckOutcome("clean", 4, 0, invalid_left_out=1))
+    decide(source, ["accepted", "rejected", "skipped", "rejected"])
     snapshot = loaded.snapshot(NOW)
     step = next_step(snapshot)
     assert snapshot.recipes[0].reviewed_rows == 2

@@ -73,7 +73,9 @@ def check(
         run.check_rows(progress)
         run.check_corpus(progress)
         report = run.report(path)
-        outcome = check_cache.CheckOutcome(report.verdict.outcome, report.kept, report.verdict.flagged, rules.hash)
+        outcome = check_cache.CheckOutcome(
+            report.verdict.outcome, report.kept, report.verdict.flagged, rules.hash, invalid_left_out=run.invalid_left_out
+        )
         check_cache.save(path, outcome, format, mapping)
         return report
 
@@ -86,6 +88,7 @@ class _CheckRun:
         self.findings: list[Finding] = []
         self.formats: Counter[str] = Counter()
         self.kept: Counter[str] = Counter()  # valid rows by part
+        self.invalid_left_out = 0  # records
         self.edited: dict[int, str] = {}
         self.left_out: set[int] = set()
         self.accepted: set[int] = set()
@@ -97,6 +100,7 @@ class _CheckRun:
             if isinstance(item.record, DataError):
                 self.findings.append(unreadable(item.index, item.record))
                 self.left_out |= {item.index} if item.is_left_out else set()
+                self.invalid_left_out += item.is_left_out
             else:
                 self._check_row(item, item.record, row_checks)
             if not (item.index + 1) % _PROGRESS_ROWS:
