@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mlxtune.core.errors import DataError
+from mlxtune.core.sequences import grouped
 from mlxtune.core.text import plural
 from mlxtune.data import review
 from mlxtune.data.readers.formats import NO_MAPPING
@@ -89,7 +90,15 @@ def read_records(path: Path, format: str, mapping: Mapping[str, str]) -> tuple[l
 
 
 def describe_errors(errors: list[DataError], total: int) -> str:
-    """Return a message that counts the invalid rows among ``total`` and shows the first five."""
-    shown = [error.message for error in errors[:5]]
-    more = [f"and {plural(len(errors) - 5, 'more row')}"] if len(errors) > 5 else []
+    """Return a message that counts the invalid rows among ``total``, and gives each of the first five reasons once, with its first places."""
+    parts = (error.message.partition(": ") for error in errors)
+    reasons = [*grouped((reason or place, place) for place, _, reason in parts).items()]
+    shown = []
+    for reason, places in reasons[:5]:
+        unit = places[0].rpartition(" ")[0]  # after the file: "rows.jsonl, line"
+        numbers = [place.removeprefix(f"{unit} ") for place in places[:5]]
+        numbers += [f"and {len(places) - 5} more"] if len(places) > 5 else []
+        where = f"{unit}s {', '.join(numbers)}" if len(places) > 1 else places[0]
+        shown.append(reason if reason == where else f"{where}: {reason}")
+    more = [f"and {plural(sum(len(places) for _, places in reasons[5:]), 'more row')}"] if len(reasons) > 5 else []
     return "\n  ".join([f"{len(errors):,} of {plural(total, 'row')} cannot be used:", *shown, *more])

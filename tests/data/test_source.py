@@ -65,10 +65,10 @@ def test_a_bad_row_is_reported(tmp_path):
     assert caught.value.hint
 
 
-def test_all_bad_rows_are_counted_and_five_are_listed(tmp_path):
+def test_bad_rows_are_counted_and_each_reason_is_given_once_with_five_places(tmp_path):
     with pytest.raises(DataError) as caught:
         read_file(_lines(tmp_path / "d.jsonl", ROW, *[{"bad": number} for number in range(8)]))
     text = str(caught.value)
     assert text.startswith("8 of 9 rows cannot be used:")
-    assert [f"line {number}:" in text for number in range(2, 8)] == [True] * 5 + [False]
-    assert "and 3 more rows" in text
+    assert "d.jsonl, lines 2, 3, 4, 5, 6, and 3 more: " in text
+    assert len(text.splitlines()) == 2
