@@ -93,6 +93,7 @@ class Plan:
     looks: int = 0  # earlier evaluations of adapters on the held-out rows
     contest: tuple[int, int] = (1, 1)  # the numbers of baselines and of tuned arms that a verdict compares
     free: FreeRates | None = None  # how far answers get that cost nothing
+    bits: int = 0  # of the weights as saved; 0 if they are not quantized
     time_keys: tuple[str, ...] = ()  # the recipe's keys that shorten the training and an evaluation
 
     @property
@@ -247,7 +248,7 @@ class Planner:
             test=len(splits.test), reserved=len(splits.reserved), steps=work.steps, epochs=work.epochs, computed=work.computed,
             trained=work.trained, read=work.tokens_read, longest=work.longest,
             truncated=self.lengths.count_truncated(recipe.data.max_tokens), prefix=self.lengths.prefix,
-            parameters=self.shapes.parameters, traces=work.traces, compiles=computes_natively(self.machine.backend),
+            bits=self.shapes.bits, parameters=self.shapes.parameters, traces=work.traces, compiles=computes_natively(self.machine.backend),
             prompt_tokens=prompt_tokens, answer_tokens=answer_tokens, estimate=estimate, limit=self.machine.limit,
             calibrated=bool(measured), probed=probed, cost=cost, changes=tuple(changes), notes=self.lengths.notes,
             thinking=self.lengths.thinking, date=self.lengths.date, replayed=self.lengths.replayed,

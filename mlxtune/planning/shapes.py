@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from statistics import mode
 from typing import Any
 
 from mlxtune.core import safetensors
@@ -99,6 +100,11 @@ class ModelShapes:
     @cached_property
     def embedding(self) -> WeightShape:
         return next(weight for weight in self.weights if weight.layer < 0 and weight.is_embedding)
+
+    @property
+    def bits(self) -> int:
+        """The number of bits of most quantized weights as saved, or 0 if there are none."""
+        return mode([weight.bits for weight in self.weights if weight.bits] or [0])
 
     @property
     def width(self) -> int:

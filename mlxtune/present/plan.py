@@ -85,7 +85,9 @@ def memory_bars(plan: Plan) -> Bars:
     parts, bars, start = plan.memory_parts, [], 0.0
     for part, nbytes in parts.items():
         note = WORDS.part_notes.get(part, "")
-        if part == "gradients" and not nbytes:
+        if part == "weights" and plan.bits:
+            note = f"{plan.bits} bits as saved"
+        elif part == "gradients" and not nbytes:
             note = "not allocated yet at the peak"
         elif part == "activations" and plan.estimate.checkpointed:
             note = "layer inputs, and one recomputed layer"
@@ -106,7 +108,7 @@ def memory_facts(plan: Plan) -> Facts:
 
 def run_facts(plan: Plan, power: PowerState, check_note: str, off_task: Fact | None, search: SearchPrice | None) -> Facts:
     """Describe the work of the run, what is wrong with its rows, and what the held-out rows can show."""
-    share = 100 * plan.trained / max(1, plan.computed)
+    share = 100 * plan.trained / max(1, plan.read)
     replayed = f" + {plan.replayed:,} replayed" if plan.replayed else ""
     reserved = f", {plan.reserved:,} reserved" if plan.reserved else ""
     evaluated = f" ({plan.evaluated:,} evaluated{reserved})" if plan.evaluated < plan.test else ""
@@ -131,7 +133,7 @@ def run_facts(plan: Plan, power: PowerState, check_note: str, off_task: Fact | N
         Fact("checks", one_line(check_note), mark="warning") if check_note else None,
         *_warnings(plan),
         Fact("batch", f"{plural(batch.rows, 'pair' if batch.sides else 'row')} of {batch.width:,} tokens{prefix}", "the largest"),
-        Fact("tokens", f"{plan.trained:,} trained", f"{share:.0f}% of {plan.computed:,} computed"),
+        Fact("tokens", f"{plan.trained:,} trained", f"{share:.0f}% of {plan.read:,}"),
         Fact("longest", f"{plan.longest:,} tokens" + (f", {segment:,} at a time" if (segment := plan.estimate.segment) else "")),
         Fact("shared", f"{plan.prefix:,} tokens", "computed once per batch") if plan.prefix else None,
         Fact("compiled", plural(plan.traces, "step"), "one per batch shape") if plan.traces else None,

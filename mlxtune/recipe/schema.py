@@ -90,7 +90,7 @@ class ModelSection:
     """
 
     base: str = field(metadata=described("base model: an alias, a Hub ID, or a folder", _BASE))
-    quantize: Literal[0, 4, 8] = key(0, "bits for unquantized weights; 0 leaves them unquantized")
+    quantize: Literal[0, 4, 8] = key(0, "bits that unquantized weights get on load; 0 = weights as saved")
     thinking: Thinking = key("off", "reasoning before the answer; keep = also in earlier turns")
     template: str = key("", "chat template: a Jinja file, chatml-tools, phi-tools, or gemma-tools; empty = the model's own")
 

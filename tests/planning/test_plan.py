@@ -16,9 +16,9 @@ from mlxtune.models.resolve import ModelFolder, resolve
 from mlxtune.models.template import ChatTemplate
 from mlxtune.planning import calibration, measurements
 from mlxtune.planning.cost import make_bill
-from mlxtune.planning.machine import Machine, this_machine
+from mlxtune.planning.machine import Machine, PowerState, this_machine
 from mlxtune.planning.plan import Plan, _time_keys, high_rate, local_planner
-from mlxtune.present.plan import memory_bars, memory_facts, time_fact, verdict_sentence
+from mlxtune.present.plan import memory_bars, memory_facts, run_facts, time_fact, verdict_sentence
 from mlxtune.recipe import Recipe, load
 from mlxtune.training.sft import shared_prefix
 
@@ -207,6 +207,14 @@ def test_a_plan_names_the_keys_that_save_time(given: Recipe, base: ModelFolder) 
     assert time_fact(cost).note.startswith("validations 20 s, without 4 sample answers, ")
     keys = ("training.steps", "data.validation", "training.samples")
     assert _time_keys(given, cost) == (*keys, *evaluation, "evaluation.regression")
+
+
+@pytest.mark.usefixtures("rows_in_process")
+def test_a_plan_shows_the_bits_of_the_base_and_the_tokens_that_the_log_counts(given: Recipe, base: ModelFolder) -> None:
+    plan = replace(planned(given, base, this_machine()), trained=30, read=120, computed=80, bits=4)
+    notes = {fact.name: fact.note for fact in run_facts(plan, PowerState(), "", None, None).facts}
+    assert notes["tokens"] == "25% of 120"
+    assert memory_bars(plan).bars[0].note == "4 bits as saved"
 
 
 @pytest.mark.usefixtures("rows_in_process")
