@@ -15,14 +15,10 @@ from mlxtune.models.resolve import is_local, resolve
 from mlxtune.planning.machine import Machine, this_machine
 from mlxtune.present.labels import GLYPHS, outcome_mark, thinking_default
 from mlxtune.present.terminal import print_heading
+from mlxtune.present.words import WORDS
 
 app = typer.Typer(help="List, search, and download base models.", invoke_without_command=True)
 
-_COMMERCIAL: dict[str, Cell] = {
-    "yes": "commercial use",
-    "conditions": ("with conditions", "warning"),
-    "no": ("not commercial", "error"),
-}
 _COLUMNS = ("model", "", "download", "context", "memory", "use", "thinking", "tools", "tested", "license")
 CHECKED = "tested here: weights (the real ones), template (and the layers in a tiny model), or layers (only those)"
 
@@ -109,7 +105,7 @@ def _row(model: CatalogModel, machine: Machine) -> list[Cell]:
         size(model.hub_nbytes),
         (f"{model.context // 1024}k", "muted"),
         (f"{GLYPHS[mark]} {size(need)}", mark),
-        _COMMERCIAL[model.commercial],
+        WORDS.commercial[model.commercial],
         (thinking_default(model), "muted"),
         ("tools" if model.tools else "no tools", "muted"),
         (model.checked, "muted"),

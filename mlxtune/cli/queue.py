@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from mlxtune.cli.options import Detach, Json, argument
-from mlxtune.cli.output import ERROR_FILE, Cell, err, info, print_columns, show, show_json
+from mlxtune.cli.output import ERROR_FILE, err, info, print_columns, show, show_json
 from mlxtune.core import settings
 from mlxtune.core.child_process import python_command, python_environment
 from mlxtune.core.errors import InputError
@@ -23,6 +23,7 @@ from mlxtune.evaluation.arms import TUNED
 from mlxtune.evaluation.history import Evaluation, evaluations
 from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.evaluation.scorers.registry import metric_label
+from mlxtune.present.words import WORDS
 from mlxtune.runs.locks import accelerator_lock, file_lock, is_locked
 from mlxtune.runs.queue import COMMAND_LOCK, ENTRY, LOG, Queue, QueueEntry
 from mlxtune.runs.registry import ACTIVE, RUN_KINDS, Run
@@ -32,10 +33,6 @@ app = typer.Typer(help="Run training, evaluations, searches, and exports one aft
 COMMANDS = ("train", "eval", "search", "data generate", "export")
 POLL = 1.0  # seconds
 _REMOVED = "its run was removed"
-_GLYPHS: dict[str, Cell] = {
-    "waiting": ("○", "faint"), "started": ("●", "bold primary"), "done": ("✓", "bold success"), "failed": ("✗", "bold error"),
-    "cleared": ("·", "faint"),
-}  # fmt: skip
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
@@ -58,7 +55,7 @@ def list_entries(json: Json = False) -> None:
         show_json({"running": queue.is_running, "entries": [asdict(entry) for entry in entries]})
     elif entries:
         print_columns(
-            [[_GLYPHS[entry.status], str(entry.number), entry.text, (entry.message, "muted")] for entry in entries], right=(1,)
+            [[WORDS.queued[entry.status], str(entry.number), entry.text, (entry.message, "muted")] for entry in entries], right=(1,)
         )
     else:
         show("The queue is empty.   ", ("mlxtune queue add train RECIPE", "primary"))
@@ -99,7 +96,7 @@ def run(detach: Detach = False) -> None:
                 info(("■ ", "muted"), "Stopped; what runs now continues.   ", ("mlxtune queue run", "primary"))
                 raise typer.Exit(130) from None
             done.append(_current(queue, entry))
-            info(_GLYPHS[done[-1].status], " ", done[-1].text, "  ", (done[-1].message, "muted"))
+            info(WORDS.queued[done[-1].status], " ", done[-1].text, "  ", (done[-1].message, "muted"))
     if not done:
         show("The queue is empty.   ", ("mlxtune queue add train RECIPE", "primary"))
         return

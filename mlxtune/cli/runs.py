@@ -22,8 +22,8 @@ from mlxtune.core.json_fields import to_json
 from mlxtune.core.text import ago, plural, suggest
 from mlxtune.data import samples
 from mlxtune.evaluation import report as reports
-from mlxtune.present.next_step import stop_text
-from mlxtune.present.run import STATUS_LABELS, run_document
+from mlxtune.present.run import run_document
+from mlxtune.present.words import WORDS
 from mlxtune.runs import registry
 from mlxtune.runs.events import EventReader, read_all
 from mlxtune.runs.locks import file_lock
@@ -66,7 +66,7 @@ def default(
     rows: list[list[Cell]] = [["", *headings, ""]]
     for run in runs:
         record = _record(run)
-        label = STATUS_LABELS[record["status"]]
+        label = WORDS.statuses[record["status"]]
         step = f"{record['arm']} {record['step']:,}/{record['steps']:,}".strip() if record["steps"] else ""
         loss = f"{record['validation']:.3f}" if record["validation"] is not None else ""
         age = ago(time.time() - record["updated"]) if record["updated"] else ""
@@ -110,7 +110,7 @@ def stop(name: RunName = "last", json: Json = False) -> None:
         show(f"{run.id} finished before it was stopped.")
         return
     effect = control.stop_effect(run.kind, state)
-    show(f"{run.id} stopped: {stop_text(effect)}.")
+    show(f"{run.id} stopped: {WORDS.stop_effects[effect]}.")
     if effect != control.StopEffect.NOTHING:
         show("  Continue it: ", (f"mlxtune runs resume {run.id}", "primary"))
 

@@ -6,12 +6,12 @@ from mlxtune.advice.evidence import ARMS, AdviceEvidence
 from mlxtune.advice.rules import AdviceRule, Fact, FactInfo, rules
 from mlxtune.advice.verdict import Advice
 from mlxtune.core.text import one_line
-from mlxtune.evaluation.arms import BASE, GRAMMAR, GRAMMAR_KSHOT, GRAMMAR_PROMPT, KSHOT, PROMPT
 from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.present.blocks import Block, Cell, Column, Document, Heading, IntervalBar, Mark, Style, Table, Text, text
 from mlxtune.present.labels import percent
 from mlxtune.present.next_step import next_step_document
+from mlxtune.present.words import WORDS
 
 _MARKS: dict[str, Mark] = {
     "fine-tune": "success", "both": "success", "rag": "primary", "prompt_first": "primary", "not_yet": "warning",
@@ -19,10 +19,6 @@ _MARKS: dict[str, Mark] = {
 _SIDES: dict[str, Mark] = {"right": "success", "wrong": "primary", "gate": "warning", "caution": "warning"}
 _METHODS = {"sft": "SFT", "dpo": "DPO", "sft_then_dpo": "SFT, then DPO"}
 _ORIGINS = {"answer": "your answer", "workspace": "found in the workspace", "measured": "measured"}
-_ARM_NAMES = {
-    BASE: "The base alone", PROMPT: "Your prompt alone", KSHOT: "Prompting with a few examples", GRAMMAR: "A grammar alone",
-    GRAMMAR_KSHOT: "A grammar with a few examples", GRAMMAR_PROMPT: "A grammar with your prompt",
-}  # fmt: skip
 _POINTS: dict[str, tuple[str, Style]] = {"rag": ("retrieve", "primary"), "fine-tune": ("fine-tune", "success"), "": ("·", "faint")}
 
 
@@ -98,7 +94,7 @@ def rule_text(rule: AdviceRule, advice: Advice, evidence: AdviceEvidence, templa
     best = evidence.best(metric)
     values = {name: _shown(advice.facts.get(name), info, unit=False) or "?" for name, info in rules().facts.items()}
     values |= {
-        "best_arm": best or "", "best_name": _ARM_NAMES.get(best or "", ""), "recipe": evidence.recipe or "RECIPE",
+        "best_arm": best or "", "best_name": WORDS.advice_arms.get(best or "", ""), "recipe": evidence.recipe or "RECIPE",
         "measured_rate": metric_label(str(metric) if str(metric) in evidence.arms else CONTRACT),
     }  # fmt: skip
     return (template or rule.text).format_map(values)

@@ -34,23 +34,6 @@ SEVERITY_STYLES: dict[str, Style] = {"block": "error", "warn": "warning", "note"
 _SEVERITY_TITLES: dict[Severity, str] = {"block": "Must fix", "warn": "Review"}
 NAME_THE_COLUMNS = "Name the columns with --map (data.map in a recipe), or the format with --format (data.format)."
 
-_IMPROVEMENTS = {
-    "remove_leaks": "Remove {count:n held-out row} from the train split.",
-    "mask_secrets": "Mask the secrets in {count:n row}, and revoke them.",
-    "name_columns": f"No row can be read. {NAME_THE_COLUMNS}",
-    "change_recipe": "{title}: {count:,}, so none would be left. Change the recipe, not the rows.",
-    "fix": "Fix {title} ({count:,}), or leave them out.",
-    "add_rows": "Add rows.",
-    "add_prompts": "Write about {count:,} more rows with new prompts.",
-    "resolve_conflicts": "Resolve {count:n prompt} with contradictory answers.",
-    "drop_repeats": "Leave out {count:n repeated row}.",
-    "fit_window": "Raise data.max_tokens, or shorten {count:n row}.",
-    "add_value": "Add rows with {key} = {value}: {count:,} is too few.",
-    "review": "Review {count:n row} with a warning.",
-    "more_prompts": "Enough to start. About {count:,} more prompts would be good.",
-    "none": "Nothing to improve.",
-}
-
 
 class _Wording(string.Formatter):
     """Formats values from data safely. ``{rows:n row}`` is a count with its noun, ``{error:all}`` a text that is not shortened."""
@@ -110,7 +93,8 @@ def improvement_text(improvement: Improvement) -> str:
     """Return what to do with the data next."""
     key, value = improvement.value
     title = check_title(improvement.check) if improvement.check else ""
-    return sentence(_IMPROVEMENTS[improvement.code], {"count": improvement.count, "title": title, "key": key, "value": value})
+    values = {"count": improvement.count, "title": title, "key": key, "value": value, "hint": NAME_THE_COLUMNS}
+    return sentence(WORDS.improvements[improvement.code], values)
 
 
 def skip_text(skip: Skip) -> str:

@@ -10,6 +10,7 @@ from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.verdict import Comparison
 from mlxtune.present.blocks import Block, Cell, Column, Document, Fact, Facts, Heading, Mark, Table
 from mlxtune.present.labels import change_text, outcome_mark, percent, word
+from mlxtune.present.words import WORDS
 
 LOST = "effect lost"
 IDENTICAL = "identical answers"
@@ -17,10 +18,6 @@ KL = "KL per token"
 
 _FORMS = {"fused": "MLX", "quantized": "MLX, requantized", "hf": "safetensors", "gguf": "GGUF", "gguf-lora": "GGUF LoRA"}
 _PROMPTS: dict[fidelity.PromptCheck, str] = {"tokens": "same tokens", "counts": "same number of tokens", "none": "not compared"}
-_NOTES: dict[str, str] = {
-    "system_not_writable": "A Modelfile cannot contain the rows' system prompt. Send it with each conversation.",
-    "space_near_token": "llama.cpp handles whitespace next to some control tokens differently than the tokenizer does.",
-}
 
 
 def form_label(form: str, precision: str = "", program: str = "") -> str:
@@ -143,4 +140,4 @@ def difference_text(difference: PromptDifference) -> str:
 
 def export_note(note: str, token: str = "") -> str:
     about = f" An example is {one_line(token, 40)}." if token else ""
-    return f"{_NOTES[note]}{about} Compare your prompts with: mlxtune verify-export"
+    return f"{WORDS.export_notes[note]}{about} Compare your prompts with: mlxtune verify-export"

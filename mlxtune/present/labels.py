@@ -18,12 +18,6 @@ if TYPE_CHECKING:
 
 GLYPHS: dict[Mark, str] = {"success": "✓", "warning": "!", "error": "✗", "muted": "·", "primary": "●"}
 
-OUTCOME_MARKS: dict[str, Mark] = {
-    "better": "success", "worse": "error", "held": "success", "dropped": "error", "go": "success", "warn": "warning",
-    "refuse": "error", "faithful": "success", "lossy": "warning", "not_faithful": "error",
-}  # fmt: skip
-"""The mark of each outcome; any other outcome is ``muted``."""
-
 FREE_ANSWERS = {"constant": "a constant answer", "copier": "the answer of the nearest training prompt"}
 """What each arm that generates nothing answers."""
 
@@ -38,7 +32,7 @@ def failure_name(kind: str) -> str:
 
 
 def outcome_mark(outcome: str) -> Mark:
-    return OUTCOME_MARKS.get(outcome, "muted")
+    return WORDS.outcome_marks.get(outcome, "muted")
 
 
 def verdict_mark(outcome: str, caveat: object = None) -> Mark:

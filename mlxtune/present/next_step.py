@@ -13,7 +13,6 @@ from mlxtune.present.blocks import ActionBlock, Document, Fact, Facts, Mark
 from mlxtune.present.labels import change_text, percent, verdict_mark, word
 from mlxtune.present.run import answering_text
 from mlxtune.present.words import WORDS
-from mlxtune.workspace.control import StopEffect
 from mlxtune.workspace.index import Snapshot
 
 if TYPE_CHECKING:
@@ -82,16 +81,6 @@ def step_why(step: NextStep, snapshot: Snapshot) -> str:
 
 def next_step_document(step: NextStep) -> Document:
     return (Facts((Fact("next", step_title(step), action=replace(step_action(step), label="")),)),)
-
-
-def stop_text(effect: StopEffect) -> str:
-    """Return what a stopped run leaves behind."""
-    return {
-        StopEffect.CHECKPOINT: "a checkpoint is saved",
-        StopEffect.TRIAL_CHECKPOINT: "the current trial is saved",
-        StopEffect.ANSWERS: "its answers are kept",
-        StopEffect.NOTHING: "nothing is saved",
-    }[effect]
 
 
 def _format(text: str, step: NextStep) -> str:

@@ -85,9 +85,7 @@ def memory_bars(plan: Plan) -> Bars:
     parts, bars, start = plan.memory_parts, [], 0.0
     for part, nbytes in parts.items():
         note = WORDS.part_notes.get(part, "")
-        if part == "weights" and plan.bits:
-            note = f"{plan.bits} bits as saved"
-        elif part == "gradients" and not nbytes:
+        if part == "gradients" and not nbytes:
             note = "not allocated yet at the peak"
         elif part == "activations" and plan.estimate.checkpointed:
             note = "layer inputs, and one recomputed layer"
@@ -101,9 +99,10 @@ def memory_bars(plan: Plan) -> Bars:
 
 
 def memory_facts(plan: Plan) -> Facts:
-    """Describe when memory peaks, and whether layers are recomputed to save memory."""
+    """Describe when memory peaks, whether layers are recomputed to save memory, and the base's weights."""
+    weights = [Fact("quantized", f"to {plan.bits} bits as saved")] if plan.bits else []
     peak = Fact("peak", WORDS.peaks["loading" if plan.estimate.before else plan.estimate.moment])
-    return Facts((peak, Fact("recomputed", "layers, in the backward pass" if plan.estimate.checkpointed else "nothing")))
+    return Facts((peak, Fact("recomputed", "layers, in the backward pass" if plan.estimate.checkpointed else "nothing"), *weights))
 
 
 def run_facts(plan: Plan, power: PowerState, check_note: str, off_task: Fact | None, search: SearchPrice | None) -> Facts:

@@ -11,27 +11,9 @@ from mlxtune.present.blocks import ActionBlock, Block, Document, Fact, Facts, He
 from mlxtune.present.generation import refusal_title
 from mlxtune.present.labels import failure_name
 from mlxtune.present.words import WORDS
-from mlxtune.runs.events import HELD_OUT_ROW, TIMED, DataReady, Event, WorkProgress
+from mlxtune.runs.events import HELD_OUT_ROW, DataReady, Event, WorkProgress
 from mlxtune.runs.registry import Run, RunStatus
 from mlxtune.runs.state import RunState, RunWarning, SampleAnswer, Work, earlier_adapter_step
-
-
-@dataclass(frozen=True, slots=True)
-class StatusLabel:
-    """A status as a glyph, a style, and a word."""
-
-    glyph: str
-    style: str
-    text: str
-
-
-STATUS_LABELS: dict[RunStatus, StatusLabel] = {
-    "starting": StatusLabel("●", "primary", "starting"), "running": StatusLabel("●", "primary", "running"),
-    "waiting": StatusLabel("‖", "warning", "waiting for power"), "cooling": StatusLabel("‖", "warning", "cooling down"),
-    "quiet": StatusLabel("!", "warning", "quiet"), "finished": StatusLabel("✓", "success", "finished"),
-    "stopped": StatusLabel("■", "muted", "stopped"), "failed": StatusLabel("✗", "error", "failed"),
-    "crashed": StatusLabel("✗", "error", "crashed"),
-}  # fmt: skip
 
 _LISTED = 5  # rows or arms in a warning
 
@@ -64,19 +46,6 @@ def _warning_text(warning: RunWarning) -> str:
 # The work of a run
 
 
-_WORK: dict[Work, tuple[str, str, str]] = {  # what it does, one of them, and several
-    "reading_pairs": ("the reference model reads validation pairs", "pair", "pairs"),
-    "scoring_pairs": ("the reference model scores the pairs", "pair", "pairs"),
-    "validating": ("computing the validation loss", "batch", "batches"),
-}
-_KINDS = {
-    "optimizer_second": ("optimizes its prompt for", "second"),
-    "optimizer_call": ("optimizes its prompt with", "answer"),
-    TIMED: ("times", "answer"),
-    "reference": ("computes the likelihood of", "reference"),
-    "finishing_step": ("trains", "step"),
-    "prompt": ("reads", "prompt"),
-}
 _LONG = 10.0  # seconds after which the time that an arm has taken so far is shown
 
 
@@ -88,7 +57,7 @@ def prompt_noun(kind: str) -> str:
 def work_text(work: tuple[Work, int, int]) -> tuple[str, str]:
     """Return what a run does before or between steps, and the total with its unit."""
     name, _, total = work
-    words, one, many = _WORK[name]
+    words, one, many = WORDS.work[name]
     return words, plural(total, one, many)
 
 
@@ -96,7 +65,7 @@ def answering_text(state: RunState) -> str:
     """Return the model's current task in an evaluation or export, with a count; empty if nothing has been reported yet."""
     if (one := state.answering) is None:
         return ""
-    verb, noun = _KINDS.get(one.kind, ("answers", prompt_noun(one.kind)))
+    verb, noun = WORDS.answering.get(one.kind, ("answers", prompt_noun(one.kind)))
     purpose = " to find similar rows" if one.kind == "prompt" else ""
     count = f"{one_line(one.arm, 40)} {verb} {one.done:,} of {plural(one.total, noun)}{purpose}"
     return ", ".join(filter(None, [count, pace_text(state)]))
@@ -178,7 +147,7 @@ def validation_text(state: RunState) -> str:
 def run_document(run: Run, state: RunState, status: RunStatus, now: float) -> Document:
     """Describe a run of any kind."""
     facts = [Fact("kind", run.kind), Fact("base", state.base)]
-    blocks: list[Block] = [Heading(run.id, STATUS_LABELS[status].text)]
+    blocks: list[Block] = [Heading(run.id, WORDS.statuses[status].text)]
     if run.kind == "train":
         blocks += status_blocks(status, state, now)
         losses = "  ".join(f"{item.loss:.3f} at {item.step:,}" for item in state.validations[-4:])
@@ -235,16 +204,11 @@ def log_line(event: Event) -> LogLine | None:
     return LogLine(event["t"], *parts) if parts else None
 
 
-_PROGRESS = {  # what was done, one of them, and several, by the type of an event
-    "reference": ("the reference model scored", "pair", "pairs"),
-    "replay": ("the base answered", "replay prompt", "replay prompts"),
-    "validating": ("validated", "batch", "batches"),
-}
-
-
 def progress_line(event: WorkProgress) -> LogLine:
     """Return a line about a phase that has not ended: how many pairs, prompts, or batches are done."""
-    words, one, many = _PROGRESS[event["type"]] if "of" not in event else ("the reference model read", "pair", "validation pairs")
+    words, one, many = (
+        WORDS.progress[event["type"]] if "of" not in event else ("the reference model read", "pair", "validation pairs")
+    )
     return LogLine(event["t"], "·", "faint", f"{words} {event['done']:,} of {plural(event['total'], one, many)}")
 
 
@@ -287,7 +251,7 @@ def _training(event: Event) -> _Parts:
         case "reference" | "replay":
             if event["done"] < event["total"] or "of" in event:
                 return None
-            words, one, many = _PROGRESS[event["type"]]
+            words, one, many = WORDS.progress[event["type"]]
             return "·", "faint", f"{words} {plural(event['total'], one, many)}"
         case "data.ready":
             return "·", "faint", _data_text(event)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mlxtune.core.text import duration, one_line, plural
 from mlxtune.present.blocks import Block, Cell, Column, Document, Fact, Facts, IntervalBar, Style, Table, text
 from mlxtune.present.labels import percent
+from mlxtune.present.words import WORDS
 from mlxtune.training.search.board import INCUMBENT
 from mlxtune.training.search.space import PARAMETERS, Value
 
@@ -65,11 +66,6 @@ def standing_text(standing: Mapping[str, Any]) -> str:
     return f"ranked {standing['place']} of {standing['trials']}; cannot be told apart from trial {standing['best']}"
 
 
-_NOTES: dict[TrialStatus, str] = {
-    "dropped": "dropped", "pinned": "pinned", "not_started": "budget too small; not started", "not_continued": "budget spent; not continued",
-}  # fmt: skip
-
-
 def entry_note(board: Leaderboard, entry: Entry) -> str:
     """Return the reason for a trial's place on the leaderboard."""
     own = "the recipe itself" if entry.number == INCUMBENT else ""
@@ -86,7 +82,7 @@ def entry_note(board: Leaderboard, entry: Entry) -> str:
             return f"tied with trial {board.decision.best}{f'; {own}' if own else ''}"
         case "pruned" if entry.standing:
             return standing_text(vars(entry.standing))
-    return own if entry.status == "not_continued" and own else _NOTES.get(entry.status, own)
+    return own if entry.status == "not_continued" and own else WORDS.trials.get(entry.status, own)
 
 
 def search_document(board: Leaderboard) -> Document:
@@ -157,7 +153,7 @@ def price_text(price: SearchPrice) -> tuple[str, str]:
     if price.seconds is not None:
         words += f", about {duration(price.seconds)}"
         if price.answering_seconds is None:
-            words += " without the answers, whose time is unknown until the first mlxtune eval"
+            words += " without the answers, untimed until mlxtune eval"
         else:
             words += f", of which {duration(price.answering_seconds)} for the answers"
     if price.kilowatt_hours is not None:

@@ -20,6 +20,15 @@ class StepWords:
 
 
 @dataclass(frozen=True)
+class StatusLabel:
+    """A status as a glyph, a style, and a word."""
+
+    glyph: str
+    style: str
+    text: str
+
+
+@dataclass(frozen=True)
 class Words:
     """The tables, each by code."""
 
@@ -39,6 +48,21 @@ class Words:
     reviews: dict[str, str]
     row_keys: dict[str, str]
     chat_commands: dict[str, str]
+    glyphs: dict[str, tuple[str, str]]  # a color and a meaning
+    stop_effects: dict[str, str]
+    improvements: dict[str, str]
+    export_notes: dict[str, str]
+    work: dict[str, tuple[str, str, str]]
+    progress: dict[str, tuple[str, str, str]]
+    answering: dict[str, tuple[str, str]]
+    statuses: dict[str, StatusLabel]
+    trials: dict[str, str]
+    outcome_marks: dict[str, Mark]
+    generated: dict[str, tuple[str, str]]
+    queued: dict[str, tuple[str, str]]
+    commercial: dict[str, tuple[str, str]]
+    advice_arms: dict[str, str]
+    notices: dict[str, tuple[str, str]]  # a glyph and a color
 
 
 WORDS = from_json(Words, tomllib.loads(files("mlxtune.present").joinpath("words.toml").read_text("utf-8")))

@@ -9,7 +9,8 @@ from mlxtune.advice.next_step import base_measured, is_recipe_of, is_sample
 from mlxtune.core.text import duration, one_line, plural
 from mlxtune.present.blocks import Bar, Bars, Block, Document, Style, text
 from mlxtune.present.labels import percent, verdict_mark, word
-from mlxtune.present.run import STATUS_LABELS, answering_text
+from mlxtune.present.run import answering_text
+from mlxtune.present.words import WORDS
 from mlxtune.runs.state import earlier_adapter_step
 from mlxtune.workspace.index import RecipeView, RunView, Snapshot
 
@@ -115,7 +116,7 @@ def _train(newest: RunView | None, now: float, stopping: Collection[str]) -> Wor
         return WorkflowStage("Train", "train", "waiting", "no runs yet")
     run, status = newest.state, newest.status
     detail = f"step {run.step:,} of {run.total:,}" if run.total else newest.name
-    result = STATUS_LABELS[status].text
+    result = WORDS.statuses[status].text
     if status == "finished":
         step = earlier_adapter_step(dict(run.summary))
         detail += f", adapter from {step:,}" if step else ""
@@ -136,7 +137,7 @@ def _evaluate(snapshot: Snapshot) -> WorkflowStage:
         return WorkflowStage("Evaluate", "evaluate", state, one_line(verdict.name), word(verdict.outcome) or "only the base")
     if view:
         state = _RUN_STATES.get(view.status, "running")
-        return WorkflowStage("Evaluate", "evaluate", state, view.state.error or view.name, STATUS_LABELS[view.status].text)
+        return WorkflowStage("Evaluate", "evaluate", state, view.state.error or view.name, WORDS.statuses[view.status].text)
     return WorkflowStage("Evaluate", "evaluate", "waiting", "no evaluations yet")
 
 
@@ -199,7 +200,7 @@ def brief_result(view: RunView) -> str:
         return f"NaN at {step:,}"
     if view.status == "finished" and state.validations:
         return f"{state.validations[-1].loss:.3f}"
-    return STATUS_LABELS[view.status].text
+    return WORDS.statuses[view.status].text
 
 
 def recipe_summary(recipe: Recipe) -> str:

@@ -8,7 +8,7 @@ import shlex
 import signal
 import threading
 import time
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -92,7 +92,9 @@ class MlxtuneApp(HasActions, OrderedKeys):
         Action("copy", "ctrl+y", "copy", "copy the item under the cursor", when=lambda app: app.copyable[0],
                why="There is nothing to copy."),
         Action("choose_recipe", label="recipe", help="choose the recipe to show"),
-        Action("commands", "@", "commands", "show the commands of what was done, and of what is possible"),
+        Action("page('SearchPage')", "S", "search", "searches for better hyperparameters", id="searches"),
+        Action("page('QueuePage')", "Q", "queue", "commands that run one after another", id="queue"),
+        Action("commands", "@", "commands", "show the log of what was done, and what is possible, as commands"),
         Action("maximize", "ctrl+f", "maximize", "let the panel with the focus fill the screen, or not", when=lambda app: app.screen_stack and app.screen.focused),
         Action("resize(1)", ">", help="make the left column wider", when="room.side", id="wider"),
         Action("resize(-1)", "<", help="make the left column narrower", when="room.side", id="narrower"),
@@ -367,6 +369,11 @@ class MlxtuneApp(HasActions, OrderedKeys):
             fields = {name: value.removeprefix(lead) for name, value in self._command_fields(self.screen).items()}
             self.push_screen(CommandsPage(self.screen, fields))
 
+    def action_page(self, name: str) -> None:
+        from mlxtune.tui.rooms.train import pages  # its imports would slow down the app's start
+
+        self.push_screen(getattr(pages, name)())
+
     def action_user_command(self, key: str) -> None:
         """Run a command of the user's settings in the terminal, and come back when it has ended."""
         if not isinstance(self.screen, Room):
@@ -452,7 +459,7 @@ class MlxtuneApp(HasActions, OrderedKeys):
     def action_choose_theme(self) -> None:
         """Ask for a theme, which is previewed under the cursor, and save it in the settings."""
         before = self.theme
-        options = [ChoiceOption(name, name, THEME_LABELS[name]) for name in sorted(THEME_LABELS, key=lambda name: name != before)]
+        options = [ChoiceOption(name, name, label) for name, label in THEME_LABELS.items()]
 
         def preview(name: str) -> None:
             self.theme = name
@@ -463,7 +470,7 @@ class MlxtuneApp(HasActions, OrderedKeys):
                 with self.notices.showing_errors():
                     settings.save_theme(name)
 
-        self.push_screen(ChoiceDialog("Theme", "", options, preview), chosen)
+        self.push_screen(ChoiceDialog("Theme", "", options, preview, cursor=[*THEME_LABELS].index(before)), chosen)
 
     def action_picture(self) -> None:
         """Save the screen as an SVG in the workspace."""
@@ -484,13 +491,16 @@ class MlxtuneApp(HasActions, OrderedKeys):
                 if mode != screen.mode:
                     key = self.show_action(f"room('{mode}')").key
                     yield SystemCommand(f"Open {entry.name} ({key})", entry.load().ABOUT, partial(self.action_room, mode))
-        yield from _commands(self, None if isinstance(screen, Room) else _EVERYWHERE)
+            own = {shown.click for shown in screen.shown_actions()}
+            yield from _commands(self, lambda click: click not in own)
+        else:
+            yield from _commands(self, _EVERYWHERE.__contains__)
 
 
-def _commands(node: HasActions, names: Container[str] | None = None) -> Iterator[SystemCommand]:
-    """Yield the palette's commands for the possible actions of ``node``, only those with a click in ``names`` if given."""
+def _commands(node: HasActions, wanted: Callable[[str], bool] = lambda click: True) -> Iterator[SystemCommand]:
+    """Yield the palette's commands for the possible actions of ``node`` whose click is ``wanted``."""
     for shown in node.shown_actions():
-        if names is None or shown.click in names:
+        if wanted(shown.click):
             title = f"{shown.label.capitalize()} ({shown.key})" if shown.key else shown.label.capitalize()
             yield SystemCommand(title, shown.help, partial(node.app.run_action, shown.name, node))
 

@@ -17,6 +17,7 @@ from mlxtune.data.generate.request import ALL_PROMPTS, DEFAULT_ROWS, GenerationR
 from mlxtune.data.generate.start import GenerationQuote, quote
 from mlxtune.evaluation.thin_rows import ThinRows, thin_rows
 from mlxtune.present.generation import thin_rows_text
+from mlxtune.present.words import WORDS
 from mlxtune.recipe import Recipe, load
 from mlxtune.tui.notices import Notice
 from mlxtune.tui.widgets import ChoiceOption
@@ -37,14 +38,7 @@ def choose_task(app: MlxtuneApp, recipe: Path, rows: tuple[str, ...], what: str)
     except MlxtuneError as error:
         app.notices.show_error(error)
         return
-    about: dict[_Choice, tuple[str, str]] = {"pairs": ("Worse answers", "preference pairs whose rejected answer has a named flaw")}
-    if method != "dpo":
-        about = {
-            "variations": ("Variations", f"new prompts like {what}, and their answers"),
-            "documents": ("From documents", "questions that can be answered from a folder of your documents"),
-            "answers": ("Answers", "answers to the prompts in a file"),
-            "unanswered": ("Missing answers", "answers to the rows that have none"),
-        }
+    tasks = ["pairs"] if method == "dpo" else [task for task in WORDS.generated if task != "pairs"]
 
     def chosen(choice: _Choice) -> None:
         teacher = partial(choose_teacher, app, recipe, "answers" if choice == "unanswered" else choice)
@@ -61,7 +55,7 @@ def choose_task(app: MlxtuneApp, recipe: Path, rows: tuple[str, ...], what: str)
         else:
             _choose_thin_rows(app, recipe)
 
-    options = [ChoiceOption(task, *words) for task, words in about.items()]
+    options = [ChoiceOption(task, WORDS.generated[task][0], WORDS.generated[task][1].format(rows=what)) for task in tasks]
     app.choose("Generate rows", options, chosen, "A teacher writes them; they wait for your review.")
 
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from textual.command import CommandPalette, DiscoveryHit, Hit, Hits, Provider
+from textual.command import Command, CommandList, CommandPalette, DiscoveryHit, Hit, Hits, Provider
 from textual.content import Content
 from textual.dom import DOMNode
+from textual.events import Key
 from textual.screen import Screen
 from textual.widgets import Input
+from textual.worker import WorkerCancelled
 
 from mlxtune.core import settings
 from mlxtune.core.text import one_line
+from mlxtune.present.words import WORDS
 from mlxtune.tui import keys
 from mlxtune.tui.actions import HasActions
 from mlxtune.tui.render.text import cell, line, wrap
@@ -24,17 +28,6 @@ if TYPE_CHECKING:
     from mlxtune.tui.app import MlxtuneApp
 
 
-_GLYPHS = (
-    ("●", "$primary", "running"),
-    ("✓", "$success", "done"),
-    ("■", "$muted", "stopped"),
-    ("✗", "$error", "failed or crashed; on a chart, a loss that is not a number"),
-    ("!", "$warning", "needs attention: quiet, cut off, or close to a limit"),
-    ("◐", "$primary", "incomplete"),
-    ("○", "$muted", "waiting"),
-    ("◆", "$second", "validation"),
-    ("▾", "$primary", "checkpoint saved"),
-)
 _WIDE = 90  # minimum width, in cells, to show binding IDs
 
 
@@ -55,13 +48,15 @@ def help_rows(room: Room, top: Screen[Any]) -> Callable[[int], list[Content]]:
     taken = {key for key, *_ in own} if top is room else set()  # keys that the room describes better
     everywhere = [*_declared_entries(room.app), ("tab", "go to the next panel; shift+tab goes back", None)]
     file = one_line(str(settings.path()))
-    about_settings = f'Set colors and keys in {file}: theme = "paper", and under [keys], the IDs on the right.'
+    about_settings = f'Set colors and keys in {file}: theme = "{room.app.theme}", and under [keys], the IDs on the right.'
 
     def rows(width: int) -> list[Content]:
+        marks = WORDS.glyphs.items()
+        glyphs = [row for glyph, (color, about) in marks for row in _entry(glyph, f"bold ${color}", about, "", width)]
         sections = [
             (ROOMS[room.mode].name, _entries(own, width)),
             ("Everywhere", _entries(everywhere, width)),
-            ("Glyphs", [row for glyph, token, about in _GLYPHS for row in _entry(glyph, f"bold {token}", about, "", width)]),
+            ("Glyphs", glyphs),
             ("Settings", _prose(about_settings, width)),
         ]
         if panel is not None:
@@ -123,7 +118,27 @@ _HELP_SCORE = 0.01  # of a match in the description, which is below every match 
 
 
 class Palette(CommandPalette):
-    """Textual's palette with a cursor that does not blink."""
+    """Textual's palette with a cursor that does not blink. After enter, keys wait for what the command opens."""
+
+    app: MlxtuneApp
+
+    def on_key(self, event: Key) -> None:
+        if event.key == "enter":
+            event.stop()
+            self.app.hold_keys()
+            self.call_later(self._run_command)
+
+    async def _run_command(self) -> None:
+        """Run the command under the cursor once what was typed has been searched for."""
+        with suppress(WorkerCancelled):
+            await self.app.workers.wait_for_complete([worker for worker in self.workers if worker.node is self])
+        option = self.query_one(CommandList).highlighted_option
+        if isinstance(option, Command):
+            self.dismiss()
+            self.app.call_later(self.app.release_keys)  # the next key is forwarded after the command, which may hold it again
+            self.app.call_later(option.hit.command)
+        else:
+            self.app.release_keys()
 
     def on_mount(self) -> None:
         self.query_one(Input).cursor_blink = False
@@ -145,7 +160,7 @@ class CommandProvider(Provider):
                 for offset in offsets:
                     highlighted = highlighted.stylize(matcher.match_style, offset, offset + 1)
                 yield Hit(score, _row(highlighted, help), callback, text=title)
-            elif query.casefold() in help.casefold():
+            elif all(word in help.casefold() for word in query.casefold().split()):
                 yield Hit(_HELP_SCORE, _row(Content(title), help), callback, text=title)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import one_line
+from mlxtune.present.words import WORDS
 from mlxtune.tui.paths import relative_paths
 
 if TYPE_CHECKING:
@@ -19,19 +20,7 @@ if TYPE_CHECKING:
 BRIEF_SECONDS = 3.0
 
 NoticeKind = Literal["done", "note", "working", "stopped", "warning", "error", "undone", "rejected", "skipped", "tied", "edited"]
-NOTICE_MARKS: Mapping[NoticeKind, tuple[str, str]] = {  # the glyph and its color token
-    "done": ("✓", "$success"),
-    "note": ("·", "$muted"),
-    "working": ("●", "$primary"),
-    "stopped": ("■", "$muted"),
-    "warning": ("!", "$warning"),
-    "error": ("✗", "$error"),
-    "undone": ("↶", "$muted"),
-    "rejected": ("✗", "$error"),
-    "skipped": ("○", "$muted"),
-    "tied": ("=", "$muted"),
-    "edited": ("~", "$primary"),
-}
+NOTICE_MARKS = {kind: (glyph, f"${token}") for kind, (glyph, token) in WORDS.notices.items()}
 
 
 @dataclass(frozen=True)

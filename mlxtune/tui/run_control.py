@@ -7,14 +7,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from mlxtune.core.text import one_line
+from mlxtune.core.errors import DataError, MlxtuneError
+from mlxtune.core.text import one_line, plural
 from mlxtune.present.check import check_warning
-from mlxtune.present.next_step import stop_text
+from mlxtune.present.search import price_text
+from mlxtune.present.words import WORDS
 from mlxtune.present.workflow import recipe_summary
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs import registry
 from mlxtune.runs.locks import require_free_accelerator
 from mlxtune.runs.registry import Run
+from mlxtune.tui import keys
 from mlxtune.tui.notices import Notice
 from mlxtune.tui.rooms import ROOMS
 from mlxtune.tui.widgets import ChoiceOption
@@ -23,6 +26,7 @@ from mlxtune.workspace.control import stop_effect
 from mlxtune.workspace.index import RecipeView, RunView
 
 if TYPE_CHECKING:
+    from mlxtune.training.search.budget import SearchPrice
     from mlxtune.tui.app import MlxtuneApp
     from mlxtune.tui.rooms.chat.service import ChatService
 
@@ -53,11 +57,14 @@ class RunControl:
         live = self._app.snapshot.live
         if live is None:
             return self._app.jobs.busy_notice if self._app.jobs.busy else None
-        room = ROOMS.get({"train": "train", "search": "train", "eval": "evaluate"}.get(live.run.kind, ""))
+        room = ROOMS.get({"train": "train", "search": "train", "eval": "evaluate", "export": "adapters"}.get(live.run.kind, ""))
         stop = f"or run: mlxtune runs stop {live.title}"
         if room:
-            key = self._app.show_action(f"room('{room.mode}')").key
-            stop = f"or stop it in {room.name} ({key}{', then h' if live.run.kind == 'search' else ''})."
+            action = next(one for one in room.load().ACTIONS if one.name == "stop")
+            key = keys.display_key(self._app.key_changes.get(action.binding_id(room.mode), action.key))
+            to_room = self._app.show_action(f"room('{room.mode}')").key
+            is_here = room.mode == self._app.current_mode
+            stop = f"or stop it ({key})." if is_here else f"or stop it in {room.name} ({to_room}, then {key})."
         text = f"The {registry.RUN_KINDS[live.run.kind].noun} of {live.name} is using this machine."
         return Notice("warning", text, f"Wait for it to finish, {stop}")
 
@@ -70,7 +77,7 @@ class RunControl:
     def new_run(self) -> None:
         """Ask whether to train the workspace's recipe, or which one if there are several."""
         views = self.startable
-        about = f"{recipe_summary(views[0].recipe)}, {views[0].source}" if len(views) == 1 and views[0].recipe else ""
+        about = f"{recipe_summary(views[0].recipe)}, {Path(views[0].source).name}" if len(views) == 1 and views[0].recipe else ""
         self.with_recipe(views, lambda path: self.start_run(path, about))
 
     def start_run(self, path: Path, about: str = "", doubtful: bool = False) -> None:
@@ -108,16 +115,25 @@ class RunControl:
         return sorted(self._app.snapshot.startable, key=lambda view: (view.recipe is None, view is not current))
 
     def new_search(self) -> None:
-        """Ask whose hyperparameters to search."""
+        """Ask for a recipe if there are several, and whether to search its hyperparameters, with what that takes."""
+        from mlxtune.tui.rooms.plan.service import PlanService  # its imports would slow down the app's start
 
-        def start(recipe: Recipe) -> Notice:
-            control.search(self._app.workspace, recipe)
-            return Notice("done", f"Searching hyperparameters for {one_line(recipe.name)}.", "S in Train shows it.")
+        def ask(path: Path) -> None:
+            def confirm(price: SearchPrice | None) -> None:
+                options = [ChoiceOption(None, "Not now", "start nothing"), ChoiceOption("search", "Search", "start the trials")]
+                work = price_text(price)[0] if price else plural(recipe.search.trials, "trial")
+                self._app.choose(f"Search hyperparameters of {one_line(recipe.name)}?", options, start, f"{work}.")
 
-        def chosen(path: Path) -> None:
-            self._run_recipe_job("search", path, start, "Starting a hyperparameter search for {}.")
+            def start(_: str) -> None:
+                search = partial(control.search, self._app.workspace)
+                self._run_recipe_job("search", path, search, "Starting a hyperparameter search for {}.")
 
-        self._app.selection.ask_for_recipe(self.startable, chosen, "Search for better hyperparameters of which recipe?")
+            with self._app.notices.showing_errors():
+                recipe = load(path)
+                job = partial(PlanService(self._app.workspace).price_search, recipe)
+                self._app.jobs.run(job, confirm, self._show_error, busy="Planning the search.", holds_keys=True)
+
+        self.with_recipe(self.startable, ask)
 
     def with_recipe(self, views: Sequence[RecipeView], then: Callable[[Path], object]) -> None:
         """Call ``then`` with the path of the only recipe, or ask which recipe if there are several."""
@@ -134,7 +150,13 @@ class RunControl:
                 self.chat.unload_if_idle()
             return job()
 
-        return self._app.jobs.run(unload_and_start, on_result, busy=busy)
+        return self._app.jobs.run(unload_and_start, on_result, self._show_error, busy=busy)
+
+    def _show_error(self, error: MlxtuneError) -> None:
+        """Show why a run does not start and, if its rows are the reason, the key to them."""
+        key = self._app.show_action("room('data')").key
+        rows = f" {key} opens Data." if isinstance(error, DataError) else ""
+        self._app.notices.show(Notice("error", one_line(error.message), f"{one_line(error.hint)}{rows}"))
 
     def require_accelerator(self) -> None:
         """Raise ``MachineError`` if another process holds the accelerator, and :meth:`start_worker` would not free it."""
@@ -156,8 +178,8 @@ class RunControl:
 
     def confirm_stop(self, view: RunView) -> None:
         """Ask for confirmation, then tell the worker of ``view`` to save and exit. If it was told to stop before, offer to kill it."""
-        kill, saved = view.id in self.stopping, stop_text(stop_effect(view.run.kind, view.state))
-        text, label, about = f"{saved.capitalize()}.", "Stop", "it finishes its step, and exits"
+        kill, saved = view.id in self.stopping, WORDS.stop_effects[stop_effect(view.run.kind, view.state)]
+        text, label, about = "", "Stop", saved
         if kill:
             lost = "all its work" if view.checkpoint is None else f"what follows checkpoint {view.checkpoint:,}"
             text, label, about = f"It was asked to stop but has not responded. This loses {lost}.", "End it now", "end the process"

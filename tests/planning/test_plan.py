@@ -212,9 +212,9 @@ def test_a_plan_names_the_keys_that_save_time(given: Recipe, base: ModelFolder) 
 @pytest.mark.usefixtures("rows_in_process")
 def test_a_plan_shows_the_bits_of_the_base_and_the_tokens_that_the_log_counts(given: Recipe, base: ModelFolder) -> None:
     plan = replace(planned(given, base, this_machine()), trained=30, read=120, computed=80, bits=4)
-    notes = {fact.name: fact.note for fact in run_facts(plan, PowerState(), "", None, None).facts}
+    notes = {fact.label: fact.note for fact in run_facts(plan, PowerState(), "", None, None).facts}
     assert notes["tokens"] == "25% of 120"
-    assert memory_bars(plan).bars[0].note == "4 bits as saved"
+    assert memory_facts(plan).facts[-1].value == "to 4 bits as saved"
 
 
 @pytest.mark.usefixtures("rows_in_process")

@@ -238,7 +238,7 @@ async def test_a_running_export_is_in_the_header_leaves_only_copies_and_is_stopp
         await move_to(room, "tone")
         assert "● exporting tuned 3/8" in room.text("#top")
         await room.press("w", until=lambda: "The export of tone is using this machine. Wait for it to finish," in room.question)
-        assert "or run: mlxtune runs stop 20261124-1700-tone Until then, the adapter can only be copied." in room.question
+        assert "or stop it (s). Until then, the adapter can only be copied." in room.question
         assert [option.name for option in room.screen._options] == ["Cancel", "mlx --lora", "peft"]
         await room.press("escape")
         assert "stop" in room.actions

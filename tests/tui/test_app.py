@@ -16,8 +16,11 @@ from textual.widgets import OptionList
 
 from mlxtune import tui
 from mlxtune.core import settings
+from mlxtune.data.checks.registry import CHECKS
+from mlxtune.present.words import WORDS
 from mlxtune.tui.app import MlxtuneApp
-from mlxtune.tui.notices import Notice
+from mlxtune.tui.commands import CommandsPage
+from mlxtune.tui.notices import NOTICE_MARKS, Notice
 from mlxtune.tui.rooms import ROOMS
 from mlxtune.tui.theme import THEMES, CachedStylesheet
 from mlxtune.tui.widgets import ChoiceDialog, PageScreen, PromptDialog
@@ -57,6 +60,20 @@ async def test_a_theme_redraws_the_room_is_previewed_under_the_cursor_and_kept_o
         await room.press("ctrl+p", *"theme", "enter", until=lambda: isinstance(room.screen, ChoiceDialog))
         await room.press("down", "enter", until=lambda: room.mode == "train")
         assert (room.app.theme, settings.load().theme) == ("paper", "paper")
+        await room.press("ctrl+p", *"theme", "enter", until=lambda: isinstance(room.screen, ChoiceDialog))
+        await room.press("up", until=lambda: room.app.theme == "ink")
+
+
+async def test_keys_typed_after_enter_in_the_palette_reach_what_the_command_opens(loaded, open_room):
+    async with open_room("train") as room:
+        await room.press("ctrl+p")
+        await room.press_quickly(*"theme", "enter", "down", "enter")
+        await room.until(lambda: room.mode == "train" and settings.load().theme == "paper")
+
+
+async def test_the_palette_finds_commands_by_words_of_their_help(loaded, open_room):
+    async with open_room("home") as room:
+        await room.press("ctrl+p", *"log", "enter", until=lambda: isinstance(room.screen, CommandsPage))
 
 
 async def test_a_panel_fills_the_screen_until_escape(loaded, open_room):
@@ -99,6 +116,11 @@ async def test_help_names_the_keys_of_the_room_or_page_and_closes_alone(loaded, 
         await room.press("L", until=lambda: isinstance(room.screen, PageScreen) and room.screen._heading == "Log")
         await room.press("f1", until=lambda: room.screen._heading == "Help" and "This page" in room.text("#rows"))
         await room.press("f1", until=lambda: room.screen._heading == "Log")
+
+
+def test_help_explains_the_marks_of_notices_and_findings():
+    marks = {glyph for glyph, _ in NOTICE_MARKS.values()} | {one.glyph for one in CHECKS.values()}
+    assert marks <= WORDS.glyphs.keys()
 
 
 async def test_help_also_opens_over_a_dialog(loaded, open_room):

@@ -109,7 +109,7 @@ async def test_with_several_recipes_n_asks_which(shop, open_room, monkeypatch):
         assert room.app.selection.recipe.title == "beta.toml", "the other rooms show it, too"
         await room.press("H", "n", until=lambda: isinstance(room.screen, ChoiceDialog))
         assert room.screen._options[0].name == "beta.toml", "the current one stands first"
-        for keys in (("S",), ("Q", "n")):
+        for keys in (("S", "n"), ("escape", "Q", "n")):
             await room.press("escape", "T", *keys, until=lambda: isinstance(room.screen, ChoiceDialog))
             assert room.screen._options[0].name == "beta.toml", keys
 

@@ -99,6 +99,12 @@ async def test_enter_edits_in_place_and_the_file_keeps_its_comments(room, shop):
     assert "undo" not in room.actions
 
 
+async def test_ctrl_y_copies_the_key_under_the_cursor(room):
+    await select(room, "training.epochs")
+    await room.press("ctrl+y", notice="✓ Copied training.epochs.")
+    assert room.app.clipboard == "training.epochs = 2"
+
+
 async def test_letters_in_the_dialog_are_text_and_escape_cancels(room, shop):
     await select(room, "evaluation.prompt")
     await room.press("enter")
@@ -231,7 +237,7 @@ async def test_while_a_run_is_active_nothing_starts(loaded, open_room, monkeypat
         assert not {"train", "probe"} & set(room.actions)
         for key in "n.":
             await room.press(key, notice="! The training run of support-json is using this machine.")
-            assert room.notice.endswith("or stop it in Train (T).")
+            assert room.notice.endswith("or stop it in Train (T, then s).")
             await room.press("escape")
         assert room.mode == "plan"
 
@@ -328,6 +334,14 @@ async def test_a_missing_base_is_fetched_only_on_request(shop, open_room, monkey
         await planned(room)
         assert fetched == ["some/base-4bit"]
         assert "download" not in room.actions
+
+
+async def test_the_size_of_a_missing_base_is_named(shop, open_room, monkeypatch):
+    monkeypatch.setattr(resolving, "is_local", lambda base, **_: False)
+    monkeypatch.setattr("mlxtune.models.bundled.install.is_ready", lambda model: False)
+    plannable(shop, text=RECIPE.replace('"../model"', '"smollm2-135m"'))
+    async with open_room("plan") as room:
+        await planned(room, "b download it, 88 MB")
 
 
 async def test_a_base_of_the_catalog_is_planned_before_it_is_fetched(shop, open_room, monkeypatch):

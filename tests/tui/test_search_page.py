@@ -1,5 +1,6 @@
 """The search page over the Train room: before, during and after a search, and the choices on its trials."""
 
+import re
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ from mlxtune.tui.widgets import ChoiceDialog
 from mlxtune.workspace import control
 
 from .driver import LARGE, NARROW, picture_sizes
-from .searched import write_search
+from .planned import plannable
+from .searched import ID, write_search
 from .stage import shown
 
 pytestmark = pytest.mark.slow
@@ -22,27 +24,49 @@ async def opened(room: Any) -> None:
     await room.press("S", until=lambda: isinstance(room.screen, SearchPage))
 
 
-async def test_before_the_first_search_h_asks_whether_to_start_one(shop, open_room, monkeypatch):
+async def test_a_search_starts_from_its_page_after_a_question_that_says_what_it_takes(shop, open_room, monkeypatch):
     started: list[str] = []
     monkeypatch.setattr(control, "search", lambda workspace, recipe: started.append(recipe.name))
+    plannable(shop)
+    async with open_room("plan", size=NARROW) as room:
+        await opened(room)
+        assert "n search for better hyperparameters" in room.text("#search-banner")
+        await room.press("n", until=lambda: isinstance(room.screen, ChoiceDialog))
+        assert "Search hyperparameters of support-json?" in room.screen_text
+        assert re.search(r"8 trials, .* take \d+ steps .* and [\d,]+ answers", room.question)
+        await room.press("enter")
+        assert not started
+        await room.press("n", choose="search", until=lambda: started == ["support-json"])
+        assert isinstance(room.screen, SearchPage)
+
+
+async def test_a_recipe_without_a_contract_is_refused_before_the_question(shop, open_room):
     shop.recipe()
     async with open_room("train", size=NARROW) as room:
+        await opened(room)
+        await room.press("n", notice="✗ A search compares trials by their answers, but the recipe has no contract.")
+
+
+async def test_the_notice_about_a_running_search_names_a_key_that_stops_it(shop, open_room):
+    shop.recipe()
+    write_search(shop, done=9, alive=True)
+    async with open_room("plan", size=NARROW) as room:
         await room.press(
-            "S",
-            until=lambda: (
-                isinstance(room.screen, ChoiceDialog) and "Search for better hyperparameters of which recipe?" in shown(room.app)
-            ),
+            "n", notice="! The search of support-json is using this machine. Wait for it to finish, or stop it in Train"
         )
-        await room.press("escape", mode="train")
-        assert not started
-        await room.press("S", choose="support-json.toml", until=lambda: started == ["support-json"])
+        assert room.notice.endswith("(T, then s).")
+        await room.press("T", mode="train")
+        assert "or stop it (s)." in " ".join(room.text("#invite").split())
+        assert "stop" in room.actions
+        await room.press("s", until=lambda: isinstance(room.screen, ChoiceDialog))
+        assert "Stop the search of support-json?" in room.screen_text
 
 
 async def test_a_running_search_cannot_be_continued(shop, open_room):
     write_search(shop, done=9, alive=True)
     async with open_room("train", size=NARROW) as room:
         await opened(room)
-        in_use = "The search of support-json is using this machine. Wait for it to finish, or stop it in Train (T, then h)."
+        in_use = "The search of support-json is using this machine. Wait for it to finish, or stop it (s)."
         for key, reason in (("r", in_use), ("[", "Not possible now: older.")):
             await room.press(key)
             assert reason in room.notice
@@ -79,7 +103,16 @@ async def test_a_search_is_stopped_after_confirmation(shop, open_room):
         await opened(room)
         await room.press("s")
         await room.until(lambda: isinstance(room.screen, ChoiceDialog) and "Stop the search of support-json?" in shown(room.app))
-        assert "The current trial is saved" in shown(room.app)
+        assert "the current trial is saved" in shown(room.app)
+
+
+async def test_before_the_trials_are_planned_the_page_shows_the_log_and_that_it_stops(shop, open_room, monkeypatch):
+    monkeypatch.setattr("mlxtune.runs.registry.stop", lambda run: None)
+    shop.run(ID, kind="search", alive=True)
+    async with open_room("train", size=LARGE) as room:
+        await opened(room)
+        assert "smollm2-135m loaded in 2.9 s" in room.text("#search-banner")
+        await room.press("s", choose="stop", until=lambda: "stopping" in room.text("#search-banner"))
 
 
 async def test_a_finished_search(shop, open_room):

@@ -69,3 +69,12 @@ async def test_rows_that_should_not_be_trained_on_are_named_before_a_run_starts(
         await room.press("T")
         assert not started
         await room.press("n", choose="train", until=lambda: started == ["support-json"])
+
+
+@pytest.mark.slow
+async def test_unusable_rows_are_said_once_with_the_key_to_them(shop, open_room):
+    shop.recipe()
+    (shop.folder / "data" / "support.jsonl").write_text('{"prompt": "q", "completion": ""}\n' * 3)
+    async with open_room("train") as room:
+        await room.press("n", choose="train", notice="✗ 3 of 3 rows cannot be used: support.jsonl, lines 1, 2, 3: ")
+        assert room.notice.endswith(" D opens Data.")

@@ -49,7 +49,7 @@ async def test_nothing_is_saved_before_the_first_step(shop, open_room, monkeypat
     shop.run(RUN, steps=0, alive=True, total=960)
     async with open_room("train") as room:
         await room.press("s", until=lambda: isinstance(room.screen, ChoiceDialog))
-        assert room.screen._text == "Nothing is saved."
+        assert option_texts(room) == ["Let it finish, nothing changes", "Stop, nothing is saved"]
         await room.choose("stop")
         await room.until(lambda: room.notice == "■ support-json was asked to stop: nothing is saved.")
 
@@ -59,7 +59,7 @@ async def test_stop_asks_first_and_its_default_changes_nothing(room, monkeypatch
     monkeypatch.setattr("mlxtune.runs.registry.stop", lambda run: stopped.append(run.id))
     await room.press("s", until=lambda: isinstance(room.screen, ChoiceDialog))
     assert room.screen._heading == "Stop the training run of support-json?"
-    assert room.screen._text.startswith("A checkpoint is saved")
+    assert option_texts(room)[1] == "Stop, a checkpoint is saved"
     await room.press("enter", "s", "escape")
     assert stopped == []
     await room.press("s", choose="stop", notice="■ support-json was asked to stop")
@@ -201,6 +201,7 @@ async def test_before_the_first_step_the_log_has_the_room(shop, open_room):
     folder = shop.run("20261124-1412-x", alive=True)
     async with open_room("train") as room:
         assert not chart(room).region
+        assert "so far" in room.text("#stats")
         assert "smollm2-135m loaded in 2.9 s" in room.text("#log-picture")
         assert "zoom" not in room.actions
         shop.tell(folder, [("reference", {"done": 30, "total": 120})])
@@ -214,14 +215,18 @@ async def test_the_axes_are_there_before_the_first_step(shop, open_room):
     shop.tell(folder, story("support-json", 1, 960, False, None)[2:3])  # only the rows are known
     async with open_room("train") as room:
         await room.until(lambda: not room.screen.has_class("-bare"))
+        shop.tell(folder, [("validation", {"step": 0, "loss": 9.6, "tokens": 900})])
+        await room.observe(shop.snapshot())
+        await room.until(lambda: "validation 9.60" in room.head("#chart"))
+        assert "smoothed –" in room.head("#chart"), "no step has a loss"
 
 
 async def test_a_run_without_events_is_starting(shop, open_room):
     folder = shop.folder / "runs" / "20261124-1412-x"
     folder.mkdir(parents=True)
     (folder / "recipe.toml").touch()
-    async with open_room("train", now=folder.stat().st_mtime + 1) as room:
-        assert "● starting" in status(room)
+    async with open_room("train", size=(140, 36), now=folder.stat().st_mtime + 1) as room:
+        assert "● x  starting" in status(room), "the recipe's name, not the folder's"
         assert room.actions == []
 
 
@@ -242,7 +247,7 @@ async def test_the_empty_room_says_what_keeps_a_run_from_starting(shop, open_roo
     evaluating(shop)
     async with open_room("train") as room:
         assert "The evaluation of support-json is using this machine." in room.text("#invite")
-        assert "or stop it in Evaluate (E)." in room.text("#invite")
+        assert "or stop it in Evaluate (E, then s)." in room.text("#invite")
         await room.press("n", notice="! The evaluation of support-json is using this machine.")
         await room.observe(replace(shop.snapshot(), evals=()))  # it has ended
         await room.until(lambda: room.app.notices.current is None)

@@ -83,7 +83,7 @@ class ChoiceOption:
 
 
 class ChoiceDialog(Dialog[Any]):
-    """Asks the user to choose an option; the first one is the safe one. Returns its value, or ``None`` on escape.
+    """Asks the user to choose an option; the one under the ``cursor`` is the safe one. Returns its value, or ``None`` on escape.
 
     ``preview`` is called with the value under the cursor whenever it moves.
     """
@@ -92,10 +92,11 @@ class ChoiceDialog(Dialog[Any]):
     ACTIONS = (Action("choose", "enter", "choose", bound=False), Action("dismiss(None)", "escape", "close", "close", id="close"))
 
     def __init__(
-        self, title: str, text: str, options: Sequence[ChoiceOption], preview: Callable[[Any], object] = lambda value: None
-    ) -> None:
+        self, title: str, text: str, options: Sequence[ChoiceOption], preview: Callable[[Any], object] = lambda value: None,
+        cursor: int = 0,
+    ) -> None:  # fmt: skip
         super().__init__(title)
-        self._text, self._options, self._preview = text, options, preview
+        self._text, self._options, self._preview, self._cursor = text, options, preview, cursor
 
     def compose_body(self) -> ComposeResult:
         if self._text:
@@ -105,7 +106,7 @@ class ChoiceDialog(Dialog[Any]):
 
     def on_mount(self) -> None:
         self.query_one("#choice-about").display = False
-        self.query_one(ListPanel).set(len(self._options), self._row, on_move=self._move)
+        self.query_one(ListPanel).set(len(self._options), self._row, cursor=self._cursor, on_move=self._move)
 
     def on_resize(self) -> None:
         self.call_after_refresh(self._show_about)

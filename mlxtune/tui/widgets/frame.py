@@ -9,7 +9,8 @@ from textual.content import Content
 
 from mlxtune.core.text import ago, duration, one_line
 from mlxtune.present.labels import power_problems
-from mlxtune.present.run import STATUS_LABELS, prompt_noun
+from mlxtune.present.run import prompt_noun
+from mlxtune.present.words import WORDS
 from mlxtune.runs.events import HELD_OUT_ROW, TIMED
 from mlxtune.runs.registry import RUN_KINDS
 from mlxtune.tui.actions import ShownAction
@@ -108,7 +109,7 @@ def _header(snapshot: Snapshot, width: int, stopping: frozenset[str]) -> Content
 
 def _run_status(view: RunView, now: float, stopping: bool, width: int) -> Content:
     """Draw the status of a run of any kind: its glyph, a word, its progress, and its time left or its age."""
-    sign, label, (step, total) = STATUS_LABELS[view.status], _label(view, now, stopping), _progress(view)
+    sign, label, (step, total) = WORDS.statuses[view.status], _label(view, now, stopping), _progress(view)
     if not view.alive:
         time = ago(now - view.updated)
     elif stopping or view.status != "running" or view.run.kind in ("eval", "export"):
@@ -128,7 +129,7 @@ def _run_status(view: RunView, now: float, stopping: bool, width: int) -> Conten
 
 
 def _label(view: RunView, now: float, stopping: bool) -> str:
-    label, kind = STATUS_LABELS[view.status].text, view.run.kind
+    label, kind = WORDS.statuses[view.status].text, view.run.kind
     if view.status == "quiet":
         return f"quiet for {duration(now - view.updated)}"
     if stopping and view.alive:

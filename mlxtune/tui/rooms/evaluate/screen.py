@@ -24,7 +24,6 @@ from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.present.comparison import comparison_document
 from mlxtune.present.labels import failure_name
 from mlxtune.present.report import failure_class_text, report_document
-from mlxtune.present.run import STATUS_LABELS
 from mlxtune.present.words import WORDS
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs.registry import Run
@@ -462,7 +461,7 @@ class EvaluateRoom(Room):
                 options.append(ChoiceOption((view.run.with_adapter(), path), self.app.selection.adapter_name(view.id), about))
         options += [ChoiceOption((None, view.path), view.title, "its base alone") for view in snapshot.recipes if view.recipe]
         if unfinished:
-            label = STATUS_LABELS[unfinished.status].text
+            label = WORDS.statuses[unfinished.status].text
             detail = f"{label} {ago(snapshot.now - unfinished.updated)}; its answers are kept"
             options.insert(0, ChoiceOption(CONTINUE, f"Continue {unfinished.name}", detail))
 

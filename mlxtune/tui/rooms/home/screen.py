@@ -18,7 +18,7 @@ from mlxtune.data import samples
 from mlxtune.present.blocks import ActionBlock
 from mlxtune.present.labels import GLYPHS, word
 from mlxtune.present.next_step import step_action, step_mark, step_title, step_why
-from mlxtune.present.run import STATUS_LABELS
+from mlxtune.present.words import WORDS
 from mlxtune.present.workflow import StageState, WorkflowStage, best_document, brief_result, workflow
 from mlxtune.runs.registry import RUN_KINDS
 from mlxtune.tui import draw
@@ -247,7 +247,7 @@ def draw_workflow(stages: Sequence[WorkflowStage], width: int, height: int, tall
 def draw_run(runs: Sequence[RunView], now: float, index: int, width: int) -> Content:
     """Return a row of the list of runs: its status, its name, its result, and its age."""
     view = runs[index]
-    sign = STATUS_LABELS[view.status]
+    sign = WORDS.statuses[view.status]
     name, result = cell(view.name, width - 20), cell(brief_result(view), 11, "$muted", right=True)
     when = cell(age(now - view.updated), 7, "$faint", right=True)
     return line((sign.glyph, f"bold ${sign.style}"), " ", name, result, when).truncate(max(width, 0))
@@ -257,7 +257,7 @@ def draw_changes(snapshot: Snapshot, views: Sequence[RunView], limit: int, width
     """Return a row for each of the first ``limit`` runs of any kind that have ended, and the number of the others."""
     rows = []
     for view in views[:limit]:
-        sign = STATUS_LABELS[view.status]
+        sign = WORDS.statuses[view.status]
         noun = "" if view.run.kind == "train" else f"{RUN_KINDS[view.run.kind].noun} of "
         verdict = next((one.outcome for one in snapshot.verdicts if one.run.folder == view.run.folder and one.outcome), "")
         parts = (sign.glyph, f"bold ${sign.style}"), " ", f"{noun}{view.name}", (f", {word(verdict) or sign.text}", "$muted")

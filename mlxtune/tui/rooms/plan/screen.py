@@ -1,6 +1,5 @@
 """Plan: a recipe as a form, with its memory, time and cost on this machine after every edit."""
 
-import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from textual.content import Content
 
 from mlxtune.core.child_process import StoppableCall
 from mlxtune.core.errors import MlxtuneError, RecipeError
-from mlxtune.core.text import duration, one_line, plural
+from mlxtune.core.text import duration, one_line, plural, size
 from mlxtune.models import catalog
 from mlxtune.models.resolve import check_name  # its imports would slow down the app's start
 from mlxtune.planning.cost import Bill
@@ -237,7 +236,9 @@ class PlanRoom(Room):
 
     def _verdict(self, form: RecipeForm, note: str, progress: tuple[str, float] | None, width: int) -> Content:
         if form.error:
-            fetch = key("b", "download it", "screen.fetch_base") if self.can_fetch else None
+            model = catalog.find(form.recipe.model.base)
+            label = f"download it, {size(model.hub_nbytes)}" if model else "download it"
+            fetch = key("b", label, "screen.fetch_base") if self.can_fetch else None
             return render.error(form.error, fetch, width)
         if form.plan:
             return render.verdict(form.plan, form.last_memory, note, width)
@@ -254,8 +255,8 @@ class PlanRoom(Room):
         return WORDS.basis[form.plan.basis] if form.plan else ""
 
     def copyable(self) -> tuple[str, str]:
-        view = self.app.selection.recipe
-        return (f"mlxtune train {shlex.quote(str(view.path))}", "the command that trains this recipe") if view else ("", "")
+        item = self._key
+        return (f"{item.path} = {format_value(item.value_in(self.form.recipe))}", item.path) if item and self.form else ("", "")
 
     # Planning
 

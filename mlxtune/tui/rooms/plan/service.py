@@ -2,10 +2,12 @@
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mlxtune.core.child_process import Progress, StoppableCall
+from mlxtune.advice.evidence import seconds_per_answer
+from mlxtune.core.child_process import Progress, StoppableCall, quiet
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import file_stamp
 from mlxtune.core.text import one_line
@@ -25,6 +27,8 @@ from mlxtune.planning.measurements import StepCost
 from mlxtune.planning.plan import Plan, Planner, local_planner
 from mlxtune.recipe import Recipe
 from mlxtune.runs.registry import resolve_parent
+from mlxtune.training.preflight import require_searchable
+from mlxtune.training.search.budget import SearchPrice, price_search
 
 
 class MissingBaseError(InputError):
@@ -78,6 +82,15 @@ class PlanService:
         with self._lock:
             loaded, inputs = self._prepare(recipe, progress)
         return inputs.planner.probe(loaded, progress, on_start) is not None
+
+    def price_search(self, recipe: Recipe) -> SearchPrice | None:
+        """Return what a search of ``recipe`` takes, or ``None`` before its base is here. Raise ``InputError`` if it cannot be searched."""
+        require_searchable(recipe)
+        with suppress(MissingBaseError), self._lock:
+            loaded, inputs = self._prepare(recipe, quiet)
+            plan = inputs.planner.plan(loaded, inputs.splits, workspace=self._workspace)
+            return price_search(loaded, plan, answering=seconds_per_answer(self._workspace, loaded))
+        return None
 
     def _plan(self, recipe: Recipe, progress: Progress) -> PlanResult:
         loaded, inputs = self._prepare(recipe, progress)

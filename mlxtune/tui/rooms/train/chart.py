@@ -79,8 +79,8 @@ def _values(items: Sequence[Step] | Sequence[Validation], metric: ChartMetric, n
 
 
 def _smoothed(state: RunState, metric: ChartMetric, name: str) -> Points:
-    """Return the smoothed values of the steps, or the values of the validations if the steps have none."""
-    return smooth(_values(state.steps, metric, name)) or _values(state.validations, metric, name)
+    """Return the smoothed values of the steps, or the values of the validations if steps never have any."""
+    return smooth(_values(state.steps, metric, name)) or (_values(state.validations, metric, name) if name else [])
 
 
 class RunChart(FocusPanel):

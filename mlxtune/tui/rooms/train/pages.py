@@ -12,8 +12,8 @@ from textual.content import Content
 
 from mlxtune.core.files import file_stamp
 from mlxtune.core.text import duration, one_line, plural
-from mlxtune.present.run import STATUS_LABELS
 from mlxtune.present.search import decision_blocks, leaderboard_table, trend_text, value_text
+from mlxtune.present.words import WORDS
 from mlxtune.runs.queue import FILE, Queue, QueueEntry
 from mlxtune.training.search import board as boards
 from mlxtune.training.search.leaderboard import Entry, Leaderboard, read_leaderboard
@@ -21,7 +21,9 @@ from mlxtune.tui import draw
 from mlxtune.tui.actions import Action
 from mlxtune.tui.notices import Notice
 from mlxtune.tui.render.charts import Curve, Series, draw_chart
-from mlxtune.tui.render.text import Part, cell, invitation, key, line, lines, marked, paragraph
+from mlxtune.tui.render.text import RECIPE_KEY, Part, cell, invitation, key, line, lines, marked, paragraph
+from mlxtune.tui.room import NO_RECIPE
+from mlxtune.tui.rooms.train.render import log
 from mlxtune.tui.widgets import ChoiceOption, ListPanel, PageScreen, Panel, Section
 from mlxtune.workspace.index import RunView
 
@@ -36,8 +38,8 @@ class SearchPage(PageScreen):
         Action("stop", "s", "stop", "stop the search", when="is_alive", command="runs stop SEARCH"),
         Action("resume", "r", "resume", "continue the search", when="can_resume", needs_accelerator=True,
                command="runs resume SEARCH"),
-        Action("new", "n", "new search", "start another search", when="app.runs.can_start", needs_accelerator=True,
-               command="search {recipe}"),
+        Action("new", "n", "new search", "search for better hyperparameters", when="app.runs.can_start", why=NO_RECIPE,
+               needs_accelerator=True, command="search {recipe}"),
         Action("turn(1)", "[", "older", "show an older search", when=lambda page: page.can_turn(1), id="older"),
         Action("turn(-1)", "]", "newer", "show a newer search", when=lambda page: page.can_turn(-1), id="newer"),
         Action("dismiss", "escape,q,S", "close", "close", id="close"),
@@ -88,10 +90,13 @@ class SearchPage(PageScreen):
         self.query_one("#search-chart").display = board is not None and self.app.size.height >= 34
         self.draw_keys()
         head, panel = self.query_one("#search-head", Section).head, self.query_one("#search-banner", Panel)
-        if view is None:  # the search was deleted
+        if view is None:
+            new = key("n", "search for better hyperparameters", "screen.new") if self.app.snapshot.recipes else RECIPE_KEY
+            panel.update(lambda width, _height: invitation(width, "No searches yet.", new))
             return
         head.set(title=f"Search {view.name}", note=view.title)
-        panel.update(lambda width, _height: draw_banner(view, board, self.app.snapshot.now, width))
+        now, stopping = self.app.snapshot.now, view.id in self.app.runs.stopping
+        panel.update(lambda width, _height: draw_banner(view, board, now, stopping, width))
         if board is None:
             return
         shown, trials = board, self.query_one("#search-trials", ListPanel)
@@ -142,14 +147,15 @@ class SearchPage(PageScreen):
             self.app.runs.resume(view, f"Continuing {view.name}.", lambda _: self.redraw())
 
     def action_new(self) -> None:
-        self.dismiss()  # the room shows whether the search starts
+        self._index = 0
         self.app.runs.new_search()
 
 
-def draw_banner(view: RunView, board: Leaderboard | None, now: float, width: int) -> Content:
-    """Return the status of a search, its spent steps, and its decision so far."""
-    label, state = STATUS_LABELS[view.status], view.state
-    parts: list[Part] = [(f"  {label.glyph} ", f"bold ${label.style}"), (label.text, "bold")]
+def draw_banner(view: RunView, board: Leaderboard | None, now: float, stopping: bool, width: int) -> Content:
+    """Return the status of a search, its spent steps, and its decision so far; until it has planned its trials, the log."""
+    label, state = WORDS.statuses[view.status], view.state
+    word = "stopping" if stopping and view.alive else label.text
+    parts: list[Part] = [(f"  {label.glyph} ", f"bold ${label.style}"), (word, "bold")]
     if view.alive and board and board.outcome:
         parts.append((f"  evaluating trial {board.outcome.decision.selected}", "$muted"))
     if view.alive and state.started:
@@ -165,6 +171,8 @@ def draw_banner(view: RunView, board: Leaderboard | None, now: float, width: int
         rows.append(line("    every result saved   ", key("r", "continue", "screen.resume")))
     elif board:
         rows += draw.rows(decision_blocks(board), width)
+    else:
+        rows.append(log(view.log, (), width, 6))
     return lines(*rows)
 
 
@@ -206,7 +214,7 @@ def positions(board: Leaderboard, selected: int, width: int) -> Content:
 
 _COMMANDS = (
     ChoiceOption("train", "Train", "then evaluate the adapter"),
-    ChoiceOption("search", "Search", "for better hyperparameters, then evaluate the selected adapter"),
+    ChoiceOption("search", "Search", "then evaluate the best adapter"),
     ChoiceOption("eval", "Evaluate the base", "on the held-out rows"),
 )
 

@@ -4,56 +4,47 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from textual.content import Content
 
 from mlxtune.core.text import duration, one_line, plural, speed
-from mlxtune.present.run import STATUS_LABELS, LogLine, log_line, sample_verdict, status_blocks, work_text
-from mlxtune.present.workflow import recipe_summary
+from mlxtune.present.run import LogLine, log_line, sample_verdict, status_blocks, work_text
+from mlxtune.present.words import WORDS
 from mlxtune.runs.events import Event
 from mlxtune.runs.state import RunState, SampleAnswer, Work
-from mlxtune.tui.notices import Notice
 from mlxtune.tui.render.bars import bar, memory, spark
 from mlxtune.tui.render.output_text import output_rows
-from mlxtune.tui.render.text import RECIPE_KEY, Part, cell, gigabytes, key, line, lines, marked, paragraph, shorten, wrap
+from mlxtune.tui.render.text import Part, cell, gigabytes, key, line, lines, marked, paragraph, shorten, wrap
 from mlxtune.workspace.index import RunView, Snapshot
 
 if TYPE_CHECKING:
     from mlxtune.evaluation.history import Evaluation
+    from mlxtune.planning.plan import Plan
 
 _SAMPLE_ROWS = 7  # maximum rows per answer next to the chart
 _LOG_INDENT = 15  # cells before the text: gutter, clock time, glyph
 
 
-def empty_room(snapshot: Snapshot, in_use: Notice | None, width: int) -> Content:
-    recipes = [view.recipe for view in snapshot.recipes if view.recipe]
-    rows = [paragraph("No runs yet.", width, style="bold"), Content("")]
-    if not recipes:
-        rows.append(line("  ", RECIPE_KEY))
-    elif in_use:
-        rows.append(paragraph(f"{in_use.text} {in_use.hint}", width, style="$warning"))
-        rows.append(line("  ", key("P", "plan the next run meanwhile", "app.room('plan')")).truncate(max(width, 0)))
-    else:
-        several = len(snapshot.recipes) > 1
-        start = key("n", "choose a recipe" if several else f"train {recipes[0].name}", "screen.new")
-        summary = "" if several else f"   {recipe_summary(recipes[0])}"
-        rows.append(line("  ", start, (summary, "$muted")).truncate(max(width, 0)))
-    return lines(*rows)
-
-
 # Figures
 
 
-def figures(view: RunView, now: float, width: int, stopping: bool = False) -> Content:
-    """Return two rows: the names of the figures, and the figures."""
+def figures(view: RunView, now: float, width: int, stopping: bool = False, plan: Plan | None = None) -> Content:
+    """Return two rows: the names of the figures, and the figures; before the first step, those of its ``plan``."""
     state, wide = view.state, width >= 98
     if view.alive and state.work:
         return _work(state, state.work, width)
     if view.alive and not (state.steps or (state.total and state.validations)):
         what = f"the {plural(state.validation_rows, 'validation row')}" if state.validation_rows else "the first step"
         doing = f"computing the loss of {what}" if state.total else "preparing the model and the rows"
-        return lines(line(("  before the first step", "$faint")), cell(f"  {doing}", width))
+        takes = f", about {duration(plan.cost.seconds)}" if plan and plan.cost.seconds else ""
+        planned = f"   {plural(plan.steps, 'step')} at a rate of {plan.learning_rate:g}{takes}" if plan else ""
+        elapsed = duration(now - (state.started or view.created))
+        return lines(
+            line(("  before the first step", "$faint"), planned).truncate(max(width, 0)),
+            cell(f"  {doing}, {elapsed} so far", width),
+        )
     left = view.time_left(now)
     step = line((f"{state.step:,}", "bold"), (f" of {state.total:,}" if state.total else "", "$muted"))
     trend = spark([step.speed for step in state.steps[-60:]])
@@ -67,19 +58,12 @@ def figures(view: RunView, now: float, width: int, stopping: bool = False) -> Co
     learning_rate = f"{state.steps[-1].rate:.1e}".replace("e-0", "e-").replace("e+00", "") if state.steps else "–"
     rate = line((learning_rate, "bold"), (f" {_rate_trend(state)}" if wide else "", "$muted"))
     space = max(width - 94, 8)
-    if wide:
-        peak = f"memory, peak {gigabytes(state.peak)}" if state.peak else "memory"
-        cells = [
-            ("step", step, 16),
-            ("tokens/s, 10 steps", pace, 20),
-            (peak, _memory(state, space, True), space + 22),
-            ("learning rate", rate, 20),
-        ]
-    else:
-        cells = [("step", step, 14), ("tokens/s", pace, 10), ("memory", _memory(state, 8, False), 24), ("rate", rate, 10)]
-    cells.append(("left", remaining, 17))
-    names = line("  ", *(cell(name, size, "$faint") for name, _, size in cells))
-    values = line("  ", *(cell(value, size) for _, value, size in cells))
+    peak = f"memory, peak {gigabytes(state.peak)}" if state.peak else "memory"
+    titles = ("tokens/s, 10 steps", peak, "learning rate") if wide else ("tokens/s", "memory", "rate")
+    sizes = (16, 20, space + 22, 20, 17) if wide else (14, 10, 24, 10, 17)
+    shown = (step, pace, _memory(state, space if wide else 8, wide), rate, remaining)
+    names = line("  ", *map(partial(cell, style="$faint"), ("step", *titles, "left"), sizes))
+    values = line("  ", *map(cell, shown, sizes))
     return lines(names.truncate(max(width, 0)), values.truncate(max(width, 0)))
 
 
@@ -121,7 +105,7 @@ def banner(view: RunView, snapshot: Snapshot, free: bool, width: int) -> Content
     blocks = status_blocks(view.status, view.state, snapshot.now)
     if not blocks:
         return None
-    label = STATUS_LABELS[view.status]
+    label = WORDS.statuses[view.status]
     rows = marked(label.glyph, f"${label.style}", blocks[0].plain, width, "bold")
     rows += [paragraph(block.plain, width, "    ", style="") for block in blocks[1:]]
     rows += [paragraph(_verdict(verdict), width, "    ", style="")] if verdict else []

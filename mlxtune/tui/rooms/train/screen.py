@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -11,13 +12,15 @@ from textual.containers import Horizontal, Vertical
 from textual.content import Content
 
 from mlxtune.core.text import ago
-from mlxtune.present.run import STATUS_LABELS, LogLine, log_line
-from mlxtune.present.workflow import brief_result
-from mlxtune.runs import queue
+from mlxtune.present.run import LogLine, log_line
+from mlxtune.present.words import WORDS
+from mlxtune.present.workflow import brief_result, recipe_summary
 from mlxtune.runs.registry import ACTIVE, Run
 from mlxtune.runs.state import RunState
 from mlxtune.tui.actions import Action
-from mlxtune.tui.room import NEW_RUN, NO_RECIPE, Room
+from mlxtune.tui.notices import Notice
+from mlxtune.tui.render.text import RECIPE_KEY, invitation, key, line
+from mlxtune.tui.room import NEW_RUN, Room
 from mlxtune.tui.rooms.train import render
 from mlxtune.tui.rooms.train.chart import LOSS, ChartMetric, RunChart, available_metrics
 from mlxtune.tui.widgets import ChoiceOption, FocusPanel, Invitation, PageScreen, Panel, Section
@@ -46,15 +49,13 @@ class TrainRoom(Room):
     SAVED: ClassVar = {"zoomed": bool, "_metric_id": str, "_compared_id": str}
     ABOUT = "a run's progress and result"
     ACTIONS = (
-        Action("stop", "s", "stop", "save a checkpoint and stop; r resumes", when="can_stop", why="This run is not running.",
-               command="runs stop {run}"),
+        Action("stop", "s", "stop", "save a checkpoint and stop; r resumes", when="stoppable", why="Nothing is running.",
+               command="runs stop {live}"),
         Action("resume", "r", "resume", "resume from the newest checkpoint",
                when=lambda room: room.view and room.view.can_resume and room.app.runs.accelerator_free,
                why="This run cannot be resumed.", needs_accelerator=True, command="runs resume {run}"),
         NEW_RUN,
-        Action("searches", "S", "search", "search for better hyperparameters",
-               when=lambda room: room.app.runs.can_start or room.app.snapshot.searches, why=NO_RECIPE, needs_accelerator=True,
-               command="search {recipe}"),
+        Action("app.page('SearchPage')", "S", "search", "searches for better hyperparameters", when="app.snapshot.recipes", bound=False),
         Action("measure", "m", "metric", "show another metric",
                when=lambda room: room.steps and len(available_metrics(room.view.state)) > 1, why="There is no other metric."),
         Action("compare", "c", lambda room: "alone" if room.compared else "compare", "show another run, or hide it",
@@ -72,9 +73,8 @@ class TrainRoom(Room):
                late="wide", id="newer"),
         Action("checkpoints", "o", "checkpoints", "evaluate a checkpoint, or load it in Chat", when="view.state.checkpoints",
                why="There is no checkpoint.", late=lambda room: True, command="eval {run}@STEP"),
-        Action("queue", "Q", "queue", "commands that run one after another",
-               when=lambda room: room.has_queue or room.app.snapshot.recipes, why=NO_RECIPE,
-               late=lambda room: not room.has_queue, command="queue list"),
+        Action("app.page('QueuePage')", "Q", "queue", "commands that run one after another", when="app.snapshot.recipes", bound=False,
+               command="queue list"),
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -116,13 +116,16 @@ class TrainRoom(Room):
     def draw(self, snapshot: Snapshot) -> None:
         view = self.view
         in_use = self.app.runs.in_use
-        self.invite(None if view else lambda width, _height: render.empty_room(snapshot, in_use, width))
+        self.invite(None if view else lambda width, _height: _empty_room(snapshot, in_use, width))
         if view is None:
             return
         self.set_class(not (view.state.steps or (view.alive and view.state.total)), "-bare")
         state, free, stopping = view.state, self.app.runs.accelerator_free, view.id in self.app.runs.stopping
+        planned = self.app.planned
+        plan = planned[1] if planned and planned[0].name == view.name else None
+        figures = partial(render.figures, view, snapshot.now, stopping=stopping, plan=plan)
         self.query_one("#stats", Panel).update(
-            lambda width, _height: render.banner(view, snapshot, free, width) or render.figures(view, snapshot.now, width, stopping)
+            lambda width, _height: render.banner(view, snapshot, free, width) or figures(width=width)
         )
         self.query_one(RunChart).set(state, self._metric(state), self.compared, self.zoomed)
         self._draw_legend()
@@ -147,20 +150,18 @@ class TrainRoom(Room):
 
     def command_fields(self) -> Mapping[str, str]:
         view = self.view
-        return {"run": view.id} if view else {}
+        return {"run": view.id, "live": self.stoppable.id if self.stoppable else ""} if view else {}
 
     def copyable(self) -> tuple[str, str]:
         view = self.view
         return (view.id, "the run's ID") if view else ("", "")
 
     @property
-    def has_queue(self) -> bool:
-        return (self.app.workspace / queue.FILE).is_file()
-
-    @property
-    def can_stop(self) -> bool:
-        view = self.view
-        return view is not None and (view.status == "quiet" or (view.status in ACTIVE and view.id not in self.app.runs.stopping))
+    def stoppable(self) -> RunView | None:
+        """The run on show if it can be asked to stop, or else the run or search that uses this machine."""
+        views = filter(None, (self.view, self.running("train"), self.running("search")))
+        stopping = self.app.runs.stopping
+        return next((one for one in views if one.status == "quiet" or (one.status in ACTIVE and one.id not in stopping)), None)
 
     @property
     def comparable_runs(self) -> list[RunView]:
@@ -178,7 +179,7 @@ class TrainRoom(Room):
             return
         options = []
         for other in others[:_MAX_COMPARED]:
-            about = f"{STATUS_LABELS[other.status].text}, {brief_result(other)}, {ago(self.app.snapshot.now - other.updated)}"
+            about = f"{WORDS.statuses[other.status].text}, {brief_result(other)}, {ago(self.app.snapshot.now - other.updated)}"
             options.append(ChoiceOption(other.id, other.name, about))
         self.app.choose("Compare with which run?", options, self._compare_with)
 
@@ -193,8 +194,8 @@ class TrainRoom(Room):
             self.redraw()
 
     def action_stop(self) -> None:
-        if self.view:
-            self.app.runs.confirm_stop(self.view)
+        if view := self.stoppable:
+            self.app.runs.confirm_stop(view)
 
     def action_resume(self) -> None:
         if view := self.view:
@@ -221,19 +222,6 @@ class TrainRoom(Room):
         options = [ChoiceOption("evaluate", "Evaluate"), ChoiceOption("chat", "Chat")]
         self.app.choose(f"Step {run.step:,}", options, use)
 
-    def action_searches(self) -> None:
-        from mlxtune.tui.rooms.train.pages import SearchPage  # its imports would slow down the app's start
-
-        if self.app.snapshot.searches:
-            self.app.push_screen(SearchPage())
-        else:
-            self.app.runs.new_search()
-
-    def action_queue(self) -> None:
-        from mlxtune.tui.rooms.train.pages import QueuePage
-
-        self.app.push_screen(QueuePage())
-
     def action_zoom(self) -> None:
         self.zoomed = not self.zoomed
         self.redraw()
@@ -256,6 +244,19 @@ class TrainRoom(Room):
             index = max(0, min(self.index + by, len(runs) - 1))
             self.app.selected = runs[index].id if index else None  # None follows the newest run, including later ones
             self.redraw()
+
+
+def _empty_room(snapshot: Snapshot, in_use: Notice | None, width: int) -> Content:
+    recipes = [view.recipe for view in snapshot.recipes if view.recipe]
+    if not recipes:
+        return invitation(width, "No runs yet.", RECIPE_KEY)
+    if in_use:
+        about = f"{in_use.text} {in_use.hint}"
+        return invitation(width, "No runs yet.", key("P", "plan the next run meanwhile", "app.room('plan')"), about=about)
+    several = len(snapshot.recipes) > 1
+    start = key("n", "choose a recipe" if several else f"train {recipes[0].name}", "screen.new")
+    summary = "" if several else f"   {recipe_summary(recipes[0])}"
+    return invitation(width, "No runs yet.", line(start, (summary, "$muted")))
 
 
 def _process_lines(view: RunView) -> list[LogLine]:
