@@ -15,6 +15,7 @@ from mlxtune.evaluation.report import EvaluationReport, strongest_arm
 from mlxtune.evaluation.scorers import PREFERENCE
 from mlxtune.evaluation.scorers.registry import FORMS
 from mlxtune.evaluation.verdict import Comparison, apply_holm, compare
+from mlxtune.runs.registry import Run
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class EvaluationSide:
 
     @property
     def name(self) -> str:
-        return f"{self.arm} of {self.folder.name}"
+        """The arm and the evaluation or, on validation rows, of which a run has one evaluation, the run."""
+        return f"{self.arm} of {self.report.facts['run'] if Run(self.folder).kind == 'validate' else self.folder.name}"
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,9 @@ def test_two_rounds_use_only_validation_rows(
         review = next(line.split("mlxtune ")[1] for line in shown.out.splitlines() if "mlxtune data review" in line)
         ok(*shlex.split(review), "--accept", "--all", "--yes")
         sizes.append(len(read_source(workspace / "chat.jsonl").rows))
-        assert "Verdict" in ok("improve", "last", "--train").out
+        compared = ok("improve", "last", "--train").out
+        last, *earlier = registry.list_runs(workspace)
+        assert f"Tuned of {last.id} over tuned of {earlier[0].id}" in " ".join(compared.split())
     assert sizes[0] < sizes[1] < sizes[2]
     assert len(registry.list_runs(workspace)) == 3
     assert not list((workspace / "evals").glob("ledger.jsonl"))
