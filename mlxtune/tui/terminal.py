@@ -44,15 +44,17 @@ def start_watch(save: Callable[[], object]) -> None:
 
 
 def _watch(handles: Sequence[int], signals: int, save: Callable[[], object]) -> None:
-    while all(_is_open(handle) for handle in handles) and not _receives_hangup(signals):
-        pass
-    os.kill(os.getpid(), signal.SIGHUP)
-    time.sleep(_EXIT_SECONDS)
-    kill_children()
-    saver = threading.Thread(target=save, daemon=True)  # it may wait for a disk or a lock
-    saver.start()
-    saver.join(_POLL_SECONDS)
-    os._exit(EXIT_CODE)
+    try:
+        while all(_is_open(handle) for handle in handles) and not _receives_hangup(signals):
+            pass
+        os.kill(os.getpid(), signal.SIGHUP)
+        time.sleep(_EXIT_SECONDS)
+        kill_children()
+        saver = threading.Thread(target=save, daemon=True)  # it may wait for a disk or a lock
+        saver.start()
+        saver.join(_POLL_SECONDS)
+    finally:
+        os._exit(EXIT_CODE)
 
 
 def _receives_hangup(signals: int) -> bool:
