@@ -9,7 +9,7 @@ from mlxtune.core.sequences import grouped
 from mlxtune.core.text import plural
 from mlxtune.data import review
 from mlxtune.data.readers.formats import NO_MAPPING
-from mlxtune.data.rows import REVIEW_STATUS, Location, Row
+from mlxtune.data.rows import REVIEW_STATUS, Location, Row, RowError
 from mlxtune.recipe import DataSection
 
 _AUTO = DataSection("")  # any format, and columns by their names
@@ -90,15 +90,15 @@ def read_records(path: Path, format: str, mapping: Mapping[str, str]) -> tuple[l
 
 
 def describe_errors(errors: list[DataError], total: int) -> str:
-    """Return a message that counts the invalid rows among ``total``, and gives each of the first five reasons once, with its first places."""
-    parts = (error.message.partition(": ") for error in errors)
-    reasons = [*grouped((reason or place, place) for place, _, reason in parts).items()]
+    """Return a message that counts the invalid rows among ``total``, and gives the first five reasons once for each file, with the first places."""
+    known = ((error.reason, error.location) if isinstance(error, RowError) else (error.message, None) for error in errors)
+    reasons = [*grouped(((reason, place.file.name if place else ""), place) for reason, place in known).items()]
     shown = []
-    for reason, places in reasons[:5]:
-        unit = places[0].rpartition(" ")[0]  # after the file: "rows.jsonl, line"
-        numbers = [place.removeprefix(f"{unit} ") for place in places[:5]]
+    for (reason, file), places in reasons[:5]:
+        numbers = [f"{place.number}" for place in places[:5] if place]
         numbers += [f"and {len(places) - 5} more"] if len(places) > 5 else []
-        where = f"{unit}s {', '.join(numbers)}" if len(places) > 1 else places[0]
-        shown.append(reason if reason == where else f"{where}: {reason}")
+        unit = "lines" if places[0] and places[0].element is None else "rows"
+        where = f"{file}, {unit} {', '.join(numbers)}" if len(places) > 1 else f"{places[0]}"
+        shown.append(f"{where}: {reason}" if places[0] else reason)
     more = [f"and {plural(sum(len(places) for _, places in reasons[5:]), 'more row')}"] if len(reasons) > 5 else []
     return "\n  ".join([f"{len(errors):,} of {plural(total, 'row')} cannot be used:", *shown, *more])

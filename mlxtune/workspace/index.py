@@ -275,7 +275,7 @@ class WorkspaceIndex:
                 watch = self._sources.setdefault(key, _SourceWatch(source, data.format, data.map))
                 watch.read(now)
                 last_check = check_cache.outcome_for(view.recipe, watch.checks)
-                reviewed = watch.reviewed - (last_check.invalid_left_out if last_check else 0)
+                reviewed = max(0, watch.reviewed - (last_check.invalid_left_out if last_check else 0))
                 new = replace(
                     view, source_exists=watch.exists, last_check=last_check, reviewed_rows=reviewed, review_entries=watch.entries
                 )

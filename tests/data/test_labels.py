@@ -68,6 +68,13 @@ def test_a_label_with_other_case_or_spaces_is_corrected(labeled: Path) -> None:
     assert scored_answer(fixed)[1] == "get_refund"
 
 
+def test_short_labels_that_differ_in_case_are_different(tmp_path: Path) -> None:
+    labels = ["AA"] * 30 + ["Aa"] * 15 + ["1 0"] * 30 + ["10"] * 15 + ["ready"] * 15 + ["Ready"] * 15
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"case {at}", "completion": one}) + "\n" for at, one in enumerate(labels)))
+    assert {one.values["label"] for one in check(path).findings if one.check == "label-spelling"} == {"Ready"}
+
+
 def test_a_label_with_another_word_is_no_misspelling(tmp_path: Path) -> None:
     labels = (
         ["track_parcel"] * 60

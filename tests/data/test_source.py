@@ -72,3 +72,13 @@ def test_bad_rows_are_counted_and_each_reason_is_given_once_with_five_places(tmp
     assert text.startswith("8 of 9 rows cannot be used:")
     assert "d.jsonl, lines 2, 3, 4, 5, 6, and 3 more: " in text
     assert len(text.splitlines()) == 2
+
+
+def test_bad_rows_are_counted_for_each_file(tmp_path):
+    for name, bad in (("train", 2), ("valid", 1)):
+        _lines(tmp_path / f"{name}.jsonl", ROW, *[{"bad": number} for number in range(bad)])
+    with pytest.raises(DataError) as caught:
+        read_source(tmp_path)
+    text = str(caught.value)
+    assert "train.jsonl, lines 2, 3: " in text
+    assert "valid.jsonl, line 2: " in text

@@ -63,8 +63,10 @@ def _usual_spelling(label: str, counts: Counter[str]) -> str:
     """Return the more frequent label that ``label`` misspells, or ``""``: they differ in case or spaces, or a rare one in signs or letters."""
     rows = counts[label]
     for other, count in counts.most_common():
-        is_same = "".join(label.split()).casefold() == "".join(other.split()).casefold()
-        if rows < count and (is_same or (rows <= max(1, _RARE * count) and _are_alike(label, other))):
+        one, two = label.split(), other.split()
+        is_same = one == two or (len(label) > 3 and [word.casefold() for word in one] == [word.casefold() for word in two])
+        is_rare = rows < count and rows <= max(1, _RARE * count)
+        if (is_same and (rows, label) < (count, other)) or (is_rare and _are_alike(label, other)):
             return other
     return ""
 
