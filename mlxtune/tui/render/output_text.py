@@ -35,7 +35,8 @@ def content_rows(content: Content, width: int) -> list[Content]:
     """Do the same with a text that is safe to show and has styles, which count more than those of JSON."""
     text = content.plain
     shown = Content(text, [*(ContentSpan(*one) for one in _json_styles(text)), *content.spans])
-    return [line(" " * indent, shown[start:end]) for start, end, indent in _wrap(text, width)]
+    ends = ((start, start + len(text[start:end].rstrip("\u200d")), indent) for start, end, indent in _wrap(text, width))
+    return [line(" " * indent, shown[start:end]) for start, end, indent in ends]  # a joiner at the end would join the next cell
 
 
 _JSON_TOKEN = re.compile(
