@@ -130,8 +130,9 @@ class Palette(CommandPalette):
 
     async def _run_command(self) -> None:
         """Run the command under the cursor once what was typed has been searched for."""
-        with suppress(WorkerCancelled):
-            await self.app.workers.wait_for_complete([worker for worker in self.workers if worker.node is self])
+        if searching := [worker for worker in self.workers if worker.node is self]:  # without any, Textual waits for all workers
+            with suppress(WorkerCancelled):
+                await self.app.workers.wait_for_complete(searching)
         option = self.query_one(CommandList).highlighted_option
         if isinstance(option, Command):
             self.dismiss()

@@ -2,6 +2,7 @@
 
 import gc
 import re
+import threading
 import weakref
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,17 @@ async def test_keys_typed_after_enter_in_the_palette_reach_what_the_command_open
         await room.press("ctrl+p")
         await room.press_quickly(*"theme", "enter", "down", "enter")
         await room.until(lambda: room.mode == "train" and settings.load().theme == "paper")
+
+
+async def test_the_palette_does_not_wait_for_other_jobs(loaded, open_room):
+    async with open_room("train") as room:
+        going_on = threading.Event()
+        room.app.jobs.run(going_on.wait, group="watch")
+        await room.press("ctrl+p", *"theme")
+        palette = room.screen
+        await room.until(lambda: not [worker for worker in palette.workers if worker.node is palette])
+        await room.press("enter", until=lambda: isinstance(room.screen, ChoiceDialog))
+        going_on.set()
 
 
 async def test_the_palette_finds_commands_by_words_of_their_help(loaded, open_room):

@@ -35,8 +35,10 @@ def content_rows(content: Content, width: int) -> list[Content]:
     """Do the same with a text that is safe to show and has styles, which count more than those of JSON."""
     text = content.plain
     shown = Content(text, [*(ContentSpan(*one) for one in _json_styles(text)), *content.spans])
-    ends = ((start, start + len(text[start:end].rstrip("\u200d")), indent) for start, end, indent in _wrap(text, width))
-    return [line(" " * indent, shown[start:end]) for start, end, indent in ends]  # a joiner at the end would join the next cell
+    rows = [(start, start + len(text[start:end].rstrip("\u200d")), indent) for start, end, indent in _wrap(text, width)]
+    cuts = sorted({cut for start, end, _ in rows for cut in (start, end)} - {0, len(text)})
+    parts = dict(zip((0, *cuts), shown.divide(cuts), strict=True))  # a joiner at the end of a row would join the next cell
+    return [line(" " * indent, parts[start] if start < end else "") for start, end, indent in rows]
 
 
 _JSON_TOKEN = re.compile(

@@ -568,6 +568,7 @@ class DataRoom(SourceRoom):
                     self.action_review()
             if choice and choice.do != "edit":  # on to the next finding that blocks training
                 blocking = [own for other, own in verdict.rows.items() if other != name and get_check(other).severity == "block"]
-                session.move_to(next((row for own in blocking for row in own if row not in rows), session.row_index))
+                shown = set(map(int, session.selection.rows)).difference(rows)
+                session.move_to(next((row for own in blocking for row in own if row in shown), session.row_index))
 
         self.app.push_screen(FixDialog(session, name, list(dict.fromkeys(verdict.rows[name]))), chosen)

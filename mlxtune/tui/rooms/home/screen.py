@@ -151,7 +151,7 @@ class HomeRoom(Room):
         snapshot, section = self.app.snapshot, self.section("#home-lower")
         verdict = snapshot.best or snapshot.newest_outcome
         shown = snapshot.runs[self.query_one(RunList).cursor] if self.on_runs and snapshot.runs else snapshot.live
-        has_curve = shown is not None and shown.run.kind == "train" and bool(shown.state.total)
+        has_curve = self.tall and shown is not None and shown.run.kind == "train" and bool(shown.state.total)
         self.set_class(self.tall and (has_curve or verdict is not None), "-lower")
         if shown and has_curve:
             from mlxtune.tui.render.charts import draw_chart  # the first screen does not need them

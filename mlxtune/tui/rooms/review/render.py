@@ -214,7 +214,7 @@ def _part_body(part: RowPart, turn: TurnTokens | None, window: int, width: int) 
         end = turn.truncated_at if turn and turn.truncated_at is not None else len(text)
         inside, outside = text[:end], text[end:]
         pieces = turn.pieces(inside) if turn and turn.cuts else [inside]
-        washes = ((piece, f"on {_TOKEN_WASH[index % 2]}") for index, piece in enumerate(pieces) if piece)
+        washes = ((piece, f"$foreground on {_TOKEN_WASH[index % 2]}") for index, piece in enumerate(pieces) if piece)
         lead = [(safe_text(turn.lead).expandtabs(4), f"$primary on {_TOKEN_WASH[1]}")] if turn and turn.lead else []
         washed = line(*lead, *((safe_text(piece).expandtabs(4), style) for piece, style in washes))
         if turn and turn.stop and not outside:
