@@ -40,6 +40,7 @@ _TEXT_WINDOW = 1024  # tokens; longer texts are divided
 _TOKEN_LIMITS = (256, 512, 1024, 2048, 4096, 8192)  # the base's context has 8,192 tokens
 _NEARLY_ALL = 0.9  # minimum share of the answers that a guess fits
 _MOST_VALUES = 20  # maximum number of values in an enum
+_USUAL_VALUES = 5  # number of a field's most frequent values that are searched for in each prompt
 _MOST_TOOLS = 100  # maximum number of tools in a schema
 _COMMON = 0.3  # minimum share of the answers that contain a suggested sentence
 _FINAL_NUMBER = re.compile(r"(?:(?:^|####|\b[Aa]nswer(?: is)?:?)\s*[-−$]*|\\boxed\s*\{[^{}\n]*)\d[\d,.]*[.%}$\s]*\Z", re.MULTILINE)
@@ -211,15 +212,25 @@ def _calls_schema(rows: Sequence[Row], calls: Sequence[Sequence[dict[str, Any]]]
 
 
 def _copied_fields(rows: Sequence[Row]) -> frozenset[str]:
-    """Return JSON Pointers to the fields of JSON answers that are mostly copied from the prompts, such as names, or that are numbers."""
-    answers = ((json_object(scored_answer(row)[1]) or {}, "\n".join(json_strings(row.prompt_content)).casefold()) for row in rows)
+    """Return JSON Pointers to the fields of JSON answers that are mostly copied from the prompts, such as names."""
     found = grouped(
-        # one or two letters, such as A, may be there by chance
-        (name, all((len(text) > 2 or text.isdigit()) and text.casefold() in prompt for text in json_strings(item)))
-        for value, prompt in answers
-        for name, item in _leaves(value)
+        (name, ([text.casefold() for text in json_strings(item)], prompt))
+        for row in rows
+        for prompt in ["\n".join(json_strings(row.prompt_content)).casefold()]
+        for name, item in _leaves(json.loads(json.dumps(json_object(scored_answer(row)[1]) or {}), parse_int=str, parse_float=str))
     )
-    return frozenset(name for name, copied in found.items() if sum(copied) > len(copied) / 2)
+    return frozenset(name for name, uses in found.items() if sum(_copies(uses)) > len(uses) / 2)
+
+
+def _copies(uses: Sequence[tuple[Sequence[str], str]]) -> Iterator[bool]:
+    """Yield whether each value of a field is copied from its prompt, which must not also have most of the field's usual values, as a
+    prompt that lists all classes does."""
+    usual = [text for text, _ in Counter(text for texts, _ in uses for text in texts).most_common(_USUAL_VALUES)]
+    for texts, prompt in uses:
+        others = [text in prompt for text in usual if text not in texts]
+        # one or two letters, such as A, may be there by chance
+        is_there = all((len(text) > 2 or text.isdigit()) and text in prompt for text in texts)
+        yield is_there and sum(others) <= len(others) / 2
 
 
 def _compared_fields(values: Sequence[Any], copied: frozenset[str]) -> tuple[str, ...]:
