@@ -16,7 +16,7 @@ from mlxtune.core.json_fields import to_json
 from mlxtune.data.checks.run import check
 from mlxtune.data.generate.documents import Passage, find_quote, read_passages, split_passages
 from mlxtune.data.generate.lineage import KEY, DocumentSpan, Lineage, lineage_of
-from mlxtune.data.generate.questions import read_prompts_reply
+from mlxtune.data.generate.questions import Subject, TeacherQuestion, answer_questions, example_groups, read_prompts_reply
 from mlxtune.data.generate.selection import Proposal, best_of_each, propose, ranked
 from mlxtune.data.review import ReviewSession
 from mlxtune.data.rows import Conversation, Location, Message, Row
@@ -203,3 +203,27 @@ def test_text_of_pdf_files_is_read(tmp_path: Path):
     (tmp_path / "care.pdf").write_bytes(b"%PDF-1.4 broken")
     with pytest.raises(DataError, match="Cannot read"):
         read_passages(tmp_path)
+
+
+def test_a_teacher_reads_calls_and_their_results_as_text():
+    call = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": {"city": "Rome"}}}
+    turns = (
+        Message("user", "Weather in Rome?"), Message("assistant", "", {"tool_calls": [call] * 2}),
+        *[Message("tool", f"{degrees} °C", {"tool_call_id": "c1"}) for degrees in (20, 21)],
+    )  # fmt: skip
+    [(_, [question])] = answer_questions([Subject(turns)], [], 1, 0)
+    calls = json.dumps([{"name": "weather", "arguments": {"city": "Rome"}}] * 2)
+    assert [(turn["role"], turn["content"]) for turn in question.messages] == [
+        ("user", "Weather in Rome?"), ("assistant", calls), ("user", "20 °C\n\n21 °C"),
+    ]  # fmt: skip
+
+
+def test_a_teacher_sees_only_examples_with_the_same_tools():
+    tools = [({"type": "function", "function": {"name": name, "parameters": {}}},) for name in ("weather", "pay")]
+    rows = [replace(row(text), tools=tools[at % 2]) for at, text in enumerate(prompts(8))]
+    for group in example_groups(rows, 8, 0):
+        assert all(one.tools == group[0].tools for one in group)
+    [(subject, _)] = answer_questions([Subject((Message("user", "Weather?"),), tools[0])], rows, 1, 0)
+    assert len(subject.examples) == 3
+    assert all(one.tools == tools[0] for one in rows if one.id in subject.examples)
+    assert len({TeacherQuestion(0, 0, (), tools=own).key for own in tools}) == 2

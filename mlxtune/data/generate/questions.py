@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import cycle, groupby, islice
 from typing import Any
 
 from mlxtune.core.hashing import sha256_json, unit_interval
@@ -11,7 +12,7 @@ from mlxtune.core.sequences import grouped
 from mlxtune.data.duplicates import normalize_text, shingles, similarity
 from mlxtune.data.generate.documents import Passage, find_quote
 from mlxtune.data.generate.lineage import DocumentSpan
-from mlxtune.data.rows import Conversation, Message, Preference, PromptRow, json_in_reply, last_prompt, prompt_text
+from mlxtune.data.rows import Conversation, Message, Preference, PromptRow, calls_as_json, json_in_reply, last_prompt, prompt_text
 
 ChatMessages = tuple[dict[str, str], ...]
 
@@ -72,7 +73,7 @@ class TeacherQuestion:
     @property
     def key(self) -> str:
         """The key that identifies the question in the journal."""
-        return sha256_json([self.about, self.seed, self.messages])[:32]
+        return sha256_json([self.about, self.seed, self.messages, self.tools])[:32]
 
 
 # New prompts
@@ -116,11 +117,11 @@ def document_questions(passages: Sequence[Passage], examples: Sequence[PromptRow
 def example_groups(rows: Sequence[PromptRow], count: int, seed: int) -> list[list[PromptRow]]:
     """Return groups of up to ``SHOTS`` + 1 example rows, enough to ask for ``count`` rows, in an order drawn from ``seed``.
 
-    Rows with equal metadata come together, so that a group shows one kind of row.
+    Rows with equal tools and metadata come together, so that a group shows one kind of row.
     """
     needed = max(1, -(-int(SPARE * count) // PER_QUESTION))
     order = sorted(rows, key=lambda row: unit_interval(seed, row.hash))
-    by_kind = grouped((sha256_json(common_meta([row])), row) for row in order)
+    by_kind = grouped((sha256_json([row.tools, common_meta([row])]), row) for row in order)
     size = SHOTS + 1
     groups = [kind[start : start + size] for kind in by_kind.values() for start in range(0, len(kind), size)]
     groups.sort(key=lambda group: unit_interval(seed, "group", group[0].hash))
@@ -165,15 +166,16 @@ def answer_questions(
 ) -> list[tuple[Subject, list[TeacherQuestion]]]:
     """Return each subject, with the examples that it gets, and ``candidates`` questions for its answer.
 
-    The first reply is greedy, the others are sampled. Unless the teacher ``knows_task``, similar training rows precede the prompt as
-    turns of the conversation, and the system turn describes the tools.
+    The first reply is greedy, the others are sampled. Unless the teacher ``knows_task``, similar training rows with
+    the same tools precede the prompt as turns of the conversation, and the system turn describes the tools.
     """
     pool = sorted(train, key=lambda row: unit_interval(seed, row.hash))[:_SEEN]
     texts = [(row, shingles(normalize_text(prompt_text(row)))) for row in pool if len(row.messages) <= 3]
     result = []
     for number, subject in enumerate(subjects):
         own = shingles(normalize_text("\n".join(message.content for message in subject.prompt if not message.is_system)))
-        nearest = sorted(texts, key=lambda item: -similarity(own, item[1]))[:SHOTS] if not (subject.good or knows_task) else []
+        similar = [] if subject.good or knows_task else [item for item in texts if item[0].tools == subject.tools]
+        nearest = sorted(similar, key=lambda item: -similarity(own, item[1]))[:SHOTS]
         shown = [row for row, _ in reversed(nearest)]  # the most similar one comes last
         tools = subject.tools if knows_task else ()
         messages = flaw_messages(subject) if subject.good else _conversation(subject, shown, () if tools else subject.tools)
@@ -188,7 +190,7 @@ def answer_questions(
 
 def flaw_messages(subject: Subject) -> ChatMessages:
     """Return the messages that ask for an answer that is worse than ``subject.good`` by its flaw."""
-    conversation = "\n\n".join(f"[{turn.role}]\n{turn.content}" for turn in subject.prompt)
+    conversation = "\n\n".join(f"[{turn.role}]\n{_text(turn)}" for turn in subject.prompt)
     return _instruction(
         {"conversation": conversation, "good answer": subject.good},
         f"Rewrite the good answer so that it has exactly this flaw, and is as good otherwise: {FLAWS.get(subject.flaw, subject.flaw)} "
@@ -201,8 +203,7 @@ def pair_subjects(rows: Sequence[Preference | Conversation], count: int, seed: i
     order = sorted(rows, key=lambda row: unit_interval(seed, row.hash))
     names = list(FLAWS)
     subjects = []
-    for number in range(count if order else 0):
-        row = order[number % len(order)]
+    for number, row in enumerate(islice(cycle(order), count)):
         good = row.chosen if isinstance(row, Preference) else row.reference
         flaw = names[(number + number // len(order)) % len(names)]
         subjects.append(Subject(row.prompt, row.tools, common_meta([row]), (row.id,), good=good, flaw=flaw))
@@ -213,9 +214,16 @@ def _conversation(subject: Subject, examples: Sequence[Conversation], tools: Seq
     """Return the prompt of ``subject`` after the ``examples`` as earlier turns, with its context and ``tools`` in the system turn."""
     described = f"{_TOOLS}\n{json.dumps(tools, ensure_ascii=False)}" if tools else ""
     system = "\n\n".join(filter(None, [*(turn.content for turn in subject.prompt if turn.is_system), subject.context, described]))
-    turns = [*(turn for row in examples for turn in (*row.prompt, Message("assistant", row.reference))), *subject.prompt]
-    head = [{"role": "system", "content": system}] if system else []
-    return (*head, *({"role": turn.role, "content": turn.content} for turn in turns if not turn.is_system))
+    turns = (turn for prompt in (*(row.messages for row in examples), subject.prompt) for turn in prompt if not turn.is_system)
+    by_role = groupby(turns, lambda turn: "user" if turn.role == "tool" else turn.role)  # many templates want them to alternate
+    texts = [{"role": role, "content": "\n\n".join(map(_text, own))} for role, own in by_role]
+    return (*([{"role": "system", "content": system}] if system else []), *texts)
+
+
+def _text(turn: Message) -> str:
+    """Return the content of a turn, or its calls as the JSON that answers have."""
+    calls = turn.extra.get("tool_calls")
+    return calls_as_json(calls) if calls else turn.content
 
 
 def _instruction(material: dict[str, str], task: str) -> ChatMessages:

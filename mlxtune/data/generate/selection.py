@@ -128,11 +128,9 @@ def check_row(
     """Return why ``row`` is refused: a check that warns or blocks and is not ``muted``, or the contract; ``None`` if it passes."""
     if isinstance(row, Preference) and jaccard(row.chosen, row.rejected) >= SAME_ANSWER:
         return Refusal("no_difference", row.rejected)
-    findings = [one for one in recheck(0, row, scorer, tokens, max_tokens) if one.severity != "note" and one.check not in muted]
-    if not findings:
-        return None
-    found = findings[0]
-    return Refusal(found.check, target_text(row), found.reason, dict(found.values))
+    findings = (one for one in recheck(0, row, scorer, tokens, max_tokens) if one.severity != "note" and one.check not in muted)
+    found = next(findings, None)
+    return Refusal(found.check, target_text(row), found.reason, dict(found.values)) if found else None
 
 
 def best_of_each(proposals: Iterable[Proposal]) -> tuple[list[Proposal], list[Proposal]]:

@@ -57,10 +57,9 @@ def require_teacher(spec: TeacherSpec) -> None:
     if not spec.base and not spec.model:
         hint = "Use --local NAME for a model on this machine, --adapter NAME, or --model NAME --url URL for one at an endpoint."
         raise InputError("No teacher was specified.", hint=hint)
-    if spec.base:
-        return
-    api_key(spec.url, spec.key_env)
-    require_budget(spec.url, spec.price_in, spec.price_out, spec.cap)
+    if not spec.base:
+        api_key(spec.url, spec.key_env)
+        require_budget(spec.url, spec.price_in, spec.price_out, spec.cap)
 
 
 def require_consent(spec: TeacherSpec) -> None:
@@ -115,9 +114,8 @@ class LocalTeacher:
         self.meter = CostMeter()
         self.uses_examples = not spec.adapter
         name = Path(loaded.source.name).name
-        self.name = one_line(
-            f"{Path(spec.adapter).parent.name} on {name}" if spec.adapter else f"{name}@{loaded.source.fingerprint[:8]}", 100
-        )
+        full = f"{Path(spec.adapter).parent.name} on {name}" if spec.adapter else f"{name}@{loaded.source.fingerprint[:8]}"
+        self.name = one_line(full, 100)
         self._recipe, self._loaded, self._max_tokens = recipe, loaded, max_tokens
         settings = TemplateSettings.from_recipe(recipe) if spec.adapter else TemplateSettings(date=recipe.data.date)
         self._template: ChatTemplate = load_template(loaded.source, settings, loaded.tokenizer)

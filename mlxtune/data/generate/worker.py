@@ -135,21 +135,18 @@ class _Generation:
         self, subjects: Sequence[Subject], scorer: ContractScorer | None, count_tokens: Callable[[Row], Any]
     ) -> dict[str, Any]:
         """Answer ``subjects``, refuse what breaks a rule, and propose the best answer to each; write the report."""
-        max_tokens = self.worker.recipe.data.max_tokens
 
         def check(row: Row) -> Refusal | None:
-            refusal = check_row(row, scorer, count_tokens(row), max_tokens, self.muted)
-            if refusal is None and not self.rules.allows(row):
+            if refusal := check_row(row, scorer, count_tokens(row), self.worker.recipe.data.max_tokens, self.muted):
+                return refusal
+            if not self.rules.allows(row):
                 return Refusal("other_language", target_text(row))
-            if refusal is None and self.known.copies_held_out(row):
-                return Refusal(repeats(HELD_OUT), target_text(row))
-            return refusal
+            return Refusal(repeats(HELD_OUT), target_text(row)) if self.known.copies_held_out(row) else None
 
         best = self._choose(self._answers(subjects, check))
         order = ranked(best, self.context.train)[: self.request.count]
-        return self._propose(
-            [replace(one.row, meta=one.row.meta | {KEY: one.row.meta[KEY] | {"scores": one.scores}}) for one in order]
-        )
+        rows = [replace(one.row, meta=one.row.meta | {KEY: one.row.meta[KEY] | {"scores": one.scores}}) for one in order]
+        return self._propose(rows)
 
     def _answers(self, subjects: Sequence[Subject], check: Callable[[Row], Refusal | None]) -> list[Proposal]:
         """Ask for answers to ``subjects``, and return the rows that pass ``check``."""
