@@ -21,7 +21,7 @@ from mlxtune.core.json_fields import to_json
 from mlxtune.core.text import one_line, plural
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.drilldown import load_failure_classes
-from mlxtune.evaluation.judge.endpoint import endpoint_arms, remote_hosts
+from mlxtune.evaluation.judge.endpoint import endpoint_arms, list_hosts, remote_hosts
 from mlxtune.evaluation.off_task.prompts import load_prompts
 from mlxtune.evaluation.report import EvaluationReport
 from mlxtune.models.resolve import resolve, same_base
@@ -71,15 +71,14 @@ def evaluate(
     if detach and (gate.gate or generated or seeds > 1):
         raise InputError("--detach cannot be combined with --gate, --generated, or --seeds, which wait for a result.")
     recipe, run = find_subject(which, overrides or [])
+    hint = "Use only one of them."
     if generated:
         if seeds > 1 or adapter or last_look:
-            raise InputError(
-                "--generated cannot be combined with --seeds, --adapter, or --last-look.", hint="Use only one of them."
-            )
+            raise InputError("--generated cannot be combined with --seeds, --adapter, or --last-look.", hint=hint)
         _compare_generated(recipe, consent=_consent(recipe, send), gate=gate.gate, json=json)
         return
     if seeds > 1 and adapter:
-        raise InputError("--seeds cannot be combined with --adapter.", hint="Use only one of them.")
+        raise InputError("--seeds cannot be combined with --adapter.", hint=hint)
     consent = _consent(recipe, send)
     if seeds > 1 and run:
         first = min(trained_seeds(Path.cwd(), recipe), default=recipe.training.seed)
@@ -137,10 +136,7 @@ def trained(recipe: Recipe) -> Run:
 
 
 def measure(recipe: Recipe, run: Run | None = None, *, seeds: Sequence[Run] = (), consent: str = "") -> Path:
-    """Evaluate a run's adapter, the best of ``seeds``, or the base alone; return the report's folder.
-
-    Raise ``typer.Exit`` if there is none.
-    """
+    """Evaluate as :func:`_start` does; return the report's folder. Raise ``typer.Exit`` if there is none."""
     return finished(_start(recipe, run, seeds=seeds, consent=consent))
 
 
@@ -156,10 +152,7 @@ def _start(
     recipe: Recipe, run: Run | None, *, entry: AdapterEntry | None = None, seeds: Sequence[Run] = (), consent: str = "",
     last_look: bool = False,
 ) -> Run:  # fmt: skip
-    """Start the evaluation of a run's adapter, of ``entry``, or of the base alone.
-
-    ``seeds`` are runs that differ from ``run`` only in the seed.
-    """
+    """Start the evaluation of a run's adapter, the best of ``seeds``, ``entry``, or the base alone."""
     if (run or entry or seeds) and (prompts := len(load_prompts(recipe))):
         print_document((Facts((detectable_drop_fact(prompts, recipe.evaluation.regression_margin),)),), err)
     with progress_bar() as update:
@@ -176,7 +169,7 @@ def what_is_sent(recipe: Recipe) -> str:
     """Return a sentence without its full stop on what an evaluation sends to which machines, empty if it sends nothing."""
     hosts = remote_hosts(recipe)
     cap = sum(endpoint.cap for endpoint in endpoint_arms(recipe).values())
-    return f"Rows will be sent to {', '.join(hosts)}, for at most ${cap:.2f}" if hosts else ""
+    return f"Rows will be sent to {list_hosts(hosts)}, for at most ${cap:.2f} in total" if hosts else ""
 
 
 def show_report(report: EvaluationReport, folder: Path) -> None:

@@ -15,7 +15,7 @@ from mlxtune.core.text import plural
 from mlxtune.data.rows import Message, PromptRow, calls_as_json
 from mlxtune.evaluation.answers import Answer, ArmAnswers
 from mlxtune.evaluation.arms import Arm
-from mlxtune.evaluation.judge.endpoint import CostMeter, EndpointClient, host, secret_key
+from mlxtune.evaluation.judge.endpoint import CostMeter, EndpointClient, api_key, host
 from mlxtune.evaluation.judge.paid_calls import PaidCall, make_calls, read_calls
 from mlxtune.evaluation.scorers import THINKING_LIMIT
 from mlxtune.models.generate import Progress
@@ -54,7 +54,7 @@ def endpoint_answers(
     cached = set(keys) <= read_calls(journal).replies.keys()
     if not cached:
         meter = CostMeter(endpoint.price_in, endpoint.price_out, endpoint.cap or None, max_tokens)
-        client = EndpointClient(endpoint.url, endpoint.model, secret_key(endpoint), meter)
+        client = EndpointClient(endpoint.url, endpoint.model, api_key(endpoint.url, endpoint.key_env), meter)
 
         def ask(messages: list[dict[str, Any]], tools: Sequence[dict[str, Any]]) -> dict[str, Any]:
             return asdict(client.complete(messages, tools))

@@ -55,7 +55,10 @@ def files(cwd: Path) -> Path:
 
 
 CASES = [
-    ("eval hosted.toml", "Rows will be sent to models.example, for at most $3.00, which needs your consent. | Consent with --send"),
+    (
+        "eval hosted.toml",
+        "Rows will be sent to models.example, for at most $3.00 in total, which needs your consent. | Consent with --send",
+    ),
     ("eval good.toml --set evaluation.arms=['base','endpoint:x']", "The arm endpoint:x requires evaluation.endpoints.x."),
     ("eval good.toml --set evaluation.arms=['base','base+gramar']", "Did you mean base+grammar?"),
     ("train none.toml", "There is no recipe at none.toml"),

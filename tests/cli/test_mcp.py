@@ -114,7 +114,7 @@ async def test_the_user_is_asked_before_rows_are_sent(inside, monkeypatch, mode)
             sent = await _answer(client, "evaluate", subject="recipes/tiny.toml", overrides=overrides)
             assert isinstance(sent, dict) == bool(started) == agreed, sent
         assert await _answer(client, "evaluate", subject="recipes/tiny.toml") == {"run": "r"}
-    assert asked == 2 * ["Rows will be sent to models.example, for at most $2.00. Send them?"]
+    assert asked == 2 * ["Rows will be sent to models.example, for at most $2.00 in total. Send them?"]
     assert ["--send" in arguments for arguments in started] == [True, False]
     async with Client(server, mode=mode) as client:
         with pytest.raises(MCPError):  # a client that cannot ask

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from judge_stub import JudgeStub, serve
 
+from mlxtune.cli.evaluate import what_is_sent
 from mlxtune.core.errors import InputError, Interrupted, MachineError, RecipeError
 from mlxtune.data.rows import Conversation, Location, Message
 from mlxtune.evaluation import endpoint_answers as module
@@ -162,6 +163,14 @@ def _recipe(section: str, arms: str = '["base", "endpoint:big"]', kind: str = "s
 
 HOSTED = '[evaluation.endpoints.big]\nmodel = "big-1"\nurl = "https://models.example/v1"\n'
 PRICES = "price_in = 1.0\nprice_out = 2.0\ncap = 3.0\n"
+
+
+def test_each_host_is_named_with_its_own_key():
+    two = HOSTED + PRICES + 'key_env = "A_KEY"\n' + (HOSTED + PRICES).replace("big]", "two]").replace("models.", "two.")
+    recipe = _recipe(two, '["base", "endpoint:big", "endpoint:two"]')
+    assert what_is_sent(recipe) == (
+        "Rows will be sent to models.example, with the key in A_KEY; two.example, for at most $6.00 in total"
+    )
 
 
 @pytest.mark.parametrize(

@@ -125,11 +125,10 @@ class CostMeter:
 
     def charge(self, worst: float, usage: Any = None) -> None:
         """Add the cost of a reply: the reported usage, or else the ``worst`` case."""
+        cost = worst
         match usage:
             case {"prompt_tokens": int(prompt), "completion_tokens": int(reply)} if 0 <= prompt <= _MAX_TOKENS >= reply >= 0:
                 cost = (prompt * self.price_in + reply * self.price_out) / 1e6
-            case _:
-                cost = worst
         with self._lock:
             self.spent += cost
         self._local.spent = self.own_spent + cost
@@ -203,9 +202,8 @@ class EndpointClient:
         try:
             import openai
         except ImportError as error:
-            raise InputError(
-                "A model at an endpoint needs the openai package.", hint="Run: pip install 'mlxtune[judge]'"
-            ) from error
+            hint = "Run: pip install 'mlxtune[judge]'"
+            raise InputError("A model at an endpoint needs the openai package.", hint=hint) from error
         self._name, self._model, self._secret, self._meter, self._sleep = host(url), model, secret, meter, sleep
         # No redirect or proxy may send rows elsewhere.
         client = openai.DefaultHttpxClient(
@@ -316,25 +314,25 @@ def endpoint_arms(recipe: Recipe) -> dict[str, Endpoint]:
     return {arm: section.endpoints[name] for arm, name in names.items()}
 
 
-def remote_hosts(recipe: Recipe) -> list[str]:
+def remote_hosts(recipe: Recipe) -> list[tuple[str, str]]:
     """Return the hosts other than this machine to which held-out prompts or, to optimize a prompt, training rows would be sent.
 
-    A host that gets the value of a variable of the recipe's choice is followed by its name. Raises ``InputError`` for an unsafe URL.
+    With each comes the name of the variable of the recipe's choice whose value it gets, if any. Raises ``InputError`` for an unsafe URL.
     """
-    hosts = ((host(one.url), one_line(one.key_env, 60)) for one in endpoint_arms(recipe).values())
-    return sorted({f"{name}, with the key in {key}" if key else name for name, key in hosts if not is_local(name)})
+    hosts = {(host(one.url), one_line(one.key_env, 60)) for one in endpoint_arms(recipe).values()}
+    return sorted(pair for pair in hosts if not is_local(pair[0]))
+
+
+def list_hosts(hosts: Sequence[tuple[str, str]]) -> str:
+    """Return ``hosts``, each with the name of the variable whose value it gets, as part of a sentence."""
+    return "; ".join(f"{name}, with the key in {key}" if key else name for name, key in hosts)
 
 
 def require_endpoints(recipe: Recipe, consent: str) -> None:
     """Raise ``InputError`` unless the recipe's endpoints have a key and, if they are not on this machine, a cap and consent."""
     for endpoint in endpoint_arms(recipe).values():
-        secret_key(endpoint)
+        api_key(endpoint.url, endpoint.key_env)
         require_budget(endpoint.url, endpoint.price_in, endpoint.price_out, endpoint.cap)
     if (hosts := remote_hosts(recipe)) and not consent:
         hint = "Consent with mlxtune eval --send, or leave the endpoint out of evaluation.arms."
-        raise InputError(f"Rows will be sent to {', '.join(hosts)}, which needs your consent.", hint=hint)
-
-
-def secret_key(endpoint: Endpoint) -> str:
-    """Return the endpoint's key from the environment. Raises ``InputError`` if it is missing."""
-    return api_key(endpoint.url, endpoint.key_env)
+        raise InputError(f"Rows will be sent to {list_hosts(hosts)}, which needs your consent.", hint=hint)
