@@ -189,6 +189,10 @@ PAIR = [{"ssh": "mac1", "ips": ["10.0.0.1"]}, {"ssh": "mac2", "ips": ["10.0.0.2"
         (json.dumps(PAIR[:1]), "lists 1 host"),
         (json.dumps([1, 2]), "is not a hostfile"),
         (json.dumps([{"ips": []}, {"ips": []}]), "is not a hostfile"),
+        *(
+            (json.dumps({"hosts": [{"ssh": "a", "ips": ["1"]}] * 2, "envs": envs}), "envs must be a list")
+            for envs in ("A=1", {"A": "1"}, None, [1])
+        ),
         (json.dumps({"hosts": PAIR, "backend": "mpi"}), "unknown backend mpi"),
         (json.dumps([PAIR[0], {"ssh": "mac2"}]), r"host 1 \(mac2\) has no address in ips"),
         (json.dumps({"hosts": PAIR, "backend": "jaccl"}), "must have 2 entries in rdma"),

@@ -78,14 +78,15 @@ def launch_request(hosts: int, hostfile: Path | None) -> dict[str, Any]:
         return {"hosts": hosts} if hosts > 1 else {}
     content = read_json(hostfile)
     record = content if isinstance(content, dict) else {"hosts": content}
-    backend = record.get("backend") or "ring"
+    backend, envs = record.get("backend") or "ring", record.get("envs", [])
+    if not isinstance(envs, list) or not all(isinstance(pair, str) for pair in envs):
+        raise InputError(f"{hostfile}: envs must be a list of strings.", hint='For example: "envs": ["NAME=VALUE"]')
     try:
-        request = {"hosts": [*record.get("hosts", [])], "backend": backend, "envs": [*map(str, record.get("envs", []))]}
+        request = {"hosts": [*record.get("hosts", [])], "backend": backend, "envs": envs}
         team = parse_hosts(request)
     except (TypeError, KeyError, AttributeError) as error:
-        raise InputError(
-            f"{hostfile} is not a hostfile: every host must have ssh and ips.", hint="Create one with: mlx.distributed_config"
-        ) from error
+        hint = "Create one with: mlx.distributed_config"
+        raise InputError(f"{hostfile} is not a hostfile: every host must have ssh and ips.", hint=hint) from error
     if backend not in BACKENDS:
         raise InputError(f"{hostfile} has the unknown backend {backend}.", hint=f"Use one of {', '.join(BACKENDS)}.")
     if len(team) < 2:
