@@ -15,7 +15,7 @@ from mlxtune.training.search.space import PARAMETERS, Value
 
 if TYPE_CHECKING:  # their imports would delay the app's first screen
     from mlxtune.training.search.budget import SearchPrice
-    from mlxtune.training.search.leaderboard import Entry, Leaderboard, SearchDecision, Trend, TrialStatus
+    from mlxtune.training.search.leaderboard import Entry, Leaderboard, Trend, TrialStatus
 
 _GLYPHS: dict[TrialStatus, tuple[str, Style]] = {
     "selected": ("✓", "success"), "tied": ("≈", "muted"), "finished": ("·", "muted"), "training": ("●", "primary"),
@@ -52,10 +52,6 @@ def decision_text(outcome: str, selected: int, tied: int, compared: int) -> str:
     if selected == INCUMBENT:
         return f"No trial is better than the recipe.{among}"
     return f"Trial {selected} is selected, but it cannot be told apart from the recipe.{among}"
-
-
-def sentence(decision: SearchDecision) -> str:
-    return decision_text(decision.outcome, decision.selected, len(decision.tied), decision.compared)
 
 
 def standing_text(standing: Mapping[str, Any]) -> str:
@@ -103,15 +99,15 @@ def decision_blocks(board: Leaderboard) -> tuple[Block, ...]:
     decision = board.decision
     if decision is None:
         return ()
-    prefix = "" if board.outcome else "So far: "
-    blocks: list[Block] = [text(prefix + sentence(decision), "bold", "success" if board.outcome else "primary")]
+    sentence = decision_text(decision.outcome, decision.selected, len(decision.tied), decision.compared)
+    told = text(sentence, "bold", "success") if board.outcome else text(f"So far: {sentence}", "bold", "primary")
     if board.outcome and (rate := board.outcome.held_out):
-        blocks.append(Facts((
+        return told, Facts((
             Fact("validation", percent(decision.rate), f"{_limits(decision.low, decision.high)}; optimistic"),
             Fact("adjusted", percent(decision.shrunken), "for the selection"),
             Fact("held-out", percent(rate.share), f"{_limits(rate.low, rate.high)}; evaluated once"),
-        )))  # fmt: skip
-    return tuple(blocks)
+        ))  # fmt: skip
+    return (told,)
 
 
 def leaderboard_table(board: Leaderboard, *, alive: bool = True) -> Table:
@@ -153,7 +149,7 @@ def price_text(price: SearchPrice) -> tuple[str, str]:
     if price.seconds is not None:
         words += f", about {duration(price.seconds)}"
         if price.answering_seconds is None:
-            words += " without the answers, untimed until mlxtune eval"
+            words += " without the answers (mlxtune eval measures their time)"
         else:
             words += f", of which {duration(price.answering_seconds)} for the answers"
     if price.kilowatt_hours is not None:

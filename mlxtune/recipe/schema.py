@@ -90,7 +90,7 @@ class ModelSection:
     """
 
     base: str = field(metadata=described("base model: an alias, a Hub ID, or a folder", _BASE))
-    quantize: Literal[0, 4, 8] = key(0, "bits that unquantized weights get on load; 0 = weights as saved")
+    quantize: Literal[0, 4, 8] = key(0, "bits to quantize unquantized weights to when they are loaded; 0 = as saved")
     thinking: Thinking = key("off", "reasoning before the answer; keep = also in earlier turns")
     template: str = key("", "chat template: a Jinja file, chatml-tools, phi-tools, or gemma-tools; empty = the model's own")
 
