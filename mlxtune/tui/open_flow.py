@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -390,15 +391,16 @@ def propose_recipe(app: MlxtuneApp, path: Path, mapping: Mapping[str, str] = NO_
         if (recipe := answer.recipe) is not None:
             columns = ["--map", ",".join(f"{key}={column}" for key, column in answer.mapping.items())] if answer.mapping else []
             app.commands.add("init", "--from", path, "--name", answer.name, *columns)
-            app.jobs.run(lambda: scaffold.write(recipe, app.workspace, answer.name), written)
+            hint = "f fixes the rows that cannot be used." if any(recipe.unreadable.values()) else "P plans its run."
+            app.jobs.run(lambda: scaffold.write(recipe, app.workspace, answer.name), partial(written, hint))
             return
         app.sessions.open_file(path, answer.mapping)
         app.action_room("data")
         app.notices.show(Notice("done", f"Opened {one_line(path.name, 60)}.", "n creates a recipe for it."))
 
-    def written(file: Path) -> None:
+    def written(hint: str, file: Path) -> None:
         app.selection.show_recipe(file)
         app.action_room("data")
-        app.notices.show(Notice("done", f"Created recipes/{one_line(file.name, 60)}.", "P plans its run."))
+        app.notices.show(Notice("done", f"Created recipes/{one_line(file.name, 60)}.", hint))
 
     _ask_for_map(app, path, chosen, mapping, format, label="create", writes_recipe=True)
