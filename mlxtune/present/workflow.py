@@ -36,7 +36,9 @@ class WorkflowStage(NamedTuple):
     result: str = ""
 
 
-def workflow(snapshot: Snapshot, planned: tuple[Recipe, Plan] | None = None, stopping: Collection[str] = ()) -> list[WorkflowStage]:
+def workflow(
+    snapshot: Snapshot, planned: tuple[Recipe, Plan, Recipe] | None = None, stopping: Collection[str] = ()
+) -> list[WorkflowStage]:
     """Return the stages in order. ``planned`` is the last recipe with a plan, and the plan; the runs ``stopping`` were asked to stop."""
     newest = snapshot.runs[0] if snapshot.runs else None
     valid = [view for view in snapshot.startable if view.recipe]

@@ -69,6 +69,17 @@ def freeze(recipe: Recipe, folder: Path, template: str) -> Recipe:
     return replace(recipe, model=replace(recipe.model, template=str(folder / TEMPLATE_FILE)))
 
 
+def is_of(run: Run, recipe: Recipe) -> bool:
+    """Return whether ``run`` was started, on any day, with ``recipe``, whose settings are complete."""
+    try:
+        own = run.recipe()
+        data = replace(recipe.data, date=recipe.data.date or own.data.date)
+        frozen = replace(recipe, data=data, model=replace(recipe.model, template=own.model.template))
+        return dump(frozen) == dump(own) and read_template(recipe) == read_template(own)
+    except MlxtuneError:
+        return False
+
+
 def resume(run: Run) -> Run:
     """Restart a run's worker from the latest complete checkpoint. Raise ``InputError`` if that is not possible."""
     deadline = time.monotonic() + EXIT_TIMEOUT

@@ -92,7 +92,7 @@ class MlxtuneApp(HasActions, OrderedKeys):
         Action("copy", "ctrl+y", "copy", "copy the item under the cursor", when=lambda app: app.copyable[0],
                why="There is nothing to copy."),
         Action("choose_recipe", label="recipe", help="choose the recipe to show"),
-        Action("page('SearchPage')", "S", "search", "searches for better hyperparameters", id="searches"),
+        Action("page('SearchPage')", "S", "search", "list searches, or start one", id="searches"),
         Action("page('QueuePage')", "Q", "queue", "commands that run one after another", id="queue"),
         Action("commands", "@", "commands", "show the log of what was done, and what is possible, as commands"),
         Action("maximize", "ctrl+f", "maximize", "let the panel with the focus fill the screen, or not", when=lambda app: app.screen_stack and app.screen.focused),
@@ -123,7 +123,7 @@ class MlxtuneApp(HasActions, OrderedKeys):
         self.snapshot = Snapshot(0.0, workspace)  # empty until the workspace has been read
         self.selected = self.saved.run()  # the ID of the displayed run; None means the newest
         self.selection.recipe_path = self.saved.recipe()
-        self.planned: tuple[Recipe, Plan] | None = None  # the last recipe that was planned, and its plan
+        self.planned: tuple[Recipe, Plan, Recipe] | None = None  # the last recipe that was planned, its plan, the complete recipe
         # What one room asks another one to do
         self.adapter: str | None = self.saved.values.pop("adapter", None)  # the key of the adapter that Chat uses
         self.adapter_to_load = self.adapter  # the key of an adapter that Chat should load next

@@ -61,7 +61,7 @@ class RunControl:
         stop = f"or run: mlxtune runs stop {live.title}"
         if room:
             action = next(one for one in room.load().ACTIONS if one.name == "stop")
-            key = keys.display_key(self._app.key_changes.get(action.binding_id(room.mode), action.key))
+            key = keys.display_key(self._app.key_changes.get(action.binding_id(room.mode), action.key).split(",")[0])
             to_room = self._app.show_action(f"room('{room.mode}')").key
             is_here = room.mode == self._app.current_mode
             stop = f"or stop it ({key})." if is_here else f"or stop it in {room.name} ({to_room}, then {key})."

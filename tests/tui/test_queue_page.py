@@ -76,6 +76,7 @@ async def test_an_interrupted_queue_is_started_again(shop, open_room, monkeypatc
         await room.press(
             "down", until=lambda: room.text("#queue-command").split("\n") == ["  mlxtune eval last", "  There is no run yet."]
         )
+        await room.press("down", until=lambda: room.text("#queue-command").endswith("\n  interrupted"))
         await room.press("r", until=lambda: started)
     with queue.runner_lock():
         async with open_room("train", size=NARROW) as room:

@@ -8,7 +8,8 @@ import pytest
 from mlxtune.core.errors import InputError
 from mlxtune.training.search import board as boards
 from mlxtune.training.search.leaderboard import read_leaderboard
-from mlxtune.tui.rooms.train.pages import SearchPage
+from mlxtune.tui.commands import CommandsPage
+from mlxtune.tui.rooms.train.pages import QueuePage, SearchPage
 from mlxtune.tui.widgets import ChoiceDialog
 from mlxtune.workspace import control
 
@@ -57,7 +58,15 @@ async def test_the_notice_about_a_running_search_names_a_key_that_stops_it(shop,
         assert room.notice.endswith("(T, then s).")
         await room.press("T", mode="train")
         assert "or stop it (s)." in " ".join(room.text("#invite").split())
+        room.app.key_changes = {"train.stop": "x,ctrl+s"}
+        assert "or stop it (x)." in room.app.runs.in_use.hint
         assert "stop" in room.actions
+        assert room.text("#top").splitlines()[0].endswith(" trial 2 "), "a blank at the edge"
+        await room.press("@", until=lambda: isinstance(room.screen, CommandsPage))
+        commands = {label: command for _, label, command in room.screen.commands}
+        assert commands["stop"] == f"mlxtune runs stop {ID}"
+        assert commands["search"] == "mlxtune search recipes/support-json.toml"
+        await room.press("@", mode="train")
         await room.press("s", until=lambda: isinstance(room.screen, ChoiceDialog))
         assert "Stop the search of support-json?" in room.screen_text
 
@@ -123,7 +132,9 @@ async def test_a_finished_search(shop, open_room):
         first, second = room.text("#search-trials").splitlines()[1:3]
         assert "selected" in first + second
         assert "points" in room.text("#search-values")
-        await room.press("escape", mode="train")
+        await room.press("Q", until=lambda: isinstance(room.screen, QueuePage))
+        await room.press("S", until=lambda: isinstance(room.screen, SearchPage))
+        await room.press("S", mode="train")
 
 
 def test_trials_that_the_budget_excluded(shop):

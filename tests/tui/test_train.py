@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from mlxtune.core.errors import InputError
+from mlxtune.recipe import dump
+from mlxtune.runs.launch import freeze
 from mlxtune.tui.app import MlxtuneApp
 from mlxtune.tui.rooms.train.chart import RunChart
 from mlxtune.tui.widgets import ChoiceDialog, PageScreen
@@ -15,6 +17,7 @@ from mlxtune.tui.widgets import ChoiceDialog, PageScreen
 from .conftest import loaded_shop
 from .driver import NARROW, Opening, RoomDriver, drive, opens
 from .evaluated import evaluating
+from .planned import plannable
 from .stage import NOW, Shop, loss, story
 
 pytestmark = pytest.mark.slow
@@ -83,6 +86,16 @@ async def test_a_run_that_was_asked_and_is_quiet_can_be_killed_after_a_warning(r
     assert "This loses what follows checkpoint 600." in room.screen._text
     await room.choose("stop")
     await room.until_notice("■ support-json is exiting now, without saving.")
+
+
+async def test_s_says_why_nothing_can_be_stopped(room, shop, monkeypatch):
+    monkeypatch.setattr("mlxtune.runs.registry.stop", lambda run: None)
+    await room.press("s", choose="stop", notice="■ support-json was asked to stop")
+    await room.press("s")
+    assert room.notice.endswith("It is stopping.")
+    evaluating(shop)
+    await room.observe(replace(shop.snapshot(), runs=()))
+    await room.press("s", notice="! The evaluation of support-json is using this machine.")
 
 
 async def test_a_refused_stop_changes_nothing_also_while_the_app_is_busy(room, monkeypatch):
@@ -207,6 +220,24 @@ async def test_before_the_first_step_the_log_has_the_room(shop, open_room):
         shop.tell(folder, [("reference", {"done": 30, "total": 120})])
         await room.observe(shop.snapshot())
         assert "30 of 120 pairs" in room.text("#stats")
+
+
+@pytest.mark.parametrize(("edit", "planned"), [("date", True), ("epochs", False)])
+async def test_the_plan_before_the_first_step_is_that_of_the_run(shop, open_room, monkeypatch, edit, planned):
+    monkeypatch.setattr("mlxtune.runs.registry.stop", lambda run: None)
+    folder = shop.run(RUN, alive=True)
+    plannable(shop)
+    async with open_room("plan") as room:
+        await room.until(lambda: room.app.planned is not None)
+        recipe = room.app.planned[2]
+        if edit == "date":
+            recipe = freeze(recipe, folder, "")
+        else:
+            recipe = replace(recipe, training=replace(recipe.training, epochs=40))
+        (folder / "recipe.toml").write_text(dump(recipe))
+        await room.press("T", mode="train", until=lambda: "before the first step" in room.text("#stats"))
+        assert ("12 steps at a rate of 0.001" in room.text("#stats")) is planned
+        await room.press("s", choose="stop", until=lambda: room.text("#stats").split("\n")[0].strip() == "stopping")
 
 
 async def test_the_axes_are_there_before_the_first_step(shop, open_room):

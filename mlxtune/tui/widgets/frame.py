@@ -121,10 +121,9 @@ def _run_status(view: RunView, now: float, stopping: bool, width: int) -> Conten
         parts.append(f"{view.name}  ")
     if width >= WIDE or label not in ("training", "finished") or not step:
         parts.append((f"{label} ", "$muted"))
-    parts += [(step, "bold")] if step else []
-    parts += [(f"/{total}", "$muted")] if total else []
+    parts += [(step, "bold"), (f"/{total} " if total else " ", "$muted")] if step else []
     if time and width >= 60:
-        parts.append((f"  {time} " if step else f" {time} ", "$muted"))
+        parts.append((f" {time} ", "$muted"))
     return line(*parts)
 
 

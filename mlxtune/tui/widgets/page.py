@@ -40,14 +40,13 @@ class PageScreen(HasActions, ModalScreen[None]):
         """Yield the page's sections."""
         yield Section(self._heading, self._panel, lit=True, classes="fill")
 
-    def on_mount(self) -> None:
-        self.redraw()
-
     def redraw(self) -> None:
         """Draw the content and the notices, unless the page is closing."""
         if self.is_mounted and self.query("#foot"):
             self.draw()
             self.query_one(NoticeLine).set(self.app.notices.current)
+
+    on_mount = on_resize = redraw
 
     def draw(self) -> None:
         """Draw the content."""
@@ -64,13 +63,10 @@ class PageScreen(HasActions, ModalScreen[None]):
         self.query_one("#foot", Panel).update(lambda _width, _height: keys)
 
     def on_key(self, event: Key) -> None:
-        """Close the page and open a room if ``event`` is a room's key. Textual does not run the app's bindings over a modal screen."""
+        """Close the page and open the room or the other page whose key was pressed: Textual ignores the app's bindings over a page."""
         for action in self.app.ACTIONS:
             names = self.app.key_changes.get(action.binding_id(self.app.GROUP), action.key)
-            if action.call[0] == "room" and event.key in names.split(","):
+            if action.call[0] in ("room", "page") and event.key in names.split(",") and event.key not in self.active_bindings:
                 event.stop()
                 self.dismiss()
                 self.app.call_later(self.app.run_action, action.name)
-
-    def on_resize(self) -> None:
-        self.redraw()

@@ -195,8 +195,7 @@ class PlanRoom(Room):
 
     def _draw_form(self, form: RecipeForm) -> None:
         plan, bill, note, progress, items = form.plan, form.bill, self._note(form), self._progress, self._keys
-        verdict = self.query_one("#plan-verdict", Panel)
-        verdict.update(lambda width, _height: self._verdict(form, note, progress, width))
+        self.query_one("#plan-verdict", Panel).update(lambda width, _height: self._verdict(form, note, progress, width))
         cursor = next((index for index, item in enumerate(items) if item.path == self._key_path), None)
 
         def select(index: int) -> None:
@@ -276,7 +275,7 @@ class PlanRoom(Room):
             if result:
                 form.plan, form.bill, form.local, form.error = result.plan, result.bill, result.local, None
                 form.planned = recipe
-                self.app.planned = (recipe, result.plan)
+                self.app.planned = (recipe, result.plan, result.recipe)
                 self._finish()
 
         def failed(error: MlxtuneError) -> None:
@@ -308,8 +307,7 @@ class PlanRoom(Room):
 
     @property
     def can_probe(self) -> bool:
-        form = self.form
-        return form is not None and form.plan is not None and form.local and self._idle
+        return bool(self.form and self.form.plan and self.form.local and self._idle)
 
     @property
     def can_fetch(self) -> bool:
@@ -384,19 +382,16 @@ class PlanRoom(Room):
         form = self.form
         if form is None:
             return
-        try:
+        with self.app.notices.showing_errors():
             self._check(form, changes)
             edit = edit_recipe(form.path, changes)
-        except MlxtuneError as error:
-            self.app.notices.show_error(error)
-            return
-        if edit.before == edit.after:
-            return
-        form.edits.append(edit)
-        self._update_form(form, edit.recipe, edit.after)
-        values = {path.partition(".")[2]: one_line(format_value(value_at(edit.recipe, path))) for path in changes}
-        text = " and ".join(f"{name} is now {value or 'empty'}" for name, value in values.items())
-        self.app.notices.show(Notice("done", f"{text.rstrip('.')}.", undo="undo", rooms=("plan",)))
+            if edit.before == edit.after:
+                return
+            form.edits.append(edit)
+            self._update_form(form, edit.recipe, edit.after)
+            values = {path.partition(".")[2]: one_line(format_value(value_at(edit.recipe, path))) for path in changes}
+            text = " and ".join(f"{name} is now {value or 'empty'}" for name, value in values.items())
+            self.app.notices.show(Notice("done", f"{text.rstrip('.')}.", undo="undo", rooms=("plan",)))
 
     def action_undo(self) -> None:
         form = self.form

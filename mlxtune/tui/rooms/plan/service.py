@@ -52,6 +52,7 @@ class PlanResult:
     plan: Plan
     bill: Bill
     local: bool
+    recipe: Recipe  # with its parent's settings, and the rule's for those that it leaves open
 
 
 class PlanService:
@@ -98,9 +99,8 @@ class PlanService:
         key = (inputs.key, loaded.evaluation, loaded.schema_file and file_stamp(loaded.schema_file))
         if self._free[0] != key:
             self._free = key, free_rates(loaded, inputs.splits)
-        plan = replace(plan, contest=contest(loaded), free=self._free[1])
-        plan = replace(plan, looks=looks(self._workspace, inputs.splits.evaluated))
-        return PlanResult(plan, make_bill(plan, loaded.method.kind, chip=machine.this_machine().chip), inputs.local)
+        plan = replace(plan, contest=contest(loaded), free=self._free[1], looks=looks(self._workspace, inputs.splits.evaluated))
+        return PlanResult(plan, make_bill(plan, loaded.method.kind, chip=machine.this_machine().chip), inputs.local, loaded)
 
     def _prepare(self, recipe: Recipe, progress: Progress) -> tuple[Recipe, _PlanInputs]:
         loaded = resolve_parent(self._workspace, recipe)

@@ -33,9 +33,9 @@ class SearchPage(PageScreen):
 
     GROUP = "search"
     ACTIONS = (
-        Action("choose('drop')", "x", "drop", "drop the trial", when="is_alive", id="drop"),
-        Action("choose('pin')", "a", "pin", "keep the trial from being pruned", when="is_alive", id="pin"),
-        Action("stop", "s", "stop", "stop the search", when="is_alive", command="runs stop SEARCH"),
+        Action("choose('drop')", "x", "drop", "drop the trial", when="view.alive", id="drop"),
+        Action("choose('pin')", "a", "pin", "keep the trial from being pruned", when="view.alive", id="pin"),
+        Action("stop", "s", "stop", "stop the search", when="view.alive", command="runs stop SEARCH"),
         Action("resume", "r", "resume", "continue the search", when="can_resume", needs_accelerator=True,
                command="runs resume SEARCH"),
         Action("new", "n", "new search", "search for better hyperparameters", when="app.runs.can_start", why=NO_RECIPE,
@@ -61,10 +61,6 @@ class SearchPage(PageScreen):
         searches = self.app.snapshot.searches
         return searches[min(self._index, len(searches) - 1)] if searches else None
 
-    @property
-    def is_alive(self) -> bool:
-        return self.view is not None and self.view.alive
-
     def _board(self, view: RunView) -> Leaderboard | None:
         """Return the leaderboard, read again only if the search has written an event or the user has chosen something."""
         stamp = (view.id, view.updated, view.status, file_stamp(view.run.folder / boards.CHOICES))
@@ -77,8 +73,7 @@ class SearchPage(PageScreen):
     @property
     def _entry(self) -> Entry | None:
         """The trial under the cursor."""
-        view = self.view
-        board = self._board(view) if view else None
+        board = self._board(self.view) if self.view else None
         cursor = self.query_one("#search-trials", ListPanel).cursor
         return board.entries[cursor] if board and cursor < len(board.entries) else None
 
@@ -125,8 +120,7 @@ class SearchPage(PageScreen):
         return view is not None and view.status in ("stopped", "crashed", "failed") and self.app.runs.accelerator_free
 
     def can_turn(self, by: int) -> bool:
-        searches = self.app.snapshot.searches
-        return 0 <= self._index + by < len(searches)
+        return 0 <= self._index + by < len(self.app.snapshot.searches)
 
     def action_turn(self, by: int) -> None:
         self._index += by
@@ -134,8 +128,7 @@ class SearchPage(PageScreen):
 
     def action_choose(self, choice: boards.Choice) -> None:
         """Drop or pin the trial under the cursor. The last choice takes effect."""
-        view, entry = self.view, self._entry
-        if view and entry:
+        if (view := self.view) and (entry := self._entry):
             self.app.jobs.run(lambda: boards.choose(view.run.folder, choice, entry.number), lambda _: self.redraw(), group="search")
 
     def action_stop(self) -> None:
@@ -192,18 +185,14 @@ def positions(board: Leaderboard, selected: int, width: int) -> Content:
     rows = []
     known = {trend.label: trend for trend in board.trends}
     best = {entry.number: index for index, entry in enumerate(board.entries)}
-    for index, label in enumerate(board.parameters):
-        places = board.places[index]
+    for label, places, ends in zip(board.parameters, board.places, board.ends, strict=True):
         strip = [(" ", "")] * max(12, min(36, width - 58))
-        for column in (0, len(strip) - 1):
-            strip[column] = ("┊", "$line")
+        strip[0] = strip[-1] = ("┊", "$line")
         for number in sorted(places, key=lambda number: (number == selected, -best.get(number, 99))):
             column = round(places[number] * (len(strip) - 1))
-            strip[column] = (
-                str(number % 10),
-                "bold $primary" if number == selected else "" if best.get(number, 99) < 3 else "$faint",
-            )
-        low, high = (value_text(value) for value in board.ends[index])
+            style = "bold $primary" if number == selected else "" if best.get(number, 99) < 3 else "$faint"
+            strip[column] = (str(number % 10), style)
+        low, high = (value_text(value) for value in ends)
         start = line("  ", cell(label, 10, "$muted"), cell(low, 8, "$muted", right=True))
         parts: list[Part] = [start, " ", *strip, " ", cell(high, 8, "$muted")]
         if trend := known.get(label):
@@ -283,7 +272,8 @@ class QueuePage(PageScreen):
     def _draw_entry(self) -> None:
         self.draw_keys()
         if entry := self.entry:
-            texts = (f"mlxtune {entry.text}", ""), (entry.message, "$error" if entry.status == "failed" else "$muted")
+            outcome = _outcome(entry, self.queue.is_running)
+            texts = (f"mlxtune {entry.text}", ""), (outcome, "$error" if entry.status == "failed" else "$muted")
             self.query_one("#queue-entry", Section).show(
                 lambda width, _height: lines(*(paragraph(one_line(text), width, style=style) for text, style in texts if text)),
                 title=f"Command {entry.number}",
@@ -298,7 +288,6 @@ class QueuePage(PageScreen):
         self.app.commands.add("queue", "run", "--detach")
 
     def action_add(self) -> None:
-
         def ask(path: Path) -> None:
             name = str(path.relative_to(self.app.workspace) if path.is_relative_to(self.app.workspace) else path)
 
@@ -349,11 +338,15 @@ def draw_queue(entries: Sequence[QueueEntry], running: bool, can_add: bool, widt
     return lines(*rows)
 
 
+def _outcome(entry: QueueEntry, running: bool) -> str:
+    return "interrupted" if entry.status == "started" and not running else entry.message
+
+
 def draw_command(entry: QueueEntry, running: bool, width: int) -> Content:
     """Return a command: its state, number, and text, and its run or the reason why it failed."""
-    interrupted = entry.status == "started" and not running
-    note = "interrupted" if interrupted else one_line(entry.message)
-    glyph, number = ("‖", "$warning") if interrupted else _GLYPHS[entry.status], cell(str(entry.number), 3, "$muted", right=True)
+    note = one_line(_outcome(entry, running))
+    glyph = ("‖", "$warning") if note == "interrupted" else _GLYPHS[entry.status]
+    number = cell(str(entry.number), 3, "$muted", right=True)
     command = (one_line(entry.text), "bold" if entry.status == "started" else "")
     shown = line(glyph, " ", number, "  ", command, "   ", (note, "$error" if entry.status == "failed" else "$muted"))
     return shown.truncate(max(width, 0), ellipsis=True)

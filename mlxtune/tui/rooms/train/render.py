@@ -39,10 +39,10 @@ def figures(view: RunView, now: float, width: int, stopping: bool = False, plan:
         what = f"the {plural(state.validation_rows, 'validation row')}" if state.validation_rows else "the first step"
         doing = f"computing the loss of {what}" if state.total else "preparing the model and the rows"
         takes = f", about {duration(plan.cost.seconds)}" if plan and plan.cost.seconds else ""
-        planned = f"   {plural(plan.steps, 'step')} at a rate of {plan.learning_rate:g}{takes}" if plan else ""
+        planned = f"   {plural(plan.steps, 'step')} at a rate of {plan.learning_rate:g}{takes}" if plan and not stopping else ""
         elapsed = duration(now - (state.started or view.created))
         return lines(
-            line(("  before the first step", "$faint"), planned).truncate(max(width, 0)),
+            line(("  stopping" if stopping else "  before the first step", "$faint"), planned).truncate(max(width, 0)),
             cell(f"  {doing}, {elapsed} so far", width),
         )
     left = view.time_left(now)

@@ -15,6 +15,7 @@ from mlxtune.core.text import ago
 from mlxtune.present.run import LogLine, log_line
 from mlxtune.present.words import WORDS
 from mlxtune.present.workflow import brief_result, recipe_summary
+from mlxtune.runs.launch import is_of
 from mlxtune.runs.registry import ACTIVE, Run
 from mlxtune.runs.state import RunState
 from mlxtune.tui.actions import Action
@@ -49,13 +50,15 @@ class TrainRoom(Room):
     SAVED: ClassVar = {"zoomed": bool, "_metric_id": str, "_compared_id": str}
     ABOUT = "a run's progress and result"
     ACTIONS = (
-        Action("stop", "s", "stop", "save a checkpoint and stop; r resumes", when="stoppable", why="Nothing is running.",
+        Action("stop", "s", "stop", "save a checkpoint and stop; r resumes", when="stoppable",
+               why=lambda room: "It is stopping." if room.app.runs.stopping else room.app.runs.in_use or "Nothing is running.",
                command="runs stop {live}"),
         Action("resume", "r", "resume", "resume from the newest checkpoint",
                when=lambda room: room.view and room.view.can_resume and room.app.runs.accelerator_free,
                why="This run cannot be resumed.", needs_accelerator=True, command="runs resume {run}"),
         NEW_RUN,
-        Action("app.page('SearchPage')", "S", "search", "searches for better hyperparameters", when="app.snapshot.recipes", bound=False),
+        Action("app.page('SearchPage')", "S", "search", "list searches, or start one", when="app.snapshot.recipes", bound=False,
+               command="search {recipe}"),
         Action("measure", "m", "metric", "show another metric",
                when=lambda room: room.steps and len(available_metrics(room.view.state)) > 1, why="There is no other metric."),
         Action("compare", "c", lambda room: "alone" if room.compared else "compare", "show another run, or hide it",
@@ -121,8 +124,8 @@ class TrainRoom(Room):
             return
         self.set_class(not (view.state.steps or (view.alive and view.state.total)), "-bare")
         state, free, stopping = view.state, self.app.runs.accelerator_free, view.id in self.app.runs.stopping
-        planned = self.app.planned
-        plan = planned[1] if planned and planned[0].name == view.name else None
+        planned = self.app.planned if view.alive and not state.steps else None
+        plan = planned[1] if planned and is_of(view.run, planned[2]) else None
         figures = partial(render.figures, view, snapshot.now, stopping=stopping, plan=plan)
         self.query_one("#stats", Panel).update(
             lambda width, _height: render.banner(view, snapshot, free, width) or figures(width=width)
@@ -149,12 +152,11 @@ class TrainRoom(Room):
     on_run_chart_cursor_moved = _draw_legend
 
     def command_fields(self) -> Mapping[str, str]:
-        view = self.view
-        return {"run": view.id, "live": self.stoppable.id if self.stoppable else ""} if view else {}
+        views = {"run": self.view, "live": self.stoppable}
+        return {name: view.id for name, view in views.items() if view}
 
     def copyable(self) -> tuple[str, str]:
-        view = self.view
-        return (view.id, "the run's ID") if view else ("", "")
+        return (self.view.id, "the run's ID") if self.view else ("", "")
 
     @property
     def stoppable(self) -> RunView | None:
@@ -227,10 +229,9 @@ class TrainRoom(Room):
         self.redraw()
 
     def action_samples(self) -> None:
-        def rows(width: int) -> list[Content]:
-            return render.all_samples(view.state.samples, width) if (view := self.view) else []
-
-        self.app.push_screen(PageScreen("Samples", rows))
+        self.app.push_screen(
+            PageScreen("Samples", lambda width: render.all_samples(self.view.state.samples, width) if self.view else [])
+        )
 
     def action_log_page(self) -> None:
         def rows(width: int) -> list[Content]:
