@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -197,6 +198,8 @@ def test_contradictions_are_no_near_duplicates_and_no_fix_drops_one(tmp_path: Pa
         chat("How many miles can I drive before I need to change my tires", "tire_change"),
         chat("What's the status of the refund for the tent and the bag that I sent back to you last week?", "refund_status"),
         chat("What is the status of the refund for the tent and the bag that I sent back to you last week", "order_status"),
+        chat("Do you have this red shirt of cotton in size S?", "Yes, it is here."),
+        chat("Do you have this red shirt of cotton in size M?", "No, it is sold."),
     ]
     report = check(write(tmp_path / "rows.jsonl", rows))
     assert sorted(finding_locations(report, "conflict")) == [["rows:2", "rows:1"], ["rows:5", "rows:4"], ["rows:9", "rows:8"]]
@@ -506,12 +509,11 @@ def test_answers_that_only_lack_a_period_do_not_end_in_mid_sentence(end: str, fo
     ("usual", "cut"),
     [
         ('{{"answer": "It is number {0}."}}', '{"answer": "It is num'),
-        ("They sold {0} of them in all of that year.\n#### {0}", "They sold 12 + 12 of them in all = 24"),
         ("1. It is number {0}.\n2. It is sold.", "1. It is number 7.\n2."),
-        ("1. It is number {0}.\n2. It is sold.\n3. It is new.", "1. It is number 7.\n2. It is sold.\n3. It is for sale near"),
+        ("1. It is number {0}.\n2. It is sold.\n3. It is new.", "1. It is number 7.\n2. It is sold.\n3. It is for sale near the"),
         (
             "It is near number {0}. Go near the red house, near our new shop, near it, near a tree, or near my place.",
-            "It is the shop near",
+            "It is the shop of our old friends with the red door and the blue windows near",
         ),
         ("It is (as far as we know) number {0}.", "It is (as far as"),
         (
@@ -526,6 +528,55 @@ def test_answers_that_were_cut_off(usual: str, cut: str, tmp_path: Path) -> None
     report = check(write(tmp_path / "rows.jsonl", rows))
     assert [one.rows for one in report.findings if one.check == "mid-sentence"] == [(7,)]
     assert [one.check for one in report.findings if one.check == "form"] == []
+
+
+@pytest.mark.parametrize("count", [5, 40])
+@pytest.mark.parametrize(
+    "usual",
+    [
+        "Your order {0} was changed. Please see the order page and the account number {0}, or the order history and account details {0}.",
+        "Your account page is new, your order number is {0}, your order was paid, your account was changed, and your order has left.",
+    ],
+)
+def test_whole_answers_without_a_stop_do_not_break_off(usual: str, count: int, tmp_path: Path) -> None:
+    casual = [
+        "Sure, I can look into that",
+        "We will get back to you soon",
+        "I just sent you the new link",
+        "Yes, that is what the app is for",
+        "Nothing is missing from your order",
+    ]
+    rows = [chat(f"Where is order {number}?", usual.format(number)) for number in range(60)]
+    rows += [chat(f"Is it order {number}?", casual[number % 5]) for number in range(count)]
+    assert finding_locations(check(write(tmp_path / "rows.jsonl", rows)), "mid-sentence") == []
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        '{"product": "Dell 27\\" curved monitor"}',
+        "5' 10\" tall and 180 lbs",
+        "I had a rough day today :(",
+        "[[1, 2], [3, 4]] is the result.",
+        '{"a": 1} parses to an object with one key.',
+        "Dear Ms Lee, your parcel has left. Thanks for your patience,",
+        "Run this:\n```pip install x```\nThen restart it (see the docs)",
+        "The cities are:\n- Paris\n- Rome\n- Berlin",
+    ],
+)
+@pytest.mark.parametrize("last", ["", "\nThis is not financial advice."])
+def test_whole_answers_with_unusual_signs_do_not_break_off(answer: str, last: str, tmp_path: Path) -> None:
+    rows = [chat(f"Where is parcel {number}?", f"Parcel {number} left the depot and arrives soon.{last}") for number in range(40)]
+    report = check(write(tmp_path / "rows.jsonl", [*rows, chat("And this one?", answer)]))
+    assert finding_locations(report, "mid-sentence") == []
+    assert [one.rows for one in report.findings if one.check == "form"] == ([(40,)] if last else [])
+
+
+def test_the_end_of_a_long_list_is_read_at_once() -> None:
+    text = "".join(f"{number}. the item number {number} of this list\n" for number in range(4000))
+    began = time.process_time()
+    assert ending(f"{text}Done") == ("other", "done")
+    assert time.process_time() - began < 1
 
 
 def test_answers_without_any_punctuation_do_not_end_in_mid_sentence(tmp_path: Path) -> None:

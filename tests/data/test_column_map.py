@@ -81,6 +81,13 @@ def test_the_first_of_several_answers_is_read_not_their_list():
     assert guess_mapping(record) == {"prompt": "prompt", "completion": "completions[0].completion"}
 
 
+@pytest.mark.parametrize("column", ["prompt", "input"])
+def test_a_list_of_texts_in_a_column_for_prompts_is_no_dialog(column):
+    assert guess_mapping({column: ["ski", "mountain", "skier"], "target": "A skier skis."}) == {"text": "target"}
+    turns = [{"role": "user", "content": "Where do they ski?"}]
+    assert guess_mapping({column: turns, "target": "On the mountain."}) == {"prompt": column, "completion": "target"}
+
+
 def test_a_list_of_objects_that_some_rows_leave_out_is_read_as_empty_there(tmp_path):
     labels = [{"slot": "people", "span": [4, 8]}]
     rows = [{"text": f"Table {at} for four", **extra} for at, extra in enumerate([{"labels": labels}, {}, {"labels": []}] * 4)]

@@ -63,7 +63,7 @@ def contradict(one: Row, two: Row) -> bool:
         return sides[0] == sides[1][::-1]
     if isinstance(one, Unpaired) and isinstance(two, Unpaired) and (one.label != two.label or not one.label):
         return one.label != two.label and normalize_answer(one.completion) == normalize_answer(two.completion)
-    return _differ(*(_parse(target_text(row)) for row in (one, two)))
+    return _differ(*((text[:1] in ("{", "[") and json_value(text)) or text for text in map(target_text, (one, two))))
 
 
 def same_question(one: Row, two: Row) -> bool:
@@ -80,12 +80,8 @@ def same_question(one: Row, two: Row) -> bool:
 
 
 def _content_words(text: str) -> list[str]:
-    return [word for word in re.findall(r"[^\W_]+(?:['’]t\b)?", text.casefold()) if word not in _FILLER]
-
-
-def _parse(answer: str) -> Any:
-    value = json_value(answer) if answer[:1] in ("{", "[") else None
-    return answer if value is None else value
+    text = re.sub(r"['’](?:s|re|m|ll|ve|d)\b", "", text.casefold())
+    return [word for word in re.findall(r"[^\W_]+(?:['’]t\b)?", text) if word not in _FILLER]
 
 
 def _differ(one: Any, two: Any) -> bool:

@@ -44,9 +44,7 @@ class Corpus:
     prompts: list[str] = field(default_factory=list)
     passages: array[int] = field(default_factory=lambda: array("q"))  # hashes of the sentences and lines of all prompts
     passage_ranks: array[int] = field(default_factory=lambda: array("i"))  # the rank of each passage's row
-    contexts: array[int] = field(
-        default_factory=lambda: array("q")
-    )  # hashes of whole prompts, with system turns and tools, without case and whitespace
+    contexts: array[int] = field(default_factory=lambda: array("q"))  # hashes of whole prompts and tools, without case and spaces
     earlier: dict[int, list[int]] = field(default_factory=dict)  # hashes of the prompts that earlier turns train, by rank
     splits: list[str] = field(default_factory=list)
     published: set[int] = field(default_factory=set)  # record numbers of the rows in a test file, which are not training data

@@ -7,11 +7,12 @@ from collections.abc import Iterable
 from mlxtune.data.checks.illustration import CODE
 from mlxtune.data.languages import WORDS
 
-_LINKING = frozenset(WORDS["linking"].split())
+_LINKING, SELDOM_LAST = frozenset(WORDS["linking"].split()), frozenset(WORDS["seldom_last"].split())
 _STOPS = (*'.!?…。！？"”’)]}>*', "'")
 _MARKER = re.compile(r"\s*(?:[-*•+–]|\(?(?:\d{1,3}|[A-Za-z])[.)]\s|#+\s|>)\s*")
-_LONE_MARKER = re.compile(r"\n\s*[-*•+–]\Z|^\s*\(?\d{1,3}[.)]\s[\s\S]*\n\s*\(?\d{1,3}[.)]\Z", re.MULTILINE)
+_LONE_MARKER, _NUMBERED = re.compile(r"\s*(?:[-*•+–]|\(?\d{1,3}[.)])"), re.compile(r"(?m)^[ \t]*\(?\d{1,3}[.)]\s")
 _QUOTED = re.compile(r"'[^'\n]*'|\"[^\"\n]*\"")
+_OPEN_QUOTE = re.compile(r"(?<!\S)[\"“](?=\w)[^\"”]*\Z")  # neither inches nor the end of a quotation
 _FORMULA = re.compile(r"[={}<>|$\\_#]|https?:|\w\.\w+/|\w@\w")
 _SIGNATURE = re.compile(
     r"""(?x)(?:
@@ -23,13 +24,16 @@ _ENDED = re.compile(r"(?<!\b[A-Z])(?<!\b[JSDMv][rts])[.!?][\"”’')\]]*\s+[\"�
 _CUT_JSON = re.compile(r"[\[{]\s*(?:[\"{\[]|\Z)")
 _WORD = r"[぀-ヿ㐀-鿿]|(?:(?![぀-ヿ㐀-鿿])[^\W_])+(?:['’-][^\W_]+)*"
 _LAST = re.compile(rf"({_WORD})[\"“”'’*]*\s*\Z")
-_MIN_WORDS, _MIN_BARE, _LONGEST_WORD = 3, 4, 40  # words of a text, and of a line that should end like a sentence; characters
-_KIN = 0.8  # of the lines like the last one end with a stop, where it should
-_USES, _ENDS = 5, 0.05  # other words that follow a word which ends no sentence, at least, and the share of its uses without one
+_MIN_WORDS, _MIN_BARE = 3, 4  # the ends of texts, and of last lines without a stop, with fewer words show nothing
+_LONG = 12  # a text with so many words hardly ends with a word that seldom ends a sentence
+_LONGEST_WORD = 40  # characters at the end of a line in which its last word is searched for
+_KIN = 0.8  # if so many lines like the last one end with a stop, it should, too
+_FOLLOWERS = 5  # a word that ends no sentence has more different words after it
+_ENDS = 0.05  # and at most this share of its uses has none
 
 
 def ending(text: str) -> tuple[str, str] | None:
-    """Return how a text ends, and its last word, or ``None`` if it is too short to tell.
+    """Return how a text ends, and its last word if that shows something, or ``None`` if it is too short to tell.
 
     It is ``whole``, ``broken`` off within brackets, a fence, or a list, or ``cut`` after a word or sign that something follows.
     Without a stop, it is ``open`` if its other sentences or items have one, and ``bare`` if it may be a sentence.
@@ -37,34 +41,38 @@ def ending(text: str) -> tuple[str, str] | None:
     text = text.rstrip()
     before, _, line = text.rpartition("\n")
     word = match[1].casefold() if (match := _LAST.search(line[-_LONGEST_WORD:])) else ""
-    if _CUT_JSON.match(text):
+    if _CUT_JSON.match(text) and (text.endswith(("}", "]")) or _is_open(text, "{}", "[]")):
         return "other" if text.endswith(("}", "]")) else "broken", ""
     if _words(text) < _MIN_WORDS:
         return None
-    return _line_ending(line, before, word), word
+    return _line_ending(line, before, word), word if word not in SELDOM_LAST or _words(text) >= _LONG else ""
 
 
 def _line_ending(line: str, before: str, word: str) -> str:
     text = f"{before}\n{line}"
-    is_lone_marker = len(line.split()) == 1 and bool(_LONE_MARKER.search(text))
-    if line.endswith(("```", *_STOPS[:7])):
+    is_lone_marker = bool(_LONE_MARKER.fullmatch(line) and (line[-1] not in ".)" or _NUMBERED.search(before)))
+    if line.endswith(("```", *_STOPS[:7])) or _SIGNATURE.search(text[-200:]):
         return "broken" if is_lone_marker else "whole"
-    if is_lone_marker or ("```" in text and len(re.findall(r"(?m)^\s*```", text)) % 2):
+    if is_lone_marker or (text.count("```") % 2 and len(re.findall(r"(?m)^[ \t]*```", text)) % 2):
         return "broken"
     is_item, sentence = bool(_MARKER.match(line)), _MARKER.sub("", line, count=1)
     words, is_code = sentence.split(), bool(CODE.search(line))
     is_long = _words(sentence) >= _MIN_BARE
     kin = [one for one in before.split("\n")[-30:] if bool(_MARKER.match(one)) == is_item and len(one.split()) >= _MIN_WORDS]
-    if is_long and not is_code and _continues(line) and not any(map(_continues, kin)):
+    if (
+        is_long
+        and not is_code
+        and (_continues(line) or _OPEN_QUOTE.search(line))
+        and not any(_continues(one, SELDOM_LAST) for one in kin)
+    ):
         return "cut"
     code = text[text.rfind("```") + 1 :]
     if is_code or len(CODE.findall(code[-1000:])) > 1:
         code = _QUOTED.sub("", code)
-        is_open = any(code.count(first) > code.count(last) for first, last in ("()", "{}", "[]"))
-        return "broken" if is_open and line[-1] not in "\"'}" else "other"
-    if line.endswith(_STOPS) or _SIGNATURE.search(text[-200:]):
+        return "broken" if _is_open(code, "()", "{}", "[]") and line[-1] not in "\"'}" else "other"
+    if line.endswith(_STOPS):
         return "whole"
-    if any(line.count(first) > line.count(last) for first, last in ("()", "“”")) or line.count('"') % 2:
+    if _is_open(re.sub(r"[:;=]'?-?\(", "", line), "()"):
         return "broken"
     has_ended = _ENDED.search(sentence)
     if not word or any(map(str.isdigit, word)) or words[-1][0] in "#@" or (_FORMULA.search(line) and not has_ended):
@@ -76,22 +84,25 @@ def _line_ending(line: str, before: str, word: str) -> str:
     return "other" if is_item or not is_long or is_title or (kin and not any(stops)) else "bare"
 
 
+def _is_open(text: str, *brackets: str) -> bool:
+    return any(text.count(pair[0]) > text.count(pair[1]) for pair in brackets)
+
+
 def _words(text: str) -> int:
     return max(len(text.split()), len(text.encode(errors="replace")) // 12)  # some languages have no spaces
 
 
-def _continues(line: str) -> bool:
-    """Return whether the last word or sign of a line says that something follows."""
+def _continues(line: str, others: frozenset[str] = frozenset()) -> bool:
+    """Return whether the last word or sign of a line says that something follows, or is one of the ``others``."""
     match = _LAST.search(line[-_LONGEST_WORD:])
-    return line.rstrip()[-1:] in (*",;&–—=+，、；",) or bool(match and match[1] != "A" and match[1].casefold() in _LINKING)
+    return line.rstrip()[-1:] in (*",;&–—=+，、；",) or bool(match and match[1] != "A" and match[1].casefold() in _LINKING | others)
 
 
 def linking_words(texts: Iterable[str], words: Iterable[str]) -> set[str]:
     """Return those of ``words`` that many other words follow in ``texts``, and hardly ever a sign or a new line."""
     following = {word: Counter[str]() for word in words}
-    letter = "[^\\W\\d_぀-ヿ㐀-鿿]"
-    uses = re.compile(rf"(?<!{letter})({'|'.join(map(re.escape, following))})(?!{letter}|['’-])[\"“”'’*]*(?=[^\S\n]*(\w*))")
+    uses = re.compile(rf"\b({'|'.join(following)})\b(?!['’-])[\"“”'’*]*(?=[^\S\n]*(\w*))")
     for text in texts if following else ():
         for word, after in uses.findall(text.casefold()):
             following[word][after] += 1
-    return {word for word, after in following.items() if len(after) > _USES and after[""] <= _ENDS * after.total()}
+    return {word for word, after in following.items() if len(after) > _FOLLOWERS and after[""] <= _ENDS * after.total()}

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from mlxtune.data.checks.base import BY_HAND, DROP, Check, CheckFamily, Finding
 from mlxtune.data.checks.check_input import scored_answer
 from mlxtune.data.checks.corpus import Corpus
-from mlxtune.data.checks.endings import linking_words
+from mlxtune.data.checks.endings import SELDOM_LAST, linking_words
 from mlxtune.data.checks.forms import ENDING, MIN_ANSWERS, SHARE, WORD
 
 family = CheckFamily()
 _WHOLE = 0.5  # of the answers, at least, end like a sentence
-_CERTAIN = 3  # answers that surely broke off, at least, and as many as unclear ones, for these to have broken off, too
+_CERTAIN, _CERTAIN_SHARE = 3, 0.2  # if so many answers, and this share of the doubtful ones, surely broke off, all of these did
 _READ = 2000  # answers that show which words end no sentence
 _FORM_WORDING = {
     "json": "{share:.0%} of the answers are JSON; this one is not.",
@@ -21,12 +21,8 @@ _FORM_WORDING = {
     "sentence": "{share:.0%} of the answers say “{form}”; this one does not.",
 }
 _FORM = family.register(Check("form", "warn", "answers without the form of the others", _FORM_WORDING, BY_HAND, "≠"))
-_MID_SENTENCE = family.register(
-    Check(
-        "mid-sentence", "warn", "answers that break off",
-        "The answer breaks off; {share:.0%} of the others do not.", DROP,
-    )
-)  # fmt: skip
+_CUT_WORDING = "The answer breaks off; {share:.0%} of the others do not."
+_MID_SENTENCE = family.register(Check("mid-sentence", "warn", "answers that break off", _CUT_WORDING, DROP))
 
 
 @family.corpus_check
@@ -36,13 +32,13 @@ def unlike(corpus: Corpus) -> Iterator[Finding]:
     counts = Counter(form for own in forms.values() for form in own)
     shared = [
         form
+        for kind in _FORM_WORDING
         for form, count in counts.most_common()
-        if form[0] in _FORM_WORDING and len(forms) >= MIN_ANSWERS and SHARE * len(forms) <= count < len(forms)
+        if form[0] == kind and len(forms) >= MIN_ANSWERS and SHARE * len(forms) <= count < len(forms)
     ]
-    shared.sort(key=lambda form: list(_FORM_WORDING).index(form[0]))
     lasts = {form for form in shared if form[0] == "last"}
     endings = {rank: "whole" if lasts & own else end for rank, own in forms.items() for kind, end in own if kind == ENDING}
-    cut = _cut(corpus, endings, is_last_shared=bool(lasts)) if len(endings) >= MIN_ANSWERS else set()
+    cut = _cut(corpus, endings) if len(endings) >= MIN_ANSWERS else set()
     for rank in sorted(cut):
         yield _MID_SENTENCE.finding(corpus.indices[rank], values={"share": 1 - len(cut) / len(endings)})
     for rank, own in forms.items() if not corpus.has_contract else ():
@@ -51,18 +47,17 @@ def unlike(corpus: Corpus) -> Iterator[Finding]:
             yield _FORM.finding(corpus.indices[rank], reason=missing[0], values=values)
 
 
-def _cut(corpus: Corpus, endings: dict[int, str], *, is_last_shared: bool) -> set[int]:
+def _cut(corpus: Corpus, endings: dict[int, str]) -> set[int]:
     """Return the ranks of the answers that break off, while nearly all others end like a sentence, with a shared last line, or like code."""
-    whole, broken = ({rank for rank, end in endings.items() if end == kind} for kind in ("whole", "broken"))
-    if len(whole) < _WHOLE * len(endings):
-        return broken if len(broken) <= (1 - SHARE) * len(endings) else set()
-    if is_last_shared:
-        return endings.keys() - whole
-    unclear = {rank for rank, end in endings.items() if end in ("open", "bare")}
-    words = {rank: word for rank in unclear for kind, word in corpus.forms[rank] if kind == WORD}
-    read = [*endings][:: max(1, len(endings) // _READ)] if unclear else ()
-    links = linking_words((scored_answer(corpus.read(corpus.indices[rank]))[1] for rank in read), words.values())
-    linking = {rank for rank in unclear if words[rank] in links}
-    cut = linking | {rank for rank, end in endings.items() if end == "cut"}
-    are_cut = bool(cut) and len(cut | broken) >= max(_CERTAIN, len(unclear - linking))
-    return broken | cut | (unclear if are_cut else set())
+    whole, broken, cut = ({rank for rank, end in endings.items() if end == kind} for kind in ("whole", "broken", "cut"))
+    doubtful = cut | {rank for rank, end in endings.items() if end in ("open", "bare")}
+    words = {rank: word for rank in doubtful for kind, word in corpus.forms[rank] if kind == WORD}
+    answers = (scored_answer(corpus.read(corpus.indices[rank]))[1] for rank in [*endings][:: max(1, len(endings) // _READ)])
+    links = linking_words(answers, SELDOM_LAST.intersection(words.values()))
+    cut |= {rank for rank in doubtful if words[rank] in links}
+    certain = broken | {rank for rank in cut if words[rank]}
+    are_cut = len(certain) >= max(_CERTAIN, _CERTAIN_SHARE * len(doubtful))
+    few = (1 - SHARE) * len(endings)  # where more end without a stop, people write so, unless many surely broke off
+    if len(whole) < _WHOLE * len(endings) or (len(doubtful) > few and not are_cut):
+        return broken if len(broken) <= few else set()
+    return broken | (doubtful if are_cut else cut)

@@ -76,12 +76,12 @@ def columns(record: Record) -> Iterator[tuple[str, Any]]:
 
 
 def guess_mapping(record: Record) -> dict[str, str]:
-    """Return a map for a record in no known format, or one whose answer would be ignored. Empty if the columns cannot be
-    guessed."""
+    """Return a map for a record in no known format, or one whose answer would be ignored; empty if there is no such map."""
     found = dict(columns(record))
     texts = [path for path, value in found.items() if isinstance(value, str)]
     chosen, rejected = find_column(texts, _CHOSEN, (), record), find_column(texts, _REJECTED, (), record)
-    turns = [key for key in (*_TURNS, "prompt", "input") if key in record and (key in _TURNS[:3] or _is_dialog(record[key]))]
+    keys = [key for key in (*_TURNS, "prompt", "input") if key in record]
+    turns = [key for key in keys if key in _TURNS[:3] or _is_dialog(record[key], of_texts=key in _TURNS)]
     prompt = turns[0] if turns else find_column(texts, PROMPTS, {chosen, rejected}, record)
     if prompt and chosen and rejected:
         return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
@@ -112,10 +112,10 @@ def mapping_option(mapping: Mapping[str, str]) -> str:
     return f"--map {text}" if re.fullmatch(r"[\w=,./-]+", text) else "--map '" + text.replace("'", "'\\''") + "'"
 
 
-def _is_dialog(value: Any) -> bool:
-    items = value if isinstance(value, list) else []
-    are_turns = bool(items) and isinstance(items[0], dict) and bool(items[0].keys() & {"role", "from"})
-    return are_turns or (len(items) > 1 and all(isinstance(one, str) for one in items))
+def _is_dialog(value: Any, *, of_texts: bool) -> bool:
+    first = value[0] if isinstance(value, list) and value else None
+    are_turns = isinstance(first, dict) and not first.keys().isdisjoint({"role", "from"})
+    return are_turns or (of_texts and first is not None and len(value) > 1 and all(isinstance(one, str) for one in value))
 
 
 def find_column(paths: Collection[str], names: Collection[str], taken: Collection[str] = (), literal: Collection[str] = ()) -> str:
