@@ -458,7 +458,7 @@ async def test_a_fix_leaves_accepted_rows_alone_unless_asked(room, keys, left_ou
     await filter_by(room, "finding:duplicate", 2)
     await room.press("f", until=lambda: "✓ 1 accepted kept" in room.screen_text)
     assert "1 row: exact duplicates (keep the first)" in room.screen_text
-    assert "≈" in room.screen_text, "the row that it repeats"
+    assert room.screen_text.count("We write to ada.holm") >= 2, "the row that it repeats"
     await room.press(*keys)
     await room.until(lambda: sum(status == "rejected" for status in statuses(room).values()) == left_out)
 
