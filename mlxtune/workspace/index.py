@@ -65,7 +65,7 @@ class RunView:
     @property
     def name(self) -> str:
         """The recipe's name, which is the end of the folder's name."""
-        return self.state.name or self.title.split("-", 2)[-1]
+        return self.state.name or one_line(self.id.split("-", 2)[-1])
 
     @property
     def alive(self) -> bool:
