@@ -28,7 +28,7 @@ class EvaluationSide:
 
     @property
     def name(self) -> str:
-        """The arm and the evaluation or, on validation rows, of which a run has one evaluation, the run."""
+        """The arm, and its run if the rows are validation rows, otherwise the evaluation."""
         return f"{self.arm} of {self.report.facts['run'] if Run(self.folder).kind == 'validate' else self.folder.name}"
 
 

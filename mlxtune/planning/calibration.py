@@ -68,8 +68,9 @@ def from_past_run(workspace: Path, recipe: Recipe) -> StepCalibration | None:
     for run in registry.list_runs(workspace):
         try:
             launch = read_json(run.folder / registry.LAUNCH_FILE)
-            comparable = launch.get("machine") == machine_id() and _settings(run.recipe()) == _settings(recipe)
-        except (MlxtuneError, AttributeError):  # its launch record is damaged
+            is_here = isinstance(launch, dict) and launch.get("machine") == machine_id()
+            comparable = is_here and _settings(run.recipe()) == _settings(recipe)
+        except MlxtuneError:
             continue
         if not comparable:
             continue

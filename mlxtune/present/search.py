@@ -100,14 +100,14 @@ def decision_blocks(board: Leaderboard) -> tuple[Block, ...]:
     if decision is None:
         return ()
     sentence = decision_text(decision.outcome, decision.selected, len(decision.tied), decision.compared)
-    told = text(sentence, "bold", "success") if board.outcome else text(f"So far: {sentence}", "bold", "primary")
+    shown = text(sentence, "bold", "success") if board.outcome else text(f"So far: {sentence}", "bold", "primary")
     if board.outcome and (rate := board.outcome.held_out):
-        return told, Facts((
+        return shown, Facts((
             Fact("validation", percent(decision.rate), f"{_limits(decision.low, decision.high)}; optimistic"),
             Fact("adjusted", percent(decision.shrunken), "for the selection"),
             Fact("held-out", percent(rate.share), f"{_limits(rate.low, rate.high)}; evaluated once"),
         ))  # fmt: skip
-    return (told,)
+    return (shown,)
 
 
 def leaderboard_table(board: Leaderboard, *, alive: bool = True) -> Table:

@@ -27,7 +27,7 @@ _LAST = re.compile(rf"({_WORD})[\"“”'’*]*\s*\Z")
 _MIN_WORDS, _MIN_BARE = 3, 4  # the ends of texts, and of last lines without a stop, with fewer words show nothing
 _LONG = 12  # a text with so many words hardly ends with a word that seldom ends a sentence
 _LONGEST_WORD = 40  # characters at the end of a line in which its last word is searched for
-_KIN = 0.8  # if so many lines like the last one end with a stop, it should, too
+_SIMILAR_SHARE = 0.8  # of the lines like the last one end with a stop, so that it should, too
 _FOLLOWERS = 5  # a word that ends no sentence has more different words after it
 _ENDS = 0.05  # and at most this share of its uses has none
 
@@ -58,12 +58,12 @@ def _line_ending(line: str, before: str, word: str) -> str:
     is_item, sentence = bool(_MARKER.match(line)), _MARKER.sub("", line, count=1)
     words, is_code = sentence.split(), bool(CODE.search(line))
     is_long = _words(sentence) >= _MIN_BARE
-    kin = [one for one in before.split("\n")[-30:] if bool(_MARKER.match(one)) == is_item and len(one.split()) >= _MIN_WORDS]
+    similar = [one for one in before.split("\n")[-30:] if bool(_MARKER.match(one)) == is_item and len(one.split()) >= _MIN_WORDS]
     if (
         is_long
         and not is_code
         and (_continues(line) or _OPEN_QUOTE.search(line))
-        and not any(_continues(one, SELDOM_LAST) for one in kin)
+        and not any(_continues(one, SELDOM_LAST) for one in similar)
     ):
         return "cut"
     code = text[text.rfind("```") + 1 :]
@@ -77,11 +77,11 @@ def _line_ending(line: str, before: str, word: str) -> str:
     has_ended = _ENDED.search(sentence)
     if not word or any(map(str.isdigit, word)) or words[-1][0] in "#@" or (_FORMULA.search(line) and not has_ended):
         return "other"
-    stops = [one.rstrip().endswith(_STOPS) for one in kin if not one.rstrip().endswith(":")]
-    if has_ended or ((is_item or is_long) and len(stops) > is_item and sum(stops) >= _KIN * len(stops)):
+    stops = [one.rstrip().endswith(_STOPS) for one in similar if not one.rstrip().endswith(":")]
+    if has_ended or ((is_item or is_long) and len(stops) > is_item and sum(stops) >= _SIMILAR_SHARE * len(stops)):
         return "open"
     is_title = line.isupper() or sum(one[0].isupper() for one in words) > 0.6 * len(words)
-    return "other" if is_item or not is_long or is_title or (kin and not any(stops)) else "bare"
+    return "other" if is_item or not is_long or is_title or (similar and not any(stops)) else "bare"
 
 
 def _is_open(text: str, *brackets: str) -> bool:

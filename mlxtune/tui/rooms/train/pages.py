@@ -272,8 +272,8 @@ class QueuePage(PageScreen):
     def _draw_entry(self) -> None:
         self.draw_keys()
         if entry := self.entry:
-            outcome = _outcome(entry, self.queue.is_running)
-            texts = (f"mlxtune {entry.text}", ""), (outcome, "$error" if entry.status == "failed" else "$muted")
+            note = "interrupted" if _is_interrupted(entry, self.queue.is_running) else entry.message
+            texts = (f"mlxtune {entry.text}", ""), (note, "$error" if entry.status == "failed" else "$muted")
             self.query_one("#queue-entry", Section).show(
                 lambda width, _height: lines(*(paragraph(one_line(text), width, style=style) for text, style in texts if text)),
                 title=f"Command {entry.number}",
@@ -338,14 +338,15 @@ def draw_queue(entries: Sequence[QueueEntry], running: bool, can_add: bool, widt
     return lines(*rows)
 
 
-def _outcome(entry: QueueEntry, running: bool) -> str:
-    return "interrupted" if entry.status == "started" and not running else entry.message
+def _is_interrupted(entry: QueueEntry, running: bool) -> bool:
+    return entry.status == "started" and not running
 
 
 def draw_command(entry: QueueEntry, running: bool, width: int) -> Content:
     """Return a command: its state, number, and text, and its run or the reason why it failed."""
-    note = one_line(_outcome(entry, running))
-    glyph = ("‖", "$warning") if note == "interrupted" else _GLYPHS[entry.status]
+    interrupted = _is_interrupted(entry, running)
+    note = "interrupted" if interrupted else one_line(entry.message)
+    glyph = ("‖", "$warning") if interrupted else _GLYPHS[entry.status]
     number = cell(str(entry.number), 3, "$muted", right=True)
     command = (one_line(entry.text), "bold" if entry.status == "started" else "")
     shown = line(glyph, " ", number, "  ", command, "   ", (note, "$error" if entry.status == "failed" else "$muted"))
