@@ -26,6 +26,7 @@ FACTOR = 2  # times the longest reference answer, or the longest repetition in o
 MINIMUM_EXTRA = 64  # tokens more than the longest reference answer, at least
 WITHOUT_REFERENCE = 256  # tokens, if no row has a reference answer
 GRAMMAR_FACTOR = 8  # times the limit of other answers, at most, for those under a grammar
+LONGER = 4  # times the limit, for answers that were cut off and would decide the outcome
 
 _SCALARS = {"null": 4, "boolean": 5, "integer": 24, "number": 24}  # a number of more characters has more digits than a double
 _FORMATS = {"date": 10, "time": 20, "date-time": 35, "uuid": 36, "ipv4": 15, "ipv6": 45}

@@ -9,8 +9,8 @@ from typing import Any
 from mlxtune.core.hashing import sha256_json
 from mlxtune.data.rows import Location, Message, PromptRow, Unpaired
 from mlxtune.data.split import Splits, sample_rows
-from mlxtune.evaluation.answer_budget import AnswerBudget
-from mlxtune.evaluation.answers import ArmAnswers, SeedAnswers
+from mlxtune.evaluation.answer_budget import LONGER, AnswerBudget
+from mlxtune.evaluation.answers import ArmAnswers, SeedAnswers, is_undecided
 from mlxtune.evaluation.arms import BASE, TUNED, Arm
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.endpoint_answers import endpoint_answers
@@ -79,6 +79,24 @@ class ArmRunner:
         if answers.no_likelihood_reason:
             self._worker.warn("no_perplexity", arm=arm.name, reason=answers.no_likelihood_reason)
         return answers
+
+    def continue_answers(self, arm: Arm, rows: Sequence[PromptRow], measured: ArmAnswers) -> ArmAnswers:
+        """Return ``measured``, the answers of ``arm`` to ``rows``, in which those that were cut off and might have passed are longer."""
+        options, before = self._options, measured.answers
+        room = answer_room([arm], self._loaded, rows, settings=options.settings, thinking_tokens=options.thinking_tokens)
+        most = self._grammar_tokens if arm.schema is not None else options.max_tokens
+        factor = LONGER if room is None else min(LONGER, room // most)
+        cut = [index for index, one in enumerate(before) if one.ended == "length" and is_undecided(one)]
+        if factor < 2 or not cut:
+            return measured
+        longer = self._generate(
+            arm, [rows[index] for index in cut], options, partial(progress_reporter, self._worker, arm.name), of="cut-off row",
+            timed=any(one.seconds is not None for one in before), score_references=False, factor=factor,
+        )  # fmt: skip
+        answers = list(before)
+        for index, one in zip(cut, longer.answers, strict=True):
+            answers[index] = replace(one, nats=before[index].nats, tokens=before[index].tokens)
+        return replace(measured, answers=tuple(answers), seconds=measured.seconds + longer.seconds)
 
     def optimize(self, arm: Arm, contract: Contract, splits: Splits) -> tuple[Arm, OptimizerFacts]:
         """Return ``arm`` with an optimized prompt, and what that took: as long as the training, or ``optimizer_calls`` answers."""
@@ -177,13 +195,17 @@ class ArmRunner:
         compared: frozenset[str] = frozenset(),
         timed: bool = False,
         score_references: bool = True,
+        factor: int = 1,
     ) -> ArmAnswers:
         if arm.adapter != self._adapter:
-            assert arm.adapter
-            (lora.load_weights if self._adapter else lora.load)(self._loaded.model, arm.adapter)
+            if arm.adapter is None:
+                lora.remove(self._loaded.model)
+            else:
+                (lora.load_weights if self._adapter else lora.load)(self._loaded.model, arm.adapter)
             self._prefixes, self._adapter = PrefixCache(self._loaded.model), arm.adapter
         if arm.schema is not None:
             options = replace(options, max_tokens=self._grammar_tokens)
+        options = replace(options, max_tokens=factor * options.max_tokens)
         shared = self._prefixes
         return generate_answers(
             arm, self._loaded, rows, options, tell, of=of, compared=compared, timed=timed, shared=shared, score_references=score_references

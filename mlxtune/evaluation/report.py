@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
@@ -10,8 +10,8 @@ from typing import Any, Literal, NotRequired, TypedDict
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import read_json, require_version, write_json
 from mlxtune.core.json_fields import from_json, optional, to_json
-from mlxtune.evaluation.answers import AnswerStatistics
-from mlxtune.evaluation.arms import has_grammar, is_free, is_tuned
+from mlxtune.evaluation.answers import Answer, AnswerStatistics
+from mlxtune.evaluation.arms import ENDPOINT, has_grammar, is_free, is_tuned
 from mlxtune.evaluation.evidence import FILES, hashes
 from mlxtune.evaluation.holdout.ledger import HoldoutHistory
 from mlxtune.evaluation.off_task.prompts import OffTaskResult
@@ -47,6 +47,12 @@ def token_limit(facts: ReportFacts, arm: str) -> int:
     """Return the limit of an answer of ``arm`` in tokens, or 0 if it is unknown."""
     known = facts.get("decoding") or Decoding(kind="", max_tokens=0)
     return known.get("grammar_tokens", known["max_tokens"]) if has_grammar(arm) else known["max_tokens"]
+
+
+def continued_arms(facts: ReportFacts, answers: Mapping[str, Sequence[Answer]]) -> dict[str, int]:
+    """Return each arm whose answers were continued beyond its limit, with the tokens of the longest one."""
+    own = {arm: max(one.answer_tokens for one in answers[arm]) for arm in answers if not arm.startswith(ENDPOINT)}
+    return {arm: longest for arm, longest in own.items() if longest > token_limit(facts, arm)}
 
 
 class EndpointFacts(TypedDict):
@@ -102,6 +108,7 @@ class ReportFacts(TypedDict, total=False):
     required: list[str]
     template: str
     decoding: Decoding
+    continued: dict[str, int]
     endpoints: dict[str, EndpointFacts]
     optimizer: OptimizerFacts
     costs: dict[str, dict[str, float]]

@@ -234,5 +234,7 @@ def _is_cut(report: EvaluationReport, arm: ArmResult, rows: int) -> bool:
 
 
 def _cut_answers(report: EvaluationReport, arm: ArmResult | None) -> CutAnswers | None:
-    rows, limit = report.facts.get("rows", 0), token_limit(report.facts, arm.name) if arm else 0
-    return CutAnswers(arm.name, arm.answers.undecided, rows, limit, bool(arm.thought_tokens)) if arm else None
+    if arm is None:
+        return None
+    limit = report.facts.get("continued", {}).get(arm.name, token_limit(report.facts, arm.name))
+    return CutAnswers(arm.name, arm.answers.undecided, report.facts.get("rows", 0), limit, bool(arm.thought_tokens))

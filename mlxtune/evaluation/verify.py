@@ -29,7 +29,7 @@ from mlxtune.data.source import Source, read_source
 from mlxtune.data.split import Splits, sample_rows, split
 from mlxtune.evaluation import evidence as saved
 from mlxtune.evaluation import report
-from mlxtune.evaluation.answer_budget import auto_limit, grammar_limit
+from mlxtune.evaluation.answer_budget import LONGER, auto_limit, grammar_limit
 from mlxtune.evaluation.answers import Answer, ArmAnswers, SeedAnswers, score_answers, score_seed
 from mlxtune.evaluation.arms import BASE, ENDPOINT, STRONGEST, TUNED, default_arms, has_grammar, is_tuned
 from mlxtune.evaluation.blind.blind_session import revealed_choices
@@ -41,7 +41,7 @@ from mlxtune.evaluation.holdout import ledger
 from mlxtune.evaluation.holdout.contamination import load_trained
 from mlxtune.evaluation.judge import judge_report, judge_session
 from mlxtune.evaluation.off_task.prompts import compare_off_task
-from mlxtune.evaluation.report import FILE, PAGES, ReportFacts, decoding
+from mlxtune.evaluation.report import FILE, PAGES, ReportFacts, continued_arms, decoding
 from mlxtune.evaluation.report_builder import build
 from mlxtune.models.resolve import resolve
 from mlxtune.present.report import render_pages
@@ -156,7 +156,7 @@ def _numbers(
     """Yield each difference between the stored report and one rebuilt from the stored answers."""
     limit, wide = _answer_limits(evidence, stored, contract)
     for arm, own in evidence.answers.items():
-        most = wide if has_grammar(arm) else limit
+        most = (wide if has_grammar(arm) else limit) * (LONGER if arm in stored["facts"].get("continued", {}) else 1)
         for answer in () if arm.startswith(ENDPOINT) else own:  # an endpoint counts tokens in its own way
             if answer.answer_tokens > most:
                 yield f"outputs.jsonl, {arm}, {answer.id}: the answer has {answer.answer_tokens} tokens, more than the limit of {most}."
@@ -166,6 +166,8 @@ def _numbers(
         "headline": contract.headline(evidence.recipe, has_preferences=evidence.has_pairs), "required": contract.required_metrics,
         "decoding": decoding(limit, wide),
     }  # fmt: skip
+    if continued := continued_arms(facts, evidence.answers):
+        facts["continued"] = continued
     try:
         prompts, answers = saved.load_off_task(folder)
         if prompts:
@@ -289,8 +291,8 @@ def _name(value: Any, index: int) -> str:
 
 
 _RECOMPUTED = {
-    "name", "base", "rows", "row_ids", "groups", "effective_groups", "headline", "schema", "contract", "required", "decoding", "off_task",
-    "holdout", "last_look", "level", "strongest",
+    "name", "base", "rows", "row_ids", "groups", "effective_groups", "headline", "schema", "contract", "required", "decoding", "continued",
+    "off_task", "holdout", "last_look", "level", "strongest",
 }  # fmt: skip
 _UNMEASURED = ("cached", "seconds", "prompt_tokens")  # of an arm
 _CONTENT = ("id", "group", "reference", "prompt", "tools")

@@ -37,7 +37,7 @@ from mlxtune.evaluation.judge.endpoint import require_endpoints
 from mlxtune.evaluation.off_task import prompts
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt, compare_off_task
 from mlxtune.evaluation.progress import progress_reporter
-from mlxtune.evaluation.report import LeftOut, ReportFacts, decoding
+from mlxtune.evaluation.report import LeftOut, ReportFacts, continued_arms, decoding
 from mlxtune.evaluation.seed_report import recommend
 from mlxtune.models.cpu import blas
 from mlxtune.models.resolve import resolve
@@ -100,7 +100,7 @@ def evaluate(worker: Worker) -> dict[str, Any]:
     runner = ArmRunner(worker, loaded, template, budget, compared, inputs.contract.schema_document)
     measured = _answer(worker, inputs, _without_weaker(worker, inputs, arms, runner, facts), runner, facts)
     _add_free_arms(measured, inputs, recipe, facts, vectors)
-    return _finish(worker, inputs, measured, facts, vectors)
+    return _finish(worker, inputs, measured, runner, facts, vectors)
 
 
 @dataclass
@@ -109,6 +109,7 @@ class _Measured:
 
     off_task: Sequence[OffTaskPrompt]
     arms: list[ArmAnswers] = field(default_factory=list)
+    asked: dict[str, Arm] = field(default_factory=dict)  # by name, with the adapter and the prompt that were chosen
     seeds: list[SeedAnswers] = field(default_factory=list)
     off_task_answers: dict[str, list[str]] = field(default_factory=dict)
 
@@ -137,6 +138,7 @@ def _answer(worker: Worker, inputs: _Inputs, arms: Sequence[Arm], runner: ArmRun
         if arm.name == kinds.OPTIMIZED:
             arm, facts["optimizer"] = runner.optimize(arm, contract, inputs.splits)
             write_text(worker.folder / evidence.OPTIMIZED_PROMPT, f"{arm.prompt}\n")
+        measured.asked[arm.name] = arm
         answers = (runner.answer_validation if Run(worker.folder).kind == "validate" else runner.answer)(arm, inputs.rows)
         measured.arms.append(replace(answers, answers=score_answers(contract, rows, answers.answers)))
         if off_task and arm.name in (BASE, TUNED):
@@ -192,12 +194,33 @@ def _has_pairs(arm: ArmAnswers) -> bool:
     return any(answer.logprobs for answer in arm.answers)
 
 
-def _finish(worker: Worker, inputs: _Inputs, measured: _Measured, facts: ReportFacts, vectors: RowVectors | None) -> dict[str, Any]:
+def _continue_answers(inputs: _Inputs, measured: _Measured, runner: ArmRunner, facts: ReportFacts, groups: Sequence[str]) -> None:
+    """Let each arm that would decide the outcome by answers that were cut off continue them."""
+    rows = evidence.evaluated_rows(inputs.rows)
+    left = {name for name, arm in measured.asked.items() if not arm.endpoint and not (arm.adapter and inputs.seeds)}
+    while left:
+        verdict = report_builder.build(facts, measured.arms, groups, measured.seeds).verdict
+        if verdict.reason != "token_limit" or verdict.cut is None or verdict.cut.arm not in left:
+            break
+        left.remove(name := verdict.cut.arm)
+        index = next(index for index, arm in enumerate(measured.arms) if arm.name == name)
+        longer = runner.continue_answers(measured.asked[name], inputs.rows, measured.arms[index])
+        measured.arms[index] = replace(longer, answers=score_answers(inputs.contract, rows, longer.answers))
+    if continued := continued_arms(facts, {arm.name: arm.answers for arm in measured.arms if arm.name in measured.asked}):
+        facts["continued"] = continued
+
+
+def _finish(
+    worker: Worker, inputs: _Inputs, measured: _Measured, runner: ArmRunner, facts: ReportFacts, vectors: RowVectors | None
+) -> dict[str, Any]:
     from mlxtune.evaluation import nearest_rows
 
     recipe, folder, contract, rows = worker.recipe, worker.folder, inputs.contract, inputs.rows
-    evidence.save_outputs(folder, ((arm.name, arm.answers) for arm in measured.arms))
     evidence.save_evidence(folder, recipe, rows, inputs.source.rows, inputs.validation)
+    groups = [row.group for row in evidence.load_rows(folder)]
+    facts["headline"] = headline = contract.headline(recipe, has_preferences=measured.has_pairs)
+    _continue_answers(inputs, measured, runner, facts, groups)
+    evidence.save_outputs(folder, ((arm.name, arm.answers) for arm in measured.arms))
     contamination.save(folder, inputs.trained)
     if measured.seeds:
         evidence.save_seed_answers(folder, measured.seeds)
@@ -206,15 +229,14 @@ def _finish(worker: Worker, inputs: _Inputs, measured: _Measured, facts: ReportF
     if Run(folder).kind == "eval":
         adapter = facts["run"] or facts["adapter"]
         use = ledger.enter(folder, facts["row_ids"], result_hash, adapter, last=facts.get("last_look", False))
-    headline = contract.headline(recipe, has_preferences=measured.has_pairs)
-    facts |= {"headline": headline, "holdout": to_json(use)}
+    facts["holdout"] = to_json(use)
     if costs := _costs(facts):
         facts["costs"] = costs
     if TUNED in measured.off_task_answers:
         evidence.save_off_task(folder, measured.off_task, measured.off_task_answers)
         both = (measured.off_task_answers[BASE], measured.off_task_answers[TUNED])
         facts["off_task"] = to_json(compare_off_task(measured.off_task, *both, recipe.evaluation.regression_margin))
-    result = report_builder.build(facts, measured.arms, [row.group for row in evidence.load_rows(folder)], measured.seeds)
+    result = report_builder.build(facts, measured.arms, groups, measured.seeds)
     subject = next(arm for arm in measured.arms if arm.name == result.subject.name)
     failed = [row for row, scores in zip(rows, subject.scores, strict=True) if headline in scores and not scores[headline].passed]
     nearest_rows.save_nearest(folder, failed, inputs.splits.train, inputs.source, vectors)

@@ -171,6 +171,7 @@ def evaluation_facts(report: EvaluationReport) -> Facts:
     known, decoding = report.facts, report.facts.get("decoding")
     limits = {token_limit(known, arm.name) for arm in report.arms}
     wider = f", {max(limits)} with a grammar" if len(limits) > 1 else ""
+    continued = "".join(f"; cut-off answers of {arm} up to {tokens}" for arm, tokens in known.get("continued", {}).items())
     items = [
         ("base", f"{known.get('base', '')} {_short_hash(known.get('base_fingerprint', ''))}".strip()),
         ("run", known.get("run", "")),
@@ -178,7 +179,7 @@ def evaluation_facts(report: EvaluationReport) -> Facts:
         ("step", f"{known['adapter_step']:,}" if "adapter_step" in known else ""),
         ("source", known.get("source", "")),
         ("schema", _short_hash(known.get("schema", ""))),
-        ("decoding", f"{decoding['kind']}, at most {decoding['max_tokens']} tokens{wider}" if decoding else ""),
+        ("decoding", f"{decoding['kind']}, at most {decoding['max_tokens']} tokens{wider}{continued}" if decoding else ""),
         ("thinking", f"{word(known['thinking'])}; at most {known['thinking_tokens']:,} tokens" if "thinking" in known else ""),
         ("date", f"{known['date']} in the prompts" if known.get("date") else ""),
         ("compute", known.get("compute", "")),

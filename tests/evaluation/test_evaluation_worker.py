@@ -17,7 +17,7 @@ from mlxtune.data.source import read_source
 from mlxtune.data.split import record_splits, split
 from mlxtune.evaluation import arms, report, worker
 from mlxtune.evaluation.arms import is_free
-from mlxtune.evaluation.evidence import OPTIMIZED_PROMPT
+from mlxtune.evaluation.evidence import OPTIMIZED_PROMPT, load_evidence
 from mlxtune.evaluation.off_task.prompts import OFF_TASK
 from mlxtune.evaluation.verify import verify
 from mlxtune.models import lora
@@ -238,6 +238,23 @@ def test_changed_token_limit_lets_the_base_answer_again(workspace, trained, eval
     assert result.facts["changed_terms"]["terms"] == [{"term": "token_limit", "before": 4, "now": 6}]
     outputs = [json.loads(line) for line in (folder / "outputs.jsonl").read_text().splitlines()]
     assert {record["answer_tokens"] for record in outputs if record["ended"] == "length"} == {6}
+
+
+@pytest.mark.usefixtures("no_off_task_prompts")
+def test_cut_answers_that_would_decide_are_continued_without_the_adapter(workspace, trained, evaluate):
+    (workspace / "schema.json").write_text(json.dumps(SCHEMA))
+    own, limit = trained.folder / "recipe.toml", "evaluation.max_tokens=8"
+    how = (f"evaluation.schema={workspace / 'schema.json'}", limit)
+    before = load_evidence(evaluate(own, *how, 'evaluation.arms=["base"]')).answers["base"]
+    folder = evaluate(own, *how, 'evaluation.arms=["base", "tuned", "tuned+grammar"]', run=trained)
+    answers, result = load_evidence(folder).answers["base"], report.load(folder)
+    assert {one.answer_tokens for one in before if one.ended == "length"} == {8}
+    assert all(longer.output.startswith(one.output) for one, longer in zip(before, answers, strict=True))
+    assert result.facts["continued"] == {"base": 32, "tuned": 32}
+    assert verify(folder) == []
+    stored = (folder / "report.json").read_text()
+    (folder / "report.json").write_text(stored.replace('"continued"', '"kontinued"'))
+    assert verify(folder)
 
 
 @pytest.mark.usefixtures("no_off_task_prompts")
