@@ -9,7 +9,8 @@ import html
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
@@ -24,7 +25,7 @@ from mlxtune.core.errors import InputError, MlxtuneError
 from mlxtune.core.files import read_json, require_version
 from mlxtune.core.hashing import sha256_json
 from mlxtune.core.json_fields import to_json
-from mlxtune.core.text import one_line
+from mlxtune.core.text import one_line, safe_text
 from mlxtune.data.source import Source, read_source
 from mlxtune.data.split import Splits, sample_rows, split
 from mlxtune.evaluation import evidence as saved
@@ -54,8 +55,13 @@ _STYLE = re.compile(r"<style>.*?</style>", re.DOTALL)
 _ACTIVE = re.compile(r"<script|\bcontent\s*:|\bon\w+\s*=", re.IGNORECASE)
 _CHART = re.compile(r"<(?:svg|rect|line)\b[^>]*>")
 _TAG = re.compile(r"<[^>]+>")
+_SIGN = re.compile(r"\\.|[<>&!|`#*_~\[\]]")  # of Markdown, behind a backslash or not
 _MADE_WITH = re.compile(r"mlxtune \d[\w.]*")  # the version
-_FIGURE = re.compile(r"[+−-]?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?%?|\b(?:better|worse|cannot tell|held|dropped)\b|[✓✗·]", re.IGNORECASE)
+_FIGURE = re.compile(
+    r"[+−-]?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?%?|\b(?:better|worse|cannot tell|held|dropped)\b|[✓✗·]"
+    r"|\b(?:(?:twen|thir|for|fif|six|seven|eigh|nine)ty|hundred|percent)\b",
+    re.IGNORECASE,
+)
 
 
 def verify(folder: Path) -> list[str]:
@@ -77,8 +83,13 @@ def verify(folder: Path) -> list[str]:
         contract = Contract.from_recipe(evidence.recipe)
     except InputError as error:
         return [*problems, error.message]
-    if mismatches := list(_mismatches(evidence, stored)):
-        return [*problems, *mismatches]
+    mismatches = [
+        f"outputs.jsonl: the answers of {arm} do not match the rows of questions.jsonl one to one." for arm in evidence.mismatched
+    ]
+    if (arms := [arm["arm"] for arm in stored["arms"]]) != list(evidence.answers):
+        mismatches.append(f"outputs.jsonl has the arms {', '.join(evidence.answers)}, but report.json has {', '.join(arms)}.")
+    if mismatches:
+        return problems + mismatches
     scored = {arm: score_answers(contract, evidence.rows, answers) for arm, answers in evidence.answers.items()}
     for arm, answers in evidence.answers.items():
         problems += _scores(f"{OUTPUTS}, {arm}", answers, scored[arm])
@@ -91,32 +102,40 @@ def verify(folder: Path) -> list[str]:
 
 
 def _pages(folder: Path) -> Iterator[str]:
-    """Draw the pages again, and yield the first figure of each that differs."""
+    """Yield the first figure of each page that differs from the page as drawn now."""
     try:
-        pages = render_pages(report.load(folder), folder)
+        for name, shown, drawn in _differing_pages(folder, _page_figures):
+            yield f"{name} shows {shown} where report.json and the outputs give {drawn}."
     except InputError as error:
         yield error.message
-        return
-    for name, text in pages.items():
+
+
+def _differing_pages(folder: Path, read: Callable[[str, bool], list[str]]) -> Iterator[tuple[str, str, str]]:
+    """Draw the pages again; yield the name of each in which ``read`` finds something else than in the stored one, and the first difference."""
+    for name, text in render_pages(report.load(folder), folder).items():
         page = folder / name
-        written = page.read_bytes().decode("utf-8", "replace") if page.is_file() else ""
-        drawn, stored = (page_figures(one, is_html=name.endswith(".html")) for one in (text, written))
-        for one, two in zip_longest(stored, drawn, fillvalue="nothing"):
-            if one != two:
-                yield f"{name} shows {one} where report.json and the outputs give {two}."
-                break
+        stored = page.read_bytes().decode("utf-8", "replace") if page.is_file() else ""
+        pairs = zip_longest(*(read(one, name.endswith(".html")) for one in (stored, text)), fillvalue="nothing")
+        if found := next(((one, two) for one, two in pairs if one != two), None):
+            yield name, *found
 
 
-def page_figures(text: str, *, is_html: bool) -> list[str]:
+def _page_figures(text: str, is_html: bool) -> list[str]:
     """Return the figures on a page in order: its numbers, its outcomes, and the geometry of its charts.
 
-    The words around them may change between versions.
+    The words around them may change between versions. Scripts and invisible characters could show other figures, so they count, too.
     """
+    active = len(_ACTIVE.findall(text)) if is_html else 0
     if is_html:
-        active = _ACTIVE.findall(text)  # what could show other figures
-        text = _STYLE.sub("", text)
-        text = html.unescape(f"{' ✗' * len(active)}{_TAG.sub(' ', text)}\n{' '.join(_CHART.findall(text))}")
-    return [figure.lower() for figure in _FIGURE.findall(_MADE_WITH.sub("", text))]
+        text = html.unescape(f"{_TAG.sub(' ', _STYLE.sub('', text))}\n{' '.join(_CHART.findall(text))}")
+    active += safe_text(text) != text
+    figures = _FIGURE.findall(_MADE_WITH.sub("", unicodedata.normalize("NFKC", text)))
+    return ["✗"] * active + [figure.lower() for figure in figures]
+
+
+def _markup(text: str, is_html: bool) -> list[str]:
+    """Return what could hide or add figures: the style and the tags of a page in HTML, the signs of one in Markdown that are not escaped."""
+    return [*_STYLE.findall(text), *_TAG.findall(text)] if is_html else [sign for sign in _SIGN.findall(text) if len(sign) == 1]
 
 
 @cache
@@ -135,14 +154,6 @@ def _changed_files(folder: Path, stored: dict[str, str]) -> Iterator[str]:
             yield f"{name} did not exist when the report was made."
         else:
             yield f"{name} was changed: its sha256 is {current[name][:12]}…, not {stored[name][:12]}…."
-
-
-def _mismatches(evidence: EvaluationEvidence, stored: Record) -> Iterator[str]:
-    arms = [arm["arm"] for arm in stored["arms"]]
-    if arms != list(evidence.answers):
-        yield f"outputs.jsonl has the arms {', '.join(evidence.answers)}, but report.json has {', '.join(arms)}."
-    for arm in evidence.mismatched:
-        yield f"outputs.jsonl: the answers of {arm} do not match the rows of questions.jsonl one to one."
 
 
 def _scores(location: str, stored: Sequence[Answer], scored: Sequence[Answer]) -> Iterator[str]:
@@ -223,12 +234,9 @@ def _seed_choice(stored: Record, current: Record, seeds: Sequence[SeedAnswers], 
     if chosen != run:
         yield f"report.json is about {one_line(str(run), 80)}, but validation recommends {one_line(chosen, 80)}."
     for seed in seeds:
-        if seed.run == chosen and _passes(seed.held_out) != _passes(tuned):
+        own, other = ([{name: score.passed for name, score in one.scores.items()} for one in arm] for arm in (seed.held_out, tuned))
+        if seed.run == chosen and own != other:
             yield f"seeds.jsonl: the held-out answers of {one_line(chosen, 80)} are not scored like those of {TUNED} in outputs.jsonl."
-
-
-def _passes(answers: Sequence[Answer]) -> list[dict[str, bool]]:
-    return [{name: score.passed for name, score in answer.scores.items()} for answer in answers]
 
 
 def _answer_limits(evidence: EvaluationEvidence, stored: Record, contract: Contract) -> tuple[int, int]:
@@ -328,8 +336,7 @@ def unproven(folder: Path) -> list[str]:
     missing = {saved.HOLDOUT} - {*stored["files"]}
     if TUNED in evidence.answers:
         missing |= {"contamination", *(["off_task"] if recipe.evaluation.regression else [])} - {*facts}
-    pages = render_pages(report.load(folder), folder)  # those of another version, or with a style or a picture of somebody else
-    names |= {name for name, text in pages.items() if (folder / name).read_bytes() != text.encode()}
+    names |= {name for name, *_ in _differing_pages(folder, _markup)}
     arms = {name for name in recipe.evaluation.arms or default_arms(recipe) if TUNED in evidence.answers or not is_tuned(name)}
     missing |= arms - {*evidence.answers, *facts.get("left_out", {}), STRONGEST}
     return sorted(({*FILES} & {*stored["files"]} | names | missing) - confirmed)

@@ -198,19 +198,37 @@ def test_every_changed_number_on_a_page_is_found(original, tmp_path):
     assert not unseen, repr(unseen)
 
 
+def with_page(original: Path, folder: Path, name: str, old: str, new: str) -> Path:
+    """Return a copy of the report with a changed page and its hash."""
+    page = restored(original, folder) / name
+    assert old in page.read_text()
+    page.write_text(page.read_text().replace(old, new, 1))
+    stored = json.loads((folder / report.FILE).read_text())
+    stored["files"][name] = sha256_file(page)
+    (folder / report.FILE).write_text(json.dumps(stored))
+    return folder
+
+
 @pytest.mark.parametrize("added", [
     "<style>td::after {content: '99.9%'}</style>", "<script>show()</script>", '<p onclick="show()">',
     "<style>tr td:nth-child(2) {position: absolute; left: 9em}</style>", '<img src="data:image/png;base64,QQ==">', "<p>ninety percent</p>",
+    "ninety percent", "①", "\u202e", "Better",
 ])  # fmt: skip
 def test_a_page_that_shows_another_figure_is_found_or_named(original, tmp_path, added):
-    folder = restored(original, tmp_path / "copy")
-    page = folder / "report.html"
-    page.write_text(page.read_text().replace("</body>", f"{added}</body>"))
-    stored = json.loads((folder / report.FILE).read_text())
-    stored["files"][page.name] = sha256_file(page)
-    (folder / report.FILE).write_text(json.dumps(stored))
-    assert is_confirmed(original, page.name)
-    assert not is_confirmed(folder, page.name)
+    assert is_confirmed(original, "report.html")
+    assert not is_confirmed(with_page(original, tmp_path / "copy", "report.html", "</body>", f"{added}</body>"), "report.html")
+
+
+@pytest.mark.parametrize("added", ["<!--", "![](99.png)", "<b hidden>", "&#57;", "ninety percent", "②", "\u202e", "worse"])
+def test_a_markdown_page_that_shows_another_figure_is_found_or_named(original, tmp_path, added):
+    assert is_confirmed(original, "report.md")
+    assert not is_confirmed(with_page(original, tmp_path / "copy", "report.md", "## ", f"{added}\n\n## "), "report.md")
+
+
+@pytest.mark.parametrize("page", report.PAGES)
+def test_a_page_in_other_words_is_confirmed(original, tmp_path, page):
+    old, new = "of rows that pass", "of the rows, namely of those which pass"
+    assert is_confirmed(with_page(original, tmp_path / "copy", page, old, new), page)
 
 
 def test_rows_are_compared_with_the_source(original, tmp_path):
