@@ -15,6 +15,8 @@ from mlxtune.evaluation.scorers import Score
 from mlxtune.runs.registry import Run
 from mlxtune.tui import saved_state
 from mlxtune.tui.app import MlxtuneApp
+from mlxtune.tui.help import HelpPage
+from mlxtune.tui.rooms import ROOMS
 from mlxtune.tui.rooms.home.screen import draw_changes
 from mlxtune.tui.widgets import ChoiceDialog
 from mlxtune.tui.widgets.frame import tabs
@@ -224,10 +226,13 @@ async def test_the_cursor_stays_on_its_run_when_a_newer_one_appears(room, shop):
     assert run_under_cursor(room) == "✓ support-json"
 
 
-async def test_the_list_of_runs_takes_the_focus_before_the_workspace_is_read(tmp_path):
+async def test_keys_and_help_work_before_the_workspace_is_read(tmp_path):
     async with MlxtuneApp(tmp_path, watch=False).run_test() as pilot:
         await pilot.press("tab", "tab")
-        assert pilot.app.is_running
+        for entry in ROOMS.values():
+            await pilot.press(entry.key, "f1")
+            assert isinstance(pilot.app.screen, HelpPage), entry.name
+            await pilot.press("escape")
 
 
 async def test_runs_may_disappear_while_their_list_has_the_focus(room, shop):

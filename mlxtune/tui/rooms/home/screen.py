@@ -58,7 +58,7 @@ class HomeRoom(Room):
     SAVED: ClassVar = {"_run_id": str}
     ABOUT = "the workspace, and what to do next"
     ACTIONS = (
-        Action("do", "enter", lambda room: "show" if room.on_runs else room.step.label.split()[0], "do the next step, or open the run",
+        Action("do", "enter", lambda room: room.step.label.split()[0] if room.step and not room.on_runs else "show", "do the next step, or open the run",
                when=lambda room: room.on_runs or room.step, bound=False, id="do"),
         NEW_RUN,
         Action("open_file", "o", "open", "open a file of your own, in any format, and create its recipe", id="open",
