@@ -158,7 +158,8 @@ class Room(HasActions, Screen[None]):
             self.draw(app.snapshot)
         self.query_one(RoomHeader).set(app.snapshot, self.mode, app.runs.stopping)
         notice = app.notices.current
-        self.query_one(NoticeLine).set(notice, self.show_action(notice.undo) if notice and notice.undo else None)
+        undo = self.show_action(notice.undo) if notice and notice.undo and self.mode in notice.rooms else None
+        self.query_one(NoticeLine).set(notice, undo)
         self.draw_footer()
         self.refresh_bindings()
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from mlxtune.evaluation.contract import Contract
 from mlxtune.recipe import EvaluationSection
 from mlxtune.runs.locks import accelerator_lease
 from mlxtune.serving.protocol import Done, Event, Failed, Piece, Ready
+from mlxtune.tui.notices import Notice
 from mlxtune.tui.rooms.chat import render
 from mlxtune.tui.rooms.chat.service import AdapterOption, ChatService
 from mlxtune.tui.widgets import EditDialog
@@ -403,6 +406,27 @@ def test_every_finished_answer_is_checked_against_the_contract(shop, clients):
         clients[0].finish(number, answer)
     rows = [row.plain.strip() for row in render.transcript(chat, None, "", 60)]
     assert [row for row in rows if "contract" in row] == ["✓ meets the contract", "✗ fails the contract: it contains “Northpeak”"]
+
+
+async def test_an_answer_arrives_while_another_room_offers_to_undo(room, clients):
+    client = await load(room, clients)
+    await room.press(*"so", "enter", until=lambda: bool(client.questions))
+    await room.press("escape", "D", until=lambda: room.mode == "data")
+    room.app.notices.show(Notice("undone", "Row 2: reject undone.", undo="redo", rooms=("data",)))
+    client.finish(0, "On its way.")
+    await room.press("C", until=lambda: "On its way." in transcript(room))
+
+
+def test_a_conversation_does_not_keep_the_process_that_answered(shop, clients):
+    service = ChatService(shop.folder, lambda: None)
+    service.start("smollm2-135m")
+    service.ask("Where is it?")
+    clients[0].finish(0, "On its way.")
+    service.close()
+    client = weakref.ref(clients.pop())
+    gc.collect()
+    assert service.exchanges[0].replies[0].text == "On its way."
+    assert client() is None
 
 
 def test_control_characters_of_an_answer_are_removed(shop, clients):

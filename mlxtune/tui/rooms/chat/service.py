@@ -57,7 +57,6 @@ class ChatReply:
     score: Score | None = None
     error: str = ""
     unloaded: bool = False
-    answer: PendingAnswer | None = None
 
     @property
     def streaming(self) -> bool:
@@ -147,6 +146,7 @@ class ChatService:
         self.contract: Contract | None = None
         self._on_change = on_change
         self._client: Client | None = None
+        self._answers: list[PendingAnswer] = []  # to the last question
 
     @property
     def adapter(self) -> str:
@@ -170,7 +170,7 @@ class ChatService:
 
     def close(self) -> None:
         """End the process and free its memory. The conversation is kept, and a reply that is being generated remains incomplete."""
-        client, self._client, self.state = self._client, None, "idle"
+        client, self._client, self._answers, self.state = self._client, None, [], "idle"
         if client:
             client.close()
 
@@ -191,10 +191,10 @@ class ChatService:
         adapters = ["", self.adapter] if with_base and self.adapter else [self.adapter]
         exchange = Exchange(question, [ChatReply(name) for name in adapters])
         self.exchanges.append(exchange)
-        self.discarded = None
+        self.discarded, self._answers = None, []
         for reply in exchange.replies:
             listener = partial(self._on_reply_event, exchange, reply)
-            reply.answer = self.session.ask(self._client, question, adapter=reply.adapter, on_event=listener)
+            self._answers.append(self.session.ask(self._client, question, adapter=reply.adapter, on_event=listener))
         self._on_change()
 
     def ask_base(self) -> bool:
@@ -206,14 +206,13 @@ class ChatService:
         listener = partial(self._on_reply_event, exchange, reply)
         again = exchange.in_conversation
         exchange.replies.insert(0, reply)
-        reply.answer = self.session.ask(self._client, exchange.question, adapter="", again=again, on_event=listener)
+        self._answers = [self.session.ask(self._client, exchange.question, adapter="", again=again, on_event=listener)]
         self._on_change()
         return True
 
     def cancel(self) -> None:
-        for reply in self.exchanges[-1].replies if self.exchanges else ():
-            if reply.streaming and reply.answer:
-                reply.answer.cancel()
+        for answer in self._answers if self.streaming else ():
+            answer.cancel()
 
     def use(self, adapter: AdapterOption) -> None:
         """Answer with another adapter, or with the base alone, from now on."""
