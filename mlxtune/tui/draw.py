@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from textual.content import Content
 
 from mlxtune.core.text import one_line, safe_text
-from mlxtune.present.blocks import ActionBlock, Bars, Block, Document, Fact, Facts, Heading, Mark, Square, Style, Table, Text
+from mlxtune.present.blocks import ActionBlock, Bars, Block, Document, Fact, Facts, Heading, Mark, Square, Table, Text
 from mlxtune.present.labels import GLYPHS
 from mlxtune.tui.render.bars import axis, interval
 from mlxtune.tui.render.text import cell, line, section_title, wrap
@@ -21,8 +21,8 @@ _MIN_BAR, _MAX_BAR = 12, 40
 _GAP = 2
 
 
-def token(style: Style) -> str:
-    return style if style in ("", "bold") else f"${style}"
+def token(style: str) -> str:
+    return " ".join(word if word == "bold" else f"${word}" for word in style.split())
 
 
 def rows(document: Document, width: int, keys: Keys | None = None) -> list[Content]:

@@ -33,11 +33,6 @@ class Notice:
     undo: str = ""  # the name of the action that undoes what the notice is about
     rooms: Sequence[str] = ()  # that have this action
 
-    @property
-    def is_brief(self) -> bool:
-        """Whether there is nothing left to do or to undo, so that a few seconds are enough."""
-        return self.kind in ("done", "note") and not self.hint and not self.undo
-
 
 class Notices:
     """The notice that every screen of the app shows."""
@@ -48,14 +43,15 @@ class Notices:
         self._timer: Timer | None = None
 
     def show(self, notice: Notice | None) -> None:
-        """Show ``notice`` until the next one or, if nothing is left to do, for a few seconds. ``None`` clears it."""
+        """Show ``notice`` until the next one or, if nothing is left to do or to undo, for a few seconds. ``None`` clears it."""
         if notice is not None:
             text, hint = (relative_paths(self._app.workspace, part) for part in (notice.text, notice.hint))
             undo = notice.undo if self._app.current_mode in notice.rooms else ""  # the room may have been left
             notice = replace(notice, text=text, hint=hint, undo=undo)
         if self._timer:
             self._timer.stop()
-        self._timer = self._app.set_timer(BRIEF_SECONDS, self.dismiss) if notice and notice.is_brief else None
+        is_brief = notice is not None and notice.kind in ("done", "note") and not notice.hint and not notice.undo
+        self._timer = self._app.set_timer(BRIEF_SECONDS, self.dismiss) if is_brief else None
         self.current = notice
         self._app.redraw()
 

@@ -316,18 +316,13 @@ class QueuePage(PageScreen):
         self._change(lambda: self.queue.add(command))
 
 
-_GLYPHS = {
-    "waiting": ("○", "$faint"), "started": ("●", "bold $primary"), "done": ("✓", "bold $success"), "failed": ("✗", "bold $error"),
-}  # fmt: skip
-
-
 def draw_queue(entries: Sequence[QueueEntry], running: bool, can_add: bool, width: int) -> Content:
     """Return how many commands are done and waiting, and whether the queue runs."""
     if not entries:
         about = "Runs commands one after another, also while the app is closed."
         add = key("n", "add a command", "screen.add") if can_add else Content.styled("Add a recipe first.", "$muted")
         return invitation(width, "The queue is empty.", add, about=about)
-    counts = {status: sum(entry.status == status for entry in entries) for status in _GLYPHS}
+    counts = {status: sum(entry.status == status for entry in entries) for status in WORDS.queued}
     glyph, state = (("  ● ", "bold $primary"), "running") if running else (("  ■ ", "$muted"), "not running")
     facts = f"   {counts['done']} of {len(entries)} done" + (f", {counts['failed']} failed" if counts["failed"] else "")
     rows = [line(glyph, (state, "bold"), (facts, "$muted")).truncate(max(width, 0), ellipsis=True)]
@@ -346,8 +341,9 @@ def draw_command(entry: QueueEntry, running: bool, width: int) -> Content:
     """Return a command: its state, number, and text, and its run or the reason why it failed."""
     interrupted = _is_interrupted(entry, running)
     note = "interrupted" if interrupted else one_line(entry.message)
-    glyph = ("‖", "$warning") if interrupted else _GLYPHS[entry.status]
+    glyph, style = ("‖", "warning") if interrupted else WORDS.queued[entry.status]
     number = cell(str(entry.number), 3, "$muted", right=True)
     command = (one_line(entry.text), "bold" if entry.status == "started" else "")
-    shown = line(glyph, " ", number, "  ", command, "   ", (note, "$error" if entry.status == "failed" else "$muted"))
+    told = (note, "$error" if entry.status == "failed" else "$muted")
+    shown = line((glyph, draw.token(style)), " ", number, "  ", command, "   ", told)
     return shown.truncate(max(width, 0), ellipsis=True)
