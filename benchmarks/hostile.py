@@ -2,8 +2,9 @@
 
     python benchmarks/hostile.py [--json] [--rounds 15] [--model smollm2-135m]
 
-Each round sends a small request alone, then a hostile one and, while that is being read, the small one again. The medians and the slowest
-tenths of both are compared. A hostile request must be refused as the client's error, or answered.
+Each round sends a small request alone, then a hostile one and, while that is being read, the small one again, and finally the small one
+alone. So that the load of the machine cancels out, the ratio is the median over the rounds of the latency beside the hostile request to the
+mean of the two others, with a 95% interval from its order statistics. A hostile request must be refused as the client's error, or answered.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from urllib.parse import urlsplit
 
 from common import environment
 from own_serving import serving
+from scipy.stats import binom
 
 CHAT, TEXT, EMBED = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
 LENGTH = 3_900_000  # characters, just below the limit for a body
@@ -86,22 +88,20 @@ class Prober:
         """Return the latencies of small requests, alone and beside ``body``, which is sent a random moment earlier."""
         alone, beside, statuses = [], [], set()
         for number in range(rounds):
-            alone.append(self.seconds())
+            before = self.seconds()
             thread = threading.Thread(target=lambda: statuses.add(self.post(path, body)))
             thread.start()
             time.sleep(random.Random(number).uniform(0, 0.1))
             beside.append(self.seconds())
             thread.join()
-        medians, tenths = zip(*map(spread, (alone, beside)), strict=True)
+            alone.append((before + self.seconds()) / 2)
+        ratios = sorted(one / two for one, two in zip(beside, alone, strict=True))
+        first = int(binom.ppf(0.025, rounds, 0.5))
+        tenths = [statistics.quantiles(seconds, n=10, method="inclusive")[8] * 1000 for seconds in (alone, beside)]
         return {
-            "status": sorted(statuses), "alone_ms": medians[0], "beside_ms": medians[1], "ratio": medians[1] / medians[0],
-            "slowest_tenth_ms": tenths, "slowest_tenth_ratio": tenths[1] / tenths[0],
+            "status": sorted(statuses), "alone_ms": statistics.median(alone) * 1000, "beside_ms": statistics.median(beside) * 1000,
+            "ratio": statistics.median(ratios), "low": ratios[first], "high": ratios[rounds - 1 - first], "slowest_tenth_ms": tenths,
         }  # fmt: skip
-
-
-def spread(seconds: list[float]) -> tuple[float, float]:
-    """Return the median and the ninth decile in milliseconds."""
-    return statistics.median(seconds) * 1000, statistics.quantiles(seconds, n=10, method="inclusive")[8] * 1000
 
 
 def main() -> None:
@@ -126,7 +126,7 @@ def line(name: str, result: dict[str, Any]) -> str:
     tenths = " → ".join(f"{milliseconds:5.0f}" for milliseconds in result["slowest_tenth_ms"])
     return (
         f"{name:20} {'/'.join(map(str, result['status']))}: {result['alone_ms']:5.0f} → {result['beside_ms']:5.0f} ms, "
-        f"× {result['ratio']:.2f}; slowest tenth {tenths} ms, × {result['slowest_tenth_ratio']:.2f}"
+        f"× {result['ratio']:.2f} ({result['low']:.2f} to {result['high']:.2f}); slowest tenth {tenths} ms"
     )
 
 

@@ -1,13 +1,15 @@
 """A soak test of everything at once: the app on a live run, the server under load, and an evaluation after each run.
 
     python benchmarks/soak.py [--json] [--minutes 60] [--warm-up 10] [--clients 8] [--pause 4] [--steps 60] [--busy 0.25]
-                              [--keep 12] [--folder FOLDER]
+                              [--keep 3] [--folder FOLDER]
 
 The app runs in tmux, and gets a key every two seconds: a tour through every room and its pages, and a chat. Beside it, the tiny random
 model of the tests trains, run after run, each followed by an evaluation, and clients send requests to a server, each after a ``--pause`` of
 some seconds. The training process runs for the share ``--busy`` of the time, so that the test fits beside other work. Only the newest
 ``--keep`` runs and evaluations are kept, because each that is listed takes some memory in the app and in the server. Memory, descriptors,
-threads, and child processes of the app, of the server, and of its model process are sampled once a minute, after ``--warm-up`` minutes: by
+threads, and child processes of the app, of the server, and of its model process are sampled once a minute, after ``--warm-up`` minutes and
+``--keep`` evaluations. Until then, the keys come four times as fast, and the training process runs all the time: a dozen tours fill the
+caches of Textual, which have a limit for each widget and for the app, and the allocator's pages reach their largest number. By
 then, the tour has shown the first verdicts in every room, and the server's prompt cache is full. Each has the medians of the first quarter
 and of the last quarter, and its change per hour, over the whole time and over its second half: the Theil–Sen slope with a 95% interval.
 Linux only, because it reads ``/proc``; it needs tmux and scipy.
@@ -49,7 +51,7 @@ from mlxtune.recipe.edit import edit_recipe
 from mlxtune.runs import registry
 from mlxtune.runs.locks import accelerator_lock, lock_note
 
-KEY_INTERVAL = 2.0
+KEY_INTERVAL, WARM_UP_INTERVAL = 2.0, 0.5
 SIZE = ("140", "45")
 ROWS = "data/samples/support.jsonl"
 RECIPE = {
@@ -93,7 +95,7 @@ def main() -> None:
     parser.add_argument("--pause", type=float, default=4.0, help="seconds between the requests of a client")
     parser.add_argument("--steps", type=int, default=60, help="of each training run")
     parser.add_argument("--busy", type=float, default=0.25, help="share of the time for which the training process runs")
-    parser.add_argument("--keep", type=int, default=12, help="runs, and as many evaluations; older ones are removed")
+    parser.add_argument("--keep", type=int, default=3, help="runs, and as many evaluations; older ones are removed")
     parser.add_argument("--folder", type=Path, help="where the samples are written, line by line")
     options = parser.parse_args()
     if not Path("/proc").is_dir():
@@ -115,20 +117,23 @@ def soak(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     if (files.home() / "blas").exists():
         (home / "blas").symlink_to(files.home() / "blas")
     os.environ["MLXTUNE_HOME"] = str(home)
-    runs, stopped = Runs(), threading.Event()
+    runs, warm, stopped = Runs(), threading.Event(), threading.Event()
     with tmux(workspace, folder) as (app, press), serving(workspace, options.clients, str(folder / "tiny")) as info:
         load = Load(info["url"], info["base"], 16, options.pause)
         threads = [threading.Thread(target=load.client, args=(seed,)) for seed in range(options.clients)]
         threads += [
             threading.Thread(target=train_and_evaluate, args=(workspace, options.steps, options.keep, runs, stopped)),
-            threading.Thread(target=tour, args=(press, stopped)),
-            threading.Thread(target=throttle, args=(workspace, options.busy, stopped)),
+            threading.Thread(target=tour, args=(press, warm, stopped)),
+            threading.Thread(target=throttle, args=(workspace, options.busy, warm, stopped)),
         ]
         for thread in threads:
             thread.start()
         taken: list[dict[str, int]] = []
         try:
             time.sleep(options.warm_up * 60)
+            while len(registry.list_runs(workspace, "eval")) < options.keep:
+                time.sleep(1)
+            warm.set()
             start = time.monotonic()
             while time.monotonic() - start < options.minutes * 60:
                 pids = {"app": app, "server": info["pid"], "model": child_of(info["pid"])}
@@ -166,9 +171,9 @@ def tmux(workspace: Path, folder: Path) -> Iterator[tuple[int, Any]]:
         subprocess.run([*server, "kill-server"], check=False)
 
 
-def tour(press: Any, stopped: threading.Event) -> None:
+def tour(press: Any, warm: threading.Event, stopped: threading.Event) -> None:
     for key in itertools.cycle(TOUR.split()):
-        if stopped.wait(KEY_INTERVAL):
+        if stopped.wait(KEY_INTERVAL if warm.is_set() else WARM_UP_INTERVAL):
             return
         press(key)
 
@@ -209,11 +214,11 @@ def train_and_evaluate(workspace: Path, steps: int, keep: int, runs: Runs, stopp
         stopped.wait(1)
 
 
-def throttle(workspace: Path, busy: float, stopped: threading.Event, interval: float = 0.5) -> None:
-    """Let the training process run for the share ``busy`` of the time once it takes steps."""
+def throttle(workspace: Path, busy: float, warm: threading.Event, stopped: threading.Event, interval: float = 0.5) -> None:
+    """Let the training process run for the share ``busy`` of the time once it takes steps and the app is ``warm``."""
     while busy < 1 and not stopped.wait(2):
         runs = registry.list_runs(workspace, "train")
-        if not runs or runs[0].status() != "running" or not (state := runs[0].state()).step:
+        if not warm.is_set() or not runs or runs[0].status() != "running" or not (state := runs[0].state()).step:
             continue
         with contextlib.suppress(ProcessLookupError):
             while not stopped.is_set():
