@@ -17,7 +17,6 @@ from mlxtune.evaluation.contract import Contract
 from mlxtune.recipe import EvaluationSection
 from mlxtune.runs.locks import accelerator_lease
 from mlxtune.serving.protocol import Done, Event, Failed, Piece, Ready
-from mlxtune.tui.notices import Notice
 from mlxtune.tui.rooms.chat import render
 from mlxtune.tui.rooms.chat.service import AdapterOption, ChatService
 from mlxtune.tui.widgets import EditDialog
@@ -31,7 +30,7 @@ from .test_adapters_room import adapter, move_to, stock
 pytestmark = pytest.mark.slow
 ROOM = Opening("chat", Shop.recipe)
 
-READY = Ready("smollm2-135m", "f" * 64, "4-bit on Metal", 2048, 1.0)
+READY = Ready("smollm2-135m", "f" * 64, "4-bit on Metal", 2048, 1.0, 16)
 BEST = "20261124-1412-support-json"
 
 
@@ -406,15 +405,6 @@ def test_every_finished_answer_is_checked_against_the_contract(shop, clients):
         clients[0].finish(number, answer)
     rows = [row.plain.strip() for row in render.transcript(chat, None, "", 60)]
     assert [row for row in rows if "contract" in row] == ["✓ meets the contract", "✗ fails the contract: it contains “Northpeak”"]
-
-
-async def test_an_answer_arrives_while_another_room_offers_to_undo(room, clients):
-    client = await load(room, clients)
-    await room.press(*"so", "enter", until=lambda: bool(client.questions))
-    await room.press("escape", "D", until=lambda: room.mode == "data")
-    room.app.notices.show(Notice("undone", "Row 2: reject undone.", undo="redo", rooms=("data",)))
-    client.finish(0, "On its way.")
-    await room.press("C", until=lambda: "On its way." in transcript(room))
 
 
 def test_a_conversation_does_not_keep_the_process_that_answered(shop, clients):

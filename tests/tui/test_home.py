@@ -16,6 +16,7 @@ from mlxtune.runs.registry import Run
 from mlxtune.tui import saved_state
 from mlxtune.tui.app import MlxtuneApp
 from mlxtune.tui.help import HelpPage
+from mlxtune.tui.notices import Notice
 from mlxtune.tui.rooms import ROOMS
 from mlxtune.tui.rooms.home.screen import draw_changes
 from mlxtune.tui.widgets import ChoiceDialog
@@ -233,6 +234,14 @@ async def test_keys_and_help_work_before_the_workspace_is_read(tmp_path):
             await pilot.press(entry.key, "f1")
             assert isinstance(pilot.app.screen, HelpPage), entry.name
             await pilot.press("escape")
+
+
+async def test_a_job_redraws_its_room_while_another_one_offers_to_undo(room):
+    home = room.screen
+    await room.press("D", until=lambda: room.mode == "data")
+    room.app.notices.show(Notice("undone", "Row 2: reject undone.", undo="redo", rooms=("data",)))
+    home.redraw()
+    assert room.notice == "↶ Row 2: reject undone."
 
 
 async def test_runs_may_disappear_while_their_list_has_the_focus(room, shop):
