@@ -250,8 +250,7 @@ class Engine:
     def _encode(self, request: protocol.GenerateRequest, template: ChatTemplate) -> list[int]:
         if request.prompt is not None:
             return self._tokens(request.prompt)
-        messages = request.messages
-        self._check_text([turn.content for turn in messages], [turn.extra for turn in messages], request.tools)
+        self._check_text([turn.content for turn in request.messages], [turn.extra for turn in request.messages], request.tools)
         prompt = template.prompt(request.messages, request.tools)
         if request.tools and prompt == template.prompt(request.messages):
             raise InputError("This model's chat template does not support tools.", hint="Remove them, or describe them as text.")

@@ -104,6 +104,7 @@ class Ready:
     path: str  # describes the compute path
     context: int  # window in tokens
     seconds: float  # load time
+    longest_token: int  # characters
 
 
 @dataclass(frozen=True)

@@ -167,8 +167,11 @@ class Server:
             body, names = await _read_body(request), await self._model_names()
             wanted = await self._parse(body, lambda value: parse(value, names))
             given = wanted.request.messages if wanted.request.prompt is None else wanted.request.prompt
-            if not isinstance(given, str) and len(given) > (context := self.host.ready.context):
-                raise self._failure(wanted.model, Failed("", too_long("The prompt", len(given), context, "at least ")))
+            characters = len(given) if isinstance(given, str) else sum(len(turn.content) for turn in wanted.request.messages)
+            bound = characters // (2 * self.host.ready.longest_token)  # a template may leave out a part
+            least = bound if isinstance(given, str) else max(bound, len(given))
+            if least > (context := self.host.ready.context):
+                raise self._failure(wanted.model, Failed("", too_long("The prompt", least, context, "at least ")))
             client = await stack.enter_async_context(self.host.client())
             events = _EventQueue(request)
             adapter = "" if wanted.model == self.host.ready.base else wanted.model

@@ -52,7 +52,8 @@ class ModelProcess:
             loaded, lambda name: library.find_compatible(workspace, name, source.fingerprint), self._send,
             slots=params["slots"], queue=params["queue"], exact=not on_gpu() if exact is None else exact,
         )  # fmt: skip
-        ready = protocol.Ready(source.name, source.fingerprint, loaded.description, engine.context, loaded.seconds)
+        longest = max(map(len, loaded.tokenizer.get_vocab()))
+        ready = protocol.Ready(source.name, source.fingerprint, loaded.description, engine.context, loaded.seconds, longest)
         load_request.result(protocol.event_to_json(ready))
         threading.Thread(target=self._read, args=(channel, engine), name="requests", daemon=True).start()
         engine.run()

@@ -12,7 +12,7 @@ from mlxtune.serving.protocol import Accepted, Done, GenerateRequest, Piece, Rea
 @pytest.mark.parametrize(
     "event",
     [
-        Ready("base", "f", "on the CPU", 2048, 1.5), Accepted("1", 5, 2, 7), Piece("1", "é\u2028\n\ud83d"),
+        Ready("base", "f", "on the CPU", 2048, 1.5, 16), Accepted("1", 5, 2, 7), Piece("1", "é\u2028\n\ud83d"),
         Done("1", "length", 5, 2, 3, 1, 0.5, 0.25, 2.75),
     ],
 )  # fmt: skip
