@@ -128,9 +128,8 @@ def _page_figures(text: str, is_html: bool) -> list[str]:
     active = len(_ACTIVE.findall(text)) if is_html else 0
     if is_html:
         text = html.unescape(f"{_TAG.sub(' ', _STYLE.sub('', text))}\n{' '.join(_CHART.findall(text))}")
-    active += safe_text(text) != text
     figures = _FIGURE.findall(_MADE_WITH.sub("", unicodedata.normalize("NFKC", text)))
-    return ["✗"] * active + [figure.lower() for figure in figures]
+    return ["✗"] * (active + (safe_text(text) != text)) + [figure.lower() for figure in figures]
 
 
 def _markup(text: str, is_html: bool) -> list[str]:
@@ -200,8 +199,7 @@ def _numbers(
         return
     seeds = [score_seed(contract, seed, validation, evidence.rows) for seed in stored_seeds]
     for one, two in zip(stored_seeds, seeds, strict=True):
-        location = f"{SEEDS}, {one_line(one.run, 80)}"
-        yield from _scores(location, (*one.validation, *one.held_out), (*two.validation, *two.held_out))
+        yield from _scores(f"{SEEDS}, {one_line(one.run, 80)}", (*one.validation, *one.held_out), (*two.validation, *two.held_out))
     arms = [
         ArmAnswers(arm["arm"], tuple(scored[arm["arm"]]), arm["cached"], arm["seconds"], "", arm.get("prompt_tokens"))
         for arm in stored["arms"]

@@ -340,10 +340,9 @@ def _is_interrupted(entry: QueueEntry, running: bool) -> bool:
 def draw_command(entry: QueueEntry, running: bool, width: int) -> Content:
     """Return a command: its state, number, and text, and its run or the reason why it failed."""
     interrupted = _is_interrupted(entry, running)
-    note = "interrupted" if interrupted else one_line(entry.message)
+    note = ("interrupted" if interrupted else one_line(entry.message), "$error" if entry.status == "failed" else "$muted")
     glyph, style = ("‖", "warning") if interrupted else WORDS.queued[entry.status]
     number = cell(str(entry.number), 3, "$muted", right=True)
     command = (one_line(entry.text), "bold" if entry.status == "started" else "")
-    told = (note, "$error" if entry.status == "failed" else "$muted")
-    shown = line((glyph, draw.token(style)), " ", number, "  ", command, "   ", told)
+    shown = line((glyph, draw.token(style)), " ", number, "  ", command, "   ", note)
     return shown.truncate(max(width, 0), ellipsis=True)
