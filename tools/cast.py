@@ -51,7 +51,7 @@ class Step:
 SCRIPT = (
     Step("", "", r"Workflow ─[\s\S]+whole contract", 6),
     Step("home", "D", r"Findings ─+ \d+ rows", 5),
-    Step("data", "f", r"leave out \d+ row", 4),
+    Step("data", "f", r"reject \d+ row", 4),
     Step("dialog", "Enter", r"u undo", 4),
     Step("data", "R", r"Contract ─+ passes", 5),
     Step("review", "a", r"Row \d+ accepted", 4),

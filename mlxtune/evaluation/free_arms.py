@@ -138,9 +138,9 @@ def _strongest(contract: Contract, metric: str, rows: Sequence[EvaluatedRow], ca
 
 def _hits(contract: Contract, metric: str, rows: Sequence[EvaluatedRow], texts: Iterable[str]) -> tuple[int, int]:
     """Return how many answers meet ``metric``, and how many the contract."""
-    answers = [row.answer(text, "stop") for row, text in zip(rows, texts, strict=True)]
-    first = sum(contract.passes(metric, answer) for answer in answers)
-    return first, first if metric == CONTRACT else sum(contract.passes(CONTRACT, answer) for answer in answers)
+    answers = (row.answer(text, "stop") for row, text in zip(rows, texts, strict=True))
+    passed = [answer for answer in answers if contract.passes(metric, answer)]  # the metric is a part of the contract
+    return len(passed), len(passed) if metric == CONTRACT else sum(contract.passes(CONTRACT, answer) for answer in passed)
 
 
 def _most_frequent_fields(counts: Counter[str]) -> list[str]:

@@ -134,6 +134,16 @@ class Plan:
         return {part: nbytes for part, nbytes in parts.items() if nbytes or part == "gradients"}
 
 
+@dataclass(frozen=True)
+class PlannedRecipe:
+    """A recipe and its plan. Unless the base is ``local``, shapes come from the catalog and tokens from another tokenizer."""
+
+    recipe: Recipe
+    complete: Recipe  # with its parent's settings, and the rule's for those that it leaves open
+    plan: Plan
+    local: bool
+
+
 def outcome_for(need: int, limit: int, *, calibrated: bool = False) -> Outcome:
     """Return ``go`` if ``need`` fits in ``limit`` bytes with a margin, ``warn`` if without, ``refuse`` if it does not fit."""
     share = need / limit

@@ -17,7 +17,7 @@ from mlxtune.workspace.index import RecipeView, RunView, Snapshot
 if TYPE_CHECKING:
     from mlxtune.evaluation.history import Evaluation
     from mlxtune.evaluation.report import Rate
-    from mlxtune.planning.plan import Plan
+    from mlxtune.planning.plan import Plan, PlannedRecipe
     from mlxtune.recipe import Recipe
 
 StageState = Literal["waiting", "partly", "running", "done", "undecided", "warning", "failed"]
@@ -36,14 +36,12 @@ class WorkflowStage(NamedTuple):
     result: str = ""
 
 
-def workflow(
-    snapshot: Snapshot, planned: tuple[Recipe, Plan, Recipe] | None = None, stopping: Collection[str] = ()
-) -> list[WorkflowStage]:
-    """Return the stages in order. ``planned`` is the last recipe with a plan, and the plan; the runs ``stopping`` were asked to stop."""
+def workflow(snapshot: Snapshot, planned: PlannedRecipe | None = None, stopping: Collection[str] = ()) -> list[WorkflowStage]:
+    """Return the stages in order. ``planned`` is the last plan; the runs ``stopping`` were asked to stop."""
     newest = snapshot.runs[0] if snapshot.runs else None
     valid = [view for view in snapshot.startable if view.recipe]
     view = next((view for view in valid if newest and is_recipe_of(view, newest)), next(iter(valid), None))
-    plan = planned[1] if planned and view and view.recipe == planned[0] else None
+    plan = planned.plan if planned and view and view.recipe == planned.recipe else None
     return [
         _data(snapshot, view), *_review(view), _plan(newest, plan), _baseline(snapshot), _train(newest, snapshot.now, stopping),
         _evaluate(snapshot), _blind(snapshot), _adapter(snapshot),
@@ -80,7 +78,7 @@ def _review(view: RecipeView | None) -> Iterator[WorkflowStage]:
         reviewed, rows = view.reviewed_rows, view.last_check.rows
         state: StageState = "waiting" if not reviewed else "done" if reviewed >= rows else "partly"
         result = f"{100 * min(reviewed / max(rows, 1), 1):.0f}%" if reviewed else ""
-        yield WorkflowStage("Review", "review", state, f"{reviewed:,} of {rows:,} decided" if reviewed else "optional", result)
+        yield WorkflowStage("Review", "review", state, f"{max(rows - reviewed, 0):,} undecided" if reviewed else "optional", result)
 
 
 def _plan(newest: RunView | None, plan: Plan | None) -> WorkflowStage:
@@ -155,7 +153,7 @@ def _blind(snapshot: Snapshot) -> WorkflowStage:
 def _adapter(snapshot: Snapshot) -> WorkflowStage:
     """Return the adapter that is proven better than its base and has the highest contract rate."""
     if best := snapshot.best:
-        name = one_line(snapshot.adapter_names.get(best.run_id, best.name))
+        name = one_line(snapshot.adapter_names.get(best.run_id, best.run_id or best.name))
         rate = percent(best.changes[-1][1].share)
         return WorkflowStage("Adapter", "adapters", "warning" if best.caveat else "done", name, rate)
     finished = sum(view.status == "finished" for view in snapshot.runs)
@@ -171,7 +169,7 @@ def best_document(best: Evaluation, newest: Evaluation | None, names: Mapping[st
     from mlxtune.evaluation.scorers.registry import metric_label
     from mlxtune.present.verdict import caveat_text  # the report was read, so these are loaded
 
-    blocks: list[Block] = [text(names.get(best.run_id, best.name), "bold")]
+    blocks: list[Block] = [text(names.get(best.run_id, best.run_id or best.name), "bold")]
     report = best.report
     for before, after in key_metrics(best.changes):
         rates: tuple[tuple[str, Rate, Style], ...] = ((report.rival.name, before, "muted"), (report.subject.name, after, "primary"))
@@ -182,14 +180,16 @@ def best_document(best: Evaluation, newest: Evaluation | None, names: Mapping[st
     if newest and newest.run_id != best.run_id:
         caveat = ", but not recommended" if newest.caveat else ""
         mark = verdict_mark(newest.outcome, newest.caveat)
-        blocks.append(text(f"newest: {newest.name}, {word(newest.outcome)}{caveat}", "muted", mark))
+        name = names.get(newest.run_id, newest.run_id or newest.name)
+        blocks.append(text(f"newest: {name}, {word(newest.outcome)}{caveat}", "muted", mark))
     return tuple(blocks)
 
 
 def key_metrics(changes: Sequence[tuple[Rate, Rate]]) -> list[tuple[Rate, Rate]]:
-    """Return the metric of the contract that changed most, if any did, and the whole contract."""
+    """Return the metric of the contract that changed most, unless none did or it has the same rates, and the whole contract."""
     *parts, contract = changes
-    changed = [(before, after) for before, after in parts if after.share != before.share]
+    same = tuple(rate.share for rate in contract)
+    changed = [(before, after) for before, after in parts if before.share != after.share and (before.share, after.share) != same]
     return [*sorted(changed, key=lambda change: -abs(change[1].share - change[0].share))[:1], contract]
 
 

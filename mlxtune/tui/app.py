@@ -51,8 +51,7 @@ from mlxtune.tui.widgets import ChoiceDialog, ChoiceOption, Draw, PageScreen, Pr
 from mlxtune.workspace.index import RunView, Snapshot, WorkspaceIndex
 
 if TYPE_CHECKING:
-    from mlxtune.planning.plan import Plan
-    from mlxtune.recipe import Recipe
+    from mlxtune.planning.plan import PlannedRecipe
     from mlxtune.tui.session_manager import SessionManager
 
 _WATCH_SECONDS = 0.25  # between two reads of the workspace
@@ -123,7 +122,7 @@ class MlxtuneApp(HasActions, OrderedKeys):
         self.snapshot = Snapshot(0.0, workspace)  # empty until the workspace has been read
         self.selected = self.saved.run()  # the ID of the displayed run; None means the newest
         self.selection.recipe_path = self.saved.recipe()
-        self.planned: tuple[Recipe, Plan, Recipe] | None = None  # the last recipe that was planned, its plan, the complete recipe
+        self.planned: PlannedRecipe | None = None  # the last one
         # What one room asks another one to do
         self.adapter: str | None = self.saved.values.pop("adapter", None)  # the key of the adapter that Chat uses
         self.adapter_to_load = self.adapter  # the key of an adapter that Chat should load next

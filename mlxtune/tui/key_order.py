@@ -99,4 +99,4 @@ class OrderedKeys(App[None]):
             if not key.is_forwarded:  # a priority binding handled it
                 self._current = None
         if self._current is not None:
-            self._patience = self.set_timer(_PATIENCE, partial(self._forward_next, self._current))
+            self._patience = self.set_timer(_PATIENCE, partial(self._on_stop, self._current))

@@ -8,10 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.screen import ModalScreen
@@ -30,6 +29,7 @@ from mlxtune.present.data_files import recipe_document
 from mlxtune.present.words import WORDS
 from mlxtune.recipe.edit import edit_recipe
 from mlxtune.tui import draw
+from mlxtune.tui.actions import Action, HasActions
 from mlxtune.tui.notices import Notice
 from mlxtune.tui.paths import unused
 from mlxtune.tui.render.source import turn_rows
@@ -57,26 +57,26 @@ class MappedFile:
     name: str = ""
 
 
-class MappingScreen(ModalScreen[MappedFile | None]):
+class MappingScreen(HasActions, ModalScreen[MappedFile | None]):
     """Asks which columns of ``sample`` hold our keys and, if it ``writes_recipe``, proposes one for the rows as they are mapped.
 
     Returns ``None`` on escape.
     """
 
-    BINDINGS: ClassVar[list[BindingType]] = [
+    GROUP = "mapping"
+    ACTIONS = (
+        Action("accept", "enter", lambda screen: screen.label, bound=False),
+        Action("rename", "e", "rename", "rename the recipe", when="writes_recipe"),
+        Action("open", "o", "rows only", "open the rows without a recipe", when="writes_recipe"),
         *(
-            Binding(str(digit), f"assign({digit})", f"{name}: {about}", id=f"mapping.key-{digit}")
+            Action(f"assign({digit})", str(digit), help=f"{name}: {about}", id=f"key-{digit}")
             for digit, (name, about) in enumerate(_NUMBERED.items(), 1)
         ),
-        Binding("right,l", "cycle(1)", "give the column the next free key", id="mapping.next"),
-        Binding("left,h", "cycle(-1)", "give the column the previous free key", id="mapping.previous"),
-        Binding("backspace,0", "clear", "use no key for the column", id="mapping.clear"),
-        Binding("e", "rename", "rename the recipe", id="mapping.rename"),
-        Binding("o", "open", "open the rows without a recipe", id="mapping.open"),
-        Binding("escape", "dismiss(None)", "close", id="mapping.close"),
-    ]  # fmt: skip
-
-    app: MlxtuneApp
+        Action("cycle(1)", "right,l", "next key", "give the column the next free key", id="next"),
+        Action("cycle(-1)", "left,h", help="give the column the previous free key", id="previous"),
+        Action("assign(0)", "backspace,0", "clear", "use no key for the column", id="clear"),
+        Action("dismiss(None)", "escape", "close", "close", id="close"),
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class MappingScreen(ModalScreen[MappedFile | None]):
         writes_recipe: bool = False,
     ) -> None:
         super().__init__()
-        self._sample, self._format, self._label, self._writes_recipe = sample, format, label, writes_recipe
+        self._sample, self._format, self.label, self.writes_recipe = sample, format, label, writes_recipe
         self._guessed: Scaffold | MlxtuneError | None = None  # the recipe, or why there is none; None while it is being guessed
         self._recipe_name = ""  # of the recipe
         self._is_accepted = False  # enter was pressed before the recipe was guessed
@@ -122,12 +122,13 @@ class MappingScreen(ModalScreen[MappedFile | None]):
                 yield Section("Keys", Panel(id="keys"), id="keys-side", classes="fill")
             with Horizontal(id="proposal"):
                 yield Section("Rows", Panel(id="mapped"), id="mapped-side", classes="fill")
-                if self._writes_recipe:
+                if self.writes_recipe:
                     yield Section("Recipe", Panel(id="recipe"), id="recipe-side", classes="fill")
-            yield Panel(lambda width, _height: self._footer().truncate(max(width, 0)), id="foot")
+            keys = key_line(*((one.key, one.label, one.click) for one in self.shown_actions()))
+            yield Panel(lambda width, _height: keys.truncate(max(width, 0)), id="foot")
 
     def on_mount(self) -> None:
-        if self._writes_recipe:
+        if self.writes_recipe:
             folder = self.app.workspace / "recipes"
             self._recipe_name = unused(folder / f"{scaffold.default_name(self._sample.path)}.toml").stem
             self._guess()
@@ -170,7 +171,7 @@ class MappingScreen(ModalScreen[MappedFile | None]):
         note = line((f"{glyph} ", f"bold {style}"), (f"{valid:,} of {what} can be used", "$muted"))
         self.query_one("#mapped-side", Section).head.set(note=note)
         self.query_one("#mapped", Panel).update(self._draw_rows)
-        if self._writes_recipe:
+        if self.writes_recipe:
             self.query_one("#recipe-side", Section).head.set(note=(f"recipes/{one_line(self._recipe_name, 40)}.toml", "bold"))
             self.query_one("#recipe", Panel).update(lambda width, _height: self._draw_recipe(width))
 
@@ -226,15 +227,6 @@ class MappingScreen(ModalScreen[MappedFile | None]):
             result += [*(gap if result else []), *map(line, labels, own)]
         return lines(*result)
 
-    def _footer(self) -> Content:
-        recipe = (("e", "rename", "screen.rename"), ("o", "rows only", "screen.open")) if self._writes_recipe else ()
-        others = () if recipe else (("←→", "other keys", "screen.cycle(1)"),)
-        names = (
-            ("enter", self._label, "screen.accept"), *recipe, ("1-9", "key", ""), *others,
-            ("bksp", "clear", "screen.clear"), ("esc", "close", "screen.dismiss(None)"),
-        )  # fmt: skip
-        return key_line(*names)
-
     # Actions
 
     @property
@@ -243,16 +235,13 @@ class MappingScreen(ModalScreen[MappedFile | None]):
         return names[self.query_one(ListPanel).cursor] if names else ""
 
     def action_assign(self, digit: int) -> None:
-        self._assign(self._current, [*_NUMBERED][digit - 1])
+        self._assign(self._current, ["", *_NUMBERED][digit])
 
     def action_cycle(self, by: int) -> None:
         """Give the column the next key that no other column has, or none."""
         own = self._key_of(self._current)
         names = ["", *(name for name in _ORDER if name == own or not self._column_of(name))]
         self._assign(self._current, names[(names.index(own) + by) % len(names)])
-
-    def action_clear(self) -> None:
-        self._assign(self._current, "")
 
     def _assign(self, column: str, name: str) -> None:
         """Map the key ``name`` to ``column`` and to no other. An empty ``name``, or the key that the column already has, clears the mapping."""
@@ -263,13 +252,13 @@ class MappingScreen(ModalScreen[MappedFile | None]):
         if name and name != column and not repeated:
             self._mapping[name] = column
         self._rows = self._read()
-        if self._writes_recipe:
+        if self.writes_recipe:
             self._guess()
         self._draw()
 
     def action_accept(self) -> None:
-        self._is_accepted = bool(self._formats) and self._writes_recipe and self._guessed is None
-        if self._formats and not self._writes_recipe:
+        self._is_accepted = bool(self._formats) and self.writes_recipe and self._guessed is None
+        if self._formats and not self.writes_recipe:
             self.dismiss(MappedFile(self._mapping))
         elif self._formats and isinstance(self._guessed, Scaffold):
             self.dismiss(MappedFile(self._mapping, self._guessed, self._recipe_name))
@@ -277,7 +266,7 @@ class MappingScreen(ModalScreen[MappedFile | None]):
             self.app.bell()
 
     def action_open(self) -> None:
-        if self._writes_recipe and self._formats:
+        if self._formats:
             self.dismiss(MappedFile(self._mapping))
 
     def action_rename(self) -> None:

@@ -95,7 +95,10 @@ async def test_rows_are_shown_before_the_checks_finish(shop, checks, open_room):
         await room.until(lambda: room.head("#row-list") == "▌ Rows 1 of 14, 13 undecided")
         assert session_of(room).source.verdict is None
         assert "split" not in room.text("#list"), "an empty column takes no room"
+        await room.press("f", notice="● The checks are still running. The first finding opens as soon as they are done.")
         checks.gate.set()
+        await room.until(lambda: isinstance(room.screen, FixDialog) and room.notice == "")
+        await room.press("escape")
         await checked(room)
         assert "split" in room.text("#list")
         assert room.head("#lengths").startswith("Token lengths")
@@ -541,7 +544,8 @@ async def test_the_first_row_of_a_finding_is_shown_beside_it_and_slash_filters_t
     await room.press("tab", "end", until=lambda: previewed() == ["Row", "12", "1", "of", "1"])
     await room.press("slash", *"read", until=lambda: "1 of 2" in room.text("#findings-list"))
     await room.until(lambda: previewed() == ["Row", "11", "1", "of", "1"])
-    await room.press("escape", "escape", until=lambda: previewed() == ["Row", "1"])
+    await room.press("tab", until=lambda: "1 of 2" not in room.text("#findings-list"))
+    await room.press("escape", until=lambda: previewed() == ["Row", "1"])
 
 
 def in_two_encodings(shop: Any) -> Any:

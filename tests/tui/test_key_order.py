@@ -1,7 +1,11 @@
 """Keys typed quickly act on what the keys before them have brought on screen."""
 
+import asyncio
+from collections.abc import Iterable
+
 from textual import events
 from textual.app import ComposeResult
+from textual.binding import Binding
 from textual.widgets import Input, Label
 
 from mlxtune.tui import key_order
@@ -9,9 +13,9 @@ from mlxtune.tui.key_order import OrderedKeys
 
 
 class Field(OrderedKeys):
-    """An app in which ``o`` focuses a text field, and ``x`` counts."""
+    """An app in which ``o`` focuses a text field, and ``x`` counts. So does tab, but slowly, and even in the field."""
 
-    BINDINGS = [("o", "open", "Open"), ("x", "count", "Count")]  # noqa: RUF012
+    BINDINGS = [("o", "open", "Open"), ("x", "count", "Count"), Binding("tab", "count_slowly", priority=True)]  # noqa: RUF012
     AUTO_FOCUS = None
     counted = 0
 
@@ -25,8 +29,12 @@ class Field(OrderedKeys):
     def action_count(self) -> None:
         self.counted += 1
 
+    async def action_count_slowly(self) -> None:
+        await asyncio.sleep(0.01)
+        self.action_count()
 
-def _type(app: Field, keys: str) -> None:
+
+def _type(app: Field, keys: Iterable[str]) -> None:
     for key in keys:
         app.post_message(events.Key(key, key))
 
@@ -74,11 +82,12 @@ async def test_a_key_that_nobody_handles_delays_the_next_one_only_for_a_while(mo
                 await on_event(event)
 
         monkeypatch.setattr(field, "on_event", lose)
-        _type(app, "a")
-        await pilot.pause()
+        _type(app, ["a", "tab"])
+        while not app.counted:
+            await pilot.pause(0.01)
         monkeypatch.undo()
         app.set_focus(None)
         _type(app, "x")
-        while not app.counted:
+        while app.counted < 2:
             await pilot.pause(0.01)
         assert not app._typed

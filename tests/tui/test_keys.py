@@ -17,13 +17,14 @@ from textual.widgets import Input, TextArea
 from mlxtune.core.errors import ModelError
 from mlxtune.evaluation.blind.blind_session import BlindSession
 from mlxtune.evaluation.evidence import load_pairs
+from mlxtune.planning.plan import PlannedRecipe
 from mlxtune.runs.queue import Queue
 from mlxtune.tui import keys
 from mlxtune.tui.app import MlxtuneApp
 from mlxtune.tui.room import Room
 from mlxtune.tui.rooms import ROOMS
 from mlxtune.tui.rooms.chat.service import AdapterOption
-from mlxtune.tui.rooms.plan.service import PlanResult, PlanService
+from mlxtune.tui.rooms.plan.service import PlanService
 from mlxtune.tui.widgets import ChoiceDialog, EditDialog, PromptDialog
 
 from .budgets import assert_within_budget
@@ -94,7 +95,7 @@ def away(shop: Shop) -> None:
 
     original = PlanService.plan
 
-    def plan(*arguments: Any, fetch: bool) -> PlanResult | None:
+    def plan(*arguments: Any, fetch: bool) -> PlannedRecipe | None:
         if fetch:
             raise ModelError("There is no such base.")
         return original(*arguments)

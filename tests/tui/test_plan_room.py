@@ -20,13 +20,14 @@ from mlxtune.data.split import split
 from mlxtune.models import catalog
 from mlxtune.models import resolve as resolving
 from mlxtune.planning import measurements
+from mlxtune.planning.plan import PlannedRecipe
 from mlxtune.present.labels import base_summary
 from mlxtune.recipe import DataSection, Length, ModelSection, Recipe, load
 from mlxtune.recipe.keys import KEYS
 from mlxtune.tui.render.text import cut_rows
 from mlxtune.tui.rooms.plan import render
 from mlxtune.tui.rooms.plan.screen import PlanRoom, RecipeForm
-from mlxtune.tui.rooms.plan.service import PlanResult, PlanService
+from mlxtune.tui.rooms.plan.service import PlanService
 from mlxtune.tui.widgets import ChoiceDialog, ListPanel, PageScreen
 
 from .driver import NARROW, WIDE, Gate, Opening, RoomDriver, any_size, opens
@@ -264,7 +265,7 @@ async def test_a_probe_shows_its_progress_and_s_stops_it(room, monkeypatch):
         await room.press(key, notice="! A probe is using this machine: step 1 of 2 with the largest batch.")
     await select(room, "training.batch_size")
     await room.press("minus")  # planned at once, although the probe goes on
-    await room.until(lambda: form(room).planned is form(room).recipe and len(form(room).edits) == 1)
+    await room.until(lambda: form(room).planned.recipe is form(room).recipe and len(form(room).edits) == 1)
     assert "probe: step 1 of 2" in verdict(room)
     await room.press("s", notice="■ The probe was stopped: nothing was stored.")
     await planned(room, "computed, not measured")
@@ -354,9 +355,15 @@ async def test_a_base_of_the_catalog_is_planned_before_it_is_fetched(shop, open_
 
 
 @planning("There is no model named smollm2-135.", text=RECIPE.replace('"../model"', '"smollm2-135"'))
-async def test_an_unknown_base_is_an_error(room):
+async def test_an_unknown_base_is_an_error_until_the_recipe_is_planned_again(room, monkeypatch):
     assert "Did you mean smollm2-135m?" in verdict(room)
     assert "download" not in room.actions
+    gate, plan = Gate(), PlanService.plan
+    monkeypatch.setattr(PlanService, "plan", lambda *arguments, **options: (gate.wait(), plan(*arguments, **options))[1])
+    await select(room, "training.epochs")
+    await room.press("right", until=lambda: "● planning" in verdict(room) and "smollm2" not in verdict(room))
+    gate.set()
+    await planned(room, "There is no model named smollm2-135.")
 
 
 async def test_a_slow_computation_is_named_after_a_moment(shop, open_room, monkeypatch):
@@ -507,7 +514,7 @@ async def test_home_shows_the_plan_of_the_recipe(room):
 async def test_figures_from_before_an_edit_are_marked(room, monkeypatch):
     gate, plan = Gate(), PlanService.plan
 
-    def slow_plan(*arguments: Any, **options: Any) -> PlanResult | None:
+    def slow_plan(*arguments: Any, **options: Any) -> PlannedRecipe | None:
         gate.wait()
         return plan(*arguments, **options)
 
@@ -543,7 +550,7 @@ def test_of_several_waiting_plans_the_outdated_ones_are_not_computed(tmp_path, m
 async def test_a_plan_that_edits_made_outdated_is_not_computed(room, monkeypatch):
     planned, gate, plan = [], Gate(), PlanService._plan
 
-    def slow_plan(service: PlanService, recipe: Recipe, progress: Any) -> PlanResult:
+    def slow_plan(service: PlanService, recipe: Recipe, progress: Any) -> PlannedRecipe:
         planned.append(recipe.training.batch_size)
         gate.wait()
         return plan(service, recipe, progress)

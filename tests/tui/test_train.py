@@ -229,7 +229,7 @@ async def test_the_plan_before_the_first_step_is_that_of_the_run(shop, open_room
     plannable(shop)
     async with open_room("plan") as room:
         await room.until(lambda: room.app.planned is not None)
-        recipe = room.app.planned[2]
+        recipe = room.app.planned.complete
         if edit == "date":
             recipe = freeze(recipe, folder, "")
         else:

@@ -39,8 +39,8 @@ class Fix:
     everywhere: bool = False
 
 
-DROP = Fix("drop", "leave out")
-DROP_UNUSABLE = Fix("drop", "leave out", safe=True)
+DROP = Fix("drop", "reject")
+DROP_UNUSABLE = Fix("drop", "reject", safe=True)
 BY_HAND = Fix("hand", "edit")
 
 

@@ -1,6 +1,7 @@
 """Statistics of a source: the number, balance and variety of its distinct prompts."""
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ _TIERS: tuple[tuple[float, Tier], ...] = (
     (MIN_PROMPTS, "too_few"), (GOOD_PROMPTS, "minimum_viable"), (5000, "good"), (math.inf, "strong"),
 )  # fmt: skip
 _RARE_SHARE = 0.05  # share of the rows that have the key; of many values, half the mean share
+_DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}\b.*")
 _COMMON_OPENING = 0.3  # share of prompts that begin with the same three words
 
 family = CheckFamily()
@@ -63,12 +65,12 @@ def effective_number(counts: Counter[str]) -> float:
 
 
 def tag_counts(corpus: Corpus) -> dict[str, dict[str, int]]:
-    """Return the keys that have few, repeated values, each with the number of rows per value, most frequent first."""
+    """Return the keys that have few, repeated values other than dates, each with the number of rows per value, most frequent first."""
     tags: dict[str, dict[str, int]] = {}
     for key, counts in corpus.tags.items():
         if counts and len(counts) > 1 and counts.total() >= len(corpus.counted) / 2 and counts.total() >= 2 * len(counts):
             values = dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
-            if values not in tags.values():  # skip an answer field that repeats a tag
+            if values not in tags.values() and not all(map(_DATE.fullmatch, values)):  # skip an answer field that repeats a tag
                 tags[key] = values
     return tags
 

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from statistics import fmean
 from typing import Any
 
@@ -114,6 +114,7 @@ def leaves(value: Any) -> Leaves:
     return counts
 
 
+@lru_cache(maxsize=4096)  # free arms compare the same texts again and again
 def _fields(text: str, pointer: str) -> Leaves:
     """Return the leaves at ``pointer`` and below."""
     match = find_json(text)
@@ -124,6 +125,7 @@ def _below(found: Leaves, pointer: str) -> Leaves:
     return Counter({leaf: count for leaf, count in found.items() if f"{leaf[0]}/".startswith(f"{pointer}/")})
 
 
+@lru_cache(maxsize=4096)
 def _complete_leaves(text: str) -> Leaves:
     """Return the leaves of the complete members of ``text`` if it is JSON that was cut off; otherwise, none."""
     error, open_, end, closing = find_syntax_error(text), "", 0, ""

@@ -47,7 +47,7 @@ class ListPanel(FocusPanel):
     def __init__(self, *, about: str = "", eager: bool = False, has_filter: bool = False, **kwargs: Any) -> None:
         super().__init__(about=about, **kwargs)
         self._eager, self._has_filter = eager, has_filter
-        self._query: str | None = None  # the text that the shown rows contain
+        self.query_text: str | None = None  # the text that the shown rows contain
         self._is_typing = False
         self.count = 0
         self.cursor = 0
@@ -74,14 +74,14 @@ class ListPanel(FocusPanel):
     @property
     def _above(self) -> int:
         """The rows of the widget above the list."""
-        return (1 if self._header else 0) + (self._query is not None)
+        return (1 if self._header else 0) + (self.query_text is not None)
 
     @property
     def _indices(self) -> Sequence[int]:
         """The rows that are shown."""
-        if self._query is None:
+        if self.query_text is None:
             return range(self.count)
-        wanted, width = self._query.casefold(), max(self.size.width - 2, 20)
+        wanted, width = self.query_text.casefold(), max(self.size.width - 2, 20)
         return [index for index in range(self.count) if wanted in self._row(index, width).plain.casefold()]
 
     @property
@@ -98,9 +98,11 @@ class ListPanel(FocusPanel):
     def _draw(self, width: int, height: int) -> Content:
         shown, place = self._indices, self._place
         header = [self._header(width)] if self._header else []
-        if self._query is not None:
+        if self.query_text is not None:
             count = (f"   {len(shown):,} of {self.count:,}", "$muted")
-            header.insert(0, line("  ", ("/ ", "bold $primary"), self._query, ("▏" if self._is_typing else "", "$primary"), count))
+            header.insert(
+                0, line("  ", ("/ ", "bold $primary"), self.query_text, ("▏" if self._is_typing else "", "$primary"), count)
+            )
         rows = height - len(header) if height > 0 else len(shown)
         self.first = max(0, min(self.first, place, len(shown) - rows), place - rows + 1)
         return lines(*header, *(self._draw_row(index, width) for index in shown[self.first : self.first + rows]))
@@ -140,12 +142,11 @@ class ListPanel(FocusPanel):
         return action != "filter" or not self._has_filter
 
     def action_filter(self) -> None:
-        self._is_typing = True
-        self._keep(self._query or "")
+        self.keep(self.query_text or "")
 
-    def _keep(self, query: str | None) -> None:
+    def keep(self, query: str | None) -> None:
         """Show the rows that contain ``query``, or all if it is ``None``."""
-        self._query = query
+        self.query_text, self._is_typing = query, query is not None
         shown = self._indices
         if shown and self.cursor not in shown:
             self.go(shown[0])
@@ -153,18 +154,17 @@ class ListPanel(FocusPanel):
         self.update(self._draw)
 
     def on_key(self, event: events.Key) -> None:
-        if self._query is None or (not self._is_typing and event.key != "escape"):
+        if self.query_text is None or (not self._is_typing and event.key != "escape"):
             return
         if event.key == "enter":
             self._is_typing = False  # and choose the row
             return
         if event.key == "escape":
-            self._is_typing = False
-            self._keep(None)
+            self.keep(None)
         elif event.key == "backspace":
-            self._keep(self._query[:-1])
+            self.keep(self.query_text[:-1])
         elif event.is_printable and event.character:
-            self._keep(self._query + event.character)
+            self.keep(self.query_text + event.character)
         else:
             return
         event.stop()
@@ -224,7 +224,7 @@ class MarkableList(ListPanel):
         if self._anchor is not None and self.count:
             low, high = sorted((self._anchor, self.cursor))
             shown: Sequence[int] = range(low, min(high + 1, self.count))
-            if self._query is not None:
+            if self.query_text is not None:
                 shown = [index for index in self._indices if low <= index <= high]
             self._set(set(self._marked_before) | {self.key(index) for index in shown})
 

@@ -26,6 +26,7 @@ class Panel(Widget):
         super().__init__(**kwargs)
         self._draw_content = draw
         self._content: Content | None = None  # as painted
+        self._next: tuple[Size, Content] | None = None  # to paint next, unless the size changes before
         self._layout_pending = False
 
     def update(self, draw: Draw) -> None:
@@ -36,7 +37,9 @@ class Panel(Widget):
             self.refresh()
             return
         new, old = self._drawn(self.size.width, self.size.height), self._content
+        self._next = None
         if old is None or not new.is_same(old):
+            self._next = self.size, new
             self.refresh(layout=old is None or new.plain.count("\n") != old.plain.count("\n"))
 
     async def on_click(self, event: events.Click) -> None:
@@ -51,7 +54,9 @@ class Panel(Widget):
             self.refresh(layout=True)
 
     def render(self) -> Content:
-        self._content = self._drawn(self.size.width, self.size.height)
+        size, content = self._next or (None, Content(""))
+        self._next = None
+        self._content = content if size == self.size else self._drawn(self.size.width, self.size.height)
         return self._content
 
     def _drawn(self, width: int, height: int) -> Content:

@@ -33,7 +33,7 @@ _PREVIEW = 400  # characters
 class FixChoice(NamedTuple):
     """What to do with ``rows``."""
 
-    do: Literal["fix", "leave_out", "edit"]
+    do: Literal["fix", "reject", "edit"]
     rows: tuple[int, ...]
 
 
@@ -44,10 +44,10 @@ class FixDialog(Dialog[FixChoice | None]):
     ACTIONS = (
         Action("choose('fix')", "enter", lambda dialog: f"{dialog.check.fix.label}: {dialog.count}",
                when=lambda dialog: dialog.check.fix.kind == "put", bound=False),
-        Action("choose('leave_out')", "enter", lambda dialog: f"leave out {dialog.count}",
+        Action("choose('reject')", "enter", lambda dialog: f"reject {dialog.count}",
                when=lambda dialog: dialog.check.fix.kind == "drop", bound=False),
-        Action("choose('leave_out')", "x", lambda dialog: f"leave out {dialog.count}", "leave the rows out",
-               when=lambda dialog: dialog.check.fix.kind != "drop", id="leave-out"),
+        Action("choose('reject')", "x", lambda dialog: f"reject {dialog.count}", "reject the rows",
+               when=lambda dialog: dialog.check.fix.kind != "drop", id="reject"),
         Action("choose('edit')", "enter", "edit", when=lambda dialog: dialog.check.fix.kind == "hand", bound=False),
         Action("choose('edit')", "e", "edit", "edit the row under the cursor", when=lambda dialog: dialog.check.fix.kind != "hand",
                id="edit"),
@@ -139,16 +139,13 @@ class FixDialog(Dialog[FixChoice | None]):
         self.with_accepted = not self.with_accepted or not self._chosen(False)
         self._draw()
 
-    def action_choose(self, do: Literal["fix", "leave_out", "edit"]) -> None:
-        if do == "edit":
-            cursor = self.query_one("#fix-rows", ListPanel).cursor
-            self.dismiss(FixChoice(do, tuple(self.rows[cursor : cursor + 1])))
-        else:
-            self.dismiss(FixChoice(do, tuple(self.rows)))
+    def action_choose(self, do: Literal["fix", "reject", "edit"]) -> None:
+        cursor = self.query_one("#fix-rows", ListPanel).cursor
+        self.dismiss(FixChoice(do, tuple(self.rows[cursor : cursor + 1] if do == "edit" else self.rows)))
 
     def on_list_panel_chosen(self, event: ListPanel.Chosen) -> None:
         event.stop()
-        self.action_choose({"put": "fix", "drop": "leave_out", "hand": "edit"}[self.check.fix.kind])  # type: ignore[arg-type]
+        self.action_choose({"put": "fix", "drop": "reject", "hand": "edit"}[self.check.fix.kind])  # type: ignore[arg-type]
 
 
 def apply_fix(session: SourceSession, check: str, rows: Sequence[int]) -> Notice:

@@ -36,6 +36,7 @@ from mlxtune.tui.widgets import ChoiceOption, Invitation, ListPanel, MarkableLis
 
 _PREVIEWED = 4  # rows before a decision about many, which also tell whether all are pairs
 _LEAST_PREVIEW = 5  # rows of the preview of a row, with its title
+_FIX_LATER = Notice("working", "The checks are still running.", "The first finding opens as soon as they are done.")
 _CHART_HEIGHTS = (4, 5)  # heights of the histogram on a short and on a tall screen
 
 
@@ -80,7 +81,7 @@ class DataRoom(SourceRoom):
         Action("stats", "g", lambda room: room.next_statistics, "show findings, labels, or rows", when="session", late="wide",
                command="data stats {source}"),
         Action("fix", "f", "fix", "show the rows with this finding, and fix them", when="_marked_check",
-               why=lambda room: "The checks are still running." if room.session and not room.session.check.finished else "There is no finding.",
+               why=lambda room: _FIX_LATER if room.session and not room.can_check_again else "There is no finding.",
                command="data check {source} --fix --also CHECK"),
         Action("mute", "!", "mute", "stop reporting this check for this source", when="check_to_mute",
                why="Only a finding can be muted.", command="data check {source} --mute CHECK --reason REASON"),
@@ -158,6 +159,9 @@ class DataRoom(SourceRoom):
         self._draw_lengths(session)
         self._draw_split(session)
         self._draw_labels(session)
+        if self.is_current and self.can_check_again and self.app.notices.current == _FIX_LATER:
+            self.app.notices.current = None
+            self.app.call_later(self.app.run_action, "screen.fix")
 
     def on_screen_resume(self) -> None:
         super().on_screen_resume()
@@ -263,8 +267,9 @@ class DataRoom(SourceRoom):
                 return render.finding_row(name, verdict.rows[name], width, position == found.cursor)
 
             def move(_: int) -> None:
-                self._draw_position(session)
-                self.draw_footer()
+                if found.has_focus:  # else the cursor follows that of the rows, which are drawn anyway
+                    self._draw_position(session)
+                    self.draw_footer()
 
             found.set(len(names), row, cursor=cursor, on_move=move)
             self._mark_finding(session)
@@ -289,6 +294,8 @@ class DataRoom(SourceRoom):
         panel, names = self.query_one("#findings-list", ListPanel), self._finding_names
         if panel.has_focus or not len(session.selection.rows):
             return
+        if panel.query_text is not None:
+            panel.keep(None)
         terms = session.selection.filter.split()
         own = [finding.check for finding in session.source.findings(session.row_index) if finding.check in names]
         if own:
@@ -561,7 +568,7 @@ class DataRoom(SourceRoom):
                 case "fix":
                     busy = f"Fixing {plural(len(rows), 'row')}."
                     self.app.jobs.run(lambda: apply_fix(session, name, rows), busy=busy, holds_keys=True)
-                case "leave_out":
+                case "reject":
                     self.decide_rows(session, "reject", rows, fixes=name)
                 case "edit":
                     session.move_to(rows[0])

@@ -7,9 +7,9 @@ from textual.content import Content
 
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import one_line
-from mlxtune.planning.cost import Bill
-from mlxtune.planning.machine import PowerState
-from mlxtune.planning.plan import Plan
+from mlxtune.planning.cost import make_bill
+from mlxtune.planning.machine import PowerState, this_machine
+from mlxtune.planning.plan import Plan, PlannedRecipe
 from mlxtune.present import plan as present
 from mlxtune.present.blocks import Facts, Heading
 from mlxtune.present.labels import outcome_mark
@@ -105,14 +105,15 @@ def key_detail(item: RecipeKey, recipe: Recipe, base: str, width: int) -> Conten
 
 
 def side_sections(
-    plan: Plan, bill: Bill, power: PowerState, check_note: str, keys: draw.Keys, full: bool, width: int
+    planned: PlannedRecipe, power: PowerState, check_note: str, keys: draw.Keys, full: bool, width: int
 ) -> list[tuple[str, list[Content]]]:
     """Return the titles and rows beside the form, or, with ``full``, of the page with the source of each figure.
 
     ``check_note`` says why the rows should be checked before training, if they should; ``keys`` has the actions that are possible now.
     """
     sections: list[tuple[str, list[Content]]] = []
-    for block in plan_document(plan, bill, power, check_note=check_note)[2:]:
+    bill = make_bill(planned.plan, planned.complete.method.kind, chip=this_machine().chip)
+    for block in plan_document(planned.plan, bill, power, check_note=check_note)[2:]:
         if isinstance(block, Heading):
             sections.append((block.title, []))
             continue

@@ -16,9 +16,8 @@ from mlxtune.core.errors import MlxtuneError, RecipeError
 from mlxtune.core.text import duration, one_line, plural, size
 from mlxtune.models import catalog
 from mlxtune.models.resolve import check_name  # its imports would slow down the app's start
-from mlxtune.planning.cost import Bill
 from mlxtune.planning.measurements import StepCost
-from mlxtune.planning.plan import Plan
+from mlxtune.planning.plan import Plan, PlannedRecipe
 from mlxtune.present.labels import base_summary
 from mlxtune.present.plan import time_fact, verdict_sentence
 from mlxtune.present.words import WORDS
@@ -33,7 +32,7 @@ from mlxtune.tui.paths import relative_paths
 from mlxtune.tui.render.text import RECIPE_KEY, cut_rows, invitation, key, lines
 from mlxtune.tui.room import OTHER_RECIPE, Room
 from mlxtune.tui.rooms.plan import render
-from mlxtune.tui.rooms.plan.service import MissingBaseError, PlanResult, PlanService
+from mlxtune.tui.rooms.plan.service import MissingBaseError, PlanService
 from mlxtune.tui.widgets import Invitation, ListPanel, PageScreen, Panel, Section
 from mlxtune.workspace.index import RecipeView, Snapshot
 
@@ -52,12 +51,13 @@ class RecipeForm:
     evidence: tuple[int, str]  # of the plan: the entries of the review, and the newest finished run, whose speed it may use
     edits: list[Edit] = field(default_factory=list)
     written: bytes | None = None  # the file's content after the last edit or undo
-    plan: Plan | None = None
-    planned: Recipe | None = None  # what the plan is about
-    bill: Bill | None = None
-    local: bool = True  # the base is on this machine; otherwise the plan uses the catalog's shapes
+    planned: PlannedRecipe | None = None
     last_memory: int | None = None  # bytes that the plan before the last edit needed
     error: MlxtuneError | None = None
+
+    @property
+    def plan(self) -> Plan | None:
+        return self.planned.plan if self.planned else None
 
     @property
     def is_own_version(self) -> bool:
@@ -194,7 +194,7 @@ class PlanRoom(Room):
             self._replan()
 
     def _draw_form(self, form: RecipeForm) -> None:
-        plan, bill, note, progress, items = form.plan, form.bill, self._note(form), self._progress, self._keys
+        note, progress, items = self._note(form), self._progress, self._keys
         self.query_one("#plan-verdict", Panel).update(lambda width, _height: self._verdict(form, note, progress, width))
         cursor = next((index for index, item in enumerate(items) if item.path == self._key_path), None)
 
@@ -211,9 +211,9 @@ class PlanRoom(Room):
             about = base_summary(model) if model else ""
             self.query_one("#plan-detail", Panel).update(lambda width, _height: render.key_detail(item, form.recipe, about, width))
         side = self.query_one("#plan-side", Panel)
-        side.display = plan is not None and self.wide
-        if plan and bill:
-            sections = partial(render.side_sections, plan, bill, self.app.snapshot.power, self._check_note, self._keys_now, False)
+        side.display = form.planned is not None and self.wide
+        if form.planned:
+            sections = partial(render.side_sections, form.planned, self.app.snapshot.power, self._check_note, self._keys_now, False)
             more = ("g", "all figures", "screen.memory")
             side.update(lambda width, height: cut_rows(render.side(sections(width), width, height), height, more))
 
@@ -234,7 +234,7 @@ class PlanRoom(Room):
         return render.form_row(item, first, form.recipe, edited, width)
 
     def _verdict(self, form: RecipeForm, note: str, progress: tuple[str, float] | None, width: int) -> Content:
-        if form.error:
+        if form.error and not progress:
             model = catalog.find(form.recipe.model.base)
             label = f"download it, {size(model.hub_nbytes)}" if model else "download it"
             fetch = key("b", label, "screen.fetch_base") if self.can_fetch else None
@@ -244,12 +244,12 @@ class PlanRoom(Room):
         return render.progress(*progress, width) if progress else lines("", "")
 
     def _note(self, form: RecipeForm) -> str:
-        old = "The figures are from before your edit." if form.plan and form.planned != form.recipe else ""
+        old = "The figures are from before your edit." if form.planned and form.planned.recipe != form.recipe else ""
         if self.probe:
             return f"probe: {self.probe.progress} … {old}".rstrip()
         if self._progress or old:
             return f"{self._progress[0] if self._progress else 'planning'} … {old}".rstrip()
-        if not form.local:
+        if form.planned and not form.planned.local:
             return "base not downloaded: estimated from the catalog"
         return WORDS.basis[form.plan.basis] if form.plan else ""
 
@@ -271,15 +271,14 @@ class PlanRoom(Room):
         def progress(label: str, share: float) -> None:
             self.app.call_later(self._set_progress, generation, label, share)
 
-        def planned(result: PlanResult | None) -> None:
+        def planned(result: PlannedRecipe | None) -> None:
             if result:
-                form.plan, form.bill, form.local, form.error = result.plan, result.bill, result.local, None
-                form.planned = recipe
-                self.app.planned = (recipe, result.plan, result.recipe)
+                self.app.planned = form.planned = result
+                form.error = None
                 self._finish()
 
         def failed(error: MlxtuneError) -> None:
-            form.plan, form.error = None, error
+            form.planned, form.error = None, error
             self._finish()
 
         def show_delay() -> None:
@@ -307,13 +306,13 @@ class PlanRoom(Room):
 
     @property
     def can_probe(self) -> bool:
-        return bool(self.form and self.form.plan and self.form.local and self._idle)
+        return bool(self.form and self.form.planned and self.form.planned.local and self._idle)
 
     @property
     def can_fetch(self) -> bool:
         form = self.form
-        missing = form is not None and (isinstance(form.error, MissingBaseError) or (form.plan is not None and not form.local))
-        return missing and self._idle
+        is_away = bool(form and form.planned and not form.planned.local)
+        return self._idle and (is_away or isinstance(form and form.error, MissingBaseError))
 
     @property
     def _idle(self) -> bool:
@@ -445,7 +444,7 @@ class PlanRoom(Room):
         def failed(error: MlxtuneError) -> None:
             clock.stop()
             self.probe = None
-            form.plan, form.error = None, error
+            form.planned, form.error = None, error
             self._finish()
 
         self.run_job(partial(self._service.probe, form.recipe, progress, probe.started), ended, failed, group="probe")
@@ -467,11 +466,9 @@ class PlanRoom(Room):
     def action_memory(self) -> None:
         def rows(width: int) -> list[Content]:
             form = self.form
-            if not (form and form.plan and form.bill):
+            if not (form and form.planned):
                 return []
-            sections = render.side_sections(
-                form.plan, form.bill, self.app.snapshot.power, self._check_note, self._keys_now, True, width
-            )
+            sections = render.side_sections(form.planned, self.app.snapshot.power, self._check_note, self._keys_now, True, width)
             return render.side(sections, width)
 
         self.app.push_screen(PageScreen("Memory, time and cost", rows))

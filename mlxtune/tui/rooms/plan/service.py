@@ -22,9 +22,8 @@ from mlxtune.evaluation.off_task.prompts import load_prompts
 from mlxtune.models import bundled, catalog, resolve
 from mlxtune.models.bundled import install
 from mlxtune.planning import machine
-from mlxtune.planning.cost import Bill, make_bill
 from mlxtune.planning.measurements import StepCost
-from mlxtune.planning.plan import Plan, Planner, local_planner
+from mlxtune.planning.plan import PlannedRecipe, Planner, local_planner
 from mlxtune.recipe import Recipe
 from mlxtune.runs.registry import resolve_parent
 from mlxtune.training.preflight import require_searchable
@@ -45,16 +44,6 @@ class _PlanInputs:
     local: bool
 
 
-@dataclass(frozen=True)
-class PlanResult:
-    """A plan and its costs. Unless the base is ``local``, shapes come from the catalog and tokens from another tokenizer."""
-
-    plan: Plan
-    bill: Bill
-    local: bool
-    recipe: Recipe  # with its parent's settings, and the rule's for those that it leaves open
-
-
 class PlanService:
     """Plans the recipes in one workspace, one at a time. Consecutive plans of the same rows measure them only once."""
 
@@ -64,7 +53,9 @@ class PlanService:
         self._inputs: _PlanInputs | None = None
         self._free: tuple[object, FreeRates | None] = (None, None)  # with the key of what it was computed from
 
-    def plan(self, recipe: Recipe, progress: Progress, is_outdated: Callable[[], bool], fetch: bool = False) -> PlanResult | None:
+    def plan(
+        self, recipe: Recipe, progress: Progress, is_outdated: Callable[[], bool], fetch: bool = False
+    ) -> PlannedRecipe | None:
         """Plan ``recipe``, or return ``None`` if that ``is_outdated`` once earlier plans are done. With ``fetch``, first download the base.
 
         Raise :class:`MissingBaseError` if the base must be downloaded, or any error of the download or of the worker.
@@ -93,14 +84,14 @@ class PlanService:
             return price_search(loaded, plan, answering=seconds_per_answer(self._workspace, loaded))
         return None
 
-    def _plan(self, recipe: Recipe, progress: Progress) -> PlanResult:
+    def _plan(self, recipe: Recipe, progress: Progress) -> PlannedRecipe:
         loaded, inputs = self._prepare(recipe, progress)
         plan = inputs.planner.plan(loaded, inputs.splits, workspace=self._workspace)
         key = (inputs.key, loaded.evaluation, loaded.schema_file and file_stamp(loaded.schema_file))
         if self._free[0] != key:
             self._free = key, free_rates(loaded, inputs.splits)
         plan = replace(plan, contest=contest(loaded), free=self._free[1], looks=looks(self._workspace, inputs.splits.evaluated))
-        return PlanResult(plan, make_bill(plan, loaded.method.kind, chip=machine.this_machine().chip), inputs.local, loaded)
+        return PlannedRecipe(recipe, loaded, plan, inputs.local)
 
     def _prepare(self, recipe: Recipe, progress: Progress) -> tuple[Recipe, _PlanInputs]:
         loaded = resolve_parent(self._workspace, recipe)

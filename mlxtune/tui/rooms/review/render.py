@@ -131,7 +131,7 @@ Turns = Sequence[TurnTokens] | None  # the tokens of each part, if they are know
 def invalid_row(error: DataError, width: int) -> list[Content]:
     """Explain why a record is not a valid row."""
     why = error.reason if isinstance(error, RowError) else error.message
-    names = (("e", "edit", "screen.edit"), ("x", "leave out", "screen.decide('reject')"), ("→", "next row", "screen.go(1)"))
+    names = (("e", "edit", "screen.edit"), ("x", "reject", "screen.decide('reject')"), ("→", "next row", "screen.go(1)"))
     rows = [
         *marked("✗", "$error", f"Invalid row: {one_line(why)}", width),
         paragraph(one_line(error.hint), width, "    "),

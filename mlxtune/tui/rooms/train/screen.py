@@ -125,7 +125,7 @@ class TrainRoom(Room):
         self.set_class(not (view.state.steps or (view.alive and view.state.total)), "-bare")
         state, free, stopping = view.state, self.app.runs.accelerator_free, view.id in self.app.runs.stopping
         planned = self.app.planned if view.alive and not state.steps else None
-        plan = planned[1] if planned and is_of(view.run, planned[2]) else None
+        plan = planned.plan if planned and is_of(view.run, planned.complete) else None
         figures = partial(render.figures, view, snapshot.now, stopping=stopping, plan=plan)
         self.query_one("#stats", Panel).update(
             lambda width, _height: render.banner(view, snapshot, free, width) or figures(width=width)
