@@ -90,7 +90,7 @@ class ArmRunner:
         if factor < 2 or not cut:
             return measured
         longer = self._generate(
-            arm, [rows[index] for index in cut], options, partial(progress_reporter, self._worker, arm.name), of="cut-off row",
+            arm, [rows[index] for index in cut], options, partial(progress_reporter, self._worker, arm.name),
             timed=any(one.seconds is not None for one in before), score_references=False, factor=factor,
         )  # fmt: skip
         answers = list(before)

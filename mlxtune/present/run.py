@@ -152,8 +152,8 @@ def run_document(run: Run, state: RunState, status: RunStatus, now: float) -> Do
         blocks += status_blocks(status, state, now)
         losses = "  ".join(f"{item.loss:.3f} at {item.step:,}" for item in state.validations[-4:])
         facts += [
-            Fact("step", f"{state.step:,} of {state.total:,}" if state.total else "none yet"),
-            Fact("validation", losses or "none yet"),
+            Fact("step", f"{state.step:,} of {state.total:,}" if state.total else f"{state.step:,}"),
+            *([Fact("validation", losses)] if losses else []),
             Fact("memory", f"peak {size(state.peak)}" if state.peak else "unknown"),
             Fact("checkpoints", f"at step {', '.join(f'{step:,}' for step in state.checkpoints[-3:])}" if state.checkpoints else "none"),
         ]  # fmt: skip

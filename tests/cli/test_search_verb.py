@@ -1,6 +1,7 @@
 """``search``, with the real worker and the tiny model, and ``runs show`` of a search."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -20,6 +21,7 @@ def test_a_search_ends_with_a_leaderboard_and_one_evaluation(ok, cli, workspace)
     shown = json.loads(cli("runs", "show", search["folder"], "--json").out)
     assert (workspace / "runs" / shown["search"]["outcome"]["run"] / "adapter" / "adapters.safetensors").is_file()
     assert "Leaderboard" in cli("runs", "show", search["folder"]).out
+    assert re.search(r"step +4\n", cli("runs", "show", "last").out)
     assert len(json.loads(cli("runs", "--kind", "eval", "--json").out)) == 1
 
 
