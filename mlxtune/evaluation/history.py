@@ -71,16 +71,17 @@ class Evaluation:
         return arms <= other_arms and conditions == other_conditions
 
 
-_listed: dict[Path, dict[tuple[Path, FileStamp], Evaluation | None]] = {}  # what each workspace had when it was last listed
+_listed: dict[Path, dict[tuple[FileStamp, Path], Evaluation | None]] = {}  # of the workspace that was listed last
 
 
 def evaluations(workspace: Path) -> list[Evaluation]:
     """Return the evaluations in ``workspace`` whose reports can be read, the most recently finished first."""
     files = (workspace / RUN_KINDS["eval"].folder).glob(f"*/{FILE}")
-    stamped = [(path.parent, stamp) for path in files if (stamp := file_stamp(path))]
-    stamped.sort(key=lambda item: (item[1][0], item[0].name), reverse=True)
+    stamped = sorted(((stamp, path.parent) for path in files if (stamp := file_stamp(path))), reverse=True)
     known = _listed.get(workspace, {})
-    listed = _listed[workspace] = {item: known[item] if item in known else _read(*item) for item in stamped}
+    for other in _listed.keys() - {workspace}:
+        _listed.pop(other, None)
+    listed = _listed[workspace] = {item: known[item] if item in known else _read(item[1]) for item in stamped}
     return [found for found in listed.values() if found]
 
 
@@ -120,7 +121,7 @@ def find(workspace: Path, which: str) -> Path:
     raise InputError(f"{run.id} has not been evaluated.", hint=f"Evaluate it first: mlxtune eval {run.id}")
 
 
-def _read(folder: Path, _stamp: FileStamp) -> Evaluation | None:
+def _read(folder: Path) -> Evaluation | None:
     """Read a report. Return ``None`` if it is damaged or of another version."""
     with suppress(MlxtuneError, OSError, *_INVALID):
         report = load(folder)

@@ -72,6 +72,14 @@ def test_a_removed_evaluation_takes_no_memory(tmp_path):
     assert not evaluation()
 
 
+def test_a_workspace_that_is_left_takes_no_memory(tmp_path):
+    write_evaluation(tmp_path)
+    evaluation = weakref.ref(history.evaluations(tmp_path)[0])
+    history.evaluations(tmp_path / "other")
+    gc.collect()
+    assert not evaluation()
+
+
 def test_an_evaluation_has_its_facts_and_rates(tmp_path):
     folder = write_evaluation(tmp_path)
     (one,) = history.evaluations(tmp_path)
