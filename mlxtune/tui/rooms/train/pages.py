@@ -272,8 +272,7 @@ class QueuePage(PageScreen):
     def _draw_entry(self) -> None:
         self.draw_keys()
         if entry := self.entry:
-            note = "interrupted" if _is_interrupted(entry, self.queue.is_running) else entry.message
-            texts = (f"mlxtune {entry.text}", ""), (note, "$error" if entry.status == "failed" else "$muted")
+            texts = (f"mlxtune {entry.text}", ""), _note(entry, self.queue.is_running)
             self.query_one("#queue-entry", Section).show(
                 lambda width, _height: lines(*(paragraph(one_line(text), width, style=style) for text, style in texts if text)),
                 title=f"Command {entry.number}",
@@ -333,16 +332,16 @@ def draw_queue(entries: Sequence[QueueEntry], running: bool, can_add: bool, widt
     return lines(*rows)
 
 
-def _is_interrupted(entry: QueueEntry, running: bool) -> bool:
-    return entry.status == "started" and not running
+def _note(entry: QueueEntry, running: bool) -> tuple[str, str]:
+    text = "interrupted" if entry.status == "started" and not running else entry.message
+    return one_line(text), "$error" if entry.status == "failed" else "$muted"
 
 
 def draw_command(entry: QueueEntry, running: bool, width: int) -> Content:
     """Return a command: its state, number, and text, and its run or the reason why it failed."""
-    interrupted = _is_interrupted(entry, running)
-    note = ("interrupted" if interrupted else one_line(entry.message), "$error" if entry.status == "failed" else "$muted")
+    interrupted = entry.status == "started" and not running
     glyph, style = ("‖", "warning") if interrupted else WORDS.queued[entry.status]
     number = cell(str(entry.number), 3, "$muted", right=True)
     command = (one_line(entry.text), "bold" if entry.status == "started" else "")
-    shown = line((glyph, draw.token(style)), " ", number, "  ", command, "   ", note)
+    shown = line((glyph, draw.token(style)), " ", number, "  ", command, "   ", _note(entry, running))
     return shown.truncate(max(width, 0), ellipsis=True)
