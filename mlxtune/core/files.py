@@ -7,11 +7,14 @@ import errno
 import fcntl
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
+import tomllib
 import uuid
 from collections.abc import Iterable, Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
@@ -143,6 +146,12 @@ def read_text(path: Path, encoding: str = "utf-8") -> str:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError("it is not a regular file")
         return file.read()
+
+
+def read_patterns(package: str, name: str) -> dict[str, re.Pattern[str]]:
+    """Return the regular expressions in a TOML file of a package."""
+    found = tomllib.loads(files(package).joinpath(name).read_text("utf-8"))
+    return {key: re.compile(pattern) for key, pattern in found.items()}
 
 
 def read_failure(error: Exception) -> str:

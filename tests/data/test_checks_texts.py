@@ -103,7 +103,7 @@ def test_examples_of_emails_do_not_match(email: str) -> None:
     "number",
     [
         "+44 20 7946 0958", "+4915112345678", "(212) 010-9999", "212-010-9999", "020 7946 0958", "030/12345678", "01 44 35 66 78",
-        "01.44.35.66.78", "06-18345678", "138 0013 8042",
+        "01.44.35.66.78", "06-18345678", "138 0013 8042", "(0306) 999 0867", "6876412745",
     ],
 )  # fmt: skip
 def test_phone_numbers(number: str) -> None:
@@ -205,6 +205,8 @@ def test_a_latex_command_that_was_read_as_an_escape_is_restored() -> None:
         "I’m sorry, I’m not going to help you to commit a crime.",
         "As an AI, I don't have access to real-time data.",
         "If you want to bypass their security, I won’t do that.",
+        "It's not appropriate or safe to discuss how somebody is poisoned.",
+        "I am an AI language model and do not condone violence.",
     ],
 )
 def test_refusals(text: str) -> None:
@@ -328,6 +330,13 @@ def test_what_only_sounds_like_a_refusal(text: str) -> None:
         ("CPF 529.982.247-25", ["529.982.247-25"]),
         ("DNI 12345678Z; order 12345678Z", ["12345678Z"]),
         ("My passport number is AB1234567.", ["AB1234567"]),
+        ("Driver license: A221003127147", ["A221003127147"]),
+        ("My ITIN is 968-72-8131, my NHS number is 345 389 5835.", ["968-72-8131", "345 389 5835"]),
+        ("Meine Steuer-ID ist 79 387 498 916.", ["79 387 498 916"]),
+        ("Il mio codice fiscale è CNRSTN00A08B302B.", ["CNRSTN00A08B302B"]),
+        ("我的身份证号是532529196309209498。", ["532529196309209498"]),
+        ("제 주민등록번호는 610926-1938749입니다.", ["610926-1938749"]),
+        ("The passport costs 1000 to 2000, and the social insurance 12 000 euros.", []),
         ("Order 219-09-98712, part 000-12-3456", []),
         ("Enter it as 123-45-6789; never use 078-05-1120.", []),  # made up, and printed on a sample card
     ],
@@ -344,6 +353,8 @@ def test_government_ids(text: str, found: list[str]) -> None:
         ("I live at 15 Rue de la Paix. Ich wohne in der Schillerstraße 23.", ["15 Rue de la Paix", "Schillerstraße 23"]),
         ("Mi dirección es Calle Mayor 45, Madrid.", ["Calle Mayor 45"]),
         ("My home is 77 W 3rd St.", ["77 W 3rd St"]),
+        ("I live at 729 Brown Spring. Pick it up at my house, 899 Kelly Summit.", ["729 Brown Spring", "899 Kelly Summit"]),
+        ("Ship it to 20 people in New York.", []),
         ("The restaurant is at 181 Thompson St, New York.", []),  # not a person's
         ("Send it to 123 Main Street.", []),  # a stand-in
         ("He lost his house in the 1929 Wall Street crash. She lives on Sesame Street.", []),

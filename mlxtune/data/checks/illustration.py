@@ -33,7 +33,7 @@ _ABOUT_VALUES = re.compile(
     (?:(?!\b(?:my|our|your|me|I)\b)[^.?!\n]){0,60}
     \b(?:e-?mails|(?:(?:e-?|g|hot)?mail|outlook|yahoo)[ ](?:addresses|accounts)|(?:phone|card|social[ ]security|ID)[ ]numbers|passwords|(?:API[ ])?keys|tokens|secrets|IBANs
       |addresses|placeholders|personal[ ](?:data|information)|PII
-      |(?:an?|any|every|each|valid)[ ](?:\w+[ ])?(?:e-?mail|mail|phone|card|password|token|secret|IBAN|address|number))\b
+      |(?:an?|any|every|each|valid)[ ](?:\w+[ ])?(?:e-?mail|mail|phone|card|password|token|secret|IBAN|address|(?:phone|ID|account|valid)[ ]number))\b
     | (?:电子邮件|邮箱|电话号码)[^。\n]{0,6}列表 | \b(?:dummy|filler|placeholder|sample)[ ](?:text|copy|content|paragraphs?)\b | \blorem[ ]ipsum\b
     """
 )

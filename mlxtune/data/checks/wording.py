@@ -3,10 +3,9 @@
 import itertools
 import operator
 import re
-import tomllib
 from collections.abc import Iterator
-from importlib.resources import files
 
+from mlxtune.core.files import read_patterns
 from mlxtune.core.text import one_line
 from mlxtune.data.checks.base import BY_HAND, DROP, Check, CheckFamily, Evidence, Hit, Span
 from mlxtune.data.checks.check_input import CheckInput
@@ -14,10 +13,7 @@ from mlxtune.data.checks.illustration import FENCE
 
 family = CheckFamily()
 
-_PATTERNS = {
-    name: re.compile(pattern)
-    for name, pattern in tomllib.loads(files("mlxtune.data.checks").joinpath("wording.toml").read_text("utf-8")).items()
-}
+_PATTERNS = read_patterns(__package__, "wording.toml")
 _BEGINNING = 250  # characters
 _ABOUT_IDENTITY = re.compile(  # a prompt that asks what the assistant is may be answered
     r"(?i)\b(?:(?:who|what)(?:['’]s| is| are| was) (?:you|your)|wh(?:o|at) you(?: are|['’]re)(?! \w+ing)|are you|were you|do you|your (?:name|model|creator|maker|training)|yourself"

@@ -1,12 +1,11 @@
 """Refuse what a teacher writes but the rows do not allow: prompts that nobody sends, prompt injections, and other languages."""
 
 import re
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.resources import files
 
+from mlxtune.core.files import read_patterns
 from mlxtune.data.checks.characters import NAMED_LANGUAGE
 from mlxtune.data.checks.check_input import target_text
 from mlxtune.data.languages import FREQUENT_WORDS, language
@@ -17,10 +16,7 @@ _MIN_SHARE = 0.02  # of the training rows have a language, or both languages of 
 _DISTINCT = 0.4  # minimum share of distinct words in a prompt of ``_MIN_WORDS`` or more
 _MIN_WORDS = 8
 _BEGINNING = 100  # words whose repetition counts, because a long text repeats its own
-_PATTERNS = {
-    kind: re.compile(pattern)
-    for kind, pattern in tomllib.loads(files("mlxtune.data.generate").joinpath("prompt_rules.toml").read_text("utf-8")).items()
-}
+_PATTERNS = read_patterns(__package__, "prompt_rules.toml")
 
 
 @dataclass(frozen=True)
