@@ -40,6 +40,7 @@ _TEXT_WINDOW = 1024  # tokens; longer texts are divided
 _TOKEN_LIMITS = (256, 512, 1024, 2048, 4096, 8192)  # the base's context has 8,192 tokens
 _NEARLY_ALL = 0.9  # minimum share of the answers that a guess fits
 _MOST_VALUES = 20  # maximum number of values in an enum
+_USES = 10  # of each value that is copied from prompts, from which there are hardly any others
 _USUAL_VALUES = 5  # number of a field's most frequent values that are searched for in each prompt
 _MOST_TOOLS = 100  # maximum number of tools in a schema
 _COMMON = 0.3  # minimum share of the answers that contain a suggested sentence
@@ -168,7 +169,7 @@ def _mapping_by_name(path: Path) -> dict[str, str]:
 
 def infer_schema(values: Sequence[Mapping[str, Any]], copied: frozenset[str] = frozenset()) -> Schema:
     """Return a JSON Schema that all ``values`` conform to. Keys that all of them have are required, and strings with few values must be
-    one of these, except in the ``copied`` fields."""
+    one of these, except rare ones in the ``copied`` fields."""
     return _schema_of(list(values), copied) | {"$schema": "https://json-schema.org/draft/2020-12/schema"}
 
 
@@ -185,8 +186,9 @@ def _schema_of(values: Sequence[Any], copied: frozenset[str] = frozenset(), poin
     elif kinds == {"array"}:
         items = [item for value in values for item in value]
         schema |= {"items": _schema_of(items, copied, pointer)} if items else {}
-    elif kinds == {"string"} and pointer not in copied and (labels := label_set(values, _MOST_VALUES)):
-        schema["enum"] = list(labels)
+    elif kinds == {"string"} and (labels := label_set(values, _MOST_VALUES)):
+        has_others = pointer in copied and min(Counter(values).values()) < _USES
+        schema |= {} if has_others else {"enum": list(labels)}
     return schema
 
 

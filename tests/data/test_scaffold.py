@@ -120,11 +120,12 @@ def test_fields_that_are_copied_from_the_prompts_are_compared_and_have_any_value
     assert properties["who"] == {"type": "string"}
 
 
-def test_classes_that_every_prompt_lists_are_an_enum_and_numbers_that_none_has_are_not_compared(tmp_path: Path) -> None:
+@pytest.mark.parametrize("task", ["Classify as billing, technical, or shipping.", "This is about {}."])
+def test_classes_that_prompts_name_are_an_enum_and_numbers_that_none_has_are_not_compared(task: str, tmp_path: Path) -> None:
     classes = ["billing", "shipping", "technical"]
     rows = [
         {
-            "prompt": f"Classify as billing, technical, or shipping. Message {at}: I need help.",
+            "prompt": f"{task.format(classes[at % 3])} Message {at}: I need help.",
             "completion": json.dumps({"category": classes[at % 3], "confidence": 0.501 + at / 97, "box": [at / 7]}),
         }
         for at in range(30)

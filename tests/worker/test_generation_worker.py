@@ -24,7 +24,7 @@ from mlxtune.core.files import write_json
 from mlxtune.core.json_fields import to_json
 from mlxtune.data import review
 from mlxtune.data.access.records import SourceRecords
-from mlxtune.data.export import native_record
+from mlxtune.data.export import jsonl_bytes, native_record
 from mlxtune.data.generate import start
 from mlxtune.data.generate.lineage import lineage_of
 from mlxtune.data.generate.request import GenerationRequest, TeacherSpec
@@ -320,6 +320,10 @@ def test_remote_teacher_needs_a_cap_and_consent(recipe: Recipe, monkeypatch: pyt
     offer = start.quote(recipe, GenerationRequest("variations", paid, 10, 2))
     assert offer.host == "models.example.org"
     assert offer.dollars > 0
+    rows = read_file(recipe.source)
+    tool = {"type": "function", "function": {"name": "find", "description": "x" * 5000, "parameters": {"type": "object"}}}
+    recipe.source.write_bytes(jsonl_bytes({**native_record(row), "tools": [tool]} for row in rows))
+    assert start.quote(recipe, GenerationRequest("variations", paid, 10, 2)).dollars > offer.dollars + 20 * 4 * 5000 * 2.0 / 1e6
     with pytest.raises(InputError, match="needs your consent"):
         start.start(recipe.folder.parent, recipe, GenerationRequest("variations", paid))
 

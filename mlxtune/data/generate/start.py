@@ -1,10 +1,12 @@
 """Check a generation's request, estimate its cost, and start its run. Imports no mlx."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from mlxtune.core.child_process import Progress
 from mlxtune.core.json_fields import to_json
+from mlxtune.data.export import native_record
 from mlxtune.data.generate import questions
 from mlxtune.data.generate.context import first_stage, load_context
 from mlxtune.data.generate.request import GenerationRequest
@@ -42,15 +44,16 @@ def quote(recipe: Recipe, request: GenerationRequest) -> GenerationQuote:
     first = first_stage(context, recipe, request)
     costs = [meter.worst_case(question.messages) for question in first.questions]
     subjects = first.most_subjects(request.count)
-    longest = max((len(row.reference or "") + sum(len(turn.content) for turn in row.prompt) for row in context.train), default=0)
-    messages = [{"role": "user", "content": "x" * (longest * (questions.SHOTS + 1))}]
+    longest = max(len(json.dumps(native_record(row))) for row in context.train)
+    known = max((len(json.dumps(to_json(one))) for one in (*first.subjects, *first.passages)), default=0)
+    messages = [{"role": "user", "content": "x" * (longest * (questions.SHOTS + 1) + known)}]
     answers = subjects * request.candidates
     costs += [meter.worst_case(messages)] * answers
     graded = answers if request.task != "scores" else min(request.count, len(context.examples))
     if request.rubric:
-        asked = rubric.DEFAULT if request.rubric == "default" else rubric.load_rubric(Path(request.rubric))
+        graded_by = rubric.DEFAULT if request.rubric == "default" else rubric.load_rubric(Path(request.rubric))
         grading = [{"role": "user", "content": "x" * (longest + _GRADING_BYTES)}]
-        costs += [meter.worst_case(grading)] * (graded * len(asked.questions))
+        costs += [meter.worst_case(grading)] * (graded * len(graded_by.questions))
     files = tuple(dict.fromkeys(passage.file for passage in first.passages))
     return GenerationQuote(subjects or graded, len(costs), sum(costs), request.teacher.cap, remote_host(request.teacher), files)
 

@@ -149,7 +149,6 @@ class _Generation:
         return self._propose(rows)
 
     def _answers(self, subjects: Sequence[Subject], check: Callable[[Row], Refusal | None]) -> list[Proposal]:
-        """Ask for answers to ``subjects``, and return the rows that pass ``check``."""
         request = self.request
         train = [row for row in self.context.train if isinstance(row, Conversation)]
         knows_task = not self.teacher.uses_examples or request.task == "retries"
@@ -201,7 +200,6 @@ class _Generation:
         return [one for one, kind in zip(best, kinds, strict=True) if not kind]
 
     def _propose(self, rows: Sequence[Row]) -> dict[str, Any]:
-        """Add ``rows`` to the source's proposals, and write the refusals and the report; return the summary."""
         count = propose(self.context.source.path, rows)
         refused = dict(Counter(one.kind for one in self.refusals).most_common())
         lines = (json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in self.refusals)
