@@ -117,7 +117,6 @@ def _are_ids(texts: Sequence[str]) -> bool:
 
 
 def _is_written(texts: Sequence[str]) -> bool:
-    """Return whether texts have several words, and are not all the same."""
     return sum(len(text.split()) for text in texts) >= _WORDS * len(texts) > 0 and (len(set(texts)) > 1 or len(texts) == 1)
 
 

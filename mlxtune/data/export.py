@@ -147,7 +147,6 @@ def _answer(text: str) -> list[dict[str, str]]:
 
 
 def _row_kind(rows: list[Row]) -> str:
-    """Return the one kind of all ``rows``. Raises ``DataError`` if there are several."""
     kinds = Counter(CONTENT_FORMATS[type(row)] for row in rows)
     if len(kinds) > 1:
         counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
@@ -220,7 +219,6 @@ class Layout:
 
 
 def _is_held(record: dict[str, Any], row: Row) -> bool:
-    """Return whether ``record`` is read back as ``row``."""
     try:
         return parse(json.loads(json.dumps(record)), row.location).hash == row.hash
     except RowError:

@@ -214,7 +214,6 @@ _FIELDS: dict[str, Callable[[Any], Any]] = {  # of a change, as they are read fr
 
 
 def _parse_step(event: Event, decisions: Mapping[str, Decision]) -> ReviewStep | None:
-    """Return the decision in ``event``, or ``None`` if it is invalid."""
     changes = {}
     try:
         who, t, reason = str(event["who"]), float(event["t"]), str(event["reason"])

@@ -165,6 +165,7 @@ def test_contradictory_answers_to_the_same_prompt_conflict(tmp_path: Path) -> No
         ("Use it so:\n```python\nstack = [10]\n```", "Use it so:\n```python\nstack = [1]\n```", False),
         ("She pays 300 / 2 euros, which is $150\n#### 150", "She pays 300 / 2 euros, which is $150\n#### 175", True),
         ("It takes 3 days and costs $20", "It costs $20 and takes 3", False),
+        ("They were married on April 30, 1988.", "They were married on April 13, 1988.", True),
         ("The place by the river has a rating of 1", "The place has a rating of 1 out of 5", False),
         ("Output is 1.", "Output = 1", False),
         ("The energy of 3d and 4s electrons is similar.", "The ns and (n-1)d electrons have similar energy.", False),
@@ -198,11 +199,15 @@ def test_contradictions_are_no_near_duplicates_and_no_fix_drops_one(tmp_path: Pa
         chat("How many miles can I drive before I need to change my tires", "tire_change"),
         chat("What's the status of the refund for the tent and the bag that I sent back to you last week?", "refund_status"),
         chat("What is the status of the refund for the tent and the bag that I sent back to you last week", "order_status"),
+        chat("update my address please", "track_order"),
+        chat("How do I update the address? Thank you", "order_status"),
+        chat("hi, how do i update my address", "track_order"),
         chat("Do you have this red shirt of cotton in size S?", "Yes, it is here."),
         chat("Do you have this red shirt of cotton in size M?", "No, it is sold."),
     ]
     report = check(write(tmp_path / "rows.jsonl", rows))
-    assert sorted(finding_locations(report, "conflict")) == [["rows:2", "rows:1"], ["rows:5", "rows:4"], ["rows:9", "rows:8"]]
+    expected = [["rows:12", "rows:11"], ["rows:2", "rows:1"], ["rows:5", "rows:4"], ["rows:9", "rows:8"]]
+    assert sorted(finding_locations(report, "conflict")) == expected
     assert finding_locations(report, "near-duplicate") == [["rows:3", "rows:2"]]
     assert select_fixes(report.findings, ["near-duplicate"]).keys() == {2}
 
@@ -520,6 +525,11 @@ def test_answers_that_only_lack_a_period_do_not_end_in_mid_sentence(end: str, fo
             "def sell_{0}(parts):\n    return sum(\n        part * {0} for part in parts)\n",
             "def sell_7(parts):\n    return sum(\n        part",
         ),
+        ("The area is $\\frac{{{0}}}{{2}}$ in all.", "The area is $\\frac{7}{2}$, so that $x + "),
+        (
+            "1. A tent for {0} people and two dogs\n2. A bag " + ", ".join(f"from n{number}" for number in range(80)),
+            "1. A tent of cotton for seven people and two dogs\n2. A bag that was sent to us from",
+        ),
         ("第{0}号在旧港附近，你可以步行到那里。我们每天都开门。", "第七号在旧港附近，你可以步行到那里。我们每天都开门，"),
     ],
 )
@@ -610,6 +620,8 @@ def test_answers_without_any_punctuation_do_not_end_in_mid_sentence(tmp_path: Pa
         ("请看一下 https://example.org/the/list/of/what/is/in/the/box，说说里面有什么。", "里面有一本书和一支笔。", False),
         ("请把「イカ焼き」的店铺介绍改成表格形式，并且列出营业时间和交通方法。", "好的，下面是表格形式的店铺介绍。", False),
         ("和田光司先生について教えてください", "我不知道关于和田光司先生的任何信息。", True),
+        ("What is it, and who is it for?", "Ta wartość może zawierać tylko litery, cyfry i kropki.", True),
+        ("What is it, and who is it for?", "Bu değer yalnızca harf, rakam veya nokta içerebilir.", True),
         ("What is it, and who is the king?", "Det är inte så svårt som du tror, och vi har en bok om det.", True),
         ("Perche la mappa non mostra i punti vicino a me?", "Se la mappa non mostra i punti, è una cosa del sito.", False),
         ("Cosa succede se clicco su un filtro?", "Il sistema mostra sulla mappa una cosa per la quale non è nel sito.", False),
@@ -787,3 +799,9 @@ def test_rows_of_unknown_columns_are_no_rows_to_fix() -> None:
     empty = Statistics(0, 0, "too_few", 0.0, {})
     assert improvement(empty, [], 0).code == "add_rows"
     assert improvement(empty, [CHECKS["bad-row"].finding(0)], 0).code == "name_columns"
+
+
+@pytest.mark.parametrize("words", ["안녕하세요", "ひらがな", "漢字の言葉"])
+def test_three_scripts_in_one_text_are_found(words: str, tmp_path: Path) -> None:
+    report = check(write(tmp_path / "rows.jsonl", [chat("Who is it?", f"It is me, привет, and then {words}.")]))
+    assert [one.reason for one in report.findings if one.check == "mixed-script"] == ["three"]

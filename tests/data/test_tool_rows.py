@@ -89,6 +89,7 @@ CHATS = {
     "\n\nLock it.<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\nDone.<|eot_id|>",
     "llama 2": "<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nLock it. [/INST] Done. </s>",
     "zephyr": "<|system|>\nBe brief.</s>\n<|user|>\nLock it.</s>\n<|assistant|>\nDone.</s>",
+    "opengpt": "<|user|> Lock it. <|eos|> <|ai|> Done. <|eos|> <|eod|>",
     "phi": "<|system|>\nBe brief.<|end|>\n<|user|>\nLock it.<|end|>\n<|assistant|>\nDone.<|end|>\n<|endoftext|>",
     "gemma": "<bos><start_of_turn>user\nLock it.<end_of_turn>\n<start_of_turn>model\nDone.<end_of_turn>\n",
     "human": "Be brief.\n\nHuman: Lock it.\n\nAssistant: Done.",

@@ -79,7 +79,6 @@ def _scan_lines(data: FileBytes) -> Iterator[tuple[RecordSpans, int, bytes]]:
 
 
 def _is_blank(data: FileBytes, start: int, end: int) -> bool:
-    """Return whether the bytes are all whitespace, reading no more of them than necessary."""
     step = 256
     while start < end:
         if data.read(start, min(end, start + step)).strip(_WHITESPACE):

@@ -125,10 +125,11 @@ def mixed_script(row_input: CheckInput) -> Iterator[Evidence]:
                 yield Evidence((Span(part.name, *match.span(), match[0]),), "lookalikes", {"word": match[0]})
                 return
         longer = {script: [match for match in matches if len(match[0]) > 1] for script, matches in words.items()}
-        families = {"HAN" if script in _EAST_ASIAN else script for script, matches in longer.items() if matches} - {"GREEK"}
+        families: dict[str, re.Match[str]] = {}
+        for script in (script for script, matches in longer.items() if matches and script != "GREEK"):
+            families.setdefault("HAN" if script in _EAST_ASIAN else script, words[script][0])
         if len(families) > 2 and not NAMED_LANGUAGE.search(" ".join((*earlier_texts, part.text))):
-            last = max(families, key=lambda script: words.get(script, longer[script])[0].start())
-            yield Evidence((_span(part.name, words[last][0]),), "three")
+            yield Evidence((_span(part.name, max(families.values(), key=re.Match.start)),), "three")
             return
         new_scripts = [  # Latin and Greek (as symbols) are common with any other, East Asian ones with each other
             script

@@ -17,6 +17,7 @@ from mlxtune.data.checks.check_input import target_text
 from mlxtune.data.checks.corpus import Corpus
 from mlxtune.data.checks.illustration import FENCE
 from mlxtune.data.checks.pairs import normalize_answer
+from mlxtune.data.duplicates import THRESHOLD, jaccard
 from mlxtune.data.languages import FREQUENT_WORDS, WORDS
 from mlxtune.data.rows import Preference, Row, TextRow, Unpaired, json_value
 
@@ -33,6 +34,7 @@ _LABEL_WORDS = 4  # an answer with at most this many words is a label, a name or
 _SHORT_WORDS = 30  # in a longer text, other numbers do not mean another answer
 _CLAUSE = re.compile(r"[.,;:!?]+(?:\s|\Z)|\n|\b(?:and|but)\b")
 _WORD = re.compile(r"[$€£%]|(?:(?<![\w.<>$€£%])-)?(?<![\w.<>])\d+(?:[.,]\d+)*(?!/?[a-z]\b)|[^\W\d_]+")
+_NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _FINAL_NUMBER = re.compile(r"(?<![\w.])(?<!out of )(-?\d[\d,]*(?:\.\d+)?)[\s.%}$*]*\Z")
 _NUMBER_WORDS = {word: str(number) for number, words in enumerate(WORDS["numbers"]) for word in words.split()}
 _QUESTION = re.compile(r"[^.!?\n]+\?+")
@@ -43,15 +45,24 @@ _VERDICT = re.compile(r"(?i)\W*(?:(yes|yep|yeah|true|correct)|(no|nope|false|inc
 
 @family.corpus_check
 def conflicts(corpus: Corpus) -> Iterator[Finding]:
-    """Find rows whose prompt, context and tools occurred before with an answer that contradicts theirs."""
-    groups = grouped((context, rank) for rank, context in enumerate(corpus.contexts) if rank not in corpus.copies)
-    for ranks in groups.values():
-        read = lru_cache(_MAX_COMPARED + 1)(lambda rank: corpus.read(corpus.indices[rank]))
-        for position, rank in enumerate(ranks[1:], 1):
-            for earlier in ranks[max(0, position - _MAX_COMPARED) : position]:
-                if corpus.splits[rank] == corpus.splits[earlier] and contradict(read(rank), read(earlier)):
-                    yield CONFLICT.finding(corpus.indices[rank], corpus.indices[earlier])
-                    break
+    """Find rows whose prompt, context and tools, or a prompt with other filler words, occurred before with a contradictory answer."""
+    ranks = [rank for rank in range(len(corpus.contexts)) if rank not in corpus.copies]
+    same = grouped((corpus.contexts[rank], rank) for rank in ranks)
+    words = [(tuple(_content_words(corpus.prompts[rank])), rank) for rank in ranks if rank in corpus.short_answers]
+    alike = grouped((own, rank) for own, rank in words if len(own) > 1)
+    for groups, is_same in ((same, True), (alike, False)):
+        for group in groups.values():
+            read = lru_cache(_MAX_COMPARED + 1)(lambda rank: corpus.read(corpus.indices[rank]))
+            for position, rank in enumerate(group[1:], 1):
+                for earlier in group[max(0, position - _MAX_COMPARED) : position]:
+                    is_apart = corpus.splits[rank] != corpus.splits[earlier]
+                    if is_apart or (corpus.contexts[rank] == corpus.contexts[earlier]) is not is_same:
+                        continue
+                    one, two = read(rank), read(earlier)
+                    is_near = not is_same and jaccard(corpus.prompts[rank], corpus.prompts[earlier]) >= THRESHOLD
+                    if contradict(one, two) and (is_same or (not is_near and same_question(one, two))):
+                        yield CONFLICT.finding(corpus.indices[rank], corpus.indices[earlier])
+                        break
 
 
 def contradict(one: Row, two: Row) -> bool:
@@ -98,6 +109,9 @@ def _texts_differ(one: str, two: str) -> bool:
     is_question = all(_QUESTION.fullmatch(text.strip()) for text in (one, two))
     if normalize_answer(one) == normalize_answer(two) or is_question:  # there are many questions to a prompt
         return False
+    plain = [normalize_answer(FENCE.sub(" ", text)) for text in (one, two)]
+    if plain[0] != plain[1] and _NUMBER.sub("0", plain[0]) == _NUMBER.sub("0", plain[1]):
+        return True
     # in words, some of which have no spaces
     lengths = [max(len(text.split()), len(text.encode(errors="replace")) // 24) for text in (one, two)]
     last = [_FINAL_NUMBER.search(text) for text in (one, two)]

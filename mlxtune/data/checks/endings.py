@@ -2,10 +2,10 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from mlxtune.data.checks.illustration import CODE
-from mlxtune.data.languages import WORDS
+from mlxtune.data.languages import FREQUENT_WORDS, WORDS
 
 _LINKING, SELDOM_LAST = frozenset(WORDS["linking"].split()), frozenset(WORDS["seldom_last"].split())
 _STOPS = (*'.!?…。！？"”’)]}>*', "'")
@@ -14,6 +14,7 @@ _LONE_MARKER, _NUMBERED = re.compile(r"\s*(?:[-*•+–]|\(?\d{1,3}[.)])"), re.c
 _QUOTED = re.compile(r"'[^'\n]*'|\"[^\"\n]*\"")
 _OPEN_QUOTE = re.compile(r"(?<!\S)[\"“](?=\w)[^\"”]*\Z")  # neither inches nor the end of a quotation
 _FORMULA = re.compile(r"[={}<>|$\\_#]|https?:|\w\.\w+/|\w@\w")
+_LATEX = re.compile(r"\$[^$]*\\[A-Za-z]{2,}|\\\[|\\begin\{")
 _SIGNATURE = re.compile(
     r"""(?x)(?:
       (?<=[.!?'\"”]\s)[-–—]\s?[A-Z][\w.]*(?:\s[A-Z][\w.]*)*
@@ -25,11 +26,15 @@ _CUT_JSON = re.compile(r"[\[{]\s*(?:[\"{\[]|\Z)")
 _WORD = r"[぀-ヿ㐀-鿿]|(?:(?![぀-ヿ㐀-鿿])[^\W_])+(?:['’-][^\W_]+)*"
 _LAST = re.compile(rf"({_WORD})[\"“”'’*]*\s*\Z")
 _MIN_WORDS, _MIN_BARE = 3, 4  # the ends of texts, and of last lines without a stop, with fewer words show nothing
-_LONG = 12  # a text with so many words hardly ends with a word that seldom ends a sentence
+_LONG = 12  # the last words of texts with fewer words show nothing
 _LONGEST_WORD = 40  # characters at the end of a line in which its last word is searched for
 _SIMILAR_SHARE = 0.8  # of the lines like the last one end with a stop, so that it should, too
-_FOLLOWERS = 5  # a word that ends no sentence has more different words after it
-_ENDS = 0.05  # and at most this share of its uses has none
+_USE = re.compile(
+    rf"({_WORD})[\"”'’*)]*(?:[.!?。！？,\n]|\Z|[^\S\n]*(?=[\"“‘(*]*(\w+)))"
+)  # a word, and the next one if no stop follows
+_PRIOR, _MANY = 2, 20  # neighbors of a word that are assumed to be as usual, and those that show enough
+_GRAMMATICAL = FREQUENT_WORDS.union(WORDS["empty"].split(), SELDOM_LAST)  # of others, a small file shows only some of the uses
+MOST_ODDS = 50.0
 
 
 def ending(text: str) -> tuple[str, str] | None:
@@ -45,7 +50,7 @@ def ending(text: str) -> tuple[str, str] | None:
         return "other" if text.endswith(("}", "]")) else "broken", ""
     if _words(text) < _MIN_WORDS:
         return None
-    return _line_ending(line, before, word), word if word not in SELDOM_LAST or _words(text) >= _LONG else ""
+    return _line_ending(line, before, word), word if _words(text) >= _LONG else ""
 
 
 def _line_ending(line: str, before: str, word: str) -> str:
@@ -53,7 +58,7 @@ def _line_ending(line: str, before: str, word: str) -> str:
     is_lone_marker = bool(_LONE_MARKER.fullmatch(line) and (line[-1] not in ".)" or _NUMBERED.search(before)))
     if line.endswith(("```", *_STOPS[:7])) or _SIGNATURE.search(text[-200:]):
         return "broken" if is_lone_marker else "whole"
-    if is_lone_marker or (text.count("```") % 2 and len(re.findall(r"(?m)^[ \t]*```", text)) % 2):
+    if is_lone_marker or (text.count("```") % 2 and len(re.findall(r"(?m)^[ \t]*```", text)) % 2) or _is_in_formula(text):
         return "broken"
     is_item, sentence = bool(_MARKER.match(line)), _MARKER.sub("", line, count=1)
     words, is_code = sentence.split(), bool(CODE.search(line))
@@ -84,8 +89,13 @@ def _line_ending(line: str, before: str, word: str) -> str:
     return "other" if is_item or not is_long or is_title or (similar and not any(stops)) else "bare"
 
 
-def _is_open(text: str, *brackets: str) -> bool:
+def _is_open(text: str, *brackets: Sequence[str]) -> bool:
     return any(text.count(pair[0]) > text.count(pair[1]) for pair in brackets)
+
+
+def _is_in_formula(text: str) -> bool:
+    plain = text.replace("\\\\", "").replace("\\$", "")
+    return bool(_LATEX.search(plain)) and (plain.count("$") % 2 == 1 or _is_open(plain, ("\\[", "\\]"), ("\\begin{", "\\end{")))
 
 
 def _words(text: str) -> int:
@@ -98,11 +108,22 @@ def _continues(line: str, others: frozenset[str] = frozenset()) -> bool:
     return line.rstrip()[-1:] in (*",;&–—=+，、；",) or bool(match and match[1] != "A" and match[1].casefold() in _LINKING | others)
 
 
-def linking_words(texts: Iterable[str], words: Iterable[str]) -> set[str]:
-    """Return those of ``words`` that many other words follow in ``texts``, and hardly ever a sign or a new line."""
+def cut_odds(texts: Iterable[str], words: Iterable[str]) -> dict[str, float]:
+    """Return how many times as likely each of ``words`` is the last one of a text that was cut anywhere as of a sentence in ``texts``.
+
+    That a word ends no sentence shows little if it has few different neighbors, and nothing if it also has a meaning of its own.
+    """
     following = {word: Counter[str]() for word in words}
-    uses = re.compile(rf"\b({'|'.join(following)})\b(?!['’-])[\"“”'’*]*(?=[^\S\n]*(\w*))")
-    for text in texts if following else ():
-        for word, after in uses.findall(text.casefold()):
-            following[word][after] += 1
-    return {word for word, after in following.items() if len(after) > _FOLLOWERS and after[""] <= _ENDS * after.total()}
+    uses = ends = 0
+    for text in texts:
+        for word, after in _USE.findall(text.casefold()):
+            uses, ends = uses + 1, ends + (not after)
+            if word in following:
+                following[word]["0" if after.isdecimal() else after] += 1
+    share = ends / max(1, uses)
+    odds = {}
+    for word, after in following.items():
+        neighbors, own = len(after), after[""] / max(1, after.total())
+        ratio = share * (neighbors + _PRIOR) / max(1e-9, neighbors * own + _PRIOR * share)
+        odds[word] = min(ratio, MOST_ODDS if word in _GRAMMATICAL or neighbors >= _MANY else 1.0)
+    return odds

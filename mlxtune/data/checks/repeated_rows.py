@@ -128,10 +128,11 @@ def _spanning_tree(root: int, linked: dict[int, list[int]]) -> Iterator[tuple[in
 
 
 def _nearly_same(one: Row, two: Row) -> bool:
-    """Return whether two rows with near-duplicate prompts also have nearly the same answer and mention the same names."""
     if type(one) is not type(two) or (isinstance(one, Unpaired) and isinstance(two, Unpaired) and one.label != two.label):
         return False
-    if not isinstance(one, TextRow) and not _is_same_answer(target_text(one), target_text(two)):
+    answers = target_text(one), target_text(two)
+    is_same = normalize_answer(answers[0]) == normalize_answer(answers[1]) or jaccard(*answers) >= THRESHOLD
+    if not isinstance(one, TextRow) and not is_same:
         return False
     names = [set(_NAME.findall(prompt_text(row))) for row in (one, two)]
     return names[0] <= names[1] or names[1] <= names[0]  # otherwise, each row has a name that the other lacks
@@ -143,7 +144,3 @@ def _is_same_apart_from(boilerplate: frozenset[int], one: Row, two: Row) -> bool
         "\n".join(passage for passage in passages(prompt_text(row)) if hash(passage) not in boilerplate) for row in (one, two)
     )
     return not first or not second or jaccard(first, second) >= THRESHOLD
-
-
-def _is_same_answer(one: str, two: str) -> bool:
-    return one == two or normalize_answer(one) == normalize_answer(two) or jaccard(one, two) >= THRESHOLD

@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from mlxtune.data.checks.base import BY_HAND, DROP, Check, CheckFamily, Finding
 from mlxtune.data.checks.check_input import scored_answer
 from mlxtune.data.checks.corpus import Corpus
-from mlxtune.data.checks.endings import SELDOM_LAST, linking_words
+from mlxtune.data.checks.endings import MOST_ODDS, cut_odds
 from mlxtune.data.checks.forms import ENDING, MIN_ANSWERS, SHARE, WORD
 
 family = CheckFamily()
 _WHOLE = 0.5  # of the answers, at least, end like a sentence
-_CERTAIN, _CERTAIN_SHARE = 3, 0.2  # if so many answers, and this share of the doubtful ones, surely broke off, all of these did
+_CUT = 0.6  # least probability that an answer broke off
+_SIGN_ODDS = 5.0  # that an answer with a comma or quote at its end broke off
+_SHORT_ODDS, _SURE = 0.3, 30.0  # those of a text of a few words, and those of another whose last line may have any form
 _READ = 2000  # answers that show which words end no sentence
 _FORM_WORDING = {
     "json": "{share:.0%} of the answers are JSON; this one is not.",
@@ -48,16 +50,26 @@ def unlike(corpus: Corpus) -> Iterator[Finding]:
 
 
 def _cut(corpus: Corpus, endings: dict[int, str]) -> set[int]:
-    """Return the ranks of the answers that break off, while nearly all others end like a sentence, with a shared last line, or like code."""
-    whole, broken, cut = ({rank for rank, end in endings.items() if end == kind} for kind in ("whole", "broken", "cut"))
-    doubtful = cut | {rank for rank, end in endings.items() if end in ("open", "bare")}
-    words = {rank: word for rank in doubtful for kind, word in corpus.forms[rank] if kind == WORD}
-    answers = (scored_answer(corpus.read(corpus.indices[rank]))[1] for rank in [*endings][:: max(1, len(endings) // _READ)])
-    links = linking_words(answers, SELDOM_LAST.intersection(words.values()))
-    cut |= {rank for rank in doubtful if words[rank] in links}
-    certain = broken | {rank for rank in cut if words[rank]}
-    are_cut = len(certain) >= max(_CERTAIN, _CERTAIN_SHARE * len(doubtful))
-    few = (1 - SHARE) * len(endings)  # where more end without a stop, people write so, unless many surely broke off
-    if len(whole) < _WHOLE * len(endings) or (len(doubtful) > few and not are_cut):
-        return broken if len(broken) <= few else set()
-    return broken | (doubtful if are_cut else cut)
+    """Return the ranks of the answers that break off, while most others end like a sentence, with a shared last line, or like code.
+
+    The doubtful ones are a mixture of answers that were cut anywhere and of whole ones, in the share that fits their last words best.
+    """
+    import numpy as np
+
+    whole, broken = ([rank for rank, end in endings.items() if end == kind] for kind in ("whole", "broken"))
+    few = (1 - SHARE) * len(endings)
+    if len(whole) < _WHOLE * len(endings):
+        return set(broken) if len(broken) <= few else set()
+    ends = {rank: word for rank in endings.keys() - {*whole, *broken} for kind, word in corpus.forms[rank] if kind == WORD}
+    answers = (scored_answer(corpus.read(corpus.indices[rank]))[1] for rank in whole[:: max(1, len(whole) // _READ)] if ends)
+    by_word = cut_odds(answers, ends.values()) | {"": _SHORT_ODDS}
+    sure = {rank for rank, word in ends.items() if endings[rank] == "other" and by_word[word] >= _SURE}  # such as an item
+    words = {rank: word for rank, word in ends.items() if endings[rank] != "other"}
+    signs = sum(endings[rank] == "cut" and not word for rank, word in words.items())
+    by_sign = _SIGN_ODDS if signs <= few else 1.0  # where more end with a comma, people write so
+    found = [by_word[word] if endings[rank] != "cut" else MOST_ODDS if word else by_sign for rank, word in words.items()]
+    odds = np.array(found + [MOST_ODDS] * len(broken))
+    shares = np.linspace(0, 0.99, 100)[:, None]
+    share = shares[np.argmax(np.log(shares * odds + 1 - shares).sum(axis=1) + np.log(1 - shares[:, 0]))]
+    probable = share * odds >= _CUT * (share * odds + 1 - share)
+    return sure.union(broken, (rank for rank, is_cut in zip([*words, *broken], probable, strict=True) if is_cut))

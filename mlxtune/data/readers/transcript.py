@@ -11,7 +11,7 @@ _HEADERS = (  # of a turn, by kind of chat
     r"<\|im_start\|>(\w+)(?:\n|<\|im_sep\|>)",
     r"<\|start_header_id\|>(\w+)<\|end_header_id\|>",
     r"<start_of_turn>(\w+)\n",
-    r"<\|(system|user|assistant)\|>",
+    r"<\|(system|user|assistant|ai)\|>",
     r"<\|start\|>(\w+)(?:<\|channel\|>final)?<\|message\|>",
     r"<\|START_OF_TURN_TOKEN\|><\|(\w+)_TOKEN\|>",
     r"<｜(User|Assistant)｜>",
@@ -22,13 +22,13 @@ _HEADERS = (  # of a turn, by kind of chat
 )
 _ROLES = {
     "human": "user", "inst": "user", "instruction": "user", "/inst": "assistant", "model": "assistant", "response": "assistant",
-    "chatbot": "assistant", "function response": "tool",
+    "ai": "assistant", "chatbot": "assistant", "function response": "tool",
 }  # fmt: skip
 _PREAMBLES = ("Below is an instruction that describes a task", "A chat between a ")  # of the templates of Alpaca and Vicuna
 _BEGINNING = r"\s*(?:<s>|<bos>|<BOS_TOKEN>|<\|begin_of_text\|>|<\|endoftext\|>|<｜begin▁of▁sentence｜>)?\s*"
 _START = re.compile(f"{_BEGINNING}(?:(?:{'|'.join(_PREAMBLES)})[^#]*?)?(?:{'|'.join(_HEADERS)})")
 _END = re.compile(
-    r"(?:\s|<\|im_end\|>|<\|eot_id\|>|<end_of_turn>|<\|end\|>|</?s>|<\|endoftext\|>|<\|end_of_text\|>|<eos>|<\|return\|>|<\|END_OF_TURN_TOKEN\|>|<｜end▁of▁sentence｜>)+\Z"
+    r"(?:\s|<\|im_end\|>|<\|eot_id\|>|<end_of_turn>|<\|end\|>|</?s>|<\|endoftext\|>|<\|end_of_text\|>|<eos>|<\|eo[sd]\|>|<\|return\|>|<\|END_OF_TURN_TOKEN\|>|<｜end▁of▁sentence｜>)+\Z"
 )
 _SYSTEM = re.compile(r"\s*<<SYS>>(.*?)<</SYS>>", re.DOTALL)  # in Llama 2's first user turn
 _SPEAKER = re.compile(r"\n\n(Human|Assistant):")
