@@ -199,6 +199,8 @@ def test_contradictions_are_no_near_duplicates_and_no_fix_drops_one(tmp_path: Pa
         chat("How many miles can I drive before I need to change my tires", "tire_change"),
         chat("What's the status of the refund for the tent and the bag that I sent back to you last week?", "refund_status"),
         chat("What is the status of the refund for the tent and the bag that I sent back to you last week", "order_status"),
+        chat("What was the combined ratio for the insurance segment in the first nine months", "It was 91%."),
+        chat("What was the combined ratio for the reinsurance segment in the first nine months", "It was 93%."),
         chat("update my address please", "track_order"),
         chat("How do I update the address? Thank you", "order_status"),
         chat("hi, how do i update my address", "track_order"),
@@ -206,7 +208,7 @@ def test_contradictions_are_no_near_duplicates_and_no_fix_drops_one(tmp_path: Pa
         chat("Do you have this red shirt of cotton in size M?", "No, it is sold."),
     ]
     report = check(write(tmp_path / "rows.jsonl", rows))
-    expected = [["rows:12", "rows:11"], ["rows:2", "rows:1"], ["rows:5", "rows:4"], ["rows:9", "rows:8"]]
+    expected = [["rows:14", "rows:13"], ["rows:2", "rows:1"], ["rows:5", "rows:4"], ["rows:9", "rows:8"]]
     assert sorted(finding_locations(report, "conflict")) == expected
     assert finding_locations(report, "near-duplicate") == [["rows:3", "rows:2"]]
     assert select_fixes(report.findings, ["near-duplicate"]).keys() == {2}
@@ -620,6 +622,7 @@ def test_answers_without_any_punctuation_do_not_end_in_mid_sentence(tmp_path: Pa
         ("请看一下 https://example.org/the/list/of/what/is/in/the/box，说说里面有什么。", "里面有一本书和一支笔。", False),
         ("请把「イカ焼き」的店铺介绍改成表格形式，并且列出营业时间和交通方法。", "好的，下面是表格形式的店铺介绍。", False),
         ("和田光司先生について教えてください", "我不知道关于和田光司先生的任何信息。", True),
+        ("Tu es sûr de toi ? Ça me semble hors sujet...", "Je m'excuse pour cette réponse, qui est dans le livre.", False),
         ("What is it, and who is it for?", "Ta wartość może zawierać tylko litery, cyfry i kropki.", True),
         ("What is it, and who is it for?", "Bu değer yalnızca harf, rakam veya nokta içerebilir.", True),
         ("What is it, and who is the king?", "Det är inte så svårt som du tror, och vi har en bok om det.", True),

@@ -85,9 +85,14 @@ def same_question(one: Row, two: Row) -> bool:
     return len(turns[0]) == len(turns[1]) and all(
         role == other
         and len(words) == len(others)
-        and all(a == b or (a[0].isalpha() and fuzz.ratio(a, b) >= _SPELLING) for a, b in zip(words, others, strict=True))
+        and all(a == b or _is_respelled(a, b) for a, b in zip(words, others, strict=True))
         for (role, words), (other, others) in zip(*turns, strict=True)
     )
+
+
+def _is_respelled(one: str, two: str) -> bool:
+    has_prefix = abs(len(one) - len(two)) > 1 and (one.endswith(two) or two.endswith(one))  # such as able and unable
+    return one[0].isalpha() and not has_prefix and fuzz.ratio(one, two) >= _SPELLING
 
 
 def _content_words(text: str) -> list[str]:
