@@ -354,7 +354,8 @@ def test_government_ids(text: str, found: list[str]) -> None:
         ("Mi dirección es Calle Mayor 45, Madrid.", ["Calle Mayor 45"]),
         ("My home is 77 W 3rd St.", ["77 W 3rd St"]),
         ("I live at 729 Brown Spring. Pick it up at my house, 899 Kelly Summit.", ["729 Brown Spring", "899 Kelly Summit"]),
-        ("Ship it to 20 people in New York.", []),
+        ("Mi dirección es Cuesta de Gimenez 83, Navarra. Moro na Favela Pires, 5.", ["Cuesta de Gimenez 83", "Favela Pires, 5"]),
+        ("Ship it to 20 people in New York. We moved to Windows 11, and I live in District 9.", []),
         ("The restaurant is at 181 Thompson St, New York.", []),  # not a person's
         ("Send it to 123 Main Street.", []),  # a stand-in
         ("He lost his house in the 1929 Wall Street crash. She lives on Sesame Street.", []),

@@ -529,7 +529,9 @@ def test_answers_that_only_lack_a_period_do_not_end_in_mid_sentence(end: str, fo
         ),
         ("The area is $\\frac{{{0}}}{{2}}$ in all.", "The area is $\\frac{7}{2}$, so that $x + "),
         (
-            "1. A tent for {0} people and two dogs\n2. A bag " + ", ".join(f"from n{number}" for number in range(80)),
+            "1. A tent for {0} people and two dogs\n2. A bag "
+            + ", ".join(f"from n{number}" for number in range(80))
+            + ", or from us.",
             "1. A tent of cotton for seven people and two dogs\n2. A bag that was sent to us from",
         ),
         ("第{0}号在旧港附近，你可以步行到那里。我们每天都开门。", "第七号在旧港附近，你可以步行到那里。我们每天都开门，"),

@@ -16,7 +16,6 @@ def _check(id: str, title: str, name: str, fix: Fix = _MASK, *, short: str = "")
 
 
 _PATTERNS = read_patterns(__package__, "personal.toml")
-_HOUSE = re.compile(_PATTERNS["residence"].pattern + _PATTERNS["house"].pattern)
 _IBANS = {length: pattern for name, pattern in _PATTERNS.items() if (length := name.removeprefix("iban_")).isdigit()}
 _DIGITS = re.compile(r"\d(?:[ ().\-/]{0,3}\d){8}")  # every phone or card number matches this
 _FOUR_DIGITS = re.compile(r"\d(?:[A-Z .-]?\d){3}")  # every ID matches this
@@ -73,7 +72,7 @@ def government_ids(text: str) -> Iterator[Hit]:
 def addresses(text: str) -> Iterator[Hit]:
     if not _NUMBER.search(text):
         return
-    found = {match.start("house"): match.end("house") for match in _HOUSE.finditer(text)}
+    found = {match.start("house"): match.end("house") for match in _PATTERNS["residence"].finditer(text) if match["house"]}
     for match in _PATTERNS["address"].finditer(text):
         if _PATTERNS["residence"].search(text, max(0, match.start() - _BEFORE_ADDRESS), match.start()):
             found[match.start()] = match.end()
