@@ -52,3 +52,11 @@ def has_words_of(name: str, text: str, other: str) -> bool:
     """Return whether ``text`` has frequent words of the language ``name``, and none that is frequent in the ``other`` only."""
     words = [_LANGUAGES_OF.get(word, ()) for word in re.findall(r"[^\W\d_]+", text.casefold())]
     return any(name in own for own in words) and not any(other in own and name not in own for own in words)
+
+
+def language_other_than(name: str, text: str) -> str:
+    """Return the language with most of the frequent words in ``text``, if there are two or more of them, and none of the language ``name``."""
+    found = [_LANGUAGES_OF[word] for word in set(re.findall(r"[^\W\d_]+", text[:LONGEST].casefold())) & FREQUENT_WORDS]
+    if len(found) < 2 or any(name in own for own in found) or any(script.search(text) for script in SCRIPTS.values()):
+        return ""
+    return Counter(one for own in found for one in own).most_common(1)[0][0]

@@ -624,6 +624,8 @@ def test_answers_without_any_punctuation_do_not_end_in_mid_sentence(tmp_path: Pa
         ("请看一下 https://example.org/the/list/of/what/is/in/the/box，说说里面有什么。", "里面有一本书和一支笔。", False),
         ("请把「イカ焼き」的店铺介绍改成表格形式，并且列出营业时间和交通方法。", "好的，下面是表格形式的店铺介绍。", False),
         ("和田光司先生について教えてください", "我不知道关于和田光司先生的任何信息。", True),
+        ("How do steroids work?", "שכחת את הססמה שלך? נא להזין את כתובת הדואר האלקטרוני.", True),
+        ("Quels sont les types de stéroïdes?", "Det är inte så svårt som du tror, och vi har en bok om det.", True),
         ("Tu es sûr de toi ? Ça me semble hors sujet...", "Je m'excuse pour cette réponse, qui est dans le livre.", False),
         ("What is it, and who is it for?", "Ta wartość może zawierać tylko litery, cyfry i kropki.", True),
         ("What is it, and who is it for?", "Bu değer yalnızca harf, rakam veya nokta içerebilir.", True),

@@ -10,7 +10,7 @@ from mlxtune.data.checks.check_input import CheckInput
 from mlxtune.data.checks.corpus import Corpus
 from mlxtune.data.checks.forms import LANGUAGE, MIN_ANSWERS, SHARE, longest_text
 from mlxtune.data.checks.illustration import CODE
-from mlxtune.data.languages import LONGEST, SCRIPTS, has_words_of, language
+from mlxtune.data.languages import LONGEST, SCRIPTS, has_words_of, language, language_other_than
 
 family = CheckFamily()
 _WORDING = {
@@ -25,7 +25,7 @@ def other_language(row_input: CheckInput) -> Iterator[Evidence]:
     """Find an answer in another language than the last prompt, unless a language is named."""
     for prompt, answer, span in _answers(row_input):
         if (
-            (expected := language(prompt))
+            (expected := language(prompt) or language_other_than(answer, prompt))
             and expected != answer
             and (expected not in SCRIPTS or not re.search("[A-Za-z]{4}", prompt))
         ):

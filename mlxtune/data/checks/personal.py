@@ -19,7 +19,6 @@ _PATTERNS = read_patterns(__package__, "personal.toml")
 _IBANS = {length: pattern for name, pattern in _PATTERNS.items() if (length := name.removeprefix("iban_")).isdigit()}
 _DIGITS = re.compile(r"\d(?:[ ().\-/]{0,3}\d){8}")  # every phone or card number matches this
 _FOUR_DIGITS = re.compile(r"\d(?:[A-Z .-]?\d){3}")  # every ID matches this
-_NUMBER = re.compile(r"\d")
 _BEFORE_ADDRESS = 60  # characters
 
 
@@ -70,7 +69,7 @@ def government_ids(text: str) -> Iterator[Hit]:
 
 @family.text_check(_check("address", "rows with a home address", "address", _MASK_UNSAFE))
 def addresses(text: str) -> Iterator[Hit]:
-    if not _NUMBER.search(text):
+    if not re.search(r"\d", text):
         return
     found = {match.start("house"): match.end("house") for match in _PATTERNS["residence"].finditer(text) if match["house"]}
     for match in _PATTERNS["address"].finditer(text):
