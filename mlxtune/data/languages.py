@@ -56,7 +56,8 @@ def has_words_of(name: str, text: str, other: str) -> bool:
 
 def language_other_than(name: str, text: str) -> str:
     """Return the language with most of the frequent words in ``text``, if there are two or more of them, and none of the language ``name``."""
-    found = [_LANGUAGES_OF[word] for word in set(re.findall(r"[^\W\d_]+", text[:LONGEST].casefold())) & FREQUENT_WORDS]
-    if len(found) < 2 or any(name in own for own in found) or any(script.search(text) for script in SCRIPTS.values()):
+    words = FREQUENT_WORDS.intersection(re.findall(r"[^\W\d_]+", text[:LONGEST].casefold()))
+    names: Counter[str] = Counter(own for word in words for own in _LANGUAGES_OF[word])
+    if len(words) < 2 or name in names or any(script.search(text) for script in SCRIPTS.values()):
         return ""
-    return Counter(one for own in found for one in own).most_common(1)[0][0]
+    return names.most_common(1)[0][0]

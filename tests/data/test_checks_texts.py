@@ -125,6 +125,7 @@ def test_phone_numbers(number: str) -> None:
         "(555) 123-4567",
         "(123) 456-7891",
         "+1 (512) 555-0202",
+        "1-800-799-7233",
     ],
 )
 def test_other_numbers_are_not_phone_numbers(text: str) -> None:

@@ -68,8 +68,8 @@ def _cut(corpus: Corpus, endings: dict[int, str]) -> set[int]:
     signs = sum(endings[rank] == "cut" and not word for rank, word in words.items())
     by_sign = _SIGN_ODDS if signs <= few else 1.0  # where more end with a comma, people write so
     found = [by_word[word] if endings[rank] != "cut" else MOST_ODDS if word else by_sign for rank, word in words.items()]
-    odds = np.array(found + [MOST_ODDS] * len(broken))
+    odds = np.array([*found, *(MOST_ODDS for _ in broken)])
     shares = np.linspace(0, 0.99, 100)[:, None]
-    share = shares[np.argmax(np.log(shares * odds + 1 - shares).sum(axis=1) + np.log(1 - shares[:, 0]))]
-    probable = share * odds >= _CUT * (share * odds + 1 - share)
-    return sure.union(broken, (rank for rank, is_cut in zip([*words, *broken], probable, strict=True) if is_cut))
+    share = shares[np.argmax(np.log(shares * odds + 1 - shares).sum(axis=1) + np.log(1 - shares[:, 0]))].item()
+    least = _CUT * (1 - share) / max(1e-9, share * (1 - _CUT))
+    return sure.union(broken, (rank for rank, ratio in zip(words, found, strict=True) if ratio >= least))

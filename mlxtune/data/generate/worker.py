@@ -339,7 +339,6 @@ def _open_teacher(
 
 
 def _graded_answer(row: Row) -> tuple[tuple[Message, ...], str]:
-    """Return the prompt and the answer to grade; of a pair, the worse answer."""
     assert isinstance(row, PromptRow)
     return row.prompt, row.rejected if isinstance(row, Preference) else row.reference or ""
 
