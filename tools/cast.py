@@ -49,7 +49,7 @@ class Step:
 
 
 SCRIPT = (
-    Step("", "", r"Workflow ─[\s\S]+whole contract", 6),
+    Step("", "", r"Workflow ─[\s\S]+Best (so far|adapter) ─", 6),
     Step("home", "D", r"Findings ─+ \d+ rows", 5),
     Step("data", "f", r"reject \d+ row", 4),
     Step("dialog", "Enter", r"u undo", 4),
