@@ -98,16 +98,11 @@ def verify(folder: Path) -> list[str]:
         problems += _row_problems(folder, evidence.recipe, found[0])
     problems += free_arm_problems(evidence, contract, stored["facts"], found[1] if found else None)
     problems += [*_numbers(folder, stored, evidence, contract, scored), *verify_judges(folder)]
-    return problems or list(_pages(folder))  # pages of a report with differences differ as well
-
-
-def _pages(folder: Path) -> Iterator[str]:
-    """Yield the first figure of each page that differs from the page as drawn now."""
-    try:
-        for name, shown, drawn in _differing_pages(folder, _page_figures):
-            yield f"{name} shows {shown} where report.json and the outputs give {drawn}."
+    try:  # pages of a report with differences differ as well
+        pages = _differing_pages(folder, _page_figures)
+        return problems or [f"{name} shows {shown} where report.json and the outputs give {drawn}." for name, shown, drawn in pages]
     except InputError as error:
-        yield error.message
+        return [error.message]
 
 
 def _differing_pages(folder: Path, read: Callable[[str, bool], list[str]]) -> Iterator[tuple[str, str, str]]:
