@@ -129,8 +129,7 @@ class MappingScreen(HasActions, ModalScreen[MappedFile | None]):
 
     def on_mount(self) -> None:
         if self.writes_recipe:
-            folder = self.app.workspace / "recipes"
-            self._recipe_name = unused(folder / f"{scaffold.default_name(self._sample.path)}.toml").stem
+            self._recipe_name = unused(self.app.workspace / "recipes" / f"{scaffold.default_name(self._sample.path)}.toml").stem
             self._guess()
         self._draw()
 
@@ -381,7 +380,8 @@ def propose_recipe(app: MlxtuneApp, path: Path, mapping: Mapping[str, str] = NO_
             columns = ["--map", ",".join(f"{key}={column}" for key, column in answer.mapping.items())] if answer.mapping else []
             app.commands.add("init", "--from", path, "--name", answer.name, *columns)
             hint = "f fixes the rows that cannot be used." if any(recipe.unreadable.values()) else "P plans its run."
-            app.jobs.run(lambda: scaffold.write(recipe, app.workspace, answer.name), partial(written, hint))
+            write = partial(scaffold.write, recipe, app.workspace, answer.name)
+            app.jobs.run(write, partial(written, hint), busy=f"Creating recipes/{answer.name}.toml.", holds_keys=True)
             return
         app.sessions.open_file(path, answer.mapping)
         app.action_room("data")

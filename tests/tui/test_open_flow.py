@@ -212,9 +212,11 @@ def test_a_key_has_one_column_and_a_column_one_key(tmp_path):
     assert (screen._mapping, screen._column_of("prompt")) == ({}, "prompt")
 
 
-async def test_a_new_recipe_is_what_init_writes(shop, checks, open_room, tickets, tmp_path):
+async def test_a_new_recipe_is_what_init_writes(shop, checks, open_room, tickets, tmp_path, monkeypatch):
     shop.recipe("taken")
-    expected = scaffold.write(scaffold.guess(tickets), tmp_path / "other", "mine").read_text()
+    write, gate = scaffold.write, Gate()
+    expected = write(scaffold.guess(tickets), tmp_path / "other", "mine").read_text()
+    monkeypatch.setattr(scaffold, "write", lambda *arguments: gate.wait() and write(*arguments))
     async with open_room("home") as room:
         await open_path(room, tickets)
         await proposed(room, "tickets")
@@ -226,7 +228,9 @@ async def test_a_new_recipe_is_what_init_writes(shop, checks, open_room, tickets
         field(room).value = "mine"
         await room.press("enter")
         await proposed(room, "mine")
-        await room.press("enter", notice="✓ Created recipes/mine.toml.")
+        await room.press("enter", notice="● Creating recipes/mine.toml.")
+        gate.set()
+        await room.until_notice("✓ Created recipes/mine.toml.")
         await room.observe(shop.snapshot())
         await room.until(lambda: room.mode == "data" and ready(room) and session_of(room).ref.recipe is not None)
         assert session_of(room).ref.path.resolve() == tickets.resolve()
