@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from mlxtune.data.access import file_bytes
 from mlxtune.data.access.file_bytes import FileBytes
 from mlxtune.data.access.layout import detect_layout
+from mlxtune.data.access.spans import csv_spans
 
 BLOCKS = st.sampled_from([1, 2, 3, 7, 64, 1 << 20])  # small blocks put block borders at every position
 TEXT = st.text(alphabet='ab",\\[]{}:;\n\té😀 ', max_size=8)
@@ -73,3 +74,12 @@ def test_a_line_above_the_limit_does_not_break_the_table(folder, monkeypatch):
     monkeypatch.setattr("mlxtune.data.access.spans.LIMIT", 100)
     data = b'one,two\n"a",b\n' + b"x" * 500 + b',y\n"c\nd",e\n'
     assert [line for line, _ in _read(folder / "d.csv", data, 16)] == [2, 3, 4]
+
+
+@pytest.mark.parametrize("rest", [b"", b'7,"x, y",z\n'], ids=["to the end", "to the next quote"])
+def test_an_unclosed_quote_costs_its_own_line_only(tmp_path, rest):
+    file = tmp_path / "d.csv"
+    file.write_bytes(b'a,b,c\n1,"two\nlines",3\n4,"open,6\n5,5,5\n6,"6\n6",6\n' + rest)
+    source = FileBytes(file)
+    assert [*csv_spans(source, ",").lines] == [1, 2, 4, 5, 6, *([8] if rest else [])]
+    source.close()

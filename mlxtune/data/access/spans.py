@@ -9,7 +9,9 @@ import csv
 import io
 import re
 from array import array
+from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,28 +92,53 @@ def _is_blank(data: FileBytes, start: int, end: int) -> bool:
 def csv_spans(data: FileBytes, delimiter: str) -> RecordSpans:
     """Return the spans of CSV records, including the header. As in the ``csv`` module, a quoted field may contain line feeds.
 
-    Blank lines are skipped. An unclosed quote makes one record of all lines after it, up to ``LIMIT``.
+    Blank lines are skipped. After an unclosed quote, reading resumes at the next line if that is a row by itself.
     """
-    reader = csv.reader(_csv_lines(data), delimiter=delimiter)
-    lines_read: list[int] = []  # lines read by the end of each record
-    doubtful: list[int] = []  # records that may be blank lines
-    while True:
-        try:
-            if len(next(reader)) < 2:
-                doubtful.append(len(lines_read))
-        except StopIteration:
-            break
-        except csv.Error:  # still a record; reading it reports the error
-            doubtful.append(len(lines_read))
-        lines_read.append(reader.line_num)
+    ends, doubtful = [0], []  # lines read by the end of each record, and those ends of records that may be blank lines
+    for count, fields in _csv_records(_csv_lines(data), delimiter):
+        ends.append(ends[-1] + count)
+        if fields < 2:
+            doubtful.append(ends[-1])
     lines = _concatenate([spans for spans, _, _ in _scan_lines(data)])
-    ends = np.array(lines_read, np.int64)
-    firsts = np.concatenate([[0], ends])[:-1].astype(np.int64)
-    spans = RecordSpans(lines.starts[firsts], lines.ends[ends - 1], firsts + 1)
+    firsts, lasts = np.array(ends[:-1], np.int64), np.array(ends[1:], np.int64)
+    spans = RecordSpans(lines.starts[firsts], lines.ends[lasts - 1], firsts + 1)
     keep = np.ones(len(spans), bool)
-    for index in doubtful:
+    for index in np.searchsorted(lasts, doubtful):
         keep[index] = not _is_blank(data, int(spans.starts[index]), int(spans.ends[index]))
     return spans.select(keep)
+
+
+def _csv_records(lines: Iterator[str], delimiter: str) -> Iterator[tuple[int, int]]:
+    """Yield the lines and the fields of each record; a record that the ``csv`` module rejects has no fields."""
+    waiting, read, width = deque[str](), list[str](), 0
+
+    def feed() -> Iterator[str]:
+        while (line := waiting.popleft() if waiting else next(lines, None)) is not None:
+            read.append(line)
+            yield line
+
+    reader = csv.reader(feed(), delimiter=delimiter, strict=True)
+    while True:
+        read.clear()
+        try:
+            fields = len(next(reader))
+        except StopIteration:
+            return
+        except csv.Error:
+            fields = 0
+        width = width or fields
+        if len(read) > 1 and fields != width > 2 and _field_count(read[1], delimiter) == width:  # a quote was not closed
+            waiting.extendleft(reversed(read[1:]))
+            reader, fields = csv.reader(feed(), delimiter=delimiter, strict=True), 0
+            del read[1:]
+        yield len(read), fields
+
+
+def _field_count(line: str, delimiter: str) -> int:
+    """Return the number of fields of a line that is a record by itself, else 0."""
+    with suppress(csv.Error):
+        return len(next(csv.reader([line], delimiter=delimiter, strict=True), ()))
+    return 0
 
 
 def _csv_lines(data: FileBytes) -> Iterator[str]:
