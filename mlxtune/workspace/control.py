@@ -32,6 +32,7 @@ class StopEffect(StrEnum):
     """What stopping a run now leaves behind."""
 
     CHECKPOINT = "checkpoint"  # a training run saves its step, and can be resumed from it
+    FIRST_STEP = "first_step"  # the same, if its first step has begun
     TRIAL_CHECKPOINT = "trial_checkpoint"  # a search saves its current trial, and can be continued
     ANSWERS = "answers"  # an evaluation keeps the answers that it has
     NOTHING = "nothing"  # the work has to start again
@@ -125,7 +126,9 @@ def stop_effect(kind: str, state: RunState) -> StopEffect:
         return StopEffect.TRIAL_CHECKPOINT
     if kind in ("eval", "validate"):
         return StopEffect.ANSWERS
-    return StopEffect.CHECKPOINT if kind == "train" and state.step else StopEffect.NOTHING
+    if kind != "train":
+        return StopEffect.NOTHING
+    return StopEffect.CHECKPOINT if state.step else StopEffect.FIRST_STEP if state.total else StopEffect.NOTHING
 
 
 def wait_until_stopped(run: Run, on_wait: Callable[[], object]) -> None:

@@ -15,7 +15,8 @@ from mlxtune.workspace.control import StopEffect, stop_effect
 @pytest.mark.parametrize(
     ("kind", "step", "effect"),
     [
-        ("train", 0, StopEffect.NOTHING),
+        ("train", None, StopEffect.NOTHING),
+        ("train", 0, StopEffect.FIRST_STEP),
         ("train", 3, StopEffect.CHECKPOINT),
         ("search", 0, StopEffect.TRIAL_CHECKPOINT),
         ("eval", 0, StopEffect.ANSWERS),
@@ -24,7 +25,7 @@ from mlxtune.workspace.control import StopEffect, stop_effect
     ],
 )
 def test_what_a_stopped_run_keeps_depends_on_its_kind(kind, step, effect):
-    assert stop_effect(kind, cast(RunState, SimpleNamespace(step=step))) == effect
+    assert stop_effect(kind, cast(RunState, SimpleNamespace(step=step or 0, total=0 if step is None else 9))) == effect
 
 
 def test_waiting_for_a_run_tells_once_that_it_takes_long_and_gives_up(tmp_path, monkeypatch):

@@ -252,8 +252,8 @@ def _empty_room(snapshot: Snapshot, in_use: Notice | None, width: int) -> Conten
     if not recipes:
         return invitation(width, "No runs yet.", RECIPE_KEY)
     if in_use:
-        about = f"{in_use.text} {in_use.hint}"
-        return invitation(width, "No runs yet.", key("P", "plan the next run meanwhile", "app.room('plan')"), about=about)
+        about = "" if in_use.kind == "working" else in_use.hint
+        return invitation(width, in_use.text, key("P", "plan the next run meanwhile", "app.room('plan')"), about=about)
     several = len(snapshot.recipes) > 1
     start = key("n", "choose a recipe" if several else f"train {recipes[0].name}", "screen.new")
     summary = "" if several else f"   {recipe_summary(recipes[0])}"
