@@ -1,7 +1,7 @@
 """Import rows from a file, a folder or a Hugging Face dataset, and write them in mlxtune's own format."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,7 +98,10 @@ def import_rows(
                     if isinstance(row, DataError):
                         errors.append(row)
                         continue
-                    for one in _answer_rows(row) if each_turn else [row]:
+                    rows: list[Row] = [row]
+                    if each_turn and isinstance(row, PromptRow):  # the prompt of a completion may have answers, too
+                        rows = [*turn_rows(row, untrained=row.format == "completion")]
+                    for one in rows:
                         record = native_record(one)
                         formats[one.format] += 1
                         transcripts += detect(record) != CONTENT_FORMATS[type(one)]
@@ -111,11 +114,6 @@ def import_rows(
 
     write_chunks(out, lines())
     return ImportResult(out, formats.total(), dict(formats.most_common()), tuple(errors), tuple(notes), transcripts)
-
-
-def _answer_rows(row: Row) -> Sequence[Row]:
-    # the prompt of a row that has its last answer in another column may have answers, too
-    return turn_rows(row, untrained=row.format == "completion") if isinstance(row, PromptRow) else [row]
 
 
 def _exported_format(file: Path, format: str) -> str:

@@ -290,19 +290,19 @@ def plan_changes(action: Action, rows: Iterable[KeyedRow], state: ReviewState, w
             assert not isinstance(after, RowError)
             change["record"] = None if after.hash == row.hash else after.content
         agrees = all(name == who for name, _ in decision.by) or dict(decision.by).get(who) == decision.status
+        tags = [] if isinstance(current, RowError) else list(row_tags(current))
         same = {
-            "status": decision.status if agrees else "", "tags": _tags(current), "note": decision.note, "dismissed": list(decision.dismissed),
-        }  # fmt: skip
+            "status": decision.status if agrees else "",
+            "tags": tags,
+            "note": decision.note,
+            "dismissed": list(decision.dismissed),
+        }
         change = {name: value for name, value in change.items() if name not in same or value != same[name]}
         if change:
             inherited = same | {"status": decision.status} | ({} if decision.meta is None else {"meta": decision.meta})
             is_inherited = key not in state.decisions and not decision.is_empty
             result[key] = {"row": key, "before": current.hash, "after": after.hash, **(inherited if is_inherited else {}), **change}
     return list(result.values())
-
-
-def _tags(row: Row | RowError) -> list[str]:
-    return [] if isinstance(row, RowError) else list(row_tags(row))
 
 
 def _edited(

@@ -218,7 +218,8 @@ def improvement(statistics: Statistics, findings: Sequence[Finding], to_review: 
         return Improvement("name_columns")
     if blocks:
         check, count = blocks.most_common(1)[0]
-        rejected = {one.rows[0] for one in findings if one.severity == "block" and _is_about_recipe(one.check)}
+        of_recipe = [one for one in findings if one.check in ("template", "prompt-fills-window") or metric_of(one.check)]
+        rejected = {one.rows[0] for one in of_recipe if one.severity == "block"}
         return Improvement("change_recipe" if len(rejected) >= statistics.rows > 0 else "fix", count, check)
     if not statistics.rows:
         return Improvement("add_rows")
@@ -239,10 +240,6 @@ def improvement(statistics: Statistics, findings: Sequence[Finding], to_review: 
     if statistics.tier == "minimum_viable" and not stale:
         return Improvement("more_prompts", GOOD_PROMPTS - statistics.groups)
     return Improvement("none")
-
-
-def _is_about_recipe(check: str) -> bool:
-    return check in ("template", "prompt-fills-window") or bool(metric_of(check))
 
 
 # The JSON document that ``data check --json`` prints, described by check.schema.json

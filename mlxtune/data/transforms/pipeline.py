@@ -160,8 +160,5 @@ def parse(text: str, folder: Path, including: frozenset[Path] = frozenset()) -> 
             raise scanner.error(f"{verb.name}: unexpected {rest}. Separate steps with |.")
     if not steps:
         raise InputError("The pipeline has no steps.", hint=f"Begin with a verb: {', '.join(VERBS)}.")
-    return Pipeline(_summary(scanner.text), tuple(steps), frozenset(scanner.fields))
-
-
-def _summary(text: str) -> str:
-    return " | ".join(line for part in text.splitlines() if (line := part.strip().strip("|").strip()))
+    summary = " | ".join(line for part in scanner.text.splitlines() if (line := part.strip().strip("|").strip()))
+    return Pipeline(summary, tuple(steps), frozenset(scanner.fields))

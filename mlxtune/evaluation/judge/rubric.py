@@ -209,13 +209,9 @@ def _checked(value: int | None, evidence: Any, answers: Sequence[str], needed: b
     quote = evidence if isinstance(evidence, str) else ""
     if not quote.strip():
         return Grade(value, problem="unsupported" if needed else "")
-    is_quoted = any(_folded(quote) in _folded(text) for answer in answers for text in (answer, _plain(answer)))
+    resolved = [answer.replace('\\"', '"').replace("\\n", " ") for answer in answers]  # the escapes of JSON, as a judge quotes it
+    is_quoted = any(_folded(quote) in _folded(text) for text in (*answers, *resolved))
     return Grade(value, quote, "" if is_quoted else "unsupported")
-
-
-def _plain(answer: str) -> str:
-    """Return a JSON answer with its escapes resolved, as a judge quotes it."""
-    return answer.replace('\\"', '"').replace("\\n", " ")
 
 
 def _folded(text: str) -> str:

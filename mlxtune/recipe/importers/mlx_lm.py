@@ -81,9 +81,10 @@ def import_config(path: Path, target: Path) -> ImportedRecipe:
         else:
             notes.append(f"resume_adapter_file: only a file named {WEIGHTS} can be a parent; training starts from scratch.")
     every = {key: max(1, _count(values, theirs) // accumulate) for key, theirs in _EVERY.items()}
+    model = str(values["model"])
     document = {
         "name": re.sub(r"[^\w.-]+", "-", path.stem, flags=re.ASCII).strip("-._")[:64] or "imported",
-        "model": {"base": _model(str(values["model"]), target)},
+        "model": {"base": _relative(Path(model), target) if Path(model).is_dir() else model},
         "data": _data(values, target, notes),
         "adapter": adapter,
         "training": {
@@ -174,10 +175,6 @@ def _optimizer(values: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
         notes.append("optimizer: adafactor uses the learning rate as is, without relative_step and scale_parameter.")
     notes += [f"optimizer_config.{source}.{key} has no equivalent." for key in options]
     return {"optimizer": name, "weight_decay": float(decay)}
-
-
-def _model(model: str, target: Path) -> str:
-    return _relative(Path(model), target) if Path(model).is_dir() else model
 
 
 def _relative(path: Path, target: Path) -> str:

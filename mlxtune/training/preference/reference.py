@@ -103,7 +103,11 @@ def reference_logps(
     Raise ``MlxtuneError`` for a pair whose log-probability is not finite, and ``MachineError`` on a full disk.
     """
     used = range(len(pairs)) if used is None else used
-    file, keys = cache_file(base, stack.model), {index: _key(pairs[index]) for index in used}
+    parts = {index: (pairs[index].prompt, pairs[index].chosen, pairs[index].rejected) for index in used}
+    file, keys = (
+        cache_file(base, stack.model),
+        {index: sha256_json([part.tolist() for part in own]) for index, own in parts.items()},
+    )
     known = _read(file)
     if not known.keys() >= set(keys.values()):
         with file_lock(file.with_suffix(".lock"), busy="Another run is computing the same reference.", timeout=LOCK_TIMEOUT):
@@ -146,10 +150,6 @@ def _batch_logps(
                 hint="Remove the row.",
             )
     return by_pair
-
-
-def _key(pair: EncodedPair) -> str:
-    return sha256_json([pair.prompt.tolist(), pair.chosen.tolist(), pair.rejected.tolist()])
 
 
 def _read(file: Path) -> dict[str, tuple[float, float]]:
