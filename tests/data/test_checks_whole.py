@@ -173,6 +173,7 @@ def test_contradictory_answers_to_the_same_prompt_conflict(tmp_path: Path) -> No
         ("Yes, it is waterproof. Anything else?", "No, it is not waterproof. Anything else?", True),
         ("Standard shipping costs $5 and express shipping $12", "Express shipping costs $12 and standard shipping $5", False),
         ("Output is -1.", "Output = 1", True),
+        ("[ ]", "[]", False),
         ("An interface of Java <8 has only abstract methods.", "It has only abstract methods up to Java 7.", False),
         (
             "The mill is a pub where you can eat for under £25 by the river",

@@ -74,7 +74,9 @@ def contradict(one: Row, two: Row) -> bool:
         return sides[0] == sides[1][::-1]
     if isinstance(one, Unpaired) and isinstance(two, Unpaired) and (one.label != two.label or not one.label):
         return one.label != two.label and normalize_answer(one.completion) == normalize_answer(two.completion)
-    return _differ(*((text[:1] in ("{", "[") and json_value(text)) or text for text in map(target_text, (one, two))))
+    texts = target_text(one), target_text(two)
+    values = [json_value(text) if text[:1] in ("{", "[") else None for text in texts]
+    return _differ(*(text if value is None else value for text, value in zip(texts, values, strict=True)))
 
 
 def same_question(one: Row, two: Row) -> bool:
