@@ -83,3 +83,11 @@ def test_an_unclosed_quote_costs_its_own_line_only(tmp_path, rest):
     source = FileBytes(file)
     assert [*csv_spans(source, ",").lines] == [1, 2, 4, 5, 6, *([8] if rest else [])]
     source.close()
+
+
+def test_a_line_of_a_field_is_no_row_if_two_columns_have_a_stray_quote(tmp_path):
+    file = tmp_path / "d.csv"
+    file.write_bytes(b'a,b\n"1 "2" 3","two\nlines, really"\n')
+    source = FileBytes(file)
+    assert [*csv_spans(source, ",").lines] == [1, 2]
+    source.close()

@@ -92,7 +92,7 @@ def _is_blank(data: FileBytes, start: int, end: int) -> bool:
 def csv_spans(data: FileBytes, delimiter: str) -> RecordSpans:
     """Return the spans of CSV records, including the header. As in the ``csv`` module, a quoted field may contain line feeds.
 
-    Blank lines are skipped. After an unclosed quote, reading resumes at the next line if that is a row by itself.
+    Blank lines are skipped. After an unclosed quote, reading resumes at the next line if that is a row of three or more fields by itself.
     """
     ends, doubtful = [0], []  # lines read by the end of each record, and those ends of records that may be blank lines
     for count, fields in _csv_records(_csv_lines(data), delimiter):
@@ -117,7 +117,7 @@ def _csv_records(lines: Iterator[str], delimiter: str) -> Iterator[tuple[int, in
             read.append(line)
             yield line
 
-    reader = csv.reader(feed(), delimiter=delimiter, strict=True)
+    reader = csv.reader(feed(), delimiter=delimiter)
     while True:
         read.clear()
         try:
@@ -127,17 +127,18 @@ def _csv_records(lines: Iterator[str], delimiter: str) -> Iterator[tuple[int, in
         except csv.Error:
             fields = 0
         width = width or fields
-        if len(read) > 1 and fields != width > 2 and _field_count(read[1], delimiter) == width:  # a quote was not closed
+        is_broken = len(read) > 1 and _field_count("".join(read), delimiter) != width > 2
+        if is_broken and _field_count(read[1], delimiter) == width:  # a quote was not closed
             waiting.extendleft(reversed(read[1:]))
-            reader, fields = csv.reader(feed(), delimiter=delimiter, strict=True), 0
+            reader, fields = csv.reader(feed(), delimiter=delimiter), 0
             del read[1:]
         yield len(read), fields
 
 
-def _field_count(line: str, delimiter: str) -> int:
-    """Return the number of fields of a line that is a record by itself, else 0."""
+def _field_count(text: str, delimiter: str) -> int:
+    """Return the number of fields of a text that is one record, else 0."""
     with suppress(csv.Error):
-        return len(next(csv.reader([line], delimiter=delimiter, strict=True), ()))
+        return len(next(csv.reader([text], delimiter=delimiter, strict=True), ()))
     return 0
 
 
