@@ -109,7 +109,7 @@ class _Measured:
 
     off_task: Sequence[OffTaskPrompt]
     arms: list[ArmAnswers] = field(default_factory=list)
-    asked: dict[str, Arm] = field(default_factory=dict)  # by name, with the adapter and the prompt that were chosen
+    extensible: dict[str, Arm] = field(default_factory=dict)  # the arms whose answers can be continued, by name
     seeds: list[SeedAnswers] = field(default_factory=list)
     off_task_answers: dict[str, list[str]] = field(default_factory=dict)
 
@@ -138,7 +138,8 @@ def _answer(worker: Worker, inputs: _Inputs, arms: Sequence[Arm], runner: ArmRun
         if arm.name == kinds.OPTIMIZED:
             arm, facts["optimizer"] = runner.optimize(arm, contract, inputs.splits)
             write_text(worker.folder / evidence.OPTIMIZED_PROMPT, f"{arm.prompt}\n")
-        measured.asked[arm.name] = arm
+        if not (arm.endpoint or (arm.adapter and inputs.seeds)):  # validation compared the seeds at one limit
+            measured.extensible[arm.name] = arm
         answers = (runner.answer_validation if Run(worker.folder).kind == "validate" else runner.answer)(arm, inputs.rows)
         measured.arms.append(replace(answers, answers=score_answers(contract, rows, answers.answers)))
         if off_task and arm.name in (BASE, TUNED):
@@ -197,16 +198,16 @@ def _has_pairs(arm: ArmAnswers) -> bool:
 def _continue_answers(inputs: _Inputs, measured: _Measured, runner: ArmRunner, facts: ReportFacts, groups: Sequence[str]) -> None:
     """Let each arm that would decide the outcome by answers that were cut off continue them."""
     rows = evidence.evaluated_rows(inputs.rows)
-    left = {name for name, arm in measured.asked.items() if not arm.endpoint and not (arm.adapter and inputs.seeds)}
+    left = {arm.name for arm in measured.arms if arm.statistics.undecided} & measured.extensible.keys()
     while left:
         verdict = report_builder.build(facts, measured.arms, groups, measured.seeds).verdict
         if verdict.reason != "token_limit" or verdict.cut is None or verdict.cut.arm not in left:
             break
         left.remove(name := verdict.cut.arm)
         index = next(index for index, arm in enumerate(measured.arms) if arm.name == name)
-        longer = runner.continue_answers(measured.asked[name], inputs.rows, measured.arms[index])
+        longer = runner.continue_answers(measured.extensible[name], inputs.rows, measured.arms[index])
         measured.arms[index] = replace(longer, answers=score_answers(inputs.contract, rows, longer.answers))
-    if continued := continued_arms(facts, {arm.name: arm.answers for arm in measured.arms if arm.name in measured.asked}):
+    if continued := continued_arms(facts, {arm.name: arm.answers for arm in measured.arms}):
         facts["continued"] = continued
 
 
