@@ -29,9 +29,8 @@ _MIN_WORDS, _MIN_BARE = 3, 4  # the ends of texts, and of last lines without a s
 _LONG = 12  # the last words of texts with fewer words show nothing
 _LONGEST_WORD = 40  # characters at the end of a line in which its last word is searched for
 _SIMILAR_SHARE = 0.8  # of the lines like the last one end with a stop, so that it should, too
-_USE = re.compile(
-    rf"({_WORD})[\"”'’*)]*(?:[.!?。！？,\n]|\Z|[^\S\n]*(?=[\"“‘(*]*(\w+)))"
-)  # a word, and the next one if no stop follows
+# A word, and the next one if no stop follows
+_USE = re.compile(rf"({_WORD})[\"”'’*)]*(?:[.!?。！？,\n]|\Z|[^\S\n]*(?=[\"“‘(*]*(\w+)))")
 _PRIOR, _MANY = 2, 20  # neighbors of a word that are assumed to be as usual, and those that show enough
 _GRAMMATICAL = FREQUENT_WORDS.union(WORDS["empty"].split(), SELDOM_LAST)  # of others, a small file shows only some of the uses
 MOST_ODDS = 50.0

@@ -36,9 +36,8 @@ def phones(text: str) -> Iterator[Hit]:
     for match in _PATTERNS["phone"].finditer(text) if _DIGITS.search(text) else ():
         start, end = match.span("bare" if match["bare"] else 0)
         digits = "".join(char for char in match[0] if char.isdigit())
-        if 9 <= len(digits) <= (15 if re.search(r"[ ().-]", match[0]) else 13) and not _PATTERNS["fictional_phone"].fullmatch(
-            digits
-        ):
+        is_fictional = _PATTERNS["fictional_phone"].fullmatch(digits)
+        if 9 <= len(digits) <= (15 if re.search(r"[ ().-]", match[0]) else 13) and not is_fictional:
             yield Hit(start, end, "[PHONE]")
 
 
