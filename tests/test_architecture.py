@@ -69,7 +69,7 @@ def test_functions_are_short():
 
 
 # Private names of Textual that the app touches, each with a test that fails when Textual changes it. At most 6 at the end.
-PRIVATE_NAMES = {"Compositor", "StylesCache", "_compositor", "_handle_exception", "_parse_cache", "_reset_focus"}
+PRIVATE_NAMES = {"Compositor", "StylesCache", "_compositor", "_handle_exception", "_query_one_cache", "_reset_focus"}
 
 
 def test_no_field_has_a_default_that_python_3_11_refuses():

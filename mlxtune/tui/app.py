@@ -316,6 +316,7 @@ class MlxtuneApp(HasActions, OrderedKeys):
             self._update_state()
             self._creating_room = name not in self._created
             self._created.add(name)
+            self.screen._query_one_cache.clear()  # Textual keeps 1,024 results from earlier states of its widgets, and the widgets
             self.switch_mode(name)
 
     async def run_action(

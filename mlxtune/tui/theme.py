@@ -5,9 +5,8 @@ rules, axes and the empty part of a bar. ``second`` is for reference data, such 
 ``trained-alt`` alternate behind trained tokens. ``span`` and ``span-ink`` highlight the part of an output that fails.
 """
 
-from typing import Any, ClassVar
+from typing import Any
 
-from textual.cache import LRUCache
 from textual.css.stylesheet import Stylesheet
 from textual.theme import Theme
 
@@ -49,26 +48,13 @@ def _theme(index: int, name: str, *, dark: bool, ansi: bool = False) -> Theme:
 THEMES = (_theme(0, "ink", dark=True), _theme(1, "paper", dark=False), _theme(2, "ansi", dark=True, ansi=True))
 THEME_LABELS = {"ink": "dark", "paper": "light", "ansi": "the terminal's own colors"}
 
-_PER_THEME = 1024  # Textual's own cache holds 64 sheets, fewer than the app has, and is discarded on every change of screen
-
 
 class CachedStylesheet(Stylesheet):
     """Keep parsed rules. Textual parses all sheets again up to three times when a room is opened for the first time."""
 
-    _caches: ClassVar[dict[frozenset[tuple[str, str]], LRUCache[tuple[Any, ...], Any]]] = {}
-
-    def __init__(self, *, variables: dict[str, str] | None = None) -> None:
-        super().__init__(variables=variables)
-        self._use_cache()
-
     def set_variables(self, variables: dict[str, str]) -> None:
         if variables != self._variables:
-            self._parse_cache = LRUCache(1)  # the next line clears it
             super().set_variables(variables)
-            self._use_cache()
 
     def reparse(self) -> None:
         self.parse()
-
-    def _use_cache(self) -> None:
-        self._parse_cache = self._caches.setdefault(frozenset(self._variables.items()), LRUCache(_PER_THEME))

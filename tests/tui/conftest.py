@@ -6,17 +6,39 @@ from contextlib import AbstractAsyncContextManager, ExitStack
 from dataclasses import replace
 from functools import partialmethod
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
+from textual.cache import LRUCache
 from textual.pilot import Pilot
 from waiting import PATIENCE
 
 from mlxtune.planning.machine import Memory, PowerState
 from mlxtune.tui.rooms import ROOMS
+from mlxtune.tui.theme import CachedStylesheet
 
 from .driver import WIDE, Opening, RoomDriver, drive, wait_for_messages
 from .rows_stage import checks, local_bases, tokens  # noqa: F401, which are fixtures
 from .stage import GB, NOW, Shop
+
+
+class SharedStylesheet(CachedStylesheet):
+    """Parse a sheet once for all tests."""
+
+    _shared: ClassVar[dict[frozenset[tuple[str, str]], LRUCache[tuple[Any, ...], Any]]] = {}
+
+    def __init__(self, *, variables: dict[str, str] | None = None) -> None:
+        super().__init__(variables=variables)
+        self._use_shared()
+
+    def set_variables(self, variables: dict[str, str]) -> None:
+        if variables != self._variables:
+            self._parse_cache = LRUCache(1)  # the next line clears it
+            super().set_variables(variables)
+            self._use_shared()
+
+    def _use_shared(self) -> None:
+        self._parse_cache = self._shared.setdefault(frozenset(self._variables.items()), LRUCache(1024))
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +50,7 @@ def _sealed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(Pilot, "_wait_for_screen", partialmethod(Pilot._wait_for_screen, timeout=PATIENCE))
     monkeypatch.setattr("textual.app.wait_for_idle", wait_for_messages)
     monkeypatch.setattr("textual.pilot.wait_for_idle", wait_for_messages)
+    monkeypatch.setattr("mlxtune.tui.app.CachedStylesheet", SharedStylesheet)
     monkeypatch.setattr("mlxtune.tui.notices.BRIEF_SECONDS", 600.0)
     monkeypatch.setattr("mlxtune.tui.key_order._PATIENCE", 30.0)
     monkeypatch.setattr("mlxtune.workspace.index.power", PowerState)

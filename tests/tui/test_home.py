@@ -244,6 +244,12 @@ async def test_a_job_redraws_its_room_while_another_one_offers_to_undo(room):
     assert room.notice == "↶ Row 2: reject undone."
 
 
+async def test_a_room_that_is_left_keeps_no_earlier_widgets(room):
+    home = room.screen
+    await room.press("D", until=lambda: room.mode == "data")
+    assert len(home._query_one_cache) == 0
+
+
 async def test_runs_may_disappear_while_their_list_has_the_focus(room, shop):
     await room.press("down", "down")
     await room.observe(replace(shop.snapshot(), runs=()))
