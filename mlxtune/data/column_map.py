@@ -18,6 +18,7 @@ from mlxtune.data.readers.columns import (
     find_column,
     guess_mapping,
     mapping_option,
+    system_mapping,
 )
 from mlxtune.data.readers.formats import FORMATS, as_object, detect
 from mlxtune.data.readers.row_format import InvalidRecord, Record
@@ -82,8 +83,8 @@ def needs_mapping(record: Record) -> bool:
 def guessed_mapping(record: Record) -> dict[str, str]:
     """Return a map if the record needs one: its columns are unknown, or its answer is in another column than its text or turns."""
     name = detect(record)
-    if name in ("chat", "sharegpt") and FORMATS[name].is_readable(record):
-        return {}
+    if name not in (None, "text") and FORMATS[name].is_readable(record):
+        return system_mapping(record)
     mapping = guess_mapping(record) if name in (None, "text", "chat", "sharegpt") else {}
     return mapping if name is None or "completion" in mapping else {}
 
@@ -169,7 +170,7 @@ _NOT_WRITTEN = re.compile(r"https?://\S+|[0-9a-f]{8}[0-9a-f-]{8,}|\S+\.(?:jpe?g|
 def check_contents(sample: SampleRecords, mapping: Mapping[str, str]) -> None:
     """Raise ``DataError`` if a guessed column is mostly empty, has links, IDs or names of files, or has one prompt for all rows."""
     for key, column in mapping.items():
-        if key == "input":  # often empty
+        if key in ("input", "system"):  # often empty
             continue
         values = _values(sample, column)
         texts = [value for value in values if value not in (None, "", [], {})]

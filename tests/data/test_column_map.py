@@ -44,6 +44,24 @@ def test_a_named_answer_may_repeat(tmp_path):
     assert proposed == {"prompt": "kundentext", "completion": "agent_answer"}
 
 
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"question": "Wo ist Paket 7?", "response": "Im Lager."},
+        {"prompt": "Wo ist Paket 7?", "completion": "Im Lager."},
+        {"messages": [{"role": "user", "content": "Wo ist Paket 7?"}, {"role": "assistant", "content": "Im Lager."}]},
+        {"prompt": "Wo ist Paket 7?", "chosen": "Im Lager.", "rejected": "Weg."},
+    ],
+)
+def test_a_system_prompt_in_a_column_of_its_own_is_read(tmp_path, record):
+    records = [{"system_prompt": system, **record} for system in ("", "Antworte kurz.")]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, records)))
+    section = named_columns(tmp_path / "rows.jsonl", DataSection(source="rows.jsonl"))
+    row = parse(records[1], Location(tmp_path / "rows.jsonl", 2), mapping=section.map)
+    assert row.prompt[0].content == "Antworte kurz."
+    assert row.meta == {}
+
+
 @pytest.mark.parametrize("reply", ['{{"note": "wir sind an {}"}}', "Wir kümmern uns um {}."])
 def test_an_answer_in_json_or_that_repeats_is_found_without_its_name(tmp_path, reply):
     head = ("spalte", "datum", "kundentext", "bearbeiter")

@@ -21,6 +21,7 @@ PROMPTS = (*PROMPT_COLUMNS, "utterance", "message", "sentence", "text", "human",
 ANSWERS = (
     "completion", "answer", "response", "output", "ground_truth", "expected", "solution", "target", "assistant", "reply", "bot", "summary", "translation", "sql",
 )  # fmt: skip
+_SYSTEM = ("system_prompt", "system_message", "system_instruction", "system_instructions")
 _TURNS = ("messages", "conversations", "conversation", "dialog", "dialogue", "turns", "data")
 _LABELS = ("label", "intent", "category", "class", "sentiment", "topic", "cats")  # answers of a classifier
 _CHOSEN = ("chosen", "preferred", "accepted", "better", "winner", "good")
@@ -77,8 +78,19 @@ def columns(record: Record) -> Iterator[tuple[str, Any]]:
 
 def guess_mapping(record: Record) -> dict[str, str]:
     """Return a map for a record in no known format, or one whose answer would be ignored; empty if there is no such map."""
+    mapping = _guess_turns(record)
+    return {**mapping, **system_mapping(record)} if mapping.keys() - {"text"} else mapping
+
+
+def system_mapping(record: Record) -> dict[str, str]:
+    """Return the map of a column with the system prompt under another name than our own."""
+    column = "" if "system" in record else next((key for key in record if _name(key) in _SYSTEM), "")
+    return {"system": column} if isinstance(record.get(column), str) else {}
+
+
+def _guess_turns(record: Record) -> dict[str, str]:
     found = dict(columns(record))
-    texts = [path for path, value in found.items() if isinstance(value, str)]
+    texts = [path for path, value in found.items() if isinstance(value, str) and _name(path) not in _SYSTEM]
     chosen, rejected = find_column(texts, _CHOSEN, (), record), find_column(texts, _REJECTED, (), record)
     keys = [key for key in (*_TURNS, "prompt", "input") if key in record]
     turns = [key for key in keys if key in _TURNS[:3] or _is_dialog(record[key], of_texts=key in _TURNS)]
