@@ -220,17 +220,19 @@ def _finish(
     evidence.save_evidence(folder, recipe, rows, inputs.source.rows, inputs.validation)
     groups = [row.group for row in evidence.load_rows(folder)]
     facts["headline"] = headline = contract.headline(recipe, has_preferences=measured.has_pairs)
+    is_look = Run(folder).kind == "eval"  # otherwise at validation rows
+    use = ledger.next_look(folder, facts["row_ids"]) if is_look else HoldoutHistory(0, 0, 0, 0, 0)
+    facts["holdout"] = to_json(use)  # the level of the comparison depends on it
     _continue_answers(inputs, measured, runner, facts, groups)
     evidence.save_outputs(folder, ((arm.name, arm.answers) for arm in measured.arms))
     contamination.save(folder, inputs.trained)
     if measured.seeds:
         evidence.save_seed_answers(folder, measured.seeds)
     result_hash = ledger.result_hash(facts["contract"], {arm.name: arm.answers for arm in measured.arms})
-    use = HoldoutHistory(0, 0, 0, 0, 0)  # of validation rows
-    if Run(folder).kind == "eval":
+    if is_look:
         adapter = facts["run"] or facts["adapter"]
         use = ledger.enter(folder, facts["row_ids"], result_hash, adapter, last=facts.get("last_look", False))
-    facts["holdout"] = to_json(use)
+        facts["holdout"] = to_json(use)
     if costs := _costs(facts):
         facts["costs"] = costs
     if TUNED in measured.off_task_answers:

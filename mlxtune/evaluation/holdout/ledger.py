@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -128,6 +128,12 @@ def enter(evaluation: Path, rows: Sequence[str], result: str, adapter: str, *, l
     lines = [[name, line.decode(errors="surrogateescape")] for name, source in vars(ledger).items() for line in source]
     write_text(evaluation / HOLDOUT, to_jsonl(lines))
     return history(ledger, rows, result)
+
+
+def next_look(evaluation: Path, rows: Sequence[str]) -> HoldoutHistory:
+    """Return the use of ``rows`` that the report of a new look at them will have."""
+    use = history(read(ledger_path(evaluation), rows), rows)
+    return replace(use, look=use.looks + 1, looks=use.looks + 1)
 
 
 def _copy(path: Path) -> Path:
