@@ -64,7 +64,7 @@ def plan(
         if probe:
             planner.probe(loaded, update)
         result = planner.plan(loaded, splits, watts=watts, workspace=Path.cwd())
-        seen = looks(Path.cwd(), splits.evaluated)
+        seen = looks(Path.cwd(), [row.id for row in splits.evaluated])
         result = replace(result, contest=contest(loaded), looks=seen, free=free_rates(loaded, splits))
     answering = evidence.seconds_per_answer(Path.cwd(), loaded)
     bill = make_bill(result, loaded.method.kind, chip=machine.chip, electricity_price=electricity_price, answering=answering)

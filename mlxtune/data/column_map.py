@@ -21,7 +21,7 @@ from mlxtune.data.readers.columns import (
     system_mapping,
 )
 from mlxtune.data.readers.formats import FORMATS, as_object, detect
-from mlxtune.data.readers.row_format import InvalidRecord, Record
+from mlxtune.data.readers.row_format import InvalidRecord, Record, answer_value
 from mlxtune.data.rows import Location, RowError
 from mlxtune.data.source_files import source_files
 from mlxtune.recipe import DataSection
@@ -86,6 +86,7 @@ def guessed_mapping(record: Record) -> dict[str, str]:
     if name not in (None, "text") and FORMATS[name].is_readable(record):
         return system_mapping(record)
     mapping = guess_mapping(record) if name in (None, "text", "chat", "sharegpt") else {}
+    mapping |= system_mapping(record) if mapping.keys() - {"text"} else {}
     return mapping if name is None or "completion" in mapping else {}
 
 
@@ -100,14 +101,14 @@ def proposed_mapping(sample: SampleRecords) -> dict[str, str]:
     if detect(first) is not None or mapping.keys() - {"text"}:
         return mapping
     texts = {column: values for column, _ in columns(first) if (values := _texts(sample, column))}
+    objects = [column for column, values in texts.items() if "".join(values[:1]).startswith("{")]
     is_pair = [*map(type, first.values())] == [str, str] and not any(map(_are_ids, texts.values()))
     if not is_pair:  # a pair is a prompt and its answer, whatever the texts are
-        texts = {column: values for column, values in texts.items() if _is_written(values)}
+        texts = {column: values for column, values in texts.items() if column in objects or _is_written(values)}
     different = [column for column, values in texts.items() if 2 * len(set(values)) >= len(values)]
-    prompt = find_column(different, PROMPTS, (), first)
-    objects = [column for column, values in texts.items() if column != prompt and "".join(values[:1]).startswith("{")]
-    answer = find_column(texts, ANSWERS, {prompt}, first) or next(iter(objects), "")
-    prompt = prompt or next((column for column in different if column != answer), "")
+    prompt = find_column(different, PROMPTS, objects, first)
+    answer = find_column(texts, ANSWERS, {prompt}, first) or next((column for column in objects if column != prompt), "")
+    prompt = prompt or next((column for column in different if not column.startswith(answer or " ")), "")
     answer = answer or next((column for column in reversed([*texts, *different]) if column != prompt), "")
     return {"prompt": prompt, "completion": answer} if prompt and answer else mapping
 
@@ -122,8 +123,9 @@ def _is_written(texts: Sequence[str]) -> bool:
 
 
 def _texts(sample: SampleRecords, column: str) -> list[str]:
-    """Return the texts of a column, or nothing if most records have none there."""
-    texts = [value.strip() for value in _values(sample, column) if isinstance(value, str) and value.strip()]
+    """Return the texts of a column, or its objects as JSON, or nothing if most records have none there."""
+    values = _values(sample, column) if column not in ("meta", "metadata") else ()
+    texts = [text for value in values if (text := str(answer_value(value)).strip()) and isinstance(value, str | dict)]
     return texts if 2 * len(texts) >= len(sample.records) else []
 
 
@@ -173,7 +175,7 @@ def check_contents(sample: SampleRecords, mapping: Mapping[str, str]) -> None:
         if key in ("input", "system"):  # often empty
             continue
         values = _values(sample, column)
-        texts = [value for value in values if value not in (None, "", [], {})]
+        texts = [value for value in values if value not in (None, "", [])]
         links = [text for text in texts if isinstance(text, str) and _NOT_WRITTEN.fullmatch(text.strip())]
         is_constant = key == "prompt" and len(values) >= _FEW and all(text == texts[0] for text in texts)
         if 2 * len(texts) < len(sample.records) or 2 * len(links) > len(texts) or is_constant:

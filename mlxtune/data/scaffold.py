@@ -158,12 +158,11 @@ def _mapping_by_name(path: Path) -> dict[str, str]:
     """Return the map that the first record needs. Raises ``DataError`` if it cannot be guessed from the column names."""
     sample = first_records(path, 100)
     record, mapping = sample.records[0][1], named_mapping(sample)
-    texts = [column for column, value in columns(record) if isinstance(value, str)]
-    if detect(record) is not None or mapping.keys() - {"text"} or not texts:
+    if detect(record) is not None or mapping.keys() - {"text"} or not any(isinstance(value, str) for _, value in columns(record)):
         return mapping
     command = f"mlxtune init --from {shlex.quote(str(path))}"
-    hint = f"For example: {command} {mapping_option(proposed_mapping(sample))}"
-    names = ", ".join(one_line(column, 20) for column in texts[:6])
+    hint = f"For example: {command} {mapping_option(proposed_mapping(sample) or {'prompt': 'COLUMN', 'completion': 'COLUMN'})}"
+    names = ", ".join(one_line(column, 20) for column in [*record][:6])
     raise DataError(f"The column names of {one_line(path.name)} do not indicate what the columns contain: {names}.", hint=hint)
 
 

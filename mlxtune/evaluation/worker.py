@@ -220,9 +220,10 @@ def _finish(
     evidence.save_evidence(folder, recipe, rows, inputs.source.rows, inputs.validation)
     groups = [row.group for row in evidence.load_rows(folder)]
     facts["headline"] = headline = contract.headline(recipe, has_preferences=measured.has_pairs)
-    is_look = Run(folder).kind == "eval"  # otherwise at validation rows
-    use = ledger.next_look(folder, facts["row_ids"]) if is_look else HoldoutHistory(0, 0, 0, 0, 0)
-    facts["holdout"] = to_json(use)  # the level of the comparison depends on it
+    use = HoldoutHistory(0, 0, 0, 0, 0)  # of validation rows
+    if is_look := Run(folder).kind == "eval":
+        use = replace(use, look=1 + ledger.looks(folder.parents[1], facts["row_ids"]))  # the level depends on it
+    facts["holdout"] = to_json(use)
     _continue_answers(inputs, measured, runner, facts, groups)
     evidence.save_outputs(folder, ((arm.name, arm.answers) for arm in measured.arms))
     contamination.save(folder, inputs.trained)

@@ -44,6 +44,17 @@ def test_a_named_answer_may_repeat(tmp_path):
     assert proposed == {"prompt": "kundentext", "completion": "agent_answer"}
 
 
+@pytest.mark.parametrize("names", [("message", "booking"), ("gast", "daten")])
+def test_an_object_is_proposed_as_the_answer_and_may_be_empty(tmp_path, names):
+    answers = [{"time": f"{at} p.m."} if at % 3 else {} for at in range(12)]
+    records = [dict(zip(names, (f"A table at {at}, please.", answer), strict=True)) for at, answer in enumerate(answers)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, records)))
+    proposed = proposed_mapping(first_records(tmp_path / "rows.jsonl", 100))
+    assert proposed == {"prompt": names[0], "completion": names[1]}
+    read = [parse(record, Location(tmp_path / "rows.jsonl", 1), mapping=proposed) for record in records]
+    assert [json.loads(row.messages[-1].content) for row in read] == answers
+
+
 @pytest.mark.parametrize(
     "record",
     [

@@ -496,14 +496,7 @@ def test_a_map_reaches_nested_columns() -> None:
         ),
         ({"Question": "q", "bestAnswer": "a"}, {"prompt": "Question", "completion": "bestAnswer"}),
         ({"query": "q", "good_reply": "a", "bad_reply": "b"}, {"prompt": "query", "chosen": "good_reply", "rejected": "bad_reply"}),
-        (
-            {"system_prompt": "s", "question": "q", "response": "a"},
-            {"prompt": "question", "completion": "response", "system": "system_prompt"},
-        ),
-        (
-            {"System Message": "s", "user_text": "q", "reply": "a"},
-            {"prompt": "user_text", "completion": "reply", "system": "System Message"},
-        ),
+        ({"System Prompt": "s", "user_text": "q", "reply": "a"}, {"prompt": "user_text", "completion": "reply"}),
         ({"id": "1", "code": "x = 1; y = 2"}, {"text": "code"}),
         ({"n": 1}, {}),
         ({"input": {"": "a"}, "meta.x": {"y": "longest"}, "x": {"a.b": "longer"}, "code": "x"}, {"text": "code"}),

@@ -15,7 +15,7 @@ from mlxtune.data import split as splits
 from mlxtune.data.rows import Message, messages_hash, prompt_hashes
 from mlxtune.data.source import read_source
 from mlxtune.data.split import record_splits, split
-from mlxtune.evaluation import arms, report, worker
+from mlxtune.evaluation import arms, report, report_builder, worker
 from mlxtune.evaluation.arms import is_free
 from mlxtune.evaluation.evidence import OPTIMIZED_PROMPT, load_evidence
 from mlxtune.evaluation.off_task.prompts import OFF_TASK
@@ -241,7 +241,9 @@ def test_changed_token_limit_lets_the_base_answer_again(workspace, trained, eval
 
 
 @pytest.mark.usefixtures("no_off_task_prompts")
-def test_cut_answers_that_would_decide_are_continued_without_the_adapter(workspace, trained, evaluate):
+def test_cut_answers_that_would_decide_are_continued_without_the_adapter(workspace, trained, evaluate, monkeypatch):
+    looks, build = [], report_builder.build
+    monkeypatch.setattr(report_builder, "build", lambda facts, *rest: looks.append(facts["holdout"]["look"]) or build(facts, *rest))
     (workspace / "schema.json").write_text(json.dumps(SCHEMA))
     own, limit = trained.folder / "recipe.toml", "evaluation.max_tokens=8"
     how = (f"evaluation.schema={workspace / 'schema.json'}", limit)
@@ -251,6 +253,7 @@ def test_cut_answers_that_would_decide_are_continued_without_the_adapter(workspa
     assert {one.answer_tokens for one in before if one.ended == "length"} == {8}
     assert all(longer.output.startswith(one.output) for one, longer in zip(before, answers, strict=True))
     assert result.facts["continued"] == {"base": 32, "tuned": 32}
+    assert looks[-1] == looks[-2] == 1, "whether they decide is asked at the level of the report"
     assert verify(folder) == []
     stored = (folder / "report.json").read_text()
     (folder / "report.json").write_text(stored.replace('"continued"', '"kontinued"'))

@@ -9,7 +9,7 @@ from exhaustive import EXHAUSTIVE, cases
 
 from mlxtune.core.errors import InputError
 from mlxtune.evaluation.evidence import HOLDOUT
-from mlxtune.evaluation.holdout.ledger import HoldoutHistory, enter, history, last_look, ledger_path, load, next_look, read, record
+from mlxtune.evaluation.holdout.ledger import HoldoutHistory, enter, history, last_look, ledger_path, load, read, record
 from mlxtune.evaluation.statistics.significance import level_for_look
 from mlxtune.evaluation.verdict import compare
 from mlxtune.present.blocks import Fact
@@ -139,7 +139,6 @@ def test_looks_are_evaluations_of_adapters_with_new_results(tmp_path):
     evals = tmp_path / "evals"
     assert _look(evals / "one", "base", adapter="").look == 0
     assert _look(evals / "two", "first").look == 1
-    assert next_look(evals / "three", ROWS).look == 2
     assert _look(evals / "three", "second").look == 2
     assert _look(evals / "elsewhere", "third", rows=["z9"]).look == 1
     again = _look(evals / "four", "first")

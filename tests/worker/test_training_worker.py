@@ -78,7 +78,7 @@ def test_run_trains_and_is_evaluated(workspace: Path, monkeypatch: pytest.Monkey
     wait_for_state(validation, lambda state: state.ended)
     facts = report.load(validation.folder).facts
     assert facts["row_ids"] == [row.id for row in splits.valid]
-    assert ledger.looks(workspace, [*splits.valid, *splits.test]) == 2
+    assert ledger.looks(workspace, [row.id for row in (*splits.valid, *splits.test)]) == 2
     assert validation.folder not in [one.run.folder for one in history.evaluations(workspace)]
     assert library.find(workspace, f"tiny@{step}").score.folder == second.folder  # type: ignore[union-attr]
     assert library.find(workspace, run.id).score.folder == evaluation.folder  # type: ignore[union-attr]

@@ -78,17 +78,6 @@ def columns(record: Record) -> Iterator[tuple[str, Any]]:
 
 def guess_mapping(record: Record) -> dict[str, str]:
     """Return a map for a record in no known format, or one whose answer would be ignored; empty if there is no such map."""
-    mapping = _guess_turns(record)
-    return {**mapping, **system_mapping(record)} if mapping.keys() - {"text"} else mapping
-
-
-def system_mapping(record: Record) -> dict[str, str]:
-    """Return the map of a column with the system prompt under another name than our own."""
-    column = "" if "system" in record else next((key for key in record if _name(key) in _SYSTEM), "")
-    return {"system": column} if isinstance(record.get(column), str) else {}
-
-
-def _guess_turns(record: Record) -> dict[str, str]:
     found = dict(columns(record))
     texts = [path for path, value in found.items() if isinstance(value, str) and _name(path) not in _SYSTEM]
     chosen, rejected = find_column(texts, _CHOSEN, (), record), find_column(texts, _REJECTED, (), record)
@@ -116,6 +105,12 @@ def _guess_turns(record: Record) -> dict[str, str]:
         return {"prompt": prompt, "completion": answer}
     longest = max(texts, key=lambda path: len(column_value(record, path)), default="")
     return {"text": longest} if longest and not prompt else {}
+
+
+def system_mapping(record: Record) -> dict[str, str]:
+    """Return the map of a column with the system prompt under another name than our own."""
+    column = "" if "system" in record else next((key for key in record if _name(key) in _SYSTEM), "")
+    return {"system": column} if isinstance(record.get(column), str) else {}
 
 
 def mapping_option(mapping: Mapping[str, str]) -> str:

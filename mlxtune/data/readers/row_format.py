@@ -64,7 +64,7 @@ def answer_value(value: Any) -> Any:
         all(isinstance(one, dict) for one in value) or all(isinstance(one, str) for one in value)
     )
     is_json = isinstance(value, dict | int | float) or is_list
-    return json.dumps(value, ensure_ascii=False) if is_json and value not in ([], {}) else value
+    return json.dumps(value, ensure_ascii=False) if is_json and value != [] else value
 
 
 def text_field(record: Record, key: str) -> str:

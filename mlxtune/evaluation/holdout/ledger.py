@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,6 @@ from mlxtune.core.files import home, write_text
 from mlxtune.core.hashing import sha256_json
 from mlxtune.core.journal import Journal, truncate_torn_line
 from mlxtune.core.json_fields import optional
-from mlxtune.data.rows import Row
 from mlxtune.evaluation.answers import Answer
 from mlxtune.evaluation.evidence import HOLDOUT, read_records, to_jsonl
 from mlxtune.runs.locks import file_lock
@@ -82,10 +81,9 @@ def read(path: Path, rows: Iterable[str] = ()) -> LedgerLines:
     return LedgerLines(lines, lost, tuple(sorted(elsewhere, key=elsewhere.__getitem__)))
 
 
-def looks(workspace: Path, rows: Iterable[Row]) -> int:
-    """Return the number of looks at any of ``rows``."""
-    ids = [row.id for row in rows]
-    return history(read(workspace / "evals" / FILE, ids), ids).looks
+def looks(workspace: Path, rows: Sequence[str]) -> int:
+    """Return the number of looks at any of ``rows``, given by ID."""
+    return history(read(workspace / "evals" / FILE, rows), rows).looks
 
 
 def record(
@@ -128,12 +126,6 @@ def enter(evaluation: Path, rows: Sequence[str], result: str, adapter: str, *, l
     lines = [[name, line.decode(errors="surrogateescape")] for name, source in vars(ledger).items() for line in source]
     write_text(evaluation / HOLDOUT, to_jsonl(lines))
     return history(ledger, rows, result)
-
-
-def next_look(evaluation: Path, rows: Sequence[str]) -> HoldoutHistory:
-    """Return the use of ``rows`` that the report of a new look at them will have."""
-    use = history(read(ledger_path(evaluation), rows), rows)
-    return replace(use, look=use.looks + 1, looks=use.looks + 1)
 
 
 def _copy(path: Path) -> Path:
