@@ -12,6 +12,7 @@ import kernel_compiler
 import pytest
 from exhaustive import EXHAUSTIVE
 from hub_stub import ID, Hub, Repo, serve
+from start_up import sitecustomize
 from tiny_model import make_tiny, write_chat
 from waiting import PATIENCE
 
@@ -25,6 +26,7 @@ LONGEST = ("faults", "worker", "training", "planning")  # folders with files tha
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 blas.preload()
 kernel_compiler.install()
+sitecustomize.install()
 gc.set_threshold(100_000, 20, 100)  # garbage collection takes a fifth of the time of the app's tests with the default of 2,000
 launch.START_TIMEOUT = launch.EXIT_TIMEOUT = PATIENCE  # on a busy machine, a worker may need minutes to start
 os.fsync = lambda handle: None  # no test cuts the power

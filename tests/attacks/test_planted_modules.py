@@ -19,12 +19,12 @@ from tui.terminal import terminal
 from waiting import PATIENCE
 
 from mlxtune.cli.main import VERBS
+from mlxtune.core.child_process import python_environment
 from mlxtune.tui import saved_state
 from mlxtune.tui.rooms import ROOMS
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
 SPAWNING = {  # the only files that start programs
     "cli/queue.py", "core/child_process.py", "runs/worker.py", "models/bundled/install.py", "models/cpu/blas.py",
     "cli/export.py",  # ollama create
@@ -78,7 +78,7 @@ ELSEWHERE = {
 
 def run(workspace: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-P", "-m", "mlxtune", *arguments]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_ENDPOINT": "http://127.0.0.1:9"}
+    environment = python_environment() | {"HF_ENDPOINT": "http://127.0.0.1:9"}
     return subprocess.run(command, cwd=workspace, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
 
 
@@ -101,8 +101,7 @@ def test_no_command_imports_from_the_workspace(planted):
 @pytest.mark.exhaustive
 def test_the_server_does_not_import_from_the_workspace(planted):
     command = [sys.executable, "-P", "-m", "mlxtune", "serve", "tiny", "--port", "0", "--json"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, cwd=planted, env=environment, stdout=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen(command, cwd=planted, env=python_environment(), stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout
         document = json.loads("".join(itertools.takewhile(lambda line: line != "}\n", server.stdout)) + "}")
         with urllib.request.urlopen(f"{document['url']}/models") as answer:  # once it answers, it handles signals

@@ -1,6 +1,5 @@
 """SIGKILL or Ctrl-C of ``queue run`` at any moment: it is run again, and every job has run exactly once."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -11,18 +10,17 @@ import pytest
 from exhaustive import EXHAUSTIVE
 
 from mlxtune.cli import queue as verb
+from mlxtune.core.child_process import python_command, python_environment
 from mlxtune.runs.locks import is_locked
 from mlxtune.runs.queue import COMMAND_LOCK, Queue
 
-ROOT = Path(__file__).parents[2]
 SMALL = ("--set", "training.epochs=0", "--set", "training.steps=2", "--set", "evaluation.regression=")
 KILLS, JOBS = (20, 3) if EXHAUSTIVE else (2, 1)  # of the queue, while it trains and evaluates so many times
 
 
 def start(workspace: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-P", "-m", "mlxtune", "queue", "run"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, cwd=workspace, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command, null = python_command("mlxtune", "queue", "run"), subprocess.DEVNULL
+    return subprocess.Popen(command, cwd=workspace, env=python_environment(), stdout=null, stderr=null)
 
 
 @pytest.mark.slow

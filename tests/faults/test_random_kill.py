@@ -6,7 +6,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -17,6 +16,7 @@ from waiting import PATIENCE, wait_until
 
 from mlxtune.adapters.export import start as exports
 from mlxtune.adapters.export.start import MODEL
+from mlxtune.core.child_process import python_command, python_environment
 from mlxtune.core.files import read_json
 from mlxtune.core.journal import read
 from mlxtune.data.generate.worker import CALLS, REFUSED
@@ -28,16 +28,14 @@ from mlxtune.runs.registry import Run
 
 pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]
 
-ROOT = Path(__file__).parents[2]
 KILLS = 20
 SMALL = ("--set", "evaluation.regression=", "--set", "evaluation.max_tokens=2", "--set", "evaluation.rows=2")
 
 
 def start(workspace: Path, *arguments: str) -> "subprocess.Popen[bytes]":
     """Start a command."""
-    command = [sys.executable, "-P", "-m", "mlxtune", *arguments, "--json"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, cwd=workspace, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    command = python_command("mlxtune", *arguments, "--json")
+    return subprocess.Popen(command, cwd=workspace, env=python_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def mlxtune(workspace: Path, *arguments: str) -> str:

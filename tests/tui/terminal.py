@@ -17,9 +17,8 @@ from pathlib import Path
 
 from waiting import PATIENCE
 
+from mlxtune.core.child_process import python_environment
 from mlxtune.tui.rooms import ROOMS
-
-ROOT = Path(__file__).parents[2]
 
 # All that the app may write beside text: colours, the cursor's place, modes of the terminal, the pointer's shape.
 ALLOWED = re.compile(
@@ -39,7 +38,7 @@ class Terminal:
         self._keys, keyboard = pty.openpty() if own_input else (-1, self.inner)
         self.before = termios.tcgetattr(self.inner)
         self.resize(columns, rows)
-        environment = {**os.environ, "MLXTUNE_HOME": str(home), "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", **more}
+        environment = {**python_environment(), "MLXTUNE_HOME": str(home), "TERM": "xterm-256color", **more}
         for name in ("NO_COLOR", "COLUMNS", "LINES"):
             environment.pop(name, None)
         self.process = subprocess.Popen(
