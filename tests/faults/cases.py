@@ -1,5 +1,8 @@
 """Single-fault cases: a child process works until the fault, another resumes, and the result must equal an undisturbed run.
 
+A kill leaves the files as they are, so few of the children are killed: one of them copies its files at each operation where another
+case would have killed it, and a further child resumes each copy.
+
 On Linux, the children are forked, which takes a tenth of a second. On macOS, a process that has imported MLX cannot be forked, so the
 children are new processes.
 """
@@ -29,6 +32,8 @@ SCENARIOS = {"training": small.SCENARIO, "search": small_search.SCENARIO, "gener
 METHOD: Literal["fork", "spawn"] = "spawn" if sys.platform == "darwin" or os.environ.get("MLXTUNE_SPAWN_FAULTS") else "fork"
 
 DENSITY = 8  # times as many of a scenario's final operations are tried
+REAL = 16  # one of so many kills is a real one
+COPIES = "copies.json"
 
 
 @dataclass
@@ -57,15 +62,24 @@ def run_all(name: str, folder: Path, share: int, shares: int) -> Report:
         if operation in WRITING:
             chosen += [(at, "half"), (at, "full")]
     final = [(at, how) for at, how in chosen if at > len(names) - scenario.final]
-    for at, how in dict.fromkeys([*chosen[share::shares], *final[share :: max(1, shares // DENSITY)]]):
-        case = _fresh(scenario, folder / f"{at}-{how}")
+    faults = list(dict.fromkeys([*chosen[share::shares], *final[share :: max(1, shares // DENSITY)]]))
+    kills = [fault for fault in faults if fault[1] != "full"]
+    real = set(kills[::REAL])
+    (folder / COPIES).write_text(json.dumps([fault for fault in kills if fault not in real]))
+    run = _fresh(scenario, folder / "case")
+    assert os.waitstatus_to_exitcode(_start(name, run, how="copy", note=folder / COPIES)) == 0, Run(run).log_tail(20)
+    for at, how in faults:
+        shutil.rmtree(folder / "case")
         try:
-            (_full if how == "full" else _killed)(name, case, at, how)
-            _resumed(name, case, expected)
+            if how == "full" or (at, how) in real:
+                _fresh(scenario, folder / "case")
+                (_full if how == "full" else _killed)(name, run, at, how)
+            else:
+                (folder / f"{at}-{how}").rename(folder / "case")
+                _crashed(name, run)
+            _resumed(name, run, expected)
         except AssertionError as error:
             report.wrong.append(f"{how} at {at} ({names[at - 1]}): {error}")
-        else:
-            shutil.rmtree(case.parent.parent)
         report.full += how == "full"
         report.killed += how != "full"
     report.seconds = time.perf_counter() - start
@@ -77,6 +91,10 @@ def _killed(name: str, run: Path, at: int, how: How) -> None:
     status = _start(name, run, at, how)
     assert os.WIFSIGNALED(status), f"ended with {status} and was not killed"
     assert os.WTERMSIG(status) == signal.SIGKILL, status
+    _crashed(name, run)
+
+
+def _crashed(name: str, run: Path) -> None:
     state = Run(run).state()
     run_status = Run(run).status(state, now=time.time() + STARTING_FOR + 1)
     assert run_status == "crashed", run_status
@@ -111,7 +129,10 @@ def _fresh(scenario: Scenario, parent: Path) -> Path:
 
 
 def _start(name: str, run: Path, at: int = 0, how: How = "kill", note: Path | None = None) -> int:
-    """Run the worker of ``run`` in a child and return its ``os.waitpid`` status; write its operation names to ``note``."""
+    """Run the worker of ``run`` in a child and return its ``os.waitpid`` status.
+
+    It writes the names of its operations to ``note``, or reads there, if ``how`` is ``copy``, at which of them to copy the workspace.
+    """
     if METHOD == "spawn":
         command = [
             sys.executable,
@@ -144,9 +165,17 @@ def work(name: str, run: Path, at: int, how: How, note: Path | None) -> NoReturn
     worker.HEARTBEAT = 1e6  # its events would change the numbers of the operations
     lead = SCENARIOS[name].install()
     operations = Operations(at, how)
+    if how == "copy" and note:
+        kills = {tuple(fault) for fault in json.loads(note.read_text())}
+
+        def copy(how: How) -> None:
+            if (at := len(operations.names) + (how == "kill"), how) in kills:
+                shutil.copytree(workspace, workspace.with_name(f"{at}-{how}"))
+
+        operations.before, operations.halfway = lambda: copy("kill"), lambda: copy("half")
     operations.install()
     code = run_worker(run, lead)
-    if note:
+    if note and how != "copy":
         note.write_text(json.dumps(operations.names))
     sys.stderr.flush()
     os._exit(code)

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-# Killed before the operation, killed halfway through it, disk full from then on, read-only from then on.
-How = Literal["kill", "half", "full", "read-only"]
+# Killed before the operation, killed halfway through it, disk full from then on, read-only from then on; not disturbed, but copied.
+How = Literal["kill", "half", "full", "read-only", "copy"]
 
 CHANGING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 WRITING = ("write", "pwrite", "file.write")  # operations that can be interrupted halfway
@@ -24,12 +24,20 @@ SAME = ("fsync",)  # being killed before these equals being killed before the ne
 class Operations:
     """Patch ``os`` and ``open`` to count every file-changing operation from 1 and inject fault ``how`` at number ``at``.
 
-    ``before`` is called before each operation: it sees the files as they would be after a kill there.
+    ``before`` is called before each operation: it sees the files as they would be after a kill there. ``halfway`` is called halfway
+    through each one that can be interrupted there, if it is given. They may change files, which is not counted.
     """
 
-    def __init__(self, at: int = 0, how: How = "kill", before: Callable[[], object] = lambda: None) -> None:
-        self.at, self.how, self.before = at, how, before
+    def __init__(
+        self,
+        at: int = 0,
+        how: How = "kill",
+        before: Callable[[], object] = lambda: None,
+        halfway: Callable[[], object] | None = None,
+    ) -> None:
+        self.at, self.how, self.before, self.halfway = at, how, before, halfway
         self.names: list[str] = []
+        self._looking = False
 
     def install(self) -> None:
         for name in ("write", "pwrite"):
@@ -47,7 +55,9 @@ class Operations:
 
     def meet(self, name: str, half: Callable[[], object] = lambda: None) -> None:
         """Count the next operation."""
-        self.before()
+        if self._looking:
+            return
+        self._look(self.before)
         self.names.append(name)
         number = len(self.names)
         if self.how in ("kill", "half") and number == self.at:
@@ -59,6 +69,13 @@ class Operations:
         if self.how == "read-only" and number >= self.at > 0:
             raise OSError(errno.EROFS, "Read-only file system")
 
+    def _look(self, function: Callable[[], object]) -> None:
+        self._looking = True
+        try:
+            function()
+        finally:
+            self._looking = False
+
     def _counted(self, name: str, plain: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             self.meet(name)
@@ -68,8 +85,13 @@ class Operations:
 
     def _writing(self, name: str, plain: Callable[..., Any]) -> Callable[..., Any]:
         def call(handle: int, data: bytes, *args: Any) -> Any:
-            self.meet(name, lambda: plain(handle, data[: len(data) // 2], *args))
-            return plain(handle, data, *args)
+            half = len(data) // 2
+            self.meet(name, lambda: plain(handle, data[:half], *args))
+            if not self.halfway or self._looking:
+                return plain(handle, data, *args)
+            plain(handle, data[:half], *args)
+            self._look(self.halfway)
+            return half + plain(handle, data[half:], *(offset + half for offset in args))
 
         return call
 
@@ -97,9 +119,14 @@ class _File:
         self.file.close()
 
     def write(self, data: bytes) -> int:
-        self.operations.meet("file.write", lambda: (self.file.write(data[: len(data) // 2]), self.file.flush()))
-        written: int = self.file.write(data)
-        return written
+        half = len(data) // 2
+        self.operations.meet("file.write", lambda: (self.file.write(data[:half]), self.file.flush()))
+        if not self.operations.halfway or self.operations._looking:
+            return int(self.file.write(data))
+        self.file.write(data[:half])
+        self.file.flush()
+        self.operations._look(self.operations.halfway)
+        return half + int(self.file.write(data[half:]))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.file, name)
