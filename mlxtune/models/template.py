@@ -361,20 +361,20 @@ class ChatTemplate:
         calls = any("tool_calls" in message.extra for message in messages)
         lacking = "calls" if calls and not self.dialect.calls else "the list of tools" if tools and not self.dialect.tools else ""
         if lacking:
-            shipped = self._shipped_hint() or "Name a template with tools in model.template"
+            shipped = self._shipped_hint or "Name a template with tools in model.template"
             problem = f"the row has tools, but the chat template of {self.name} does not render {lacking}."
             raise TemplateError(problem, location=location, hint=f"{shipped}, or remove the tools from the rows.")
 
     @property
     def _endless_hint(self) -> str:
-        return (self.settings.source and self._shipped_hint()) or _ENDLESS_HINT
+        return (self.settings.source and self._shipped_hint) or _ENDLESS_HINT
 
+    @cached_property
     def _shipped_hint(self) -> str:
         """Return the advice to use the shipped template with tools that fits the model's own template, if one does."""
         known, own = self.tokenizer.get_vocab(), self._own_source
         fitting = (name for name, tokens in _SHIPPED_TEMPLATES.items() if all(token in known and token in own for token in tokens))
-        name = next(fitting, "")
-        return f'Set model.template to "{name}"' if name else ""
+        return next((f'Set model.template to "{name}"' for name in fitting), "")
 
     def _check_reasoning(self, message: Message, number: int, location: Location) -> None:
         if self.settings.thinking == "off" or not message.extra.get(REASONING):

@@ -135,9 +135,10 @@ def _check_stop(chat: ChatTemplate, span: Sequence[int]) -> None:
 
 def _check_markers(chat: ChatTemplate, span: Sequence[int]) -> None:
     """Raise ``Mistake`` if a thought is marked with text, although the vocabulary has tokens for that."""
-    ids, text = chat.tokenizer.get_vocab(), chat.tokenizer.decode(list(span))
+    text = chat.tokenizer.decode(list(span))
     for marker in ("<think>", "</think>"):
-        if marker in ids and text.count(marker) != list(span).count(ids[marker]):
+        id = chat.tokenizer.backend_tokenizer.token_to_id(marker)
+        if id is not None and text.count(marker) != list(span).count(id):
             raise Mistake(f"{marker} is text in the trained span {text!r}")
 
 
