@@ -8,12 +8,12 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from judge_stub import serve
 from waiting import PATIENCE, wait_until
 
+from mlxtune.adapters import library
 from mlxtune.adapters.export import start as exports
 from mlxtune.adapters.export.start import MODEL
 from mlxtune.core.child_process import python_command, python_environment
@@ -23,27 +23,14 @@ from mlxtune.data.generate.worker import CALLS, REFUSED
 from mlxtune.data.source import read_file
 from mlxtune.data.source_files import generated_path
 from mlxtune.evaluation.judge.paid_calls import read_calls
+from mlxtune.recipe import load
 from mlxtune.runs import events, launch, registry
 from mlxtune.runs.registry import Run
 
 pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]
 
 KILLS = 20
-SMALL = ("--set", "evaluation.regression=", "--set", "evaluation.max_tokens=2", "--set", "evaluation.rows=2")
-
-
-def start(workspace: Path, *arguments: str) -> "subprocess.Popen[bytes]":
-    """Start a command."""
-    command = python_command("mlxtune", *arguments, "--json")
-    return subprocess.Popen(command, cwd=workspace, env=python_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-
-def mlxtune(workspace: Path, *arguments: str) -> str:
-    """Run a command, which must succeed, and return the ID of the run that it prints as JSON."""
-    command = start(workspace, *arguments)
-    output, errors = command.communicate(timeout=PATIENCE)
-    assert command.returncode == 0, errors.decode()
-    return str(json.loads(output)["run"])
+SMALL = ("training.epochs=0", "training.steps=2", "evaluation.regression=", "evaluation.max_tokens=2", "evaluation.rows=2")
 
 
 def kill_worker(run: Run, seconds: float) -> None:
@@ -61,23 +48,19 @@ def weights(run: Run) -> bytes:
     return (run.folder / MODEL / "model.safetensors").read_bytes()
 
 
-def test_a_killed_export_is_whole_or_absent(workspace, monkeypatch):
-    monkeypatch.chdir(workspace)
-    mlxtune(workspace, "train", "recipes/tiny.toml", "--detach", "--set", "training.epochs=0", "--set", "training.steps=2")
-    [trained] = registry.list_runs(workspace)
+def test_a_killed_export_is_whole_or_absent(workspace):
+    recipe = load(workspace / "recipes/tiny.toml", SMALL)
+    trained = launch.start(workspace, "train", recipe)
     wait_until(lambda: trained.state().ended)
-    export = ("export", "mlx", "last", "--detach", *SMALL)
-    unharmed = registry.find_run(workspace, mlxtune(workspace, *export), "export")
+    entry = library.find_usable(workspace, "last")
+    unharmed = exports.start(workspace, entry, "fused", recipe=recipe)
     wait_until(lambda: unharmed.state().ended)
     times = [event["t"] for event in events.read_all(unharmed.folder)]
     chance, killed, tries = random.Random(7), 0, 0
     while killed < KILLS:
         tries += 1
-        command = start(workspace, *export)  # it may return only when the export has ended
-        wait_until(lambda: len(registry.list_runs(workspace, "export")) > 1, interval=0.01)
-        run = registry.list_runs(workspace, "export")[0]
+        run = exports.start(workspace, entry, "fused", recipe=recipe)
         kill_worker(run, chance.uniform(0, times[-1] - times[0]))
-        command.communicate(timeout=PATIENCE)
         finished = run.status() == "finished"
         killed += not finished
         exports.remove_unfinished(run)
@@ -101,12 +84,14 @@ def test_a_killed_generation_asks_nothing_twice(workspace, monkeypatch):
     with serve() as stub:
         stub.answer = reply
         teacher = ("--url", stub.url, "--model", "teacher-1", "--price-in", "1", "--price-out", "1", "--cap", "9")
-        options = ("--detach", "--prompts", "prompts.txt", "--candidates", "1", *teacher)
-        run = registry.find_run(workspace, mlxtune(workspace, "data", "generate", "recipes/tiny.toml", *options), "generate")
+        options = ("recipes/tiny.toml", "--detach", "--json", "--prompts", "prompts.txt", "--candidates", "1", *teacher)
+        command = python_command("mlxtune", "data", "generate", *options)
+        started = subprocess.run(command, env=python_environment(), stdout=subprocess.PIPE, timeout=PATIENCE, check=True)
+        run = registry.find_run(workspace, json.loads(started.stdout)["run"], "generate")
         wait_until(lambda: run.state().pid, run, interval=0.01)
-        started = time.monotonic()
+        before = time.monotonic()
         wait_until(lambda: read_calls(run.folder / CALLS).replies, run)
-        seconds = time.monotonic() - started  # until the worker has the first reply
+        seconds = time.monotonic() - before  # until the worker has the first reply
         chance, during = random.Random(7), 0
         replies: dict[str, object] = {}
         for number in range(KILLS):
