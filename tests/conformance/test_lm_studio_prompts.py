@@ -23,7 +23,9 @@ ENGINE = Package(
 SCRIPT = """
 const { Template } = require(process.argv[1] + "/index.cjs");
 const cases = JSON.parse(require("fs").readFileSync(0, "utf8"));
-const render = ({ template, variables }) => { try { return new Template(template).render(variables) } catch (error) { return String(error) } };
+const templates = new Map();
+const parsed = (text) => templates.get(text) ?? templates.set(text, new Template(text)).get(text);
+const render = ({ template, variables }) => { try { return parsed(template).render(variables) } catch (error) { return String(error) } };
 console.log(JSON.stringify(cases.map(render)));
 """
 UNSUPPORTED = {"Apriel 1.5": "its own template takes the length of undefined tools, and the text of objects"}
