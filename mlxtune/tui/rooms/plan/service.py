@@ -90,12 +90,8 @@ class PlanService:
         key = (inputs.key, loaded.evaluation, loaded.schema_file and file_stamp(loaded.schema_file))
         if self._free[0] != key:
             self._free = key, free_rates(loaded, inputs.splits)
-        plan = replace(
-            plan,
-            contest=contest(loaded),
-            free=self._free[1],
-            looks=looks(self._workspace, [row.id for row in inputs.splits.evaluated]),
-        )
+        rows = [row.id for row in inputs.splits.evaluated]
+        plan = replace(plan, contest=contest(loaded), free=self._free[1], looks=looks(self._workspace, rows))
         return PlannedRecipe(recipe, loaded, plan, inputs.local)
 
     def _prepare(self, recipe: Recipe, progress: Progress) -> tuple[Recipe, _PlanInputs]:
