@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from mlxtune.data.access import file_bytes
 from mlxtune.data.access.file_bytes import FileBytes
 from mlxtune.data.access.layout import detect_layout
+from mlxtune.data.access.records import RecordFile
 from mlxtune.data.access.spans import csv_spans
+from mlxtune.data.rows import RowError
 
 BLOCKS = st.sampled_from([1, 2, 3, 7, 64, 1 << 20])  # small blocks put block borders at every position
 TEXT = st.text(alphabet='ab",\\[]{}:;\n\té😀 ', max_size=8)
@@ -85,9 +87,22 @@ def test_an_unclosed_quote_costs_its_own_line_only(tmp_path, rest):
     source.close()
 
 
-def test_a_line_of_a_field_is_no_row_if_two_columns_have_a_stray_quote(tmp_path):
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ('4,"open\n5,5\n6,6\n', [2, 3, 4]),
+        ('4,"open\n5,5\n6,"6\n6"\n7,7\n', [2, 3, 4, 6]),
+        ('"4","open\n"5","x\ny"\n"6","6"\n', [2, 3, 5]),
+        ('"1 "2" 3","two\nlines, really"\n', [2]),
+        ('4,"open\nmore text, but\nno row\n6,"six"\n7,7\n', [2, 6]),
+    ],
+)
+def test_with_two_columns_only_rows_can_follow_an_unclosed_quote(tmp_path, text, lines):
     file = tmp_path / "d.csv"
-    file.write_bytes(b'a,b\n"1 "2" 3","two\nlines, really"\n')
-    source = FileBytes(file)
-    assert [*csv_spans(source, ",").lines] == [1, 2]
-    source.close()
+    file.write_text(f"a,b\n{text}", newline="")
+    with RecordFile(file, mapping={"prompt": "a", "completion": "b"}) as records:
+        assert [records.location(index).line for index in range(len(records))] == lines
+        error = records.record(0)
+    lost = lines[1] - 3 if len(lines) > 1 else 1
+    assert isinstance(error, RowError)
+    assert (f"{lost} more line" in error.reason) == (lost > 0)

@@ -70,17 +70,17 @@ class FileLayout:
         raise InvalidRecord(f"not valid JSON: {reason}.", hint, at=at)
 
     def _fields(self, text: str) -> dict[str, str]:
+        lines = text.rstrip("\r\n").count("\n")
+        lost = f" {plural(lines, 'more line')} cannot be read, either." if lines else ""
         try:
             (fields,) = csv.reader([text], delimiter=self.delimiter, strict=True)
         except (csv.Error, ValueError) as error:
-            raise InvalidRecord(
-                f"not valid CSV: {error}.", "Quote each field that contains a quote, and double that quote."
-            ) from error
+            hint = "Quote each field that contains a quote, double that quote, and close the field with one."
+            raise InvalidRecord(f"not valid CSV: {error}.{lost}", hint) from error
         if len(fields) != len(self.header):
-            raise InvalidRecord(
-                f"the row has {plural(len(fields), 'field')}, but the header has {len(self.header)}.",
-                f"Quote each field that contains a {self.delimiter if self.delimiter.strip() else 'tab'}.",
-            )
+            hint = f"Quote each field that contains a {self.delimiter if self.delimiter.strip() else 'tab'}."
+            reason = f"the row has {plural(len(fields), 'field')}, but the header has {len(self.header)}.{lost}"
+            raise InvalidRecord(reason, hint)
         return dict(zip(self.header, fields, strict=True))
 
 

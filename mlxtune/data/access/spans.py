@@ -26,6 +26,7 @@ csv.field_size_limit(LIMIT)  # a process-wide setting; the csv module's default 
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
+_ROWS = 0.9  # least share of rows among the lines after an unclosed quote
 _WHITESPACE = b" \t\r\n"
 _IS_SPACE = np.isin(np.arange(256), list(_WHITESPACE))
 
@@ -92,18 +93,15 @@ def _is_blank(data: FileBytes, start: int, end: int) -> bool:
 def csv_spans(data: FileBytes, delimiter: str) -> RecordSpans:
     """Return the spans of CSV records, including the header. As in the ``csv`` module, a quoted field may contain line feeds.
 
-    Blank lines are skipped. After an unclosed quote, reading resumes at the next line if that is a row of three or more fields by itself.
+    Blank lines are skipped. After an unclosed quote, reading resumes at the next line if that is a row by itself; with two columns, which
+    a line of text may look like, only if all lines up to the next quote are.
     """
-    ends, doubtful = [0], []  # lines read by the end of each record, and those ends of records that may be blank lines
-    for count, fields in _csv_records(_csv_lines(data), delimiter):
-        ends.append(ends[-1] + count)
-        if fields < 2:
-            doubtful.append(ends[-1])
+    counts, fields = np.fromiter(_csv_records(_csv_lines(data), delimiter), np.dtype((np.int64, 2))).T
     lines = _concatenate([spans for spans, _, _ in _scan_lines(data)])
-    firsts, lasts = np.array(ends[:-1], np.int64), np.array(ends[1:], np.int64)
-    spans = RecordSpans(lines.starts[firsts], lines.ends[lasts - 1], firsts + 1)
+    lasts = counts.cumsum()
+    spans = RecordSpans(lines.starts[lasts - counts], lines.ends[lasts - 1], lasts - counts + 1)
     keep = np.ones(len(spans), bool)
-    for index in np.searchsorted(lasts, doubtful):
+    for index in np.flatnonzero(fields < 2):  # they may be blank lines
         keep[index] = not _is_blank(data, int(spans.starts[index]), int(spans.ends[index]))
     return spans.select(keep)
 
@@ -127,12 +125,22 @@ def _csv_records(lines: Iterator[str], delimiter: str) -> Iterator[tuple[int, in
         except csv.Error:
             fields = 0
         width = width or fields
-        is_broken = len(read) > 1 and _field_count("".join(read), delimiter) != width > 2
-        if is_broken and _field_count(read[1], delimiter) == width:  # a quote was not closed
+        is_broken = len(read) > 1 and _field_count("".join(read), delimiter) != width > 1
+        if is_broken and _are_rows(read[1:], delimiter, width):  # a quote was not closed
             waiting.extendleft(reversed(read[1:]))
             reader, fields = csv.reader(feed(), delimiter=delimiter), 0
             del read[1:]
         yield len(read), fields
+
+
+def _are_rows(lines: list[str], delimiter: str, width: int) -> bool:
+    if width > 2:
+        return _field_count(lines[0], delimiter) == width
+    field = rf'(?:"(?:[^"]|"")*"|[^"{delimiter}\r\n]*)'
+    whole = re.compile(rf"{field}{delimiter}(?!\s){field}[\r\n]*")
+    unfinished = re.compile(rf'(?:{field}{delimiter})?"(?:[^"]|"")*')
+    count = next((number for number, line in enumerate(lines) if unfinished.fullmatch(line)), len(lines))
+    return sum(bool(whole.fullmatch(line)) for line in lines[:count]) >= _ROWS * count
 
 
 def _field_count(text: str, delimiter: str) -> int:
