@@ -14,10 +14,11 @@ keys, and the others may reject them, so only mlx-lm gets the metadata.
 
 import csv
 import io
+import itertools
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -32,7 +33,7 @@ from mlxtune.data.review import journal_path
 from mlxtune.data.rows import REASONING, Conversation, Message, Preference, Row, RowError, TextRow, Unpaired, join_reasoning
 from mlxtune.data.source import Source
 from mlxtune.data.source_files import all_files
-from mlxtune.data.split import SPLIT_NAMES, SplitName, Splits, SplitSettings, record_splits, split
+from mlxtune.data.split import SPLIT_NAMES, SplitName, SplitSettings, record_splits, split
 from mlxtune.recipe import DataSection
 
 Target = Literal["mlx-lm", "trl", "openai"]
@@ -68,7 +69,10 @@ def export(source: Source, data: DataSection, to: str, folder: Path, *, pending:
             f"No rows of {source.path.name} have been accepted yet.", hint="Review rows, or export undecided ones with --pending."
         )
     splits.refuse_sealed([*rows["train"], *rows["valid"]])
-    kind = _row_kind([row for split_rows in rows.values() for row in split_rows])
+    kinds = Counter(CONTENT_FORMATS[type(row)] for split_rows in rows.values() for row in split_rows)
+    if len(kinds) > 1:
+        shown = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
+        raise DataError(f"An export can have only one kind of row, but these are {shown}.", hint="Reject all but one kind.")
     layout = LAYOUTS[to]
     files = {name: layout.write(split_rows, to) for name, split_rows in rows.items() if split_rows}
     _check_folder(folder)
@@ -80,10 +84,27 @@ def export(source: Source, data: DataSection, to: str, folder: Path, *, pending:
             write_bytes(file, files[name])
         else:
             file.unlink(missing_ok=True)
-    hashes = {file: sha256_file(folder / file) for file in (f"{name}{layout.suffix}" for name in files)}
-    write_json(folder / MANIFEST, _manifest(source, data, to, kind, hashes, rows, splits))
+    journal, counts = journal_path(source.path), {name: len(split_rows) for name, split_rows in rows.items()}
+    manifest = {
+        "mlxtune": mlxtune.__version__,
+        "whole": True,
+        "to": to,
+        "format": next(iter(kinds)),
+        "source": {"name": source.path.name, "sha256": {file.name: sha256_file(file) for file in all_files(source.path).values()}},
+        "review": {
+            "sha256": sha256_file(journal) if journal.is_file() else "",
+            "accepted": len(source.accepted),
+            "undecided": len(source.rows) - len(source.accepted),
+            "left_out": source.left_out,
+            "edited": len(source.edited),
+        },
+        "split": {**asdict(SplitSettings.from_section(data)), "set_aside": len(splits.set_aside)},
+        "counts": counts,
+        "files": {file: sha256_file(folder / file) for file in (f"{name}{layout.suffix}" for name in files)},
+        "rows": {name: [row.hash for row in split_rows] for name, split_rows in rows.items()},
+    }
+    write_json(folder / MANIFEST, manifest)
     set_aside = sum(pending or row.location in source.accepted for row in splits.set_aside)
-    counts = {name: len(split_rows) for name, split_rows in rows.items()}
     undecided = sum(len(getattr(splits, name)) - count for name, count in counts.items())
     return ExportResult(folder, counts, set_aside, undecided)
 
@@ -146,14 +167,6 @@ def _answer(text: str) -> list[dict[str, str]]:
     return [{"role": "assistant", "content": text}]
 
 
-def _row_kind(rows: list[Row]) -> str:
-    kinds = Counter(CONTENT_FORMATS[type(row)] for row in rows)
-    if len(kinds) > 1:
-        counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
-        raise DataError(f"An export can have only one kind of row, but these are {counts}.", hint="Reject all but one kind.")
-    return next(iter(kinds))
-
-
 def _check_folder(folder: Path) -> None:
     """Raise ``InputError`` if ``folder`` contains anything but an earlier export."""
     if folder.exists() and not folder.is_dir():
@@ -162,37 +175,6 @@ def _check_folder(folder: Path) -> None:
     is_export = MANIFEST in names and isinstance(value := read_json(folder / MANIFEST), dict) and "mlxtune" in value
     if names and not is_export:
         raise InputError(f"{folder} is not empty and is not an export, so nothing was written.", hint="Choose another folder.")
-
-
-def _manifest(
-    source: Source,
-    data: DataSection,
-    to: str,
-    kind: str,
-    hashes: dict[str, str],
-    rows: Mapping[SplitName, list[Row]],
-    splits: Splits,
-) -> dict[str, Any]:
-    journal = journal_path(source.path)
-    files = all_files(source.path).values()
-    return {
-        "mlxtune": mlxtune.__version__,
-        "whole": True,
-        "to": to,
-        "format": kind,
-        "source": {"name": source.path.name, "sha256": {file.name: sha256_file(file) for file in files}},
-        "review": {
-            "sha256": sha256_file(journal) if journal.is_file() else "",
-            "accepted": len(source.accepted),
-            "undecided": len(source.rows) - len(source.accepted),
-            "left_out": source.left_out,
-            "edited": len(source.edited),
-        },
-        "split": {**asdict(SplitSettings.from_section(data)), "set_aside": len(splits.set_aside)},
-        "counts": {name: len(split_rows) for name, split_rows in rows.items()},
-        "files": hashes,
-        "rows": {name: [row.hash for row in split_rows] for name, split_rows in rows.items()},
-    }
 
 
 # The formats of tools
@@ -208,42 +190,54 @@ class Layout:
     is_lossless: bool = False  # holds every row that has a record
 
     def write(self, rows: Sequence[Row], name: str) -> bytes:
-        """Return a file with ``rows``. Raises ``DataError`` if ``name``, the format, cannot hold one so that it is read back unchanged."""
-        records = []
-        for row in rows:
-            record = self.record(row)
-            if record is None or not (self.is_lossless or _is_held(record, row)):
-                raise DataError(f"{row.location}: {name} cannot hold this row.", hint="Use --to trl, or reject the row.")
-            records.append(record)
-        return self.encode(records)
+        """Return a file with ``rows``. If metadata would be read as something else, all of it is an object under ``meta``.
+
+        Raises ``DataError`` if ``name``, the format, cannot hold a row so that it is read back unchanged.
+        """
+        refused: list[Row] = []
+        for variants in (rows, [replace(row, meta={"meta": row.meta}) for row in rows]):
+            records = [self.record(row) or {} for row in variants]  # no format reads an empty record
+            blank = dict.fromkeys(itertools.chain(*records), "") if self.suffix == ".csv" else {}
+            refused = [
+                row
+                for one, row in zip(records, rows, strict=True)
+                if not (self.is_lossless or (one and _is_held(blank | one, row)))
+            ]
+            if not refused:
+                return self.encode(records)
+        raise DataError(f"{refused[0].location}: {name} cannot hold this row.", hint="Use --to trl, or reject the row.")
 
 
 def _is_held(record: dict[str, Any], row: Row) -> bool:
     try:
-        return parse(json.loads(json.dumps(record)), row.location).hash == row.hash
+        back = parse(json.loads(json.dumps(record)), row.location)
     except RowError:
         return False
+    return back.hash == row.hash and back.meta.keys() >= row.meta.keys()
 
 
-def _one_answer(row: Row) -> tuple[list[dict[str, Any]], str] | None:
-    """Return the prompt of a conversation without tools, and its last answer."""
-    if not isinstance(row, Conversation) or row.tools:
-        return None
-    *prompt, answer = _turns(row.messages, "trl")
-    return prompt, _full_text(answer)
+def _one_answer(build: Callable[[Row, list[dict[str, Any]], str], dict[str, Any]]) -> Callable[[Row], dict[str, Any] | None]:
+    """Return a function of a row that passes the prompt and the last answer of a conversation without tools to ``build``."""
+
+    def record(row: Row) -> dict[str, Any] | None:
+        if not isinstance(row, Conversation) or row.tools:
+            return None
+        *prompt, answer = _turns(row.messages, "trl")
+        return build(row, prompt, _full_text(answer))
+
+    return record
 
 
 def _full_text(turn: dict[str, Any]) -> str:
     return join_reasoning(turn.get(REASONING, ""), turn["content"])
 
 
-def _alpaca(row: Row) -> dict[str, Any] | None:
-    if (parts := _one_answer(row)) is None:
-        return None
-    system = parts[0][0]["content"] if parts[0][0]["role"] == "system" else ""
-    *earlier, question = map(_full_text, parts[0][bool(system) :])
+@_one_answer
+def _alpaca(row: Row, prompt: list[dict[str, Any]], answer: str) -> dict[str, Any]:
+    system = prompt[0]["content"] if prompt[0]["role"] == "system" else ""
+    *earlier, question = map(_full_text, prompt[bool(system) :])
     history = [list(pair) for pair in zip(earlier[::2], earlier[1::2], strict=False)]
-    return {**row.meta, "instruction": question, "input": "", "output": parts[1], "history": history, "system": system}
+    return {**row.meta, "instruction": question, "input": "", "output": answer, "history": history, "system": system}
 
 
 def _sharegpt(row: Row) -> dict[str, Any]:
@@ -280,24 +274,16 @@ def _cell(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _argilla(row: Row) -> dict[str, Any] | None:
-    if (parts := _one_answer(row)) is None:
-        return None
-    responses = {"completion": [{"value": parts[1], "status": "submitted"}]}
-    return {
-        "id": row.id,
-        "fields": {"prompt": _cell(parts[0])},
-        "responses": responses,
-        "metadata": row.meta,
-        "status": "completed",
-    }
+@_one_answer
+def _argilla(row: Row, prompt: list[dict[str, Any]], answer: str) -> dict[str, Any]:
+    responses = {"completion": [{"value": answer}]}
+    return {"fields": {"prompt": _cell(prompt)}, "responses": responses, "metadata": row.meta}
 
 
-def _label_studio(row: Row) -> dict[str, Any] | None:
-    if (parts := _one_answer(row)) is None:
-        return None
-    result = {"from_name": "answer", "to_name": "prompt", "type": "textarea", "value": {"text": [parts[1]]}}
-    return {"data": {"prompt": _cell(parts[0])}, "annotations": [{"result": [result]}], "meta": row.meta}
+@_one_answer
+def _label_studio(row: Row, prompt: list[dict[str, Any]], answer: str) -> dict[str, Any]:
+    result = {"from_name": "answer", "to_name": "prompt", "type": "textarea", "value": {"text": [answer]}}
+    return {"data": {"prompt": _cell(prompt)}, "annotations": [{"result": [result]}], "meta": row.meta}
 
 
 def _csv(records: list[dict[str, Any]]) -> bytes:
@@ -311,13 +297,24 @@ def _parquet(records: list[dict[str, Any]]) -> bytes:
     import pyarrow
     from pyarrow import parquet
 
-    names = dict.fromkeys(key for record in records for key in record)
-    parquet.write_table(pyarrow.table({name: [record.get(name) for record in records] for name in names}), file := io.BytesIO())
+    def column(values: list[Any]) -> list[Any]:
+        try:
+            return pyarrow.array(values)
+        except (pyarrow.ArrowException, OverflowError):
+            return [None if value is None else _cell(value) for value in values]
+
+    names = dict.fromkeys(itertools.chain(*records))
+    table = pyarrow.table({name: column([record.get(name) for record in records]) for name in names})
+    parquet.write_table(table, file := io.BytesIO())
     return file.getvalue()
 
 
 def _cells(row: Row) -> dict[str, Any]:
-    return {key: _cell(value) for key, value in {**row.meta, **export_record(row, "trl")}.items()}
+    def is_column(value: Any) -> bool:
+        return isinstance(value, int | float) or (isinstance(value, list) and all(isinstance(one, str) for one in value))
+
+    values = {**row.meta, **export_record(row, "trl")}
+    return {key: value if is_column(value) else _cell(value) for key, value in values.items()}
 
 
 LAYOUTS: dict[str, Layout] = {

@@ -59,7 +59,10 @@ def _chunks(file: Path) -> Iterator[bytes]:
             schema = pyarrow.schema([field.with_type(_type(field.type)) for field in table.schema_arrow])
             for batch in table.iter_batches(_BATCH):
                 rows = batch.cast(schema, safe=False).to_pylist(maps_as_pydicts="strict")
-                yield b"".join(_line(row, file) for row in rows)
+                values = (
+                    {name: _json(value, name, file, name) for name, value in row.items() if value is not None} for row in rows
+                )
+                yield b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in values)
     except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
         raise DataError(
             f"{file} cannot be read as Parquet: {one_line(str(error), 120)}", hint="Download or write the file again."
@@ -80,11 +83,6 @@ def _type(type: Any) -> Any:
     if types.is_list(type) or types.is_large_list(type) or types.is_fixed_size_list(type):
         return pyarrow.large_list(type.value_field.with_type(_type(type.value_type)))
     return type
-
-
-def _line(row: dict[str, Any], file: Path) -> bytes:
-    values = {column: _json(value, column, file, column) for column, value in row.items() if value is not None}
-    return json.dumps(values, ensure_ascii=False).encode() + b"\n"
 
 
 def _json(value: Any, where: str, file: Path, column: str) -> Any:

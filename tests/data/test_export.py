@@ -120,12 +120,31 @@ def test_files_of_other_tools_are_read_back_as_the_same_rows(target, rows, tmp_p
         with pytest.raises(DataError, match=f"{target} cannot hold this row"):
             LAYOUTS[target].write(rows, target)
         return
-    file = tmp_path / f"rows{LAYOUTS[target].suffix}"
-    file.write_bytes(LAYOUTS[target].write(rows, target))
-    import_rows(locate(str(file)), tmp_path / "back.jsonl")
-    back = read_file(tmp_path / "back.jsonl")
+    back = _read_back(rows, target, tmp_path)
     assert [row.id for row in back] == [row.id for row in rows]
     assert all(str(one.meta[key]) == str(value) for one, row in zip(back, rows, strict=True) for key, value in row.meta.items())
+
+
+def _read_back(rows, target, folder):
+    file = folder / f"rows{LAYOUTS[target].suffix}"
+    file.write_bytes(LAYOUTS[target].write(rows, target))
+    import_rows(locate(str(file)), folder / "back.jsonl")
+    return read_file(folder / "back.jsonl")
+
+
+@pytest.mark.parametrize("target", sorted(LAYOUTS.keys() - TARGETS))
+def test_metadata_with_the_name_of_a_key_is_kept(target, tmp_path):
+    metas = [{"history": 3, "_server_id": "a"}, {"status": "b", "label": True}, {"tools": ["x"], "system": "s"}]
+    rows = [parse({"prompt": f"q {number}", "completion": "a", "meta": meta}, LOCATION) for number, meta in enumerate(metas)]
+    back = _read_back(rows, target, tmp_path)
+    assert [(row.id, row.meta) for row in back] == [(row.id, row.meta) for row in rows]
+
+
+def test_parquet_and_argilla_hold_metadata_as_it_is(tmp_path):
+    rows = [parse({"prompt": "q", "completion": "a", "meta": {"n": 2, "tags": ["x"], "ok": True}}, LOCATION)]
+    for target in ("parquet", "argilla"):
+        (tmp_path / target).mkdir()
+        assert [row.meta for row in _read_back(rows, target, tmp_path / target)] == [row.meta for row in rows]
 
 
 def test_records_have_the_trainers_formats():

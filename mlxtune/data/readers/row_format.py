@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,10 @@ from mlxtune.data.rows import Location, Message, Row
 Record = Mapping[str, Any]
 
 PROMPT_COLUMNS = ("prompt", "question", "instruction", "query", "problem", "input", "user")  # common names for a prompt column
-
-
 TARGET_KEYS = ("completion", "output", "text", "chosen", "rejected", "preferred_output", "non_preferred_output")
 
 
+@dataclass(eq=False)
 class InvalidRecord(Exception):
     """The reason why a record cannot be used, with a hint. ``kind`` is the ID of a check in ``checks/unreadable.py``, and ``at``
     the place of the fault in the record.
@@ -23,12 +23,10 @@ class InvalidRecord(Exception):
     The caller knows the location and raises a ``RowError``.
     """
 
-    def __init__(self, reason: str, hint: str, kind: str = "bad-row", at: int | None = None) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.hint = hint
-        self.kind = kind
-        self.at = at
+    reason: str
+    hint: str
+    kind: str = "bad-row"
+    at: int | None = None
 
 
 @dataclass(frozen=True)
@@ -80,8 +78,11 @@ def empty_kind(key: str) -> str:
 
 
 def metadata(record: Record, *read_keys: str) -> dict[str, Any]:
-    """Return the row's metadata: the object under ``meta``, and every key that the format does not read."""
-    meta = record.get("meta")
+    """Return the row's metadata: the object under ``meta``, also as JSON text, and every key that the format does not read."""
+    meta: Any = record.get("meta")
+    if isinstance(meta, str) and meta.startswith("{"):
+        with suppress(ValueError):
+            meta = json.loads(meta)
     rest = {key: value for key, value in record.items() if key not in (*read_keys, "meta")}
     return {**rest, **meta} if isinstance(meta, dict) else rest
 
