@@ -47,6 +47,7 @@ def reply(role: str, text: str, rank: int, *replies: dict[str, Any]) -> dict[str
         {"fields": {"prompt": "Hi"}, "responses": [{"values": {"q": {"value": "Hello"}}}], "status": "pending"},
         {"fields": {"prompt": "Hi", "response": "Hello"}, "responses": {"stars": [{"value": 4}]}},
         {"_server_id": "y", "status": "pending", "instruction": "Hi", "response.responses": ["Hello"], "response.suggestion": "Hey"},
+        {"_server_id": "y", "status": "completed", "text": "Hi", "answer.responses": ["Hello"], "answer.responses.users": ["u"]},
         {"message_tree_id": "t", "prompt": reply("prompter", "Hi", 0, reply("assistant", "No", 1), reply("assistant", "Hello", 0))},
         {"current_node": "b", "mapping": {"a": node("a", None, "user", "Hi"), "b": node("b", "a", "assistant", "Hello")}},
         ["Hi", "Hello"],
@@ -126,6 +127,9 @@ def test_decisions_of_a_labeling_tool_are_kept(tmp_path: Path) -> None:
     assert (source.left_out, len(source.accepted)) == (2, 1)
     import_rows(file, tmp_path / "out.jsonl")
     assert read_source(tmp_path / "out.jsonl").left_out == 2
+    response = {"values": {"q": {"value": "No"}}, "status": "discarded"}
+    argilla = write_rows(tmp_path / "a.jsonl", [{"fields": {"prompt": "Hi"}, "responses": [response]}])
+    assert read_source(argilla).left_out == 1
     use = column_use(file, {})
     assert (use.places, use.unused) == (
         {"prompt": "text", "completion": "label", "review_status": "answer"}, ("_input_hash", "_task_hash"),

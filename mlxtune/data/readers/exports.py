@@ -80,8 +80,8 @@ def _api_log(mark: str, choice: str) -> Tool:
     return Tool((mark,), "completion", {**paths, "finish_reason": (f"{choice}/finish_reason",)})
 
 
-def _labels(marks: tuple[str, ...], prompts: tuple[str, ...], answers: tuple[str, ...], status: str) -> Tool:
-    return Tool(marks, "prompt", {"prompt": prompts, "completion": answers, REVIEW_STATUS: (status,)})
+def _labels(marks: tuple[str, ...], prompts: tuple[str, ...], answers: tuple[str, ...], *status: str) -> Tool:
+    return Tool(marks, "prompt", {"prompt": prompts, "completion": answers, REVIEW_STATUS: status})
 
 
 TOOLS = (
@@ -95,7 +95,7 @@ TOOLS = (
     ),
     _labels(
         ("fields", "responses"), ("fields/*",),  # Argilla
-        ("responses/*/0/value", "responses/0/values/*/value", "suggestions/*/value", *(f"fields/{name}" for name in ANSWERS)), "status",
+        ("responses/*/0/value", "responses/0/values/*/value", "suggestions/*/value", *(f"fields/{name}" for name in ANSWERS)), "status", "responses/0/status",
     ),
     _labels(("_server_id", "status"), ("*",), ("*.responses/0", "*.suggestion"), "status"),  # Argilla's to_datasets
     *(Tool((mark, key), "tree", {"tree": (key,)}) for mark, key in (("message_tree_id", "prompt"), ("current_node", "mapping"), ("parent_id", "role"))),
@@ -110,7 +110,8 @@ def _values(value: Any, path: str, at: str = "") -> Iterator[tuple[str, Any]]:
     step, _, rest = path.partition("/")
     items = dict(zip(map(str, range(len(value))), value, strict=True)) if isinstance(value, list) else value
     if isinstance(items, dict):
-        for key in fnmatch.filter(items, step) if "*" in step else {step} & items.keys():
+        names = items if at or "." in step else (key for key in items if "." not in key)
+        for key in fnmatch.filter(names, step) if "*" in step else {step} & items.keys():
             place = f"{at}/{key}" if at else key
             yield from _values(items[key], rest, place) if rest else ((place, items[key]),)
 
