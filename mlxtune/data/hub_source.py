@@ -26,7 +26,7 @@ def fetch(path: Path) -> None:
     repository, _, revision = f"{owner}/{name}".partition("@")
     lock = path.with_suffix(".hub.json")
     recorded = read_json(lock) if lock.is_file() else None
-    revision = recorded["revision"] if isinstance(recorded, dict) else revision
+    revision = recorded.get("revision", revision) if isinstance(recorded, dict) else revision
     files, revision = download(repository, parts=parts, revision=revision)
     copy = parquet.to_json_lines(files) if files[0].suffix.lower() == parquet.SUFFIX else files[0]
     if copy.suffix.lower() != ".jsonl":
@@ -55,8 +55,8 @@ def is_hub_id(name: str) -> bool:
 
 @contextmanager
 def hub_errors(hub_id: str, file: str = "") -> Iterator[None]:
-    """Raise ``DataError`` if the dataset or its ``file`` does not exist, ``MachineError`` if the Hub is unreachable."""
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
+    """Raise ``DataError`` if the dataset, its revision, or ``file`` does not exist, ``MachineError`` if the Hub is unreachable."""
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
         yield
@@ -66,6 +66,9 @@ def hub_errors(hub_id: str, file: str = "") -> Iterator[None]:
         raise DataError(
             f"There is no public dataset {hub_id} on the Hub.", hint="Check the ID or, for a gated dataset, run: hf auth login"
         ) from error
+    except RevisionNotFoundError as error:
+        hint = "Correct what follows the @, or delete its .hub.json file to read the newest revision."
+        raise DataError(f"The dataset {hub_id} has no such revision on the Hub.", hint=hint) from error
     except Exception as error:  # network error types depend on the huggingface-hub version
         if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
             raise DataError(

@@ -9,7 +9,7 @@ import huggingface_hub
 import pyarrow
 import pytest
 from hub_stub import COMMIT, Repo
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 from pyarrow import parquet
 
 from mlxtune.core.errors import DataError, MachineError
@@ -85,6 +85,7 @@ def test_unsupported_file_types_are_listed():
     ("reply", "error", "words"),
     [
         ("files", _hub_error(RepositoryNotFoundError), "There is no public dataset owner/shop"),
+        ("files", _hub_error(RevisionNotFoundError), "has no such revision"),
         ("files", RuntimeError("no route"), "cannot be reached"),
         ("files", OSError("no route"), "cannot be reached"),
         ("error", _hub_error(EntryNotFoundError), "has no file missing.csv"),
