@@ -102,7 +102,7 @@ def proposed_mapping(sample: SampleRecords) -> dict[str, str]:
         return mapping
     texts = {column: values for column, _ in columns(first) if (values := _texts(sample, column))}
     objects = [column for column, values in texts.items() if "".join(values[:1]).startswith("{")]
-    is_pair = [*map(type, first.values())] == [str, str] and not any(map(_are_ids, texts.values()))
+    is_pair = [*map(type, first.values())] == [str, str] and not any(all(map(_ID.fullmatch, values)) for values in texts.values())
     if not is_pair:  # a pair is a prompt and its answer, whatever the texts are
         texts = {column: values for column, values in texts.items() if column in objects or _is_written(values)}
     different = [column for column, values in texts.items() if 2 * len(set(values)) >= len(values)]
@@ -111,11 +111,6 @@ def proposed_mapping(sample: SampleRecords) -> dict[str, str]:
     prompt = prompt or next((column for column in different if not column.startswith(answer or " ")), "")
     answer = answer or next((column for column in reversed([*texts, *different]) if column != prompt), "")
     return {"prompt": prompt, "completion": answer} if prompt and answer else mapping
-
-
-def _are_ids(texts: Sequence[str]) -> bool:
-    """Return whether all texts are links, names of files, or IDs such as ``doc-12``."""
-    return all(_NOT_WRITTEN.fullmatch(text) or re.fullmatch(r"[A-Za-z]+[-_]?\d+", text) for text in texts)
 
 
 def _is_written(texts: Sequence[str]) -> bool:
@@ -167,6 +162,7 @@ _SAMPLE = 100  # records whose contents are compared with the names of their col
 _WORDS = 3  # average number of words in a column of written text
 _FEW = 10  # with fewer records, a column may have only one value
 _NOT_WRITTEN = re.compile(r"https?://\S+|[0-9a-f]{8}[0-9a-f-]{8,}|\S+\.(?:jpe?g|png|gif|wav|mp3|mp4|pdf|html?)", re.IGNORECASE)
+_ID = re.compile(rf"{_NOT_WRITTEN.pattern}|[a-z]+[-_]?\d+", re.IGNORECASE)  # a link, the name of a file, or such as doc-12
 
 
 def check_contents(sample: SampleRecords, mapping: Mapping[str, str]) -> None:

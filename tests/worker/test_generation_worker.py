@@ -26,11 +26,15 @@ from mlxtune.data import review
 from mlxtune.data.access.records import SourceRecords
 from mlxtune.data.export import jsonl_bytes, native_record
 from mlxtune.data.generate import start
+from mlxtune.data.generate.context import load_context, new_subject
 from mlxtune.data.generate.lineage import lineage_of
+from mlxtune.data.generate.prompt_rules import LONGER
+from mlxtune.data.generate.questions import answer_questions
 from mlxtune.data.generate.request import GenerationRequest, TeacherSpec
+from mlxtune.data.generate.teachers import make_meter
 from mlxtune.data.generate.worker import CALLS, REFUSED, generate_rows
 from mlxtune.data.review import ReviewSession
-from mlxtune.data.rows import Conversation, Preference, RowError
+from mlxtune.data.rows import Conversation, Preference, RowError, last_prompt
 from mlxtune.data.source import read_file, read_source
 from mlxtune.data.source_files import generated_path
 from mlxtune.data.split import split
@@ -326,6 +330,18 @@ def test_remote_teacher_needs_a_cap_and_consent(recipe: Recipe, monkeypatch: pyt
     assert start.quote(recipe, GenerationRequest("variations", paid, 10, 2)).dollars > offer.dollars + 20 * 4 * 5000 * 2.0 / 1e6
     with pytest.raises(InputError, match="needs your consent"):
         start.start(recipe.folder.parent, recipe, GenerationRequest("variations", paid))
+
+
+def test_the_highest_cost_includes_the_longest_prompt_that_a_teacher_may_write(recipe: Recipe) -> None:
+    rows = [{"prompt": f"{number} " + f"word{number} " * 70, "completion": "yes, of course"} for number in range(60)]
+    recipe.source.write_bytes(jsonl_bytes(rows))
+    spec = TeacherSpec(url="http://localhost:1/v1", model="m", price_in=1.0, cap=1.0)
+    request = GenerationRequest("variations", spec, 8, 1)
+    context = load_context(recipe, request)
+    longest = LONGER * max(len(last_prompt(row)) for row in context.train)
+    subject = new_subject(context, "y" * longest, context.train[:1])
+    ((_, (question,)),) = answer_questions([subject], context.train, 1, 7)
+    assert start.quote(recipe, request).dollars >= 10 * make_meter(spec).worst_case(question.messages)
 
 
 def test_filter_may_search_for_the_word_tokens_but_not_count_tokens(recipe: Recipe, stub: JudgeStub) -> None:

@@ -11,8 +11,8 @@ from mlxtune.data.checks.check_input import target_text
 from mlxtune.data.languages import FREQUENT_WORDS, language
 from mlxtune.data.rows import Row, last_prompt
 
-_LONGER = 4  # times the longest prompt of the training rows
-_MIN_SHARE = 0.02  # of the training rows have a language, or both languages of a row
+LONGER = 4  # times the longest prompt of the training rows
+_MIN_SHARE = 0.02  # of the training rows have a language, both languages of a row, or a pattern
 _DISTINCT = 0.4  # minimum share of distinct words in a prompt of ``_MIN_WORDS`` or more
 _MIN_WORDS = 8
 _BEGINNING = 100  # words whose repetition counts, because a long text repeats its own
@@ -21,7 +21,7 @@ _PATTERNS = read_patterns(__package__, "prompt_rules.toml")
 
 @dataclass(frozen=True)
 class PromptRules:
-    """What the training ``rows`` allow. A pattern that occurs in them belongs to the task, and refuses nothing."""
+    """What the training ``rows`` allow. A pattern that many of them have belongs to the task, and refuses nothing."""
 
     rows: Sequence[Row]
 
@@ -31,7 +31,8 @@ class PromptRules:
 
     @cached_property
     def _patterns(self) -> list[tuple[str, re.Pattern[str]]]:
-        return [(kind, pattern) for kind, pattern in _PATTERNS.items() if not any(map(pattern.search, self._prompts))]
+        few = _MIN_SHARE * len(self._prompts)
+        return [(kind, one) for kind, one in _PATTERNS.items() if sum(map(bool, map(one.search, self._prompts))) < max(1, few)]
 
     @cached_property
     def _words(self) -> frozenset[str]:
@@ -56,7 +57,7 @@ class PromptRules:
         latin = _latin_words(prompt)
         if (
             sum(map(str.isalpha, prompt)) < 2
-            or len(prompt) > _LONGER * max(map(len, self._prompts))
+            or len(prompt) > LONGER * max(map(len, self._prompts))
             or (len(words) >= _MIN_WORDS and len(set(words)) < _DISTINCT * len(words))
             or (len(latin) > 1 and self._words.isdisjoint(latin))
         ):

@@ -50,11 +50,6 @@ class Refusal:
     values: Values = field(default_factory=dict)
 
 
-def repeats(kind: str) -> str:
-    """Return the kind of a refusal of a text that repeats one of ``kind`` (see :class:`KnownTexts`)."""
-    return f"repeats_{kind}"
-
-
 class KnownTexts:
     """The texts that a generated row must not repeat, by kind: ``training``, ``held_out``, ``proposed``, or ``rejected``."""
 

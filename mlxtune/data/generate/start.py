@@ -9,10 +9,12 @@ from mlxtune.core.json_fields import to_json
 from mlxtune.data.export import native_record
 from mlxtune.data.generate import questions
 from mlxtune.data.generate.context import first_stage, load_context
+from mlxtune.data.generate.prompt_rules import LONGER
 from mlxtune.data.generate.request import GenerationRequest
 from mlxtune.data.generate.teachers import make_meter, remote_host, require_consent, require_teacher
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.judge import rubric
+from mlxtune.evaluation.judge.endpoint import REPLY_TOKENS
 from mlxtune.models.resolve import resolve
 from mlxtune.recipe import Recipe
 from mlxtune.runs import launch
@@ -46,13 +48,14 @@ def quote(recipe: Recipe, request: GenerationRequest) -> GenerationQuote:
     subjects = first.most_subjects(request.count)
     longest = max(len(json.dumps(native_record(row))) for row in context.train)
     known = max((len(json.dumps(to_json(one))) for one in (*first.subjects, *first.passages)), default=0)
-    messages = [{"role": "user", "content": "x" * (longest * (questions.SHOTS + 1) + known)}]
+    prompt = known + longest * (LONGER if first.questions else 1)
+    messages = [{"role": "user", "content": "x" * (longest * questions.SHOTS + prompt)}]
     answers = subjects * request.candidates
     costs += [meter.worst_case(messages)] * answers
     graded = answers if request.task != "scores" else min(request.count, len(context.examples))
     if request.rubric:
         graded_by = rubric.DEFAULT if request.rubric == "default" else rubric.load_rubric(Path(request.rubric))
-        grading = [{"role": "user", "content": "x" * (longest + _GRADING_BYTES)}]
+        grading = [{"role": "user", "content": "x" * (prompt + REPLY_TOKENS + _GRADING_BYTES)}]
         costs += [meter.worst_case(grading)] * (graded * len(graded_by.questions))
     files = tuple(dict.fromkeys(passage.file for passage in first.passages))
     return GenerationQuote(subjects or graded, len(costs), sum(costs), request.teacher.cap, remote_host(request.teacher), files)

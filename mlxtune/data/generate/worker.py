@@ -46,7 +46,6 @@ from mlxtune.data.generate.selection import (
     check_row,
     propose,
     ranked,
-    repeats,
 )
 from mlxtune.data.generate.teachers import EndpointTeacher, LocalTeacher, Teacher, TeacherCall, TeacherReply
 from mlxtune.data.readers.turns import with_calls
@@ -120,7 +119,7 @@ class _Generation:
         repeated = self.known.repeated([prompt_only(subject, self.context.source.path) for subject in candidates])
         for subject, known in zip(candidates, repeated, strict=True):
             fault = self.rules.fault(subject.prompt[-1].content) if first.questions else ""
-            if kind := fault or (repeats(known) if known else ""):
+            if kind := fault or (f"repeats_{known}" if known else ""):
                 self._refuse(kind, subject.prompt[-1].content)
             else:
                 kept.append(subject)
@@ -141,7 +140,7 @@ class _Generation:
                 return refusal
             if not self.rules.allows(row):
                 return Refusal("other_language", target_text(row))
-            return Refusal(repeats(HELD_OUT), target_text(row)) if self.known.copies_held_out(row) else None
+            return Refusal(f"repeats_{HELD_OUT}", target_text(row)) if self.known.copies_held_out(row) else None
 
         best = self._choose(self._answers(subjects, check))
         order = ranked(best, self.context.train)[: self.request.count]
@@ -196,7 +195,7 @@ class _Generation:
             return best
         kinds = self.known.repeated([one.row for one in best])
         for kind in filter(None, kinds):
-            self._refuse(repeats(kind), "")
+            self._refuse(f"repeats_{kind}", "")
         return [one for one, kind in zip(best, kinds, strict=True) if not kind]
 
     def _propose(self, rows: Sequence[Row]) -> dict[str, Any]:
