@@ -30,7 +30,7 @@ from mlxtune.core.hashing import sha256_file
 from mlxtune.data.readers.formats import CONTENT_FORMATS, parse
 from mlxtune.data.readers.turns import EXTRA_KEYS, with_json_arguments
 from mlxtune.data.review import journal_path
-from mlxtune.data.rows import REASONING, Conversation, Message, Preference, Row, RowError, TextRow, Unpaired, join_reasoning
+from mlxtune.data.rows import REASONING, REVIEW_STATUS, Conversation, Message, Preference, Row, TextRow, Unpaired, join_reasoning
 from mlxtune.data.source import Source
 from mlxtune.data.source_files import all_files
 from mlxtune.data.split import SPLIT_NAMES, SplitName, SplitSettings, record_splits, split
@@ -61,8 +61,10 @@ def export(source: Source, data: DataSection, to: str, folder: Path, *, pending:
     ``InputError`` if ``folder`` contains anything else.
     """
     splits = split(source, data)
-    rows: dict[SplitName, list[Row]] = {
-        name: [row for row in getattr(splits, name) if pending or row.location in source.accepted] for name in SPLIT_NAMES
+    exported = {name: [row for row in getattr(splits, name) if pending or row.location in source.accepted] for name in SPLIT_NAMES}
+    rows: dict[SplitName, list[Row]] = {  # another tool's decisions no longer count
+        name: [replace(row, meta={key: value for key, value in row.meta.items() if key != REVIEW_STATUS}) for row in own]
+        for name, own in exported.items()
     }
     if not any(rows.values()):
         raise DataError(
@@ -74,16 +76,15 @@ def export(source: Source, data: DataSection, to: str, folder: Path, *, pending:
         shown = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
         raise DataError(f"An export can have only one kind of row, but these are {shown}.", hint="Reject all but one kind.")
     layout = LAYOUTS[to]
-    files = {name: layout.write(split_rows, to) for name, split_rows in rows.items() if split_rows}
+    files = {f"{name}{layout.suffix}": layout.write(own, to) if own else b"" for name, own in rows.items()}
     _check_folder(folder)
     record_splits(source, data, splits, seal=True)
     write_json(folder / MANIFEST, {"mlxtune": mlxtune.__version__, "whole": False})
-    for name in SPLIT_NAMES:
-        file = folder / f"{name}{layout.suffix}"
-        if name in files:
-            write_bytes(file, files[name])
+    for name, content in files.items():
+        if content:
+            write_bytes(folder / name, content)
         else:
-            file.unlink(missing_ok=True)
+            (folder / name).unlink(missing_ok=True)
     journal, counts = journal_path(source.path), {name: len(split_rows) for name, split_rows in rows.items()}
     manifest = {
         "mlxtune": mlxtune.__version__,
@@ -100,7 +101,7 @@ def export(source: Source, data: DataSection, to: str, folder: Path, *, pending:
         },
         "split": {**asdict(SplitSettings.from_section(data)), "set_aside": len(splits.set_aside)},
         "counts": counts,
-        "files": {file: sha256_file(folder / file) for file in (f"{name}{layout.suffix}" for name in files)},
+        "files": {name: sha256_file(folder / name) for name, content in files.items() if content},
         "rows": {name: [row.hash for row in split_rows] for name, split_rows in rows.items()},
     }
     write_json(folder / MANIFEST, manifest)
@@ -211,7 +212,7 @@ class Layout:
 def _is_held(record: dict[str, Any], row: Row) -> bool:
     try:
         back = parse(json.loads(json.dumps(record)), row.location)
-    except RowError:
+    except DataError:
         return False
     return back.hash == row.hash and back.meta.keys() >= row.meta.keys()
 

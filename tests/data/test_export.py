@@ -140,6 +140,16 @@ def test_metadata_with_the_name_of_a_key_is_kept(target, tmp_path):
     assert [(row.id, row.meta) for row in back] == [(row.id, row.meta) for row in rows]
 
 
+def test_a_row_that_another_tool_rejected_and_a_person_accepted_is_exported_as_accepted(tmp_path):
+    source = tmp_path / "rows.jsonl"
+    source.write_text('{"prompt": "q", "completion": "a", "meta": {"review_status": "rejected", "n": 1}}\n')
+    with ReviewSession(source) as session:
+        session.decide("accept", list(with_keys(read_file(source))))
+    result = export(read_source(source), ALL, "mlx-lm", tmp_path / "out")
+    back = read_source(result.folder / "train.jsonl")
+    assert (back.left_out, [row.meta for row in back.rows]) == (0, [{"n": 1}])
+
+
 def test_parquet_and_argilla_hold_metadata_as_it_is(tmp_path):
     rows = [parse({"prompt": "q", "completion": "a", "meta": {"n": 2, "tags": ["x"], "ok": True}}, LOCATION)]
     for target in ("parquet", "argilla"):
