@@ -195,7 +195,6 @@ class Layout:
 
         Raises ``DataError`` if ``name``, the format, cannot hold a row so that it is read back unchanged.
         """
-        refused: list[Row] = []
         for variants in (rows, [replace(row, meta={"meta": row.meta}) for row in rows]):
             records = [self.record(row) or {} for row in variants]  # no format reads an empty record
             blank = dict.fromkeys(itertools.chain(*records), "") if self.suffix == ".csv" else {}
@@ -298,14 +297,13 @@ def _parquet(records: list[dict[str, Any]]) -> bytes:
     import pyarrow
     from pyarrow import parquet
 
-    def column(values: list[Any]) -> list[Any]:
+    def column(values: list[Any]) -> Any:
         try:
             return pyarrow.array(values)
         except (pyarrow.ArrowException, OverflowError):
             return [None if value is None else _cell(value) for value in values]
 
-    names = dict.fromkeys(itertools.chain(*records))
-    table = pyarrow.table({name: column([record.get(name) for record in records]) for name in names})
+    table = pyarrow.table({name: column([one.get(name) for one in records]) for name in dict.fromkeys(itertools.chain(*records))})
     parquet.write_table(table, file := io.BytesIO())
     return file.getvalue()
 

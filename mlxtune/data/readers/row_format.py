@@ -58,9 +58,7 @@ def answer_value(value: Any) -> Any:
     """
     if isinstance(value, list) and len(texts := {one if isinstance(one, str) else None for one in value}) == 1 and texts != {None}:
         return value[0]
-    is_list = isinstance(value, list) and (
-        all(isinstance(one, dict) for one in value) or all(isinstance(one, str) for one in value)
-    )
+    is_list = isinstance(value, list) and any(all(isinstance(one, kind) for one in value) for kind in (dict, str))
     is_json = isinstance(value, dict | int | float) or is_list
     return json.dumps(value, ensure_ascii=False) if is_json and value != [] else value
 
