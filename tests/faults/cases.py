@@ -64,19 +64,19 @@ def run_all(name: str, folder: Path, share: int, shares: int) -> Report:
     final = [(at, how) for at, how in chosen if at > len(names) - scenario.final]
     faults = list(dict.fromkeys([*chosen[share::shares], *final[share :: max(1, shares // DENSITY)]]))
     kills = [fault for fault in faults if fault[1] != "full"]
-    real = set(kills[::REAL])
-    (folder / COPIES).write_text(json.dumps([fault for fault in kills if fault not in real]))
     run = _fresh(scenario, folder / "case")
-    assert os.waitstatus_to_exitcode(_start(name, run, how="copy", note=folder / COPIES)) == 0, Run(run).log_tail(20)
+    if copies := [fault for number, fault in enumerate(kills) if number % REAL]:
+        (folder / COPIES).write_text(json.dumps(copies))
+        assert os.waitstatus_to_exitcode(_start(name, run, how="copy", note=folder / COPIES)) == 0, Run(run).log_tail(20)
     for at, how in faults:
         shutil.rmtree(folder / "case")
         try:
-            if how == "full" or (at, how) in real:
-                _fresh(scenario, folder / "case")
-                (_full if how == "full" else _killed)(name, run, at, how)
-            else:
+            if (at, how) in copies:
                 (folder / f"{at}-{how}").rename(folder / "case")
                 _crashed(name, run)
+            else:
+                _fresh(scenario, folder / "case")
+                (_full if how == "full" else _killed)(name, run, at, how)
             _resumed(name, run, expected)
         except AssertionError as error:
             report.wrong.append(f"{how} at {at} ({names[at - 1]}): {error}")
