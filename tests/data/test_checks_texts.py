@@ -93,7 +93,8 @@ def test_emails() -> None:
 
 
 @pytest.mark.parametrize(
-    "email", ["ada@example.com", "yourname@yourdomain.com", "your_email@gmail.com", "boss@company.com", "x@shop.test"]
+    "email",
+    ["ada@example.com", "yourname@yourdomain.com", "your_email@gmail.com", "boss@company.com", "x@shop.test", "j@cs.example.edu"],
 )
 def test_examples_of_emails_do_not_match(email: str) -> None:
     assert matched_text(emails, f"Write to {email} today.") == []
