@@ -8,7 +8,7 @@ from mlxtune.data.checks.base import DROP, Check, CheckFamily, Finding
 family = CheckFamily()
 _MISMATCH = family.register(
     Check(
-        "mismatch", "warn", "answers that do not fit their prompts",
+        "mismatch", "note", "answers that do not fit their prompts",
         "The base finds the answer hardly more likely after this prompt than after others.", DROP, "≠",
     )
 )  # fmt: skip
