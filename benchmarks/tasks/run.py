@@ -36,6 +36,9 @@ def main() -> int:
     if options.off_task:
         overrides.append(f"evaluation.regression={_off_task(options)}")
     recipe = mlxtune.load_recipe(path, *overrides)
+    if recipe.model.template == "chatml-tools" and options.model.startswith("gemma"):
+        overrides.append("model.template=gemma-tools")
+        recipe = mlxtune.load_recipe(path, *overrides)
     run = mlxtune.train(recipe, workspace=workspace)
     report = mlxtune.evaluate(run, workspace=workspace)
     table = _lines(run, report)
