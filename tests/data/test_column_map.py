@@ -8,7 +8,7 @@ import pytest
 
 from mlxtune.data.access.records import SourceRecords
 from mlxtune.data.column_map import first_records, named_columns, proposed_mapping
-from mlxtune.data.readers.columns import guess_mapping, mapping_option
+from mlxtune.data.readers.columns import column_value, guess_mapping, mapping_option
 from mlxtune.data.readers.formats import parse
 from mlxtune.data.rows import Location, RowError
 from mlxtune.data.scaffold import guess
@@ -51,6 +51,7 @@ def test_an_object_is_proposed_as_the_answer_and_may_be_empty(tmp_path, names):
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, records)))
     proposed = proposed_mapping(first_records(tmp_path / "rows.jsonl", 100))
     assert proposed == {"prompt": names[0], "completion": names[1]}
+    assert column_value(records[0], f"{names[1]}[]") == {}
     read = [parse(record, Location(tmp_path / "rows.jsonl", 1), mapping=proposed) for record in records]
     assert [json.loads(row.messages[-1].content) for row in read] == answers
 

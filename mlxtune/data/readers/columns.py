@@ -45,7 +45,8 @@ def column_value(record: Record, column: str) -> Any:
     """Return the value of a column. Raises ``LookupError`` if there is none."""
     if column.endswith("[]") and column not in record:
         with suppress(LookupError):
-            return column_value(record, column[:-2]) or "[]"
+            found = column_value(record, column[:-2])
+            return "[]" if found in (None, "", []) else found
         return "[]"
     if column in record or not _PATH.fullmatch(column):
         return record[column]
