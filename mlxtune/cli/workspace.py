@@ -35,7 +35,10 @@ _EXTRAS = {  # a package of each extra
 
 def init(
     folder: Annotated[Path | None, argument("The folder to create; with --from, the current folder unless given.")] = None,
-    source: Annotated[Path | None, option("--from", "Write a recipe for your own rows instead of samples.", metavar="FILE")] = None,
+    source: Annotated[
+        Path | None,
+        option("--from", "Write a recipe for your own rows: a file, or a folder with train.jsonl and test.jsonl.", metavar="FILE"),
+    ] = None,
     name: Annotated[str, option("--name", "With --from, the name of the recipe.")] = "",
     map: Annotated[list[str] | None, option("--map", "With --from: prompt=text,completion=label.", metavar="KEY=COLUMN")] = None,
     format: Annotated[str, option("--format", f"With --from, the format of the rows: auto, {', '.join(FORMATS)}.")] = "auto",
