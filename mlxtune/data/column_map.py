@@ -108,7 +108,7 @@ def proposed_mapping(sample: SampleRecords) -> dict[str, str]:
     different = [column for column, values in texts.items() if 2 * len(set(values)) >= len(values)]
     prompt = find_column(different, PROMPTS, objects, first)
     answer = find_column(texts, ANSWERS, {prompt}, first) or next((column for column in objects if column != prompt), "")
-    prompt = prompt or next((column for column in different if not column.startswith(answer or " ")), "")
+    prompt = prompt or next((column for column in different if not f"{column}.".startswith(f"{answer}.")), "")
     answer = answer or next((column for column in reversed([*texts, *different]) if column != prompt), "")
     return {"prompt": prompt, "completion": answer} if prompt and answer else mapping
 

@@ -44,7 +44,7 @@ def test_a_named_answer_may_repeat(tmp_path):
     assert proposed == {"prompt": "kundentext", "completion": "agent_answer"}
 
 
-@pytest.mark.parametrize("names", [("message", "booking"), ("gast", "daten")])
+@pytest.mark.parametrize("names", [("message", "booking"), ("gast", "daten"), ("daten_gast", "daten")])
 def test_an_object_is_proposed_as_the_answer_and_may_be_empty(tmp_path, names):
     answers = [{"time": f"{at} p.m."} if at % 3 else {} for at in range(12)]
     records = [dict(zip(names, (f"A table at {at}, please.", answer), strict=True)) for at, answer in enumerate(answers)]

@@ -94,7 +94,7 @@ def csv_spans(data: FileBytes, delimiter: str) -> RecordSpans:
     """Return the spans of CSV records, including the header. As in the ``csv`` module, a quoted field may contain line feeds.
 
     Blank lines are skipped. After an unclosed quote, reading resumes at the next line if that is a row by itself; with two columns, which
-    a line of text may look like, only if all lines up to the next quote are.
+    a line of text may look like, only if nearly all lines up to the next quote are.
     """
     counts, fields = np.fromiter(_csv_records(_csv_lines(data), delimiter), np.dtype((np.int64, 2))).T
     lines = _concatenate([spans for spans, _, _ in _scan_lines(data)])
