@@ -32,18 +32,22 @@ def rows_of(name: str) -> list[Row]:
     ]
 
 
-@pytest.mark.real
-@pytest.mark.parametrize("name", ["wikisql", "samples", "gsm8k"])
-@pytest.mark.parametrize("bounds", [(0, 2048), (4, 2048)], ids=["tokens", "rows"])
-def test_batches_use_every_row_with_little_padding(real: LoadedModel, name: str, bounds: tuple[int, int]) -> None:
-    size, tokens = bounds
+@pytest.fixture(scope="module", params=["wikisql", "samples", "gsm8k"])
+def tokens(request: pytest.FixtureRequest, real: LoadedModel) -> tuple[int, list[int]]:
+    """The tokens that the rows of a file share at their beginning, and how many follow in each."""
     encode = ChatTemplate(real.tokenizer).encode
-    rows = [encode(row, 1024)[0] for row in rows_of(name)]
+    rows = [encode(row, 1024)[0] for row in rows_of(request.param)]
     prefix = sft.shared_prefix(rows)
-    lengths = [len(row.tokens) - 1 - prefix for row in rows]
-    arrange = partial(batching.group_by_length, lengths, batch_tokens=tokens, batch_size=size, prefix=prefix)
-    batches = batching.epoch_batches(len(rows), arrange, seed=7, number=0)
-    assert sorted(index for batch in batches for index in batch) == list(range(len(rows)))
+    return prefix, [len(row.tokens) - 1 - prefix for row in rows]
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("size", [0, 4], ids=["tokens", "rows"])
+def test_batches_use_every_row_with_little_padding(tokens: tuple[int, list[int]], size: int) -> None:
+    prefix, lengths = tokens
+    arrange = partial(batching.group_by_length, lengths, batch_tokens=2048, batch_size=size, prefix=prefix)
+    batches = batching.epoch_batches(len(lengths), arrange, seed=7, number=0)
+    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
     computed = sum(len(batch) * batching.padded_length(max(lengths[index] for index in batch)) for batch in batches)
     assert computed / sum(lengths) <= 1.10
     widths = [max(lengths[index] for index in batch) for batch in batches]

@@ -353,10 +353,13 @@ def test_the_effective_number_of_equal_classes_is_their_count() -> None:
     [
         ("peers/alpaca.json", {}, {"alpaca": 999}, 999),
         ("peers/dpo_sharegpt.json", {}, {"preference": 300}, 300),
-        ("peers/gsm8k_test.jsonl", {"prompt": "question", "completion": "answer"}, {"completion": 1319}, 1319),
+        pytest.param(
+            "peers/gsm8k_test.jsonl", {"prompt": "question", "completion": "answer"}, {"completion": 1319}, 1319,
+            marks=pytest.mark.exhaustive,
+        ),
         ("wikisql", {}, {"text": 1200}, 1200),
     ],
-)
+)  # fmt: skip
 def test_real_files_have_no_blocking_findings(name: str, mapping: dict[str, str], formats: dict[str, int], read: int) -> None:
     if not (SHARED / name).exists():
         pytest.skip(f"{SHARED / name} is missing")

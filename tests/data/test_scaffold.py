@@ -24,6 +24,14 @@ from mlxtune.recipe import load
 SAMPLES = Path(__file__).parents[2] / "data" / "samples"
 
 
+def assert_valid(schema: dict[str, Any], *values: Any) -> None:
+    """Check the schema once, and each value."""
+    jsonschema.Draft202012Validator.check_schema(schema)
+    validator = jsonschema.Draft202012Validator(schema)
+    for value in values:
+        validator.validate(value)
+
+
 @pytest.mark.slow
 def test_the_sample_shop_gets_its_contract(tmp_path: Path) -> None:
     recipe = load(write(guess(SAMPLES / "support.jsonl"), tmp_path))
@@ -35,8 +43,7 @@ def test_the_sample_shop_gets_its_contract(tmp_path: Path) -> None:
     assert "warranty" in schema["properties"]["category"]["enum"]
     assert "enum" not in schema["properties"]["reply"]
     assert recipe.evaluation.correct == ["/category", "/priority", "/needs_human"]
-    for row in read_file(SAMPLES / "support.jsonl"):
-        jsonschema.validate(json.loads(row.reference), schema)  # type: ignore[union-attr, arg-type]
+    assert_valid(schema, *(json.loads(row.reference) for row in read_file(SAMPLES / "support.jsonl")))  # type: ignore[union-attr, arg-type]
     with pytest.raises(InputError, match="already exists"):
         write(guess(SAMPLES / "support.jsonl"), tmp_path)
 
@@ -53,8 +60,7 @@ def test_rows_with_tools_get_a_template_a_schema_and_room_for_the_tools(tmp_path
     recipe = load(write(guess(SAMPLES / "tool-calls.jsonl"), tmp_path))
     assert (recipe.model.template, recipe.evaluation.correct, recipe.data.max_tokens) == ("chatml-tools", ["calls"], 1024)
     schema = json.loads((tmp_path / "recipes" / "tool-calls.schema.json").read_text())
-    for row in read_file(SAMPLES / "tool-calls.jsonl"):
-        jsonschema.validate(json.loads(row.reference), schema)  # type: ignore[union-attr, arg-type]
+    assert_valid(schema, *(json.loads(row.reference) for row in read_file(SAMPLES / "tool-calls.jsonl")))  # type: ignore[union-attr, arg-type]
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({"name": "track_parcel", "arguments": {"order": "LF-48213", "size": "M"}}, schema)
 
@@ -65,8 +71,7 @@ def test_calls_without_tools_get_a_schema_for_each_function(key: str, tmp_path: 
     rows = [{"question": f"Do {number}.", "answer": json.dumps(call)} for number, call in enumerate(calls)]
     guessed = guess(write_rows(tmp_path / "rows.jsonl", rows))
     assert (guessed.correct, guessed.tools) == (("calls",), False)
-    for call in calls:
-        jsonschema.validate(call, guessed.schema)  # type: ignore[arg-type]
+    assert_valid(guessed.schema, *calls)  # type: ignore[arg-type]
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({"name": "lock", key: {"to": 70}}, guessed.schema)  # type: ignore[arg-type]
 
@@ -198,8 +203,7 @@ def test_a_schema_accepts_every_value() -> None:
     schema = infer_schema(values)
     assert schema["required"] == ["n", "tags"]
     assert schema["properties"]["n"]["type"] == "number"
-    for value in values:
-        jsonschema.Draft202012Validator(schema).validate(value)
+    assert_valid(schema, *values)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.Draft202012Validator(schema).validate({"n": "1", "tags": []})
 

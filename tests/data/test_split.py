@@ -6,9 +6,11 @@ import json
 import tempfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from itertools import combinations
 from pathlib import Path
 
 import pytest
+from exhaustive import EXHAUSTIVE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -50,7 +52,6 @@ def _unique_text(index: int) -> str:
 BASE = [_row(_unique_text(number)) for number in range(60)]
 
 
-@settings(max_examples=40)
 @given(st.lists(st.text(max_size=10), max_size=15, unique=True), st.randoms(use_true_random=False))
 def test_adding_or_shuffling_rows_never_moves_old_ones(texts, random):
     before = _assignments(split(_source(list(BASE)), DATA))
@@ -99,32 +100,25 @@ def test_a_row_trains_the_prompt_of_each_trained_turn():
     assert prompt_hashes(talk, "last") == prompt_hashes(_talk("one", "two", "three", trained=False)) == (own,)
 
 
-@pytest.mark.parametrize("number", range(5))
-def test_a_conversation_stays_with_rows_whose_prompt_it_trains(number):
-    first, second = ([_unique_text(100 * number + index + 1000 * part) for index in range(40)] for part in (0, 1))
+def test_a_conversation_stays_with_rows_whose_prompt_it_trains():
+    first, second = ([_unique_text(index + 1000 * part) for index in range(40)] for part in (0, 1))
     rows = [*map(_row, first), *(_talk(*both) for both in zip(first, second, strict=True))]
-    splits = split(_source(rows), dataclasses.replace(DATA, seed=number))
+    splits = split(_source(rows), DATA)
     trained = {hash for row in (*splits.train, *splits.valid) for hash in prompt_hashes(row)}
     assert splits.test
     assert not trained & {prompt_hash(row) for row in splits.test}
 
 
-def _near_copies(seed: int) -> tuple[list[Conversation], list[Conversation], Splits]:
-    """Return single-turn rows, conversations that begin with a near-copy of one each, and their split."""
-    first, second = ([_unique_text(100 * seed + index + 1000 * part) for index in range(40)] for part in (0, 1))
+def test_a_conversation_stays_with_near_copies_of_the_prompts_it_trains():
+    first, second = ([_unique_text(index + 1000 * part) for index in range(40)] for part in (0, 1))
     single = [_row(f"{text} {text[::-1]}?") for text in first]
     talks = [_talk(f"{text} {text[::-1]}!", more) for text, more in zip(first, second, strict=True)]
-    return single, talks, split(_source([*single, *talks]), dataclasses.replace(DATA, seed=seed))
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_a_conversation_stays_with_near_copies_of_the_prompts_it_trains(seed):
-    single, talks, splits = _near_copies(seed)
+    source = _source([*single, *talks])
+    splits = split(source, DATA)
     assigned = _assignments(splits)
     assert splits.test
     assert [assigned[row.hash] for row in single] == [assigned[row.hash] for row in talks]
-    untrained = _source([*single, *talks])
-    assert split(untrained, dataclasses.replace(DATA, seed=seed, turns="last")).test != splits.test, "only trained prompts count"
+    assert split(source, dataclasses.replace(DATA, turns="last")).test != splits.test, "only trained prompts count"
 
 
 def test_prompts_before_the_last_one_tie_only_to_prompts_that_are_evaluated():
@@ -306,7 +300,7 @@ TEXTS = st.lists(NEAR_DUPLICATES | st.text(max_size=8), min_size=1, max_size=12)
 
 
 @pytest.mark.slow
-@settings(max_examples=25)
+@settings(max_examples=25 if EXHAUSTIVE else 8)
 @given(TEXTS, TEXTS, st.sampled_from(["", "x", "y"]), st.randoms(use_true_random=False))
 def test_recorded_rows_never_move_and_near_duplicates_stay_together(first, then, tag, random):
     with tempfile.TemporaryDirectory() as folder:
@@ -320,10 +314,8 @@ def test_recorded_rows_never_move_and_near_duplicates_stay_together(first, then,
         assert {key: after[key] for key in before} == before
         assert len(after) + len(splits.set_aside) == len({row.hash for row in more})
         placed = [(row, assigned) for assigned in ("train", "valid", "test") for row in getattr(splits, assigned)]
-        for one, here in placed:
-            for two, there in placed:
-                prompts = [row.prompt_content[0]["content"] for row in (one, two)]
-                assert here == there or jaccard(*prompts) < 0.8
+        for (one, here), (two, there) in combinations(placed, 2):
+            assert here == there or jaccard(*(row.prompt_content[0]["content"] for row in (one, two))) < 0.8
         again = split(Source(path, {"all": tuple(more)}), dataclasses.replace(DATA, seed=99))
         assert {row.hash for row in splits.test} <= {row.hash for row in again.test}
 
