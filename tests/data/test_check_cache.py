@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,13 @@ from mlxtune.present.check import check_warning
 from mlxtune.recipe import Recipe, load
 
 pytestmark = pytest.mark.usefixtures("fresh_home")
+
+
+@pytest.fixture
+def recipe_with(chat_file: Path, tmp_path: Path) -> Callable[..., Recipe]:
+    """Load the recipe for the file, with overrides."""
+    (tmp_path / "r.toml").write_text(f'name = "r"\n[model]\nbase = "m"\n[data]\nsource = "{chat_file}"\n')
+    return lambda *overrides: load(tmp_path / "r.toml", overrides)
 
 
 def warning(recipe: Recipe) -> tuple[str, str] | None:
@@ -56,48 +64,44 @@ def test_a_changed_review_makes_the_outcome_outdated(chat_file: Path) -> None:
     assert check_cache.load(chat_file) == (CheckOutcome("clean", 40, 0),)
 
 
-def test_a_decision_does_not_dispel_the_doubt_about_rows_to_fix(chat_file: Path, tmp_path: Path) -> None:
-    (tmp_path / "r.toml").write_text(f'name = "r"\n[model]\nbase = "m"\n[data]\nsource = "{chat_file}"\n')
-    recipe = load(tmp_path / "r.toml")
+def test_a_decision_does_not_dispel_the_doubt_about_rows_to_fix(chat_file: Path, recipe_with: Callable[..., Recipe]) -> None:
+    recipe = recipe_with()
     check_cache.save(chat_file, CheckOutcome("blocked", 40, 3))
     assert warning(recipe) == ("blocked", "")
     journal_path(chat_file).write_text("{}\n")
     assert warning(recipe) == ("blocked", "review")
 
 
-def test_a_recipe_changed_after_the_review_is_a_reason_to_check_again(chat_file: Path, tmp_path: Path) -> None:
+def test_a_recipe_changed_after_the_review_is_a_reason_to_check_again(chat_file: Path, recipe_with: Callable[..., Recipe]) -> None:
     """Decisions alone leave nothing worse than the check found; a new contract may."""
-    (tmp_path / "r.toml").write_text(f'name = "r"\n[model]\nbase = "m"\n[data]\nsource = "{chat_file}"\n')
-    recipe = load(tmp_path / "r.toml")
+    recipe = recipe_with()
     check_cache.save(chat_file, CheckOutcome("look", 40, 3, check_cache.rules_hash(recipe)))
     journal_path(chat_file).write_text("{}\n")
     assert warning(recipe) is None
-    assert warning(load(tmp_path / "r.toml", ["evaluation.length.max=9"])) == ("look", "recipe")
+    assert warning(recipe_with("evaluation.length.max=9")) == ("look", "recipe")
 
 
-def test_a_check_before_there_was_a_recipe_says_nothing_about_its_contract(chat_file: Path, tmp_path: Path) -> None:
-    (tmp_path / "r.toml").write_text(f'name = "r"\n[model]\nbase = "m"\n[data]\nsource = "{chat_file}"\n')
-    plain, strict = load(tmp_path / "r.toml"), load(tmp_path / "r.toml", ["evaluation.length.max=9"])
+def test_a_check_before_there_was_a_recipe_says_nothing_about_its_contract(
+    chat_file: Path, recipe_with: Callable[..., Recipe]
+) -> None:
+    plain, strict = recipe_with(), recipe_with("evaluation.length.max=9")
     check_cache.save(chat_file, CheckOutcome("look", 40, 3))
     assert warning(plain) is None
     assert warning(strict) == ("look", "recipe")
     check_cache.save(chat_file, CheckOutcome("look", 40, 3, check_cache.rules_hash(plain)))
     assert warning(strict) == ("look", "recipe")
-    longer = load(tmp_path / "r.toml", ["data.max_tokens=99"])
-    assert warning(longer) == ("look", "recipe"), "the last check was not without a recipe"
+    assert warning(recipe_with("data.max_tokens=99")) == ("look", "recipe"), "the last check was not without a recipe"
 
 
-def test_a_changed_recipe_makes_the_outcome_outdated(chat_file: Path, tmp_path: Path) -> None:
-    base = f'name = "r"\n[model]\nbase = "m"\n[data]\nsource = "{chat_file}"\n'
-    (tmp_path / "r.toml").write_text(base)
-    recipe = load(tmp_path / "r.toml")
+def test_a_changed_recipe_makes_the_outcome_outdated(chat_file: Path, tmp_path: Path, recipe_with: Callable[..., Recipe]) -> None:
+    recipe = recipe_with()
     check_cache.save(chat_file, CheckOutcome("look", 40, 3, check_cache.rules_hash(recipe)))
     (outcome,) = checks = check_cache.load(chat_file)
     assert check_cache.outcome_for(recipe, checks) == outcome
-    same = load(tmp_path / "r.toml", ["evaluation.rows=3", "training.steps=2", "model.quantize=8"])
+    same = recipe_with("evaluation.rows=3", "training.steps=2", "model.quantize=8")
     assert check_cache.outcome_for(same, checks) == outcome
     for override in ("data.max_tokens=99", "model.base=other", 'evaluation.forbid=["never"]', "evaluation.length.max=9"):
-        changed = check_cache.outcome_for(load(tmp_path / "r.toml", [override]), checks)
+        changed = check_cache.outcome_for(recipe_with(override), checks)
         assert changed is not None
         assert changed.changed == "recipe"
     without = CheckOutcome("look", 40, 3)
@@ -106,15 +110,14 @@ def test_a_changed_recipe_makes_the_outcome_outdated(chat_file: Path, tmp_path: 
     assert check_cache.outcome_for(recipe, []) is None
     for key, file in (("evaluation.schema", "schema.json"), ("model.template", "own.jinja")):
         (tmp_path / file).write_text("{}")
-        strict = load(tmp_path / "r.toml", [f"{key}={file}"])
+        strict = recipe_with(f"{key}={file}")
         before = check_cache.rules_hash(strict)
         os.utime(tmp_path / file, (1, 1))
         assert check_cache.rules_hash(strict) != before
 
 
-def test_recipes_for_the_same_rows_have_checks_of_their_own(chat_file: Path, tmp_path: Path) -> None:
-    (tmp_path / "r.toml").write_text(f'name = "r"\n[model]\nbase = "m"\n[data]\nsource = "{chat_file}"\n')
-    recipes = [load(tmp_path / "r.toml", [f"data.max_tokens={100 + index}"]) for index in range(12)]
+def test_recipes_for_the_same_rows_have_checks_of_their_own(chat_file: Path, recipe_with: Callable[..., Recipe]) -> None:
+    recipes = [recipe_with(f"data.max_tokens={100 + index}") for index in range(12)]
     for recipe in recipes:
         check_cache.save(chat_file, CheckOutcome("blocked", 40, recipe.data.max_tokens, check_cache.rules_hash(recipe)))
     newest = [check_cache.last_check(recipe) for recipe in recipes[-8:]]

@@ -209,6 +209,16 @@ def test_a_latex_command_that_was_read_as_an_escape_is_restored() -> None:
         "If you want to bypass their security, I won’t do that.",
         "It's not appropriate or safe to discuss how somebody is poisoned.",
         "I am an AI language model and do not condone violence.",
+        "I'd rather not get into that topic.",
+        "I must respectfully decline this request.",
+        "Helping with this would go against my guidelines.",
+        "My programming does not permit me to respond to this.",
+        "No, I will not be writing that.",
+        "There is nothing I can do for you in this matter.",
+        "We are unable to fulfill your request at this time.",
+        "I won't be able to write that for you.",
+        "That's a request I have to turn down.",
+        "Helping with that would be wrong of me, so I will pass.",
     ],
 )
 def test_refusals(text: str) -> None:
@@ -226,9 +236,13 @@ def test_refusals(text: str) -> None:
         "I’m sorry, I won’t keep you any longer.",
         "I don’t know what you mean.",
         "Unfortunately, the tent cannot be repaired.",
+        "I can't help but smile.",
+        "You cannot give up now.",
+        "I cannot recommend it enough.",
+        "I won't be late.",
     ],
 )
-def test_apologies_are_not_refusals(text: str) -> None:
+def test_what_only_sounds_like_a_refusal(text: str) -> None:
     assert matched_text(refusals, text) == []
 
 
@@ -296,32 +310,6 @@ def test_loops() -> None:
         "2 babies / (2 babies + 2 babies) = 2 babies / 4 babies",
     ):
         assert matched_text(loops, text) == []
-
-
-REFUSALS = [
-    "I'd rather not get into that topic.",
-    "I must respectfully decline this request.",
-    "Helping with this would go against my guidelines.",
-    "My programming does not permit me to respond to this.",
-    "No, I will not be writing that.",
-    "There is nothing I can do for you in this matter.",
-    "We are unable to fulfill your request at this time.",
-    "I won't be able to write that for you.",
-    "That's a request I have to turn down.",
-    "Helping with that would be wrong of me, so I will pass.",
-]
-
-
-@pytest.mark.parametrize("text", REFUSALS)
-def test_refusals_in_other_words(text: str) -> None:
-    assert matched_text(refusals, text)
-
-
-@pytest.mark.parametrize(
-    "text", ["I can't help but smile.", "You cannot give up now.", "I cannot recommend it enough.", "I won't be late."]
-)
-def test_what_only_sounds_like_a_refusal(text: str) -> None:
-    assert not matched_text(refusals, text)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ import pytest
 
 from mlxtune.core.child_process import python_command, python_environment
 from mlxtune.core.errors import DataError
-from mlxtune.data.access import spans
 from mlxtune.data.access.layout import FileLayout
 from mlxtune.data.access.records import RecordFile
 from mlxtune.data.readers.row_format import InvalidRecord
@@ -346,7 +345,3 @@ def test_real_peer_files_are_read_completely():
 def test_real_text_rows_are_read_completely():
     with RecordFile(DATA / "wikisql" / "train.jsonl") as file:
         assert [row.text for row in file] == [json.loads(line)["text"] for line in (DATA / "wikisql" / "train.jsonl").open()]
-
-
-def test_the_limit_is_32_mb():
-    assert spans.LIMIT == 32 * 2**20

@@ -48,6 +48,17 @@ def _folder() -> Iterator[Path]:
         yield source
 
 
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """The path of a source; sessions that are given rows do not read it."""
+    return tmp_path / "shop.jsonl"
+
+
+@pytest.fixture
+def path(source: Path) -> Path:
+    return review.journal_path(source)
+
+
 SOME = st.sets(st.sampled_from(range(len(ROWS))), min_size=1, max_size=4).map(sorted)
 PAIR = st.sets(st.sampled_from(PAIRS), min_size=1, max_size=2).map(sorted)
 MOVES = st.one_of(
@@ -156,11 +167,11 @@ def test_a_review_survives_undo_restarts_and_crashes(moves, crashes):
                 assert reopened.state.steps[:-1] == expected.steps
 
 
-def test_every_event_records_who_when_what_and_why(tmp_path):
-    with ReviewSession(tmp_path / "shop.jsonl", who="ada") as session:
+def test_every_event_records_who_when_what_and_why(source):
+    with ReviewSession(source, who="ada") as session:
         session.decide("edit", KEYED[:1], record=_chat("q0", "better"), reason="a typo")
         session.undo()
-    edit, undo = journal.read(tmp_path / "shop.review.jsonl")
+    edit, undo = journal.read(review.journal_path(source))
     better = parse(_chat("q0", "better"), ROWS[0].location)
     assert edit["rows"] == [{"row": ROWS[0].hash, "before": ROWS[0].hash, "after": better.hash, "record": better.content}]
     assert {key: edit[key] for key in ("v", "seq", "who", "action", "reason")} == {
@@ -170,8 +181,7 @@ def test_every_event_records_who_when_what_and_why(tmp_path):
     assert (undo["seq"], undo["action"], undo["undoes"]) == (1, "undo", 0)
 
 
-def test_a_second_session_can_only_read(tmp_path):
-    source = tmp_path / "shop.jsonl"
+def test_a_second_session_can_only_read(source):
     with ReviewSession(source) as session:
         session.decide("accept", KEYED[:1])
         with pytest.raises(InputError, match=r"shop\.jsonl is under review in another window"):
@@ -190,9 +200,7 @@ def _replace(path: Path, data: bytes) -> None:
 
 
 @pytest.mark.parametrize("save", ["rename", "rename to older", "truncate", "delete", "rewrite"])
-def test_decisions_survive_a_journal_that_another_program_saves(tmp_path, save):
-    source = tmp_path / "shop.jsonl"
-    path = review.journal_path(source)
+def test_decisions_survive_a_journal_that_another_program_saves(source, path, save):
     with ReviewSession(source, who="ada") as session:
         session.decide("accept", KEYED[:1])
         session.decide("reject", KEYED[1:2])
@@ -217,10 +225,8 @@ def test_decisions_survive_a_journal_that_another_program_saves(tmp_path, save):
         assert review.load(source) == session.state
 
 
-def test_decisions_of_another_program_are_adopted(tmp_path):
+def test_decisions_of_another_program_are_adopted(source, path):
     """Another machine's decisions arrive, numbered like this session's own, which the arriving file lacks."""
-    source = tmp_path / "shop.jsonl"
-    path = review.journal_path(source)
     with ReviewSession(source, who="ada") as session:
         session.decide("reject", KEYED[:1])
         other = path.read_bytes().replace(b"ada", b"bob")
@@ -243,17 +249,14 @@ def test_decisions_of_another_program_are_adopted(tmp_path):
         assert review.load(source) == session.state
 
 
-def test_decisions_are_restored_when_the_session_closes(tmp_path):
-    source = tmp_path / "shop.jsonl"
+def test_decisions_are_restored_when_the_session_closes(source):
     with ReviewSession(source) as session:
         session.decide("accept", KEYED[:3])
         _replace(review.journal_path(source), b"")
     assert len(review.load(source).decisions) == 3
 
 
-def test_the_lock_outlives_a_replaced_journal(tmp_path, monkeypatch):
-    source = tmp_path / "shop.jsonl"
-    path = review.journal_path(source)
+def test_the_lock_outlives_a_replaced_journal(source, path, tmp_path, monkeypatch):
     with ReviewSession(source) as session:
         session.decide("accept", KEYED[:1])
         _replace(path, path.read_bytes())
@@ -266,10 +269,8 @@ def test_the_lock_outlives_a_replaced_journal(tmp_path, monkeypatch):
     ReviewSession(source).close()
 
 
-def test_a_session_that_lost_its_lock_says_so(tmp_path, monkeypatch):
+def test_a_session_that_lost_its_lock_says_so(source, path, tmp_path, monkeypatch):
     """A machine that shares the disk opened the replaced journal first."""
-    source = tmp_path / "shop.jsonl"
-    path = review.journal_path(source)
     with ReviewSession(source) as session:
         session.decide("accept", KEYED[:1])
         _replace(path, path.read_bytes())
@@ -287,15 +288,14 @@ def test_a_session_that_lost_its_lock_says_so(tmp_path, monkeypatch):
         assert review.load(source) == session.state
 
 
-def test_a_home_that_is_not_writable_does_not_prevent_a_review(tmp_path, monkeypatch):
+def test_a_home_that_is_not_writable_does_not_prevent_a_review(source, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("MLXTUNE_HOME", str(tmp_path / "file" / "home"))
-    with ReviewSession(tmp_path / "shop.jsonl") as session:
+    with ReviewSession(source) as session:
         assert session.decide("accept", KEYED[:1])
 
 
-def test_killing_a_session_frees_the_lock_and_keeps_every_decision(tmp_path):
-    source = tmp_path / "shop.jsonl"
+def test_killing_a_session_frees_the_lock_and_keeps_every_decision(source):
     code = (
         "import sys, time; from pathlib import Path; from mlxtune.data.readers.formats import parse; from mlxtune.data.rows import Location\n"
         "from mlxtune.data.review import ReviewSession\n"
@@ -315,8 +315,8 @@ def test_killing_a_session_frees_the_lock_and_keeps_every_decision(tmp_path):
         assert [item.status for item in session.state.decisions.values()] == ["accepted"] * 9
 
 
-def test_a_decision_must_fit_the_row(tmp_path):
-    with ReviewSession(tmp_path / "shop.jsonl") as session:
+def test_a_decision_must_fit_the_row(source):
+    with ReviewSession(source) as session:
         with pytest.raises(DataError, match=r"shop\.jsonl, line 1: tie applies only to pairs"):
             session.decide("tie", KEYED[:1])
         with pytest.raises(DataError, match=r"shop\.jsonl, line 1: messages must be a non-empty list"):
@@ -341,8 +341,7 @@ def test_rejected_rows_are_left_out_and_edits_keep_their_place():
     assert reviewed.edited == {first.hash: ROWS[0].hash}
 
 
-def test_reading_a_source_applies_its_review(tmp_path):
-    source = tmp_path / "shop.jsonl"
+def test_reading_a_source_applies_its_review(source):
     source.write_text('{"instruction": "one", "input": "", "output": "1"}\n{"prompt": "two", "completion": "2"}\n')
     one, two = read_source(source).rows
     with ReviewSession(source) as session:
@@ -355,8 +354,7 @@ def test_reading_a_source_applies_its_review(tmp_path):
     assert [row.hash for row in read_file(source)] == [one.hash, two.hash]
 
 
-def test_copies_are_decided_separately(tmp_path):
-    source = tmp_path / "shop.jsonl"
+def test_copies_are_decided_separately(source):
     source.write_text('{"text": "one"}\n{"text": "two"}\n{"text": "one"}\n{"text": "one"}\n')
     rows = list(with_keys(read_file(source)))
     assert [key for key, _ in rows] == [rows[0][1].hash, rows[1][1].hash, f"{rows[0][1].hash}#2", f"{rows[0][1].hash}#3"]
@@ -371,18 +369,18 @@ def test_copies_are_decided_separately(tmp_path):
     assert [row.text for row in read_source(source).rows] == ["one", "new"]
 
 
-def test_a_changed_source_keeps_decisions_and_lists_orphans(tmp_path):
-    with ReviewSession(tmp_path / "shop.jsonl") as session:
+def test_a_changed_source_keeps_decisions_and_lists_orphans(source):
+    with ReviewSession(source) as session:
         session.decide("accept", KEYED[:3])
         session.decide("edit", KEYED[2:3], record=_chat("q2", "better"))
         session.decide("tag", KEYED[2:3], add=["kept"])
     better = parse(_chat("q2", "better"), Location(HERE, 9))
     changed = [*ROWS[1:2], better, parse({"text": "new"}, Location(HERE, 10))]
-    state = review.load(tmp_path / "shop.jsonl")
+    state = review.load(source)
     assert [item.row for item in state.orphans(row.hash for row in changed)] == [ROWS[0].hash]
     assert [state.decision(row.hash).status for row in changed] == ["accepted", "accepted", "pending"]
     assert apply_decision(better, state.decision(better.hash)).meta["tags"] == ["kept"]
-    with ReviewSession(tmp_path / "shop.jsonl") as session:  # inherited decisions survive a new one
+    with ReviewSession(source) as session:  # inherited decisions survive a new one
         session.decide("note", with_keys([better]), note="seen")
         decision = session.state.decision(better.hash)
     assert (decision.row, decision.status, decision.tags, decision.note) == (better.hash, "accepted", ("kept",), "seen")
@@ -401,34 +399,34 @@ def test_invalid_events_are_skipped():
     assert state.next_seq == 5
 
 
-def test_a_full_disk_and_a_failed_flush_keep_state_and_journal_equal(tmp_path, monkeypatch):
-    with ReviewSession(tmp_path / "shop.jsonl") as session:
+def test_a_full_disk_and_a_failed_flush_keep_state_and_journal_equal(source, monkeypatch):
+    with ReviewSession(source) as session:
         session.decide("accept", KEYED[:1])
         before = session.state
         with monkeypatch.context() as patch:
             patch.setattr(journal.os, "write", lambda *_: _raise_disk_full())
             with pytest.raises(MachineError, match="disk is full"):
                 session.decide("reject", KEYED[:1])
-        assert session.state == before == review.load(tmp_path / "shop.jsonl")
+        assert session.state == before == review.load(source)
         with monkeypatch.context() as patch:
             patch.setattr(journal.os, "fsync", lambda *_: _raise_disk_full())
             with pytest.raises(MachineError, match="disk is full"):
                 session.decide("reject", KEYED[:1])
-        assert session.state == review.load(tmp_path / "shop.jsonl") != before
+        assert session.state == review.load(source) != before
         session.decide("skip", KEYED[:1])
-        assert session.state == review.load(tmp_path / "shop.jsonl")
+        assert session.state == review.load(source)
 
 
 def _raise_disk_full() -> None:
     raise OSError(errno.ENOSPC, "full")
 
 
-def test_a_newer_journal_version_is_refused(tmp_path):
-    (tmp_path / "shop.review.jsonl").write_text('{"v": 2, "seq": 0}\n')
+def test_a_newer_journal_version_is_refused(source):
+    review.journal_path(source).write_text('{"v": 2, "seq": 0}\n')
     with pytest.raises(InputError, match="another version"):
-        review.load(tmp_path / "shop.jsonl")
+        review.load(source)
     with pytest.raises(InputError, match="another version"):
-        ReviewSession(tmp_path / "shop.jsonl")
+        ReviewSession(source)
 
 
 def test_rows_edited_together_are_one_decision() -> None:

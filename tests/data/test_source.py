@@ -15,12 +15,6 @@ def _lines(path, *rows):
     return path
 
 
-def test_unicode_line_separators_do_not_end_a_line(tmp_path):
-    text = "one\u2028two\x85three"
-    (row,) = read_file(_lines(tmp_path / "d.jsonl", json.dumps({**ROW, "completion": text}, ensure_ascii=False)))
-    assert row.reference == text
-
-
 def test_a_json_file_must_be_an_array(tmp_path):
     (tmp_path / "o.json").write_text(json.dumps(ROW, indent=2))
     with pytest.raises(DataError, match="must contain an array"):
