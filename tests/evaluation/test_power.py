@@ -16,12 +16,8 @@ from mlxtune.present.labels import detectable_gain_fact
 
 def _enumerated(rows: int, fixed: float, broken: float) -> float:
     law = stats.multinomial(rows, [fixed, broken, 1 - fixed - broken])
-    return sum(
-        law.pmf([up, down, rows - up - down])
-        for up in range(rows + 1)
-        for down in range(rows + 1 - up)
-        if up > down and mcnemar(down, up) < 0.05
-    )
+    changes = ((up, down) for up in range(rows + 1) for down in range(min(up, rows + 1 - up)))
+    return law.pmf([(up, down, rows - up - down) for up, down in changes if mcnemar(down, up) < 0.05]).sum()
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import math
 
 import numpy
 import pytest
-from exhaustive import cases
+from exhaustive import EXHAUSTIVE, cases
 
 from mlxtune.evaluation.judge.judge_report import prediction_powered_mean
 from mlxtune.evaluation.statistics.intervals import wilson
@@ -54,7 +54,7 @@ def test_agrees_with_rogan_and_gladen():
 @pytest.mark.parametrize("accuracy", cases([0.5, 0.75, 0.9, 1.0], "0.5", "1.0"))
 @pytest.mark.parametrize("ties", [0.0, 0.3])
 def test_intervals_cover_and_are_not_wider_than_those_of_the_labels_alone(accuracy, ties):
-    draws, runs = numpy.random.default_rng(3), 250
+    draws, runs = numpy.random.default_rng(3), 250 if EXHAUSTIVE else 80
     covered, powered_width, label_width, settings = 0, 0.0, 0.0, 0
     errors = []
     for rate, known, others in itertools.product([0.15, 0.5, 0.8], [12, 40], [8, 32, 200]):
@@ -80,7 +80,7 @@ def test_intervals_cover_and_are_not_wider_than_those_of_the_labels_alone(accura
 @pytest.mark.parametrize("others", cases([8, 64], "64"))
 def test_estimate_from_eight_votes_is_unbiased(others):
     """A weight that is estimated from the same votes as the mean is biased by up to 2.4 points."""
-    draws, runs = numpy.random.default_rng(4), 3000
+    draws, runs = numpy.random.default_rng(4), 3000 if EXHAUSTIVE else 1000
     for rate, accuracy in itertools.product([0.15, 0.8], [0.9, 1.0]):
         errors = []
         for _ in range(runs):
