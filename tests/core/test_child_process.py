@@ -54,9 +54,11 @@ def loud(request):
 
 if len(sys.argv) > 1:
     channel = Channel()
-    while batch := channel.receive_batch(3, 3.0):
+    for patience in (60.0, 0.01):  # three requests arrive, and then one that no other follows
+        batch = channel.receive_batch(3, patience)
         for request in batch:
             request.result(len(batch))
+    channel.receive()
 else:
     sys.exit(serve({"fail": fail, "count": count, "crash": crash, "sleep": sleep, "loud": loud, "stubborn": stubborn}))
 """

@@ -17,25 +17,20 @@ pytestmark = pytest.mark.slow
 SAMPLES = Path(__file__).parents[2] / "data" / "samples"
 
 
-def test_process_result_equals_function_result(workspace):
+@pytest.mark.usefixtures("rows_in_process")
+def test_process_asks_the_base_and_its_result_equals_the_functions(workspace):
     path = workspace / "recipes" / "tiny.toml"
     recipe = load(path)
     heard: list[tuple[str, float]] = []
-    result = start_check({"recipe": str(path)}).result(lambda what, share: heard.append((what, share)))
+    result = start_check({"recipe": str(path), "base": True}).result(lambda what, share: heard.append((what, share)))
     assert result is not None
-    assert result.to_json() == check_source(recipe.source, recipe.data, recipe).to_json()
+    assert result.to_json() == check_source(recipe.source, recipe.data, recipe, found=None).to_json()
     assert len(result.tokens) == 40
     assert (result.tokens > 0).all()
     assert sum(result.split_sizes.values()) == 40
-    assert not result.skipped
-    assert heard[0] == ("counting tokens", 0.0)
-    assert heard[-1] == ("checking chat.jsonl", 1.0)
-
-
-def test_the_base_is_asked_in_the_process(workspace):
-    result = start_check({"recipe": str(workspace / "recipes" / "tiny.toml"), "base": True}).result(lambda what, share: None)
-    assert result is not None
     assert result.skipped == {"mismatch": Skip("uninformed")}  # prompts tell a random model nothing
+    assert ("counting tokens", 0.0) in heard
+    assert heard[-1] == ("checking chat.jsonl", 1.0)
 
 
 def test_source_is_checked_without_contract_or_tokens(tmp_path):
@@ -72,7 +67,7 @@ def test_model_is_not_downloaded_without_permission(workspace):
     path.write_text(path.read_text().replace("../tiny", "no-such/model-on-this-machine"))
     result = start_check({"recipe": str(path), "fetch": False}).result()
     assert result is not None
-    assert result.skipped["tokens"] == Skip("no_model", "no-such/model-on-this-machine is not on this machine.")
+    assert result.skipped == {"tokens": Skip("no_model", "no-such/model-on-this-machine is not on this machine.")}
 
 
 def test_missing_model_skips_only_token_checks(workspace):

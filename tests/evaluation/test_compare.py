@@ -8,7 +8,7 @@ from evaluation_files import BAD, GOOD, scored_arm, write_evaluation
 
 from mlxtune.core.errors import InputError
 from mlxtune.evaluation import history, report
-from mlxtune.evaluation.compare import compare_evaluations, find_side
+from mlxtune.evaluation.compare import EvaluationComparison, compare_evaluations, find_side
 from mlxtune.evaluation.history import ChangedTerm, ChangedTerms
 from mlxtune.evaluation.report_builder import build
 from mlxtune.evaluation.scorers import PASS
@@ -118,16 +118,25 @@ def test_other_recipes_bases_and_unfinished_evaluations_are_ignored(tmp_path):
     history.require_baseline_terms(tmp_path / "evals" / "now", FACTS, recipe)
 
 
-def _two(place: Path, first: list[str], second: list[str]) -> tuple[Path, Path]:
-    (place / "one").mkdir()
-    (place / "two").mkdir()
-    return write_evaluation(place / "one", base=[BAD] * len(first), tuned=first), write_evaluation(
-        place / "two", base=[BAD] * len(second), tuned=second
-    )
+@pytest.fixture
+def places(tmp_path: Path) -> list[Path]:
+    """Two workspaces."""
+    folders = [tmp_path / name for name in ("one", "two")]
+    for folder in folders:
+        folder.mkdir()
+    return folders
 
 
-def test_two_evaluations_are_compared_row_by_row(tmp_path):
-    first, second = _two(tmp_path, [BAD] * 7 + [GOOD] * 3, [GOOD] * 9 + [BAD])
+def _compared(first: Path, second: Path) -> EvaluationComparison:
+    return compare_evaluations(*(find_side(first.parent, str(folder)) for folder in (first, second)))
+
+
+def _two(places: list[Path], *tuned: list[str]) -> list[Path]:
+    return [write_evaluation(place, base=[BAD] * len(answers), tuned=answers) for place, answers in zip(places, tuned, strict=True)]
+
+
+def test_two_evaluations_are_compared_row_by_row(places, tmp_path):
+    first, second = _two(places, [BAD] * 7 + [GOOD] * 3, [GOOD] * 9 + [BAD])
     comparison = compare_evaluations(find_side(tmp_path, str(first)), find_side(tmp_path, str(second / "report.json")))
     paired = comparison.headline.paired
     assert (paired.fixed, paired.broken, paired.both, paired.neither) == (7, 1, 2, 0)
@@ -137,55 +146,48 @@ def test_two_evaluations_are_compared_row_by_row(tmp_path):
     assert comparison.headline.outcome == "cannot_tell"  # 7 to 1: p = 0.07
 
 
-def test_clear_difference_is_better_and_reverse_is_worse(tmp_path):
-    first, second = _two(tmp_path, [BAD] * 10, [GOOD] * 10)
-    one, two = find_side(tmp_path, str(first)), find_side(tmp_path, str(second))
-    assert compare_evaluations(one, two).headline.outcome == "better"
-    assert compare_evaluations(two, one).headline.outcome == "worse"
+def test_clear_difference_is_better_and_reverse_is_worse(places):
+    first, second = _two(places, [BAD] * 10, [GOOD] * 10)
+    assert _compared(first, second).headline.outcome == "better"
+    assert _compared(second, first).headline.outcome == "worse"
 
 
-def test_scores_are_recomputed_from_outputs(tmp_path):
-    first, second = _two(tmp_path, [BAD] * 10, [BAD] * 10)
+def test_scores_are_recomputed_from_outputs(places):
+    first, second = _two(places, [BAD] * 10, [BAD] * 10)
     outputs = second / "outputs.jsonl"
     records = [json.loads(line) for line in outputs.read_text().splitlines()]
     outputs.write_text("".join(json.dumps({**record, "scores": {}}) + "\n" for record in records))
-    assert compare_evaluations(find_side(tmp_path, str(first)), find_side(tmp_path, str(second))).headline.paired.neither == 10
+    assert _compared(first, second).headline.paired.neither == 10
 
 
-def test_preference_is_compared_for_pairs(tmp_path):
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-    first, second = (write_evaluation(tmp_path / name, pairs=True) for name in ("one", "two"))
-    comparison = compare_evaluations(find_side(tmp_path, str(first)), find_side(tmp_path, str(second)))
+def test_preference_is_compared_for_pairs(places):
+    comparison = _compared(*(write_evaluation(place, pairs=True) for place in places))
     assert [item.metric for item in comparison.comparisons] == ["json", "schema", "forbidden", "contract", "preference"]
     assert comparison.headline.paired.broken == comparison.headline.paired.fixed == 0
     assert (comparison.rows, comparison.headline.paired.total) == (4, 4)
 
 
 @pytest.mark.parametrize("contract", [True, False])
-def test_pairs_that_were_not_compared_are_left_out(tmp_path, contract):
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-    first, second = (write_evaluation(tmp_path / name, pairs=True, contract=contract) for name in ("one", "two"))
-    for folder in (first, second):
+def test_pairs_that_were_not_compared_are_left_out(places, contract):
+    folders = [write_evaluation(place, pairs=True, contract=contract) for place in places]
+    for folder in folders:
         records = [json.loads(line) for line in (folder / "outputs.jsonl").read_text().splitlines()]
         for record in records:
             if record["id"] == records[0]["id"]:
                 del record["rejected"]
         (folder / "outputs.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    comparison = compare_evaluations(find_side(tmp_path, str(first)), find_side(tmp_path, str(second)))
+    comparison = _compared(*folders)
     assert comparison.headline.metric == "preference"
     assert (comparison.rows, comparison.headline.paired.total) == (4, 3)
     assert comparison_document(comparison)[0] == Heading("Verdict", "4 held-out rows, the same for both; compared on 3")
 
 
-def test_metrics_outside_the_contract_are_compared_too(tmp_path):
-    first, second = _two(tmp_path, [BAD] * 4, [GOOD] * 4)
-    for folder in (first, second):
+def test_metrics_outside_the_contract_are_compared_too(places):
+    folders = _two(places, [BAD] * 4, [GOOD] * 4)
+    for folder in folders:
         recipe = folder / "recipe.toml"
         recipe.write_text(recipe.read_text().replace("correct = []", 'correct = ["answer"]'))
-    comparison = compare_evaluations(find_side(tmp_path, str(first)), find_side(tmp_path, str(second)))
-    assert [item.metric for item in comparison.comparisons] == ["json", "schema", "forbidden", "contract", "correct"]
+    assert [item.metric for item in _compared(*folders).comparisons] == ["json", "schema", "forbidden", "contract", "correct"]
 
 
 def test_strongest_arm_is_compared_without_tuned_arm(tmp_path):

@@ -1,4 +1,5 @@
 import json
+from itertools import product
 
 import pytest
 from hypothesis import given
@@ -179,22 +180,20 @@ def test_continued_sentence_may_retract_disclaimer(rest):
     assert judge(f"{S[:-1]} {rest}", Disclaimer(S[:-1])).kind == "negated"
 
 
-@pytest.mark.parametrize("prompt", ["", ASKED], ids=["alone", "asked"])
-@pytest.mark.parametrize("fuzzy", [False, True], ids=["strict", "fuzzy"])
 @pytest.mark.parametrize("output", SAID)
-def test_asserted_disclaimer_counts(output, fuzzy, prompt):
-    assert judge(output, prompt=prompt, fuzzy=fuzzy).passed
-    assert judge(output, Disclaimer(S, {"a": 1}), prompt=prompt, reference='{"a": 2}').kind == "out_of_place"
+def test_asserted_disclaimer_counts(output):
+    for prompt in ("", ASKED):
+        assert [fuzzy for fuzzy in (False, True) if not judge(output, prompt=prompt, fuzzy=fuzzy).passed] == [], prompt
+        assert judge(output, Disclaimer(S, {"a": 1}), prompt=prompt, reference='{"a": 2}').kind == "out_of_place", prompt
 
 
-@pytest.mark.parametrize("prompt", ["", ASKED], ids=["alone", "asked"])
-@pytest.mark.parametrize("fuzzy", [False, True], ids=["strict", "fuzzy"])
 @pytest.mark.parametrize(("output", "kind"), NOT_SAID)
-def test_unasserted_disclaimer_fails_with_its_class(output, kind, fuzzy, prompt):
-    score = judge(output, prompt=prompt, fuzzy=fuzzy)
-    assert (score.passed, score.kind) == (False, kind)
-    assert S in score.detail
-    assert judge(output, Disclaimer(S, {"a": 1}), prompt=prompt, reference='{"a": 2}').passed
+def test_unasserted_disclaimer_fails_with_its_class(output, kind):
+    for prompt, fuzzy in product(("", ASKED), (False, True)):
+        score = judge(output, prompt=prompt, fuzzy=fuzzy)
+        assert (score.passed, score.kind) == (False, kind), (prompt, fuzzy)
+        assert S in score.detail
+        assert judge(output, Disclaimer(S, {"a": 1}), prompt=prompt, reference='{"a": 2}').passed, prompt
 
 
 def test_instruction_copied_from_prompt_is_quotation():

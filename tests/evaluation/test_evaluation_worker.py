@@ -24,7 +24,7 @@ from mlxtune.models import lora
 from mlxtune.models.load import load as load_model
 from mlxtune.models.resolve import resolve
 from mlxtune.present.report import arms_table, cost_table
-from mlxtune.recipe import AdapterSection, Recipe, dump, load
+from mlxtune.recipe import AdapterSection, dump, load
 from mlxtune.runs import events, registry
 from mlxtune.runs.registry import Run
 from mlxtune.runs.worker import Worker
@@ -67,12 +67,10 @@ def trained(workspace: Path) -> Run:
 
 @pytest.fixture
 def evaluate(workspace: Path) -> Evaluate:
-    def call(
-        recipe: Path | Recipe, *overrides: str, run: Run | None = None, seeds: Sequence[Run] = (), last_look: bool = False
-    ) -> Path:
-        effective = load(recipe, overrides) if isinstance(recipe, Path) else recipe
-        folder = registry.create(workspace, "eval", effective.name).folder
-        (folder / "recipe.toml").write_text(dump(effective))
+    def call(*overrides: str, run: Run | None = None, seeds: Sequence[Run] = (), last_look: bool = False) -> Path:
+        recipe = load(run.folder / "recipe.toml" if run else workspace / "recipes" / "tiny.toml", overrides)
+        folder = registry.create(workspace, "eval", recipe.name).folder
+        (folder / "recipe.toml").write_text(dump(recipe))
         request: dict[str, Any] = {"run": run.id, "adapter": str(run.adapter)} if run else {}
         if seeds:
             request["seeds"] = [str(seed.adapter) for seed in seeds]
@@ -83,22 +81,22 @@ def evaluate(workspace: Path) -> Evaluate:
     return call
 
 
-def test_one_run_evaluates_all_arms_and_next_uses_cache(workspace, trained, evaluate):
+@pytest.fixture
+def schema(workspace: Path) -> str:
+    """The override that adds a schema to the recipe."""
     (workspace / "schema.json").write_text(json.dumps(SCHEMA))
+    return f"evaluation.schema={workspace / 'schema.json'}"
+
+
+def test_one_run_evaluates_all_arms_and_next_uses_cache(workspace, trained, evaluate, schema):
     (workspace / "best.md").write_text("Answer in JSON.")
-    own = trained.folder / "recipe.toml"
     write_json(trained.adapter / "mlxtune.json", {"v": 1, "run": trained.id, "steps": 3})
-    how = (
-        ARMS,
-        f"evaluation.schema={workspace / 'schema.json'}",
-        f"evaluation.prompt={workspace / 'best.md'}",
-        "evaluation.max_tokens=24",
-    )
+    how = (ARMS, schema, f"evaluation.prompt={workspace / 'best.md'}", "evaluation.max_tokens=24")
     with events.EventWriter(trained.folder) as writer:
         writer.emit("run.started", kind="train", name="tiny", base="tiny", pid=1, host="h")
         for step, tokens in ((1, 30), (2, 40)):
             writer.emit("step", step=step, epoch=0, loss=1.0, rate=1.0, norm=1.0, tokens=tokens, speed=1.0, memory=1, peak=1)
-    first = evaluate(own, *how, run=trained)
+    first = evaluate(*how, run=trained)
     first_report = report.load(first)
     state = trained.state()
     assert first_report.facts["costs"] == {"tuned": {"tokens": 70, "seconds": state.updated - state.started}}
@@ -138,7 +136,7 @@ def test_one_run_evaluates_all_arms_and_next_uses_cache(workspace, trained, eval
     assert [row[0].text for row in table.rows] == [arm.name for arm in first_report.arms]
     assert all(0 < arm.answers.p50 <= arm.answers.p95 for arm in generated)
 
-    again = evaluate(own, *how, run=trained)
+    again = evaluate(*how, run=trained)
     second = report.load(again)
     assert all(arm.cached != is_free(arm.name) for arm in second.arms)
     assert (again / "report.md").read_text().count("cached") == len(generated)
@@ -167,8 +165,7 @@ def test_validation_chooses_between_seeds(workspace, trained, evaluate):
     loaded = load_model(resolve(str(workspace / "tiny")))
     config = lora.add(loaded.model, AdapterSection(rank=2, alpha=64), 1)
     lora.save(twin.adapter, lora.adapter_arrays(loaded.model), config)  # the base itself, which has a higher loss here
-    own = trained.folder / "recipe.toml"
-    folder = evaluate(own, 'evaluation.arms=["base", "tuned"]', "evaluation.max_tokens=8", run=twin, seeds=[twin, trained])
+    folder = evaluate('evaluation.arms=["base", "tuned"]', "evaluation.max_tokens=8", run=twin, seeds=[twin, trained])
     result = report.load(folder)
     assert result.seeds
     assert [seed.run for seed in result.seeds.seeds] == [twin.id, trained.id]
@@ -193,13 +190,13 @@ def test_validation_chooses_between_seeds(workspace, trained, evaluate):
 
 
 @pytest.mark.usefixtures("no_off_task_prompts")
-def test_reserved_rows_are_evaluated_once_by_the_last_look(workspace, trained, evaluate):
-    own, how = trained.folder / "recipe.toml", ("data.reserve=0.5", "evaluation.max_tokens=4")
+def test_reserved_rows_are_evaluated_once_by_the_last_look(trained, evaluate):
+    how = ("data.reserve=0.5", "evaluation.max_tokens=4")
     with pytest.raises(InputError, match="No held-out rows are reserved"):
-        evaluate(own, run=trained, last_look=True)
-    first, last = evaluate(own, *how, run=trained), evaluate(own, *how, run=trained, last_look=True)
+        evaluate(run=trained, last_look=True)
+    first, last = evaluate(*how, run=trained), evaluate(*how, run=trained, last_look=True)
     one, two = report.load(first), report.load(last)
-    recipe = load(own, ["data.reserve=0.5"])
+    recipe = load(trained.folder / "recipe.toml", ["data.reserve=0.5"])
     assert {*one.facts["row_ids"], *two.facts["row_ids"]} == {row.id for row in split(read_source(recipe.source), recipe.data).test}
     assert not {*one.facts["row_ids"]} & {*two.facts["row_ids"]}
     assert (one.facts["holdout"]["look"], two.facts["holdout"]["look"], two.facts["last_look"]) == (1, 1, True)
@@ -208,31 +205,28 @@ def test_reserved_rows_are_evaluated_once_by_the_last_look(workspace, trained, e
     assert "last look at the reserved rows" in (last / "report.md").read_text()
     assert verify(last) == []
     with pytest.raises(InputError, match=f"{last.name} was the last look at the reserved rows"):
-        evaluate(own, *how, run=trained, last_look=True)
+        evaluate(*how, run=trained, last_look=True)
     (last.parent / "ledger.jsonl").unlink()
     with pytest.raises(InputError, match="was the last look"):
-        evaluate(own, *how, run=trained, last_look=True)
+        evaluate(*how, run=trained, last_look=True)
 
 
 @pytest.mark.usefixtures("no_off_task_prompts")
-def test_changed_contract_requires_new_base_evaluation(workspace, trained, evaluate):
-    (workspace / "schema.json").write_text(json.dumps(SCHEMA))
-    recipe, schema = workspace / "recipes" / "tiny.toml", f"evaluation.schema={workspace / 'schema.json'}"
-    evaluate(recipe, schema)
+def test_changed_contract_requires_new_base_evaluation(workspace, trained, evaluate, schema):
+    evaluate(schema)
     (workspace / "schema.json").write_text(json.dumps({**SCHEMA, "required": []}))
     with pytest.raises(InputError, match="The schema changed since the base was evaluated"):
-        evaluate(trained.folder / "recipe.toml", schema, run=trained)
-    anew = report.load(evaluate(recipe, schema))
+        evaluate(schema, run=trained)
+    anew = report.load(evaluate(schema))
     assert [term["term"] for term in anew.facts["changed_terms"]["terms"]] == ["schema"]
-    tuned = evaluate(trained.folder / "recipe.toml", schema, run=trained)
+    tuned = evaluate(schema, run=trained)
     assert [term["term"] for term in report.load(tuned).facts["changed_terms"]["terms"]] == ["schema"]  # it stays in the report
 
 
 @pytest.mark.usefixtures("no_off_task_prompts")
-def test_changed_token_limit_lets_the_base_answer_again(workspace, trained, evaluate):
-    recipe, own = workspace / "recipes" / "tiny.toml", trained.folder / "recipe.toml"
-    evaluate(recipe, "evaluation.max_tokens=4")
-    folder = evaluate(own, "evaluation.max_tokens=6", run=trained)
+def test_changed_token_limit_lets_the_base_answer_again(trained, evaluate):
+    evaluate("evaluation.max_tokens=4")
+    folder = evaluate("evaluation.max_tokens=6", run=trained)
     result = report.load(folder)
     assert not any(arm.cached for arm in result.arms)
     assert result.facts["changed_terms"]["terms"] == [{"term": "token_limit", "before": 4, "now": 6}]
@@ -241,14 +235,12 @@ def test_changed_token_limit_lets_the_base_answer_again(workspace, trained, eval
 
 
 @pytest.mark.usefixtures("no_off_task_prompts")
-def test_cut_answers_that_would_decide_are_continued_without_the_adapter(workspace, trained, evaluate, monkeypatch):
+def test_cut_answers_that_would_decide_are_continued_without_the_adapter(trained, evaluate, schema, monkeypatch):
     looks, build = [], report_builder.build
     monkeypatch.setattr(report_builder, "build", lambda facts, *rest: looks.append(facts["holdout"]["look"]) or build(facts, *rest))
-    (workspace / "schema.json").write_text(json.dumps(SCHEMA))
-    own, limit = trained.folder / "recipe.toml", "evaluation.max_tokens=8"
-    how = (f"evaluation.schema={workspace / 'schema.json'}", limit)
-    before = load_evidence(evaluate(own, *how, 'evaluation.arms=["base"]')).answers["base"]
-    folder = evaluate(own, *how, 'evaluation.arms=["base", "tuned", "tuned+grammar"]', run=trained)
+    how = (schema, "evaluation.max_tokens=8")
+    before = load_evidence(evaluate(*how, 'evaluation.arms=["base"]')).answers["base"]
+    folder = evaluate(*how, 'evaluation.arms=["base", "tuned", "tuned+grammar"]', run=trained)
     answers, result = load_evidence(folder).answers["base"], report.load(folder)
     assert {one.answer_tokens for one in before if one.ended == "length"} == {8}
     assert all(longer.output.startswith(one.output) for one, longer in zip(before, answers, strict=True))
@@ -262,7 +254,7 @@ def test_cut_answers_that_would_decide_are_continued_without_the_adapter(workspa
 
 @pytest.mark.usefixtures("no_off_task_prompts")
 def test_automatic_token_limit_is_the_same_for_all_arms_and_verified(workspace, trained, evaluate):
-    folder = evaluate(trained.folder / "recipe.toml", "evaluation.max_tokens=auto", run=trained)
+    folder = evaluate("evaluation.max_tokens=auto", run=trained)
     facts = report.load(folder).facts
     recipe = load(folder / "recipe.toml")
     shares = split(read_source(recipe.source), recipe.data)
@@ -277,16 +269,15 @@ def test_automatic_token_limit_is_the_same_for_all_arms_and_verified(workspace, 
 
 
 @pytest.mark.usefixtures("no_off_task_prompts")
-def test_endpoint_is_a_rival_and_its_report_is_verified(workspace, trained, evaluate, monkeypatch):
+def test_endpoint_is_a_rival_and_its_report_is_verified(workspace, trained, evaluate, schema, monkeypatch):
     monkeypatch.setenv("MLXTUNE_ENDPOINT_KEY", "sk-canary-90ab")
-    (workspace / "schema.json").write_text(json.dumps(SCHEMA))
     with serve() as stub:
         stub.answer = lambda messages: '{"category": "a"}'
         endpoint = f'evaluation.endpoints.big={{ model = "big-1", url = "{stub.url}" }}'
-        how = (endpoint, f"evaluation.schema={workspace / 'schema.json'}", "evaluation.max_tokens=8", "evaluation.rows=4")
+        how = (endpoint, schema, "evaluation.max_tokens=8", "evaluation.rows=4")
         arms = 'evaluation.arms=["base", "endpoint:big", "tuned"]'
-        folder = evaluate(trained.folder / "recipe.toml", *how, arms, run=trained)
-        again = evaluate(trained.folder / "recipe.toml", *how, arms, run=trained)
+        folder = evaluate(*how, arms, run=trained)
+        again = evaluate(*how, arms, run=trained)
     result = report.load(folder)
     assert [arm.name for arm in result.arms] == ["base", "endpoint:big", "constant", "copier", "tuned"]
     assert (result.headline.first, result.headline.second, result.outcome) == ("endpoint:big", "tuned", "cannot_tell")
@@ -301,17 +292,16 @@ def test_endpoint_is_a_rival_and_its_report_is_verified(workspace, trained, eval
 
 @pytest.mark.usefixtures("no_off_task_prompts")
 @pytest.mark.parametrize("model", ["base", "big"])
-def test_optimized_prompt_is_evidence_with_its_cost(workspace, evaluate, model):
+def test_optimized_prompt_is_evidence_with_its_cost(evaluate, schema, model):
     pytest.importorskip("gepa")
-    (workspace / "schema.json").write_text(json.dumps(SCHEMA))
     arms = 'evaluation.arms=["base", "base+optimized"]'
-    how = [arms, f"evaluation.schema={workspace / 'schema.json'}", "evaluation.max_tokens=4", "evaluation.rows=2"]
+    how = [arms, schema, "evaluation.max_tokens=4", "evaluation.rows=2"]
     with serve() as stub:
         stub.answer = lambda messages: "```\nAnswer in JSON.\n```"
         if model == "big":
             endpoint = f'evaluation.endpoints.big={{ model = "big-1", url = "{stub.url}" }}'
             how += [endpoint, "evaluation.optimizer=big"]
-        folder = evaluate(workspace / "recipes" / "tiny.toml", *how, "evaluation.optimizer_calls=12")
+        folder = evaluate(*how, "evaluation.optimizer_calls=12")
     facts = report.load(folder).facts["optimizer"]
     assert (facts["model"], facts["reflections"], facts["spent"]) == (model, len(stub.bodies) or facts["reflections"], 0.0)
     assert facts["reflections"]
@@ -328,34 +318,31 @@ def test_optimized_prompt_is_evidence_with_its_cost(workspace, evaluate, model):
 @pytest.mark.usefixtures("no_off_task_prompts")
 def test_training_rows_are_refused_and_not_sealed(workspace, trained, evaluate):
     with pytest.raises(InputError, match=r"trained or validated on \d+ of the \d+ rows"):
-        evaluate(trained.folder / "recipe.toml", "data.seed=8", run=trained)
+        evaluate("data.seed=8", run=trained)
     assert not splits.load_membership(workspace / "chat.jsonl").sealed
-    evaluate(trained.folder / "recipe.toml", run=trained)
+    evaluate(run=trained)
     assert splits.load_membership(workspace / "chat.jsonl").sealed
 
 
 @pytest.mark.usefixtures("no_off_task_prompts")
-def test_a_split_that_cannot_be_recorded_is_a_warning(workspace, evaluate, monkeypatch):
+def test_a_split_that_cannot_be_recorded_is_a_warning(evaluate, monkeypatch):
     def fail(*_: Any, **__: Any) -> None:
         raise MachineError("The disk is full.")
 
     monkeypatch.setattr(worker, "record_splits", fail)
-    folder = evaluate(workspace / "recipes" / "tiny.toml", 'evaluation.arms=["base"]')
+    folder = evaluate('evaluation.arms=["base"]')
     assert "split_not_recorded" in [warning.code for warning in Run(folder).state().warnings]
 
 
 @pytest.mark.usefixtures("no_off_task_prompts")
-@pytest.mark.parametrize(("limit", "code"), [("4", ""), ("1900", "no_room"), ("auto", "")])
-def test_default_arms_are_left_out_where_their_examples_leave_no_room(workspace, evaluate, monkeypatch, limit, code):
-    (workspace / "schema.json").write_text(json.dumps(SCHEMA))
+@pytest.mark.parametrize(("limit", "code"), [("4", ""), ("300", "no_room"), ("auto", "")])
+def test_default_arms_are_left_out_where_their_examples_leave_no_room(workspace, evaluate, schema, monkeypatch, limit, code):
+    """A prompt without examples has 30 tokens, and one with examples about 250."""
     monkeypatch.setattr(arms, "find_spec", lambda name: None)
-    how = (
-        f"evaluation.schema={workspace / 'schema.json'}",
-        f"evaluation.max_tokens={limit}",
-        "evaluation.rows=3",
-        "evaluation.arms=[]",
-    )
-    folder = evaluate(workspace / "recipes" / "tiny.toml", *how)
+    config = workspace / "tiny" / "config.json"
+    write_json(config, {**json.loads(config.read_text()), "max_position_embeddings": 450})
+    how = (schema, f"evaluation.max_tokens={limit}", "evaluation.rows=3", "evaluation.arms=[]")
+    folder = evaluate(*how)
     result = report.load(folder)
     assert result.facts["left_out"] == {
         **({"base+kshot": code} if code else {}),
@@ -367,10 +354,9 @@ def test_default_arms_are_left_out_where_their_examples_leave_no_room(workspace,
 
 
 @pytest.mark.usefixtures("no_off_task_prompts")
-def test_validation_rows_choose_the_strongest_untrained_arm(workspace, evaluate):
-    (workspace / "schema.json").write_text(json.dumps(SCHEMA))
-    how = (f"evaluation.schema={workspace / 'schema.json'}", "evaluation.max_tokens=24", "evaluation.rows=3")
-    folder = evaluate(workspace / "recipes" / "tiny.toml", *how, 'evaluation.arms=["base", "strongest"]')
+def test_validation_rows_choose_the_strongest_untrained_arm(evaluate, schema):
+    how = (schema, "evaluation.max_tokens=24", "evaluation.rows=3")
+    folder = evaluate(*how, 'evaluation.arms=["base", "strongest"]')
     result = report.load(folder)
     assert result.facts["strongest"] == {
         "arm": "base+grammar",
@@ -386,8 +372,8 @@ def test_validation_rows_choose_the_strongest_untrained_arm(workspace, evaluate)
 
 
 @pytest.mark.usefixtures("no_off_task_prompts")
-def test_free_arms_are_in_every_report_and_computed_again_from_unchanged_rows(workspace, evaluate):
-    folder = evaluate(workspace / "recipes" / "tiny.toml", "evaluation.max_tokens=4", 'evaluation.arms=["base"]')
+def test_free_arms_are_in_every_report_and_computed_again_from_unchanged_rows(evaluate):
+    folder = evaluate("evaluation.max_tokens=4", 'evaluation.arms=["base"]')
     result = report.load(folder)
     assert [arm.name for arm in result.arms] == ["base", "constant", "copier"]
     assert result.subject.name == "base"
@@ -400,7 +386,7 @@ def test_free_arms_are_in_every_report_and_computed_again_from_unchanged_rows(wo
         assert f"outputs.jsonl, {name}, {outputs[first]['id']}: the training rows give another answer." in verify(folder)
 
 
-def test_stop_request_interrupts_generation(workspace, evaluate, monkeypatch):
+def test_stop_request_interrupts_generation(evaluate, monkeypatch):
     monkeypatch.setattr(Worker, "stopping", True)
     with pytest.raises(Interrupted):
-        evaluate(workspace / "recipes" / "tiny.toml")
+        evaluate()

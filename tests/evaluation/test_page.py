@@ -1,14 +1,13 @@
 import json
-import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
 from evaluation_files import BAD, GOOD, write_evaluation
 
 from mlxtune.core.errors import InputError
-from mlxtune.core.files import home
 from mlxtune.core.json_fields import to_json
 from mlxtune.data.rows import Location
 from mlxtune.evaluation import evidence, history, report
@@ -32,6 +31,12 @@ HOSTILE = [
     "</pre></style><style>*{display:none}</style>\u202eevil\u2066\x1b[31m\x00",
     "````\n# Big\n[link](https://evil.example) <b>| a | b |",
 ]
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An evaluation, for tests that only read it."""
+    return write_evaluation(tmp_path_factory.mktemp("plain"))
 
 
 class _Seen(HTMLParser):
@@ -71,16 +76,16 @@ def _facts(loaded) -> dict[str, tuple[str, str]]:
     return {fact.label: (fact.value, fact.note) for fact in report_facts(loaded).facts}
 
 
-def test_page_order_is_verdict_charts_rows_facts(tmp_path):
-    text = _page(write_evaluation(tmp_path))
+def test_page_order_is_verdict_charts_rows_facts(plain):
+    text = _page(plain)
     words = ["Cannot tell.", "1 → 3 of 4", "Rates", "Row by row", "Failures", "tuned over base", "Answers", "Failed rows",
              "Facts", "mlxtune verify"]  # fmt: skip
     places = [text.index(f">{word}" if word[0].isupper() else word) for word in words]
     assert places == sorted(places)
 
 
-def test_page_is_self_contained(tmp_path):
-    text = _page(write_evaluation(tmp_path))
+def test_page_is_self_contained(plain):
+    text = _page(plain)
     seen = _Seen(text)
     assert not {"script", "link", "img", "iframe", "object", "form", "a", "base"} & set(seen.elements)
     assert not [name for name, _ in seen.attributes if name.startswith("on") or name in ("src", "href", "srcset", "action")]
@@ -109,19 +114,18 @@ def test_failing_part_of_answer_is_highlighted(tmp_path):
     assert text.count("<mark>") == 1  # hidden answers are not highlighted
 
 
-def test_hostile_names_and_kinds_are_escaped(tmp_path):
-    folder = write_evaluation(tmp_path)
-    loaded = report.load(folder)
+def test_hostile_names_and_kinds_are_escaped(plain):
+    loaded = report.load(plain)
     rates = tuple(replace(rate, failures={SCRIPT: 3}) for rate in loaded.arms[1].rates)
     loaded = replace(loaded, facts={**loaded.facts, "name": SCRIPT, "base": SCRIPT, "source": SCRIPT, "run": SCRIPT},
                    arms=(loaded.arms[0], replace(loaded.arms[1], rates=rates)))  # fmt: skip
-    seen = _Seen(_html(loaded, failed_rows(folder, loaded)))
+    seen = _Seen(_html(loaded, failed_rows(plain, loaded)))
     assert "script" not in seen.elements
     assert "".join(seen.texts).count(SCRIPT) >= 5
 
 
-def test_charts_match_numbers(tmp_path):
-    text = _page(write_evaluation(tmp_path))
+def test_charts_match_numbers(plain):
+    text = _page(plain)
     low, high = 300.6, 954.4  # Wilson interval of 3 out of 4
     assert f'<rect x="{low}" y="6" width="{high - low:.1f}" height="8" class="bar primary"/>' in text
     assert '<line x1="750.0" y1="2" x2="750.0" y2="18" class="tick"/>' in text
@@ -177,17 +181,16 @@ def test_the_only_pair_is_not_called_another_one(tmp_path):
     assert [table.title for table in comparison_tables(loaded)] == ["tuned over base"]
 
 
-def test_off_task_regression_is_stated_at_top(tmp_path):
-    folder = write_evaluation(tmp_path)
-    loaded = report.load(folder)
-    prompts = [OffTaskPrompt(str(at), "Which?", ("yes",), Location(folder, 1)) for at in range(34)]
+def test_off_task_regression_is_stated_at_top(plain):
+    loaded = report.load(plain)
+    prompts = [OffTaskPrompt(str(at), "Which?", ("yes",), Location(plain, 1)) for at in range(34)]
     for broken, dropped in ((9, True), (0, False)):
         result = compare_off_task(prompts, ["yes"] * 20 + ["no"] * 14, ["no"] * broken + ["yes"] * (20 - broken) + ["no"] * 14)
         regressed = replace(loaded, facts={**loaded.facts, "off_task": to_json(result)})
         (fact,) = (fact for fact in report_facts(regressed).facts if fact.label == "off-task")
         assert (fact.mark == "error") == dropped
         assert fact.value == f"58.8% → {100 * (20 - broken) / 34:.1f}%"
-        assert "## Off-task prompts" in markdown.render(report_document(regressed, failures=failed_rows(folder, regressed)))
+        assert "## Off-task prompts" in markdown.render(report_document(regressed, failures=failed_rows(plain, regressed)))
 
 
 def test_failing_answer_is_shown_with_passing_answer_or_reference(tmp_path):
@@ -199,9 +202,8 @@ def test_failing_answer_is_shown_with_passing_answer_or_reference(tmp_path):
     assert BAD not in seen.texts
 
 
-def test_only_known_facts_about_the_held_out_rows_are_stated(tmp_path):
-    folder = write_evaluation(tmp_path)
-    loaded = report.load(folder)
+def test_only_known_facts_about_the_held_out_rows_are_stated(plain, tmp_path):
+    loaded = report.load(plain)
     facts = _facts(loaded)
     assert (facts["rows"], facts["evaluated"]) == (("4 held out", ""), ("1 time", ""))
     assert not {"trained on", "changed", "pairs"} & set(facts)
@@ -220,14 +222,12 @@ def test_only_known_facts_about_the_held_out_rows_are_stated(tmp_path):
     pairs = replace(loaded, facts={**loaded.facts, "headline": "preference"}, arms=(preferred,), comparisons=())
     assert _facts(pairs)["pairs"] == ("3 of 4", "compared; the others do not fit in data.max_tokens")
     assert _facts(pairs)["detects"] == ("no change", "3 rows: too few")
-    (tmp_path / "base").mkdir()
-    shutil.rmtree(home() / "ledgers")  # the same rows, as if they were others
-    alone = report.load(write_evaluation(tmp_path / "base", base=[BAD] * 20))
+    alone = report.load(write_evaluation(tmp_path, base=[BAD] * 20))
     assert _facts(alone)["detects"] == ("≥ 37 points", "46 if 5% of rows regress; 20 rows, 1 baseline, 80% power")
 
 
-def test_markdown_report_matches_page(tmp_path):
-    text = (write_evaluation(tmp_path) / "report.md").read_text()
+def test_markdown_report_matches_page(plain):
+    text = (plain / "report.md").read_text()
     assert text.startswith("# Cannot tell. Whole contract: ")
     assert "| whole contract | base | 25.0% | 5–70 |" in text
     assert "|  | tuned | 75.0% | 30–95 |" in text
@@ -243,21 +243,19 @@ def test_markdown_injection_is_escaped(tmp_path):
     )
 
 
-def test_arms_show_latency_and_lengths_and_the_form_of_answers_is_a_diagnostic(tmp_path):
-    folder = write_evaluation(tmp_path)
-    loaded = report.load(folder)
+def test_arms_show_latency_and_lengths_and_the_form_of_answers_is_a_diagnostic(plain):
+    loaded = report.load(plain)
     arms = (replace(loaded.arms[0], answers=AnswerStatistics(1, 2, 400, 0.5, 12.4)), *loaded.arms[1:])
     row, _ = arms_table(replace(loaded, arms=arms)).rows
     assert [cell.text for cell in row if not cell.bar] == ["base", "25.0%", "5–70", "0.50", "12", "100", "25.0%", "50.0%"]
     assert row[7].style == "error"
-    page = _page(folder)
+    page = _page(plain)
     rates, diagnostics = page.index("<h2>Rates</h2>"), page.index("<h2>Diagnostics</h2>")
     assert rates < page.index("fits the schema", rates) < diagnostics < page.index("contains JSON", diagnostics)
 
 
-def test_pictures_show_latency_the_margin_and_the_rival_of_seeds(tmp_path):
-    folder = write_evaluation(tmp_path)
-    loaded = report.load(folder)
+def test_pictures_show_latency_the_margin_and_the_rival_of_seeds(plain):
+    loaded = report.load(plain)
     mean = SeedMean(Estimate(0.3, 0.5, 0.7), 0.1, 0.2)
     seeds = SeedReport(
         tuple(SeedResult(f"r{seed}", seed, 3, 4, None, 3, 4, 0.3, 0.95) for seed in (7, 8)),
@@ -272,7 +270,7 @@ def test_pictures_show_latency_the_margin_and_the_rival_of_seeds(tmp_path):
     off_task = OffTaskResult(0.05, change, (replace(change, category="reading", low=-0.2, outcome="dropped"),), (), (), 4)
     arms = tuple(replace(arm, answers=AnswerStatistics(0, 0, 90, 0.5, 0.5 + at)) for at, arm in enumerate(loaded.arms))
     rich = replace(loaded, arms=arms, seeds=seeds, facts={**loaded.facts, "off_task": to_json(off_task)})
-    page = _html(rich, failed_rows(folder, rich))
+    page = _html(rich, failed_rows(plain, rich))
     _Seen(page)
     rival = loaded.arms[0].rate("contract").share
     assert page.count(f'<line x1="{1000 * rival:.1f}" y1="-4"') == 3  # two seeds and the recipe
