@@ -128,7 +128,3 @@ def test_the_judge_finds_a_defect(defect, monkeypatch):
     assert judging.judge(chat, "one turn", (), thoughts=False).status == "ok"
     monkeypatch.setattr(judging, "encode", broken)
     assert judging.judge(chat, "one turn", (), thoughts=False).status == "WRONG"
-
-
-def test_the_shapes_are_distinct():
-    assert len({str(record) for record in SHAPES.values()}) == len(SHAPES) == 36

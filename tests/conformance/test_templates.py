@@ -7,7 +7,7 @@ import pytest
 from bases import SHIPPED, Base
 from exhaustive import cases
 from jinja2 import TemplateError
-from oracle import DIFFERENCES, REWRITTEN, difference, expected_text, rendered_text
+from oracle import difference, expected_text, rendered_text
 from row_shapes import GROUPS, SHAPES
 from table import AVAILABLE, DATE, REPRESENTATIVE, UNTRAINABLE, open_chat, verdict_of
 from transformers.utils import chat_template_utils
@@ -57,11 +57,6 @@ def test_trained_text_equals_what_transformers_renders_after_the_prompt(base):
         assert text == theirs, shape
 
     compare_trained_texts(base, lambda *row: rendered_text(*row[:-1], thinking=row[-1]), equal)
-
-
-def test_every_known_difference_has_a_reason():
-    reasons = [known.reason for known in DIFFERENCES] + [reason for _, reason in REWRITTEN.values()]
-    assert all(reason.endswith(".") for reason in reasons)
 
 
 class Clock:

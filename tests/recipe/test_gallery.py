@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from exhaustive import cases
 from listener import Listener
 
 from mlxtune.data import samples
@@ -47,7 +48,7 @@ def shares() -> dict[str, Splits]:
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=NAMES)
-def test_a_recipe_loads_and_its_files_exist(path, shares):
+def test_a_recipe_loads_its_files_exist_and_its_header_is_complete(path, shares):
     recipe = load(path)
     base = catalog.find(recipe.model.base)
     assert base is not None
@@ -63,13 +64,7 @@ def test_a_recipe_loads_and_its_files_exist(path, shares):
     if (key := f"{recipe.source} {recipe.data}") not in shares:  # recipes for other bases read the same rows
         shares[key] = split(read_source(recipe.source), recipe.data)
     assert len(build_arms(few_shot, None, shares[key].train)) == 2
-
-
-@pytest.mark.parametrize("path", RECIPES, ids=NAMES)
-def test_a_header_has_purpose_command_results_license_and_memory(path):
     head = path.read_text().partition("\nname = ")[0]
-    base = catalog.find(load(path).model.base)
-    assert base
     assert re.search(r"^# Use for: ", head, re.MULTILINE)
     assert f"mlxtune train {path.relative_to(ROOT)}" in head
     assert "# Results: " in head
@@ -80,9 +75,11 @@ def test_a_header_has_purpose_command_results_license_and_memory(path):
         assert "not measured on this base" in head
 
 
+# One task with a parent, one with rows for bases without tools, and one with neither. The others differ in their rows.
 @pytest.mark.real
 @pytest.mark.usefixtures("real")
-def test_recipes_are_up_to_date_and_planned_for_four_machines(monkeypatch):
+@pytest.mark.parametrize("task", cases(gallery.TASKS, "brand-voice", "tool-calling", "style"))
+def test_recipes_are_up_to_date_and_planned_for_four_machines(monkeypatch, task):
     made: dict[tuple[str, str], Any] = {}
     planned = gallery.planned
 
@@ -90,11 +87,12 @@ def test_recipes_are_up_to_date_and_planned_for_four_machines(monkeypatch):
         return made.setdefault((recipe.model.base, stem), planned(recipe, base, stem))
 
     monkeypatch.setattr(gallery, "planned", plan)
+    monkeypatch.setattr(gallery, "TASKS", (task,))
     rendered = dict(gallery.rendered())
-    assert sorted(rendered) == RECIPES
+    assert sorted(rendered) == [path for path in RECIPES if path.stem == task]
     stale = [str(path.relative_to(ROOT)) for path, text in rendered.items() if path.read_text() != text]
     assert stale == [], "run: python tools/gallery.py"
-    for path in RECIPES:
+    for path in rendered:
         recipe = load(path)
         base = catalog.find(recipe.model.base)
         assert base
