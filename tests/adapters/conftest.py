@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -146,17 +147,25 @@ def shaken(base: Path, folder: Path, section: AdapterSection, strength: float = 
     return folder
 
 
+@pytest.fixture(scope="session")
+def four_bits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a 4-bit tiny model and an adapter for it."""
+    folder = tmp_path_factory.mktemp("four-bits")
+    shaken(make_tiny(folder / "four", bits=4), folder / "adapter", AdapterSection(rank=4), 0.15)
+    return folder
+
+
 @pytest.fixture
-def trained_workspace(workspace: Path) -> Path:
+def trained_workspace(workspace: Path, four_bits: Path) -> Path:
     """Create a workspace with a 4-bit tiny model and a run with an adapter."""
-    four = make_tiny(workspace / "four", bits=4)
+    four = Path(shutil.copytree(four_bits / "four", workspace / "four"))
     text = (workspace / "recipes" / "tiny.toml").read_text().replace("../tiny", "../four")
     (workspace / "recipes" / "tiny.toml").write_text(text)
     run = workspace / "runs" / "20261124-1412-tiny"
     run.mkdir(parents=True)
     (run / "recipe.toml").write_text(dump(load(workspace / "recipes" / "tiny.toml")))
     source = resolve(str(four))
-    shaken(four, run / "adapter", AdapterSection(rank=4), 0.15)
+    shutil.copytree(four_bits / "adapter", run / "adapter")
     write_json(run / "adapter" / "mlxtune.json", {"base": str(four), "base_fingerprint": source.fingerprint, "run": run.name})
     return workspace
 

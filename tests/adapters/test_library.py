@@ -27,6 +27,12 @@ from .conftest import arrays, config, write
 FIRST, SECOND = "20261124-1412-shop", "20261125-0900-voice"
 
 
+@pytest.fixture
+def first(shop) -> Path:
+    """The adapter folder of the run ``FIRST``."""
+    return shop(FIRST)
+
+
 def test_list_shows_runs_and_folders_newest_first(empty_workspace: Path, shop, source) -> None:
     shop(FIRST)
     shop(SECOND, created="2026-11-25T09:00:00+0100", rank=8, kind="dora", targets=("q_proj",))
@@ -43,8 +49,7 @@ def test_list_shows_runs_and_folders_newest_first(empty_workspace: Path, shop, s
     assert one.sha256() == sha256_file(empty_workspace / "runs" / SECOND / "adapter" / WEIGHTS)
 
 
-def test_invalid_folder_is_listed_with_problem_and_unusable(empty_workspace: Path, shop) -> None:
-    shop(FIRST)
+def test_invalid_folder_is_listed_with_problem_and_unusable(empty_workspace: Path, first: Path) -> None:
     file = empty_workspace / "runs" / FIRST / "adapter" / WEIGHTS
     file.write_bytes(b"\x80\x05 a pickle")
     (empty_workspace / "adapters" / "empty").mkdir(parents=True)
@@ -58,9 +63,8 @@ def test_invalid_folder_is_listed_with_problem_and_unusable(empty_workspace: Pat
 @pytest.mark.parametrize(
     "lineage", ["{", "[]", '{"base": 5, "parent": [], "made": "soon", "evaluation": {"before": [{"metric": 1}]}}']
 )
-def test_unreadable_lineage_is_ignored(empty_workspace: Path, shop, lineage: str) -> None:
-    folder = shop(FIRST)
-    (folder / "mlxtune.json").write_text(lineage)
+def test_unreadable_lineage_is_ignored(empty_workspace: Path, first: Path, lineage: str) -> None:
+    (first / "mlxtune.json").write_text(lineage)
     (entry,) = library.all_adapters(empty_workspace)
     assert (entry.name, entry.base, entry.score, entry.problem) == (FIRST, "", None, "")
 
@@ -155,8 +159,7 @@ def test_a_stopped_run_has_its_last_checkpoint(empty_workspace: Path, shop) -> N
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", ".x", "base", "last", "x" * 65, "a b", "a\x1b[2J", "\u202egnp"])
-def test_invalid_adapter_name_is_refused(empty_workspace: Path, shop, name: str) -> None:
-    shop(FIRST)
+def test_invalid_adapter_name_is_refused(empty_workspace: Path, first: Path, name: str) -> None:
     with pytest.raises(InputError, match="is not a valid adapter name") as caught:
         library.rename(empty_workspace, FIRST, name)
     assert "\x1b" not in caught.value.message
@@ -172,8 +175,7 @@ def test_adapter_names_are_unique(empty_workspace: Path, shop) -> None:
     assert library.rename(empty_workspace, "one", "one").name == "one"
 
 
-def test_tags_are_added_removed_and_sorted(empty_workspace: Path, shop) -> None:
-    shop(FIRST)
+def test_tags_are_added_removed_and_sorted(empty_workspace: Path, first: Path) -> None:
     library.tag(empty_workspace, FIRST, ["best", "json"])
     assert library.tag(empty_workspace, FIRST, ["json", "shipped"], ["best"]).tags == ("json", "shipped")
     assert library.find(empty_workspace, FIRST).tags == ("json", "shipped")
@@ -183,18 +185,17 @@ def test_tags_are_added_removed_and_sorted(empty_workspace: Path, shop) -> None:
         library.tag(empty_workspace, FIRST, ["two words"])
 
 
-def test_removed_adapter_is_restored_unchanged(empty_workspace: Path, shop) -> None:
-    folder = shop(FIRST)
+def test_removed_adapter_is_restored_unchanged(empty_workspace: Path, first: Path) -> None:
     library.rename(empty_workspace, FIRST, "one")
     library.tag(empty_workspace, "one", ["best"])
-    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    before = {file.name: file.read_bytes() for file in first.iterdir()}
     gone = library.remove(empty_workspace, "one")
     assert library.all_adapters(empty_workspace) == []
-    assert not folder.exists()
+    assert not first.exists()
     assert library.removed(empty_workspace) == [gone]
     back = library.restore(empty_workspace)
     assert (back.name, back.tags, back.key) == ("one", ("best",), f"runs/{FIRST}/adapter")
-    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+    assert {file.name: file.read_bytes() for file in first.iterdir()} == before
     assert library.removed(empty_workspace) == []
     with pytest.raises(InputError, match="No adapter has been removed"):
         library.restore(empty_workspace)
@@ -220,42 +221,38 @@ def test_restore_does_not_overwrite(empty_workspace: Path, shop) -> None:
     assert sha256_file(empty_workspace / "adapters" / "one" / WEIGHTS) == mine
 
 
-def test_adapter_of_active_run_cannot_be_removed(empty_workspace: Path, shop) -> None:
-    folder = shop(FIRST)
-    with file_lock(folder.parent / "run.lock", busy=""), pytest.raises(InputError, match="is still running"):
+def test_adapter_of_active_run_cannot_be_removed(empty_workspace: Path, first: Path) -> None:
+    with file_lock(first.parent / "run.lock", busy=""), pytest.raises(InputError, match="is still running"):
         library.remove(empty_workspace, FIRST)
-    assert folder.exists()
+    assert first.exists()
 
 
 @pytest.mark.parametrize("request_of", [lambda folder: {"adapter": folder}, lambda folder: {"seeds": [folder]}])
-def test_adapter_that_is_being_evaluated_cannot_be_removed(empty_workspace: Path, shop, request_of) -> None:
-    folder = shop(FIRST)
+def test_adapter_that_is_being_evaluated_cannot_be_removed(empty_workspace: Path, first: Path, request_of) -> None:
     evaluation = empty_workspace / "evals" / "20261127-0900-shop"
     evaluation.mkdir(parents=True)
     (evaluation / "recipe.toml").touch()
-    (evaluation / "launch.json").write_text(json.dumps({"request": request_of(str(folder))}))
+    (evaluation / "launch.json").write_text(json.dumps({"request": request_of(str(first))}))
     with file_lock(evaluation / "run.lock", busy=""), pytest.raises(InputError, match="20261127-0900-shop is using") as caught:
         library.remove(empty_workspace, FIRST)
     assert caught.value.hint.endswith("mlxtune runs stop 20261127-0900-shop")
-    assert folder.exists()
+    assert first.exists()
     library.remove(empty_workspace, FIRST)
 
 
-def test_crash_between_journal_and_move_loses_nothing(empty_workspace: Path, shop, monkeypatch) -> None:
-    folder = shop(FIRST)
+def test_crash_between_journal_and_move_loses_nothing(empty_workspace: Path, first: Path, monkeypatch) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(library, "_move", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             library.remove(empty_workspace, FIRST)
-    assert folder.exists()
+    assert first.exists()
     assert [item.name for item in library.all_adapters(empty_workspace)] == [FIRST]
     assert library.removed(empty_workspace) == []
     library.remove(empty_workspace, FIRST)
     assert library.restore(empty_workspace).name == FIRST
 
 
-def test_forged_journal_moves_nothing_outside_library(empty_workspace: Path, shop) -> None:
-    shop(FIRST)
+def test_forged_journal_moves_nothing_outside_library(empty_workspace: Path, first: Path) -> None:
     victim = empty_workspace.parent / "victim"
     victim.mkdir()
     (empty_workspace / "adapters" / ".trash").mkdir(parents=True)
@@ -299,8 +296,7 @@ def test_data_hash_ignores_row_order_and_location(empty_workspace: Path) -> None
     assert data_hash(record) != data_hash({**record, "train": record["train"][:1]})
 
 
-def test_library_imports_neither_mlx_nor_numpy(empty_workspace: Path, shop) -> None:
-    shop(FIRST)
+def test_library_imports_neither_mlx_nor_numpy(empty_workspace: Path, first: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from mlxtune.adapters import library\n"
         f"place = Path({str(empty_workspace)!r}); library.rename(place, 'last', 'one'); library.tag(place, 'one', ['x'])\n"

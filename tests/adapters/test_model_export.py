@@ -56,8 +56,6 @@ TOKENS = mx.array([[70, 71, 72, 80, 81, 90]])
 
 def applied(base: Path, adapter: Path) -> np.ndarray:
     """Return stock mlx-lm's logits for the base dequantized to float32 with the adapter applied."""
-    from mlx_lm.utils import dequantize_model
-
     model, _ = load_model(base)
     model.apply(lambda array: array.astype(mx.float32) if mx.issubdtype(array.dtype, mx.floating) else array)
     model = load_adapters(dequantize_model(model), str(adapter))
@@ -66,18 +64,18 @@ def applied(base: Path, adapter: Path) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("name", "section"),
+    ("name", "section", "bits"),
     [
-        ("llama", AdapterSection(rank=4)),
-        ("llama", AdapterSection(rank=4, kind="dora")),
-        ("llama", AdapterSection(rank=4, layers=1, targets=["q_proj", "lm_head"])),
-        ("smollm2", AdapterSection(rank=4, targets=["q_proj", "embed_tokens"])),
-        ("qwen2", AdapterSection(rank=4, kind="dora")),
-        ("qwen3_moe", AdapterSection(rank=4, targets=["q_proj", "switch_mlp.up_proj"])),
+        ("llama", AdapterSection(rank=4), 0),
+        ("llama", AdapterSection(rank=4), 4),
+        ("llama", AdapterSection(rank=4, layers=1, targets=["q_proj", "lm_head"]), 4),
+        ("smollm2", AdapterSection(rank=4, targets=["q_proj", "embed_tokens"]), 0),
+        ("smollm2", AdapterSection(rank=4, targets=["q_proj", "embed_tokens"]), 4),
+        ("qwen2", AdapterSection(rank=4, kind="dora"), 4),
+        ("qwen3_moe", AdapterSection(rank=4, targets=["q_proj", "switch_mlp.up_proj"]), 4),
     ],
-    ids=["lora", "dora", "head", "embedding", "dora with biases", "experts"],
+    ids=["plain", "quantized", "head", "plain embedding", "embedding", "dora with biases", "experts"],
 )
-@pytest.mark.parametrize("bits", [0, 4])
 def test_fused_model_matches_adapter(tmp_path: Path, name: str, section: AdapterSection, bits: int) -> None:
     base = quantised(make(tmp_path / "base", name), bits)
     adapter = shaken(base, tmp_path / "adapter", section)
@@ -214,11 +212,16 @@ def test_fidelity_round_trips_through_disk(tmp_path: Path) -> None:
         fidelity.load(tmp_path)
 
 
-def started(trained_workspace: Path, form: str, monkeypatch: pytest.MonkeyPatch, **how: Any) -> Worker:
-    """Start an export worker in this process."""
-    runs = launched(monkeypatch)
-    start.start(trained_workspace, library.find(trained_workspace, how.pop("which", "last")), form, **how)
+def started(trained_workspace: Path, form: str, monkeypatch: pytest.MonkeyPatch, *settings: str, **how: Any) -> Worker:
+    """Start an export worker in this process. ``settings`` override the recipe."""
+    runs, entry = launched(monkeypatch), library.find(trained_workspace, how.pop("which", "last"))
+    if settings:
+        how["recipe"], _ = start.run_recipe(entry, settings)
+    start.start(trained_workspace, entry, form, **how)
     return Worker(runs[-1].folder)
+
+
+SMALLEST_EFFECT = "evaluation.regression_margin=0.001"  # no interval of a few rows excludes a loss of almost nothing
 
 
 @pytest.mark.parametrize("form", ["fused", "hf"])
@@ -276,9 +279,8 @@ def test_lossy_requantization_is_refused_and_leaves_no_files(trained_workspace: 
 
 def test_force_keeps_unfaithful_export_with_warning(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weak(trained_workspace)
-    recipe, _ = start.run_recipe(library.find(trained_workspace, "last"), ["evaluation.rows=2"])
-    how: dict[str, Any] = {"target": trained_workspace / "out", "force": True, "recipe": recipe}
-    summary = exporting.export(started(trained_workspace, "quantized", monkeypatch, **how))
+    how: dict[str, Any] = {"target": trained_workspace / "out", "force": True}
+    summary = exporting.export(started(trained_workspace, "quantized", monkeypatch, "evaluation.rows=2", **how))
     assert summary["outcome"] == "not_faithful"
     result = fidelity.load(trained_workspace / "out")
     assert (bool(result.failure), result.answers.rows) == (True, 2)
@@ -366,10 +368,11 @@ def test_the_smallest_size_that_holds_is_exported(
     trained_workspace: Path, form: Any, fits: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_merge(trained_workspace / "four")
-    margin = 0.99 if fits else 0.001  # no interval of a few rows excludes a loss of almost nothing
+    margin = "evaluation.regression_margin=0.99" if fits else SMALLEST_EFFECT
     monkeypatch.setattr(exporting._ExportJob, "_can_finish", lambda *_: not fits)
-    recipe, _ = start.run_recipe(library.find(trained_workspace, "last"), [f"evaluation.regression_margin={margin}"])
-    worker = started(trained_workspace, form, monkeypatch, target=trained_workspace / "my out", precision="smallest", recipe=recipe)
+    if not fits:
+        monkeypatch.setitem(start.SMALLER, form, start.SMALLER[form][:2])
+    worker = started(trained_workspace, form, monkeypatch, margin, target=trained_workspace / "my out", precision="smallest")
     exporting.export(worker)
     proof = fidelity.load(trained_workspace / "my out")
     smaller = start.SMALLER[form]
@@ -397,11 +400,16 @@ def test_the_chosen_size_can_be_moved_to_another_disk(trained_workspace: Path, m
         rename(source, target)
 
     monkeypatch.setattr(os, "rename", on_two_disks)
-    recipe, _ = start.run_recipe(library.find(trained_workspace, "last"), ["evaluation.regression_margin=0.99"])
-    how: dict[str, Any] = {"precision": "smallest", "recipe": recipe, "target": trained_workspace / "out"}
-    exporting.export(started(trained_workspace, "fused", monkeypatch, **how))
+    how: dict[str, Any] = {"precision": "smallest", "target": trained_workspace / "out"}
+    exporting.export(started(trained_workspace, "fused", monkeypatch, "evaluation.regression_margin=0.99", **how))
     assert fidelity.load(trained_workspace / "out").precision in start.SMALLER["fused"]
     load_stock(str(trained_workspace / "out"))
+
+
+@pytest.fixture
+def one_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Try a single size of model folders."""
+    monkeypatch.setitem(start.SMALLER, "fused", ("4-bit",))
 
 
 @pytest.mark.parametrize(
@@ -422,6 +430,7 @@ def test_a_size_holds_if_its_answers_or_without_a_contract_its_logits_show_it(
     assert Fidelity("gguf", FAR, loss, ComparedAnswers(300, 300, rates)).holds(margin) is holds
 
 
+@pytest.mark.usefixtures("one_size", "few_off_task_prompts")
 def test_a_lossy_size_does_not_hold_without_a_contract(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlxtune.adapters.importers.importer import import_adapter
 
@@ -431,7 +440,7 @@ def test_a_lossy_size_does_not_hold_without_a_contract(trained_workspace: Path, 
     worker = started(trained_workspace, "fused", monkeypatch, which="mine", precision="smallest")
     exporting.export(worker)
     proof = fidelity.load(worker.folder)
-    assert [(one.holds, one.finishing_steps) for one in proof.sizes] == [(False, 0)] * 3
+    assert [(one.holds, one.finishing_steps) for one in proof.sizes] == [(False, 0)]
     assert proof.precision == "f16"
     assert fidelity_document(proof)[0].note.endswith("on off-task prompts")
     assert all(row[-1].text.startswith("loses ") for row in sizes_table(proof.sizes, proof.precision).rows)
@@ -455,13 +464,13 @@ def test_a_finish_trains_the_weights_that_are_exported(
     assert np.abs(exported - as_trained).max() > 0.01  # the rounding shows
 
 
+@pytest.mark.usefixtures("one_size")
 def test_no_finish_is_tried_if_even_a_size_without_a_loss_would_not_hold(
     trained_workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe, _ = start.run_recipe(library.find(trained_workspace, "last"), ["evaluation.regression_margin=0.001"])
-    worker = started(trained_workspace, "fused", monkeypatch, precision="smallest", recipe=recipe)
+    worker = started(trained_workspace, "fused", monkeypatch, SMALLEST_EFFECT, precision="smallest")
     proof = fidelity.load(Path(exporting.export(worker)["folder"]))
-    assert [(one.holds, one.finishing_steps) for one in proof.sizes] == [(False, 0)] * 3
+    assert [(one.holds, one.finishing_steps) for one in proof.sizes] == [(False, 0)]
     assert proof.needed_rows > proof.answers.rows
     (fact,) = [
         fact for block in fidelity_document(proof) if isinstance(block, Facts) for fact in block.facts if fact.label == "sizes"
@@ -485,10 +494,9 @@ def test_the_needed_rows_are_those_on_which_an_even_change_would_hold(broken: in
 
 
 def test_sizes_are_compared_on_all_held_out_rows(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe, _ = start.run_recipe(library.find(trained_workspace, "last"), ["evaluation.rows=1"])
     rows = []
     for precision in ("f16", "smallest"):
-        worker = started(trained_workspace, "fused", monkeypatch, precision=precision, recipe=recipe)
+        worker = started(trained_workspace, "fused", monkeypatch, "evaluation.rows=1", precision=precision)
         rows.append(len(ComparedRows(worker).rows))
     assert rows[0] == 1 < rows[1]
 
@@ -519,7 +527,7 @@ def test_each_compared_model_is_one_look_in_the_ledger(trained_workspace: Path, 
     assert ledger.looks(trained_workspace, ids) == 3
 
 
-@pytest.mark.parametrize("form", ["fused", "gguf", "gguf-lora"])
+@pytest.mark.parametrize("form", ["fused", "gguf-lora"])  # with a hash of its own weights, and of a GGUF file
 def test_an_export_answers_again_if_its_weights_are_different(
     trained_workspace: Path, form: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -539,11 +547,11 @@ def test_an_export_answers_again_if_its_weights_are_different(
     assert [event["cached"] for event in finished if event["arm"] == EXPORTED] == [False, True, False]
 
 
+@pytest.mark.usefixtures("one_size")
 def test_an_adapter_that_cannot_be_trained_further_is_not_finished(
     trained_workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe, _ = start.run_recipe(library.find(trained_workspace, "last"), ["evaluation.regression_margin=0.001"])
-    worker = started(trained_workspace, "fused", monkeypatch, precision="smallest", recipe=recipe)
+    worker = started(trained_workspace, "fused", monkeypatch, SMALLEST_EFFECT, precision="smallest")
     monkeypatch.setattr(exporting._ExportJob, "_can_finish", lambda *_: True)
 
     def refuse(*_: Any) -> None:
@@ -551,13 +559,12 @@ def test_an_adapter_that_cannot_be_trained_further_is_not_finished(
 
     monkeypatch.setattr(finish, "load_foundation", refuse)
     proof = fidelity.load(Path(exporting.export(worker)["folder"]))
-    assert [one.finishing_steps for one in proof.sizes] == [0, 0, 0]
+    assert [one.finishing_steps for one in proof.sizes] == [0]
     assert proof.precision == "f16"
 
 
 def test_a_finish_lowers_the_loss_of_the_export(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe, _ = start.run_recipe(library.find(trained_workspace, "last"), ["evaluation.regression_margin=0.001"])
-    worker = started(trained_workspace, "fused", monkeypatch, precision="smallest", recipe=recipe)
+    worker = started(trained_workspace, "fused", monkeypatch, SMALLEST_EFFECT, precision="smallest")
     job = exporting._ExportJob(worker)
     job.precision = "4-bit"
     losses = []
@@ -632,12 +639,9 @@ def test_held_out_rows_with_typed_control_tokens_are_named(trained_workspace: Pa
     assert proof.typed[0] in shown.note
 
 
-@pytest.mark.parametrize("form", ["fused", "gguf"])
-def test_an_export_whose_program_renders_other_prompts_is_refused(
-    trained_workspace: Path, form: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_export_whose_program_renders_other_prompts_is_refused(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     replaced(with_merge(trained_workspace / "four"), THINKING)
-    worker = started(trained_workspace, form, monkeypatch, target=trained_workspace / "out")
+    worker = started(trained_workspace, "gguf", monkeypatch, target=trained_workspace / "out")
     monkeypatch.setattr(template, "with_variables", lambda source, variables: source)
     with pytest.raises(GateError, match="renders prompts differently than in training"):
         exporting.export(worker)
@@ -659,7 +663,9 @@ def test_no_other_size_is_tried_if_the_program_renders_other_prompts(
     else:
         with pytest.raises(GateError, match="renders prompts differently than in training"):
             exporting.export(worker)
-    assert fidelity.load(worker.folder).failure == "prompts"
+    proof = fidelity.load(worker.folder)
+    assert (proof.failure, proof.outcome, proof.prompt.actual, proof.prompt.expected) == ("prompts", "not_faithful", "", "<")
+    assert (worker.folder / "model").exists() is force
     assert not (worker.folder / "again").exists()
     written = [event for event in journal.read(worker.folder / "events.jsonl") if event["type"] == "export.written"]
     assert len(written) == 2, "one size, and the unquantized model"
