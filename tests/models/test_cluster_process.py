@@ -1,12 +1,15 @@
 """The groups of a result, and the worker on the tiny random model."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from tiny_model import make_tiny
 
+from mlxtune.core.child_process import Request
+from mlxtune.core.json_fields import to_json
 from mlxtune.data.groups import CLUSTER, OUTLIERS, ClusterResult, start_clustering
-from mlxtune.models.clusters import MAX_ROWS
+from mlxtune.models.clusters import MAX_ROWS, clusters
 
 TOPICS = ("refund money card", "parcel tracking courier", "tent pole fabric")
 
@@ -29,7 +32,7 @@ def test_the_worker_clusters_a_source_and_stores_the_result(tmp_path, monkeypatc
     assert result is not None
     assert result.rows == tuple(range(18))
     assert "computing hidden states" in steps
-    steps.clear()
-    assert start_clustering(recipe).result(lambda step, share: steps.append(step)) == result
-    assert "computing hidden states" not in steps
+    monkeypatch.setattr("mlxtune.models.load.load", lambda *_, **__: pytest.fail("loaded again"))
+    request = Request(1, "clusters", {"recipe": str(recipe)}, SimpleNamespace(reply=lambda *_: None))
+    assert clusters(request) == to_json(result)
     assert MAX_ROWS > 18

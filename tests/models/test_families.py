@@ -1,5 +1,6 @@
 """Every architecture in the installed mlx-lm trains and is evaluated, or is refused by name before its weights are downloaded."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ pytestmark = pytest.mark.usefixtures("uncompiled")
 NAMES = families.names()
 PAGE = (Path(__file__).parents[2] / "docs" / "architectures.md").read_text().splitlines()
 TRAINABLE = [name for name in NAMES if name not in UNTRAINABLE]
+measure = cache(families.measure)
 every_family = pytest.mark.parametrize("name", cases(TRAINABLE, "gemma3n", "falcon_h1", "gpt2", "glm4_moe", "qwen3_next"))
 
 
@@ -40,7 +42,7 @@ def test_a_family_trains_the_same_with_checkpointing_and_is_evaluated(name: str,
     save_config(families.config(name), tmp_path / "config.json")
     shapes = read_shapes(tmp_path, families.config(name))
 
-    result = families.measure(name)
+    result = measure(name)
     assert not result.refused
     plain, recomputed = result.losses
     assert np.isfinite(plain).all()
@@ -83,7 +85,7 @@ def test_a_training_step_can_be_traced_for_compilation(name: str) -> None:
     ),
 )
 def test_checkpointing_recomputes_and_saves_memory(name: str) -> None:
-    result = families.measure(name)
+    result = measure(name)
     assert result.runs_per_layer == 2
     assert result.saved > 0.5
 
@@ -100,7 +102,7 @@ def test_a_type_check_of_a_recomputed_layer_sees_the_layer() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", cases(["llama4", "minicpm3", "gpt_bigcode", "jamba"], "minicpm3"))
 def test_architectures_that_cannot_be_batched_are_evaluated(name: str) -> None:
-    assert families.measure(name).answers in ("one by one", "mlx-lm")
+    assert measure(name).answers in ("one by one", "mlx-lm")
 
 
 @pytest.mark.parametrize("name", ["gemma3n", "gpt_neox", "lille-130m"])
@@ -126,7 +128,7 @@ def test_an_untrainable_family_is_refused_by_name(name: str) -> None:
     with pytest.raises(ModelError, match=f"a/b cannot be fine-tuned: {name}: ") as refusal:
         check_trainable({"model_type": name}, "a/b")
     assert refusal.value.hint
-    assert families.line(families.measure(name)) in PAGE
+    assert families.line(measure(name)) in PAGE
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -40,9 +41,24 @@ def full_nll(model, prompt: list[int], answer: list[int]) -> float:
     return -sum(logps[len(prompt) - 1 + index, token] for index, token in enumerate(answer))
 
 
+@pytest.fixture(scope="module")
+def stock(tiny: Path) -> tuple[Any, Any]:
+    return load_stock(str(tiny))
+
+
+@pytest.fixture
+def model(stock: tuple[Any, Any]) -> Any:
+    """The tiny model, which all tests share."""
+    return stock[0]
+
+
+@pytest.fixture
+def tokenizer(stock: tuple[Any, Any]) -> Any:
+    return stock[1]
+
+
 @pytest.mark.slow
-def test_batched_tokens_equal_single_prompts(tiny: Path) -> None:
-    model, tokenizer = load_stock(str(tiny))
+def test_batched_tokens_equal_single_prompts(model: Any, tokenizer: Any) -> None:
     tails = [[70, 71, 72], [73], [74, 75, 76, 77, 78, 79, 80], [81, 82]]
     for prompts in (tails, [[90, 91, 92, 93, 94, *tail] for tail in tails]):
         results = generate(model, tokenizer, prompts, max_tokens=20, stops=frozenset(tokenizer.eos_token_ids), batch_size=3)
@@ -51,9 +67,8 @@ def test_batched_tokens_equal_single_prompts(tiny: Path) -> None:
 
 
 @pytest.mark.slow
-def test_decoding_ahead_on_a_gpu_does_not_change_answers(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decoding_ahead_on_a_gpu_does_not_change_answers(model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next tokens are computed before the last ones are read. Rows end at different steps, and free buffers are released."""
-    model, tokenizer = load_stock(str(tiny))
     prompts = [[90, 91, 92, *tail] for tail in ([70, 71, 72], [73], [74, 75, 76, 77], [81, 82])]
     options = {"max_tokens": 30, "batch_size": 4}
     greedy = [[part.token for part in stream_generate(model, tokenizer, prompt, max_tokens=30)] for prompt in prompts]
@@ -68,9 +83,8 @@ def test_decoding_ahead_on_a_gpu_does_not_change_answers(tiny: Path, monkeypatch
 
 
 @pytest.mark.slow
-def test_lanes_of_a_batch_decode_to_the_same_answers(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lanes_of_a_batch_decode_to_the_same_answers(model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """On several cores, a batch is decoded in lanes, which end at different steps. A grammar follows the rows of each lane."""
-    model, tokenizer = load_stock(str(tiny))
     prompts = [[90, 91, 92, *tail] for tail in ([70, 71, 72], [73], [74, 75, 76, 77], [81, 82], [83, 84, 85, 86, 87])]
     greedy = [[part.token for part in stream_generate(model, tokenizer, prompt, max_tokens=30)] for prompt in prompts]
     options = {"max_tokens": 30, "batch_size": 4, "stops": frozenset({greedy[0][3], greedy[1][9]})}
@@ -108,8 +122,7 @@ def test_sliding_windows_share_prefixes_and_equal_single_prompts(name: str, tmp_
         assert likelihoods == pytest.approx([full_nll(model, *pair) for pair in pairs], rel=1e-4)
 
 
-def test_a_stop_token_ends_an_answer_and_is_not_part_of_it(tiny: Path) -> None:
-    model, tokenizer = load_stock(str(tiny))
+def test_a_stop_token_ends_an_answer_and_is_not_part_of_it(model: Any, tokenizer: Any) -> None:
     ((whole, _),) = generate(model, tokenizer, [[70, 71]], max_tokens=6, stops=frozenset(), batch_size=1)
     first = generate(model, tokenizer, [[70, 71]], max_tokens=1, stops=frozenset(), batch_size=1)
     token = int(mx.argmax(model(mx.array([[70, 71]]))[0, -1]))
@@ -156,16 +169,14 @@ def test_nans_raise_an_error(tiny: Path) -> None:
         generate(model, tokenizer, [[70, 71]], max_tokens=2, stops=frozenset(), batch_size=1)
 
 
-def test_prompts_that_wait_for_another_batch_are_reported(tiny: Path) -> None:
-    model, tokenizer = load_stock(str(tiny))
+def test_prompts_that_wait_for_another_batch_are_reported(model: Any, tokenizer: Any) -> None:
     waiting: list[int] = []
     prompts = [[70, 71], [70, 72], [70, 73]]
     generate(model, tokenizer, prompts, max_tokens=2, stops=frozenset(), batch_size=2, on_batch=waiting.append)
     assert waiting == [1, 0]
 
 
-def test_batches_cover_every_tail_within_the_limits(tiny: Path, monkeypatch) -> None:
-    model, _ = load_stock(str(tiny))
+def test_batches_cover_every_tail_within_the_limits(model: Any, monkeypatch) -> None:
     shared = prefix_cache.PrefixCache(model)([[70, 71, 72], [70, 71, 73]])
     assert shared
     assert shared.tokens == (70, 71)
@@ -181,8 +192,7 @@ def test_batches_cover_every_tail_within_the_limits(tiny: Path, monkeypatch) -> 
 
 
 @pytest.mark.slow
-def test_prefill_in_steps_and_parts_does_not_change_answers(tiny: Path, monkeypatch) -> None:
-    model, tokenizer = load_stock(str(tiny))
+def test_prefill_in_steps_and_parts_does_not_change_answers(model: Any, tokenizer: Any, monkeypatch) -> None:
     prompts = [[90, 91, *range(60, 60 + length)] for length in (1, 2, 9, 3, 30, 30, 4)]
     expected = [alone(model, tokenizer, prompt, 8) for prompt in prompts]
     for name in ("STEP", "CPU_PART"):
@@ -204,8 +214,7 @@ def test_rounding_is_distinguished_from_wrong_logits(dtype: mx.Dtype, rounding: 
 
 
 @pytest.mark.slow
-def test_a_prefix_reuses_the_previous_one(tiny: Path, monkeypatch) -> None:
-    model, tokenizer = load_stock(str(tiny))
+def test_a_prefix_reuses_the_previous_one(model: Any, tokenizer: Any, monkeypatch) -> None:
     read: list[int] = []
     reading = prefix_cache.forward_in_steps
 
@@ -231,8 +240,7 @@ SCHEMA = {
 
 
 @pytest.mark.slow
-def test_a_random_model_with_a_grammar_matches_the_schema(tiny: Path) -> None:
-    model, tokenizer = load_stock(str(tiny))
+def test_a_random_model_with_a_grammar_matches_the_schema(model: Any, tokenizer: Any) -> None:
     schema = {**SCHEMA, "x-guidance": {"whitespace_flexible": False}}
     prompts = [[70, 71, 72], [73], [74, 75]]
     options = {"max_tokens": 80, "stops": frozenset(tokenizer.eos_token_ids), "batch_size": 3}
@@ -244,8 +252,7 @@ def test_a_random_model_with_a_grammar_matches_the_schema(tiny: Path) -> None:
     assert unconstrained != results
 
 
-def test_a_schema_without_a_grammar_is_refused(tiny: Path) -> None:
-    _, tokenizer = load_stock(str(tiny))
+def test_a_schema_without_a_grammar_is_refused(tokenizer: Any) -> None:
     with pytest.raises(InputError, match="cannot be converted to a grammar"):
         Grammar(
             tokenizer,
@@ -255,8 +262,7 @@ def test_a_schema_without_a_grammar_is_refused(tiny: Path) -> None:
 
 
 @pytest.mark.parametrize("plain", [True, False])
-def test_likelihoods_equal_a_full_forward_pass(tiny: Path, monkeypatch, plain: bool) -> None:
-    model, _ = load_stock(str(tiny))
+def test_likelihoods_equal_a_full_forward_pass(model: Any, monkeypatch, plain: bool) -> None:
     pairs = [([70, 71, 72], [80, 81]), ([70, 71, 73, 74], [90]), ([70, 71], [95, 96, 97, 98])]
     pairs += [([70, 71, 72], [80, 82, 83, 84]), ([70, 71, 72], [80, 82]), ([70, 71], [99]), ([70, 71, 73, 74], [90])]
     if not plain:

@@ -112,7 +112,3 @@ def test_a_mask_that_cannot_be_verified_is_refused(tmp_path: Path) -> None:
     write_tokenizer(tmp_path, template=opened, stop="<|im_end|>", specials=())
     with pytest.raises(TemplateError, match="opens a thinking block"):
         mask(ChatTemplate(load_tokenizer(tmp_path)), chat(*TURNS), ENDLESS)
-
-
-def test_the_tiny_model_uses_chatml() -> None:
-    assert EXPECTED["chatml"][0] == CHATML
