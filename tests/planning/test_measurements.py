@@ -8,9 +8,14 @@ from tiny_model import CHATML, make_tiny
 
 from mlxtune.core.errors import ModelError
 from mlxtune.data.checks.check_input import TokenCount
+from mlxtune.data.split import recipe_splits
+from mlxtune.models.load import load as load_model
+from mlxtune.models.resolve import resolve
+from mlxtune.models.template import ChatTemplate
 from mlxtune.planning import measurements
 from mlxtune.recipe import load
 from mlxtune.training import encode
+from mlxtune.training.sft import shared_prefix
 
 pytestmark = pytest.mark.slow
 
@@ -41,6 +46,21 @@ def test_token_counts_match_the_template_and_skip_bad_rows(workspace: Path) -> N
     ]
 
 
+def test_lengths_are_those_of_the_template(workspace: Path) -> None:
+    given = load(workspace / "recipes" / "tiny.toml")
+    base = resolve(given.model.base, relative_to=given.folder)
+    splits = recipe_splits(given)
+    template = ChatTemplate(load_model(base).tokenizer)
+    train, valid = (
+        [one for row in rows for one in template.encode(row, given.data.max_tokens)] for rows in (splits.train, splits.valid)
+    )
+    lengths = measurements.row_lengths(given)
+    assert [row.full for row in (*lengths.train, *lengths.valid)] == [row.full_length for row in (*train, *valid)]
+    assert [row.trained for row in lengths.train] == [int(row.trained[1:].sum()) for row in train]
+    assert [row.prompt for row in lengths.train] == [int(row.trained.argmax()) for row in train]
+    assert lengths.prefix == shared_prefix([*train, *valid])
+
+
 @pytest.mark.usefixtures("rows_in_process")
 def test_the_thinking_mode_and_the_date_are_reported_where_the_template_has_them(workspace: Path, tmp_path: Path) -> None:
     plain = measurements.row_lengths(load(workspace / "recipes" / "tiny.toml"))
@@ -56,6 +76,7 @@ def test_the_thinking_mode_and_the_date_are_reported_where_the_template_has_them
         assert (lengths.thinking, lengths.date) == expected
 
 
+@pytest.mark.usefixtures("rows_in_process")
 def test_a_missing_model_raises_a_model_error(workspace: Path) -> None:
     recipe = workspace / "recipes" / "tiny.toml"
     recipe.write_text(recipe.read_text().replace("../tiny", str(workspace / "nowhere")))

@@ -20,9 +20,8 @@ from mlxtune.planning.machine import Machine, PowerState, this_machine
 from mlxtune.planning.plan import Plan, _time_keys, high_rate, local_planner
 from mlxtune.present.plan import memory_bars, memory_facts, run_facts, time_fact, verdict_sentence
 from mlxtune.recipe import Recipe, load
-from mlxtune.training.sft import shared_prefix
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("rows_in_process")]
 
 
 @pytest.fixture(autouse=True)
@@ -48,20 +47,6 @@ def planned(given: Recipe, base: ModelFolder, machine: Machine, *, probe: bool =
     return planner.plan(given, splits, watts=watts)
 
 
-def test_lengths_are_those_of_the_template(given: Recipe, base: ModelFolder) -> None:
-    splits = recipe_splits(given)
-    template = ChatTemplate(load_model(base).tokenizer)
-    train, valid = (
-        [one for row in rows for one in template.encode(row, given.data.max_tokens)] for rows in (splits.train, splits.valid)
-    )
-    lengths = measurements.row_lengths(given)
-    assert [row.full for row in (*lengths.train, *lengths.valid)] == [row.full_length for row in (*train, *valid)]
-    assert [row.trained for row in lengths.train] == [int(row.trained[1:].sum()) for row in train]
-    assert [row.prompt for row in lengths.train] == [int(row.trained.argmax()) for row in train]
-    assert lengths.prefix == shared_prefix([*train, *valid])
-
-
-@pytest.mark.usefixtures("rows_in_process")
 def test_rows_that_the_worker_refuses_are_refused(given: Recipe, workspace: Path) -> None:
     with pytest.raises(DataError, match="prompt fills the window of 8 tokens"):
         measurements.row_lengths(replace(given, data=replace(given.data, max_tokens=8)))
@@ -71,7 +56,6 @@ def test_rows_that_the_worker_refuses_are_refused(given: Recipe, workspace: Path
         measurements.row_lengths(given)
 
 
-@pytest.mark.usefixtures("rows_in_process")
 def test_rows_that_training_skips_are_not_planned(given: Recipe, base: ModelFolder) -> None:
     window = max(row.prompt for row in measurements.row_lengths(given).train)
     short = replace(given, data=replace(given.data, max_tokens=window, too_long="skip"))
@@ -81,7 +65,6 @@ def test_rows_that_training_skips_are_not_planned(given: Recipe, base: ModelFold
     assert plan.skipped > 0
 
 
-@pytest.mark.usefixtures("rows_in_process")
 def test_held_out_pairs_that_cannot_be_compared_are_counted(workspace: Path) -> None:
     pairs = [
         {"prompt": f"Question {number}? " + "word " * (200 * (number % 2)), "chosen": "Yes, gladly.", "rejected": "No."}
@@ -100,7 +83,6 @@ def test_held_out_pairs_that_cannot_be_compared_are_counted(workspace: Path) -> 
     assert few.incomparable <= 4
 
 
-@pytest.mark.usefixtures("rows_in_process")
 def test_answers_over_the_limit_of_an_evaluation_are_counted(given: Recipe, base: ModelFolder) -> None:
     template = ChatTemplate(load_model(base).tokenizer)
     held_out = split(read_source(given.source), given.data).test
@@ -121,7 +103,6 @@ def test_a_rate_for_sft_is_too_high_for_preferences(kind: Any, rate: float, is_h
     assert high_rate(recipe) == (rate if is_high else 0)
 
 
-@pytest.mark.usefixtures("rows_in_process")
 def test_plan_counts_and_fits(given: Recipe, base: ModelFolder) -> None:
     plan = planned(given, base, this_machine())
     assert (plan.train + plan.valid + plan.test, plan.epochs, plan.outcome) == (40, 2, "go")
@@ -130,7 +111,6 @@ def test_plan_counts_and_fits(given: Recipe, base: ModelFolder) -> None:
     assert verdict_sentence(plan) == f"This fits: {size(plan.memory)} needed, {size(plan.limit)} available."
 
 
-@pytest.mark.usefixtures("rows_in_process")
 @pytest.mark.parametrize("heavy", [False, True], ids=["a step is the peak", "loading is the peak"])
 def test_memory_parts_add_up_to_the_total(given: Recipe, base: ModelFolder, heavy: bool) -> None:
     plan = planned(given, base, this_machine())
@@ -146,7 +126,6 @@ def test_memory_parts_add_up_to_the_total(given: Recipe, base: ModelFolder, heav
     assert ("make the batch smaller" in verdict_sentence(tight)) is not heavy  # which would not help
 
 
-@pytest.mark.usefixtures("rows_in_process")
 def test_a_small_machine_refuses_with_suggestions(given: Recipe, base: ModelFolder) -> None:
     given = replace(given, training=replace(given.training, grad_checkpoint=False))
     need = planned(given, base, this_machine()).memory
@@ -157,7 +136,6 @@ def test_a_small_machine_refuses_with_suggestions(given: Recipe, base: ModelFold
     assert planned(given, base, replace(this_machine(), limit=need + 1)).outcome == "warn"
 
 
-@pytest.mark.usefixtures("rows_in_process")
 def test_the_windows_of_long_texts_are_counted(given: Recipe, base: ModelFolder, tmp_path: Path) -> None:
     file = tmp_path / "texts.jsonl"
     file.write_text("".join(json.dumps({"text": f"Text {number}. " * 30}) + "\n" for number in range(12)))
@@ -170,10 +148,10 @@ def test_the_windows_of_long_texts_are_counted(given: Recipe, base: ModelFolder,
     assert plan.examples > 3 * (plan.train + plan.valid)
 
 
-@pytest.mark.usefixtures("rows_in_process")
 def test_a_probe_can_be_stopped_gives_time_and_applies_to_other_batches(
     given: Recipe, base: ModelFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    given = replace(given, adapter=replace(given.adapter, layers=1))
     planner = local_planner(given, base.folder, base.config, this_machine(), base.fingerprint)
     stages: list[str] = []
     assert planner.probe(given, on_start=lambda process: process.stop()) is None
@@ -195,9 +173,11 @@ def test_a_probe_can_be_stopped_gives_time_and_applies_to_other_batches(
     assert (plan.cost.source, plan.basis) == ("other_probe", "other_probe")
     assert time_fact(plan.cost).note.endswith("from a probe of another batch")
     assert not planned(replace(given, model=replace(given.model, quantize=4)), base, this_machine()).calibrated
+    plain = planned(replace(given, training=replace(given.training, cache_frozen=False)), base, this_machine()).cost.seconds
+    assert plain is not None
+    assert probed.cost.seconds < plain, "frozen layers cost time once if they are cached"
 
 
-@pytest.mark.usefixtures("rows_in_process")
 def test_a_plan_names_the_keys_that_save_time(given: Recipe, base: ModelFolder) -> None:
     cost = replace(planned(given, base, this_machine()).cost, seconds=100.0, sample_answers=0, validation_seconds=2.0)
     evaluation = ("evaluation.rows", "evaluation.max_tokens")
@@ -209,19 +189,8 @@ def test_a_plan_names_the_keys_that_save_time(given: Recipe, base: ModelFolder) 
     assert _time_keys(given, cost) == (*keys, *evaluation, "evaluation.regression")
 
 
-@pytest.mark.usefixtures("rows_in_process")
 def test_a_plan_shows_the_bits_of_the_base_and_the_tokens_that_the_log_counts(given: Recipe, base: ModelFolder) -> None:
     plan = replace(planned(given, base, this_machine()), trained=30, read=120, computed=80, bits=4)
     notes = {fact.label: fact.note for fact in run_facts(plan, PowerState(), "", None, None).facts}
     assert notes["tokens"] == "25% of 120"
     assert memory_facts(plan).facts[-1].value == "to 4 bits as saved"
-
-
-@pytest.mark.usefixtures("rows_in_process")
-def test_frozen_layers_cost_time_once_if_cached(given: Recipe, base: ModelFolder) -> None:
-    given = replace(given, adapter=replace(given.adapter, layers=1), training=replace(given.training, epochs=20))
-    cached = planned(given, base, this_machine(), probe=True).cost.seconds
-    plain = planned(replace(given, training=replace(given.training, cache_frozen=False)), base, this_machine()).cost.seconds
-    assert cached is not None
-    assert plain is not None
-    assert cached < plain

@@ -24,6 +24,12 @@ from mlxtune.workspace import index
 from mlxtune.workspace.index import WorkspaceIndex
 
 
+@pytest.fixture
+def few_objects() -> None:
+    """Keep what other tests have left out of garbage collections, which would walk through it."""
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def _quiet_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(index, "power", lambda: None)
@@ -57,6 +63,7 @@ def test_a_report_is_read_again_only_if_its_file_has_changed(tmp_path):
     assert history.evaluations(tmp_path)[0] is not one[0]
 
 
+@pytest.mark.usefixtures("few_objects")
 def test_a_removed_evaluation_takes_no_memory(tmp_path):
     folder = write_evaluation(tmp_path)
     weights = tmp_path / "runs" / "r" / "adapter" / WEIGHTS
@@ -72,6 +79,7 @@ def test_a_removed_evaluation_takes_no_memory(tmp_path):
     assert not evaluation()
 
 
+@pytest.mark.usefixtures("few_objects")
 def test_a_workspace_that_is_left_takes_no_memory(tmp_path):
     write_evaluation(tmp_path)
     evaluation = weakref.ref(history.evaluations(tmp_path)[0])
@@ -139,6 +147,7 @@ def test_a_removed_adapter_is_neither_the_best_nor_offered(tmp_path):
     assert workspace.read().best == before.best
 
 
+@pytest.mark.usefixtures("few_objects")
 def test_an_evaluation_takes_little_memory(tmp_path):
     """The app holds all evaluations of a workspace, so that its memory grows with each one."""
     arms = ("base", "base+kshot", "base+grammar", "base+grammar+kshot", "constant", "copier", "tuned", "tuned+grammar")
@@ -147,7 +156,6 @@ def test_an_evaluation_takes_little_memory(tmp_path):
         copied(folder, f"20261125-14{number:02d}-shop", 1.0 + number, made=f"2026-11-25T14:{number:02d}:00+0000")
     reader = WorkspaceIndex(tmp_path)
     taken = []
-    gc.freeze()  # or each collection would visit all that other tests have left
     tracemalloc.start()
     for number in range(33, 49):
         copied(folder, f"20261126-{number:04d}-shop", 1.0 + number, made=f"2026-11-26T{number:02d}:00:00+0000")
@@ -155,7 +163,6 @@ def test_an_evaluation_takes_little_memory(tmp_path):
         gc.collect()
         taken.append(tracemalloc.get_traced_memory()[0])
     tracemalloc.stop()
-    gc.unfreeze()
     size = (folder / FILE).stat().st_size
     assert size > 20_000
     growth = [after - before for before, after in pairwise(taken)]
