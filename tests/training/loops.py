@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,10 +17,11 @@ from mlxtune.core.errors import Interrupted
 from mlxtune.data.source import read_file
 from mlxtune.models import lora
 from mlxtune.models.cpu.streams import StreamPool
+from mlxtune.models.encoded import Encoded
 from mlxtune.models.head import split_head
 from mlxtune.models.template import ChatTemplate
 from mlxtune.recipe import AdapterSection, Recipe, TrainingSection, parse
-from mlxtune.training import checkpoint
+from mlxtune.training import checkpoint, coverage
 from mlxtune.training.frozen_cache import FrozenCache
 from mlxtune.training.layer_stack import LayerStack
 from mlxtune.training.loop import TrainingLoop
@@ -41,14 +44,22 @@ class Ways:
     half: bool = False  # bf16
 
 
+@cache
+def encoded_chats(model_folder: Path, count: int) -> list[Encoded]:
+    """Return the tokens of ``count`` chats."""
+    template = ChatTemplate(load_tokenizer(model_folder))
+    with tempfile.TemporaryDirectory() as folder:
+        rows = read_file(write_chat(Path(folder) / "chat.jsonl", count))
+    return [template.encode(row, 256)[0] for row in rows]
+
+
 def make(model_folder: Path, folder: Path, section: TrainingSection = SECTION, ways: Ways = Ways(), rows: int = 26) -> TrainingLoop:
     """Return a loop over ``rows`` chats, the last four used for validation."""
     folder.mkdir(exist_ok=True)
     model, _ = load_model(model_folder)
     if ways.half:
         model.set_dtype(mx.bfloat16)
-    template = ChatTemplate(load_tokenizer(model_folder))
-    encoded = [template.encode(row, 256)[0] for row in read_file(write_chat(folder / "chat.jsonl", rows))]
+    encoded = encoded_chats(model_folder, rows)
     targets = list(ways.targets) or "all-linear"
     adapter = AdapterSection(rank=4, alpha=8, dropout=ways.dropout, layers=ways.layers, targets=targets, lora_plus=ways.lora_plus)
     config = lora.add(model, adapter, seed=section.seed)
@@ -91,13 +102,16 @@ def state_bytes(loop: TrainingLoop) -> dict[str, bytes]:
 
 def assert_resumes(model_folder: Path, folder: Path, section: TrainingSection, ways: Ways, at: int) -> list[Any]:
     """Assert that a run stopped after ``at`` steps and resumed ends bit-identical to an uninterrupted one; return its step events."""
-    whole, listener = make(model_folder, folder / "whole", section, ways), Listener()
+    whole, listener, again = make(model_folder, folder / "whole", section, ways), Listener(), Listener()
     whole.run(listener)
     saved = stopped(make(model_folder, folder / "parts", section, ways), at)
+    assert saved.state["unchecked"] == (at % section.validate_every == 0 or at == whole.total_steps)
     second = make(model_folder, folder / "parts", section, ways)
-    second.run(Listener(), saved)
+    second.run(again, saved)
     assert_same(weights(whole), weights(second))
     assert state_bytes(whole) == state_bytes(second)
+    assert (whole.folder / coverage.FILE).read_bytes() == (second.folder / coverage.FILE).read_bytes()
+    assert again.of("validation") == [event for event in listener.of("validation") if event["step"] >= at]
     return listener.of("step")
 
 

@@ -12,6 +12,7 @@ import loops
 import pytest
 from listener import Listener
 from mlx_lm.utils import load_tokenizer
+from tiny_model import write_chat
 
 from mlxtune.data.source import read_file
 from mlxtune.models.template import ChatTemplate
@@ -52,7 +53,7 @@ def test_files_and_memory_stay_flat(tiny, tmp_path, compiled):
     loop = loops.make(tiny, tmp_path / "run", section, loops.Ways(cached=not compiled, layers=1, compiled=compiled))
     tokenizer, meter = load_tokenizer(tiny), Meter()
     loaded: Any = SimpleNamespace(model=loop.stack.model, tokenizer=tokenizer)
-    rows = read_file(tmp_path / "run" / "chat.jsonl")
+    rows = read_file(write_chat(tmp_path / "chat.jsonl", 26))
     loop.sample = Sampler(loaded, ChatTemplate(tokenizer), rows, 2, 8, 8, meter.emit, [])
     loop.run(meter)
     assert len(meter.bytes) == STEPS // EVERY

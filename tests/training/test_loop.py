@@ -20,7 +20,7 @@ from mlxtune.training.stopping import MemoryGuard
 
 
 @pytest.mark.slow
-def test_loss_falls_and_every_step_is_reported(tiny, tmp_path):
+def test_loss_falls_and_every_step_and_row_is_reported(tiny, tmp_path):
     listener = Listener()
     run = make(tiny, tmp_path)
     summary = run.run(listener)
@@ -29,6 +29,11 @@ def test_loss_falls_and_every_step_is_reported(tiny, tmp_path):
     losses = [event["loss"] for event in listener.of("validation")]
     assert losses[-1] < losses[0]
     assert sum(event["tokens"] for event in listener.of("step")) == 3 * sum(int(row.trained.sum()) for row in run.train)
+    report = json.loads((tmp_path / "certificate.json").read_text())
+    assert report["totals"]["visits"] == 3 * 22
+    assert report["totals"]["seen"] == 3 * sum(len(row.tokens) for row in run.train)
+    assert report["totals"]["trained"] == 3 * sum(int(row.trained.sum()) for row in run.train)
+    assert [row["visits"] for row in report["rows"]] == [3] * 22
 
 
 @pytest.mark.parametrize(("size", "accumulate"), [(4, 1), (4, 4), (5, 3), (22, 2), (100, 1)])
@@ -69,15 +74,14 @@ def test_batch_shape_does_not_change_step(tiny, tmp_path, monkeypatch, size, acc
 
 
 @pytest.mark.slow
-def test_resumed_run_ends_with_identical_weights(tiny, tmp_path):
-    assert_resumes(tiny, tmp_path, SECTION, Ways(), at=4)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("ways", [Ways(layers=1, cached=True), Ways(lanes=2), Ways(layers=1, cached=True, lanes=2)], ids=str)
-def test_optimizations_resume_bit_identically_in_second_epoch(tiny, tmp_path, ways):
+@pytest.mark.parametrize(
+    ("ways", "epochs", "at"),
+    [(Ways(), 2, 5), pytest.param(Ways(), 3, 9, marks=pytest.mark.exhaustive), (Ways(layers=1, cached=True, lanes=2), 2, 4)],
+    ids=["before a validation", "before the last validation", "optimized"],
+)
+def test_resumed_run_ends_as_an_uninterrupted_one(tiny, tmp_path, ways, epochs, at):
     """In the second epoch the cache fills and the streams start in a different order."""
-    assert_resumes(tiny, tmp_path, replace(SECTION, epochs=2), ways, at=4)
+    assert_resumes(tiny, tmp_path, replace(SECTION, epochs=epochs), ways, at)
 
 
 @pytest.mark.slow
@@ -98,86 +102,58 @@ def test_compiled_path_matches_plain_path_and_resumes(tmp_path):
     assert_same(weights(whole), weights(again))
 
 
-@pytest.mark.slow
-def test_coverage_matches_data_and_survives_resume(tiny, tmp_path):
-    whole = make(tiny, tmp_path / "whole", replace(SECTION, epochs=2))
-    whole.run(Listener())
-    report = json.loads((tmp_path / "whole" / "certificate.json").read_text())
-    assert report["totals"]["visits"] == 2 * 22
-    assert report["totals"]["seen"] == 2 * sum(len(row.tokens) for row in whole.train)
-    assert report["totals"]["trained"] == 2 * sum(int(row.trained.sum()) for row in whole.train)
-    assert [row["visits"] for row in report["rows"]] == [2] * 22
-    saved = stopped(make(tiny, tmp_path / "parts", replace(SECTION, epochs=2)), 4)
-    make(tiny, tmp_path / "parts", replace(SECTION, epochs=2)).run(Listener(), saved)
-    assert json.loads((tmp_path / "parts" / "certificate.json").read_text()) == report
+ORIGIN = make_origin(
+    parse('name = "a"\n[model]\nbase = "b"\n[data]\nsource = "c"\n[training]\nlearning_rate = 5e-3\n'), "fingerprint", ""
+)
 
 
-def test_changed_rows_are_refused_on_resume(tiny, tmp_path):
-    saved = stopped(make(tiny, tmp_path), 2)
+@pytest.fixture(scope="module")
+def interrupted(tiny, tmp_path_factory) -> checkpoint.Checkpoint:
+    """The checkpoint of a run that was stopped after two steps."""
+    run = make(tiny, tmp_path_factory.mktemp("interrupted"))
+    run.origin = ORIGIN
+    run.sample = lambda step: run.baseline_passes.extend([True, False]) or False
+    return stopped(run, 2)
+
+
+def test_changed_rows_are_refused_on_resume(tiny, tmp_path, interrupted):
+    again = make(tiny, tmp_path, rows=27)
+    again.origin = ORIGIN
     with pytest.raises(DataError, match="The data differs from the data used for the checkpoint at step 2") as refused:
-        make(tiny, tmp_path, rows=27).run(Listener(), saved)
+        again.run(Listener(), interrupted)
     assert refused.value.exit_code == 2
     assert "Restore the original data" in refused.value.hint
 
 
-def test_changed_batches_are_refused_on_resume(tiny, tmp_path):
-    saved = stopped(make(tiny, tmp_path), 2)
-    with pytest.raises(DataError, match="would build different batches than the run used up to its checkpoint at step 2"):
-        make(tiny, tmp_path, replace(SECTION, batch_size=3)).run(Listener(), saved)
-
-
 @pytest.mark.parametrize(
-    ("key", "value", "message"),
+    ("batch_size", "changes", "message"),
     [
-        ("base", "other", "The base's weights differ from those that the run used up to its checkpoint at step 2."),
-        ("parent", "other", "The parent's weights differ from those that the run used up to its checkpoint at step 2."),
-        ("training.learning_rate", 0.1, "training.learning_rate is 0.1, but the run used 0.005 up to its checkpoint at step 2."),
-        ("training.save_every", 9, ""),
+        (3, {}, "This version would build different batches than the run used up to its checkpoint at step 2."),
+        (4, {"base": "other"}, "The base's weights differ from those that the run used up to its checkpoint at step 2."),
+        (4, {"parent": "other"}, "The parent's weights differ from those that the run used up to its checkpoint at step 2."),
+        (
+            4,
+            {"training.learning_rate": 0.1},
+            "training.learning_rate is 0.1, but the run used 0.005 up to its checkpoint at step 2.",
+        ),
     ],
+    ids=["batches", "base", "parent", "setting"],
 )
-def test_another_base_or_setting_is_refused_on_resume(tiny, tmp_path, key, value, message):
-    recipe = parse('name = "a"\n[model]\nbase = "b"\n[data]\nsource = "c"\n[training]\nlearning_rate = 5e-3\n')
-    loop = make(tiny, tmp_path)
-    loop.origin = make_origin(recipe, "fingerprint", "")
-    saved = stopped(loop, 2)
-    again = make(tiny, tmp_path)
-    again.origin = make_origin(recipe, "fingerprint", "")
-    if key in again.origin:
-        again.origin = {**again.origin, key: value}
-    if not message:
-        assert key not in again.origin
-        again.run(Listener(), saved)
-        return
+def test_another_base_or_setting_is_refused_on_resume(tiny, tmp_path, interrupted, batch_size, changes, message):
+    again = make(tiny, tmp_path, replace(SECTION, batch_size=batch_size))
+    again.origin = ORIGIN | changes
     with pytest.raises((DataError, ModelError)) as refused:
-        again.run(Listener(), saved)
+        again.run(Listener(), interrupted)
     assert refused.value.message == message
     assert "start a new run" in refused.value.hint
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("at", [5, pytest.param(9, marks=pytest.mark.exhaustive)])
-def test_validation_interrupted_by_stop_runs_on_resume(tiny, tmp_path, at):
-    section = replace(SECTION, epochs=2 if at < 9 else 3)
-    listener, again = Listener(), Listener()
-    whole = make(tiny, tmp_path / "whole", section)
-    whole.run(listener)
-    assert at == 5 or whole.total_steps == at
-    saved = stopped(make(tiny, tmp_path / "parts", section), at)
-    assert saved.state["unchecked"]
-    second = make(tiny, tmp_path / "parts", section)
-    second.run(again, saved)
-    assert again.of("validation") == [event for event in listener.of("validation") if event["step"] >= at]
-    assert_same(weights(whole), weights(second))
-
-
-@pytest.mark.slow
-def test_baseline_passes_survive_resume(tiny, tmp_path):
-    first = make(tiny, tmp_path)
-    first.sample = lambda step: first.baseline_passes.extend([True, False]) or False
-    saved = stopped(first, 4)
-    second = make(tiny, tmp_path)
-    second.run(Listener(), saved)
-    assert second.baseline_passes == [True, False]
+def test_other_intervals_and_the_baselines_passes_are_taken_over_on_resume(tiny, tmp_path, interrupted):
+    assert "training.save_every" not in ORIGIN
+    again = make(tiny, tmp_path, replace(SECTION, save_every=9, steps=3))
+    again.origin = ORIGIN
+    again.run(Listener(), interrupted)
+    assert again.baseline_passes == [True, False]
 
 
 @pytest.fixture
@@ -194,7 +170,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> dict[int, float]:
     return losses
 
 
-EACH = replace(SECTION, steps=8, validate_every=1, save_every=100)
+EACH = replace(SECTION, steps=8, accumulate=1, validate_every=1, save_every=100)
 
 
 def test_best_checkpoint_becomes_adapter(tiny, tmp_path, script):
@@ -223,33 +199,19 @@ def test_few_validation_rows_do_not_choose_a_checkpoint(tiny, tmp_path, script, 
     assert make(tiny, tmp_path, EACH).run(Listener())["adapter_step"] == 8
 
 
-@pytest.mark.slow
-def test_improvement_is_saved_at_once(tiny, tmp_path, script):
-    script |= {2: 4.0, 5: 3.0}
-    listener = Listener()
-    make(tiny, tmp_path, EACH).run(listener)
-    assert [event["step"] for event in listener.of("checkpoint")] == [1, 2, 5, 8]
-
-
-def test_run_stops_when_validation_stops_improving(tiny, tmp_path, script):
+def test_run_stops_when_validation_stops_improving_and_does_not_continue_on_resume(tiny, tmp_path, script):
+    """It is resumed as if it had been killed between its last checkpoint and its final event."""
     script |= {1: 5.0, 2: 4.0}
-    listener = Listener()
-    summary = make(tiny, tmp_path, replace(EACH, early_stop=3)).run(listener)
+    section, listener, later = replace(EACH, early_stop=3), Listener(), Listener()
+    whole = make(tiny, tmp_path, section)
+    summary = whole.run(listener)
     assert (summary["steps"], summary["adapter_step"], summary["validation"]) == (5, 2, 4.0)
     assert [(event["code"], event["values"]) for event in listener.of("warning")] == [
         ("stopped_early", {"validations": 3, "step": 2})
     ]
-
-
-def test_early_stopped_run_does_not_continue_on_resume(tiny, tmp_path, script):
-    """The run was killed between its last checkpoint and its final event."""
-    script |= {2: 4.0}
-    section = replace(EACH, early_stop=3)
-    whole = make(tiny, tmp_path, section)
-    expected = whole.run(Listener())
-    again, listener = make(tiny, tmp_path, section), Listener()
-    assert again.run(listener, checkpoint.newest(tmp_path)) == expected
-    assert not listener.of("step")
+    again = make(tiny, tmp_path, section)
+    assert again.run(later, checkpoint.newest(tmp_path)) == summary
+    assert not later.of("step")
     assert_same(weights(whole), weights(again))
 
 
@@ -266,6 +228,7 @@ def test_damaged_best_checkpoint_falls_back_to_last_weights_with_warning(tiny, t
     run.sample = damage
     summary = run.run(listener)
     assert summary["adapter_step"] == 8
+    assert [event["step"] for event in listener.of("checkpoint")] == [1, 2, 8], "improvements are saved at once"
     assert [(event["code"], event["values"]) for event in listener.of("warning")] == [("best_checkpoint_damaged", {"step": 2})]
     assert_same(weights(run), mx.load(str(tmp_path / "checkpoints" / "0000008" / "adapters.safetensors")))
 

@@ -46,19 +46,11 @@ pytestmark = pytest.mark.slow
 PREFIX = 20  # tokens that all prompts begin with
 SFT = [
     test_sft.Ways(),
-    test_sft.Ways(prefix=True),
-    test_sft.Ways(checkpointed=True),
-    test_sft.Ways(frozen=True),
-    test_sft.Ways(compiled=True),
     test_sft.Ways(prefix=True, checkpointed=True, frozen=True),
     test_sft.Ways(prefix=True, checkpointed=True, frozen=True, compiled=True),
 ]
 DPO = [
     test_pairs.Ways(shared=False),
-    test_pairs.Ways(),
-    test_pairs.Ways(prefix=PREFIX),
-    test_pairs.Ways(checkpointed=True),
-    test_pairs.Ways(frozen=True),
     test_pairs.Ways(prefix=PREFIX, checkpointed=True, frozen=True),
     test_pairs.Ways(prefix=PREFIX, checkpointed=True, frozen=True, compiled=True),
 ]

@@ -10,14 +10,14 @@ from loops import SECTION, Ways, assert_resumes
 from mlxtune.recipe import AdapterSection, TrainingSection
 from mlxtune.training import optimizer
 
-NAMES = ("adamw", "adafactor", "muon", "lion")
+TRAINED = [("adamw", 1.0), ("muon", 1.0), ("adafactor", 1.0), ("lion", 1.0), ("adamw", 4.0)]  # with the ratio of LoRA+
 FAST = {"adamw": 1e-2, "adafactor": 1e-2, "muon": 2e-2, "lion": 2e-3}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ratio", cases([1.0, 4.0], "1.0"))
-@pytest.mark.parametrize("name", cases(NAMES, "adamw", "muon"))
-def test_lowers_loss_and_resumes_bit_identically(tiny, tmp_path, name, ratio):
+@pytest.mark.parametrize("trained", cases(TRAINED, *map(str, TRAINED[:2])))
+def test_lowers_loss_and_resumes_bit_identically(tiny, tmp_path, trained):
+    name, ratio = trained
     section = replace(
         SECTION, optimizer=name, learning_rate=FAST[name], weight_decay=0.01, steps=5, batch_size=32, accumulate=1, validate_every=9
     )

@@ -33,7 +33,6 @@ from mlxtune.training.preference import losses
 from mlxtune.training.preference.forward import PairCache, can_share_prompts, logps
 
 BOTH = MethodSection(loss=["sigmoid", "sft"], weights=[1.0, 0.3], beta=0.3, label_smoothing=0.1)
-ALL = [BOTH, *(MethodSection(loss=[name], beta=0.3, label_smoothing=0.1) for name in ("ipo", "hinge", "robust", "simpo", "orpo"))]
 
 
 def cost(some: Any, shared: bool) -> int:
@@ -106,15 +105,7 @@ class Ways:
     padded: bool = False
 
 
-EACH = [
-    Ways(shared=False),
-    Ways(),
-    Ways(lanes=2),
-    Ways(checkpointed=True),
-    Ways(frozen=True),
-    Ways(compiled=True),
-    Ways(padded=True),
-]
+EACH = [Ways(shared=False), Ways(), Ways(lanes=2), Ways(checkpointed=True), Ways(frozen=True), Ways(padded=True)]
 TOGETHER = [
     Ways(lanes=2, checkpointed=True, frozen=True),
     Ways(checkpointed=True, compiled=True),
@@ -170,7 +161,7 @@ def alike(tiny):
     return prepared(tiny, 20)
 
 
-@pytest.mark.parametrize("ways", cases([*EACH, *TOGETHER], *(str(ways) for ways in [*EACH, TOGETHER[0]] if not ways.compiled)))
+@pytest.mark.parametrize("ways", cases([*EACH, *TOGETHER], *map(str, [*EACH, TOGETHER[0]])))
 def test_every_optimization_matches_plain_loss_and_gradients(small, ways, tmp_path):
     model, rows, plain = small
     exp.install()
@@ -205,9 +196,9 @@ def test_prefix_is_shared_only_when_worthwhile():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("by", ALL, ids=lambda by: by.loss[0])
-def test_every_loss_matches_plain_gradients(small, by, tmp_path):
+def test_a_loss_that_depends_on_lengths_matches_plain_gradients(small, tmp_path):
     model, rows, _ = small
+    by = MethodSection(loss=["ipo"], beta=0.3)
     exp.install()
     assert_equal(own_loss_and_gradients(model, rows, Ways(lanes=2), tmp_path, by), plain_loss_and_gradients(model, rows, by), 1e-5)
 
@@ -229,6 +220,7 @@ def test_shared_prompts_are_exact_over_random_lengths(tiny, seed, tmp_path):
         ["llama", "smollm3", "gemma2", "gemma3_text", "qwen3_moe", "phi3", "cohere", "granite", "qwen3_5"],
         "llama",
         "gemma2",
+        "gemma3_text",
         "qwen3_5",
     ),
 )
@@ -247,11 +239,6 @@ def test_architecture_shares_prompts_only_when_exact(name, tmp_path):
     expected += [plain_logp(model, pair.prompt, pair.rejected) for pair in rows]
     mx.enable_compile()
     assert values.tolist() == pytest.approx([value.item() for value in expected], rel=1e-4)
-
-
-def test_sliding_window_models_never_share_prompts(tmp_path):
-    model = load(resolve(str(make(tmp_path, "gemma3_text"))), "float32").model
-    assert not can_share_prompts(LayerStack(model, split_head(model)))
 
 
 def test_probe_restores_model_mode(small):
@@ -304,15 +291,13 @@ def test_batch_counts_computed_and_trained_tokens(shared):
 
 @pytest.mark.exhaustive
 @pytest.mark.real
-def test_matches_plain_computation_on_bundled_model(real, tmp_path):
-    loaded = load(real.source)  # a private copy: adapters would remain on the shared model
+def test_matches_plain_computation_on_bundled_model(lowest_layers, tmp_path):
     rows = random_pairs(9, 5, vocabulary=40_000)
-    shaken(loaded.model, AdapterSection(rank=8, layers=8))
+    shaken(lowest_layers, AdapterSection(rank=8, layers=2))
     exp.uninstall()
-    plain = plain_loss_and_gradients(loaded.model, rows)
+    plain = plain_loss_and_gradients(lowest_layers, rows)
     exp.install()
-    ways = Ways(lanes=2, checkpointed=True, frozen=True)
-    assert_equal(own_loss_and_gradients(loaded.model, rows, ways, tmp_path), plain, 1e-5)
+    assert_equal(own_loss_and_gradients(lowest_layers, rows, TOGETHER[0], tmp_path), plain, 1e-5)
 
 
 @pytest.mark.parametrize("shared", [True, False])
