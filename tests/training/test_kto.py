@@ -62,8 +62,10 @@ def small(tiny: Path) -> tuple[nn.Module, list[EncodedPair], Any]:
     return model, near, plain(model, near)
 
 
-@pytest.mark.parametrize("padded", [False, True])
-@pytest.mark.parametrize(("lanes", "shared", "prefix"), [(1, True, 0), (2, True, 0), (2, True, 20), (1, False, 0)])
+@pytest.mark.parametrize(
+    ("lanes", "shared", "prefix", "padded"),
+    [(1, True, 0, False), (2, True, 20, False), (2, True, 20, True), (1, False, 0, False), (1, False, 0, True)],
+)
 def test_loss_and_gradients_match_plain_computation(small, lanes, shared, prefix, padded):
     model, rows, expected = small
     exp.install()
