@@ -14,11 +14,8 @@ from exhaustive import cases
 from mlx.utils import tree_flatten
 from mlx_lm.tuner.lora import LoRAEmbedding, LoRALinear
 from mlx_lm.utils import load_model
-from tiny_architectures import make
 
-from mlxtune.models import lora
 from mlxtune.models.head import chunked_logp, exp_of_negative, fused_logp, fused_logp_no_grad, plain_logp, split_head
-from mlxtune.recipe import AdapterSection
 
 SHAPES = {"plain": (1.0, 0.0), "scaled": (0.25, 0.0), "capped": (1.0, 2.0), "both": (3.0, 1.5)}
 
@@ -149,16 +146,6 @@ def test_a_trainable_head_gets_a_gradient(kind: str) -> None:
     assert all(mx.array_equal(after[name], array) for name, array in before)
 
 
-def test_a_typical_model_is_split(tiny: Path) -> None:
-    model, _ = load_model(tiny)
-    model.freeze()
-    parts = split_head(model)
-    assert not parts.warning
-    assert "fused_logp" in parts.logp.__qualname__
-    tokens = mx.array([[5, 6, 7, 8]])
-    assert mx.allclose(parts.logits(parts.backbone(tokens)), model(tokens), rtol=1e-5, atol=1e-5)
-
-
 class Odd(nn.Module):
     """A Llama whose head applies ``more`` to its logits, which its settings do not mention."""
 
@@ -210,21 +197,3 @@ def test_a_model_that_cannot_be_split_runs_whole_with_a_warning(tiny: Path) -> N
     tokens, targets = mx.array([[5, 6, 7, 8]]), mx.array([6, 7, 8, 9])
     assert mx.array_equal(parts.logits(parts.backbone(tokens)), model(tokens))
     assert mx.allclose(parts.logp(parts.backbone(tokens)[0], targets), plain_logp(model(tokens)[0], targets))
-
-
-@pytest.mark.parametrize("target", ["embed_tokens", "lm_head"])
-def test_adapters_outside_the_layers_get_the_plain_gradients(tmp_path: Path, target: str) -> None:
-    model, _ = load_model(make(tmp_path, "smollm2" if target == "embed_tokens" else "llama"))
-    lora.add(model, AdapterSection(rank=4, layers=1, targets=["q_proj", target]), seed=1)
-    arrays = [(name, mx.random.normal(array.shape) * 0.1) for name, array in lora.adapter_arrays(model).items()]
-    model.load_weights(arrays, strict=False)
-    parts = split_head(model)
-    assert not parts.warning
-    tokens, targets = mx.array([[5, 6, 7, 8]]), mx.array([6, 7, 8, 9])
-    ways = (lambda: plain_logp(model(tokens)[0], targets), lambda: parts.logp(parts.backbone(tokens)[0], targets))
-    (_, plain), (_, gradient) = (nn.value_and_grad(model, lambda way=way: way().sum())() for way in ways)
-    expected, result = dict(tree_flatten(plain)), dict(tree_flatten(gradient))
-    assert expected.keys() == result.keys() == dict(arrays).keys()
-    assert any(target in name for name in result)
-    for name, array in expected.items():
-        assert mx.abs(result[name] - array).max() <= 1e-4 * mx.abs(array).max(), name

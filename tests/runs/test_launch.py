@@ -58,7 +58,7 @@ def test_a_run_keeps_its_date_and_its_chat_template(tmp_path, recipe, monkeypatc
     assert len(registry.list_runs(tmp_path)) == before
 
 
-def test_a_worker_has_its_own_session_stops_on_sigterm_and_resumes(tmp_path, recipe):
+def test_a_worker_has_its_own_session_stops_on_sigterm_resumes_and_is_crashed_when_killed(tmp_path, recipe):
     run = launch.start(tmp_path, "train", recipe, {"behavior": "wait"})
     state = run.state()
     assert os.getsid(state.pid) == state.pid != os.getsid(0)
@@ -70,16 +70,10 @@ def test_a_worker_has_its_own_session_stops_on_sigterm_and_resumes(tmp_path, rec
     assert _wait_for_end(run).phase == "stopped"
     assert events.read_all(run.folder)[-1]["step"] == 5
     launch.resume(run)
-    registry.stop(run)
-    _wait_for_end(run)
-    assert [event["seq"] for event in events.read_all(run.folder)] == list(range(len(events.read_all(run.folder))))
-
-
-def test_a_killed_worker_is_crashed(tmp_path, recipe):
-    run = launch.start(tmp_path, "train", recipe, {"behavior": "wait"})
     kill_worker(run)
     assert run.status() == "crashed"
     assert not is_locked(accelerator_lock())
+    assert [event["seq"] for event in events.read_all(run.folder)] == list(range(len(events.read_all(run.folder))))
 
 
 @pytest.mark.parametrize(

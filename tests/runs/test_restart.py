@@ -40,8 +40,9 @@ def kinds(run: Run) -> list[str]:
 
 
 def test_a_run_is_resumed_once_in_a_new_process_with_the_same_pid(tmp_path: Path, recipe: Recipe) -> None:
-    run = launch.start(tmp_path, "train", recipe, {"behavior": "gpu error", "messages": [INTERACTIVITY]})
-    assert wait_for_end(run)["type"] == "run.finished"
+    request = {"behavior": "gpu error", "messages": [INTERACTIVITY], "names": list(SMALLER_COMMANDS)}
+    run = launch.start(tmp_path, "train", recipe, request)
+    assert wait_for_end(run)["summary"] == {name: str(value) for name, value in SMALLER_COMMANDS.items()}
     assert kinds(run) == ["run.started", "run.restarting", "run.started", "run.finished"]
     started, restarting, again, _ = (event for event in events.read_all(run.folder) if event["type"] != "heartbeat")
     assert started["pid"] == again["pid"]
@@ -57,12 +58,6 @@ def test_a_second_gpu_error_fails_the_run(tmp_path: Path, recipe: Recipe) -> Non
     assert failed["error"] == "macOS stopped the GPU work because one command took too long."
     assert "Let the display sleep" in failed["hint"]
     assert failed["code"] == 4
-
-
-def test_the_new_process_submits_smaller_commands(tmp_path: Path, recipe: Recipe) -> None:
-    request = {"behavior": "gpu error", "messages": [TIMEOUT], "names": list(SMALLER_COMMANDS)}
-    run = launch.start(tmp_path, "train", recipe, request)
-    assert wait_for_end(run)["summary"] == {name: str(value) for name, value in SMALLER_COMMANDS.items()}
 
 
 @pytest.mark.parametrize("relaxed", [True, False])
