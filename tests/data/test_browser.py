@@ -48,6 +48,12 @@ def scanned_browser(path: Path) -> SourceBrowser:
     return browser
 
 
+def decide(browser: SourceBrowser, review: ReviewSession, action: Any, rows: list[int], **options: Any) -> None:
+    """Decide on rows, and apply the step to the browser."""
+    step = review.decide(action, [browser.keyed_row(index) for index in rows], **options)
+    browser.apply_review(review.state, step)
+
+
 def read_all(path: Path) -> dict[int, Any]:
     """Return key and row by row number, read as the command line does."""
     rows_by_number, start = {}, 0
@@ -138,12 +144,10 @@ def test_decisions_equal_the_journal(source: Path) -> None:
 def test_decisions_can_change_during_iteration(source: Path) -> None:
     browser = scanned_browser(source)
     with ReviewSession(source) as review:
-        step = review.decide("accept", [browser.keyed_row(0), browser.keyed_row(1)])
-        browser.apply_review(review.state, step)
+        decide(browser, review, "accept", [0, 1])
         iterator = iter(browser.decisions.items())
         assert next(iterator)[0] == 0
-        step = review.decide("skip", [browser.keyed_row(4)])
-        browser.apply_review(review.state, step)
+        decide(browser, review, "skip", [4])
     assert [index for index, _ in iterator] == [1]
     assert (len(browser.decisions), browser.decided_count) == (3, 2)
     tags = browser.tags
@@ -218,11 +222,9 @@ def test_edited_rows_are_checked_again_and_left_out_rows_do_not_count(source: Pa
     assert finding_rows(browser)["email"] == [1]
     assert finding_rows(browser)["duplicate"] == [3, 5]
     with ReviewSession(source) as review:
-        step = review.decide("edit", [browser.keyed_row(1)], record=chat("May I return the tent?", "Call +49 30 901820."))
-        browser.apply_review(review.state, step)
+        decide(browser, review, "edit", [1], record=chat("May I return the tent?", "Call +49 30 901820."))
         assert [finding.check for finding in browser.findings(1)] == ["phone"]
-        step = review.decide("reject", [browser.keyed_row(3)])
-        browser.apply_review(review.state, step)
+        decide(browser, review, "reject", [3])
     assert finding_rows(browser)["phone"] == [1]
     assert "email" not in finding_rows(browser)
     assert finding_rows(browser)["duplicate"] == [5]
@@ -251,10 +253,8 @@ def test_an_edited_row_has_an_unknown_token_count(source: Path) -> None:
     assert [browser.tokens(index) for index in range(6)] == [10, 11, -1, 13, 14, 15]
     assert browser.lengths.tolist() == [10, 11, 13, 14, 15]
     with ReviewSession(source) as review:
-        step = review.decide("edit", [browser.keyed_row(4)], record=chat("Is it warm?", "No."))
-        browser.apply_review(review.state, step)
-        step = review.decide("reject", [browser.keyed_row(1)])
-        browser.apply_review(review.state, step)
+        decide(browser, review, "edit", [4], record=chat("Is it warm?", "No."))
+        decide(browser, review, "reject", [1])
     assert browser.tokens(4) == -1
     assert browser.lengths.tolist() == [10, 13, 15], "neither the edited row nor the rejected one"
     assert browser.unmeasured_count == 1

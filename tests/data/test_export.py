@@ -199,13 +199,19 @@ def _file(path: Path, number: int = 60) -> list[KeyedRow]:
     return list(with_keys(read_file(path)))
 
 
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A source of sixty rows with distinct prompts."""
+    _file(tmp_path / "shop.jsonl")
+    return tmp_path / "shop.jsonl"
+
+
 def _read(folder: Path, part: str) -> tuple[Row, ...]:
     return read_source(folder).parts[part]
 
 
-def test_accepted_rows_are_exported_with_a_manifest(tmp_path):
-    path = tmp_path / "shop.jsonl"
-    rows = _file(path)
+def test_accepted_rows_are_exported_with_a_manifest(path, tmp_path):
+    rows = list(with_keys(read_file(path)))
     with ReviewSession(path) as session:
         session.decide("accept", rows[:50])
         session.decide("reject", rows[50:52])
@@ -229,9 +235,8 @@ def test_accepted_rows_are_exported_with_a_manifest(tmp_path):
     assert manifest["rows"] == {part: [row.hash for row in rows_of_part] for part, rows_of_part in written.items()}
 
 
-def test_exports_with_pending_rows_are_reproducible(tmp_path):
-    path = tmp_path / "shop.jsonl"
-    rows = _file(path)
+def test_exports_with_pending_rows_are_reproducible(path, tmp_path):
+    rows = list(with_keys(read_file(path)))
     with ReviewSession(path) as session:
         session.decide("reject", rows[:3])
         session.decide("skip", rows[3:5])
@@ -295,9 +300,8 @@ def test_any_review_exports_its_accepted_rows_and_keeps_test_rows(first, then, s
             test_hashes |= tested
 
 
-def test_exported_test_rows_are_never_trained(tmp_path):
-    path = tmp_path / "shop.jsonl"
-    rows = _file(path)
+def test_exported_test_rows_are_never_trained(path, tmp_path):
+    rows = list(with_keys(read_file(path)))
     with ReviewSession(path) as session:
         session.decide("accept", rows)
     export(read_source(path), SOME, "mlx-lm", tmp_path / "out")
@@ -313,17 +317,13 @@ def test_exported_test_rows_are_never_trained(tmp_path):
     assert not (tmp_path / "third").exists()
 
 
-def test_a_new_export_replaces_an_old_one(tmp_path):
-    path = tmp_path / "shop.jsonl"
-    _file(path)
+def test_a_new_export_replaces_an_old_one(path, tmp_path):
     export(read_source(path), SOME, "mlx-lm", tmp_path / "out", pending=True)
     export(read_source(path), DataSection("d", holdout=0.2, validation=0.0), "mlx-lm", tmp_path / "out", pending=True)
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["manifest.json", "test.jsonl", "train.jsonl"]
 
 
-def test_a_folder_with_other_files_is_refused(tmp_path):
-    path = tmp_path / "shop.jsonl"
-    _file(path)
+def test_a_folder_with_other_files_is_refused(path, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "train.jsonl").write_text("mine")
     with pytest.raises(InputError, match="is not empty and is not an export"):
@@ -332,9 +332,7 @@ def test_a_folder_with_other_files_is_refused(tmp_path):
     assert not (tmp_path / "shop.split.json").exists()
 
 
-def test_nothing_accepted_and_mixed_kinds_are_refused(tmp_path):
-    path = tmp_path / "shop.jsonl"
-    _file(path)
+def test_nothing_accepted_and_mixed_kinds_are_refused(path, tmp_path):
     with pytest.raises(DataError, match=r"No rows of shop\.jsonl have been accepted yet"):
         export(read_source(path), SOME, "mlx-lm", tmp_path / "out")
     with path.open("a") as file:
@@ -375,11 +373,9 @@ def test_a_text_that_looks_like_a_transcript_gets_a_note(tmp_path):
     assert result.transcripts == 1
 
 
-def test_mlx_lm_reads_its_export(tmp_path):
+def test_mlx_lm_reads_its_export(path, tmp_path):
     from mlx_lm.tuner import datasets
 
-    path = tmp_path / "shop.jsonl"
-    _file(path)
     result = export(read_source(path), SOME, "mlx-lm", tmp_path / "out", pending=True)
     datasets_by_split = datasets.load_local_dataset(tmp_path / "out", None, SimpleNamespace())
     assert [type(dataset).__name__ for dataset in datasets_by_split] == ["ChatDataset"] * 3

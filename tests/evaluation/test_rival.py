@@ -9,6 +9,7 @@ from evaluation_files import scored_arm
 
 from mlxtune.adapters.entry import score_from_lineage, score_from_report
 from mlxtune.core.json_fields import to_json
+from mlxtune.evaluation import verdict
 from mlxtune.evaluation.answers import ArmAnswers
 from mlxtune.evaluation.report import EvaluationReport
 from mlxtune.evaluation.report_builder import build
@@ -90,8 +91,9 @@ def test_free_arm_that_the_adapter_certainly_beats_is_not_named_although_it_is_i
     assert (report.outcome, report.verdict.free) == ("better", None)
 
 
-def test_choosing_the_best_of_tuned_arms_keeps_the_error_rate():
+def test_choosing_the_best_of_tuned_arms_keeps_the_error_rate(monkeypatch):
     """With three tuned arms that are no better than the base, at most 5% of the verdicts are *better*."""
+    monkeypatch.setattr(verdict, "fewest_changes", lambda *_: None)  # it takes most of the time
     rng, better = random.Random(19), 0
     for _ in range(400):
         arms = []

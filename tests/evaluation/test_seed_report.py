@@ -8,6 +8,7 @@ from evaluation_files import scored_arm
 from exhaustive import cases
 
 from mlxtune.core.json_fields import from_json, to_json
+from mlxtune.evaluation import seed_report
 from mlxtune.evaluation.answers import SeedAnswers
 from mlxtune.evaluation.scorers import Score
 from mlxtune.evaluation.seed_report import SeedReport, build_seed_report, recipe_verdict, recommend, seed_change, seed_rate
@@ -43,28 +44,30 @@ def test_report_survives_json():
     assert report.change.change == pytest.approx(0.5 - 1 / 3)
 
 
-def test_fewest_answers_that_turn_the_recipe_verdict_are_found():
+def test_fewest_answers_that_turn_the_recipe_verdict_are_found(monkeypatch):
     """Change every set of answers, as an independent search."""
     draws, found = numpy.random.default_rng(6), 0
     for _ in range(6):
-        passed, baseline = draws.random((2, 8)) < 0.9, _scored(draws.random(8) < 0.1)
+        passed, baseline = draws.random((2, 6)) < 0.9, _scored(draws.random(6) < 0.1)
 
         def built(passed, baseline=baseline) -> SeedReport:
             return build_seed_report(
-                [_seed(at, [1], own) for at, own in enumerate(passed)], "contract", range(8), {"base": baseline}
+                [_seed(at, [1], own) for at, own in enumerate(passed)], "contract", range(6), {"base": baseline}
             )
 
         def flipped(changed, passed=passed):
-            return passed ^ numpy.isin(numpy.arange(16), changed).reshape(2, 8)
+            return passed ^ numpy.isin(numpy.arange(12), changed).reshape(2, 6)
 
         report = built(passed)
         turned = (
             count
             for count in range(1, 5)
-            for changed in itertools.combinations(range(16), count)
+            for changed in itertools.combinations(range(12), count)
             if built(flipped(changed)).change.outcome != report.change.outcome
         )
-        fewest = next(turned, None)
+        with monkeypatch.context() as patch:
+            patch.setattr(seed_report, "fewest_changes", lambda *_: None)  # it takes most of the time
+            fewest = next(turned, None)
         assert report.nearness is None or fewest is None or report.nearness >= fewest
         found += report.nearness == fewest
     assert found >= 5
@@ -72,7 +75,7 @@ def test_fewest_answers_that_turn_the_recipe_verdict_are_found():
 
 def test_best_of_seeds_by_validation_leaves_the_held_out_rate_unbiased():
     """Seeds differ and are chosen by 40 validation rows: their own validation rate is optimistic, the held-out rate is not."""
-    draws, runs = numpy.random.default_rng(1), 1200
+    draws, runs = numpy.random.default_rng(1), 400
     optimism = {"validation": 0.0, "held-out": 0.0, "chosen by held-out rows": 0.0}
     for _ in range(runs):
         rates = draws.uniform(0.6, 0.75, size=4)

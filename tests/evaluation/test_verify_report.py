@@ -30,6 +30,11 @@ def _change(folder, name, old, new, *, hash_too=False):
         (folder / "report.json").write_text(json.dumps(report_json))
 
 
+@pytest.fixture
+def folder(tmp_path):
+    return write_evaluation(tmp_path)
+
+
 @pytest.mark.parametrize("pairs", [False, True])
 def test_moved_report_verifies_without_its_source(tmp_path, pairs):
     folder = write_evaluation(tmp_path, pairs=pairs)
@@ -56,8 +61,7 @@ def test_every_byte_of_every_file_is_verified(tmp_path):
     assert verify(folder) == []
 
 
-def test_missing_answer_and_changed_order_are_detected(tmp_path):
-    folder = write_evaluation(tmp_path)
+def test_missing_answer_and_changed_order_are_detected(folder):
     lines = (folder / "outputs.jsonl").read_text().splitlines(keepends=True)
     for changed in (lines[1:], [lines[1], lines[0], *lines[2:]]):
         (folder / "outputs.jsonl").write_text("".join(changed))
@@ -75,8 +79,7 @@ def test_missing_and_inconsistent_free_arms_are_detected(tmp_path):
     assert "outputs.jsonl lacks the arm copier." in verify(folder)
 
 
-def test_float_rounding_is_not_a_difference(tmp_path):
-    folder = write_evaluation(tmp_path)
+def test_float_rounding_is_not_a_difference(folder):
     report_json = json.loads((folder / "report.json").read_text())
     report_json["arms"][0]["rates"][0]["low"] *= 1 + 1e-15
     (folder / "report.json").write_text(json.dumps(report_json))
@@ -86,15 +89,13 @@ def test_float_rounding_is_not_a_difference(tmp_path):
     assert len(verify(folder)) == 1
 
 
-def test_added_or_removed_file_is_detected(tmp_path):
-    folder = write_evaluation(tmp_path)
+def test_added_or_removed_file_is_detected(folder):
     (folder / "seeds.jsonl").write_text("")
     (folder / "report.md").unlink()
     assert verify(folder)[:2] == ["report.md is missing.", "seeds.jsonl did not exist when the report was made."]
 
 
-def test_report_of_another_version_is_refused(tmp_path):
-    folder = write_evaluation(tmp_path)
+def test_report_of_another_version_is_refused(folder):
     for version in (report.VERSION - 1, report.VERSION + 1, None):
         _edit(folder, lambda stored, version=version: stored.update(v=version))
         with pytest.raises(InputError, match="another version"):
@@ -143,6 +144,11 @@ def rich(tmp_path_factory):
     return folder
 
 
+@pytest.fixture
+def rich_copy(rich, tmp_path):
+    return shutil.copytree(rich, tmp_path / "copy")
+
+
 def _set(*path):
     *parents, key, value = path
 
@@ -177,10 +183,9 @@ TAMPERED_REPORTS = [
 
 
 @pytest.mark.parametrize("path", TAMPERED_REPORTS, ids=lambda path: ".".join(map(str, path)))
-def test_an_edited_report_is_detected(rich, tmp_path, path):
-    folder = shutil.copytree(rich, tmp_path / "copy")
-    _edit(folder, _set(*path))
-    problems = verify(folder)
+def test_an_edited_report_is_detected(rich_copy, path):
+    _edit(rich_copy, _set(*path))
+    problems = verify(rich_copy)
     assert any(f"{path[-2]}" in problem or f"{path[-3]}" in problem for problem in problems), problems
 
 
@@ -193,12 +198,11 @@ TAMPERED_LINES = [
 
 
 @pytest.mark.parametrize(("name", "key", "value"), TAMPERED_LINES)
-def test_an_edited_line_is_detected_even_with_updated_hash(rich, tmp_path, name, key, value):
-    folder = shutil.copytree(rich, tmp_path / "copy")
+def test_an_edited_line_is_detected_even_with_updated_hash(rich_copy, name, key, value):
     if value == "same":
-        value = json.loads((folder / name).read_text().splitlines()[5])[key]
-    _edit_lines(folder, name, _set(key, value))
-    assert verify(folder)
+        value = json.loads((rich_copy / name).read_text().splitlines()[5])[key]
+    _edit_lines(rich_copy, name, _set(key, value))
+    assert verify(rich_copy)
 
 
 @pytest.mark.parametrize("page", report.PAGES)
@@ -213,39 +217,35 @@ def test_an_edited_line_is_detected_even_with_updated_hash(rich, tmp_path, name,
         ("Failures", "Failures 5"),
     ],
 )
-def test_an_edited_figure_on_a_page_is_detected(rich, tmp_path, page, old, new):
-    folder = shutil.copytree(rich, tmp_path / "copy")
-    text = (folder / page).read_text()
+def test_an_edited_figure_on_a_page_is_detected(rich_copy, page, old, new):
+    text = (rich_copy / page).read_text()
     assert old in text, old
-    (folder / page).write_text(text.replace(old, new, 1))
-    _edit(folder, lambda stored: None)
-    (problem,) = verify(folder)
+    (rich_copy / page).write_text(text.replace(old, new, 1))
+    _edit(rich_copy, lambda stored: None)
+    (problem,) = verify(rich_copy)
     assert problem.startswith(f"{page} shows ")
 
 
-def test_an_edited_chart_is_detected_and_rewording_is_not(rich, tmp_path):
-    folder = shutil.copytree(rich, tmp_path / "copy")
-    page = folder / "report.html"
+def test_an_edited_chart_is_detected_and_rewording_is_not(rich_copy):
+    page = rich_copy / "report.html"
     text = page.read_text()
     page.write_text(
         text.replace("share of rows that pass", "rows that pass, as a share").replace("<h2>", "<h3>").replace("</h2>", "</h3>")
     )
-    _edit(folder, lambda stored: None)
-    assert verify(folder) == []
+    _edit(rich_copy, lambda stored: None)
+    assert verify(rich_copy) == []
     page.write_text(text.replace('y="6" width="', 'y="6" width="1', 1))
-    _edit(folder, lambda stored: None)
-    assert any("report.html shows" in problem for problem in verify(folder))
+    _edit(rich_copy, lambda stored: None)
+    assert any("report.html shows" in problem for problem in verify(rich_copy))
 
 
-def test_an_invented_off_task_result_is_detected(tmp_path):
-    folder = write_evaluation(tmp_path)
+def test_an_invented_off_task_result_is_detected(folder):
     result = compare_off_task([OffTaskPrompt("q", "Which?", ("yes",), Location(folder, 1))], ["yes"], ["yes"])
     _edit(folder, lambda stored: stored["facts"].update(off_task=to_json(result)))
     assert "report.json, facts, off_task is only stored." in verify(folder)
 
 
-def test_facts_are_recomputed_or_named_as_unproven(tmp_path):
-    folder = write_evaluation(tmp_path)
+def test_facts_are_recomputed_or_named_as_unproven(folder):
     stored = json.loads((folder / "report.json").read_text())
     recorded = unproven(folder)
     assert {"source", "run", "adapter", "made"} < set(recorded)
@@ -257,15 +257,13 @@ def test_facts_are_recomputed_or_named_as_unproven(tmp_path):
     assert verify(folder) == []
 
 
-def test_a_repeated_key_is_detected(tmp_path):
-    folder = write_evaluation(tmp_path)
+def test_a_repeated_key_is_detected(folder):
     path = folder / "report.json"
     path.write_text(path.read_text().rstrip()[:-1] + ', "verdict": ' + json.dumps(json.loads(path.read_text())["verdict"]) + "}")
     assert ["the key 'verdict' occurs twice" in problem for problem in verify(folder)] == [True]
 
 
-def test_a_number_that_no_float_can_hold_is_a_difference(tmp_path):
-    folder = write_evaluation(tmp_path)
+def test_a_number_that_no_float_can_hold_is_a_difference(folder):
     _change(folder, "report.json", '"hits": 3', f'"hits": {10**400}')
     assert any("rates json, hits is stored as 1000" in problem for problem in verify(folder))
 
