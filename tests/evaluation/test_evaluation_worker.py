@@ -159,6 +159,7 @@ def test_one_run_evaluates_all_arms_and_next_uses_cache(workspace, trained, eval
     assert any("outputs.jsonl" in difference for difference in verify(again))
 
 
+@pytest.mark.usefixtures("no_off_task_prompts")
 def test_validation_chooses_between_seeds(workspace, trained, evaluate):
     twin = registry.create(workspace, "train", "tiny")
     shutil.copytree(trained.folder, twin.folder, dirs_exist_ok=True)
@@ -213,20 +214,21 @@ def test_reserved_rows_are_evaluated_once_by_the_last_look(trained, evaluate):
 
 @pytest.mark.usefixtures("no_off_task_prompts")
 def test_changed_contract_requires_new_base_evaluation(workspace, trained, evaluate, schema):
-    evaluate(schema)
+    how = (schema, "evaluation.max_tokens=2", "evaluation.rows=2")
+    evaluate(*how)
     (workspace / "schema.json").write_text(json.dumps({**SCHEMA, "required": []}))
     with pytest.raises(InputError, match="The schema changed since the base was evaluated"):
-        evaluate(schema, run=trained)
-    anew = report.load(evaluate(schema))
+        evaluate(*how, run=trained)
+    anew = report.load(evaluate(*how))
     assert [term["term"] for term in anew.facts["changed_terms"]["terms"]] == ["schema"]
-    tuned = evaluate(schema, run=trained)
+    tuned = evaluate(*how, run=trained)
     assert [term["term"] for term in report.load(tuned).facts["changed_terms"]["terms"]] == ["schema"]  # it stays in the report
 
 
 @pytest.mark.usefixtures("no_off_task_prompts")
 def test_changed_token_limit_lets_the_base_answer_again(trained, evaluate):
-    evaluate("evaluation.max_tokens=4")
-    folder = evaluate("evaluation.max_tokens=6", run=trained)
+    evaluate("evaluation.max_tokens=4", "evaluation.rows=2")
+    folder = evaluate("evaluation.max_tokens=6", "evaluation.rows=2", run=trained)
     result = report.load(folder)
     assert not any(arm.cached for arm in result.arms)
     assert result.facts["changed_terms"]["terms"] == [{"term": "token_limit", "before": 4, "now": 6}]
@@ -254,7 +256,7 @@ def test_cut_answers_that_would_decide_are_continued_without_the_adapter(trained
 
 @pytest.mark.usefixtures("no_off_task_prompts")
 def test_automatic_token_limit_is_the_same_for_all_arms_and_verified(workspace, trained, evaluate):
-    folder = evaluate("evaluation.max_tokens=auto", run=trained)
+    folder = evaluate("evaluation.max_tokens=auto", "evaluation.rows=2", run=trained)
     facts = report.load(folder).facts
     recipe = load(folder / "recipe.toml")
     shares = split(read_source(recipe.source), recipe.data)
@@ -320,7 +322,7 @@ def test_training_rows_are_refused_and_not_sealed(workspace, trained, evaluate):
     with pytest.raises(InputError, match=r"trained or validated on \d+ of the \d+ rows"):
         evaluate("data.seed=8", run=trained)
     assert not splits.load_membership(workspace / "chat.jsonl").sealed
-    evaluate(run=trained)
+    evaluate("evaluation.max_tokens=2", run=trained)
     assert splits.load_membership(workspace / "chat.jsonl").sealed
 
 
@@ -330,7 +332,7 @@ def test_a_split_that_cannot_be_recorded_is_a_warning(evaluate, monkeypatch):
         raise MachineError("The disk is full.")
 
     monkeypatch.setattr(worker, "record_splits", fail)
-    folder = evaluate('evaluation.arms=["base"]')
+    folder = evaluate('evaluation.arms=["base"]', "evaluation.max_tokens=2")
     assert "split_not_recorded" in [warning.code for warning in Run(folder).state().warnings]
 
 
@@ -341,7 +343,7 @@ def test_default_arms_are_left_out_where_their_examples_leave_no_room(workspace,
     monkeypatch.setattr(arms, "find_spec", lambda name: None)
     config = workspace / "tiny" / "config.json"
     write_json(config, {**json.loads(config.read_text()), "max_position_embeddings": 450})
-    how = (schema, f"evaluation.max_tokens={limit}", "evaluation.rows=3", "evaluation.arms=[]")
+    how = (schema, f"evaluation.max_tokens={limit}", "evaluation.rows=1", "evaluation.arms=[]")
     folder = evaluate(*how)
     result = report.load(folder)
     assert result.facts["left_out"] == {
