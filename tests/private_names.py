@@ -20,9 +20,12 @@ METACLASS = {"_css_type_name", "_css_type_names", "_merged_bindings", "_reactive
 
 def touched() -> set[str]:
     """Return every private name of Textual that the app touches."""
-    defined = {name for path in PACKAGE.rglob("*.py") for name in _defined(_parse(path))}
-    used = {name for path in (PACKAGE / "tui").rglob("*.py") for name in _used(_parse(path))}
-    return (used - defined) | {name for kind in _app_classes() for name in _overridden(kind)}
+    own = [_parse(path) for path in (PACKAGE / "tui").rglob("*.py")]
+    unknown = {name for tree in own for name in _used(tree)} - {name for tree in own for name in _defined(tree)}
+    for path in PACKAGE.rglob("*.py"):
+        if any(name in path.read_text(encoding="utf-8") for name in unknown):  # parsing every file would take seconds
+            unknown -= {*_defined(_parse(path))}
+    return unknown | {name for kind in _app_classes() for name in _overridden(kind)}
 
 
 @cache

@@ -1,20 +1,17 @@
 """Run the command line in this process."""
 
-import contextlib
 import io
-import os
-import runpy
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from in_process_workers import workers_in_process
 
 from mlxtune.cli.main import main
-from mlxtune.models.cpu import blas
-from mlxtune.runs import launch
+
+__all__ = ["workers_in_process"]
 
 
 @dataclass(frozen=True)
@@ -81,32 +78,3 @@ def refused(cli: Callable[..., Result]) -> Callable[[Sequence[str], str], Result
         return result
 
     return check
-
-
-class _InProcessWorker:
-    """A stand-in for ``start_detached`` that runs a worker in this process, since every new process would load MLX again."""
-
-    def __init__(self, command: list[str], log: Path) -> None:
-        self.pid = os.getpid()
-        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-        before = [signal.getsignal(number) for number in numbers]
-        arguments, sys.argv = sys.argv, command[3:]
-        try:
-            with log.open("a") as output, contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
-                runpy.run_module(command[3], run_name="__main__", alter_sys=False)
-        except SystemExit as end:
-            self.returncode = int(end.code or 0)
-        finally:
-            sys.argv = arguments
-            for number, handler in zip(numbers, before, strict=True):
-                signal.signal(number, handler)
-
-    def poll(self) -> int:
-        return self.returncode
-
-
-@pytest.fixture
-def workers_in_process(rows_in_process: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run the workers of runs and evaluations, and measure rows, in this process. Tests of the processes start real ones."""
-    monkeypatch.setattr(blas, "preload", lambda: "a BLAS")  # already loaded
-    monkeypatch.setattr(launch, "start_detached", _InProcessWorker)

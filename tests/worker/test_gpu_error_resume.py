@@ -4,6 +4,7 @@ import os
 from dataclasses import replace
 
 import pytest
+from in_process_workers import run_workers_here
 from waiting import wait_until
 
 from mlxtune.core.hashing import sha256_file
@@ -45,7 +46,9 @@ def finish(run: Run) -> str:
 @pytest.mark.exhaustive
 def test_a_gpu_error_costs_only_the_steps_since_the_checkpoint(workspace, monkeypatch):
     recipe = load(workspace / "recipes" / "tiny.toml")
-    expected = finish(launch.start(workspace, "train", recipe))
+    with monkeypatch.context() as patch:
+        run_workers_here(patch)
+        expected = finish(launch.start(workspace, "train", recipe))
     (workspace / "faulty_worker.py").write_text(FAULTY_WORKER)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(workspace), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setitem(registry.RUN_KINDS, "train", replace(registry.RUN_KINDS["train"], module="faulty_worker"))

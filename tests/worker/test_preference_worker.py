@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from in_process_workers import run_workers_here
 from tiny_model import write_chat
 from waiting import kill_worker, wait_for_state, wait_until
 
@@ -73,7 +74,9 @@ def parent(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> tuple[Path, 
         "layers = 1\n[training]\nsteps = 4\nbatch_size = 4\nlearning_rate = 1e-2\n"
     )
     (folder / "recipes" / "voice.toml").write_text(RECIPE)
-    run = launch.start(folder, "train", load(folder / "recipes" / "tiny.toml"))
+    with pytest.MonkeyPatch.context() as patch:
+        run_workers_here(patch)
+        run = launch.start(folder, "train", load(folder / "recipes" / "tiny.toml"))
     finish(run)
     return folder, run
 
@@ -94,6 +97,7 @@ def kill(run: Run, when: Callable[[], bool]) -> None:
     assert run.status() == "crashed"
 
 
+@pytest.mark.usefixtures("workers_in_process")
 def test_dpo_trains_from_a_parent_and_is_evaluated_against_it(parent):
     workspace, before = parent
     run = start(workspace)
@@ -154,6 +158,7 @@ def test_run_killed_while_scoring_and_training_ends_bit_identically(parent, home
     assert ends == [(item.step, item.loss, item.metrics) for item in uninterrupted.state().validations]
 
 
+@pytest.mark.usefixtures("workers_in_process")
 def test_pairs_that_are_too_long_are_skipped_and_counted(parent):
     workspace, _ = parent
     write_pairs(
@@ -168,6 +173,7 @@ def test_pairs_that_are_too_long_are_skipped_and_counted(parent):
 
 
 @pytest.mark.exhaustive
+@pytest.mark.usefixtures("workers_in_process")
 def test_unpaired_rows_train_with_kto(parent):
     workspace, _ = parent
     rows = [

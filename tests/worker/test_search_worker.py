@@ -92,6 +92,7 @@ def results(run: Run) -> dict[tuple[int, int], tuple[object, ...]]:
     return {key: (result.passed, result.nats, result.tokens) for key, result in board.results.items()}
 
 
+@pytest.mark.usefixtures("workers_in_process")
 def test_the_selected_trial_is_a_run_that_is_evaluated_once(workspace):
     search = finish(start(workspace))
     board = leaderboard.read_leaderboard(search.folder)
@@ -112,6 +113,7 @@ def test_the_selected_trial_is_a_run_that_is_evaluated_once(workspace):
 
 
 @pytest.mark.exhaustive
+@pytest.mark.usefixtures("workers_in_process")
 def test_epochs_and_replay_are_searched(workspace, tmp_path):
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("".join(json.dumps({"prompt": f"Say {index}."}) + "\n" for index in range(12)))
@@ -185,6 +187,7 @@ def test_other_apps_that_need_the_memory_stop_the_search(workspace, fault):
 
 
 @pytest.mark.exhaustive
+@pytest.mark.usefixtures("workers_in_process")
 def test_preference_training_is_searched(workspace):
     pairs = [
         {"prompt": f"Question {index}?", "chosen": "warm " * (1 + index % 4) + str(index), "rejected": f"cold {index}"}
@@ -220,6 +223,7 @@ def test_a_trial_is_dropped_and_the_evaluation_loads_no_second_model_and_asks_no
 
 
 @pytest.mark.exhaustive
+@pytest.mark.usefixtures("workers_in_process")
 def test_a_null_search_announces_no_winner(workspace):
     same = (
         "search.learning_rate=[1e-2, 1e-2]",
@@ -240,6 +244,7 @@ def test_a_null_search_announces_no_winner(workspace):
 
 
 @pytest.mark.exhaustive
+@pytest.mark.usefixtures("workers_in_process")
 def test_the_budget_limits_the_trials(workspace):
     search = finish(start(workspace, "search.budget=21 steps"))
     board = boards.read_board(search.folder)

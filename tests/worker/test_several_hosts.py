@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from exhaustive import cases
+from in_process_workers import run_workers_here
 from waiting import kill_worker, wait_for_state, wait_until
 
 from mlxtune.core.hashing import sha256_file
@@ -51,11 +52,14 @@ def resume(run: Run) -> None:
 
 
 @pytest.mark.parametrize("rows", cases([4, 1], "4"))
-def test_two_hosts_match_single_host_losses_in_one_event_log(workspace, rows):
+def test_two_hosts_match_single_host_losses_in_one_event_log(workspace, rows, monkeypatch):
     overrides = (f"training.batch_size={rows}", "training.accumulate=2", "training.steps=8", "training.schedule=constant")
     runs = []
     for hosts in (1, 2):
-        run = start(workspace, *overrides, hosts=hosts)
+        with monkeypatch.context() as patch:
+            if hosts == 1:
+                run_workers_here(patch)
+            run = start(workspace, *overrides, hosts=hosts)
         wait_for_state(run, lambda state: state.ended)
         assert run.state().phase == "finished", (run.state().error, run.log_tail(20))
         runs.append(run)

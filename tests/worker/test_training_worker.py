@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from in_process_workers import run_workers_here
 from keyed_rows import with_keys
 from waiting import kill_worker, wait_for_state
 
@@ -66,16 +67,15 @@ def test_run_trains_and_is_evaluated(workspace: Path, monkeypatch: pytest.Monkey
     result = report.load(evaluation.folder)
     assert [arm.name for arm in result.arms] == ["base", "constant", "copier", "tuned"]
     assert result.facts["rows"] == len(splits.test)
+    run_workers_here(monkeypatch)
     step = run.checkpoints[0]
     second = control.evaluate(workspace, recipe, registry.find_run(workspace, f"tiny@{step}"))
-    wait_for_state(second, lambda state: state.ended)
     result = report.load(second.folder)
     assert result.arms[0].cached
     facts = result.facts
     assert (facts["run"], facts["adapter_step"]) == (f"{run.id}@{step}", step)
     assert facts["costs"]["tuned"]["tokens"] > 0
     validation = control.validate(workspace, run)
-    wait_for_state(validation, lambda state: state.ended)
     facts = report.load(validation.folder).facts
     assert facts["row_ids"] == [row.id for row in splits.valid]
     assert ledger.looks(workspace, [row.id for row in (*splits.valid, *splits.test)]) == 2
@@ -84,7 +84,7 @@ def test_run_trains_and_is_evaluated(workspace: Path, monkeypatch: pytest.Monkey
     assert library.find(workspace, run.id).score.folder == evaluation.folder  # type: ignore[union-attr]
 
 
-def test_stopped_run_resumes_from_its_checkpoint(workspace: Path) -> None:
+def test_stopped_run_resumes_from_its_checkpoint(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = start(workspace, *LONG)
     wait_for_state(run, lambda state: state.step >= 3)
     registry.stop(run)
@@ -113,23 +113,24 @@ def test_stopped_run_resumes_from_its_checkpoint(workspace: Path) -> None:
     weights = workspace / "tiny" / "model.safetensors"
     data = weights.read_bytes()
     weights.write_bytes(data[:-1000] + bytes(1000))
+    run_workers_here(monkeypatch)
     launch.resume(run)
-    wait_for_state(run, lambda state: state.phase == "failed")
+    assert run.state().phase == "failed"
     assert run.state().error.startswith("The base's weights differ from those that the run used up to its checkpoint")
 
 
+@pytest.mark.usefixtures("workers_in_process")
 def test_invalid_input_fails_the_run_with_exit_code_2(workspace: Path) -> None:
     run = start(workspace, 'adapter.targets=["q_prj"]')
-    wait_for_state(run, lambda state: state.ended)
     state = run.state()
     assert (run.status(state), state.code) == ("failed", 2)
     assert "this model has no layer named q_prj" in state.error
     assert "Traceback" not in run.log.read_text()
 
 
+@pytest.mark.usefixtures("workers_in_process")
 def test_rows_without_a_prompt_train_without_validation_rows(workspace: Path) -> None:
     (workspace / "texts.jsonl").write_text("".join(f'{{"text": "Note {at}: the hut is open."}}\n' for at in range(12)))
     recipe = load(workspace / "recipes" / "tiny.toml", ["data.source=../texts.jsonl", "data.validation=0", "training.steps=2"])
     run = control.train(workspace, recipe)
-    wait_for_state(run, lambda state: state.ended)
     assert run.status() == "finished", (run.state().error, run.log_tail(20))

@@ -1,0 +1,3 @@
+from in_process_workers import workers_in_process
+
+__all__ = ["workers_in_process"]
