@@ -4,6 +4,10 @@
 PYTHON ?= $(shell command -v python3.14 || command -v python3.13 || command -v python3.12 || command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
+# Python compiles a module when it is first imported, which takes less time than compiling all that is installed. Processes share
+# the result, also where the environment says otherwise.
+INSTALL := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt
+export PYTHONDONTWRITEBYTECODE :=
 PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: setup demo test test-fast coverage check docs screenshots cast format clean
@@ -13,18 +17,15 @@ setup: $(VENV)/.ready
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("mlxtune needs Python 3.11 or newer") if sys.version_info < (3, 11) else None'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[grammar]'
+	$(INSTALL) -e '.[grammar]'
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.ready
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(INSTALL) -e '.[dev]'
 	touch $@
 
 demo: setup
 	$(BIN)/mlxtune demo
-
-# Let the hundreds of processes that the tests start share compiled modules, also where the environment says otherwise.
-test test-fast coverage: export PYTHONDONTWRITEBYTECODE :=
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(PARALLEL)
@@ -42,7 +43,7 @@ check: $(VENV)/.dev
 	$(BIN)/lint-imports
 
 docs: $(VENV)/.ready
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(INSTALL) -e '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 screenshots: $(VENV)/.dev
