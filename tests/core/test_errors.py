@@ -16,10 +16,5 @@ def test_exit_codes(error, code):
     assert isinstance(error, errors.MlxtuneError)
 
 
-def test_message_and_hint_are_separate():
-    error = errors.DataError("bad row", hint="fix it")
-    assert (str(error), error.message, error.hint) == ("bad row", "bad row", "fix it")
-
-
 def test_an_interruption_has_its_step_in_the_message():
     assert errors.Interrupted(1204).message == "Stopped at step 1,204."

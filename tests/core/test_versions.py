@@ -8,10 +8,6 @@ from mlxtune.core.errors import InputError
 from mlxtune.core.files import require_version
 
 
-def test_the_written_version_is_accepted():
-    require_version(3, 3, Path("report.json"))
-
-
 @pytest.mark.parametrize("found", [2, 4, None, "3", True])
 def test_another_version_is_refused_with_the_path(found: object):
     with pytest.raises(InputError, match=r"evals/a/report\.json was written by another version"):

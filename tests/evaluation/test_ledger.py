@@ -23,10 +23,6 @@ def book(tmp_path):
     return ledger_path(tmp_path / "evals" / "20261124-1412-shop")
 
 
-def test_ledger_is_next_to_evaluations(book, tmp_path):
-    assert book == tmp_path / "evals" / "ledger.jsonl"
-
-
 def test_evaluations_are_counted_for_their_rows(book):
     assert history(read(book), ROWS) == HoldoutHistory(0, 0, 0, 0, 0)
     for kind in ("eval", "blind", "judge"):

@@ -161,24 +161,12 @@ def _set(*path):
     return change
 
 
+# One value of each part, and those that only reports of pairs have. tests/attacks changes every value of a report.
 TAMPERED_REPORTS = [
-    ("facts", "name", "other"), ("facts", "base", "other"), ("facts", "rows", 13), ("facts", "groups", 3),
-    ("facts", "headline", "json"), ("facts", "schema", "0" * 64), ("facts", "contract", "0" * 64), ("facts", "required", ["json"]),
-    ("facts", "decoding", "max_tokens", 512), ("facts", "row_ids", 0, "other"),
-    ("facts", "holdout", "look", 2), ("facts", "holdout", "evaluations", 2), ("facts", "holdout", "looks", 2), ("facts", "holdout", "ledger", "ledger_missing"),
-    ("facts", "off_task", "margin", 0.1), ("facts", "off_task", "overall", "paired", "broken", 4), ("facts", "off_task", "overall", "low", -0.01),
-    ("facts", "off_task", "overall", "change", 0.01), ("facts", "off_task", "overall", "power", 0.9), ("facts", "off_task", "overall", "outcome", "held"),
-    ("facts", "off_task", "overall", "effective_n", 40.0), ("facts", "off_task", "categories", 0, "prompts", 29),
-    ("facts", "off_task", "categories", 0, "paired", "both", 99), ("facts", "off_task", "broken", 0, "q9"),
-    ("arms", 0, "rates", 0, "hits", 7), ("arms", 0, "rates", 0, "total", 13), ("arms", 1, "rates", 0, "low", 0.4), ("arms", 1, "rates", 0, "high", 0.99),
-    ("arms", 0, "rates", 0, "failures", {"prosy": 6}), ("arms", 0, "margin", "value", 0.3), ("arms", 0, "margin", "groups", 11),
-    ("arms", 0, "perplexity", 2.0), ("arms", 0, "answers", "tokens", 9), ("arms", 0, "answers", "cut", 1),
-    ("comparisons", 0, "paired", "fixed", 6), ("comparisons", 0, "low", 0.2), ("comparisons", 0, "change", 0.4), ("comparisons", 0, "p", 0.01),
-    ("comparisons", 0, "adjusted", 0.01), ("comparisons", -1, "outcome", "better"), ("comparisons", 0, "first", "tuned"),
-    ("margins", 0, "rose", 0), ("margins", 0, "change", 0.9), ("margins", 0, "outcome", "worse"),
-    ("verdict", "outcome", "better"), ("verdict", "reason", "contract"), ("verdict", "metric", "json"), ("verdict", "needed_rows", 40),
-    ("verdict", "nearness", 11), ("facts", "off_task", "nearness", 13), ("facts", "effective_groups", 3.5), ("facts", "level", 0.04),
-    ("verdict", "headline", "change", 0.5), ("verdict", "grammar", "schema"), ("verdict", "also_worse", {"json": -0.1}),
+    ("facts", "name", "other"), ("facts", "holdout", "look", 2), ("facts", "off_task", "overall", "low", -0.01),
+    ("facts", "off_task", "categories", 0, "prompts", 29), ("arms", 0, "rates", 0, "hits", 7), ("arms", 0, "margin", "value", 0.3),
+    ("arms", 0, "margin", "groups", 11), ("comparisons", 0, "paired", "fixed", 6), ("margins", 0, "rose", 0), ("margins", 0, "change", 0.9),
+    ("margins", 0, "outcome", "worse"), ("verdict", "headline", "change", 0.5),
 ]  # fmt: skip
 
 
@@ -190,10 +178,8 @@ def test_an_edited_report_is_detected(rich_copy, path):
 
 
 TAMPERED_LINES = [
-    ("outputs.jsonl", "output", GOOD), ("outputs.jsonl", "ended", "length"), ("outputs.jsonl", "nats", 9.0), ("outputs.jsonl", "tokens", 2), ("outputs.jsonl", "rejected", [9.0, 1]), ("outputs.jsonl", "answer_tokens", 3), ("outputs.jsonl", "answer_tokens", 999), ("outputs.jsonl", "scores", {}),
-    ("outputs.jsonl", "arm", "tuned"), ("outputs.jsonl", "id", "x"),
-    ("regression.jsonl", "output", "no"), ("regression.jsonl", "accept", ["maybe"]), ("regression.jsonl", "category", "other"),
-    ("questions.jsonl", "id", "x"), ("questions.jsonl", "group", "same"),
+    ("outputs.jsonl", "nats", 9.0), ("outputs.jsonl", "tokens", 2), ("outputs.jsonl", "rejected", [9.0, 1]), ("outputs.jsonl", "arm", "tuned"),
+    ("questions.jsonl", "group", "same"),
 ]  # fmt: skip
 
 
@@ -207,15 +193,7 @@ def test_an_edited_line_is_detected_even_with_updated_hash(rich_copy, name, key,
 
 @pytest.mark.parametrize("page", report.PAGES)
 @pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("50.0%", "60.0%"),
-        ("annot tell", "etter"),
-        ("12 held out", "11 held out"),
-        ("Wilson", "Wilson 99.9%"),
-        ("dropped", "held"),
-        ("Failures", "Failures 5"),
-    ],
+    ("old", "new"), [("annot tell", "etter"), ("Wilson", "Wilson 99.9%"), ("dropped", "held"), ("Failures", "Failures 5")]
 )
 def test_an_edited_figure_on_a_page_is_detected(rich_copy, page, old, new):
     text = (rich_copy / page).read_text()
@@ -224,19 +202,6 @@ def test_an_edited_figure_on_a_page_is_detected(rich_copy, page, old, new):
     _edit(rich_copy, lambda stored: None)
     (problem,) = verify(rich_copy)
     assert problem.startswith(f"{page} shows ")
-
-
-def test_an_edited_chart_is_detected_and_rewording_is_not(rich_copy):
-    page = rich_copy / "report.html"
-    text = page.read_text()
-    page.write_text(
-        text.replace("share of rows that pass", "rows that pass, as a share").replace("<h2>", "<h3>").replace("</h2>", "</h3>")
-    )
-    _edit(rich_copy, lambda stored: None)
-    assert verify(rich_copy) == []
-    page.write_text(text.replace('y="6" width="', 'y="6" width="1', 1))
-    _edit(rich_copy, lambda stored: None)
-    assert any("report.html shows" in problem for problem in verify(rich_copy))
 
 
 def test_an_invented_off_task_result_is_detected(folder):

@@ -5,7 +5,6 @@ import pytest
 from mlxtune.core.errors import InputError
 from mlxtune.data.rows import Message
 from mlxtune.evaluation.blind.blind_session import BlindSession, BlindStatus, blind_status, count_differing, export_votes
-from mlxtune.evaluation.blind.votes import QUESTIONS
 from mlxtune.evaluation.evidence import AnswerPair
 from mlxtune.evaluation.holdout.ledger import history, ledger_path, read
 
@@ -71,4 +70,3 @@ def test_votes_export_as_pairs_and_are_recorded_in_ledger(evaluation, tmp_path):
     assert all(row["chosen"].startswith("tuned") and row["rejected"].startswith("base") for row in rows)
     assert not (tmp_path / "none.jsonl").exists()
     assert history(read(ledger_path(evaluation)), [pair.id for pair in PAIRS]).exported == count
-    assert set(QUESTIONS) == {"format", "voice", "send"}
