@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mlxtune.core.errors import MachineError
-from mlxtune.runs.locks import accelerator_lease, file_lock, is_locked, require_free_accelerator
+from mlxtune.runs.locks import accelerator_lease, accelerator_lock, file_lock, is_locked, require_free_accelerator
 
 
 def test_a_lock_lasts_as_long_as_its_block(tmp_path):
@@ -93,3 +93,8 @@ def test_a_full_disk_is_a_machine_error_and_frees_the_lock(tmp_path, monkeypatch
 def test_is_locked_does_not_create_the_file(tmp_path):
     is_locked(tmp_path / "lock")
     assert not (tmp_path / "lock").exists()
+
+
+def test_the_accelerator_lock_is_machine_wide(monkeypatch, tmp_path):
+    monkeypatch.setenv("MLXTUNE_HOME", str(tmp_path))
+    assert accelerator_lock() == tmp_path / "accelerator.lock"
