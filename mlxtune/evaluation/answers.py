@@ -102,7 +102,7 @@ class ArmAnswers:
     name: str
     answers: tuple[Answer, ...]
     cached: bool  # whether the answers were read from the cache
-    seconds: float  # how long it took to generate or read them
+    seconds: float  # how long it took to generate them
     no_likelihood_reason: str = ""  # why the references' likelihood is missing, if it is
     prompt_tokens: int | None = None  # of all prompts, if they were counted
 

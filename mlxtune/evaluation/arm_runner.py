@@ -11,12 +11,12 @@ from mlxtune.data.rows import Location, Message, PromptRow, Unpaired
 from mlxtune.data.split import Splits, sample_rows
 from mlxtune.evaluation.answer_budget import LONGER, AnswerBudget
 from mlxtune.evaluation.answers import ArmAnswers, SeedAnswers, is_undecided
-from mlxtune.evaluation.arms import BASE, TUNED, Arm
+from mlxtune.evaluation.arms import BASE, STRONGEST, TUNED, Arm
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.endpoint_answers import endpoint_answers
 from mlxtune.evaluation.off_task.prompts import OFF_TASK, OffTaskPrompt, group_by_prefix
 from mlxtune.evaluation.optimized_prompt import REFLECTION_TOKENS, VALIDATION_ROWS, PromptOptimizer, training_seconds
-from mlxtune.evaluation.outputs import AnswerOptions, answer_room, generate_answers, model_identity
+from mlxtune.evaluation.outputs import AnswerOptions, Part, answer_room, answer_together, generate_answers, model_identity
 from mlxtune.evaluation.progress import progress_reporter
 from mlxtune.evaluation.report import EndpointFacts, OptimizerFacts
 from mlxtune.models import lora
@@ -150,17 +150,26 @@ class ArmRunner:
 
     def answer_off_task(self, arm: Arm, prompts: Sequence[OffTaskPrompt], system: str) -> list[str]:
         """Return the answers of ``arm`` to off-task ``prompts``, in order. ``system`` is the task's system prompt."""
-        outputs: dict[OffTaskPrompt, str] = {}
-        answered, cached, seconds = 0, True, 0.0
         self._worker.emit("arm.started", arm=arm.name, rows=len(prompts), of=OFF_TASK)
-        for limit, group in group_by_prefix(prompts):
-            tell = partial(progress_reporter, self._worker, arm.name, done_before=answered, total=len(prompts))
-            options = replace(self._options, max_tokens=limit, schema=None)
-            answers = self._generate(arm, [prompt.row(system) for prompt in group], options, tell, of=OFF_TASK)
-            outputs |= {prompt: answer.output for prompt, answer in zip(group, answers.answers, strict=True)}
-            answered, cached, seconds = answered + len(group), cached and answers.cached, seconds + answers.seconds
+        groups = group_by_prefix(prompts)
+        parts = [
+            (arm, [one.row(system) for one in group], replace(self._options, max_tokens=limit, schema=None))
+            for limit, group in groups
+        ]
+        answered = self._answer_together(parts, progress_reporter(self._worker, arm.name, OFF_TASK))
+        cached, seconds = all(part.cached for part in answered), sum(part.seconds for part in answered)
         self._worker.emit("arm.finished", arm=arm.name, rows=len(prompts), cached=cached, seconds=seconds, of=OFF_TASK)
+        outputs = {
+            prompt: answer.output
+            for (_, group), part in zip(groups, answered, strict=True)
+            for prompt, answer in zip(group, part.answers, strict=True)
+        }
         return [outputs[prompt] for prompt in prompts]
+
+    def answer_candidates(self, arms: Sequence[Arm], rows: Sequence[PromptRow]) -> list[ArmAnswers]:
+        """Return the answers of untrained ``arms`` to the validation ``rows``."""
+        progress = progress_reporter(self._worker, STRONGEST, "validation row")
+        return self._answer_together([(arm, rows, self._options) for arm in arms], progress)
 
     def answer_validation(self, arm: Arm, rows: Sequence[PromptRow]) -> ArmAnswers:
         tell = partial(progress_reporter, self._worker, arm.name)
@@ -197,16 +206,26 @@ class ArmRunner:
         score_references: bool = True,
         factor: int = 1,
     ) -> ArmAnswers:
+        self._load_adapter(arm)
+        options = self._limited(arm, options)
+        options = replace(options, max_tokens=factor * options.max_tokens)
+        shared = self._prefixes
+        return generate_answers(
+            arm, self._loaded, rows, options, tell, of=of, compared=compared, timed=timed, shared=shared, score_references=score_references
+        )  # fmt: skip
+
+    def _answer_together(self, parts: Sequence[Part], progress: Progress) -> list[ArmAnswers]:
+        self._load_adapter(parts[0][0])
+        limited = [(arm, rows, self._limited(arm, options)) for arm, rows, options in parts]
+        return answer_together(limited, self._loaded, self._prefixes, progress)
+
+    def _limited(self, arm: Arm, options: AnswerOptions) -> AnswerOptions:
+        return options if arm.schema is None else replace(options, max_tokens=self._grammar_tokens)
+
+    def _load_adapter(self, arm: Arm) -> None:
         if arm.adapter != self._adapter:
             if arm.adapter is None:
                 lora.remove(self._loaded.model)
             else:
                 (lora.load_weights if self._adapter else lora.load)(self._loaded.model, arm.adapter)
             self._prefixes, self._adapter = PrefixCache(self._loaded.model), arm.adapter
-        if arm.schema is not None:
-            options = replace(options, max_tokens=self._grammar_tokens)
-        options = replace(options, max_tokens=factor * options.max_tokens)
-        shared = self._prefixes
-        return generate_answers(
-            arm, self._loaded, rows, options, tell, of=of, compared=compared, timed=timed, shared=shared, score_references=score_references
-        )  # fmt: skip

@@ -3,10 +3,11 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
@@ -14,13 +15,14 @@ from typing import Any, TypeVar
 from mlxtune.core.errors import InputError, MlxtuneError, TemplateError
 from mlxtune.core.hashing import sha256_file, sha256_json
 from mlxtune.core.journal import Journal, read
+from mlxtune.core.sequences import grouped
 from mlxtune.data.rows import Conversation, Preference, PromptRow, assistant_message
 from mlxtune.evaluation.answer_budget import loop_rule, schema_ends
 from mlxtune.evaluation.answers import Answer, ArmAnswers
 from mlxtune.evaluation.arms import Arm
 from mlxtune.evaluation.scorers import GRAMMAR_LIMIT
 from mlxtune.models.call_grammar import call_syntax, calls_grammar
-from mlxtune.models.generate import GenerationSettings, Progress, generate
+from mlxtune.models.generate import GenerationSettings, Progress, Request, generate
 from mlxtune.models.grammar import Grammar
 from mlxtune.models.likelihood import negative_log_likelihoods
 from mlxtune.models.load import LoadedModel
@@ -38,7 +40,6 @@ GenerateOne = Callable[[Sequence[int], int, Progress], GeneratedAnswer]
 """Answers a prompt with at most some number of tokens. The progress callback is called after every token."""
 PROBES = 3  # number of rows that are answered alone to measure how long that takes
 PROBE_TOKENS = 24  # maximum length of each of these answers
-Input = TypeVar("Input")
 Result = TypeVar("Result")
 
 
@@ -53,6 +54,9 @@ class AnswerOptions:
     cache: Path  # the folder of answers and likelihoods that are already known
     stop_loops: bool = True  # end answers that repeat themselves, except where a reference or the schema allows it
     schema: Any = None  # of answers
+
+
+Part = tuple[Arm, Sequence[PromptRow], AnswerOptions]  # rows that an arm answers
 
 
 @dataclass(frozen=True)
@@ -126,29 +130,23 @@ def generate_answers(
     that each answer would take alone is estimated, too. Raises ``InputError`` if a prompt and its answer exceed the model's context,
     and ``MlxtuneError`` for NaNs.
     """
-    start = time.perf_counter()
-    work = _encode(arm, load_template(loaded.source, options.settings, loaded.tokenizer), rows, compared, score_references)
-    options = replace(options, thinking_tokens=work.template.thinking_limit(options.thinking_tokens))
-    _require_room(arm, loaded, rows, work.prompts, options.max_tokens + options.thinking_tokens)
-    generator = _Generator(arm, loaded, options, work, shared or PrefixCache(loaded.model))
+    generator = _Generator(arm, loaded, options, rows, shared or PrefixCache(loaded.model), compared, score_references)
     generated = generator.generate(tell, of)
-    if arm.schema is not None:
-        cut = [answer.ended == "length" and schema_ends(answer.text, arm.schema) for answer in generated]
-        generated = [replace(one, ended=GRAMMAR_LIMIT) if early else one for one, early in zip(generated, cut, strict=True)]
-    likelihoods = generator.likelihoods(tell)
-    answers = tuple(
-        Answer(
-            row.id, work.template.calls.read(answer.text, row.tools), answer.ended, answer.tokens, answer.thought,
-            answer.thought_tokens, None, *likelihoods.get((index, False), (0.0, 0)), likelihoods.get((index, True)),
-        )
-        for index, (row, answer) in enumerate(zip(rows, generated, strict=True))
-    )  # fmt: skip
-    if timed:
-        latency = generator.latency(tell(TIMED))
-        answers = tuple(replace(one, seconds=latency.seconds(one.thought_tokens + one.answer_tokens)) for one in answers)
-    seconds = time.perf_counter() - start + (0.0 if generator.cached else generator.seconds_before)
-    prompt_tokens = sum(map(len, work.prompts))
-    return ArmAnswers(arm.name, answers, generator.cached, seconds, work.no_likelihood_reason, prompt_tokens)
+    answers = generator.answers(generated, generator.likelihoods(tell))
+    if not timed:
+        return answers
+    latency = generator.latency(tell(TIMED))
+    seconds = [latency.seconds(one.thought_tokens + one.answer_tokens) for one in answers.answers]
+    timed_answers = (replace(one, seconds=taken) for one, taken in zip(answers.answers, seconds, strict=True))
+    return replace(answers, answers=tuple(timed_answers))
+
+
+def answer_together(parts: Sequence[Part], loaded: LoadedModel, shared: PrefixCache, progress: Progress) -> list[ArmAnswers]:
+    """Return what several arms, none of which has another adapter than ``loaded``, answer in shared batches."""
+    generators = [_Generator(arm, loaded, options, rows, shared, score_references=False) for arm, rows, options in parts]
+    results, is_new = _generate(generators, dict, progress)
+    rest = iter(results)
+    return [one.answers(one.counted(list(islice(rest, len(one.work.rows))), is_new), {}) for one in generators]
 
 
 def _encode(arm: Arm, template: ChatTemplate, rows: Sequence[PromptRow], compared: frozenset[str], score_references: bool) -> _Work:
@@ -178,10 +176,16 @@ def model_identity(arm: Arm, loaded: LoadedModel) -> dict[str, Any]:
 class _Generator:
     """Generates the answers of an arm and computes likelihoods, as far as the cache does not have them."""
 
-    def __init__(self, arm: Arm, loaded: LoadedModel, options: AnswerOptions, work: _Work, prefixes: PrefixCache) -> None:
-        self._arm, self._loaded, self._options, self._work, self._prefixes = arm, loaded, options, work, prefixes
+    def __init__(
+        self, arm: Arm, loaded: LoadedModel, options: AnswerOptions, rows: Sequence[PromptRow], prefixes: PrefixCache,
+        compared: frozenset[str] = frozenset(), score_references: bool = True,
+    ) -> None:  # fmt: skip
+        work = _encode(arm, load_template(loaded.source, options.settings, loaded.tokenizer), rows, compared, score_references)
+        options = replace(options, thinking_tokens=work.template.thinking_limit(options.thinking_tokens))
+        _require_room(arm, loaded, work.rows, work.prompts, options.max_tokens + options.thinking_tokens)
+        self._arm, self.loaded, self._options, self.work, self._prefixes = arm, loaded, options, work, prefixes
         self.cached = True  # whether nothing was computed
-        self.seconds_before = 0.0  # what earlier evaluations spent on what they saved
+        self.seconds = 0.0  # what the answers and the likelihoods took
         self._loops = None
         if options.stop_loops and arm.schema is None:
             self._loops = loop_rule((row.reference for row in work.rows), loaded.tokenizer, options.schema)
@@ -195,34 +199,49 @@ class _Generator:
             "loops": [self._loops.least, options.schema] if self._loops else [],
         }
         model = model_identity(arm, loaded)
-        self._answers, self._likelihoods = (  # a grammar does not change likelihoods
+        self.file, self._likelihoods = (  # a grammar does not change likelihoods
             options.cache / f"{sha256_json({**model, **how})[:32]}{SAVED}" for how in (decoding, {})
         )
 
-    def generate(self, tell: Callable[[str], Progress], of: str) -> list[GeneratedAnswer]:
-        def compute(prompts: Sequence[list[int]], **listeners: Any) -> list[GeneratedAnswer]:
-            self.cached = False
-            if of == HELD_OUT_ROW:  # other prompts have short answers
-                tell_tokens, longest_allowed = tell(TOKEN), self._options.max_tokens + self._options.thinking_tokens
-                tell_tokens(0, longest_allowed)
-                listeners["on_token"] = lambda longest: tell_tokens(longest, longest_allowed)
-                listeners["on_batch"] = lambda waiting: tell(WAITING)(waiting, len(self._work.rows))
-            return self._generate(self._settings, prompts, **listeners)
+    def answers(self, generated: Sequence[GeneratedAnswer], likelihoods: dict[tuple[int, bool], tuple[float, int]]) -> ArmAnswers:
+        """Return the answers to the rows from what was ``generated``, and from the result of :meth:`likelihoods`."""
+        arm, work, answers = self._arm, self.work, list[Answer]()
+        for index, (row, one) in enumerate(zip(work.rows, generated, strict=True)):
+            early = arm.schema is not None and one.ended == "length" and schema_ends(one.text, arm.schema)
+            text, ended = work.template.calls.read(one.text, row.tools), GRAMMAR_LIMIT if early else one.ended
+            known = *likelihoods.get((index, False), (0.0, 0)), likelihoods.get((index, True))
+            answers.append(Answer(row.id, text, ended, one.tokens, one.thought, one.thought_tokens, None, *known))
+        prompt_tokens = sum(map(len, work.prompts))
+        return ArmAnswers(arm.name, tuple(answers), self.cached, self.seconds, work.no_likelihood_reason, prompt_tokens)
 
-        return self._saved(
-            self._answers, self._work.prompts, compute, tell(of), to_json=asdict, from_json=lambda record: GeneratedAnswer(**record)
-        )
+    def request(self, prompts: Sequence[Sequence[int]]) -> Request:
+        """Return the request for answers to some of the prompts."""
+        return Request(prompts, self._settings, self._prefix)
+
+    def generate(self, tell: Callable[[str], Progress], of: str) -> list[GeneratedAnswer]:
+        def listeners() -> dict[str, Any]:
+            if of != HELD_OUT_ROW:  # other prompts have short answers
+                return {}
+            tell_tokens, longest_allowed = tell(TOKEN), self._options.max_tokens + self._options.thinking_tokens
+            tell_tokens(0, longest_allowed)
+            return {
+                "on_token": lambda longest: tell_tokens(longest, longest_allowed),
+                "on_batch": lambda waiting: tell(WAITING)(waiting, len(self.work.rows)),
+            }
+
+        return self.counted(*_generate([self], listeners, tell(of)))
 
     def likelihoods(self, tell: Callable[[str], Progress]) -> dict[tuple[int, bool], tuple[float, int]]:
         """Return the negative log-likelihood and the tokens of each answer, by its row's index and whether it is the rejected one."""
-        work = self._work
+        work = self.work
         texts = [
             (index, rejected, tokens) for rejected, own in enumerate((work.references, work.rejected)) for index, tokens in own
         ]
+        pairs = [(work.prompts[index], tokens) for index, _, tokens in texts]
 
-        def compute(inputs: Sequence[tuple[list[int], list[int]]], **listeners: Any) -> list[float]:
-            self.cached, size, prefix = False, self._options.batch_size, self._prefix
-            return negative_log_likelihoods(self._loaded.model, inputs, batch_size=size, prefix=prefix, **listeners)
+        def compute(left: Sequence[int], **listeners: Any) -> None:
+            some, size, prefix = [pairs[index] for index in left], self._options.batch_size, self._prefix
+            negative_log_likelihoods(self.loaded.model, some, batch_size=size, prefix=prefix, **listeners)
 
         def to_json(nats: float) -> dict[str, float]:
             if not math.isfinite(nats):
@@ -230,10 +249,8 @@ class _Generator:
                 raise MlxtuneError(f"{self._arm.name} assigns zero probability to a reference answer.", hint=hint)
             return {"nats": nats}
 
-        nats = self._saved(
-            self._likelihoods, [(work.prompts[index], tokens) for index, _, tokens in texts], compute, tell("reference"),
-            to_json=to_json, from_json=lambda record: float(record["nats"]),
-        )  # fmt: skip
+        inputs = [(self._likelihoods, pair) for pair in pairs]
+        nats = self.counted(*_complete(inputs, compute, tell("reference"), to_json, lambda record: float(record["nats"])))
         return {(index, bool(rejected)): (value, len(tokens)) for value, (index, rejected, tokens) in zip(nats, texts, strict=True)}
 
     def latency(self, progress: Progress) -> Latency:
@@ -242,27 +259,24 @@ class _Generator:
         def answer_alone(prompt: Sequence[int], max_tokens: int, progress: Progress) -> GeneratedAnswer:
             thinking_tokens = min(max_tokens, self._settings.thinking_tokens)
             alone = replace(self._settings, max_tokens=max_tokens, thinking_tokens=thinking_tokens, batch_size=1)
-            return self._generate(alone, [prompt], progress=progress)[0]
+            request = replace(self.request([prompt]), settings=alone)
+            return generate(self.loaded.model, self.loaded.tokenizer, [request], progress=progress)[0]
 
-        def compute(_: Any, on_answer: Callable[[int, Latency], None], **__: Any) -> list[Latency]:
-            measured = measure_latency(self._work.prompts, answer_alone, progress)
-            on_answer(0, measured)
-            return [measured]
+        def compute(_: Any, on_answer: Callable[[int, Latency], None], **__: Any) -> None:
+            on_answer(0, measure_latency(self.work.prompts, answer_alone, progress))
 
-        (latency,) = self._saved(
-            self._answers, [{"timed": self._work.prompts}], compute, lambda done, total: None,
-            to_json=asdict, from_json=lambda record: Latency(**record),
-        )  # fmt: skip
+        inputs = [(self.file, {"timed": self.work.prompts})]
+        ((_, latency),), _ = _complete(inputs, compute, lambda done, total: None, asdict, lambda record: Latency(**record))
         return latency
 
     @cached_property
     def _prefix(self) -> SharedPrefix | None:
-        return self._prefixes(self._work.prompts)
+        return self._prefixes(self.work.prompts)
 
     @cached_property
     def _settings(self) -> GenerationSettings:
-        template, schema, limits = self._work.template, self._arm.schema, self._options
-        tokenizer, stops = self._loaded.tokenizer, template.stop_tokens
+        template, schema, limits = self.work.template, self._arm.schema, self._options
+        tokenizer, stops = self.loaded.tokenizer, template.stop_tokens
         grammar = Grammar(tokenizer, schema, stops) if schema is not None else None
         by_text: dict[str, Grammar] = {}
         for text in set(self._call_grammars.values()):
@@ -274,44 +288,61 @@ class _Generator:
             thinking_tokens=limits.thinking_tokens, thought_starts=template.thought_starts, loops=self._loops,
         )  # fmt: skip
 
-    def _generate(self, settings: GenerationSettings, prompts: Sequence[Sequence[int]], **listeners: Any) -> list[GeneratedAnswer]:
-        return generate(self._loaded.model, self._loaded.tokenizer, prompts, settings, prefix=self._prefix, **listeners)
+    def counted(self, results: Sequence[tuple[float, Result]], is_new: bool) -> list[Result]:
+        """Return ``results`` without their seconds, which are added to those of the arm."""
+        self.cached &= not is_new
+        self.seconds += sum(seconds for seconds, _ in results)
+        return [result for _, result in results]
 
-    def _saved(
-        self,
-        file: Path,
-        inputs: Sequence[Input],
-        compute: Callable[..., list[Result]],
-        progress: Progress,
-        *,
-        to_json: Callable[[Result], dict[str, Any]],
-        from_json: Callable[[dict[str, Any]], Result],
-    ) -> list[Result]:
-        """Return the results for ``inputs``: those saved in ``file``, and the others from ``compute``, which are added to the file."""
-        file.parent.mkdir(parents=True, exist_ok=True)
-        keys, saved = [sha256_json(one) for one in inputs], {}
+
+def _generate(
+    generators: Sequence[_Generator], listeners: Callable[[], dict[str, Any]], progress: Progress
+) -> tuple[list[tuple[float, GeneratedAnswer]], bool]:
+    """Return the answers of ``generators``, which have one model, and what :func:`_complete` says of them."""
+    work = [(generator, prompt) for generator in generators for prompt in generator.work.prompts]
+
+    def compute(left: Sequence[int], **others: Any) -> None:
+        requests = [generator.request(prompts) for generator, prompts in grouped(work[index] for index in left).items()]
+        loaded = generators[0].loaded
+        generate(loaded.model, loaded.tokenizer, requests, **listeners(), **others)
+
+    inputs = [(generator.file, prompt) for generator, prompt in work]
+    return _complete(inputs, compute, progress, asdict, lambda record: GeneratedAnswer(**record))
+
+
+def _complete(
+    inputs: Sequence[tuple[Path, Any]], compute: Callable[..., None], progress: Progress,
+    to_json: Callable[[Result], dict[str, Any]], from_json: Callable[[dict[str, Any]], Result],
+) -> tuple[list[tuple[float, Result]], bool]:  # fmt: skip
+    """Return the result of each of ``inputs`` with the seconds that it took, and whether any was computed.
+
+    Results are saved in the files beside the inputs. ``compute`` takes the indices of the inputs whose results are missing there,
+    and listeners.
+    """
+    places, saved = [(file, sha256_json(given)) for file, given in inputs], dict[tuple[Path, str], tuple[float, Result]]()
+    for file in {file for file, _ in places}:
         for record in read(file):
             with suppress(KeyError, TypeError, ValueError):  # a damaged record, whose result is computed again, or another kind
                 key, seconds = record.pop("input"), float(record.pop("seconds"))
-                saved[key] = seconds, from_json(record)
-        self.seconds_before += sum(saved[key][0] for key in set(keys) & saved.keys())
-        results = {index: saved[key][1] for index, key in enumerate(keys) if key in saved}
-        left = [index for index in range(len(inputs)) if index not in results]
-        known, last = len(results), time.perf_counter()
-        if known:
-            progress(known, len(inputs))
+                saved[file, key] = seconds, from_json(record)
+    left = [index for index, place in enumerate(places) if place not in saved]
+    known, last = len(places) - len(left), time.perf_counter()
+    if known:
+        progress(known, len(places))
+    with ExitStack() as stack:
+        for folder in {places[index][0].parent for index in left}:
+            folder.mkdir(parents=True, exist_ok=True)
+        journals = {file: stack.enter_context(Journal(file)) for file in {places[index][0] for index in left}}
+
+        def save(index: int, result: Result) -> None:
+            nonlocal last
+            place, before, last = places[left[index]], last, time.perf_counter()
+            saved[place] = last - before, result
+            journals[place[0]].append({"input": place[1], "seconds": last - before, **to_json(result)})
+
         if left:
-            with Journal(file) as journal:
-
-                def save(index: int, result: Result) -> None:
-                    nonlocal last
-                    before, last = last, time.perf_counter()
-                    journal.append({"input": keys[left[index]], "seconds": last - before, **to_json(result)})
-
-                remaining = [inputs[index] for index in left]
-                new = compute(remaining, progress=lambda done, _: progress(known + done, len(inputs)), on_answer=save)
-            results |= zip(left, new, strict=True)
-        return [results[index] for index in range(len(inputs))]
+            compute(left, progress=lambda done, _: progress(known + done, len(places)), on_answer=save)
+    return [saved[place] for place in places], bool(left)
 
 
 def measure_latency(

@@ -162,7 +162,7 @@ def _without_weaker(worker: Worker, inputs: _Inputs, arms: list[Arm], runner: Ar
     candidates = [arm for arm in arms if STRONGEST in listed and arm.name in kinds.strongest_candidates(recipe)]
     if not candidates or not inputs.validation:
         return arms
-    answers = [runner.answer_validation(arm, inputs.validation) for arm in candidates]
+    answers = runner.answer_candidates(candidates, inputs.validation)
     rows, by_name = evidence.evaluated_rows(inputs.validation), {one.name: one.answers for one in answers}
     facts["strongest"] = strongest(inputs.contract, recipe, rows, by_name)
     evidence.save_outputs(worker.folder, by_name.items(), evidence.CANDIDATES)

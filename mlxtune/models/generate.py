@@ -20,10 +20,12 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from mlxtune.core.errors import MlxtuneError, ModelError
 from mlxtune.core.gpu_errors import suppress_model_errors
+from mlxtune.core.sequences import grouped
 from mlxtune.models.cpu.streams import StreamPool, parallel_map, thread_pool
 from mlxtune.models.grammar import Grammar, GrammarState
+from mlxtune.models.head import BackboneHead
 from mlxtune.models.load import on_gpu
-from mlxtune.models.prefix_cache import BatchKVCache, PrefixCache, SharedPrefix, part_size, same_logits
+from mlxtune.models.prefix_cache import BatchKVCache, PrefixCache, SharedPrefix, batches, part_size, same_logits
 from mlxtune.models.thoughts import AnswerBuilder, Ending, GeneratedAnswer, LoopRule, ThoughtSplitter
 
 CLEAR_EVERY = 256  # tokens after which free buffers are released: keys and values grow, so old buffers are rarely used again
@@ -48,52 +50,62 @@ class GenerationSettings:
     thought_starts: Collection[int] = ()  # tokens with which a thought before a constrained answer may begin
     loops: LoopRule | None = None  # ends answers that repeat themselves; not with a grammar, whose length limits may end a loop
 
-    def start_grammar(self, prompts: Sequence[Sequence[int]]) -> GrammarState | None:
-        """Return the initial state of the grammars of the answers to ``prompts``."""
-        if self.grammar is None:
-            return None
-        return GrammarState([self.grammars.get(tuple(prompt), self.grammar).matcher() for prompt in prompts])
+    def matcher(self, prompt: Sequence[int]) -> Any:
+        """Return the matcher of the grammar of the answer to ``prompt``, or ``None`` if nothing constrains it."""
+        return self.grammar and self.grammars.get(tuple(prompt), self.grammar).matcher()
+
+
+@dataclass(frozen=True)
+class Request:
+    """``prompts`` and how to answer them. Requests that are answered together have the same stops and batch size."""
+
+    prompts: Sequence[Sequence[int]]
+    settings: GenerationSettings
+    prefix: SharedPrefix | None = None  # what all prompts begin with, if it is already computed
+    seeds: Sequence[int] = ()  # of sampled answers: one per prompt, 0 for a greedy answer
 
 
 def generate(
-    model: nn.Module, tokenizer: TokenizerWrapper, prompts: Sequence[Sequence[int]], settings: GenerationSettings, *,
+    model: nn.Module, tokenizer: TokenizerWrapper, requests: Sequence[Request], *,
     progress: Progress = lambda done, total: None, on_answer: AnswerListener = lambda prompt, answer: None,
     on_batch: Callable[[int], None] = lambda waiting: None, on_token: Callable[[int], None] = lambda longest: None,
-    prefix: SharedPrefix | None = None, sample_seeds: Sequence[int] = (),
 ) -> list[GeneratedAnswer]:  # fmt: skip
-    """Return the answer to each prompt: greedy, or sampled for prompts with a seed other than 0 (see :class:`TokenSampler`).
+    """Return the answers to the prompts of all ``requests``, which share batches: greedy, or sampled (see :class:`TokenSampler`).
 
-    ``prefix`` is the shared prefix of ``prompts`` if it is already computed. Architectures whose cache is not plain keys and values
-    use mlx-lm's batch generation, or generate one answer at a time if that would change their answers.
+    Architectures whose cache is not plain keys and values use mlx-lm's batch generation, or generate one answer at a time if that
+    would change their answers.
     ``on_batch`` is called before each batch with the number of prompts that wait for a later one. ``progress`` is called after every
     token, and may raise to stop; before that, ``on_token`` is called with the number of tokens of the batch's longest answer.
     ``on_answer`` is called with each answer as soon as it ends.
     Raises ``MlxtuneError`` for NaN outputs, and ``ModelError`` for a grammar on an architecture that does not support it.
     """
-    prefix, sampler = prefix or PrefixCache(model)(prompts), TokenSampler(sample_seeds or [0] * len(prompts))
-    builders = [
-        AnswerBuilder(tokenizer.decode, prompt, settings.max_tokens, settings.thinking_tokens, loops=settings.loops)
-        for prompt in prompts
+    prefixes = PrefixCache(model)
+    rows = [
+        _Row(prompt, request.settings, prefix, AnswerBuilder(tokenizer.decode, prompt, *limits, loops=request.settings.loops))
+        for request in requests
+        for prefix in [request.prefix or prefixes(request.prompts)]
+        for limits in [(request.settings.max_tokens, request.settings.thinking_tokens)]
+        for prompt in request.prompts
     ]
-    if prefix is None:
-        return _generate_with_mlx_lm(model, prompts, builders, settings, sampler, progress, on_answer, on_token)
+    sampler = TokenSampler([seed for request in requests for seed in request.seeds or [0] * len(request.prompts)])
+    if rows[0].prefix is None:
+        return _generate_with_mlx_lm(model, rows, sampler, progress, on_answer, on_token)
     outputs: dict[int, GeneratedAnswer] = {}
-    tails = [prompt[len(prefix) :] for prompt in prompts]
-    extra = settings.max_tokens + settings.thinking_tokens
-    for batch in prefix.batches([len(tail) for tail in tails], settings.batch_size, extra=extra):
+    shared = len(rows[0].prefix) if len(requests) == 1 else 0
+    extra = shared + max(row.builder.max_tokens + row.builder.thinking_tokens for row in rows)
+    for batch in batches([len(row.prompt) - shared for row in rows], rows[0].settings.batch_size, extra=extra):
 
         def report(ended: int, done: int = len(outputs), batch: Sequence[int] = batch) -> None:
-            on_token(max(builders[row].count for row in batch))
-            progress(done + ended, len(prompts))
+            on_token(max(rows[row].builder.count for row in batch))
+            progress(done + ended, len(rows))
 
         def tell(row: int, answer: GeneratedAnswer, batch: Sequence[int] = batch) -> None:
             on_answer(batch[row], answer)
 
-        on_batch(len(prompts) - len(outputs) - len(batch))
-        grammar = settings.start_grammar([prompts[row] for row in batch])
-        decoder = _BatchDecoder(prefix, [builders[row] for row in batch], sampler.part(batch), settings, grammar, report, tell)
-        outputs |= zip(batch, decoder.decode([tails[row] for row in batch]), strict=True)
-    return [outputs[row] for row in range(len(prompts))]
+        on_batch(len(rows) - len(outputs) - len(batch))
+        decoder = _BatchDecoder(rows[0].prefix.head, [rows[row] for row in batch], sampler.part(batch), report, tell)
+        outputs |= zip(batch, decoder.decode(), strict=True)
+    return [outputs[row] for row in range(len(rows))]
 
 
 class TokenSampler:
@@ -129,6 +141,16 @@ def noise_key(seed: int, position: int) -> mx.array:
     return key
 
 
+@dataclass(frozen=True)
+class _Row:
+    """A prompt, how to answer it, what it shares with others, and its answer so far."""
+
+    prompt: Sequence[int]
+    settings: GenerationSettings
+    prefix: SharedPrefix | None  # None for architectures that do not share prefixes
+    builder: AnswerBuilder
+
+
 @dataclass
 class _Lane:
     """Rows of a batch that are decoded together, on the stream of index ``stream``: their numbers, caches, and last hidden states."""
@@ -153,18 +175,18 @@ class _BatchDecoder:
     """
 
     def __init__(
-        self, prefix: SharedPrefix, builders: Sequence[AnswerBuilder], sampler: TokenSampler, settings: GenerationSettings,
-        grammar: GrammarState | None, report: Callable[[int], None], tell: AnswerListener,
-    ) -> None:  # fmt: skip
-        self._prefix, self._builders, self._sampler, self._settings = prefix, builders, sampler, settings
-        self._report, self._tell = report, tell
-        self._grammar = grammar
+        self, head: BackboneHead, rows: Sequence[_Row], sampler: TokenSampler, report: Callable[[int], None], tell: AnswerListener
+    ) -> None:
+        self._head, self._rows, self._sampler, self._report, self._tell = head, rows, sampler, report, tell
+        self._settings = rows[0].settings
+        matchers = [row.settings.matcher(row.prompt) for row in rows]
+        self._grammar = GrammarState(matchers) if any(matchers) else None
         self._answers: dict[int, GeneratedAnswer] = {}
 
-    def decode(self, tails: Sequence[Sequence[int]]) -> list[GeneratedAnswer]:
-        """Return the answer after each of ``tails``, which are sorted by length."""
+    def decode(self) -> list[GeneratedAnswer]:
+        """Return the answers to the prompts."""
         pool, generated = thread_pool(), 0
-        lanes = _prefill(self._prefix, tails, self._report, max(1, min(pool.size, len(tails) // MIN_LANE_ROWS)))
+        lanes = _prefill(self._rows, self._report, max(1, min(pool.size, len(self._rows) // MIN_LANE_ROWS)))
         try:
             while lanes:
                 self._step(pool, lanes)
@@ -175,7 +197,7 @@ class _BatchDecoder:
                     mx.clear_cache()
         finally:
             pool.share_cores(1)
-        return [self._answers[row] for row in range(len(tails))]
+        return [self._answers[row] for row in range(len(self._rows))]
 
     def _step(self, pool: StreamPool, lanes: Sequence[_Lane]) -> None:
         """Add a token to the answer of every row in ``lanes``. Rows whose answers end leave their lanes."""
@@ -203,23 +225,23 @@ class _BatchDecoder:
 
     def _choose(self, lane: _Lane, hidden: mx.array) -> _Chosen:
         """Return the next token of each row and whether its hidden state has a NaN, both lazily."""
-        logits = self._prefix.head.logits(hidden)
+        logits = self._head.logits(hidden)
         if self._grammar:
             allowed = self._grammar.allowed_tokens(lane.rows, logits.shape[-1])
             for mask, row in zip(allowed, lane.rows, strict=True):
-                allow_thoughts(mask, self._builders[row].splitter, self._settings.thought_starts)
+                allow_thoughts(mask, self._rows[row].builder.splitter, self._settings.thought_starts)
             logits = mx.where(mx.array(allowed), logits, -mx.inf)
         return self._sampler(logits, lane.rows), mx.isnan(hidden).any(axis=-1)
 
     def _choose_after(self, lane: _Lane, tokens: mx.array) -> _Chosen:
-        return self._choose(lane, self._prefix.head.backbone(tokens[:, None], lane.caches)[:, -1])
+        return self._choose(lane, self._head.backbone(tokens[:, None], lane.caches)[:, -1])
 
     def _read(self, lane: _Lane, tokens: mx.array, has_nan: mx.array) -> list[int]:
         """Add the chosen tokens to the answers. Return the indices of the rows that continue."""
         _check_nan(has_nan.any())
         going_on, stops = [], self._settings.stops
         for index, (row, token) in enumerate(zip(lane.rows, np.array(tokens).tolist(), strict=True)):
-            builder = self._builders[row]
+            builder = self._rows[row].builder
             constrained = not builder.splitter.unconstrained
             ending: Ending = "stop" if token in stops else builder.add(token)
             if self._grammar and token not in stops and constrained and not builder.splitter.unconstrained:
@@ -240,16 +262,31 @@ def allow_thoughts(mask: np.ndarray[Any, np.dtype[np.bool_]], splitter: ThoughtS
         mask[list(starts)] = True
 
 
-def _prefill(prefix: SharedPrefix, tails: Sequence[Sequence[int]], report: Callable[[int], None], lanes: int) -> list[_Lane]:
-    """Return ``lanes`` lanes with the last hidden state of each of ``tails``, ``(rows, hidden)``, and one cache per layer."""
+def _prefill(rows: Sequence[_Row], report: Callable[[int], None], lanes: int) -> list[_Lane]:
+    """Return ``lanes`` lanes with the last hidden state of each row's prompt, ``(rows, hidden)``, and one cache per layer."""
     numbers: list[list[int]] = [[] for _ in range(lanes)]
     hidden: list[list[mx.array]] = [[] for _ in range(lanes)]
     parts: list[list[list[BatchKVCache]]] = [[] for _ in range(lanes)]
-    batches = prefix.batches([len(tail) for tail in tails], len(tails) // lanes, max_computed=part_size())
-    for batch, (states, caches) in parallel_map(lambda batch: prefix.prefill([tails[row] for row in batch]), batches):
+    by_prefix = grouped((row.prefix, number) for number, row in enumerate(rows) if row.prefix is not None)
+    work = [
+        (prefix, [own[index] for index in part], [rows[own[index]].prompt[len(prefix) :] for index in part])
+        for prefix, own in by_prefix.items()
+        for part in batches(
+            [len(rows[number].prompt) - len(prefix) for number in own],
+            max(1, len(rows) // lanes),
+            extra=len(prefix),
+            max_computed=part_size(),
+        )
+    ]
+
+    def prefill(part: tuple[SharedPrefix, list[int], list[Sequence[int]]]) -> tuple[mx.array, list[BatchKVCache]]:
+        states, caches = part[0].prefill(part[2])
+        return states[:, -1], caches if len(by_prefix) == 1 else [cache.without_prefix() for cache in caches]
+
+    for (_, part, _), (states, caches) in parallel_map(prefill, work):
         lane = min(range(lanes), key=lambda lane: len(numbers[lane]))
-        numbers[lane] += batch
-        hidden[lane].append(states[:, -1])
+        numbers[lane] += part
+        hidden[lane].append(states)
         parts[lane].append(caches)
         report(0)
     return [_Lane(lane, numbers[lane], _joined(parts[lane]), mx.concatenate(hidden[lane])) for lane in range(lanes)]
@@ -272,14 +309,15 @@ _batching_models: dict[int, bool] = {}  # the results of _batches_correctly by t
 
 
 def _generate_with_mlx_lm(
-    model: nn.Module, prompts: Sequence[Sequence[int]], builders: Sequence[AnswerBuilder], settings: GenerationSettings,
-    sampler: TokenSampler, progress: Progress, on_answer: AnswerListener, on_token: Callable[[int], None],
+    model: nn.Module, rows: Sequence[_Row], sampler: TokenSampler, progress: Progress, on_answer: AnswerListener,
+    on_token: Callable[[int], None],
 ) -> list[GeneratedAnswer]:  # fmt: skip
-    if settings.grammar:
+    if any(row.settings.grammar for row in rows):
         hint = "Remove the arms with a grammar from evaluation.arms."
         raise ModelError("This architecture does not support grammar-constrained answers.", hint=hint)
     answers: dict[int, GeneratedAnswer] = {}
-    settings = replace(settings, max_tokens=max(builder.most_tokens for builder in builders))
+    prompts, builders = [row.prompt for row in rows], [row.builder for row in rows]
+    settings = replace(rows[0].settings, max_tokens=max(builder.most_tokens for builder in builders))
     if id(model) not in _batching_models:
         _batching_models[id(model)] = _batches_correctly(model)
         weakref.finalize(model, _batching_models.pop, id(model), None)

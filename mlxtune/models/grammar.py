@@ -56,15 +56,19 @@ def _vocabulary(tokenizer: TokenizerWrapper, stops: frozenset[int]) -> tuple[Any
 
 
 class GrammarState:
+    """The matchers of the answers of a batch; ``None`` for an answer that nothing constrains."""
+
     def __init__(self, matchers: Sequence[Any]) -> None:
         self._matchers = matchers
 
     def allowed_tokens(self, rows: Sequence[int], vocab_size: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
         """Return which next tokens each of ``rows`` allows, as bool ``(rows, vocab_size)``: only stop tokens once complete."""
-        masks = [np.frombuffer(self._matchers[row].compute_bitmask(), np.uint8) for row in rows]
-        bits = np.unpackbits(np.stack(masks), axis=1, bitorder="little").astype(bool)
-        missing = vocab_size - bits.shape[1]  # a model may have more embeddings than its tokenizer has tokens
-        return np.pad(bits, ((0, 0), (0, max(0, missing))))[:, :vocab_size]
+        allowed = np.ones((len(rows), vocab_size), bool)
+        for mask, row in zip(allowed, rows, strict=True):
+            if matcher := self._matchers[row]:
+                bits = np.unpackbits(np.frombuffer(matcher.compute_bitmask(), np.uint8), bitorder="little")
+                mask[: len(bits)], mask[len(bits) :] = bits[:vocab_size], False  # a model may have more embeddings than tokens
+        return allowed
 
     def advance(self, row: int, token: int) -> None:
         """Append ``token`` to ``row``.
@@ -72,7 +76,7 @@ class GrammarState:
         Raises ``InputError`` if the schema is too complex for llguidance's limits, and ``MlxtuneError`` if the grammar rejects it.
         """
         matcher = self._matchers[row]
-        if not matcher.consume_token(token):
+        if matcher and not matcher.consume_token(token):
             reason = one_line(matcher.get_error(), 200)
             if _TOO_COMPLEX.match(reason):
                 raise InputError(f"The schema is too complex to constrain an answer: {reason}", hint="Simplify the schema.")

@@ -14,7 +14,7 @@ from mlxtune.core.sequences import grouped
 from mlxtune.models.cpu.streams import parallel_map, thread_pool
 from mlxtune.models.encoded import common_prefix
 from mlxtune.models.generate import Progress
-from mlxtune.models.prefix_cache import MAX_POSITIONS, BatchKVCache, PrefixCache, SharedPrefix, forward_in_steps, part_size
+from mlxtune.models.prefix_cache import MAX_POSITIONS, BatchKVCache, PrefixCache, SharedPrefix, batches, forward_in_steps, part_size
 
 Pairs = Sequence[tuple[Sequence[int], Sequence[int]]]  # tokenized prompts and answers
 
@@ -66,8 +66,8 @@ def negative_log_likelihoods(
     # each additional answer in a group continues from its own copy of the group's keys and values
     copies = max((len(group.rows) - 1) * (len(prefix) + len(group.shared_tokens)) for group in groups)
     done = 0
-    batches = prefix.batches([group.positions for group in groups], batch_size, extra=copies, max_computed=part_size())
-    for batch, sums in parallel_map(lambda batch: _logps(prefix, [groups[i] for i in batch]), _alternating(list(batches))):
+    some = batches([group.positions for group in groups], batch_size, extra=len(prefix) + copies, max_computed=part_size())
+    for batch, sums in parallel_map(lambda batch: _logps(prefix, [groups[i] for i in batch]), _alternating(list(some))):
         rows = [row for i in batch for row in groups[i].rows]
         values: Any = sums.tolist()
         for row, logp in zip(rows, values, strict=True):
@@ -124,7 +124,7 @@ def _suffix_states(
     longer = [i for i, (_, tokens) in enumerate(suffixes) if len(tokens) > 1]
     states: dict[int, list[mx.array]] = {}
     lengths = [len(suffixes[i][1]) - 1 for i in longer]
-    for batch in prefix.batches(lengths, len(longer), max_computed=part_size()):
+    for batch in batches(lengths, len(longer), extra=len(prefix), max_computed=part_size()):
         some = [longer[i] for i in batch]
         width = max(len(suffixes[i][1]) for i in some) - 1
         tokens = mx.array([[*suffixes[i][1][:-1], *[0] * (width + 1 - len(suffixes[i][1]))] for i in some])

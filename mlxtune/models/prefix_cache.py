@@ -24,7 +24,7 @@ STEP = 1024  # positions per forward pass
 CPU_PART = 256  # the same when parts run in parallel: results stay in a core's cache, and cores finish at similar times
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SharedPrefix:
     """The ``tokens`` that all prompts start with, and each layer's keys and values for them. ``head`` is the model."""
 
@@ -36,28 +36,6 @@ class SharedPrefix:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def batches(self, lengths: Sequence[int], max_rows: int, *, extra: int = 0, max_computed: int = 0) -> Iterator[list[int]]:
-        """Yield batches of indices into ``lengths``, the lengths of prompt tails; similar lengths share a batch.
-
-        A batch of more than one row holds at most :data:`MAX_POSITIONS` keys, including its copies of the prefix and ``extra``
-        per row, and computes at most ``max_computed`` positions, including padding (0: no limit). The last batch may hold
-        :data:`LAST_POSITIONS` keys, because a few rows in a batch of their own would take almost as long as many.
-        """
-        batch: list[int] = []
-        width, longest = len(self) + extra, max(lengths, default=0)
-        for done, index in enumerate(sorted(range(len(lengths)), key=lambda index: lengths[index])):
-            rows, length = len(batch) + 1, lengths[index]
-            rest = len(lengths) - done + len(batch)  # from the batch's first row to the end
-            is_last = rest <= max_rows and rest * (longest + width) <= LAST_POSITIONS
-            most = LAST_POSITIONS if is_last else MAX_POSITIONS
-            full = rows > max_rows or rows * (length + width) > most or 0 < max_computed < rows * length
-            if batch and full:
-                yield batch
-                batch = []
-            batch.append(index)
-        if batch:
-            yield batch
-
     def prefill(self, tails: Sequence[Sequence[int]]) -> tuple[mx.array, list[BatchKVCache]]:
         """Return hidden states ``(rows, width, hidden)`` of left-padded ``tails``, and a cache per layer to continue with.
 
@@ -68,6 +46,29 @@ class SharedPrefix:
         tokens = mx.array([[0] * (width - len(tail)) + list(tail) for tail in tails])
         caches = [BatchKVCache(cache, len(self), padding, self.grouped_mask) for cache in self.caches]
         return forward_in_steps(self.head, tokens, caches, STEP if len(tails) == 1 else width), caches
+
+
+def batches(lengths: Sequence[int], max_rows: int, *, extra: int = 0, max_computed: int = 0) -> Iterator[list[int]]:
+    """Yield batches of indices into ``lengths``, the lengths of prompt tails; similar lengths share a batch.
+
+    A batch of more than one row holds at most :data:`MAX_POSITIONS` keys, including ``extra`` per row, such as a copy of the
+    prefix, and computes at most ``max_computed`` positions, including padding (0: no limit). The last batch may hold
+    :data:`LAST_POSITIONS` keys, because a few rows in a batch of their own would take almost as long as many.
+    """
+    batch: list[int] = []
+    longest = max(lengths, default=0) + extra
+    for done, index in enumerate(sorted(range(len(lengths)), key=lambda index: lengths[index])):
+        rows, length = len(batch) + 1, lengths[index]
+        rest = len(lengths) - done + len(batch)  # from the batch's first row to the end
+        is_last = rest <= max_rows and rest * longest <= LAST_POSITIONS
+        most = LAST_POSITIONS if is_last else MAX_POSITIONS
+        full = rows > max_rows or rows * (length + extra) > most or 0 < max_computed < rows * length
+        if batch and full:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
 
 
 def part_size() -> int:
@@ -251,6 +252,19 @@ class BatchKVCache:
         rows, heads, _, width = array.shape
         gap = mx.zeros((rows, heads, length - self.length, width), array.dtype)
         return mx.concatenate([array[:, :, : self.prefix_length], gap, array[:, :, self.prefix_length : end]], axis=2)
+
+    def without_prefix(self) -> BatchKVCache:
+        """Return the same keys and values as tails that begin with the prefix, so that they can be joined with those of other prefixes."""
+        assert self.keys is not None
+        assert self.values is not None
+        other, start = copy.copy(self), self.prefix_length
+        other.prefix_length, other.length = 0, start + self.length
+        columns, padding = mx.arange(other.length), self.padding[:, None]
+        moved = mx.where(columns < padding, start + columns, mx.where(columns < padding + start, columns - padding, columns))
+        other.keys, other.values = (
+            mx.take_along_axis(array[:, :, : other.length], moved[:, None, :, None], axis=2) for array in (self.keys, self.values)
+        )
+        return other
 
     def select(self, rows: mx.array) -> BatchKVCache:
         """Return a new batch with the given ``rows``, which may contain repeats."""

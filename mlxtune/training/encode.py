@@ -221,7 +221,7 @@ def _read(file: Path) -> dict[str, ReplayAnswer]:
 def _generate(
     prompts: Mapping[str, ReplayPrompt], total: int, loaded: LoadedModel, template: ChatTemplate, worker: RunListener
 ) -> dict[str, ReplayAnswer]:
-    from mlxtune.models.generate import GenerationSettings, generate
+    from mlxtune.models.generate import GenerationSettings, Request, generate
 
     cached, reported = total - len(prompts), -1
 
@@ -235,11 +235,10 @@ def _generate(
 
     loaded.model.eval()
     progress(0, total)
-    outputs = generate(
-        loaded.model, loaded.tokenizer, [template.prompt(prompt.messages) for prompt in prompts.values()],
-        GenerationSettings(max_tokens=MAX_TOKENS, stops=template.stop_tokens, batch_size=BATCH_SIZE), progress=progress,
-        sample_seeds=[int(key[:12], 16) if prompt.seed else 0 for key, prompt in prompts.items()],
-    )  # fmt: skip
+    settings = GenerationSettings(max_tokens=MAX_TOKENS, stops=template.stop_tokens, batch_size=BATCH_SIZE)
+    seeds = [int(key[:12], 16) if prompt.seed else 0 for key, prompt in prompts.items()]
+    request = Request([template.prompt(prompt.messages) for prompt in prompts.values()], settings, seeds=seeds)
+    outputs = generate(loaded.model, loaded.tokenizer, [request], progress=progress)
     return {key: ReplayAnswer(output.text, output.ended != "stop") for key, output in zip(prompts, outputs, strict=True)}
 
 

@@ -19,7 +19,7 @@ from mlxtune.evaluation.answers import ArmAnswers
 from mlxtune.evaluation.arms import Arm
 from mlxtune.evaluation.outputs import AnswerOptions, generate_answers
 from mlxtune.models import lora
-from mlxtune.models.generate import GenerationSettings, generate
+from mlxtune.models.generate import GenerationSettings, Request, generate
 from mlxtune.models.likelihood import negative_log_likelihoods
 from mlxtune.models.load import LoadedModel, load
 from mlxtune.models.prefix_cache import PrefixCache
@@ -46,12 +46,12 @@ def _options(cache: Path, max_tokens: int = 6, batch_size: int = 2) -> AnswerOpt
     return AnswerOptions(TemplateSettings(), max_tokens, 8, batch_size, cache)
 
 
-def counted(monkeypatch: pytest.MonkeyPatch, function: Callable[..., Any], position: int) -> list[int]:
-    """Return a list that gets the length of the argument at ``position`` whenever ``outputs`` calls ``function``."""
+def counted(monkeypatch: pytest.MonkeyPatch, function: Callable[..., Any]) -> list[int]:
+    """Return a list that gets the number of prompts or pairs whenever ``outputs`` calls ``function``."""
     lengths: list[int] = []
 
     def counting(*args: Any, **options: Any) -> Any:
-        lengths.append(len(args[position]))
+        lengths.append(sum(len(request.prompts) for request in args[2]) if function is generate else len(args[1]))
         return function(*args, **options)
 
     monkeypatch.setattr(outputs, function.__name__, counting)
@@ -63,7 +63,7 @@ def test_each_row_is_prompted_as_its_arm_requires(loaded, tmp_path):
     template = ChatTemplate(loaded.tokenizer)
     prompts = [template.prompt(arm.prompt_for(row)) for row in ROWS]
     settings = GenerationSettings(max_tokens=6, stops=template.stop_tokens, batch_size=9)
-    expected = generate(loaded.model, loaded.tokenizer, prompts, settings)
+    expected = generate(loaded.model, loaded.tokenizer, [Request(prompts, settings)])
     answers = _answer(loaded, tmp_path, arm)
     assert [(out.id, out.output, out.ended) for out in answers.answers] == [
         (row.id, answer.text, answer.ended) for row, answer in zip(ROWS, expected, strict=True)
@@ -75,7 +75,9 @@ def test_answers_cached_without_their_time_are_only_timed(loaded, tmp_path, monk
     untimed = _answer(loaded, tmp_path)
     assert {out.seconds for out in untimed.answers} == {None}
     sizes: list[int] = []
-    monkeypatch.setattr(outputs, "generate", lambda *args, **options: sizes.append(len(args[2])) or generate(*args, **options))
+    monkeypatch.setattr(
+        outputs, "generate", lambda *args, **options: sizes.append(len(args[2][0].prompts)) or generate(*args, **options)
+    )
     timed = _answer(loaded, tmp_path, timed=True)
     assert timed.cached
     assert sizes == [1, 1, 1]  # the answers themselves were not generated again
@@ -168,7 +170,7 @@ def test_interrupted_arm_keeps_the_answers_that_have_ended(loaded, tmp_path, mon
 
     with pytest.raises(Interrupted):
         _answer(loaded, cache, tell=lambda of: stop if of == "held_out_row" else lambda done, total: None)
-    asked = counted(monkeypatch, generate, 2)
+    asked = counted(monkeypatch, generate)
     (answers,) = cache.iterdir()
     saved = [json.loads(line) for line in answers.read_text().splitlines()]
     saved = [record | {"seconds": 1000.0 / len(saved)} for record in saved]
@@ -185,7 +187,7 @@ def test_interrupted_arm_keeps_the_answers_that_have_ended(loaded, tmp_path, mon
 
 def test_more_rows_reuse_the_answers_to_the_first(loaded, tmp_path, monkeypatch):
     whole = _answer(loaded, tmp_path / "whole")
-    asked, scored = counted(monkeypatch, generate, 2), counted(monkeypatch, negative_log_likelihoods, 1)
+    asked, scored = counted(monkeypatch, generate), counted(monkeypatch, negative_log_likelihoods)
     first = _answer(loaded, tmp_path / "cache", rows=[ROWS[3], ROWS[1]])
     more = _answer(loaded, tmp_path / "cache")
     assert asked == scored == [2, len(ROWS) - 2]
@@ -211,7 +213,7 @@ def test_interrupted_arm_keeps_likelihoods(loaded, tmp_path, monkeypatch, suppor
 
     with pytest.raises(Interrupted):
         _answer(loaded, tmp_path / "cache", tell=lambda of: stop if of == "reference" else lambda done, total: None)
-    scored = counted(monkeypatch, negative_log_likelihoods, 1)
+    scored = counted(monkeypatch, negative_log_likelihoods)
     continued = _answer(loaded, tmp_path / "cache")
     assert scored == [len(ROWS) - kept[0]]
     assert [one.nats for one in continued.answers] == pytest.approx([one.nats for one in whole.answers], rel=1e-4)

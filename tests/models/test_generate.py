@@ -1,6 +1,7 @@
 """Batched greedy outputs compared with mlx-lm's outputs for one prompt at a time."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,10 @@ from mlxtune.models.load import LoadedModel
 
 def generate(*args, **options) -> list[tuple[str, str]]:
     """Return each answer's text and why it ended."""
-    events = {name: options.pop(name) for name in ("progress", "on_batch", "prefix") if name in options}
-    settings = generation.GenerationSettings(**options)
-    return [(answer.text, answer.ended) for answer in generation.generate(*args, settings, **events)]
+    events = {name: options.pop(name) for name in ("progress", "on_batch") if name in options}
+    *loaded, prompts = args
+    request = generation.Request(prompts, prefix=options.pop("prefix", None), settings=generation.GenerationSettings(**options))
+    return [(answer.text, answer.ended) for answer in generation.generate(*loaded, [request], **events)]
 
 
 def alone(model, tokenizer, prompt: list[int], max_tokens: int) -> str:
@@ -122,6 +124,29 @@ def test_sliding_windows_share_prefixes_and_equal_single_prompts(name: str, tmp_
         assert likelihoods == pytest.approx([full_nll(model, *pair) for pair in pairs], rel=1e-4)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["qwen3", "gemma3_text"])
+def test_requests_with_different_prefixes_and_grammars_share_a_batch(name: str, tmp_path: Path) -> None:
+    folder = tiny_architectures.make(tmp_path / name, name, bits=0)
+    model, _ = load_model(folder)
+    tokenizer = load_tokenizer(folder)
+    cache, stops, window = prefix_cache.PrefixCache(model), frozenset(tokenizer.eos_token_ids), tiny_architectures.WINDOW
+    schema = Grammar(tokenizer, {"enum": ["a", "bcd", 12345]}, stops)
+    limits = generation.GenerationSettings(max_tokens=window + 4, stops=stops, batch_size=8)
+    requests = [
+        generation.Request(prompts, replace(limits, max_tokens=most, grammar=grammar), cache(prompts))
+        for start, lengths, most, grammar in (
+            ([], (5, 1), window + 4, None), ([90, 91, 92] * window, (1, 2, 9), 9, None), ([80, 81], (2, 1, window), 30, schema),
+        )
+        for prompts in [[[*start, *range(60, 60 + length)] for length in lengths]]
+    ]  # fmt: skip
+    ended: dict[int, str] = {}
+    together = generation.generate(model, tokenizer, requests, on_answer=lambda row, answer: ended.update({row: answer.text}))
+    expected = [answer for one in requests for answer in generation.generate(model, tokenizer, [one])]
+    assert together == expected
+    assert [ended[row] for row in range(len(expected))] == [answer.text for answer in expected]
+
+
 def test_a_stop_token_ends_an_answer_and_is_not_part_of_it(model: Any, tokenizer: Any) -> None:
     ((whole, _),) = generate(model, tokenizer, [[70, 71]], max_tokens=6, stops=frozenset(), batch_size=1)
     first = generate(model, tokenizer, [[70, 71]], max_tokens=1, stops=frozenset(), batch_size=1)
@@ -176,19 +201,21 @@ def test_prompts_that_wait_for_another_batch_are_reported(model: Any, tokenizer:
     assert waiting == [1, 0]
 
 
-def test_batches_cover_every_tail_within_the_limits(model: Any, monkeypatch) -> None:
-    shared = prefix_cache.PrefixCache(model)([[70, 71, 72], [70, 71, 73]])
-    assert shared
-    assert shared.tokens == (70, 71)
+def test_batches_cover_every_tail_within_the_limits(monkeypatch) -> None:
     monkeypatch.setattr(prefix_cache, "MAX_POSITIONS", 40)
     monkeypatch.setattr(prefix_cache, "LAST_POSITIONS", 50)
-    batches = list(shared.batches([5, 1, 9, 3, 50], 3, extra=4))
+    batches = list(prefix_cache.batches([5, 1, 9, 3, 50], 3, extra=6))
     assert sorted(index for batch in batches for index in batch) == [0, 1, 2, 3, 4]
     assert batches == [[1, 3, 0], [2], [4]]
-    assert list(shared.batches([1, 1, 2, 4], 9, extra=6)) == [[0, 1, 2, 3]]  # 48 positions
-    assert list(shared.batches([1, 1, 2, 5], 9, extra=6)) == [[0, 1, 2], [3]]  # 52 positions
+    assert list(prefix_cache.batches([1, 1, 2, 4], 9, extra=8)) == [[0, 1, 2, 3]]  # 48 positions
+    assert list(prefix_cache.batches([1, 1, 2, 5], 9, extra=8)) == [[0, 1, 2], [3]]  # 52 positions
     monkeypatch.setattr(prefix_cache, "MAX_POSITIONS", 1000)
-    assert list(shared.batches([5, 1, 9, 3, 50], 9, max_computed=12)) == [[1, 3], [0], [2], [4]]  # 3 and 3, but not 5, 5 and 5
+    assert list(prefix_cache.batches([5, 1, 9, 3, 50], 9, max_computed=12)) == [
+        [1, 3],
+        [0],
+        [2],
+        [4],
+    ]  # 3 and 3, but not 5, 5 and 5
 
 
 @pytest.mark.slow

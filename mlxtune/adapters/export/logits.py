@@ -9,7 +9,7 @@ import numpy as np
 from mlxtune.adapters.export.fidelity import LogitDistance
 from mlxtune.models.cpu.streams import parallel_map
 from mlxtune.models.generate import Progress
-from mlxtune.models.prefix_cache import STEP, PrefixCache
+from mlxtune.models.prefix_cache import STEP, PrefixCache, batches
 
 MAX_BYTES = 2**28  # maximum size of the logits stored per model
 
@@ -33,8 +33,8 @@ def logits(model: nn.Module, rows: Tokens, *, batch_size: int, progress: Progres
             progress(len(result), len(rows))
     else:
         tails = [[*prompt[len(prefix) :], *answer[:-1]] for prompt, answer in rows]
-        batches = prefix.batches([len(tail) for tail in tails], batch_size, max_computed=STEP)
-        for batch, (hidden, _) in parallel_map(lambda batch: prefix.prefill([tails[index] for index in batch]), batches):
+        parts = batches([len(tail) for tail in tails], batch_size, extra=len(prefix), max_computed=STEP)
+        for batch, (hidden, _) in parallel_map(lambda batch: prefix.prefill([tails[index] for index in batch]), parts):
             for line, index in enumerate(batch):
                 ends = hidden[line, -len(rows[index][1]) :][mx.array(positions[index])]
                 result[index] = prefix.head.logits(ends).astype(mx.float32)
