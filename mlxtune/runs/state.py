@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -17,7 +16,6 @@ Metrics = tuple[tuple[str, float], ...]
 Phase = Literal["new", "running", "restarting", "finished", "stopped", "failed"]
 Work = Literal["scoring_pairs", "reading_pairs", "validating"]
 
-MAX_PAUSE = 600.0  # a longer gap between steps means that the machine was asleep, unless steps are slow
 MIN_ELAPSED = 2.0  # seconds that an arm or a phase must have worked before its remaining time is estimated
 _BATCH = EvaluationSection.batch_size  # answers that are generated together, by default
 
@@ -31,6 +29,7 @@ class Step:
     rate: float
     speed: float
     t: float
+    seconds: float  # without what is computed only once for a row
     metrics: Metrics = ()
 
 
@@ -149,24 +148,16 @@ class RunState:
 
     @property
     def remaining_seconds(self) -> float | None:
-        """An estimate from the last 50 steps of this worker and an earlier validation, or ``None`` with fewer than two steps.
+        """An estimate from the last 50 steps of this worker but its first, and an earlier validation, or ``None`` with fewer than two steps.
 
-        It is the time from the last step on, with the validation after that step, if there is one. Ignores sleep and clock changes.
+        It is the time from the last step on, with the validation after that step, if there is one.
         """
-        recent = [step for step in self.steps[-50:] if step.step > self.resumed_step]
-        pairs = list(itertools.pairwise(recent))
-        every = self.validate_every  # the pairs without a validation between their steps, as far as is known
-        plain = [pair for pair in pairs if not every or (pair[0].step % every and pair[0].step != self.total)]
-        gaps = [late.t - early.t for early, late in plain or pairs]
-        validations = 1
-        if plain and self.validate_every:
-            done = (self.step - 1) // self.validate_every
-            validations = -(-self.total // self.validate_every) - done
-        longest = max(MAX_PAUSE, 20 * statistics.median(gaps)) if gaps else 0.0
-        durations = [gap for gap in gaps if 0 <= gap <= longest]
-        if not durations or not self.total:
+        recent = [step.seconds for step in self.steps[-50:] if step.step > self.resumed_step + 1]
+        if not recent or not self.total:
             return None
-        return sum(durations) / len(durations) * (self.total - self.step) + validations * self.validation_seconds
+        every = self.validate_every
+        validations = -(-self.total // every) - (self.step - 1) // every if every else 1
+        return statistics.mean(recent) * (self.total - self.step) + validations * self.validation_seconds
 
     @property
     def work(self) -> tuple[Work, int, int] | None:
@@ -216,7 +207,8 @@ class RunState:
                 self.validation_rows, self.validate_every = event["valid"], event.get("validate_every", 0)
             case "step":
                 metrics = _metrics(event.get("metrics"))
-                self.steps.append(Step(event["step"], _number(event["loss"]), event["rate"], event["speed"], event["t"], metrics))
+                speed, seconds = event["speed"], event["tokens"] / event["speed"] if event["speed"] else 0.0
+                self.steps.append(Step(event["step"], _number(event["loss"]), event["rate"], speed, event["t"], seconds, metrics))
                 self.memory, self.peak, self.phase_started = event["memory"], event["peak"], event["t"]
             case "validating":
                 self.validation_progress = event["done"], event["total"]

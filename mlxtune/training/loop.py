@@ -257,7 +257,10 @@ class _TrainingRun:
         mx.random.seed(section.seed * 1_000_003 + step)  # dropout depends on the step, so a resumed run repeats it
         sums: Any = None
         for batch in batches:
-            sums = self.stepper.add(batch.arrays(self.train_cache), sums)
+            waited = time.perf_counter()
+            arrays = batch.arrays(self.train_cache)  # computes the frozen layers' outputs in the first epoch
+            start += time.perf_counter() - waited
+            sums = self.stepper.add(arrays, sums)
             mx.async_eval(sums)  # otherwise the graphs of all batches would be in memory at the same time
         sums, counts, computed = self._all_reduce(plan, batches, sums)
         (total, metric_sums), gradients = sums

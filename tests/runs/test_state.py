@@ -85,7 +85,7 @@ def test_events_become_a_state():
 
 
 def test_remaining_seconds_are_those_of_the_remaining_steps_and_of_the_final_validation():
-    assert folded(EVENTS).remaining_seconds == pytest.approx(2.0 * 5 + 1.5)
+    assert folded(EVENTS).remaining_seconds == pytest.approx(9 / 100 * 5 + 1.5)
     done = folded([_step(number, 117.0 + 2 * number) for number in range(6, 11)], folded(EVENTS))
     assert done.remaining_seconds == pytest.approx(1.5)
     final = [_event("validation", 140.0, step=10, loss=2.0, tokens=5)]
@@ -97,11 +97,11 @@ def test_remaining_seconds_count_every_validation() -> None:
         "data.ready", 102.0, train=8, valid=1, test=1, tokens=9, trained=5, truncated=0, steps=10, epochs=2, validate_every=4
     )
     start = [*EVENTS[:2], ready, _event("validation", 110.0, step=0, loss=3.0, tokens=5)]  # 8 seconds
-    state = folded([*start, *(_step(number, 110.0 + 2 * number) for number in (1, 2, 3))])
+    state = folded([*start, *(_step(number, 110.0 + 2 * number, speed=4.5) for number in (1, 2, 3))])
     assert state.remaining_seconds == pytest.approx(2 * 7 + 8 * 3), "after steps 4, 8, and 10"
-    state = folded([_step(4, 118.0)], state)
+    state = folded([_step(4, 118.0, speed=4.5)], state)
     assert state.remaining_seconds == pytest.approx(2 * 6 + 8 * 3), "the validation after step 4 is still to come"
-    state = folded([_event("validation", 127.0, step=4, loss=2.0, tokens=5), _step(5, 129.0)], state)
+    state = folded([_event("validation", 127.0, step=4, loss=2.0, tokens=5), _step(5, 129.0, speed=4.5)], state)
     assert state.remaining_seconds == pytest.approx(2 * 5 + 9 * 2), "its time is not that of a step"
 
 
