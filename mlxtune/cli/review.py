@@ -186,7 +186,7 @@ def _find(browser: SourceBrowser, name: str) -> int:
 
     Numbers are those of the source's own rows. Generated rows are known by their ID.
     """
-    own = [index for index in browser.rows if browser.records.part(index)[0] != GENERATED] if name.isdigit() else []
+    own = [index for index in browser.rows if browser.records.part(index) != GENERATED] if name.isdigit() else []
     by_number = [index for index in own if browser.records.location(index).number == int(name)]
     prefix = name.lower()
     edited = {index for index, decision in browser.decisions.items() if decision.after.startswith(prefix)}

@@ -49,10 +49,11 @@ def epoch_batches(count: int, batch_rows: BatchRows, *, seed: int, number: int, 
     return batches
 
 
-def _cut(order: Iterable[int], fits: Callable[[list[int]], bool]) -> list[list[int]]:
+def _cut(order: Iterable[int], batch_tokens: int, batch_size: int, tokens: Callable[[list[int]], int]) -> list[list[int]]:
+    """Cut ``order`` into batches of at most ``batch_size`` rows or, if that is 0, ``batch_tokens`` tokens."""
     batches: list[list[int]] = []
     for index in order:
-        if batches and fits([*batches[-1], index]):
+        if batches and (len(batches[-1]) < batch_size if batch_size else tokens([*batches[-1], index]) <= batch_tokens):
             batches[-1].append(index)
         else:
             batches.append([index])
@@ -75,17 +76,15 @@ def group_by_length(
     distributed evenly over the batches, whatever their lengths.
     """
 
-    def fits(batch: list[int]) -> bool:
-        if batch_size:
-            return len(batch) <= batch_size
-        return len(batch) * padded_length(max(lengths[index] for index in batch)) + prefix <= batch_tokens
+    def tokens(batch: list[int]) -> int:
+        return len(batch) * padded_length(max(lengths[index] for index in batch)) + prefix
 
     by_length = sorted(order, key=lambda index: padded_length(lengths[index]))
     if spread:  # merge its rows with the others so that every part of the result has about the same fraction of both
         kinds = [index for index in by_length if index not in spread], [index for index in by_length if index in spread]
         rank = {index: (number + 0.5) / len(kind) for kind in kinds for number, index in enumerate(kind)}
         by_length.sort(key=lambda index: rank[index])
-    return _cut(by_length, fits)
+    return _cut(by_length, batch_tokens, batch_size, tokens)
 
 
 def separate(indices: Sequence[int], marked: Sequence[bool]) -> list[list[int]]:
@@ -114,16 +113,14 @@ def group_pairs(
 ) -> list[list[int]]:
     """Group pairs like :func:`group_by_length`. If two sequences are padded separately, pairs are sorted by both lengths."""
 
-    def fits(batch: list[int]) -> bool:
-        if batch_size:
-            return len(batch) <= batch_size
-        return len(batch) * sum(pair_batch_widths((pairs[index] for index in batch), shared=shared)) + prefix <= batch_tokens
+    def tokens(batch: list[int]) -> int:
+        return len(batch) * sum(pair_batch_widths((pairs[index] for index in batch), shared=shared)) + prefix
 
     def key(index: int) -> tuple[int, ...]:
         *first, last = pair_widths(pairs[index], shared=shared)
         return (*(width // STRIDE for width in first), last)
 
-    return _cut(sorted(order, key=key), fits)
+    return _cut(sorted(order, key=key), batch_tokens, batch_size, tokens)
 
 
 # Padded shapes

@@ -433,11 +433,7 @@ class LazyRow:
     @cached_property
     def row(self) -> Row:
         record = self._browser.records.record(self.index)
-        if isinstance(record, RowError):
-            return apply_decision(record, self.decision)
-        if isinstance(record, DataError):
-            raise record
-        return record
+        return apply_decision(record, self.decision) if isinstance(record, DataError) else record
 
     @cached_property
     def current(self) -> Row:

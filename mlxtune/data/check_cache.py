@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mlxtune.core.errors import MlxtuneError
-from mlxtune.core.files import home, read_state, write_json
+from mlxtune.core.files import file_stamp, home, read_state, write_json
 from mlxtune.core.hashing import sha256_json
 from mlxtune.data.readers.formats import NO_MAPPING
 from mlxtune.data.review import journal_path
 from mlxtune.data.source_files import all_files
 from mlxtune.recipe import Recipe
 
-_VERSION = 12
+_VERSION = 13
 _MOST = 8  # cached checks of a source
 _RULES = (
     *(("model", key) for key in ("base", "template", "thinking")),
@@ -59,7 +59,7 @@ def last_check(recipe: Recipe) -> CheckOutcome | None:
 def rules_hash(recipe: Recipe) -> str:
     """Return the hash of everything in ``recipe`` that the check of a row depends on, including when its files were written."""
     sections, files = asdict(recipe), (recipe.schema_file, recipe.template_file)
-    stamps = [_stamp(file) if file and file.is_file() else None for file in files]
+    stamps = [file and file_stamp(file) for file in files]
     return sha256_json([sections["data"], stamps, *(sections[section][key] for section, key in _RULES)])
 
 
@@ -97,16 +97,10 @@ def _checks(source: Path, files: list[list[Any]]) -> list[dict[str, Any]]:
     return []
 
 
-def _stamps(source: Path) -> tuple[list[list[Any]], list[list[Any]]]:
-    """Return the path, modification time and size of each of the source's files, and of its review."""
-    journal = journal_path(source)
-    files = [_stamp(file) for file in all_files(source).values()]
-    return files, [_stamp(journal)] if journal.is_file() else []
-
-
-def _stamp(file: Path) -> list[Any]:
-    stat = file.stat()
-    return [str(file.resolve()), stat.st_mtime_ns, stat.st_size]
+def _stamps(source: Path) -> tuple[list[list[Any]], list[int]]:
+    """Return the path and the stamp of each of the source's files, and the stamp of its review."""
+    files = [[str(file.resolve()), *(file_stamp(file) or ())] for file in all_files(source).values()]
+    return files, [*(file_stamp(journal_path(source)) or ())]
 
 
 def _cache_file(source: Path) -> Path:

@@ -241,13 +241,8 @@ def _values(value: object) -> list[str]:
 
 
 def _has_status(decision: Decision, status: str) -> bool:
-    match status:
-        case "edited":
-            return decision.record is not None
-        case "decided":
-            return not decision.is_undecided
-        case "undecided":
-            return decision.is_undecided
-        case "disputed":
-            return decision.is_disputed
-    return decision.status == status
+    facts = {
+        "edited": decision.record is not None, "decided": not decision.is_undecided, "undecided": decision.is_undecided,
+        "disputed": decision.is_disputed,
+    }  # fmt: skip
+    return facts.get(status, decision.status == status)

@@ -246,10 +246,10 @@ def key_of_copy(hash: str, number: int) -> str:
     return hash if number == 1 else f"{hash}#{number}"
 
 
-def apply_decision(row: Row | RowError, decision: Decision) -> Row:
+def apply_decision(row: Row | DataError, decision: Decision) -> Row:
     """Return ``row`` with edited content and tags. Raises ``DataError`` if it, or the record in the journal, is invalid."""
-    if isinstance(row, RowError):
-        if decision.record is None:
+    if isinstance(row, DataError):
+        if decision.record is None or not isinstance(row, RowError):
             raise row
         row = parse(decision.record, row.location)
     meta = row.meta

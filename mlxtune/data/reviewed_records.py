@@ -39,21 +39,18 @@ class ReviewedRecords:
         self._decisions: dict[int, Decision] = {}
 
     def __iter__(self) -> Iterator[ReviewedRecord]:
-        index = 0
         affected = self._state.affected_hashes
         copies: Counter[str] = Counter()
-        for part, file in self.records.files:
-            for record in file:
-                decision = None
-                if affected and isinstance(record, Row | RowError) and (hash := record.hash) in affected:
-                    copies[hash] += 1
-                    decision = self._state.decision(key_of_copy(hash, copies[hash]))
-                if decision is not None and not decision.is_empty and isinstance(record, Row | RowError):
-                    self._decisions[index] = decision
-                    yield ReviewedRecord(index, part, _apply(record, decision), decision)
-                else:
-                    yield ReviewedRecord(index, part, record, None)
-                index += 1
+        for index, (part, record) in enumerate((part, record) for part, file in self.records.files for record in file):
+            decision = NO_DECISION
+            if affected and isinstance(record, Row | RowError) and (hash := record.hash) in affected:
+                copies[hash] += 1
+                decision = self._state.decision(key_of_copy(hash, copies[hash]))
+            if decision.is_empty:
+                yield ReviewedRecord(index, part, record, None)
+            else:
+                self._decisions[index] = decision
+                yield ReviewedRecord(index, part, _apply(record, decision), decision)
 
     def is_resolved(self, check: str, rows: Sequence[int]) -> bool:
         """Return whether a finding of ``check`` about several records no longer needs a decision."""
@@ -62,15 +59,10 @@ class ReviewedRecords:
 
     def row(self, index: int) -> Row:
         """Read a record that the iteration has already reached as a row. Raises ``RowError`` if it is invalid."""
-        record = self.records.record(index)
-        if index in self._decisions and isinstance(record, Row | RowError):
-            return apply_decision(record, self._decisions[index])
-        if isinstance(record, DataError):
-            raise record
-        return record
+        return apply_decision(self.records.record(index), self._decisions.get(index, NO_DECISION))
 
 
-def _apply(record: Row | RowError, decision: Decision) -> Row | DataError:
+def _apply(record: Row | DataError, decision: Decision) -> Row | DataError:
     try:
         return apply_decision(record, decision)
     except DataError as error:

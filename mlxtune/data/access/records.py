@@ -45,18 +45,17 @@ class RecordFile(Closeable):
         """Return the location of record ``index``, counted from 0."""
         return Location(self.path, int(self._spans.lines[index]), index + 1 if self._layout.kind == "array" else None)
 
-    def raw(self, index: int) -> Any:
-        """Return a record as it is in the file. Raises the errors of :meth:`row`."""
+    def raw(self, index: int, text: str | None = None) -> Any:
+        """Return a record, or ``text`` in its place, as it is in the file. Raises the errors of :meth:`row`."""
         location, start, end = self.location(index), int(self._spans.starts[index]), int(self._spans.ends[index])
         if end - start > LIMIT:
             reason = f"the row is {size(end - start)} long, but the limit is {size(LIMIT)}."
             raise RowError(location, reason, hint="Split the row, or look for a missing quote or line break.")
-        raw = self._data.read(start, end)
+        raw = self._data.read(start, end) if text is None else text.encode()
         try:
-            value: Any = self._layout.value(raw)
+            return self._layout.value(raw)
         except InvalidRecord as error:
             raise RowError(location, error.reason, hint=error.hint, kind=error.kind, at=error.at) from None
-        return value
 
     def row(self, index: int, text: str | None = None) -> Row:
         """Read a record, or ``text`` in its place, as a row.
@@ -64,11 +63,7 @@ class RecordFile(Closeable):
         Raises ``RowError`` if it is invalid, ``DataError`` if the file has changed since it was opened.
         """
         try:
-            try:
-                value = self.raw(index) if text is None else self._layout.value(text.encode())
-            except InvalidRecord as error:
-                raise RowError(self.location(index), error.reason, hint=error.hint, at=error.at) from None
-            return parse(value, self.location(index), self._format, self._mapping)
+            return parse(self.raw(index, text), self.location(index), self._format, self._mapping)
         except RowError as error:
             start = int(self._spans.starts[index])
             error.raw = self._data.read(start, min(int(self._spans.ends[index]), start + LIMIT))
@@ -117,10 +112,9 @@ class SourceRecords(Closeable):
         number = bisect_right(self._starts, index) - 1
         return self.files[number][1], index - self._starts[number]
 
-    def part(self, index: int) -> tuple[str, range]:
-        """Return the part of the source that a record is in, and the range of records in the same file."""
-        number = bisect_right(self._starts, index) - 1
-        return self.files[number][0], range(self._starts[number], self._starts[number + 1])
+    def part(self, index: int) -> str:
+        """Return the part of the source that a record is in."""
+        return self.files[bisect_right(self._starts, index) - 1][0]
 
     def record(self, index: int) -> Row | DataError:
         """Read a record as a row, or return the error."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+import json
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from mlxtune.core.sequences import grouped
 from mlxtune.data.checks.base import Finding, Span
 from mlxtune.data.checks.check_input import CheckInput, rewrite_texts
 from mlxtune.data.checks.registry import CHECKS, get_check, is_check
-from mlxtune.data.rows import Location, Row, RowError
+from mlxtune.data.rows import Location, Row, RowError, json_strings
 from mlxtune.data.source_files import GENERATED
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def record_fixes(
     edits: dict[int, Row | None] = {}
     for index, own in select_fixes(findings, also).items():
         location, record = browser.records.location(index), browser.lazy_row(index).current_or_error
-        part = browser.records.part(index)[0]
+        part = browser.records.part(index)
         if part == GENERATED or (part == "test" and not isinstance(record, DataError)):
             continue
         row = fixed_row(browser, index, own)
@@ -91,7 +92,7 @@ def record_fixes(
         before = "" if isinstance(record, DataError) else record.id
         changes.append(RowChange(location, tuple(dict.fromkeys(one.check for one in own)), before, row.id if row else ""))
         edits[index] = row
-    untested = (index for index in range(len(browser)) if browser.records.part(index)[0] != "test")
+    untested = (index for index in range(len(browser)) if browser.records.part(index) != "test")
     if all(edits.get(index, index) is None or browser.is_left_out(index) for index in untested):
         raise DataError("No row would be left, so nothing was changed.", hint="Change the recipe, or correct the rows.")
     keyed = {browser.key(index): row for index, row in edits.items()}
@@ -131,21 +132,15 @@ def _remains(row: Row, spans: Sequence[Span]) -> bool:
     texts = {part.name: part.text for part in CheckInput(0, row).parts}
     values = {_bare(texts[span.part][span.start : span.end]) for span in spans if span.part in texts}
     fixed = _replace(row, spans)
-    rest = "\n".join(map(_bare, (*_leaves(fixed.content), *(part.text for part in CheckInput(0, fixed).parts if not part.exact))))
+    texts_and_numbers = json_strings(json.loads(json.dumps(fixed.content), parse_int=str, parse_float=str))
+    resolved = (part.text for part in CheckInput(0, fixed).parts if not part.exact)
+    rest = "\n".join(map(_bare, (*texts_and_numbers, *resolved)))
     return any(value and value in rest for value in values)
 
 
 def _replace(row: Row, spans: Sequence[Span]) -> Row:
     by_part = grouped((span.part, span) for span in spans if span.replacement is not None)
     return rewrite_texts(row, lambda part, text: replace_spans(text, by_part.get(part, []))) if by_part else row
-
-
-def _leaves(value: object) -> Iterator[str]:
-    if isinstance(value, dict | list):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _leaves(item)
-    else:
-        yield str(value)
 
 
 def _bare(text: str) -> str:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -18,30 +19,24 @@ family = CheckFamily()
 _NO_ROOM = "The prompt has {tokens:,} tokens, but the window has {window:,}, so "
 
 
-@family.row_check(
-    Check(
-        "prompt-fills-window", "block", "rows with no tokens to train on", f"{_NO_ROOM}nothing is left to train on.", DROP, "✗",
-        short="no room",
-    )
+_FILLED = Check(
+    "prompt-fills-window", "block", "rows with no tokens to train on", f"{_NO_ROOM}nothing is left to train on.", DROP, "✗",
+    short="no room",
 )  # fmt: skip
-def prompt_fills_window(row: CheckInput) -> Iterator[Evidence]:
-    return _no_room(row, skipped=False)
-
-
-@family.row_check(
-    Check(
-        "too-long", "warn", "rows skipped because they are too long", f"{_NO_ROOM}the row is skipped in training.", DROP,
-        short="skipped",
-    )
+_SKIPPED = Check(
+    "too-long", "warn", "rows skipped because they are too long", f"{_NO_ROOM}the row is skipped in training.", DROP,
+    short="skipped",
 )  # fmt: skip
-def too_long(row: CheckInput) -> Iterator[Evidence]:
-    return _no_room(row, skipped=True)
 
 
 def _no_room(row: CheckInput, *, skipped: bool) -> Iterator[Evidence]:
     tokens = row.tokens if row.skip_too_long is skipped else None
     if tokens and not tokens.error and tokens.prompt >= row.max_tokens:
         yield Evidence(values={"tokens": tokens.prompt, "window": row.max_tokens})
+
+
+family.row_check(_FILLED)(partial(_no_room, skipped=False))
+family.row_check(_SKIPPED)(partial(_no_room, skipped=True))
 
 
 @family.row_check(

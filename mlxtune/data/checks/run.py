@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from mlxtune.data import check_cache
 from mlxtune.data.access.records import SourceRecords
 from mlxtune.data.checks import statistics
 from mlxtune.data.checks.base import Check, Finding, Hit, text_finding
-from mlxtune.data.checks.check_input import CheckInput, TextPart, TokenCount
+from mlxtune.data.checks.check_input import CheckInput, TokenCount
 from mlxtune.data.checks.contract import ContractScorer, contract_findings
 from mlxtune.data.checks.corpus import Corpus
 from mlxtune.data.checks.registry import CHECKS, CORPUS_CHECKS, ROW_CHECKS, TEXT_CHECKS, report_order
@@ -95,18 +96,17 @@ class _CheckRun:
 
     def check_rows(self, progress: Progress) -> None:
         """Run the single-row checks and the contract on every record."""
-        row_checks = _RowChecks()
         for item in self.reviewed:
             if isinstance(item.record, DataError):
                 self.findings.append(unreadable(item.index, item.record))
                 self.left_out |= {item.index} if item.is_left_out else set()
                 self.invalid_left_out += item.is_left_out
             else:
-                self._check_row(item, item.record, row_checks)
+                self._check_row(item, item.record)
             if not (item.index + 1) % _PROGRESS_ROWS:
                 progress(_ROW_SHARE * (item.index + 1) / len(self.records))
 
-    def _check_row(self, item: ReviewedRecord, row: Row, row_checks: _RowChecks) -> None:
+    def _check_row(self, item: ReviewedRecord, row: Row) -> None:
         rules, index = self.rules, item.index
         self.formats[row.format] += 1
         self.kept[item.part] += 1
@@ -114,8 +114,7 @@ class _CheckRun:
         split = "train" if item.part == GENERATED else item.part
         if split == "all" and rules.split_of:
             split = rules.split_of(row)
-        found = row_checks.findings(row_input)
-        self.findings += [one for one in found if one.check in TESTED] if item.part == "test" else found
+        self.findings += (one for one in _row_findings(row_input) if one.check in TESTED or item.part != "test")
         if rules.scorer and split != "test":
             self.findings += contract_findings(row_input, rules.scorer)
         if item.is_edited:
@@ -144,6 +143,7 @@ class _CheckRun:
         known = [(index, one.total) for index, one in enumerate(tokens) if one is not None and not one.error]
         lengths = tuple(total for index, total in known if index not in self.left_out)
         counts = Counter(finding.check for finding in self.findings)
+        splits = {index: split for index, split in zip(self.corpus.indices, self.corpus.splits, strict=True) if split != "all"}
         locations: dict[int, tuple[Location, str]] = {}
         for index in sorted({index for finding in self.findings for index in finding.rows}):
             record = self.records.record(index)
@@ -164,7 +164,7 @@ class _CheckRun:
             max_tokens=self.rules.max_tokens if lengths else 0,
             skipped=dict(self.rules.skipped),
             tokens=np.array([-1 if one is None or one.error else one.total for one in tokens], np.int64),
-            splits=_splits(self.corpus, len(self.records)),
+            splits=tuple(splits.get(index, "") for index in range(len(self.records))),
         )
 
 
@@ -173,43 +173,21 @@ def recheck(
 ) -> tuple[Finding, ...]:
     """Run the single-row checks and the contract on an edited or generated row."""
     row_input = CheckInput(index, row, tokens, max_tokens)
-    return (*_RowChecks().findings(row_input), *(contract_findings(row_input, scorer) if scorer else ()))
+    return (*_row_findings(row_input), *(contract_findings(row_input, scorer) if scorer else ()))
 
 
-def _splits(corpus: Corpus, count: int) -> tuple[str, ...]:
-    splits = [""] * count
-    for index, split in zip(corpus.indices, corpus.splits, strict=True):
-        splits[index] = split if split != "all" else ""
-    return tuple(splits)
+def _row_findings(row_input: CheckInput) -> Iterator[Finding]:
+    """Run the single-row checks."""
+    parts = [(part, _text_hits(part.text, part.is_answer)) for part in row_input.parts]
+    hits = ((check.id, (part, hit)) for part, found in parts for check, own in found for hit in own)
+    for id, row_hits in grouped(hits).items():
+        yield from text_finding(CHECKS[id], row_input, row_hits)
+    for check, function in ROW_CHECKS:
+        for one in function(row_input):
+            yield check.finding(row_input.index, spans=one.spans, reason=one.reason, values=one.values)
 
 
-class _RowChecks:
-    """Runs the single-row checks. The hits in a system prompt are cached, because many rows begin with the same one."""
-
-    def __init__(self) -> None:
-        self._cache: dict[str, list[tuple[Check, list[Hit]]]] = {}
-
-    def findings(self, row_input: CheckInput) -> Iterator[Finding]:
-        hits = ((check.id, (part, hit)) for part in row_input.parts for check, own in self._hits(part) for hit in own)
-        for id, row_hits in grouped(hits).items():
-            yield from text_finding(CHECKS[id], row_input, row_hits)
-        for check, function in ROW_CHECKS:
-            for found in function(row_input):
-                yield check.finding(row_input.index, spans=found.spans, reason=found.reason, values=found.values)
-
-    def _hits(self, part: TextPart) -> list[tuple[Check, list[Hit]]]:
-        if part.role not in ("system", "developer"):
-            return _text_hits(part)
-        if part.text not in self._cache:
-            if len(self._cache) >= 64:
-                self._cache.clear()
-            self._cache[part.text] = _text_hits(part)
-        return self._cache[part.text]
-
-
-def _text_hits(part: TextPart) -> list[tuple[Check, list[Hit]]]:
-    result = []
-    for check, function, answers_only in TEXT_CHECKS:
-        if (part.is_answer or not answers_only) and (hits := list(function(part.text))):
-            result.append((check, hits))
-    return result
+@lru_cache(256)  # many rows begin with the same system prompt
+def _text_hits(text: str, is_answer: bool) -> list[tuple[Check, list[Hit]]]:
+    found = [(check, list(function(text))) for check, function, answers_only in TEXT_CHECKS if is_answer or not answers_only]
+    return [(check, hits) for check, hits in found if hits]

@@ -152,7 +152,7 @@ def parse(text: str, folder: Path, including: frozenset[Path] = frozenset()) -> 
         verb = VERBS.get(word[0])
         if verb is None:
             raise InputError(f"Unknown verb {one_line(word[0], 30)}.", hint=suggest(word[0], VERBS))
-        scanner.usage, scanner.position = verb.usage, word.end()
+        scanner.verb, scanner.position = verb, word.end()
         step = verb.parse(scanner)
         steps.append(step)
         if not scanner.at_end:

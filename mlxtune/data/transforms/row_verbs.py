@@ -56,7 +56,7 @@ def _parse_filter(keep: bool) -> Callable[[ArgumentScanner], Rewrite]:
     def parse(scanner: ArgumentScanner) -> Rewrite:
         text = scanner.filter()
         if not text:
-            raise scanner.error(f"{scanner.name} needs a filter.")
+            raise scanner.error(f"{scanner.verb.name} needs a filter.")
         matches = filters.parse(text)
         return Rewrite(lambda row: [row.current] if matches(row) == keep else [], scanner.where)
 
@@ -77,7 +77,7 @@ def _parse_cap(scanner: ArgumentScanner) -> Selection:
 def _limit(scanner: ArgumentScanner) -> int:
     limit = scanner.number("a number of rows")
     if limit < 1:
-        raise scanner.error(f"{scanner.name}: the number of rows must be at least 1.")
+        raise scanner.error(f"{scanner.verb.name}: the number of rows must be at least 1.")
     return limit
 
 

@@ -54,7 +54,9 @@ def _rewrite_step(scanner: ArgumentScanner, function: TextFunction) -> Rewrite:
     if scanner.keyword("in"):
         target = scanner.word("a role or field")
         if target not in ROLES and not target.startswith(("meta.", "turn ")):
-            raise scanner.error(f"{scanner.name}: unknown role {one_line(target, 30)}. {suggest(target, (*ROLES, 'meta.KEY'))}")
+            raise scanner.error(
+                f"{scanner.verb.name}: unknown role {one_line(target, 30)}. {suggest(target, (*ROLES, 'meta.KEY'))}"
+            )
     keys = (target.removeprefix("meta."),) if target.startswith("meta.") else ()
     return Rewrite(lambda row: [rewrite_parts(row.current, function, target)], scanner.where, keys)
 

@@ -161,7 +161,7 @@ class ArgumentScanner:
     def __init__(self, text: str, folder: Path) -> None:
         self.text, self.folder = text, folder
         self.position = 0
-        self.usage = ""
+        self.verb: Verb  # whose arguments are read
         self.where: Filter | None = None
         self.fields: set[str] = set()
         self.time = SearchTime()  # of all patterns
@@ -175,19 +175,15 @@ class ArgumentScanner:
 
     def error(self, message: str) -> InputError:
         """Return an error about the step, with its usage as the hint."""
-        return InputError(message, hint=f"Usage: {self.usage}")
-
-    @property
-    def name(self) -> str:
-        return self.usage.partition(" ")[0]
+        return InputError(message, hint=f"Usage: {self.verb.usage}")
 
     def word(self, what: str) -> str:
         """Read a word, or a text in double quotes."""
         if self.at_end:
-            raise self.error(f"{self.name} needs {what}.")
+            raise self.error(f"{self.verb.name} needs {what}.")
         match = _WORD.match(self.text, self.position)
         if match is None or (match[1].startswith('"') and (len(match[1]) < 2 or not match[1].endswith('"'))):
-            raise self.error(f"{self.name}: a quote is not closed.")
+            raise self.error(f"{self.verb.name}: a quote is not closed.")
         self.position = match.end()
         return re.sub(r"\\(.)", r"\1", match[1][1:-1]) if match[1].startswith('"') else match[1]
 
@@ -197,7 +193,7 @@ class ArgumentScanner:
         try:
             return int(word.replace(",", ""))
         except ValueError:
-            raise self.error(f"{self.name}: {one_line(word, 30)} is not {what}.") from None
+            raise self.error(f"{self.verb.name}: {one_line(word, 30)} is not {what}.") from None
 
     def keyword(self, word: str) -> bool:
         """Read ``word`` if it comes next."""
@@ -215,7 +211,7 @@ class ArgumentScanner:
             return None
         match = _DELIMITED.match(self.text, start.end())
         if match is None:
-            raise self.error(f"{self.name}: write /pattern/replacement/, and \\/ for a slash.")
+            raise self.error(f"{self.verb.name}: write /pattern/replacement/, and \\/ for a slash.")
         self.position = match.end()
         pattern, new, flags = match.groups()
         return pattern.replace("\\/", "/"), new.replace("\\/", "/"), flags
