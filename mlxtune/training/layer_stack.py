@@ -104,7 +104,7 @@ class LayerStack:
         """Run ``prefix`` ``(tokens,)`` by itself. Return the recorded caches and the hidden states ``(1, tokens, width)``."""
         start = 0 if frozen_outputs is None else self.first_adapted
         caches = [RecordingCache() for _ in range(start, self.depth if until is None else until)]
-        return caches, self.run(prefix[None], caches, start, until, frozen_outputs)
+        return caches, self.run(prefix[None], caches, until, frozen_outputs)
 
     def hidden_states(
         self,
@@ -119,20 +119,18 @@ class LayerStack:
         ``frozen_outputs`` ``(rows, tokens, width)`` are used instead of running the layers below the first adapted one. With
         ``until``, stop before that layer and skip the final norm.
         """
-        start = 0 if frozen_outputs is None else self.first_adapted
         caches = None if prefix_caches is None else [TrainingPrefixCache(cache.keys, cache.values) for cache in prefix_caches]
-        return self.run(tokens, caches, start, until, frozen_outputs)
+        return self.run(tokens, caches, until, frozen_outputs)
 
     def log_probs(self, hidden: mx.array, targets: mx.array) -> mx.array:
         """Return log-probabilities ``(positions,)`` of ``targets`` given ``hidden``. Differentiable only in training mode."""
         return (self.head.logp if self.model.training else self.head.logp_no_grad)(hidden, targets)
 
-    def run(
-        self, tokens: mx.array, caches: list[Any] | None, start: int, until: int | None, frozen_outputs: mx.array | None
-    ) -> mx.array:
-        """Run layers ``start`` to ``until`` with one cache each."""
-        layers: list[Any] = [self._recomputed.get(id(layer), layer) for layer in self.model.layers[:until]][start:]
+    def run(self, tokens: mx.array, caches: list[Any] | None, until: int | None, frozen_outputs: mx.array | None) -> mx.array:
+        """Run the layers up to ``until`` with one cache each, the frozen ones only if their outputs are not given."""
+        layers: list[Any] = [self._recomputed.get(id(layer), layer) for layer in self.model.layers[:until]]
         if frozen_outputs is not None:  # the input of the first layer
+            layers = layers[self.first_adapted :]
             first = layers[0]
             layers[0] = _HookedLayer(first, lambda _, *args, **kwargs: first(frozen_outputs, *args, **kwargs))
         if until is None:

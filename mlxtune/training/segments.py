@@ -68,15 +68,14 @@ class _SegmentRun:
 
     def __init__(self, stack: LayerStack, inputs: mx.array, frozen: mx.array | None) -> None:
         self.stack, self.inputs, self.frozen = stack, inputs, frozen
-        self.first = 0 if frozen is None else stack.first_adapted
         self.seed: Any = mx.random.randint(0, 2**30).item()
 
     def hidden(self, start: int, end: int, before: KeysAndValues) -> tuple[mx.array, list[RecordingCache]]:
         mx.random.seed(self.seed + start)
-        layers = range(self.first, self.stack.depth)
+        layers = range(0 if self.frozen is None else self.stack.first_adapted, self.stack.depth)
         caches: list[RecordingCache] = [SegmentCache(*each) for each in before] if before else [RecordingCache() for _ in layers]
         frozen = None if self.frozen is None else self.frozen[:, start:end]
-        return self.stack.run(self.inputs[:, start:end], caches, self.first, None, frozen), caches
+        return self.stack.run(self.inputs[:, start:end], caches, None, frozen), caches
 
     def keys_and_values(self, start: int, end: int, before: KeysAndValues) -> KeysAndValues:
         _, caches = self.hidden(start, end, before)

@@ -5,7 +5,7 @@ prefix. ``forward`` describes how they are computed.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
@@ -90,7 +90,12 @@ def collate(
         common = prefix if share_prompts else 0
         tokens = mx.array(pairs[indices[0]].prompt[:common]) if common else None
         shape = shapes[batch_shape(pairs, indices, share_prompts, common, streams)] if shapes else None
-        batches.append(PairBatch(tokens, make_parts(pairs, indices, share_prompts, common, streams, shape), counts, mean))
+        rows, *sizes = shape or (len(indices),)
+        parts = [
+            _part(pairs, indices[stream::streams], share_prompts, common, (len(range(stream, rows, streams)), *sizes))
+            for stream in range(min(streams, rows))
+        ]
+        batches.append(PairBatch(tokens, tuple(parts), counts, mean))
     return batches
 
 
@@ -99,17 +104,6 @@ def batch_shape(pairs: Sequence[EncodedPair], indices: Sequence[int], share_prom
     chosen = [pairs[index] for index in indices]
     common = [pair.common_length for pair in chosen]
     return batching.pair_batch_shape(sides(chosen, prefix), common, streams, shared=share_prompts)
-
-
-def make_parts(
-    pairs: Sequence[EncodedPair], indices: Sequence[int], share_prompts: bool, prefix: int, streams: int, shape: Shape | None = None
-) -> tuple[PairPart, ...]:
-    """Split the pairs at ``indices`` into one part per stream, padded to ``shape`` if given."""
-    rows, *sizes = shape or (len(indices),)
-    return tuple(
-        _part(pairs, indices[stream::streams], share_prompts, prefix, (len(range(stream, rows, streams)), *sizes))
-        for stream in range(min(streams, rows))
-    )
 
 
 def _part(all_pairs: Sequence[EncodedPair], indices: Sequence[int], share_prompts: bool, prefix: int, shape: Shape) -> PairPart:
@@ -124,30 +118,38 @@ def _part(all_pairs: Sequence[EncodedPair], indices: Sequence[int], share_prompt
     lengths[:, : len(pairs)] = [[len(pair.chosen) for pair in pairs], [len(pair.rejected) for pair in pairs]]
     target_index = np.zeros((2 * count, completion or padded_length(int(lengths.max()))), np.int32)
     mask = np.arange(target_index.shape[1]) < lengths.reshape(-1, 1)
-    found = _TargetList()
+    positions, targets = list[int](), list[int]()
+
+    def predict(tokens: Any, first: int) -> range:
+        """Add ``tokens``, predicted from position ``first`` onward, to the targets, and return their indices there."""
+        positions.extend(range(first, first + len(tokens)))
+        targets.extend(tokens.tolist())
+        return range(len(targets) - len(tokens), len(targets))
+
     for line, pair in enumerate(pairs):
         first, common = len(pair.prompt) - 1 - prefix, pair.common_length if share_prompts else 0
         order = (0, 0) if share_prompts else (0, 1) if _chosen_is_longer(pair) else (1, 0)
         start, other = (sum(one.size for one in inputs[:block]) + line * inputs[block].shape[1] for block in order)
         chosen, rejected = (target_index[line + side * count] for side in (0, 1))
-        chosen[: len(pair.chosen)] = found.add(pair.chosen, start + first)
+        chosen[: len(pair.chosen)] = predict(pair.chosen, start + first)
         rejected[:common] = chosen[:common]
         if share_prompts:  # the first token that differs is predicted from the stem, the others from the rejected completion itself
             branches[line] = first + 1 + common, first + len(pair.chosen)
-            rejected[common] = found.add(pair.rejected[common : common + 1], start + first + common)[0]
-            rejected[common + 1 : len(pair.rejected)] = found.add(pair.rejected[common + 1 :], start + int(branches[line, 1]))
+            rejected[common] = predict(pair.rejected[common : common + 1], start + first + common)[0]
+            rejected[common + 1 : len(pair.rejected)] = predict(pair.rejected[common + 1 :], start + int(branches[line, 1]))
         else:
-            rejected[: len(pair.rejected)] = found.add(pair.rejected, other + first)
-    found.pad(size)
+            rejected[: len(pair.rejected)] = predict(pair.rejected, other + first)
+    padding = [0] * ((size or padded_length(len(targets))) - len(targets))
     reference, labels = np.zeros((count, 2), np.float32), np.zeros(count, np.float32)
     for line, pair in enumerate(pairs):
         reference[line] = pair.reference_logps or (np.nan, np.nan)  # not a number, so a loss that needs it fails
         labels[line] = bool(pair.label)
-    positions, targets = (mx.array(np.array(one, np.int32)) for one in (found.positions, found.targets))
+    padded_positions, padded_targets = (mx.array(np.array(one + padding, np.int32)) for one in (positions, targets))
     real = (np.arange(count) < len(pairs)).astype(np.float32)
     return PairPart(
-        tuple(indices), tuple(map(mx.array, inputs)), mx.array(branches) if share_prompts else None, positions, targets,
-        mx.array(target_index), mx.array(mask.astype(np.float32)), mx.array(reference.T.flatten()), mx.array(real), mx.array(labels),
+        tuple(indices), tuple(map(mx.array, inputs)), mx.array(branches) if share_prompts else None,
+        padded_positions, padded_targets, mx.array(target_index), mx.array(mask.astype(np.float32)),
+        mx.array(reference.T.flatten()), mx.array(real), mx.array(labels),
     )  # fmt: skip
 
 
@@ -161,27 +163,6 @@ def _pair_rows(pair: EncodedPair, share_prompts: bool, prefix: int) -> list[Any]
         return [np.concatenate([pair.prompt[prefix:], pair.chosen[:-1], pair.rejected[pair.common_length : -1]])]
     sides = (pair.chosen, pair.rejected) if _chosen_is_longer(pair) else (pair.rejected, pair.chosen)
     return [np.concatenate([pair.prompt, side[:-1]]) for side in sides]
-
-
-@dataclass
-class _TargetList:
-    """Predicted tokens and the positions that predict them."""
-
-    positions: list[int] = field(default_factory=list)
-    targets: list[int] = field(default_factory=list)
-
-    def add(self, tokens: Any, first: int) -> range:
-        """Add ``tokens``, predicted from position ``first`` onward, and return their indices in the list."""
-        begin = len(self.positions)
-        self.positions += range(first, first + len(tokens))
-        self.targets += tokens.tolist()
-        return range(begin, begin + len(tokens))
-
-    def pad(self, size: int = 0) -> None:
-        """Pad to ``size`` or, if that is 0, to one of a few fixed lengths."""
-        padding = [0] * ((size or padded_length(len(self.positions))) - len(self.positions))
-        self.positions += padding
-        self.targets += padding
 
 
 def _pad_rows(rows: Sequence[Any], count: int, width: int = 0) -> Any:

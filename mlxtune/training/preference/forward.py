@@ -110,7 +110,7 @@ def _run_pairs(
     start, end = stack.first_adapted if frozen is not None else 0, stack.depth if until is None else until
     recorded: Sequence[RecordingCache | None] = prefix or [None] * (end - start)
     caches = [BranchCache(cache, branches, inputs.shape[1]) for cache in recorded]
-    return stack.run(inputs, caches, start, until, frozen)
+    return stack.run(inputs, caches, until, frozen)
 
 
 class PairCache(FrozenCache):
