@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from mlxtune.core.child_process import ChildProcess, StoppableCall
@@ -15,19 +15,6 @@ if TYPE_CHECKING:  # the checks import numpy
     from mlxtune.data.checks.check_input import TokenCount
 
 _MODULE, _NAME = "mlxtune.training.probe", "The planning process"
-
-
-@dataclass(frozen=True)
-class ProbeBatch:
-    """The shape of the batch for :func:`start_steps`: ``trained`` of ``tokens`` per row, and ``grouped`` rows in the frozen layers."""
-
-    rows: int
-    tokens: int
-    trained: int
-    prefix: int
-    grouped: int
-    checkpointed: bool
-    sides: tuple[int, ...]  # the widths of a pair; empty for rows
 
 
 class StepCost(TypedDict):
@@ -69,9 +56,7 @@ def start_steps(recipe: Recipe, batch: BatchShape, *, grouped: int, checkpointed
 
     ``grouped`` rows run together through the frozen layers to fill their cache; 0 without a cache.
     """
-    trained = min(-(-batch.trained // batch.rows), batch.width)
-    shape = ProbeBatch(batch.rows, batch.prefix + batch.width + 1, trained, batch.prefix, grouped, checkpointed, batch.sides)
-    params = {"recipe": dump(recipe), "batch": asdict(shape)}
+    params = {"recipe": dump(recipe), "batch": asdict(batch), "grouped": grouped, "checkpointed": checkpointed}
     return StoppableCall(_MODULE, "steps", params, lambda cost: cost, name=_NAME)
 
 

@@ -15,8 +15,8 @@ from mlxtune.core.child_process import Request, serve
 from mlxtune.models.cpu import blas
 from mlxtune.models.resolve import ModelFolder
 from mlxtune.planning.benchmark import Measurement
-from mlxtune.planning.measurements import ProbeBatch
 from mlxtune.planning.speed import step_flops
+from mlxtune.planning.workload import BatchShape
 from mlxtune.recipe import AdapterSection, DataSection, ModelSection, Recipe, TrainingSection
 
 if TYPE_CHECKING:
@@ -146,8 +146,7 @@ def _training(size: BenchmarkSize, loaded: LoadedModel) -> list[Measurement]:
     recipe = Recipe(
         "bench", ModelSection(loaded.source.name), DataSection("none"), adapter=AdapterSection(), training=TrainingSection()
     )
-    batch = ProbeBatch(rows, tokens + 1, trained, prefix=0, grouped=0, checkpointed=False, sides=())
-    cost = measure_steps(loaded, recipe, batch)
+    cost = measure_steps(loaded, recipe, BatchShape(rows, tokens, 0, rows * trained))
     rate = step_flops(size.layer_parameters, size.vocab * size.hidden, trained / tokens) * rows * tokens / cost["step"] / 1e9
     detail = f"{loaded.description}, LoRA rank {recipe.adapter.rank}, {rows} rows of {tokens} tokens"
     return [

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxtune import __version__
-from mlxtune.core.child_process import Progress, serve
+from mlxtune.core.child_process import Progress, Request, quiet, serve
 from mlxtune.core.errors import DataError
 from mlxtune.core.files import home, read_state, write_text
 from mlxtune.core.hashing import sha256_json
@@ -23,8 +23,8 @@ from mlxtune.data.split import recipe_splits
 from mlxtune.models.cpu import blas
 from mlxtune.models.resolve import resolve
 from mlxtune.planning.machine import this_machine
-from mlxtune.planning.measurements import ProbeBatch, StepCost
-from mlxtune.planning.workload import DatasetLengths, run_date
+from mlxtune.planning.measurements import StepCost
+from mlxtune.planning.workload import BatchShape, DatasetLengths, run_date
 from mlxtune.recipe import MethodSection, Recipe, parse
 
 if TYPE_CHECKING:
@@ -103,21 +103,24 @@ def tokens(recipe: Recipe) -> list[TokenCount | None]:
     return [from_json(TokenCount, count) if (count := counts.get(id)) else None for id in ids]
 
 
-def steps(recipe: Recipe, batch: ProbeBatch, progress: Progress) -> StepCost:
+def steps(request: Request) -> StepCost:
     """Load the recipe's base and measure two optimizer steps on rows with the batch's shape."""
     from mlxtune.models import load
 
-    progress("loading the base", 0.0)
-    return measure_steps(load.load(resolve(recipe.model.base), quantize=recipe.model.quantize), recipe, batch, progress)
+    params, recipe = request.params, parse(request.params["recipe"])
+    request.progress(("loading the base", 0.0))
+    loaded = load.load(resolve(recipe.model.base), quantize=recipe.model.quantize)
+    batch, options = from_json(BatchShape, params["batch"]), {name: params[name] for name in ("grouped", "checkpointed")}
+    return measure_steps(loaded, recipe, batch, lambda *update: request.progress(update), **options)
 
 
 def measure_steps(
-    loaded: LoadedModel, recipe: Recipe, batch: ProbeBatch, progress: Progress = lambda what, share: None
+    loaded: LoadedModel, recipe: Recipe, batch: BatchShape, progress: Progress = quiet, *, grouped: int = 0, checkpointed: bool = False
 ) -> StepCost:  # fmt: skip
     """Measure two optimizer steps of an adapter for ``loaded`` on rows with the batch's shape. All times are for one batch.
 
-    ``step`` is the time of the second one, and ``frozen`` that of the layers below the first adapter, if there are any. With
-    ``batch.grouped`` rows, these layers run before the steps, as they do when cached.
+    ``step`` is the time of the second one, and ``frozen`` that of the layers below the first adapter, if there are any. If they are
+    cached, ``grouped`` rows run through them before the steps.
     """
     import mlx.core as mx
 
@@ -128,14 +131,18 @@ def measure_steps(
     from mlxtune.training.layer_stack import LayerStack
     from mlxtune.training.optimizer import Stepper
     from mlxtune.training.preference.forward import PairCache
+    from mlxtune.training.preference.losses import PreferenceObjective
     from mlxtune.training.setup import CACHE_MEMORY_DIVISOR
+    from mlxtune.training.sft import SFTObjective
 
     compiled = loaded.compute == "native"
     lora.add(loaded.model, recipe.adapter, recipe.training.seed)
     parts = head.split_head(loaded.model)
-    stack = LayerStack(loaded.model, parts, streams.StreamPool(streams.default_size()), checkpointed=batch.checkpointed)
-    rows: list[Any] = _pairs(batch, recipe) if batch.sides else _rows(batch, recipe)
-    objective = _objective(batch, stack.streams.size)
+    stack = LayerStack(loaded.model, parts, streams.StreamPool(streams.default_size()), checkpointed=checkpointed)
+    rows: list[Any] = (random_pairs if batch.sides else random_rows)(batch, max(batch.rows, grouped), recipe)
+    objective: Objective = SFTObjective(batch.prefix, stack.streams.size)
+    if batch.sides:
+        objective = PreferenceObjective(MethodSection(), len(batch.sides) == 1, batch.prefix, stack.streams.size)
     (chosen,) = objective.collate(rows, [range(batch.rows)], range(batch.rows))
     update = optimizer.make(recipe.training, recipe.adapter)
     update.init(loaded.model.trainable_parameters())
@@ -150,7 +157,7 @@ def measure_steps(
         cache_type: Any = PairCache if batch.sides else FrozenCache
         frozen = cache_type(stack, rows, batch.prefix, budget=this_machine().limit // CACHE_MEMORY_DIVISOR, folder=Path(folder))
         skips = stack.can_skip_frozen()
-        frozen_seconds = _seconds(lambda: mx.eval(frozen.outputs(chosen))) if batch.grouped and skips else 0.0
+        frozen_seconds = _seconds(lambda: mx.eval(frozen.outputs(chosen))) if grouped and skips else 0.0
         step = partial(_step, chosen=chosen, cache=frozen if frozen_seconds else None, batches=batches, weight=objective.weight)
         step_seconds = _timed_twice("step", lambda: step(first), progress)
         peak = mx.get_peak_memory()
@@ -166,15 +173,6 @@ def measure_steps(
         "rest": rest, "loading": loading, "peak": peak, "frozen": frozen_seconds, "step": step_seconds[-1] / batches,
         "trace": trace, "uncompiled": uncompiled / batches,
     }  # fmt: skip
-
-
-def _objective(batch: ProbeBatch, streams: int) -> Objective:
-    from mlxtune.training.preference.losses import PreferenceObjective
-    from mlxtune.training.sft import SFTObjective
-
-    if batch.sides:
-        return PreferenceObjective(MethodSection(), len(batch.sides) == 1, batch.prefix, streams)
-    return SFTObjective(batch.prefix, streams)
 
 
 def _step(stepper: Stepper, *, chosen: TrainingBatch, cache: Any, batches: int, weight: Callable[[Any], int]) -> None:
@@ -202,25 +200,24 @@ def _seconds(work: Callable[[], None]) -> float:
     return time.perf_counter() - start
 
 
-def _rows(batch: ProbeBatch, recipe: Recipe) -> list[Encoded]:
-    """Return random rows of the batch's length that share a prefix, as many as one batch has; their last tokens are trained."""
+def random_rows(batch: BatchShape, count: int, recipe: Recipe) -> list[Encoded]:
+    """Return ``count`` random rows of the batch's length that share a prefix; their last tokens are trained."""
     import numpy as np
 
     from mlxtune.models.encoded import Encoded
 
     rng = np.random.default_rng(recipe.training.seed)
+    length, trained = batch.prefix + batch.width + 1, min(-(-batch.trained // batch.rows), batch.width)
     rows = []
-    for index in range(max(batch.rows, batch.grouped)):
-        tokens = rng.integers(3, 250, batch.tokens).astype(np.int32)
+    for index in range(count):
+        tokens = rng.integers(3, 250, length).astype(np.int32)
         tokens[: batch.prefix] = np.arange(batch.prefix) % 200 + 3
-        mask = np.zeros(batch.tokens, bool)
-        mask[batch.tokens - batch.trained :] = True
-        rows.append(Encoded(str(index), Location(recipe.folder, index + 1), tokens, mask, batch.tokens))
+        rows.append(Encoded(str(index), Location(recipe.folder, index + 1), tokens, np.arange(length) >= length - trained, length))
     return rows
 
 
-def _pairs(batch: ProbeBatch, recipe: Recipe) -> list[EncodedPair]:
-    """Return random pairs of the batch's widths, each with half of the trained tokens in both answers."""
+def random_pairs(batch: BatchShape, count: int, recipe: Recipe) -> list[EncodedPair]:
+    """Return ``count`` random pairs of the batch's widths, each with half of the trained tokens in both answers."""
     import numpy as np
 
     from mlxtune.models.encoded import EncodedPair
@@ -236,7 +233,7 @@ def _pairs(batch: ProbeBatch, recipe: Recipe) -> list[EncodedPair]:
         worse_size = max(1, trained - better_size)
         lengths = [longer + 2 - better_size - worse_size, better_size, worse_size]
     pairs = []
-    for index in range(max(batch.rows, batch.grouped)):
+    for index in range(count):
         prompt_tokens, better, worse = (rng.integers(3, 250, max(1, length)).astype(np.int32) for length in lengths)
         prompt_tokens = np.concatenate([np.arange(batch.prefix, dtype=np.int32) % 200 + 3, prompt_tokens])
         worse[0] = 2  # the answers differ from the first token on
@@ -250,5 +247,5 @@ if __name__ == "__main__":
     sys.exit(serve({
         "lengths": lambda request: vars(lengths(parse(request.params["recipe"]))),
         "tokens": lambda request: to_json(tokens(parse(request.params["recipe"]))),
-        "steps": lambda request: steps(parse(request.params["recipe"]), ProbeBatch(**request.params["batch"]), lambda *update: request.progress(update)),
+        "steps": steps,
     }))  # fmt: skip

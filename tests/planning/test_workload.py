@@ -11,8 +11,9 @@ from mlx.utils import tree_flatten
 from mlxtune.data import batching
 from mlxtune.data.rows import Location
 from mlxtune.models.encoded import Encoded, EncodedPair
-from mlxtune.planning.workload import DatasetLengths, RowLength, smaller_batches, workload
-from mlxtune.recipe import MethodSection, TrainingSection
+from mlxtune.planning.workload import BatchShape, DatasetLengths, RowLength, smaller_batches, workload
+from mlxtune.recipe import DataSection, MethodSection, ModelSection, Recipe, TrainingSection
+from mlxtune.training import probe
 from mlxtune.training.encode import row_lengths
 from mlxtune.training.loop import TrainingLoop
 from mlxtune.training.preference.losses import PreferenceObjective
@@ -120,6 +121,14 @@ def test_steps_and_tokens_of_pairs_match_the_training_loop(section: TrainingSect
         blocks = {(len(part.rows), *(block.shape[1] for block in part.inputs)) for batch in batches for part in batch.parts}
         assert {(batch.rows, *batch.sides) for batch in planned_work.batches} == blocks
         assert {batch.prefix for batch in planned_work.batches} == {prefix}
+
+
+@pytest.mark.parametrize("sides", [(), (97,), (60, 51)])
+def test_the_rows_of_a_probe_have_the_trained_tokens_of_its_batch(sides: tuple[int, ...]) -> None:
+    batch = BatchShape(rows=4, width=sum(sides) or 60, prefix=3, trained=80, sides=sides)
+    recipe = Recipe("probe", ModelSection("tiny"), DataSection("rows.jsonl"))
+    rows = probe.random_pairs(batch, 4, recipe) if sides else probe.random_rows(batch, 4, recipe)
+    assert sum(int(row.trained.sum()) for row in rows) == pytest.approx(batch.trained, abs=len(rows))
 
 
 def _pair_objective(prefix: int, streams: int) -> PreferenceObjective:
