@@ -121,13 +121,13 @@ def workload(
     shapes = train.padded_shapes([rows for _, groups in steps for rows in groups], streams) if compiled else {}
     for _, groups in steps:
         for rows in groups:
-            batch = train.padded_batch(rows, shapes, streams) if shapes else train.batch(rows)
+            batch = train.batch(rows, shapes, streams)
             key = (batch.rows, batch.width, batch.prefix, *batch.sides)
             if key not in batches or batches[key].trained < batch.trained:
                 batches[key] = batch
             computed += batch.tokens
-            trained += train.trained_tokens(rows)
-            tokens_read += sum(map(train.tokens, rows))
+            trained += sum(train.trained[row] for row in rows)
+            tokens_read += sum(train.tokens[row] for row in rows)
     epoch = train.epoch_batches(section.seed, 0)
     last = steps[-1][0]
     last_epoch = train.epoch_batches(section.seed, last)
@@ -156,8 +156,17 @@ class _TruncatedRows:
         for prompt, *answers in (row.sides for row in rows if row.sides):
             chosen, rejected = (min(answer, max(1, max_tokens - prompt)) for answer in answers)
             self.sides.append((prompt - lengths.prefix, chosen, rejected))
-        self.common = [row.sides[0] - row.prompt for row in rows if row.sides]
         self.widths = 2 if self.sides and not self.share_prompts else 1
+        # of a pair: tokens of both sequences and both answers; the common start of the answers is predicted once or twice
+        self.common = [row.sides[0] - row.prompt for row in rows if row.sides]
+        self.tokens, self.predicted = self.lengths, self.trained
+        if self.sides:
+            self.tokens = [2 * (self.prefix + prompt) + chosen + rejected for prompt, chosen, rejected in self.sides]
+            once, self.trained = (
+                [copies * start + sum(answers) for (_, *answers), start in zip(self.sides, self.common, strict=True)]
+                for copies in (1, 2)
+            )
+            self.predicted = once if self.share_prompts else self.trained
         self.limits = {"batch_tokens": section.batch_tokens, "batch_size": section.batch_size}
         self.unprefixed = [row.unprefixed for row in rows]
         self.inputs = [
@@ -181,46 +190,20 @@ class _TruncatedRows:
             return list(groups)
         return [part for group in groups for part in batching.separate(group, [self.unprefixed[row] for row in group])]
 
-    def tokens(self, row: int) -> int:
-        """Return the number of tokens in a row, or in both sequences of a pair."""
-        if not self.sides:
-            return self.lengths[row]
-        prompt, chosen, rejected = self.sides[row]
-        return 2 * (self.prefix + prompt) + chosen + rejected
-
-    def trained_tokens(self, rows: Sequence[int]) -> int:
-        """Return the number of trained tokens in ``rows``, counting both answers of a pair."""
-        if not self.sides:
-            return sum(self.trained[row] for row in rows)
-        return sum(2 * self.common[row] + sum(self.sides[row][1:]) for row in rows)
-
-    def batch(self, rows: Sequence[int]) -> BatchShape:
-        if self.sides:
-            widths = batching.pair_batch_widths((self.sides[row] for row in rows), shared=self.share_prompts)
-            copies = 1 if self.share_prompts else 2  # the common prefix of both answers is predicted once or twice
-            trained = sum(copies * self.common[row] + sum(self.sides[row][1:]) for row in rows)
-            return BatchShape(len(rows), sum(widths), self.prefix, trained, widths)
-        width = batching.padded_length(max(self.inputs[row] for row in rows))
-        return BatchShape(len(rows), width, self._prefix(rows), sum(self.trained[row] for row in rows))
+    def batch(self, rows: Sequence[int], shapes: PaddedShapes | None = None, streams: int = 1) -> BatchShape:
+        """Return the shape of the batch of ``rows``, padded to one of ``shapes`` if there are any."""
+        exact = self._shape(rows, streams)
+        count, *sizes = shapes[exact] if shapes else exact
+        widths, targets = tuple(sizes[: self.widths]), sizes[self.widths]
+        predicted = min(streams, count) * targets if shapes else sum(self.predicted[row] for row in rows)
+        prefix = 0 if self.unprefixed[rows[0]] else self.prefix
+        return BatchShape(count, sum(widths), prefix, predicted, widths if self.sides else ())
 
     def padded_shapes(self, batches: Sequence[Sequence[int]], streams: int) -> PaddedShapes:
         """Return the shapes that ``batches`` are padded to; see ``TrainingLoop.padded_shapes``."""
         cost = batching.pair_batch_cost if self.sides else batching.row_batch_cost
         counts = Counter(self._shape(rows, streams) for rows in batches)
         return batching.choose_shapes(counts, cost, batching.MAX_SHAPES * self.widths)
-
-    def padded_batch(self, rows: Sequence[int], shapes: PaddedShapes, streams: int) -> BatchShape:
-        """Return the shape of the batch of ``rows`` after padding."""
-        count, *sizes = shapes[self._shape(rows, streams)]
-        parts = min(streams, count)
-        if self.sides:
-            *widths, targets, _ = sizes
-            return BatchShape(count, sum(widths), self.prefix, parts * targets, tuple(widths))
-        width, targets = sizes
-        return BatchShape(count, width, self._prefix(rows), parts * targets)
-
-    def _prefix(self, rows: Sequence[int]) -> int:
-        return 0 if self.unprefixed[rows[0]] else self.prefix
 
     def _shape(self, rows: Sequence[int], streams: int) -> Shape:
         if self.sides:
