@@ -120,15 +120,16 @@ def _turns(
 
 
 @cache
-def _template(recipe: str) -> ChatTemplate:
+def _template(recipe: str) -> tuple[ChatTemplate, int]:
     parsed = parse_recipe(recipe)
-    return load_template(resolve(parsed.model.base, fetch=False), TemplateSettings.from_recipe(parsed))
+    template = load_template(resolve(parsed.model.base, fetch=False), TemplateSettings.from_recipe(parsed))
+    return template, parsed.data.max_tokens
 
 
 def _answer(request: Request) -> Any:
     params = request.params
-    template = _template(params["recipe"])
-    return to_json(mask(template, parse(params["record"], Location(Path("row"), 1), params["format"]), params["max_tokens"]))
+    template, max_tokens = _template(params["recipe"])
+    return to_json(mask(template, parse(params["record"], Location(Path("row"), 1), params["format"]), max_tokens))
 
 
 if __name__ == "__main__":

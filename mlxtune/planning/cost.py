@@ -24,6 +24,12 @@ class PriceEntry:
 
 
 @dataclass(frozen=True)
+class VendorPrice(PriceEntry):
+    name: str
+    vendor: str
+
+
+@dataclass(frozen=True)
 class Tariff(PriceEntry):
     """The price of a kWh, in dollars."""
 
@@ -49,11 +55,9 @@ class PurchasedMachine(PriceEntry):
 
 
 @dataclass(frozen=True)
-class RentedGpu(PriceEntry):
+class RentedGpu(VendorPrice):
     """A GPU rented by the hour; ``peak`` in FLOP/s."""
 
-    name: str
-    vendor: str
     price: float
     peak: float
 
@@ -68,22 +72,18 @@ class RentalAssumptions(PriceEntry):
 
 
 @dataclass(frozen=True)
-class HostedTraining(PriceEntry):
+class HostedTraining(VendorPrice):
     """Fine-tuning priced per million tokens, for models of up to ``largest`` parameters; 0 if a method is not offered."""
 
-    name: str
-    vendor: str
     largest: float
     sft: float = 0.0
     dpo: float = 0.0
 
 
 @dataclass(frozen=True)
-class HostedModel(PriceEntry):
+class HostedModel(VendorPrice):
     """A hosted model priced per million tokens."""
 
-    name: str
-    vendor: str
     input: float
     output: float
 
@@ -102,21 +102,17 @@ class Prices:
 
 
 @dataclass(frozen=True)
-class CloudOffer(PriceEntry):
+class CloudOffer(VendorPrice):
     """A vendor's price for the plan, in dollars. ``seconds`` is the paid time, or 0 if priced by tokens."""
 
-    name: str
-    vendor: str
     money: float
     seconds: float
 
 
 @dataclass(frozen=True)
-class BreakEven(PriceEntry):
+class BreakEven(VendorPrice):
     """The ``calls`` per month above which owning a machine is cheaper, if ever, and a hosted ``call``'s price in dollars."""
 
-    name: str
-    vendor: str
     call: float
     calls: int | None
 

@@ -50,16 +50,13 @@ class MaskProcess:
 
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = dump(recipe)
-        self._max_tokens = recipe.data.max_tokens
         self._child: ChildProcess | None = None
         self._lock = threading.Lock()
         self._closed = False
 
     def mask(self, row: Row) -> TrainingMask:
         """Return the mask of ``row``. Raises errors of the model, its template or the row; ``MachineError`` if the process dies."""
-        params = {
-            "recipe": self._recipe, "format": CONTENT_FORMATS[type(row)], "record": row.content, "max_tokens": self._max_tokens,
-        }  # fmt: skip
+        params = {"recipe": self._recipe, "format": CONTENT_FORMATS[type(row)], "record": row.content}
         with self._lock:
             if self._closed:
                 raise MachineError("The tokenizer process was closed.")

@@ -3,29 +3,23 @@
 import hmac
 import ipaddress
 import socket
-from collections.abc import Awaitable, Callable, Collection, MutableMapping
-from typing import Any
+from collections.abc import Collection
 from urllib.parse import urlsplit
 
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mlxtune.serving.api import ApiError
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Scope]]
-Send = Callable[[Scope], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-
-def guarded(app: App, host: str, token: str = "", origins: Collection[str] = ()) -> App:
+def guarded(app: ASGIApp, host: str, token: str = "", origins: Collection[str] = ()) -> ASGIApp:
     """Return ``app`` behind an :class:`AccessGuard`. Browsers let pages from ``origins`` read its responses (CORS)."""
     origins = [_serialized(origin) for origin in origins]
     guard = AccessGuard(app, host, token, origins)
     if not origins:
         return guard
-    cors: App = CORSMiddleware(guard, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"])
-    return cors
+    return CORSMiddleware(guard, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"])
 
 
 class AccessGuard:
@@ -36,7 +30,7 @@ class AccessGuard:
     Starlette's TrustedHostMiddleware checks neither IP addresses nor the Origin.
     """
 
-    def __init__(self, app: App, host: str, token: str = "", origins: Collection[str] = ()) -> None:
+    def __init__(self, app: ASGIApp, host: str, token: str = "", origins: Collection[str] = ()) -> None:
         """``host`` is the address that the server listens on. Pages from ``origins`` are accepted as well; ``*`` accepts any."""
         self.app, self.token, self.origins = app, token, origins
         self.names = {"localhost", host.lower(), socket.gethostname().lower()}

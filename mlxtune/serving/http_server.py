@@ -9,10 +9,10 @@ from types import FrameType
 
 import h11
 import uvicorn
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mlxtune.core.errors import InputError
-from mlxtune.serving.access_guard import App
 from mlxtune.serving.protocol import SWITCH_INTERVAL
 
 DRAIN_TIMEOUT = 60  # seconds that answers in progress may take after SIGTERM
@@ -77,7 +77,7 @@ class DrainingServer(uvicorn.Server):
             self.should_exit = True
 
 
-def run(app: App, listener: socket.socket, on_start: Callable[[uvicorn.Server], None]) -> None:
+def run(app: ASGIApp, listener: socket.socket, on_start: Callable[[uvicorn.Server], None]) -> None:
     """Serve ``app`` until a signal or ``should_exit`` on the server passed to ``on_start``; then refuse new connections."""
     config = uvicorn.Config(
         app, log_config=None, access_log=False, lifespan="off", server_header=False, timeout_graceful_shutdown=INTERRUPT_TIMEOUT,

@@ -26,12 +26,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlxtune.adapters import library
-from mlxtune.core.text import one_line
 from mlxtune.serving import completions, responses
-from mlxtune.serving.access_guard import App, Receive, Scope, Send, guarded
-from mlxtune.serving.api import AnswerRequest, ApiError, CompletedAnswer, Document, require_flat
+from mlxtune.serving.access_guard import guarded
+from mlxtune.serving.api import AnswerRequest, ApiError, CompletedAnswer, Document, get_model, require_flat
 from mlxtune.serving.client import PendingAnswer
 from mlxtune.serving.model_host import ModelHost
 from mlxtune.serving.protocol import Accepted, Done, Embedded, EmbedRequest, Event, Failed, Piece, ToolCall, too_long
@@ -111,7 +111,7 @@ class Server:
         self._long_body = asyncio.Lock()
         self._last_seconds = 1.0  # duration of the last answer
 
-    def app(self, host: str, token: str = "", origins: Collection[str] = ()) -> App:
+    def app(self, host: str, token: str = "", origins: Collection[str] = ()) -> ASGIApp:
         """Return the ASGI application; see :func:`~mlxtune.serving.access_guard.guarded`."""
         routes = [
             Route("/v1/models", self.list_models, methods=["GET"]),
@@ -136,10 +136,8 @@ class Server:
         return JSONResponse({"object": "list", "data": [self._model(name) for name in await self._model_names()]})
 
     async def get_model(self, request: Request) -> Response:
-        name = request.path_params["name"]
-        if name not in await self._model_names():
-            raise ApiError(404, f"There is no model named {one_line(name, 80)}.", code="model_not_found", param="model")
-        return JSONResponse(self._model(name))
+        wanted = {"model": request.path_params["name"]}
+        return JSONResponse(self._model(get_model(wanted, await self._model_names())))
 
     async def create_embeddings(self, request: Request) -> Response:
         with self._place():
@@ -251,14 +249,14 @@ class Server:
         self.metrics.add_answer(model, event)
         self.on_finish(model, event)
 
-    def _counting(self, app: App, paths: Collection[str]) -> App:
+    def _counting(self, app: ASGIApp, paths: Collection[str]) -> ASGIApp:
         """Return ``app`` with its responses counted by path, which is one of ``paths`` or ``other``."""
 
         async def counting_app(scope: Scope, receive: Receive, send: Send) -> None:
             path: str = scope.get("path", "")
             path = "/v1/models" if path.startswith("/v1/models/") else path if path in paths else "other"
 
-            async def counting_send(message: Scope) -> None:
+            async def counting_send(message: Message) -> None:
                 if message["type"] == "http.response.start":
                     self.metrics.add_request(path, message["status"])
                 await send(message)

@@ -219,15 +219,11 @@ def _types(
         if precision in k_quants.MIXES and len(shape) > 1:
             tied, layers = "lm_head.weight" not in places, config["num_hidden_layers"]
             matrix = k_quants.matrix_type(precision, place.tensor, shape[-1], layers, tied=tied)
-        types[name] = _type(place.tensor, shape, matrix)
+        whole_blocks = shape[-1] % gguf.GGML_QUANT_SIZES[matrix][0] == 0
+        types[name] = matrix if whole_blocks else GGMLQuantizationType.F16
+        if len(shape) == 1 or place.tensor.endswith(_FLOAT32):
+            types[name] = GGMLQuantizationType.F32
     return types
-
-
-def _type(tensor: str, shape: tuple[int, ...], matrix: GGMLQuantizationType) -> GGMLQuantizationType:
-    """Return the type of a tensor: ``matrix`` for matrices whose rows consist of whole blocks, and float32 for vectors."""
-    if len(shape) == 1 or tensor.endswith(_FLOAT32):
-        return GGMLQuantizationType.F32
-    return matrix if shape[-1] % gguf.GGML_QUANT_SIZES[matrix][0] == 0 else GGMLQuantizationType.F16
 
 
 def _encoded(values: Array, type: GGMLQuantizationType, name: str) -> Array:
