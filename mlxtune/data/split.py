@@ -211,10 +211,8 @@ def _reserved(test: Sequence[Row], data: DataSection) -> tuple[Row, ...]:
     if not data.reserve:
         return ()
     labels = group_labels(test, data.turns, data.group_by)
-    names: dict[int, str] = {}
-    for own, label in zip(map(prompt_hash, test), labels, strict=True):
-        names[label] = min(names.get(label, own), own)
-    drawn = {label for label, name in names.items() if unit_interval("reserve", data.seed, name) < data.reserve}
+    hashes = grouped(zip(labels, map(prompt_hash, test), strict=True))
+    drawn = {label for label, own in hashes.items() if unit_interval("reserve", data.seed, min(own)) < data.reserve}
     return tuple(row for row, label in zip(test, labels, strict=True) if label in drawn)
 
 

@@ -80,25 +80,23 @@ class KnownTexts:
         texts = [twin_text(row) for row in rows]
         every = [*self._texts, *texts]
         labels = components(len(every), links(every, THRESHOLD))
-        members: defaultdict[int, list[int]] = defaultdict(list)
-        for index, label in enumerate(labels[: len(self._texts)]):
-            if len(members[label]) < _MAX_COMPARED:
-                members[label].append(index)
+        known = grouped(zip(labels, range(len(self._texts)), strict=False))
+        earlier: defaultdict[int, list[int]] = defaultdict(list)
         result: list[str] = []
-        for number, row in enumerate(rows):
-            label = labels[len(self._texts) + number]
-            found = [index for index in members[label] if index < len(self._texts)]
+        for number, (row, label) in enumerate(zip(rows, labels[len(self._texts) :], strict=True)):
+            found = known.get(label, [])[:_MAX_COMPARED]
             kinds = [self._kinds[index] for index in found if jaccard(self._texts[index], texts[number]) >= THRESHOLD]
             known_prompt, *earlier_prompts = (self._prompts.get(hash, "") for hash in prompt_hashes(row))
             if HELD_OUT in (*kinds, known_prompt, *earlier_prompts) or self.copies_held_out(row):
                 result.append(HELD_OUT)
                 continue
             kind = kinds[0] if kinds else "" if isinstance(row, Preference) else known_prompt
-            earlier = [index - len(self._texts) for index in members[label] if index >= len(self._texts)]
-            if not kind and any(not result[index] and jaccard(texts[index], texts[number]) >= THRESHOLD for index in earlier):
+            if not kind and any(
+                not result[index] and jaccard(texts[index], texts[number]) >= THRESHOLD for index in earlier[label]
+            ):
                 kind = "generated"
             result.append(kind)
-            members[label].append(len(self._texts) + number)
+            earlier[label].append(number)
         return result
 
     def copies_held_out(self, row: Row) -> bool:
