@@ -11,7 +11,7 @@ from mlxtune.adapters.entry import AdapterEntry
 from mlxtune.adapters.export import fidelity
 from mlxtune.adapters.library import compare
 from mlxtune.cli.options import Json, argument, option
-from mlxtune.cli.output import draw, info, progress_bar, show, show_json
+from mlxtune.cli.output import draw, info, progress_bar, show, show_json, show_result
 from mlxtune.core.errors import EmptyWorkspaceError
 from mlxtune.core.json_fields import to_json
 from mlxtune.data import samples
@@ -64,13 +64,9 @@ def compare_adapters(first: Which, second: Which, json: Json = False) -> None:
     """Compare two adapters, and their evaluations if both used the same rows."""
     one, two = (library.find_usable(Path.cwd(), which) for which in (first, second))
     comparison = compare(Path.cwd(), one, two)
-    if json:
-        evaluations = {"contrast": to_json(comparison.contrast), "unevaluated": comparison.unevaluated, "error": comparison.error}
-        show_json(
-            {"first": document(one), "second": document(two), "same_weights": len(set(comparison.hashes)) == 1, **evaluations}
-        )
-        return
-    draw(comparison_document(comparison))
+    facts = {"first": document(one), "second": document(two), "same_weights": len(set(comparison.hashes)) == 1}
+    facts |= {"contrast": to_json(comparison.contrast), "unevaluated": comparison.unevaluated, "error": comparison.error}
+    show_result(facts, comparison_document(comparison), json=json)
 
 
 @app.command("rename")

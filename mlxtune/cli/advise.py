@@ -13,7 +13,7 @@ from mlxtune.advice.rules import InterviewQuestion, rules
 from mlxtune.advice.verdict import give_advice
 from mlxtune.cli.evaluate import measure
 from mlxtune.cli.options import Json, Overrides, argument, option
-from mlxtune.cli.output import draw, err, info, out, show, show_json, styled
+from mlxtune.cli.output import err, info, out, show, show_json, show_result, styled
 from mlxtune.core.errors import InputError
 from mlxtune.present.advice import advice_document
 from mlxtune.present.terminal import print_heading
@@ -47,7 +47,7 @@ def advise(
         known = evidence.collect(Path.cwd(), loaded, str(recipe))
     advice = give_advice(given, known)
     document = {"advice": advice.as_json(), "answers": interview.answers_json(given), "evidence": known.as_json()}
-    show_json(document) if json else draw(advice_document(advice, known))
+    show_result(document, advice_document(advice, known), json=json)
 
 
 def _confirm_measuring(recipe: Recipe) -> bool:

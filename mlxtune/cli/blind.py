@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from mlxtune.cli.options import EvaluationName, FirstArm, Json, SecondArm, option
-from mlxtune.cli.output import draw, err, info, show_json
+from mlxtune.cli.output import err, info, show_result
 from mlxtune.core.json_fields import to_json
 from mlxtune.core.text import one_line, plural
 from mlxtune.evaluation.blind.blind_session import BlindSession, PresentedPair, Vote, export_votes
@@ -44,7 +44,7 @@ def blind(
         if not session.opened:
             _ask(session)
         result = session.reveal()
-        show_json({"folder": str(session.folder), **to_json(result)}) if json else draw(blind_document(result))
+        show_result({"folder": str(session.folder), **to_json(result)}, blind_document(result), json=json)
         if target:
             info(("✓ ", "bold success"), f"{plural(export_votes(session, target, question), 'preference pair')} in {target}.")
             trained = "Do not evaluate a model on them if it was trained on them."

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 from mlxtune.cli.options import Json, argument, option
-from mlxtune.cli.output import draw, show_json
+from mlxtune.cli.output import draw, show_json, show_result
 from mlxtune.core.errors import GateError, InputError
 from mlxtune.core.json_fields import to_json
 from mlxtune.core.text import plural
@@ -29,7 +29,7 @@ def compare(
         _compare_many([first, second, *more], gate=gate, json=json)
         return
     result = compare_evaluations(find_side(Path.cwd(), first), find_side(Path.cwd(), second))
-    show_json(to_json(result)) if json else draw(comparison_document(result))
+    show_result(to_json(result), comparison_document(result), json=json)
     if gate and result.headline.outcome != "better":
         raise GateError(f"Gate failed: {comparison_verdict(result)}")
 

@@ -12,7 +12,7 @@ import typer
 
 from mlxtune.advice.next_step import after_check
 from mlxtune.cli.options import Json, argument, option, with_option_groups
-from mlxtune.cli.output import draw, progress_bar, show_json
+from mlxtune.cli.output import draw, progress_bar, show_json, show_result
 from mlxtune.core.errors import DataError, InputError
 from mlxtune.core.files import similar_file
 from mlxtune.core.text import one_line
@@ -196,11 +196,9 @@ def stats(source: SourceArgument, format: Format = "auto", map: Map = None, json
     from mlxtune.data.checks.report import report_json
 
     report = run_checks(source, *resolve_source(source, format, map))
-    if json:
-        whole = report_json(report)
-        show_json({name: whole[name] for name in ("source", "read", "kept", "refused", "formats", "files", "facts", "next")})
-    else:
-        draw(statistics_document(report))
+    whole = report_json(report)
+    facts = {name: whole[name] for name in ("source", "read", "kept", "refused", "formats", "files", "facts", "next")}
+    show_result(facts, statistics_document(report), json=json)
 
 
 @app.command("split")
@@ -214,14 +212,12 @@ def split(source: SourceArgument, splitting: SplitOptions, format: Format = "aut
         result = splits.split(rows, section)
     splits.record_splits(rows, section, result)
     file = splits.membership_path(path)
-    if json:
-        show_json({
-            **{name: len(getattr(result, name)) for name in SPLIT_NAMES}, "set_aside": [row.id for row in result.set_aside],
-            "sealed": result.sealed_count, "left_out": rows.left_out, "edited": len(rows.edited), **vars(SplitSettings.from_section(section)),
-            "tags": result.tags, "file": str(file),
-        })  # fmt: skip
-    else:
-        draw(split_document(rows, result, file.name))
+    facts: dict[str, Any] = {
+        **{name: len(getattr(result, name)) for name in SPLIT_NAMES}, "set_aside": [row.id for row in result.set_aside],
+        "sealed": result.sealed_count, "left_out": rows.left_out, "edited": len(rows.edited), **vars(SplitSettings.from_section(section)),
+        "tags": result.tags, "file": str(file),
+    }  # fmt: skip
+    show_result(facts, split_document(rows, result, file.name), json=json)
 
 
 @app.command("export")
@@ -246,11 +242,8 @@ def export(
     with progress_bar("reading"):
         rows = read_source(path, section)
         result = exports.export(rows, section, to, folder, pending=pending)
-    if json:
-        left = {"set_aside": result.set_aside, "undecided": result.undecided}
-        show_json({"folder": str(result.folder), "to": to, **result.counts, **left})
-    else:
-        draw(export_document(result))
+    left = {"set_aside": result.set_aside, "undecided": result.undecided}
+    show_result({"folder": str(result.folder), "to": to, **result.counts, **left}, export_document(result), json=json)
 
 
 @app.command("import")

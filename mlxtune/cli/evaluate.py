@@ -15,7 +15,7 @@ from mlxtune.adapters.entry import AdapterEntry
 from mlxtune.advice.next_step import after_evaluation
 from mlxtune.cli.follow import announce, follow, follow_answers
 from mlxtune.cli.options import Detach, Json, Overrides, argument, option, with_option_groups
-from mlxtune.cli.output import draw, err, info, progress_bar, require_consent, say_changed_evaluation, show_json
+from mlxtune.cli.output import draw, err, info, progress_bar, require_consent, say_changed_evaluation, show_json, show_result
 from mlxtune.core.errors import GateError, InputError
 from mlxtune.core.json_fields import to_json
 from mlxtune.core.text import one_line, plural
@@ -103,14 +103,12 @@ def _compare_generated(recipe: Recipe, *, consent: str, gate: bool, json: bool) 
     variants = generated_variants(recipe)
     info(("  ", ""), f"{plural(variants.own, 'training row')} of your own, {variants.generated:,} generated.")
     result, steps = compare_generated(Path.cwd(), variants, trained, partial(measure, consent=consent))
-    if json:
-        show_json({"own": variants.own, "generated": variants.generated, "steps": steps, **to_json(result)})
-    else:
-        training = (
-            ("with", f"{variants.generated:,} generated rows, {steps[1]:,} steps"),
-            ("against", f"{variants.own:,} own rows alone, {steps[0]:,} steps"),
-        )
-        draw((*comparison_document(result), Heading("Training"), facts(training)))
+    training = facts((
+        ("with", f"{variants.generated:,} generated rows, {steps[1]:,} steps"),
+        ("against", f"{variants.own:,} own rows alone, {steps[0]:,} steps"),
+    ))  # fmt: skip
+    counts = {"own": variants.own, "generated": variants.generated, "steps": steps}
+    show_result(counts | to_json(result), (*comparison_document(result), Heading("Training"), training), json=json)
     if gate and result.headline.outcome != "better":
         raise GateError(f"Gate failed: {comparison_verdict(result)}")
 

@@ -21,7 +21,7 @@ from mlxtune.adapters.export.tried import find_export, tried_exports, use_comman
 from mlxtune.cli.adapters import Which
 from mlxtune.cli.follow import announce, follow_answers
 from mlxtune.cli.options import Detach, Json, Overrides, argument, option, with_option_groups
-from mlxtune.cli.output import draw, info, progress_bar, say_changed_evaluation, show_json
+from mlxtune.cli.output import draw, info, progress_bar, say_changed_evaluation, show_json, show_result
 from mlxtune.core.errors import GateError, InputError, MachineError
 from mlxtune.core.json_fields import to_json
 from mlxtune.core.text import one_line, suggest
@@ -206,10 +206,9 @@ def verify_export(
     if code := follow_answers(run):
         raise typer.Exit(code)
     result = fidelity.load_verification(run.folder)
-    if json:
-        show_json({"run": run.id, "failure": result.failure, **to_json(result)})
-    else:
-        draw(verification_document(result, form_label(found.form, found.precision, found.program) if found else ""))
+    name = form_label(found.form, found.precision, found.program) if found else ""
+    facts = {"run": run.id, "failure": result.failure, **to_json(result)}
+    show_result(facts, verification_document(result, name), json=json)
     if result.failure == "prompts":
         hint = "Export the adapter again, and let the program use the exported template."
         raise GateError("The program renders prompts differently than in training.", hint=hint)

@@ -15,7 +15,7 @@ from mlxtune.cli.evaluate import finished, trained
 from mlxtune.cli.follow import announce, follow_answers
 from mlxtune.cli.generate import TeacherOptions, consent_to, show_generation
 from mlxtune.cli.options import Json, argument, option, with_option_groups
-from mlxtune.cli.output import draw, info, progress_bar, show_json
+from mlxtune.cli.output import draw, info, progress_bar, show_json, show_result
 from mlxtune.core.errors import InputError
 from mlxtune.core.json_fields import to_json
 from mlxtune.data.generate.request import GenerationRequest, TeacherSpec
@@ -101,14 +101,12 @@ def _train(run: Run, recipe: Recipe, *, continued: bool, json: bool) -> None:
     second = _validate(after)
     first = _validate(run, reports.load(second).facts["decoding"]["max_tokens"])  # which may depend on the training rows
     result = compare_evaluations(*(find_side(Path.cwd(), str(folder)) for folder in (first, second)))
-    if json:
-        show_json({"run": after.id, "generated": variants.generated, **to_json(result)})
-        return
     actions = (
         ActionBlock("", "start the next round", f"mlxtune improve {after.id}"),
         ActionBlock("", "evaluate it on the held-out rows, once at the end", f"mlxtune eval {after.id}"),
     )
-    draw((*comparison_document(result, "validation row"), *actions))
+    found = {"run": after.id, "generated": variants.generated, **to_json(result)}
+    show_result(found, (*comparison_document(result, "validation row"), *actions), json=json)
 
 
 def _validate(run: Run, max_tokens: int | None = None) -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from mlxtune.cli.options import EvaluationName, FirstArm, Json, ModelOptions, SecondArm, option, with_option_groups
-from mlxtune.cli.output import draw, info, progress_bar, require_consent, show_json
+from mlxtune.cli.output import info, progress_bar, require_consent, show_result
 from mlxtune.core.errors import GateError, InputError
 from mlxtune.core.json_fields import to_json
 from mlxtune.core.text import plural
@@ -70,7 +70,7 @@ def judge(
     judge_report.save(report, fixed.folder)
     if evaluated and publish(evaluated, run.folder):
         info(("! ", "bold warning"), f"The report's old signature was removed. Sign it again: mlxtune verify {run.id} --sign KEY")
-    show_json({"folder": str(fixed.folder), **to_json(report)}) if json else draw(judge_document(report))
+    show_result({"folder": str(fixed.folder), **to_json(report)}, judge_document(report), json=json)
     if report.faults or report.unusable:
         raise GateError(
             "The judge is unreliable, so its verdict does not count.", hint="Use another model, or vote yourself: mlxtune blind"

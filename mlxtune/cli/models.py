@@ -7,6 +7,7 @@ import typer
 
 from mlxtune.cli.options import Json, argument, option
 from mlxtune.cli.output import Cell, out, print_columns, progress_bar, show, show_json
+from mlxtune.core.sequences import grouped
 from mlxtune.core.text import one_line, plural, size
 from mlxtune.models import catalog, hub
 from mlxtune.models.catalog import CatalogModel
@@ -47,7 +48,8 @@ def models(
             show("    ", (f"A wider terminal also shows: {', '.join(_COLUMNS[shown:])}.", "muted"))
         if shown > _COLUMNS.index("tested"):
             show("    ", (CHECKED, "muted"))
-        for condition, licenses in _conditions(known).items():
+        conditions = dict.fromkeys((model.condition, model.license) for model in known if model.condition)
+        for condition, licenses in grouped(conditions).items():
             show("    ", (f"{', '.join(licenses)}: {condition}", "muted"))
         show("")
     if search:
@@ -120,12 +122,3 @@ def _hub_row(model: HubModel) -> list[Cell]:
         (f"{model.downloads:,}", "muted"),
         ("gated", "warning") if model.gated else "",
     ]
-
-
-def _conditions(models: list[CatalogModel]) -> dict[str, list[str]]:
-    """Return the licenses that have conditions, grouped by condition."""
-    licenses: dict[str, list[str]] = {}
-    for model in models:
-        if model.condition and model.license not in licenses.setdefault(model.condition, []):
-            licenses[model.condition].append(model.license)
-    return licenses

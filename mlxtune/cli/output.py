@@ -21,6 +21,7 @@ from rich.theme import Theme
 
 from mlxtune.core.errors import InputError, MlxtuneError
 from mlxtune.present import terminal
+from mlxtune.present.blocks import Document
 from mlxtune.present.terminal import print_document
 from mlxtune.present.terminal import styled as styled
 
@@ -61,6 +62,11 @@ def show_json(value: Any) -> None:
     """Print one JSON document on stdout."""
     text = json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False)
     print(re.sub("[\ud800-\udfff]", lambda surrogate: f"\\u{ord(surrogate[0]):04x}", text))
+
+
+def show_result(facts: Any, document: Document, *, json: bool) -> None:
+    """Print a result: its facts as JSON, or the document that describes it."""
+    show_json(facts) if json else draw(document)
 
 
 def _finite(value: Any) -> Any:
