@@ -28,12 +28,10 @@ if TYPE_CHECKING:  # imports numpy
 
 _PREVIEW_ROWS = 5
 
-Line = Annotated[str, argument('The pipeline, such as "trim | cap category 200", or @FILE.', metavar="LINE")]
-
 
 def apply(
     source: SourceArgument,
-    line: Line = "",
+    line: Annotated[str, argument('The pipeline, such as "trim | cap category 200", or @FILE.', metavar="LINE")] = "",
     filter: Filter = "",
     yes: Annotated[bool, option("--yes", "Record the change. Without it, the command shows a preview and asks.")] = False,
     new_file: Annotated[Path | None, option("--out", "Write all rows to this new .jsonl file instead.")] = None,

@@ -448,6 +448,11 @@ class LazyRow:
             return error
 
     @property
+    def current_or_none(self) -> Row | None:
+        row = self.current_or_error
+        return None if isinstance(row, DataError) else row
+
+    @property
     def decision(self) -> Decision:
         return self._browser.decision(self.index)
 

@@ -77,16 +77,16 @@ def blind_document(result: BlindResult) -> Document:
     """Describe which arm won, the votes on each question, and the rater's consistency."""
     return (
         Heading("Verdict", f"{plural(result.pairs, 'pair')}, rated blind"),
-        tally_verdict(result.headline, result.first, result.second),
+        blind_verdict(result),
         votes_table(result),
         Heading("Rater", "consistency and biases"),
         rater_facts(result),
     )
 
 
-def tally_verdict(tally: VoteTally, first: str, second: str) -> Text:
-    """Return the verdict on one question of a blind session or a judge, with its interval in whole points."""
-    return text(tally_text(tally, first, second), "bold", outcome_mark(tally.outcome))
+def blind_verdict(result: BlindResult) -> Text:
+    """Return the verdict of a blind session, with its interval in whole points."""
+    return text(tally_text(result.headline, result.first, result.second), "bold", outcome_mark(result.headline.outcome))
 
 
 def tally_text(tally: VoteTally, first: str, second: str) -> str:

@@ -10,7 +10,7 @@ from mlxtune.planning.changes import MemoryChange
 from mlxtune.planning.cost import Bill, CloudOffer
 from mlxtune.planning.machine import PowerState
 from mlxtune.planning.plan import Cost, LongPart, Plan
-from mlxtune.present.blocks import ActionBlock, Bar, Bars, Document, Fact, Facts, Heading, Style, Text, text
+from mlxtune.present.blocks import ActionBlock, Bar, Bars, Document, Fact, Facts, Heading, Mark, Style, Text, text
 from mlxtune.present.labels import detectable_gain_fact, free_facts, level_text, outcome_mark, power_problems, word
 from mlxtune.present.search import price_text
 from mlxtune.present.words import WORDS
@@ -111,18 +111,13 @@ def run_facts(plan: Plan, power: PowerState, check_note: str, off_task: Fact | N
     replayed = f" + {plan.replayed:,} replayed" if plan.replayed else ""
     reserved = f", {plan.reserved:,} reserved" if plan.reserved else ""
     evaluated = f" ({plan.evaluated:,} evaluated{reserved})" if plan.evaluated < plan.test else ""
+    low, high = plan.usual_updates
+    usual_mark: Mark = "warning" if plan.unusual_updates else ""
     batch = plan.estimate.batch
     prefix = f"{' with both answers' if batch.sides else ''}{f' + {batch.prefix:,} shared' if batch.prefix else ''}"
     described = [
         Fact("steps", f"{plan.steps:,}", f"in {plural(plan.epochs, 'epoch')}"),
-        Fact(
-            "usual",
-            "{:,} to {:,} steps".format(*plan.usual_updates),
-            f"for {plural(plan.train, 'row')}",
-            "warning" if plan.unusual_updates else "",
-        )
-        if plan.usual_updates[1]
-        else None,
+        Fact("usual", f"{low:,} to {high:,} steps", f"for {plural(plan.train, 'row')}", usual_mark) if high else None,
         None if plan.high_rate else Fact("rate", f"{plan.learning_rate:g}"),
         time_fact(plan.cost),
         Fact("less time", ", ".join(plan.time_keys)),

@@ -11,7 +11,7 @@ from mlxtune.evaluation.report import MIN_GROUPS, Caveat, EvaluationReport, prom
 from mlxtune.evaluation.scorers import CONTRACT, CORRECT, PREFERENCE
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.verdict import Comparison, CutAnswers, Verdict
-from mlxtune.present.blocks import Fact, Facts, Mark, Style, Text
+from mlxtune.present.blocks import Fact, Facts, Mark, Style, Text, text
 from mlxtune.present.labels import (
     FREE_ANSWERS,
     capital,
@@ -29,7 +29,8 @@ from mlxtune.present.labels import (
 def verdict(found: Verdict) -> Text:
     """Return a verdict as its outcome and one more sentence."""
     if not found.outcome:
-        return Text(((verdict_text(found), "bold"),))
+        rates = ", ".join(f"{arm} {percent(share)}" for arm, share in found.rates.items())
+        return text(f"No adapter evaluated. Without training, {metric_label(found.metric)}: {rates}.", "bold")
     mark = outcome_mark(found.outcome)
     style: Style = "" if mark == "muted" else mark
     return Text(((f"{capital(word(found.outcome))}.", style), (f" {_reason(found)}", "bold")), mark)
@@ -37,10 +38,7 @@ def verdict(found: Verdict) -> Text:
 
 def verdict_text(found: Verdict) -> str:
     """Return a verdict in at most two sentences, the first of which is the outcome."""
-    if found.outcome:
-        return f"{capital(word(found.outcome))}. {_reason(found)}"
-    rates = ", ".join(f"{arm} {percent(share)}" for arm, share in found.rates.items())
-    return f"No adapter evaluated. Without training, {metric_label(found.metric)}: {rates}."
+    return verdict(found).plain
 
 
 def _reason(found: Verdict) -> str:

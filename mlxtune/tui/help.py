@@ -19,7 +19,7 @@ from mlxtune.core.text import one_line
 from mlxtune.present.words import WORDS
 from mlxtune.tui import keys
 from mlxtune.tui.actions import HasActions
-from mlxtune.tui.render.text import cell, line, wrap
+from mlxtune.tui.render.text import cell, line, paragraph, wrap
 from mlxtune.tui.room import Room
 from mlxtune.tui.rooms import ROOMS
 from mlxtune.tui.widgets import FocusPanel, PageScreen
@@ -57,11 +57,11 @@ def help_rows(room: Room, top: Screen[Any]) -> Callable[[int], list[Content]]:
             (ROOMS[room.mode].name, _entries(own, width)),
             ("Everywhere", _entries(everywhere, width)),
             ("Glyphs", glyphs),
-            ("Settings", _prose(about_settings, width)),
+            ("Settings", [paragraph(about_settings, width)]),
         ]
         if panel is not None:
             content = [
-                *(_prose(panel.about, width) if panel.about else []),
+                *([paragraph(panel.about, width)] if panel.about else []),
                 *_entries([entry for entry in _bound_entries(panel, room.app) if entry[0] not in taken], width),
             ]
             sections[:0] = [("This panel", content)] if content else []
@@ -92,10 +92,6 @@ def _bound_entries(node: DOMNode, app: MlxtuneApp) -> list[Entry]:
                 entries.setdefault(binding.id, ([], binding.description))[0].append(binding.key)
     changes = app.key_changes
     return [(keys.display_key(changes.get(id, names[0]).split(",")[0]), about, id) for id, (names, about) in entries.items()]
-
-
-def _prose(text: str, width: int) -> list[Content]:
-    return [line((f"  {row}", "$muted")) for row in wrap(text, width - 2)]
 
 
 def _entries(entries: Iterable[Entry], width: int) -> list[Content]:

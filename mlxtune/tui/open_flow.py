@@ -285,9 +285,6 @@ class MappingScreen(HasActions, ModalScreen[MappedFile | None]):
     on_list_panel_chosen = action_accept
 
 
-Mapped = Callable[[Path, Mapping[str, str]], None]
-
-
 def choose_file(app: MlxtuneApp, title: str, label: str, then: Callable[[Path], object]) -> None:
     """Ask for a file with rows, and call ``then`` with it."""
 
@@ -304,11 +301,11 @@ def choose_file(app: MlxtuneApp, title: str, label: str, then: Callable[[Path], 
     app.ask(title, text, chosen, label=label, check=check, folder=app.workspace)
 
 
-def _ask_for_map(
+def ask_for_map(
     app: MlxtuneApp, path: Path, then: Callable[[MappedFile], None], mapping: Mapping[str, str] = NO_MAPPING, format: str = "auto",
     *, if_needed: bool = False, **options: Any,
 ) -> None:  # fmt: skip
-    """Propose a map of the columns of ``path``, ``mapping`` if there is one, and call ``then`` with the answer."""
+    """Propose a map of the columns of ``path``, which may not need one, ``mapping`` if there is one, and call ``then`` with the answer."""
 
     def read(sample: SampleRecords) -> None:
         if if_needed and not column_map.needs_mapping(sample.records[0][1]):
@@ -321,11 +318,6 @@ def _ask_for_map(
     app.jobs.run(lambda: column_map.first_records(path, SAMPLE), read, busy=busy, holds_keys=True)
 
 
-def open_mapped(app: MlxtuneApp, path: Path, then: Mapped, *, label: str) -> None:
-    """Call ``then`` with a file and its column map. Ask for the map if the file needs one."""
-    _ask_for_map(app, path, lambda answer: then(path, answer.mapping), if_needed=True, label=label)
-
-
 def map_source(app: MlxtuneApp, ref: SourceRef) -> None:
     """Ask how the columns of a source map to our keys, and show it with that map. It is saved in the recipe, if there is one."""
 
@@ -336,7 +328,7 @@ def map_source(app: MlxtuneApp, ref: SourceRef) -> None:
         else:
             app.jobs.run(lambda: _save_mapping(ref, answer.mapping))
 
-    _ask_for_map(app, ref.path, chosen, dict(ref.map), ref.format, label="save" if ref.recipe_path else "open")
+    ask_for_map(app, ref.path, chosen, dict(ref.map), ref.format, label="save" if ref.recipe_path else "open")
 
 
 def _save_mapping(ref: SourceRef, mapping: Mapping[str, str]) -> Notice:
@@ -392,4 +384,4 @@ def propose_recipe(app: MlxtuneApp, path: Path, mapping: Mapping[str, str] = NO_
         app.action_room("data")
         app.notices.show(Notice("done", f"Created recipes/{one_line(file.name, 60)}.", hint))
 
-    _ask_for_map(app, path, chosen, mapping, format, label="create", writes_recipe=True)
+    ask_for_map(app, path, chosen, mapping, format, label="create", writes_recipe=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -78,7 +78,7 @@ class RunControl:
         """Ask whether to train the workspace's recipe, or which one if there are several."""
         views = self.startable
         about = f"{recipe_summary(views[0].recipe)}, {Path(views[0].source).name}" if len(views) == 1 and views[0].recipe else ""
-        self.with_recipe(views, lambda path: self.start_run(path, about))
+        self.with_recipe(lambda path: self.start_run(path, about))
 
     def start_run(self, path: Path, about: str = "", doubtful: bool = False) -> None:
         """Start a run of the recipe in ``path``, and show both. Ask first if there is anything to say ``about`` it, or if its rows
@@ -133,14 +133,14 @@ class RunControl:
                 job = partial(PlanService(self._app.workspace).price_search, recipe)
                 self._app.jobs.run(job, confirm, self._show_error, busy="Planning the search.", holds_keys=True)
 
-        self.with_recipe(self.startable, ask)
+        self.with_recipe(ask)
 
-    def with_recipe(self, views: Sequence[RecipeView], then: Callable[[Path], object]) -> None:
-        """Call ``then`` with the path of the only recipe, or ask which recipe if there are several."""
-        if len(views) == 1:
+    def with_recipe(self, then: Callable[[Path], object]) -> None:
+        """Call ``then`` with the path of the only recipe that can start, or ask which recipe if there are several."""
+        if len(views := self.startable) == 1:
             then(views[0].path)
         else:
-            self._app.selection.ask_for_recipe(views, then, "Which recipe?")
+            self._app.selection.ask_for_recipe(views, then)
 
     def start_worker(self, job: Callable[[], T], on_result: Callable[[T], object] | None = None, *, busy: str) -> bool:
         """Run a job that starts a worker, like :meth:`run_job`. If Chat has a model loaded but is not answering, unload it first."""

@@ -56,17 +56,15 @@ class RecipeSelection:
 
         views = self._app.snapshot.recipes
         if any(view != self.recipe or self._app.sessions.file for view in views):
-            self.ask_for_recipe(views, choose, "Which recipe?", ChoiceOption("", "a file", "of your own, in any format"))
+            self.ask_for_recipe(views, choose, ChoiceOption("", "a file", "of your own, in any format"))
         else:
             choose("")
 
-    def ask_for_recipe(
-        self, views: Sequence[RecipeView], then: Callable[[Path], object], title: str, *others: ChoiceOption
-    ) -> None:
+    def ask_for_recipe(self, views: Sequence[RecipeView], then: Callable[[Path], object], *others: ChoiceOption) -> None:
         options = [
             ChoiceOption(view.path, view.title, recipe_summary(view.recipe) if view.recipe else f"✗ {view.error}") for view in views
         ]
-        self._app.choose(title, [*options, *others], then)
+        self._app.choose("Which recipe?", [*options, *others], then)
 
     @property
     def evaluations(self) -> list[RunView]:
@@ -96,10 +94,11 @@ class RecipeSelection:
         """Return the name of a run's adapter, which is the run's ID unless it was renamed."""
         return one_line(self._app.snapshot.adapter_names.get(run_id, run_id))
 
-    def check_note(self, view: RecipeView | None) -> str:
-        """Return why training a recipe should wait for a check of its rows, and the key to them, or ``""``."""
+    @property
+    def check_note(self) -> str:
+        """Why training the recipe should wait for a check of its rows, and the key to them, or ``""``."""
         key = self._app.show_action("room('data')").key
-        check_note = check_warning(view.last_check) if view else ""
+        check_note = check_warning(self.recipe.last_check) if self.recipe else ""
         return f"{check_note} {key} opens Data." if check_note else ""
 
 

@@ -63,11 +63,6 @@ class SessionManager:
             self.session.close()
             self.session = None
 
-    def release_lock(self) -> None:
-        """Release the review lock, so that other windows can record decisions."""
-        if self.session is not None:
-            self.session.release_lock()
-
     def redraw(self) -> None:
         """Redraw the room if it shows the session."""
         if self._app.current_mode in SOURCE_MODES:

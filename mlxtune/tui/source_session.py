@@ -17,7 +17,7 @@ from mlxtune.core.files import file_stamp
 from mlxtune.core.text import one_line, plural
 from mlxtune.data import filters, review
 from mlxtune.data.review import Action, ReviewSession, ReviewStep
-from mlxtune.data.rows import Row, RowError, row_tags
+from mlxtune.data.rows import Row, RowError
 from mlxtune.data.source_files import PARTS, generated_path
 from mlxtune.recipe import Recipe
 from mlxtune.tui.notices import Notice
@@ -348,11 +348,6 @@ class SourceSession:
             except MlxtuneError as error:
                 self.error = error
             self._notify()
-
-    def tag_change(self, index: int, tag: str) -> dict[str, list[str]]:
-        """Return the arguments of a ``tag`` decision that adds ``tag`` to a row, or removes it if the row has it."""
-        row = self.source.lazy_row(index).current_or_error
-        return {"remove": [tag]} if not isinstance(row, DataError) and tag in row_tags(row) else {"add": [tag]}
 
     def decide(self, action: Action, rows: Iterable[int], *, fixes: str = "", **more: Any) -> ReviewStep | None:
         """Record one decision on ``rows``, as the fix of a finding of the check ``fixes`` if it is given.

@@ -8,16 +8,13 @@ from textual.content import Content
 from mlxtune.core.errors import DataError, MlxtuneError
 from mlxtune.core.text import one_line
 from mlxtune.data.checks.check_input import text_parts
-from mlxtune.data.review import Decision
 from mlxtune.data.rows import Message, Row, RowError
-from mlxtune.present import review
 from mlxtune.tui.paths import relative_paths
 from mlxtune.tui.render.output_text import output_rows
 from mlxtune.tui.render.text import cell, error_rows, invitation, key, line, lines, marked, paragraph, shorten
 from mlxtune.tui.source_session import SourceSession
 
 _MAX_SHOWN = 2000  # characters of a text beside a list
-SEVERITY_STYLE = {"block": "$error", "warn": "$warning", "note": "$muted"}
 _ROLES = {  # glyph, and style of the name
     "system": ("◇", "$muted"),
     "developer": ("◇", "$muted"),
@@ -55,11 +52,6 @@ def message_rows(messages: Iterable[Message], width: int) -> list[Content]:
         text = output_rows(message.content, None, width - 6)
         rows += [line((f"  {glyph} {one_line(message.role)}", style)), *(line("    ", one) for one in text), Content("")]
     return rows
-
-
-def decision_glyph(decision: Decision) -> tuple[str, str]:
-    glyph, style = review.decision_glyph(decision)
-    return glyph, f"${style}"
 
 
 def source_unavailable(session: SourceSession, workspace: Path, in_data: bool, width: int) -> Content:

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from textual.content import Content
 
-from mlxtune.core.errors import DataError, MlxtuneError
+from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.files import user_path
 from mlxtune.core.text import one_line, plural
 from mlxtune.data.review import Action as ReviewAction
-from mlxtune.data.rows import Row
+from mlxtune.data.rows import Row, row_tags
 from mlxtune.tui.actions import Action
 from mlxtune.tui.generate_flow import choose_task
 from mlxtune.tui.notices import Notice
-from mlxtune.tui.open_flow import open_mapped
+from mlxtune.tui.open_flow import ask_for_map
 from mlxtune.tui.paths import relative_paths, unused
 from mlxtune.tui.render.source import no_source, source_unavailable
 from mlxtune.tui.room import OTHER_RECIPE, Room
@@ -97,10 +97,7 @@ class SourceRoom(Room):
     def row(self) -> Row | None:
         """The row under the cursor with its edits; ``None`` if the record is not a valid row."""
         session, index = self.session, self.row_under_cursor
-        if session is None or index is None:
-            return None
-        row = session.source.lazy_row(index).current_or_error
-        return None if isinstance(row, DataError) else row
+        return None if session is None or index is None else session.source.lazy_row(index).current_or_none
 
     def command_fields(self) -> Mapping[str, str]:
         row, session = self.row, self.app.sessions.session
@@ -115,8 +112,8 @@ class SourceRoom(Room):
         self.app.sessions.close()
 
     def on_screen_suspend(self) -> None:
-        if self.app.current_mode not in SOURCE_MODES:
-            self.app.sessions.release_lock()
+        if self.app.current_mode not in SOURCE_MODES and (session := self.app.sessions.session):
+            session.release_lock()
 
     def _draw_unavailable(self, session: SourceSession | None, width: int) -> Content:
         """Draw why there are no rows to show."""
@@ -147,16 +144,18 @@ class SourceRoom(Room):
         source = session.browser
         if source is not None and self.has_chosen_rows(session):
             chosen, title = self.chosen_rows(session)
-            current = [source.lazy_row(index).current_or_error for index in chosen]
-            rows = tuple(row.id for row in current if not isinstance(row, DataError))
+            rows = tuple(row.id for index in chosen if (row := source.lazy_row(index).current_or_none))
             what = f"the {title}"
         choose_task(self.app, session.ref.recipe_path, rows, what)
 
     def decide(self, action: ReviewAction, **more: Any) -> bool:
-        """Record a decision on the current row and show a notice. Return whether it was possible."""
+        """Record a decision on the marked rows, or else on the current one, and show a notice. Return whether it was possible."""
         session = self.session
         if session is None or self.app.jobs.refuse_if_busy():
             return False
+        if marked := self.marked_rows:
+            self.decide_rows(session, action, marked, **more)
+            return True
         index = session.row_index
         with self.app.notices.showing_errors():
             self.app.notices.show(decision_notice(session.decide(action, [index], **more), [index]))
@@ -241,8 +240,10 @@ class SourceRoom(Room):
         return [tag for tag, _ in session.source.tags.most_common(9)]
 
     def toggle_tag(self, tag: str) -> None:
+        """Add a tag to the marked rows, or else to the current one, or remove it if all of them have it."""
         if (session := self.session) is not None:
-            self.decide("tag", **session.tag_change(session.row_index, tag))
+            rows = [session.source.lazy_row(index).current_or_none for index in self.marked_rows or [session.row_index]]
+            self.decide("tag", **{"remove" if all(row and tag in row_tags(row) for row in rows) else "add": [tag]})
 
     def action_import_rows(self) -> None:
         text = "A file, a folder, or a Hugging Face dataset such as owner/name. Its rows are copied to data/ in this workspace."
@@ -258,7 +259,7 @@ class SourceRoom(Room):
                 self.app.sessions.open_file(path)  # a copy would have other lines, and no review
                 self.app.notices.show(Notice("done", f"Opened {one_line(path.name, 40)}, which is in this workspace."))
             else:
-                open_mapped(self.app, path, self._import_file, label="import")
+                ask_for_map(self.app, path, lambda answer: self._import_file(path, answer.mapping), if_needed=True, label="import")
 
         self.app.notices.show(Notice("working", f"Importing {one_line(name, 60)}."))
         self.run_job(lambda: locate(name), located)

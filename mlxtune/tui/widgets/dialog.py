@@ -302,8 +302,7 @@ class EditDialog(Dialog[str | None]):
         yield Editor(text=safe_text(self._value))
 
     def on_mount(self) -> None:
-        editor = self.query_one(Editor)
-        editor.move_cursor(editor.document.end)
+        self.query_one(Editor).action_edge(True)
 
     def action_leave(self) -> None:
         self.dismiss(None)

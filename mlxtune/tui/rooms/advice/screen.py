@@ -78,17 +78,13 @@ class Interview:
         Deselecting the last option leaves the question unanswered.
         """
         if question.kind != "some":
-            return self._with(question, option)
+            return self.answer(question, option)
         current = self.answers.get(question.key)
         if option == NONE_OPTION:
-            return self._with(question, None if current == [] else [])
-        return self._with(question, sorted({*(current or ())} ^ {option}) or None)
+            return self.answer(question, None if current == [] else [])
+        return self.answer(question, sorted({*(current or ())} ^ {option}) or None)
 
-    def enter(self, question: InterviewQuestion, text: str) -> Interview:
-        """Return the interview with the number in ``text`` as the answer."""
-        return self._with(question, interview.parse_number(text))
-
-    def _with(self, question: InterviewQuestion, value: object) -> Interview:
+    def answer(self, question: InterviewQuestion, value: object) -> Interview:
         return Interview({**self.answers, question.key: value})
 
     @property
@@ -239,9 +235,9 @@ class AdviceRoom(Room):
         if item.option:
             self._answer(self._interview.choose(item.question, item.option))
         elif item.question.kind == "number":
-            interview, question = self._interview, item.question
+            current, question = self._interview, item.question
             self.app.ask(
-                question.ask, "", lambda text: self._answer(interview.enter(question, text)), item.text,
+                question.ask, "", lambda text: self._answer(current.answer(question, interview.parse_number(text))), item.text,
                 check=lambda text: check_number(question, text),
             )  # fmt: skip
         else:

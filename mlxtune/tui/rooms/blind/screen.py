@@ -32,7 +32,7 @@ from mlxtune.evaluation.blind.blind_session import (
 from mlxtune.evaluation.blind.votes import HEADLINE_QUESTION, QUESTIONS, BlindResult
 from mlxtune.evaluation.evidence import load_pairs
 from mlxtune.evaluation.statistics.significance import detectable_preference
-from mlxtune.present.comparison import rater_facts, tally_verdict, votes_table
+from mlxtune.present.comparison import blind_verdict, rater_facts, votes_table
 from mlxtune.tui.actions import Action
 from mlxtune.tui.draw import block_rows, table_rows, text_rows
 from mlxtune.tui.notices import Notice
@@ -197,10 +197,9 @@ class BlindRoom(Room):
         self.section("#bl-questions").show(lambda width, _height: draw_questions(given, width), note=answered)
 
     def _draw_result(self, result: BlindResult) -> None:
-        verdict = tally_verdict(result.headline, result.first, result.second)
         votes, test = replace(votes_table(result), title="", note=""), "sign test, Holm" if self.wide else ""
         pairs = f"{plural(result.pairs, 'pair')}, read blind"
-        self.section("#bl-outcome").show(lambda width, _height: lines(*text_rows(verdict, width)), note=pairs)
+        self.section("#bl-outcome").show(lambda width, _height: lines(*text_rows(blind_verdict(result), width)), note=pairs)
         self.section("#bl-counts").show(lambda width, _height: lines(*table_rows(votes, width)), note=test)
         self.section("#bl-rater").show(lambda width, _height: lines(*block_rows(rater_facts(result), width)))
 

@@ -132,8 +132,8 @@ class FixDialog(Dialog[FixChoice | None]):
         return shown[:height]
 
     def _answer(self, index: int) -> str:
-        row = self._session.source.lazy_row(index).current_or_error
-        return "" if isinstance(row, DataError) else one_line(scored_answer(row)[1][:_PREVIEW], _PREVIEW)
+        row = self._session.source.lazy_row(index).current_or_none
+        return one_line(scored_answer(row)[1][:_PREVIEW], _PREVIEW) if row else ""
 
     def action_accepted(self) -> None:
         self.with_accepted = not self.with_accepted or not self._chosen(False)

@@ -23,11 +23,10 @@ from mlxtune.data.checks.statistics import is_rare
 from mlxtune.data.rows import Row, RowError, row_tags
 from mlxtune.evaluation.statistics.agreement import AnnotatorAgreement
 from mlxtune.present.blocks import Fact, Facts
-from mlxtune.present.check import check_title, skip_text, summary_document, tag_blocks
-from mlxtune.present.review import agreement_fact
+from mlxtune.present.check import SEVERITY_STYLES, check_title, skip_text, summary_document, tag_blocks
+from mlxtune.present.review import agreement_fact, decision_glyph
 from mlxtune.tui import draw
 from mlxtune.tui.render.bars import bar
-from mlxtune.tui.render.source import SEVERITY_STYLE, decision_glyph
 from mlxtune.tui.render.text import Part, cell, error_rows, key, line, lines, marked, paragraph
 from mlxtune.tui.source_session import SourceSession
 
@@ -81,11 +80,11 @@ def table_row(browser: SourceBrowser, index: int, columns: RowColumns, width: in
     row, checked = browser.lazy_row(index).current_or_error, browser.check_result
     first = next(iter(browser.findings(index)), None)
     finding = f"{get_check(first.check).glyph} {get_check(first.check).label}" if first else ""
-    finding_style = SEVERITY_STYLE[first.severity] if first else ""
+    severity = first.severity if first else None
     length, length_style, split, tag, preview_style = 0, "", "", "", ""
     if isinstance(row, DataError):
-        glyph, style, preview_style = "✗", "$error", "$muted"
-        finding, finding_style = finding or f"✗ {get_check('bad-row').label}", finding_style or SEVERITY_STYLE["block"]
+        glyph, style, preview_style = "✗", "error", "$muted"
+        finding, severity = finding or f"✗ {get_check('bad-row').label}", severity or "block"
         preview = one_line(row.reason if isinstance(row, RowError) else row.message, _PREVIEW)
     else:
         glyph, style = decision_glyph(browser.decision(index))
@@ -96,14 +95,14 @@ def table_row(browser: SourceBrowser, index: int, columns: RowColumns, width: in
         tag = _tag(row, browser)
         preview = one_line(browser.preview(row)[: 4 * _PREVIEW], _PREVIEW)
     cells = line(
-        (f" {glyph} ", f"bold {style}"),
+        (f" {glyph} ", f"bold ${style}"),
         cell(f"{index + 1:,}", columns.row, "$muted", right=True),
         cell(f"{length:,}" if length > 0 else "", columns.length, length_style, right=True),
         "  ",
         cell(split, columns.split, "$muted"),
         cell(tag, columns.tag - 1, "$muted"),
         " " if columns.tag else "",
-        cell(finding, columns.finding - 1, finding_style),
+        cell(finding, columns.finding - 1, f"${SEVERITY_STYLES[severity]}" if severity else ""),
         " " if columns.finding else "",
     )
     return line(cells, cell(preview, width - cells.cell_length, preview_style))
@@ -158,7 +157,7 @@ def finding_row(check: str, rows: Sequence[int], width: int, under_cursor: bool)
         fix = line(("f", "bold $primary"), (" fix", "$muted")) if under_cursor else line(("f", "$faint"), "    ")
     name = cell(title if len(title) <= width - 17 else known.label, width - 17)
     count = cell(f"{len(rows):,}", 6, "bold", right=True)
-    return line((known.glyph, f"bold {SEVERITY_STYLE[known.severity]}"), "  ", name, count, cell(fix, 8, right=True))
+    return line((known.glyph, f"bold ${SEVERITY_STYLES[known.severity]}"), "  ", name, count, cell(fix, 8, right=True))
 
 
 def check_summary(verdict: ReviewVerdict, checked: CheckResult, width: int, *, brief: bool) -> Content:

@@ -468,23 +468,6 @@ class DataRoom(SourceRoom):
     def action_decide(self, action: ReviewAction) -> None:
         self.decide(action)
 
-    def decide(self, action: ReviewAction, **more: Any) -> bool:
-        """Record a decision on the marked rows, or else on the row under the cursor."""
-        session, rows = self.session, self.marked_rows
-        if session is None or not rows:
-            return super().decide(action, **more)
-        self.decide_rows(session, action, rows, **more)
-        return True
-
-    def toggle_tag(self, tag: str) -> None:
-        """Add a tag to the marked rows, or remove it if all have it."""
-        session, rows = self.session, self.marked_rows
-        if session is None or not rows:
-            super().toggle_tag(tag)
-            return
-        changes = [session.tag_change(index, tag) for index in rows]
-        self.decide_rows(session, "tag", rows, **(changes[0] if all("remove" in one for one in changes) else {"add": [tag]}))
-
     def on_list_panel_chosen(self, event: ListPanel.Chosen) -> None:
         session = self.session
         if session is not None and event.panel.id == "list":

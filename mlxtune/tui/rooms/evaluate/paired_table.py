@@ -14,9 +14,8 @@ from mlxtune.tui.render.text import cell, clickable, line, lines
 from mlxtune.tui.rooms.evaluate.render import paired_note
 from mlxtune.tui.widgets import FocusPanel
 
-CELLS: tuple[CellName, ...] = get_args(CellName)
+CELLS: tuple[CellName, ...] = get_args(CellName)  # of the upper row, then of the lower one
 _STYLES: dict[CellName, str] = {"both": "bold", "broken": "bold $error", "fixed": "bold $success", "neither": "bold"}
-_GRID: tuple[tuple[CellName, CellName], tuple[CellName, CellName]] = (("both", "broken"), ("fixed", "neither"))
 
 
 class PairedTable(FocusPanel):
@@ -63,9 +62,9 @@ class PairedTable(FocusPanel):
 
         rows = [
             draw("", Content.styled(f"{second} ✓", "$muted"), Content.styled(f"{second} ✗", "$muted")),
-            draw(f"{first} ✓", *(cells[name] for name in _GRID[0])),
+            draw(f"{first} ✓", cells["both"], cells["broken"]),
             line("  ", " " * name_width, ("─" * 13 + "┼" + "─" * 13, "$line")),
-            draw(f"{first} ✗", *(cells[name] for name in _GRID[1])),
+            draw(f"{first} ✗", cells["fixed"], cells["neither"]),
             Content(""),
             line("  ", paired_note(item, brief=False)),
         ]
@@ -86,7 +85,7 @@ class PairedTable(FocusPanel):
             self.cell = CELLS[max(0, min(index, len(CELLS) - 1))]
         else:
             row, column = divmod(CELLS.index(self.cell), 2)
-            self.cell = _GRID[max(0, min(row + rows, 1))][max(0, min(column + columns, 1))]
+            self.cell = CELLS[2 * max(0, min(row + rows, 1)) + max(0, min(column + columns, 1))]
         self.update(self._table)
 
     def action_pick(self, name: CellName) -> None:

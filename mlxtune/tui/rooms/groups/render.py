@@ -6,7 +6,6 @@ from itertools import zip_longest
 
 from textual.content import Content
 
-from mlxtune.core.errors import DataError
 from mlxtune.core.sequences import grouped
 from mlxtune.core.text import one_line, plural
 from mlxtune.data.browser import SourceBrowser
@@ -16,8 +15,9 @@ from mlxtune.data.generate.lineage import lineage_of
 from mlxtune.data.groups import PROPOSED, RowGroup, by_size, most_diverse
 from mlxtune.data.review import EXCLUDED
 from mlxtune.data.rows import Row, last_prompt, row_text
+from mlxtune.present.review import decision_glyph
 from mlxtune.tui.render.output_text import FAILURE_STYLE, Words, difference_styles, styled_rows, word_diff
-from mlxtune.tui.render.source import decision_glyph, role_glyph
+from mlxtune.tui.render.source import role_glyph
 from mlxtune.tui.render.text import cell, invitation, key, line, paragraph, side_by_side
 from mlxtune.tui.rooms.review.render import RowPart, parts_of
 from mlxtune.tui.source_session import SourceSession
@@ -35,21 +35,15 @@ def remaining(browser: SourceBrowser, groups: Sequence[RowGroup]) -> list[RowGro
     return by_size(group.without(left_out) for group in groups) if left_out else list(groups)
 
 
-def current(browser: SourceBrowser, index: int) -> Row | None:
-    """Return a row as reviewed, or ``None`` if it cannot be read."""
-    row = browser.lazy_row(index).current_or_error
-    return None if isinstance(row, DataError) else row
-
-
 def proposed_rows(browser: SourceBrowser) -> dict[int, Row]:
     """Return the generated rows that wait for a decision."""
     waiting = (index for index in browser.rows if browser.decision(index).is_undecided)
-    return {index: row for index in waiting if (row := current(browser, index)) is not None and lineage_of(row)}
+    return {index: row for index in waiting if (row := browser.lazy_row(index).current_or_none) is not None and lineage_of(row)}
 
 
 def diverse_rows(session: SourceSession, group: RowGroup, count: int) -> tuple[int, ...]:
     """Return the ``count`` rows of a group that differ most from each other."""
-    texts = {index: row_text(row) for index in group.rows if (row := current(session.source, index)) is not None}
+    texts = {index: row_text(row) for index in group.rows if (row := session.source.lazy_row(index).current_or_none) is not None}
     return tuple([*texts][position] for position in most_diverse([*texts.values()], count))
 
 
@@ -60,7 +54,7 @@ def flagged_spans(findings: Sequence[Finding]) -> dict[str, list[Span]]:
 
 def shared_beginning(browser: SourceBrowser, group: RowGroup) -> str:
     """Return the words that the prompts of the group's first members begin with, if they differ after that."""
-    rows = (current(browser, index) for index in group.rows[:_COMPARED])
+    rows = (browser.lazy_row(index).current_or_none for index in group.rows[:_COMPARED])
     texts = [last_prompt(row) for row in rows if row is not None]
     if len(set(texts)) < 2:
         return ""
@@ -79,7 +73,7 @@ def group_row(browser: SourceBrowser, group: RowGroup, width: int) -> Content:
     glyph, style = _GLYPHS.get(group.kind) or (get_check(group.kind).glyph, "$warning")
     name = {"near-duplicate": "near-dup"}.get(group.kind, group.kind)
     about = group.label
-    if not about and (row := current(browser, group.rows[0])) is not None:
+    if not about and (row := browser.lazy_row(group.rows[0]).current_or_none) is not None:
         about = one_line(browser.preview(row)[: 2 * _PREVIEW], _PREVIEW)
     return line(
         cell(f"{len(group.rows):,}", 6, "bold", right=True), "  ", (glyph, f"bold {style}"), " ", cell(name, 11, "$muted"),
@@ -105,11 +99,11 @@ def member_row(browser: SourceBrowser, rows: Sequence[int], prefix: str, positio
     """Return a member with its decision and its distinguishing text. ``prefix`` is the shared beginning of the members' prompts."""
     index = rows[position]
     glyph, style = decision_glyph(browser.decision(index))
-    row = current(browser, index)
+    row = browser.lazy_row(index).current_or_none
     text = "" if row is None else last_prompt(row)[: 4 * _PREVIEW].removeprefix(prefix)
     lead = "…" if prefix and row is not None else ""
     split = browser.split(index) or ""
-    cells = line((f"{glyph} ", f"bold {style}"), cell(f"{index + 1:,}", 8, "$muted", right=True), "  ", cell(split, 6, "$muted"))
+    cells = line((f"{glyph} ", f"bold ${style}"), cell(f"{index + 1:,}", 8, "$muted", right=True), "  ", cell(split, 6, "$muted"))
     return line(cells, cell(lead + one_line(text, _PREVIEW), width - cells.cell_length))
 
 
@@ -117,7 +111,7 @@ def comparison(browser: SourceBrowser, kind: str, left: int, right: int, width: 
     """Return two rows of a group side by side, part by part. Differences are underlined, and spans that a finding flags are
     highlighted.
     """
-    one, two = current(browser, left), current(browser, right)
+    one, two = browser.lazy_row(left).current_or_none, browser.lazy_row(right).current_or_none
     if one is None or two is None:
         return [paragraph("This row cannot be read.", width)], [0]
     if left == right:

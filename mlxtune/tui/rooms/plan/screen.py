@@ -212,20 +212,19 @@ class PlanRoom(Room):
             self.query_one("#plan-detail", Panel).update(lambda width, _height: render.key_detail(item, form.recipe, about, width))
         side = self.query_one("#plan-side", Panel)
         side.display = form.planned is not None and self.wide
-        if form.planned:
-            sections = partial(render.side_sections, form.planned, self.app.snapshot.power, self._check_note, self._keys_now, False)
+        if planned := form.planned:
             more = ("g", "all figures", "screen.memory")
-            side.update(lambda width, height: cut_rows(render.side(sections(width), width, height), height, more))
+            side.update(lambda width, height: cut_rows(render.side(self._sections(planned, width), width, height), height, more))
+
+    def _sections(self, planned: PlannedRecipe, width: int, *, full: bool = False) -> list[tuple[str, list[Content]]]:
+        power, note = self.app.snapshot.power, self.app.selection.check_note
+        return render.side_sections(planned, power, note, self._keys_now, full, width)
 
     @property
     def _keys_now(self) -> Keys:
         """The keys of the actions that the plan's facts name."""
         keys = {"plan.fit": key("f", "fit", "screen.fit")}
         return keys | ({"plan.probe": key(".", "probe", "screen.probe", "$muted")} if self.can_probe else {})
-
-    @property
-    def _check_note(self) -> str:
-        return self.app.selection.check_note(self.app.selection.recipe)
 
     def _row(self, form: RecipeForm, items: Sequence[RecipeKey], index: int, width: int) -> Content:
         item = items[index]
@@ -465,10 +464,7 @@ class PlanRoom(Room):
 
     def action_memory(self) -> None:
         def rows(width: int) -> list[Content]:
-            form = self.form
-            if not (form and form.planned):
-                return []
-            sections = render.side_sections(form.planned, self.app.snapshot.power, self._check_note, self._keys_now, True, width)
-            return render.side(sections, width)
+            planned = self.form.planned if self.form else None
+            return render.side(self._sections(planned, width, full=True), width) if planned else []
 
         self.app.push_screen(PageScreen("Memory, time and cost", rows))

@@ -20,10 +20,10 @@ from mlxtune.evaluation.scorers import ModelAnswer, Score
 from mlxtune.evaluation.scorers.disclaimer import add_missing_disclaimers
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.planning.masks import TurnTokens
-from mlxtune.present.check import finding_text
+from mlxtune.present.check import SEVERITY_STYLES, finding_text
 from mlxtune.tui.render.bars import bar
 from mlxtune.tui.render.output_text import content_rows, difference_styles, styled_rows, word_diff
-from mlxtune.tui.render.source import SEVERITY_STYLE, role_glyph
+from mlxtune.tui.render.source import role_glyph
 from mlxtune.tui.render.text import cell, clickable, justify, key, line, lines, marked, paragraph, side_by_side
 from mlxtune.tui.widgets import Lines
 
@@ -291,7 +291,7 @@ def findings(found: Sequence[Finding], width: int) -> Content:
     rows = []
     for finding in found:
         sentence = paragraph(finding_text(finding), width - 3, "     ", "")
-        rows.append(line("  ", (get_check(finding.check).glyph, f"bold {SEVERITY_STYLE[finding.severity]}"), "  ", sentence[5:]))
+        rows.append(line("  ", (get_check(finding.check).glyph, f"bold ${SEVERITY_STYLES[finding.severity]}"), "  ", sentence[5:]))
     return lines(*rows)
 
 

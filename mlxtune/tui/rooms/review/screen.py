@@ -18,10 +18,10 @@ from mlxtune.data.rows import Preference, Row, RowError, Unpaired, row_tags
 from mlxtune.evaluation.scorers import Score
 from mlxtune.planning.masks import TrainingMask
 from mlxtune.present.blocks import Fact
+from mlxtune.present.review import decision_glyph
 from mlxtune.tui.actions import Action
 from mlxtune.tui.draw import fact_rows
 from mlxtune.tui.notices import Notice
-from mlxtune.tui.render.source import decision_glyph
 from mlxtune.tui.render.text import key, line, lines
 from mlxtune.tui.rooms.review import render
 from mlxtune.tui.rooms.review.render import RowPart, parts_of
@@ -213,7 +213,7 @@ class ReviewRoom(SourceRoom):
         section, decision, edited = self.section("#read"), session.source.decision(session.row_index), self._edited_part
         glyph, style = decision_glyph(decision)
         status = decision.status if decision.status != "pending" else ("edited" if decision.record is not None else "")
-        note = line((f"{glyph} {status}   ", f"bold {style}") if status else "", (self._token_note(session, row), "$muted"))
+        note = line((f"{glyph} {status}   ", f"bold ${style}") if status else "", (self._token_note(session, row), "$muted"))
         title = f"Row {session.row_index + 1:,}{f', editing {edited.name}' if edited else ''}"
         section.head.set(title=title, note=note)
         section.set_class(edited is not None, "-editing")
@@ -327,13 +327,9 @@ class ReviewRoom(SourceRoom):
 
     # Decisions
 
-    @property
-    def is_editing(self) -> bool:
-        return self._edited_part is not None
-
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """While a part is being edited, no other action is possible."""
-        if self.is_editing:
+        if self._edited_part is not None:
             return action in {"keep", "leave", "back"}
         return super().check_action(action, parameters)
 
@@ -472,7 +468,7 @@ class ReviewRoom(SourceRoom):
         self._draft_key = (session.source.lazy_row(session.row_index).row.hash, self._edited_part.name)
         editor = self.query_one(Editor)
         editor.load_text(self._drafts.get(self._draft_key, safe_text(self._edited_part.text)))
-        editor.move_cursor(editor.document.end)
+        editor.action_edge(True)
         self.redraw()
         self.set_focus(editor)
 
@@ -503,11 +499,8 @@ class ReviewRoom(SourceRoom):
     def _edited_row(self, row: Row | None) -> Row | None:
         if row is None or self._edited_part is None:
             return row
-        return self._with_text(row, self._edited_part, self.query_one(Editor).text)
-
-    def _with_text(self, row: Row, edited: RowPart, text: str) -> Row:
-        """Return ``row`` with another text in one part; unsafe characters that were only shown as symbols are restored."""
-        restored = restore_unsafe(edited.text, text)
+        edited = self._edited_part
+        restored = restore_unsafe(edited.text, self.query_one(Editor).text)  # unsafe characters were only shown as symbols
         return rewrite_texts(row, lambda part, current: restored if part == edited.name else current)
 
     def action_keep(self) -> None:

@@ -3,6 +3,7 @@
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from math import isfinite
 from typing import Any, ClassVar
 
@@ -103,7 +104,7 @@ class RunChart(FocusPanel):
         self._state: RunState | None = None
         self._other: RunView | None = None
         self._curve = Curve((), (), (), 0)
-        self._cache: tuple[object, Content] | None = None  # the last drawing, with the arguments it depends on
+        self._chart = lru_cache(1)(partial(draw_chart, self._curve))  # an unchanged chart is drawn once
         self.metric = LOSS
         self.zoomed = False
         self.cursor: float | None = None  # a step
@@ -115,7 +116,8 @@ class RunChart(FocusPanel):
         if self._state and self._state.started != state.started:
             self.cursor = None  # another run
         self._state, self.metric, self._other, self.zoomed = state, metric, other, zoomed
-        self._curve, self._cache = build_curve(state, metric, other.state if other else None), None
+        self._curve = build_curve(state, metric, other.state if other else None)
+        self._chart = lru_cache(1)(partial(draw_chart, self._curve))
         self.refresh()
 
     def legend(self, width: int) -> Content:
@@ -180,7 +182,4 @@ class RunChart(FocusPanel):
         return action != "uncross" or self.cursor is not None
 
     def _draw(self, width: int, height: int) -> Content:
-        arguments = (width, height, self.zoomed, self.cursor)
-        if self._cache is None or self._cache[0] != arguments:
-            self._cache = (arguments, draw_chart(self._curve, *arguments))
-        return self._cache[1]
+        return self._chart(width, height, self.zoomed, self.cursor)

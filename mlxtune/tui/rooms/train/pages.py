@@ -296,7 +296,7 @@ class QueuePage(PageScreen):
 
             self.app.choose("Add which command?", _COMMANDS, add, name)
 
-        self.app.runs.with_recipe(self.app.runs.startable, ask)
+        self.app.runs.with_recipe(ask)
 
     def _change(self, change: Callable[[], object]) -> None:
         self.app.jobs.run(change, lambda _: self.redraw(), group="queue", exclusive=False)

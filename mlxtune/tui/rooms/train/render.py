@@ -20,7 +20,6 @@ from mlxtune.tui.render.text import Part, cell, gigabytes, key, line, lines, mar
 from mlxtune.workspace.index import RunView, Snapshot
 
 if TYPE_CHECKING:
-    from mlxtune.evaluation.history import Evaluation
     from mlxtune.planning.plan import Plan
 
 _SAMPLE_ROWS = 7  # maximum rows per answer next to the chart
@@ -108,17 +107,14 @@ def banner(view: RunView, snapshot: Snapshot, free: bool, width: int) -> Content
     label = WORDS.statuses[view.status]
     rows = marked(label.glyph, f"${label.style}", blocks[0].plain, width, "bold")
     rows += [paragraph(block.plain, width, "    ", style="") for block in blocks[1:]]
-    rows += [paragraph(_verdict(verdict), width, "    ", style="")] if verdict else []
+    if verdict:
+        from mlxtune.present.verdict import verdict_text  # loaded with the report
+
+        rows.append(paragraph(one_line(verdict_text(verdict.report.verdict)), width, "    ", style=""))
     if action:
         fits = len(blocks) > 1 and rows[-1].cell_length + action.cell_length + 5 <= width
         rows[-1:] = [line(rows[-1], "   ", action)] if fits else [rows[-1], line("    ", action)]
     return lines(*rows)
-
-
-def _verdict(verdict: Evaluation) -> str:
-    from mlxtune.present.verdict import verdict_text  # loaded with the report
-
-    return one_line(verdict_text(verdict.report.verdict))
 
 
 # Samples
