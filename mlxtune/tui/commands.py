@@ -84,11 +84,10 @@ class CommandsPage(PageScreen):
         self.query_one(ListPanel).set(len(rows), row)
         self.draw_keys()
 
-    def on_list_panel_chosen(self) -> None:
-        self.action_copy()
-
     def action_copy(self) -> None:
         """Copy the command under the cursor."""
         command = self.commands[self.query_one(ListPanel).cursor][2]
         self.app.copy_to_clipboard(command)
         self.app.notices.show(Notice("done", f"Copied {one_line(command, 200)}"))
+
+    on_list_panel_chosen = action_copy

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from operator import call
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -25,20 +26,13 @@ from mlxtune.tui.widgets import ChoiceOption
 if TYPE_CHECKING:
     from mlxtune.tui.app import MlxtuneApp
 
-    _Offer = tuple[str, GenerationRequest, GenerationQuote | MlxtuneError]  # a teacher's name, what to generate, and the cost
+    _Offer = tuple[str, GenerationRequest, GenerationQuote]  # a teacher's name, what to generate, and the cost
 
-_OTHER = "other"
 _Choice = Task | Literal["unanswered"]
 
 
 def choose_task(app: MlxtuneApp, recipe: Path, rows: tuple[str, ...], what: str) -> None:
     """Ask what to generate. Variations are based on the training rows with the IDs ``rows``, or on all; ``what`` describes these rows."""
-    try:
-        method = load(recipe).method.kind
-    except MlxtuneError as error:
-        app.notices.show_error(error)
-        return
-    tasks = ["pairs"] if method == "dpo" else [task for task in WORDS.generated if task != "pairs"]
 
     def chosen(choice: _Choice) -> None:
         teacher = partial(choose_teacher, app, recipe, "answers" if choice == "unanswered" else choice)
@@ -55,8 +49,11 @@ def choose_task(app: MlxtuneApp, recipe: Path, rows: tuple[str, ...], what: str)
         else:
             _choose_thin_rows(app, recipe)
 
-    options = [ChoiceOption(task, WORDS.generated[task][0], WORDS.generated[task][1].format(rows=what)) for task in tasks]
-    app.choose("Generate rows", options, chosen, "A teacher writes them; they wait for your review.")
+    with app.notices.showing_errors():
+        are_pairs = load(recipe).method.kind == "dpo"
+        words = {task: words for task, words in WORDS.generated.items() if (task == "pairs") == are_pairs}
+        options = [ChoiceOption(task, title, about.format(rows=what)) for task, (title, about) in words.items()]
+        app.choose("Generate rows", options, chosen, "A teacher writes them; they wait for your review.")
 
 
 def _choose_thin_rows(app: MlxtuneApp, recipe: Path) -> None:
@@ -83,44 +80,39 @@ def choose_teacher(
 
     def teachers() -> tuple[Recipe, list[_Offer]]:
         loaded = load(recipe)
-        result = []
+        offers: list[_Offer] = []
+        reason: MlxtuneError | None = None
         for name, spec in _teachers(app.workspace, loaded):
             request = GenerationRequest(
                 task, spec, ALL_PROMPTS if task == "answers" else DEFAULT_ROWS, rows=rows, documents=documents, prompts=prompts
             )
             try:
-                offer: GenerationQuote | MlxtuneError = quote(loaded, request)
+                offers.append((name, request, quote(loaded, request)))
             except MlxtuneError as error:
-                offer = error
-            result.append((name, request, offer))
-        return loaded, result
+                reason = reason or error
+        if reason and not offers:
+            raise reason
+        return loaded, offers
 
     def show(found: tuple[Recipe, list[_Offer]]) -> None:
         loaded, offers = found
-        usable = [(name, request, offer) for name, request, offer in offers if not isinstance(offer, MlxtuneError)]
-        if not usable:
-            app.notices.show_error(next(offer for *_, offer in offers if isinstance(offer, MlxtuneError)))
-            return
+        _, first, cost = offers[0]
 
         def start_with(teacher: TeacherSpec) -> None:
-            _start(app, loaded, replace(usable[0][1], teacher=teacher))
+            _start(app, loaded, replace(first, teacher=teacher))
+
+        def ask_for_model() -> None:
+            text = "It is downloaded if it is missing."
+            app.ask("Which model?", text, lambda name: start_with(TeacherSpec(base=name)), label="start")
 
         options = []
-        for name, request, offer in usable:
+        for name, request, offer in offers:
             teacher = replace(request.teacher, consent="asked in the app") if offer.host else request.teacher
-            options.append(ChoiceOption(teacher, one_line(name, 30), _cost(offer)))
-        options.append(ChoiceOption(_OTHER, "Another model", "an alias, a Hub ID, or a folder"))
-
-        def chosen(teacher: TeacherSpec | str) -> None:
-            if isinstance(teacher, TeacherSpec):
-                start_with(teacher)
-            else:
-                text = "It is downloaded if it is missing."
-                app.ask("Which model?", text, lambda name: start_with(TeacherSpec(base=name)), label="start")
-
-        title = f"Which teacher should write up to {plural(min(usable[0][1].count, usable[0][2].rows), 'row')}?"
-        seen = ", ".join(("only training rows" if not usable[0][2].files else "training rows", *usable[0][2].files))
-        app.choose(title, options, chosen, f"The teacher sees {one_line(seen, 300)}. Generation starts as soon as you choose one.")
+            options.append(ChoiceOption(partial(start_with, teacher), one_line(name, 30), _cost(offer)))
+        options.append(ChoiceOption(ask_for_model, "Another model", "an alias, a Hub ID, or a folder"))
+        title = f"Which teacher should write up to {plural(min(first.count, cost.rows), 'row')}?"
+        seen = ", ".join(("training rows" if cost.files else "only training rows", *cost.files))
+        app.choose(title, options, call, f"The teacher sees {one_line(seen, 300)}. Generation starts as soon as you choose one.")
 
     app.jobs.run(teachers, show, busy="Counting the requests.")
 

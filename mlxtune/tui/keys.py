@@ -72,12 +72,7 @@ def build_keymap(settings: Mapping[str, str]) -> tuple[Keymap, list[str]]:
 
 def build_command_keys(keys: Iterable[str], keymap: Keymap) -> tuple[dict[str, str], list[str]]:
     """Return Textual's name for each key of a user's command, and an error message for each that is invalid or already bound."""
-    used = {
-        key: binding.id
-        for kind in binding_classes()
-        for binding in own_bindings(kind)
-        for key in keymap.get(binding.id or "", binding.key).split(",")
-    }
+    used = {key: id for _, id, key in _bound_keys(keymap, binding_classes())}
     names: dict[str, str] = {}
     errors: list[str] = []
     for key in keys:
@@ -90,20 +85,22 @@ def build_command_keys(keys: Iterable[str], keymap: Keymap) -> tuple[dict[str, s
     return names, errors
 
 
+def _bound_keys(keymap: Keymap, classes: Iterable[Kind]) -> Iterator[tuple[Kind, str, str]]:
+    """Yield each key after its class and the ID of its binding, which may be empty."""
+    for kind in classes:
+        for binding in own_bindings(kind):
+            id = binding.id or ""
+            yield from ((kind, id, key) for key in keymap.get(id, binding.key).split(","))
+
+
 def _conflicts(keymap: Keymap, classes: Iterable[Kind], ids: Mapping[str, Kind]) -> Iterator[tuple[str, str, str]]:
     """Yield an ID in ``keymap``, one of its keys, and the ID of another binding that uses this key in the same place."""
-    used: list[tuple[Kind, str, str]] = [
-        (kind, binding.id, key)
-        for kind in classes
-        for binding in own_bindings(kind)
-        if binding.id
-        for key in (keymap[binding.id].split(",") if binding.id in keymap else [binding.key])
-    ]
+    used = list(_bound_keys(keymap, classes))
     for id, keys in keymap.items():
         kind = ids[id]
         for other, other_id, key in used:
             overlap = issubclass(kind, other | App) or issubclass(other, kind | App)
-            if overlap and other_id != id and key in keys.split(","):
+            if overlap and other_id not in ("", id) and key in keys.split(","):
                 yield id, key, other_id
 
 

@@ -132,9 +132,6 @@ class ListPanel(FocusPanel):
 
     action_move = scroll_rows
 
-    def action_leap(self, by: int) -> None:
-        self.scroll_rows(by * max(self.size.height - 2, 1))
-
     def action_edge(self, end: bool) -> None:
         self.scroll_rows(self.count if end else -self.count)
 

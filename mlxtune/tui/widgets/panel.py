@@ -89,6 +89,9 @@ class FocusPanel(Panel, can_focus=True):
     def scroll_rows(self, by: int) -> None:
         """Scroll with the mouse, if there is anything to scroll."""
 
+    def action_leap(self, pages: int) -> None:
+        self.scroll_rows(pages * max(self.size.height - 2, 1))
+
     def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
         event.stop()
         self.scroll_rows(3)

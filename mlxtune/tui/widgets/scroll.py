@@ -80,8 +80,8 @@ class RowReader(FocusPanel):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up,k", "move(-1)", "previous part", id="talk.up"),
         Binding("down,j", "move(1)", "next part", id="talk.down"),
-        Binding("pageup,ctrl+u", "page(-1)", "page up", id="talk.page-up"),
-        Binding("pagedown,ctrl+d", "page(1)", "page down", id="talk.page-down"),
+        Binding("pageup,ctrl+u", "leap(-1)", "page up", id="talk.page-up"),
+        Binding("pagedown,ctrl+d", "leap(1)", "page down", id="talk.page-down"),
     ]
 
     def __init__(self, **kwargs: Any) -> None:
@@ -129,13 +129,10 @@ class RowReader(FocusPanel):
     def action_move(self, by: int) -> None:
         cursor = max(0, min(self.cursor + by, self._count - 1))
         if cursor == self.cursor:
-            self.action_page(by)
+            self.action_leap(by)
             return
         self.cursor = cursor
         self._scroll_to_cursor()
         self.update(self._draw)
-
-    def action_page(self, by: int) -> None:
-        self.scroll_rows(by * max(self.size.height - 2, 1))
 
     on_resize = _scroll_to_cursor

@@ -208,8 +208,7 @@ class AdaptersRoom(Room):
         return self.running("eval") is not None
 
     def _read(self) -> None:
-        workspace = self.app.workspace
-        self.run_job(lambda: read_library(workspace), self._show_library)
+        self.run_job(partial(read_library, self.app.workspace), self._show_library)
 
     def _show_library(self, view: LibraryView) -> None:
         self.library = view

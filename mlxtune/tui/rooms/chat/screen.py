@@ -242,10 +242,8 @@ class ChatRoom(Room):
         self.chat.cancel()
 
     def action_switch(self) -> None:
-        if self.chat.ready is None:
-            return
-        workspace, fingerprint = self.app.workspace, self.chat.ready.fingerprint
-        self.run_job(lambda: service.compatible_adapters(workspace, fingerprint), self._choose_adapter)
+        if ready := self.chat.ready:
+            self.run_job(partial(service.compatible_adapters, self.app.workspace, ready.fingerprint), self._choose_adapter)
 
     def _choose_adapter(self, adapters: Sequence[AdapterOption]) -> None:
         def chosen(adapter: AdapterOption) -> None:

@@ -78,9 +78,6 @@ class FixDialog(Dialog[FixChoice | None]):
         yield ListPanel(id="fix-rows")
         yield Panel(id="fix-preview")
 
-    def on_mount(self) -> None:
-        self._draw()
-
     def on_resize(self) -> None:
         self.call_after_refresh(self._draw)
 
@@ -102,6 +99,8 @@ class FixDialog(Dialog[FixChoice | None]):
         self._draw_preview()
         for other in self.query(Panel):
             other.refresh(layout=True)
+
+    on_mount = _draw
 
     def _row(self, index: int, width: int) -> Content:
         row = self._session.source.lazy_row(index).current_or_error

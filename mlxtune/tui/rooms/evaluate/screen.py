@@ -4,8 +4,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache, partial
+from operator import call
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.containers import Container, Vertical
@@ -41,7 +42,6 @@ from mlxtune.workspace import control
 from mlxtune.workspace.index import RunView, Snapshot
 
 REFERENCE = "reference"
-CONTINUE = "continue"
 MAX_GROUPS = 8  # groups of failing rows offered
 MAX_RUNS = 8  # recent runs offered for evaluation
 
@@ -340,10 +340,7 @@ class EvaluateRoom(Room):
 
     def action_review(self) -> None:
         """Open a training row that is similar to the one under the cursor."""
-        row = self._row
-        if row is None or not row.nearest:
-            return
-        near = row.nearest
+        near = self._row.nearest if self._row else ()
         if len(near) == 1:
             self._open_review(near[0].id)
             return
@@ -411,16 +408,12 @@ class EvaluateRoom(Room):
         self.run_job(lambda: compare_evaluations(find_side(workspace, other.id), find_side(workspace, own)), show)
 
     def action_off_task(self) -> None:
-        loaded = self.report
-        result = loaded.report.off_task if loaded else None
-        if loaded is None or result is None:
-            return
-        folder = loaded.folder
+        if (loaded := self.report) and (result := loaded.report.off_task):
 
-        def show(evidence: tuple[tuple[OffTaskPrompt, ...], dict[str, list[str]]]) -> None:
-            self.app.push_screen(PageScreen("Off task", cache(partial(render.off_task_page, result, *evidence))))
+            def show(evidence: tuple[tuple[OffTaskPrompt, ...], dict[str, list[str]]]) -> None:
+                self.app.push_screen(PageScreen("Off task", cache(partial(render.off_task_page, result, *evidence))))
 
-        self.run_job(lambda: load_off_task(folder), show)
+            self.run_job(partial(load_off_task, loaded.folder), show)
 
     def on_screen_resume(self) -> None:
         super().on_screen_resume()
@@ -458,20 +451,17 @@ class EvaluateRoom(Room):
         paths = _recipe_paths(snapshot)
         for view in runs:
             for path, about in self._recipes_for(view, snapshot, paths.pop(view.name, None)):  # for the newest run of a recipe only
-                options.append(ChoiceOption((view.run.with_adapter(), path), self.app.selection.adapter_name(view.id), about))
-        options += [ChoiceOption((None, view.path), view.title, "its base alone") for view in snapshot.recipes if view.recipe]
+                start = partial(self._choose_arms, view.run.with_adapter(), path)
+                options.append(ChoiceOption(start, self.app.selection.adapter_name(view.id), about))
+        for recipe in snapshot.recipes:
+            if recipe.recipe:
+                options.append(ChoiceOption(partial(self._choose_arms, None, recipe.path), recipe.title, "its base alone"))
         if unfinished:
             label = WORDS.statuses[unfinished.status].text
             detail = f"{label} {ago(snapshot.now - unfinished.updated)}; its answers are kept"
-            options.insert(0, ChoiceOption(CONTINUE, f"Continue {unfinished.name}", detail))
-
-        def chosen(choice: Any) -> None:
-            if choice == CONTINUE and unfinished:
-                self.app.runs.resume(unfinished, f"Continuing {unfinished.name}.")
-            else:
-                self._choose_arms(*choice)
-
-        self.app.choose("Evaluate what?", options, chosen)
+            resume = partial(self.app.runs.resume, unfinished, f"Continuing {unfinished.name}.")
+            options.insert(0, ChoiceOption(resume, f"Continue {unfinished.name}", detail))
+        self.app.choose("Evaluate what?", options, call)
 
     def _choose_arms(self, run: Run | None, path: Path) -> None:
         """Count what the arms answer, then ask for them."""

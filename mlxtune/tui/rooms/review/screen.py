@@ -3,7 +3,9 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
+from operator import call
 from typing import Any
 
 from textual.app import ComposeResult
@@ -33,7 +35,6 @@ _MAX_DRAFTS = 100  # kept after a restart
 _PAUSE = 60.0  # seconds; a longer gap between two decisions counts as a break
 
 
-_OTHER = object()  # another annotator
 _ONLY_PAIRS = "This row is not a pair of answers."
 
 
@@ -45,8 +46,8 @@ class ReviewRoom(SourceRoom):
     SIDE = "#details"
     AUTO_FOCUS = "#reader"
     ACTIONS = (
-        Action("keep", "ctrl+s", "save", "save the edit, without accepting the row", when="is_editing"),
-        Action("leave", "escape", "leave", "leave the row unchanged and keep a draft", when="is_editing", bound=False),
+        Action("keep", "ctrl+s", "save", "save the edit, without accepting the row", when="_edited_part"),
+        Action("leave", "escape", "leave", "leave the row unchanged and keep a draft", when="_edited_part", bound=False),
         Action("disclaimer", "f", "disclaimer", "add the missing disclaimer", when="with_disclaimers"),
         Action(
             "decide('accept')", "a", lambda room: "left" if room.has_pair else "accept", "accept the row, or the left answer",
@@ -400,22 +401,18 @@ class ReviewRoom(SourceRoom):
         """Ask in whose name decisions are made."""
         session = self.open_session
         names = sorted({name for decision in session.source.decisions.values() for name, _ in decision.by})
-        options = [ChoiceOption("", "Yourself", "everyone's latest decisions are shown")]
-        options += [ChoiceOption(name, one_line(name, 20), "only their decisions are shown") for name in names]
-        options.append(ChoiceOption(_OTHER, "Another name", "a second annotator, who starts with undecided rows"))
         title = "Review as which annotator?"
-
-        def chosen(value: object) -> None:
-            if value is _OTHER:
-                self.app.ask(title, "Only this annotator's decisions are shown, so that two people can judge the same rows.", use)
-            else:
-                use(str(value))
 
         def use(name: str) -> None:
             self.app.sessions.set_annotator(name)
             self.redraw()
 
-        self.app.choose(title, options, chosen)
+        text = "Only this annotator's decisions are shown, so that two people can judge the same rows."
+        ask = partial(self.app.ask, title, text, use)
+        options = [ChoiceOption(partial(use, ""), "Yourself", "everyone's latest decisions are shown")]
+        options += [ChoiceOption(partial(use, name), one_line(name, 20), "only their decisions are shown") for name in names]
+        options.append(ChoiceOption(ask, "Another name", "a second annotator, who starts with undecided rows"))
+        self.app.choose(title, options, call)
 
     def action_note(self) -> None:
         session = self.open_session
