@@ -30,6 +30,23 @@ SECTIONS = {
     "wide": AdapterSection(rank=16, alpha=16, targets=["up_proj", "gate_proj"]),
 }
 
+NAMES, SLOTS, QUEUE = ("tiny", "all", "wide", "dora"), 8, 16  # of the server that the tests share: its models, and its limits
+
+# What a model says that calls a function.
+CALL = '{"name": "track", "arguments": {"order": "LF-7"}}'
+TEMPLATE = (
+    "{% if tools %}<|im_start|>system\n{{ tools | tojson }}<|im_end|>\n{% endif %}"
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}"
+    "{% for tool_call in message.tool_calls or [] %}{% set tool_call = tool_call.function %}"
+    "<tool_call>{{ tool_call.name }}: {{ tool_call.arguments | tojson }}</tool_call>{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% if not enable_thinking %}<think>\n\n</think>{% endif %}{% endif %}"
+)
+SCRIPT = {
+    "\n": "<think>", "<think>": "Hm.", "Hm.": "</think>", "</think>": "Sure: ", "Sure: ": "<tool_call>",
+    "<tool_call>": CALL, CALL: "</tool_call>", "</tool_call>": "<|im_end|>",
+}  # fmt: skip
+TOOLS = [{"type": "function", "function": {"name": "track", "parameters": {"type": "object", "properties": {"order": {}}}}}]
+
 
 def write_adapter(base: Path | str, folder: Path, section: AdapterSection, seed: int, strength: float = 0.2) -> Path:
     """Write an adapter with random weights for ``base``."""

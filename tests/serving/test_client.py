@@ -1,7 +1,6 @@
 """The serving client and its model process, with real pipes and killed processes."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,16 +20,6 @@ pytestmark = pytest.mark.slow
 
 HELLO = [Message("user", "Hello?")]
 SHORT = Sampling(max_tokens=8)
-
-
-@pytest.fixture(scope="module")
-def workspace(tiny_adapters: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace with two adapters in its library."""
-    folder = tmp_path_factory.mktemp("workspace")
-    (folder / "adapters").mkdir()
-    for name in ("all", "wide"):
-        shutil.copytree(tiny_adapters[name], folder / "adapters" / name)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -6,18 +6,15 @@ import json
 import os
 import shutil
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import openai
 import pytest
-from scripted_model import make_scripted
-from served import EventLog, make_request, openai_client, run_requests
+from served import TOOLS, EventLog, make_request, openai_client, run_requests
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
-from test_function_calls import SCRIPT, TEMPLATE, TOOLS
 from waiting import wait_until
 
 from mlxtune.models import text_vectors
@@ -29,30 +26,6 @@ from mlxtune.serving.protocol import Embedded, EmbedRequest, Failed, GenerateReq
 pytestmark = pytest.mark.slow
 
 TEXTS = ["Where is my parcel?", "The tent leaks.", "Where is my other parcel, which I paid for last week?"]
-
-
-@pytest.fixture(scope="module")
-def workspace(tiny: Path, tiny_adapters: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("endpoints")
-    (folder / "adapters").mkdir()
-    (folder / "tiny").symlink_to(tiny)
-    shutil.copytree(tiny_adapters["wide"], folder / "adapters" / "wide")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def ai(workspace: Path) -> Iterator[openai.OpenAI]:
-    with openai_client(workspace, "tiny") as api:
-        yield api
-
-
-@pytest.fixture(scope="module")
-def scripted_ai(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
-    """A model that reasons, says something, and calls a function."""
-    folder = tmp_path_factory.mktemp("responses")
-    make_scripted(folder / "model", TEMPLATE, SCRIPT)
-    with openai_client(folder, "model") as api:
-        yield api
 
 
 def get(ai: openai.OpenAI, path: str) -> str:
@@ -94,7 +67,7 @@ def test_a_prompt_that_opens_a_thought_is_not_split(make_engine) -> None:
 # Responses
 
 
-def test_a_response_has_items_of_reasoning_text_and_calls(scripted_ai: openai.OpenAI) -> None:
+def test_a_response_has_items_of_reasoning_text_and_calls(calling_ai: openai.OpenAI) -> None:
     tools = [{"type": "function", "strict": True, **tool["function"]} for tool in TOOLS]
     options: dict[str, Any] = {
         "model": "model",
@@ -103,14 +76,14 @@ def test_a_response_has_items_of_reasoning_text_and_calls(scripted_ai: openai.Op
         "reasoning": {"effort": "high"},
         "store": False,
     }
-    response = scripted_ai.responses.create(**options, instructions="Be brief.")
+    response = calling_ai.responses.create(**options, instructions="Be brief.")
     assert (response.status, response.output_text) == ("completed", "Sure:")
     assert [item.type for item in response.output] == ["reasoning", "message", "function_call"]
     reasoning, _, call = response.output
     assert reasoning.content[0].text == "Hm."
     assert (call.name, json.loads(call.arguments)) == ("track", {"order": "LF-7"})
     assert response.usage.output_tokens_details.reasoning_tokens > 0
-    events = list(scripted_ai.responses.create(**options, instructions="Be brief.", stream=True))
+    events = list(calling_ai.responses.create(**options, instructions="Be brief.", stream=True))
     assert [event.sequence_number for event in events] == list(range(len(events)))
     assert [events[0].type, events[-1].type] == ["response.created", "response.completed"]
     texts = {
@@ -120,13 +93,13 @@ def test_a_response_has_items_of_reasoning_text_and_calls(scripted_ai: openai.Op
     final = events[-1].response
     assert [item.type for item in final.output] == ["reasoning", "message", "function_call"]
     assert [event.item for event in events if event.type == "response.output_item.done"] == final.output
-    with scripted_ai.responses.stream(**options, instructions="Be brief.") as stream:  # the client assembles the events
+    with calling_ai.responses.stream(**options, instructions="Be brief.") as stream:  # the client assembles the events
         assembled = stream.get_final_response()
     assert assembled.output_text == "Sure:"
     # the next turn contains the items and the call's result, like the same conversation in chat completions
     items = [{"role": "user", "content": "Where is LF-7?"}, *response.output]
     result = {"type": "function_call_output", "call_id": call.call_id, "output": "in Lindau"}
-    second = scripted_ai.responses.create(**options | {"input": [*items, result]}, instructions="Be brief.")
+    second = calling_ai.responses.create(**options | {"input": [*items, result]}, instructions="Be brief.")
     messages = [
         {"role": "system", "content": "Be brief."}, {"role": "user", "content": "Where is LF-7?"},
         {
@@ -135,7 +108,7 @@ def test_a_response_has_items_of_reasoning_text_and_calls(scripted_ai: openai.Op
         },
         {"role": "tool", "tool_call_id": call.call_id, "content": "in Lindau"},
     ]  # fmt: skip
-    chat = scripted_ai.chat.completions.create(model="model", messages=messages, tools=TOOLS, reasoning_effort="high")
+    chat = calling_ai.chat.completions.create(model="model", messages=messages, tools=TOOLS, reasoning_effort="high")
     assert second.usage.input_tokens == chat.usage.prompt_tokens
     assert chat.usage.prompt_tokens > response.usage.input_tokens
 

@@ -2,15 +2,15 @@
 
 import json
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import openai
 import pytest
 from scripted_model import make_scripted, make_scripted_adapter
-from served import openai_client
+from served import openai_api, serve_model
 
 from mlxtune.serving.chat_session import ChatSession
-from mlxtune.serving.client import Client
 from mlxtune.serving.protocol import Done, Piece
 
 pytestmark = pytest.mark.slow
@@ -28,22 +28,21 @@ ASK: dict[str, Any] = {"model": "model", "messages": [{"role": "user", "content"
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """A model process with the scripted model and the adapter ``thinker``; its working directory is the workspace."""
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
+    """A server with the scripted model and the adapter ``thinker``."""
     workspace = tmp_path_factory.mktemp("reasoning")
     model = make_scripted(workspace / "model", TEMPLATE, SCRIPT)
     adapter = make_scripted_adapter(workspace / "adapters" / "thinker", model, {"</think>": "Fine."})
     (adapter / "mlxtune.json").write_text(
         json.dumps({"v": 1, "base": str(model), "thinking": "on", "date": "2026-11-26", "template": ""})
     )
-    with Client("model", workspace, share_accelerator=True, exact=True) as client:
-        client.workspace = workspace  # type: ignore[attr-defined]
-        yield client
+    with serve_model(workspace, "model") as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
-def ai(client: Client) -> Iterator[openai.OpenAI]:
-    with openai_client(client.workspace, "model") as api:  # type: ignore[attr-defined]
+def ai(served: SimpleNamespace) -> Iterator[openai.OpenAI]:
+    with openai_api(served.url) as api:
         yield api
 
 
@@ -106,9 +105,9 @@ def test_bad_requests_are_refused_by_name(ai: openai.OpenAI, options: dict[str, 
         ai.chat.completions.create(**ASK | options)
 
 
-def test_a_chat_keeps_the_reasoning_of_a_turn(client: Client) -> None:
+def test_a_chat_keeps_the_reasoning_of_a_turn(served: SimpleNamespace) -> None:
     session = ChatSession(adapter="thinker")
-    events = list(session.ask(client, "How are you?"))
+    events = list(session.ask(served.client, "How are you?"))
     assert [(piece.reasoning, piece.text) for piece in events if isinstance(piece, Piece)][-1] == (False, ANSWER)
     assert isinstance(events[-1], Done)
     assert events[-1].reasoning_tokens == 4
