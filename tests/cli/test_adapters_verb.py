@@ -4,13 +4,15 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from adapters.conftest import arrays, config, reported_score, write
 from evaluation_files import write_evaluation
 from tiny_model import make_tiny
 
-from mlxtune.adapters import library
+from mlxtune.adapters import library, publish
 from mlxtune.adapters.export import fidelity
 from mlxtune.adapters.export import start as export_start
 from mlxtune.adapters.export.fidelity import ComparedAnswers, Fidelity, LogitDistance
@@ -243,10 +245,30 @@ def test_lossy_fuse_exits_1_with_loss_and_alternative(cli, shop, monkeypatch):
         ("adapters push last nowhere", "'nowhere' is not a valid Hub repository ID. | Use the form OWNER/NAME"),
         ("adapters pull a/b/c", "'a/b/c' is not a valid Hub repository ID"),
         ("adapters compare last", "Missing argument"),
+        ("export peft --force", "--force cannot be used with peft."),
+        ("export mlx --lora --force", "--force cannot be used with mlx --lora."),
+        ("export peft --recipe r.toml", "--recipe cannot be used with peft."),
+        ("export peft --precision q8_0", "--precision cannot be used with peft. | mlxtune export llamacpp last --precision q8_0"),
+        ("export peft --from llama3.2:3b", "--from cannot be used with peft."),
+        ("export hf --requantize", "--requantize cannot be used with hf. | mlxtune export mlx last --requantize"),
+        ("export lmstudio --lora", "--lora cannot be used with lmstudio. | mlxtune export ollama last --lora"),
+        ("export mlx --lora --requantize", "--requantize cannot be used with --lora."),
+        ("export llamacpp --precision q4", "Unknown precision q4."),
+        ("export llamacpp --smallest --precision f16", "--smallest cannot be used with --precision f16."),
+        ("export hf --smallest", "--smallest cannot be used with hf. | mlxtune export llamacpp last --smallest"),
+        (
+            "export mlx --requantize --smallest",
+            "--smallest cannot be used with mlx --requantize. | mlxtune export mlx last --smallest",
+        ),
+        ("export peft --lora", "--lora cannot be used with peft."),
+        ("export peft --set evaluation.rows=3", "--set cannot be used with peft."),
+        ("export llamacpp --lora --precision q8_0", "--precision cannot be used with llamacpp --lora."),
     ],
 )
+@pytest.mark.usefixtures("prompts_in_process")
 def test_bad_input_prints_one_message_and_exits_2(refused, shop, command, words):
     refused(command.split(), words)
+    assert not list(shop.glob("**/*-peft"))
 
 
 def test_imported_adapter_is_evaluated_with_recipe(cli, shop, tiny, workspace, monkeypatch):
@@ -312,6 +334,18 @@ def test_a_killed_export_leaves_nothing_when_it_is_removed(cli, left):
     assert not left.exists()
 
 
+@pytest.fixture
+def prompts_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Freeze and compare templates in this process, since every new process would import the tokenizers again."""
+    from mlxtune.adapters.export import program_prompts
+
+    def call(module: str, method: str, params: dict[str, Any], *_: object, **__: object) -> SimpleNamespace:
+        return SimpleNamespace(result=lambda: program_prompts._write(SimpleNamespace(params=params)))  # type: ignore[arg-type]
+
+    monkeypatch.setattr(publish, "StoppableCall", call)
+
+
+@pytest.mark.usefixtures("prompts_in_process")
 def test_peft_export_writes_an_adapter_that_imports_again(ok, cli, shop, tiny):
     ended = ok("export", "peft", "--to", "out folder")
     assert "adapter_model.safetensors" in ended.err
@@ -321,32 +355,7 @@ def test_peft_export_writes_an_adapter_that_imports_again(ok, cli, shop, tiny):
         assert cli("export", *command).code == 0
     shown = " ".join(cli("adapters", "show", "last").out.split())
     assert f"mlx-lm exports/{RUN}-mlx PEFT exports/{RUN}-peft" in shown
-    assert "--lora cannot be used with peft." in cli("export", "peft", "--lora").err
     assert "again has no recipe that --set could change." in cli("export", "mlx", "again", "--set", "evaluation.rows=3").err
-    assert "--set cannot be used with peft." in cli("export", "peft", "--set", "evaluation.rows=3").err
-    assert "--precision cannot be used with llamacpp --lora." in cli("export", "llamacpp", "--lora", "--precision", "q8_0").err
-
-
-@pytest.mark.parametrize(
-    ("command", "words"),
-    [
-        ("peft --force", "--force cannot be used with peft."),
-        ("mlx --lora --force", "--force cannot be used with mlx --lora."),
-        ("peft --recipe r.toml", "--recipe cannot be used with peft."),
-        ("peft --precision q8_0", "--precision cannot be used with peft. | mlxtune export llamacpp last --precision q8_0"),
-        ("peft --from llama3.2:3b", "--from cannot be used with peft."),
-        ("hf --requantize", "--requantize cannot be used with hf. | mlxtune export mlx last --requantize"),
-        ("lmstudio --lora", "--lora cannot be used with lmstudio. | mlxtune export ollama last --lora"),
-        ("mlx --lora --requantize", "--requantize cannot be used with --lora."),
-        ("llamacpp --precision q4", "Unknown precision q4."),
-        ("llamacpp --smallest --precision f16", "--smallest cannot be used with --precision f16."),
-        ("hf --smallest", "--smallest cannot be used with hf. | mlxtune export llamacpp last --smallest"),
-        ("mlx --requantize --smallest", "--smallest cannot be used with mlx --requantize. | mlxtune export mlx last --smallest"),
-    ],
-)
-def test_options_that_a_format_does_not_have_are_refused(refused, shop, command, words):
-    refused(("export", *command.split()), words)
-    assert not list(shop.glob("**/*-peft"))
 
 
 def test_a_preset_of_lm_studio_is_not_overwritten(refused, shop, tmp_path, monkeypatch):

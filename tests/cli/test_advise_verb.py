@@ -144,7 +144,7 @@ def test_measured_arms_are_not_offered_again(cli, cwd):
 
 
 @pytest.mark.slow
-def test_measuring_thirty_rows_per_untrained_arm_changes_verdict(cli, answers, workspace, monkeypatch):
+def test_measuring_thirty_rows_per_untrained_arm_changes_verdict(cli, answers, workspace, workers_in_process, monkeypatch):
     monkeypatch.chdir(workspace)
     (workspace / "answers.json").write_text(json.dumps(ANSWERS | {"target": 100}))
     advice = json.loads(

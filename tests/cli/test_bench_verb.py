@@ -44,7 +44,7 @@ def test_the_output_has_the_machine_and_every_measurement(ok):
     assert "benchmarking" in result.err
 
 
-def test_a_benchmark_calibrates_the_planner(cli, workspace, monkeypatch):
+def test_a_benchmark_calibrates_the_planner(cli, workspace, rows_in_process, monkeypatch):
     """A child process that measures nothing stands in for the benchmark."""
 
     class Child:
@@ -60,12 +60,11 @@ def test_a_benchmark_calibrates_the_planner(cli, workspace, monkeypatch):
                 ["training rate", size, 50.0, "GFLOP/s", "", parameters] for size, parameters in (("mini", 10**6), ("small", 10**7))
             ]
 
-    monkeypatch.setattr(benchmark, "ChildProcess", Child)
     monkeypatch.setenv("MLXTUNE_HOME", str(workspace / "home"))
-    assert cli("bench", "--json").code == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(benchmark, "ChildProcess", Child)
+        assert cli("bench", "--json").code == 0
     assert find_rates(this_machine()) == (TrainingRate(10**6, 5e10), TrainingRate(10**7, 5e10))
-    monkeypatch.undo()
-    monkeypatch.setenv("MLXTUNE_HOME", str(workspace / "home"))
     recipe = str(workspace / "recipes" / "tiny.toml")
     cost = json.loads(cli("plan", recipe, "--json").out)["cost"]
     assert cost["source"] == "bench"

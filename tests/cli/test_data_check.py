@@ -24,6 +24,8 @@ from mlxtune.training import preflight
 SAMPLES = Path(__file__).parents[2] / "data" / "samples"
 DIRTY = SAMPLES / "support-dirty.jsonl"
 
+pytestmark = pytest.mark.usefixtures("rows_in_process")
+
 
 @pytest.fixture
 def recipe(workspace: Path) -> Path:
@@ -85,7 +87,6 @@ def test_the_tables_match_the_json(cli):
     assert "\u202e" not in shown
 
 
-@pytest.mark.usefixtures("workers_in_process")
 def test_a_recipe_adds_contract_tokens_and_split(cli, recipe):
     file = recipe.parent.parent / "chat.jsonl"
     rows = file.read_text().splitlines()
@@ -108,7 +109,6 @@ def test_a_recipe_adds_contract_tokens_and_split(cli, recipe):
     assert f"one answer passes 100.0%  of {rows} held-out rows" in cli("data", "check", str(recipe)).out
 
 
-@pytest.mark.usefixtures("workers_in_process")
 def test_bad_rows_prevent_only_the_split_check(cli, recipe):
     file = recipe.parent.parent / "chat.jsonl"
     file.write_text("{\n" + file.read_text())
@@ -157,7 +157,6 @@ def test_stats_show_counts_lengths_and_tags(cli):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("workers_in_process")
 def test_every_required_metric_of_the_contract_is_reported(cli, recipe):
     text = recipe.read_text()
     rules = (
@@ -187,7 +186,6 @@ def test_every_required_metric_of_the_contract_is_reported(cli, recipe):
     assert [change["line"] for change in fixed["changes"] if "contract-length" in change["checks"]] == [2]
 
 
-@pytest.mark.usefixtures("workers_in_process")
 def test_held_out_answers_may_break_the_contract(cli, recipe):
     """Nothing is trained on them, and to leave them out would take the rows from the evaluation that tempt the model most."""
     recipe.write_text(recipe.read_text().replace("[evaluation]\n", '[evaluation]\nlength = { max = 1, unit = "words" }\n'))

@@ -63,7 +63,7 @@ def test_wrong_files_and_damaged_downloads_are_reported(refused, cli, cwd, datas
 
 
 @pytest.mark.slow
-def test_init_and_recipes_name_the_import(refused, cwd):
+def test_init_and_recipes_name_the_import(refused, cwd, rows_in_process):
     (cwd / "rows.parquet").write_bytes(table([{"prompt": "q", "completion": "a"}]))
     for arguments in (("init", "--from", "rows.parquet"), ("data", "check", "rows.parquet")):
         refused(arguments, "mlxtune data import")

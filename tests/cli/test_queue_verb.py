@@ -19,7 +19,7 @@ SMALL = ("--set", "training.epochs=0", "--set", "training.steps=2", "--set", "ev
 
 @pytest.fixture
 def commands_in_process(workers_in_process: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run the commands of a queue in this process; the tests below, and those of killed queues, start real ones."""
+    """Run the commands of a queue in this process; the tests of killed queues start real ones."""
 
     def call(*command: str) -> tuple[int, str]:
         with monkeypatch.context() as patch, redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()) as errors:
@@ -31,7 +31,7 @@ def commands_in_process(workers_in_process: None, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(verb, "_call", call)
 
 
-@pytest.mark.usefixtures("commands_in_process")
+@pytest.mark.usefixtures("commands_in_process", "few_off_task_prompts")
 def test_a_night(cli, workspace):
     script = workspace / "notify.py"
     script.write_text("import sys; open('notified', 'w').write(sys.argv[1])")
@@ -55,11 +55,13 @@ def test_a_night(cli, workspace):
     assert "✗" in cli("queue", "list").out
 
 
-def test_an_interrupted_queue_continues_its_run(cli, workspace):
+def test_an_interrupted_queue_continues_its_run(cli, workspace, request):
+    """The run has its own process, as it may still go on."""
     cli("queue", "add", "train", "recipes/tiny.toml")
     detached = json.loads(cli("train", "recipes/tiny.toml", *SMALL, "--detach", "--json").out)
     queue = Queue(workspace)
     queue.start(queue.entries()[0], detached["folder"])  # as if the queue's process had been killed here
+    request.getfixturevalue("commands_in_process")
     assert cli("queue", "run").code == 0
     assert len(list(workspace.glob("runs/*"))) == 1
     assert len(list(workspace.glob("evals/*/report.json"))) == 1

@@ -2,6 +2,7 @@ import json
 import os
 import sys
 import time
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from evaluation_files import write_evaluation
 
 from mlxtune.recipe import dump, parse
+from mlxtune.runs import locks
 from mlxtune.runs.events import EventWriter
 from mlxtune.runs.locks import file_lock
 
@@ -265,12 +267,6 @@ def test_remove_without_confirmation_keeps_the_run(cli, cwd, answer, code):
     assert folder.is_dir()
 
 
-def test_remove_with_yes_deletes(cli, cwd):
-    folder = _run(cwd, "20261122-0900-shop", end=FINISHED)
-    assert cli("runs", "remove", "shop", "--yes").code == 0
-    assert not folder.exists()
-
-
 def test_metrics_are_exported_as_csv(cli, cwd):
     _run(cwd, "20261122-0900-shop", end=FINISHED)
     _run(cwd, "20261123-0900-shop", parent="evals")
@@ -358,11 +354,12 @@ def test_a_resumed_run_logs_no_step_to_a_tracker_again(ok, cwd, tracker):
     assert tracker[-6] == ("20261122-0900-shop never", 0)
 
 
-def test_a_second_process_does_not_log_what_the_first_logs(ok, cli, cwd, tracker):
+def test_a_second_process_does_not_log_what_the_first_logs(ok, cli, cwd, tracker, monkeypatch):
     """The process from before a quick resume may not notice that the run had stopped, and go on."""
     folder = _run(cwd, "20261122-0900-shop", end=FINISHED)
     live = ("runs", "export", "shop", "--to", "trackio", "--live")
-    with file_lock(folder / "track-trackio.lock", busy=""):
+    with file_lock(folder / "track-trackio.lock", busy=""), monkeypatch.context() as patch:
+        patch.setattr(locks, "time", SimpleNamespace(monotonic=count(step=20).__next__, sleep=lambda seconds: None))  # no patience
         assert "is already being exported" in cli(*live).err
     assert not tracker
     ok(*live)
