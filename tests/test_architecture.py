@@ -12,7 +12,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import grimp
-from package_trees import PACKAGE, package_trees
+from package_trees import PACKAGE, package_nodes, package_trees
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
@@ -30,8 +30,8 @@ def test_no_import_cycles():
 
 def test_class_names_are_unique():
     classes = defaultdict(list)
-    for path, tree in package_trees().items():
-        for node in ast.walk(tree):
+    for path, nodes in package_nodes().items():
+        for node in nodes:
             if isinstance(node, ast.ClassDef):
                 classes[node.name].append(str(path.relative_to(ROOT)))
     assert {name: paths for name, paths in classes.items() if len(paths) > 1} == {}
@@ -50,11 +50,9 @@ def test_module_names_are_unique_within_a_package():
 
 def test_annotations_are_valid_in_python_3_11():
     """``array[int]`` fails there unless annotations are postponed."""
-    for path, tree in package_trees().items():
-        used = {
-            ast.unparse(node.annotation) for node in ast.walk(tree) if isinstance(node, ast.AnnAssign | ast.arg) and node.annotation
-        }
-        postponed = any(isinstance(node, ast.ImportFrom) and node.module == "__future__" for node in tree.body)
+    for path, nodes in package_nodes().items():
+        used = {ast.unparse(node.annotation) for node in nodes if isinstance(node, ast.AnnAssign | ast.arg) and node.annotation}
+        postponed = any(isinstance(node, ast.ImportFrom) and node.module == "__future__" for node in nodes)
         assert postponed or not any(text.startswith("array[") for text in used), path
 
 

@@ -4,14 +4,14 @@ import ast
 import re
 from collections.abc import Iterator
 
-from package_trees import PACKAGE, package_trees
+from package_trees import PACKAGE, package_nodes
 
 
 def test_a_message_is_one_sentence_and_one_hint() -> None:
     found = {}
-    for path, tree in package_trees().items():
+    for path, nodes in package_nodes().items():
         name = str(path.relative_to(PACKAGE))
-        for node in ast.walk(tree):
+        for node in nodes:
             for text in said(node):
                 if len(sentences(text)) > 1:
                     found[f"{name}:{node.lineno}"] = text
