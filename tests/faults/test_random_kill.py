@@ -29,7 +29,7 @@ from mlxtune.runs.registry import Run
 
 pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]
 
-KILLS = 20
+KILLS = 10
 SMALL = ("training.epochs=0", "training.steps=2", "evaluation.regression=", "evaluation.max_tokens=2", "evaluation.rows=2")
 
 
