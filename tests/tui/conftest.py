@@ -4,20 +4,18 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, ExitStack
 from dataclasses import replace
-from functools import partialmethod
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 from textual.cache import LRUCache
 from textual.pilot import Pilot
-from waiting import PATIENCE
 
 from mlxtune.planning.machine import Memory, PowerState
 from mlxtune.tui.rooms import ROOMS
 from mlxtune.tui.theme import CachedStylesheet
 
-from .driver import WIDE, Opening, RoomDriver, drive, wait_for_messages
+from .driver import WIDE, Opening, RoomDriver, drive, wait_for_messages, wait_for_widgets
 from .rows_stage import checks, local_bases, tokens  # noqa: F401, which are fixtures
 from .stage import GB, NOW, Shop
 
@@ -47,12 +45,13 @@ def _sealed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("MLXTUNE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("TZ", "UTC")
     monkeypatch.delenv("NO_COLOR", raising=False)
-    monkeypatch.setattr(Pilot, "_wait_for_screen", partialmethod(Pilot._wait_for_screen, timeout=PATIENCE))
+    monkeypatch.setattr(Pilot, "_wait_for_screen", lambda pilot: wait_for_widgets(pilot.app))
     monkeypatch.setattr("textual.app.wait_for_idle", wait_for_messages)
     monkeypatch.setattr("textual.pilot.wait_for_idle", wait_for_messages)
     monkeypatch.setattr("mlxtune.tui.app.CachedStylesheet", SharedStylesheet)
     monkeypatch.setattr("mlxtune.tui.notices.BRIEF_SECONDS", 600.0)
     monkeypatch.setattr("mlxtune.tui.key_order._PATIENCE", 30.0)
+    monkeypatch.setattr("mlxtune.workspace.control.fetch_base", lambda *_: None)  # it would install the bundled model
     monkeypatch.setattr("mlxtune.workspace.index.power", PowerState)
     monkeypatch.setattr("mlxtune.workspace.index.memory", lambda: Memory(32 * GB, 32 * GB - round(11.8 * GB)))
     time.tzset()

@@ -13,7 +13,7 @@ from exhaustive import cases
 from textual import events
 from textual._context import active_app
 from textual.app import App
-from textual.pilot import Pilot
+from textual.message_pump import MessagePump
 from textual.widgets import Input
 from textual.worker import Worker
 from waiting import PATIENCE
@@ -182,22 +182,37 @@ async def wait_for_messages(_min_sleep: float = 0.0, _max_sleep: float = 0.0) ->
     Textual's own wait for an idle process takes 40 ms per key or more, and up to two seconds while a thread computes.
     """
     app = active_app.get()
-    pilot: Pilot[Any] = Pilot(app)
     give_up = time.monotonic() + PATIENCE
-
-    def is_busy() -> bool:
-        keys = isinstance(app, OrderedKeys) and (app._current is not None or (app._typed and app._hold is None))
-        return bool(keys) or len(_jobs(app)) > Gate.waiting
-
     while True:
-        for _ in range(2):
-            await pilot._wait_for_screen()
-            await asyncio.sleep(0)
-        if not app.is_running or not is_busy():
+        await wait_for_widgets(app)
+        if not app.is_running or not _is_busy(app):
             return
-        while app.is_running and is_busy():
+        while app.is_running and _is_busy(app):
             assert time.monotonic() < give_up, f"still running: {_jobs(app)}"
             await asyncio.sleep(0.002)
+
+
+def _is_busy(app: App[Any]) -> bool:
+    keys = isinstance(app, OrderedKeys) and (app._current is not None or (app._typed and app._hold is None))
+    return bool(keys) or len(_jobs(app)) > Gate.waiting
+
+
+async def wait_for_widgets(app: App[Any]) -> None:
+    """Wait until the app and the widgets on its screen have handled their messages, and are waiting for others.
+
+    Textual's own wait sends a message to each of them, which is most of what a test would compute.
+    """
+    give_up, turns, idle = time.monotonic() + PATIENCE, 0, 0
+    while idle < 4 and app.is_running and not app._exception_event.is_set():  # a message may take some turns to arrive
+        pump = next((one for one in (app, *app.screen.walk_children(with_self=True)) if not _is_idle(one)), None)
+        assert time.monotonic() < give_up, f"still handling its messages: {pump}"
+        turns, idle = turns + 1, idle + 1 if pump is None else 0
+        await asyncio.sleep(0 if turns < 50 else 0.001)
+
+
+def _is_idle(pump: MessagePump) -> bool:
+    queue = pump._message_queue
+    return pump._closing or not pump._task or bool(queue.empty() and queue.ready_event._waiters)  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
