@@ -27,7 +27,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("two_arms")]
 
 SIZE = (140, 45)
 EDITS = {"model.base": "../tiny", "evaluation.max_tokens": "8"}  # made in the app, in the order of the form
-SMALL = {"data.holdout": 0.05, "data.max_tokens": 2048, "training.batch_size": 2}  # made outside the app, as the next ones
+SMALL = {  # made outside the app, as the next ones
+    "data.holdout": 0.05, "data.validation": 0.02, "data.max_tokens": 2048, "training.batch_size": 2, "training.validate_every": 30,
+}  # fmt: skip
 QUICK = {"training.steps": 30, "training.save_every": 10, "training.samples": 0, "evaluation.rows": 8, "evaluation.regression": ""}
 
 
