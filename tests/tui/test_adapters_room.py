@@ -131,13 +131,24 @@ async def test_rename(room, shop):
     assert room.screen.query_one(Input).value == "no such/name"
 
 
-async def test_tags_are_replaced_and_removed(room, shop):
+async def test_an_adapter_is_tagged_removed_restored_and_compared(room, shop):
     await move_to(room, "tone")
     await room.press("t", answer="best json", notice="✓ tone is tagged best, json.")
     await room.until(lambda: current(room).tags == ("best", "json"))
     await changed(room)
     await room.press("t", answer="-", notice="✓ tone has no tags.")
     assert library.find(shop.folder, "tone").tags == ()
+    await changed(room)
+    await room.press("x", notice="✓ Removed tone. 1 adapter was trained from it.")
+    assert room.undo_key == "u"
+    assert not (shop.folder / "adapters" / "tone").exists()
+    assert "tone" not in names(room)
+    await room.press("u", notice="✓ Restored tone.")
+    assert (shop.folder / "adapters" / "tone").exists()
+    await changed(room)
+    await move_to(room, "voice")
+    await room.press("c", choose="adapters/tone", until=lambda: room.mode == "" and "not compared:" in room.text("#rows"))
+    assert "~  rank" in room.text("#rows")
 
 
 async def test_u_typed_right_after_a_removal_undoes_it(room, shop, monkeypatch):
@@ -148,22 +159,6 @@ async def test_u_typed_right_after_a_removal_undoes_it(room, shop, monkeypatch):
     removing.set()
     await room.until_notice("✓ Restored tone.")
     assert (shop.folder / "adapters" / "tone").exists()
-
-
-async def test_a_removed_adapter_is_restored_with_u(room, shop):
-    await move_to(room, "tone")
-    await room.press("x", notice="✓ Removed tone. 1 adapter was trained from it.")
-    assert room.undo_key == "u"
-    assert not (shop.folder / "adapters" / "tone").exists()
-    assert "tone" not in names(room)
-    await room.press("u", notice="✓ Restored tone.")
-    assert (shop.folder / "adapters" / "tone").exists()
-
-
-async def test_two_adapters_are_compared(room):
-    await move_to(room, "voice")
-    await room.press("c", choose="adapters/tone", until=lambda: room.mode == "" and "not compared:" in room.text("#rows"))
-    assert "~  rank" in room.text("#rows")
 
 
 async def test_an_export_asks_first_and_starts_the_worker(stocked, open_room, monkeypatch):
@@ -289,13 +284,6 @@ def test_an_export_says_whether_it_is_faithful_and_how_to_use_it(stocked, lost, 
     assert commands[0] in shown
 
 
-async def test_an_adapter_that_another_program_removes_disappears(room, shop):
-    await room.until(lambda: "tone" in names(room))
-    library.remove(shop.folder, "tone")
-    await observe(room.pilot, shop.snapshot())
-    await room.until(lambda: sorted(names(room)) == ["broken", "voice"])
-
-
 async def test_an_adapter_alone_is_copied_without_a_worker(room, shop, monkeypatch):
     monkeypatch.setattr("mlxtune.adapters.publish.write_template", lambda *_: [])  # the base is not on this machine
     await move_to(room, "tone")
@@ -330,11 +318,15 @@ async def test_an_imported_adapter_is_listed(stocked, tmp_path, open_room, monke
         await room.until(lambda: "elsewhere" in names(room))
 
 
-async def test_the_cursor_stays_on_its_adapter_when_a_newer_one_appears(room, shop):
+async def test_the_cursor_stays_on_its_adapter_when_a_newer_one_appears_or_another_program_removes_one(room, shop):
     await move_to(room, "tone")
     adapter(shop.folder / "adapters" / "newest", created="2026-11-23T09:00:00+0000")
     room.screen._read()
     await room.until(lambda: names(room)[0] == "newest")
+    assert current(room).name == "tone"
+    library.remove(shop.folder, "newest")
+    await observe(room.pilot, shop.snapshot())
+    await room.until(lambda: sorted(names(room)) == ["broken", "tone", "voice"])
     assert current(room).name == "tone"
 
 

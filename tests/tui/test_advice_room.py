@@ -68,25 +68,22 @@ def move_to(room: RoomDriver, question: str, option: str = "") -> None:
     room.screen.query_one("#advice-questions").go(index)
 
 
-async def test_what_was_measured_is_shown_before_all_is_answered(advised, open_room):
+async def test_no_option_is_cut(advised, open_room):
+    async with open_room("advice", size=(100, 60)) as room:
+        await ready(room)
+        for width in (100, 120, 140):
+            await room.pilot.resize_terminal(width, 60)
+            await room.until(lambda width=width: room.screen.size.width == width)  # type: ignore[misc]
+            assert "…" not in room.text("#advice-questions"), width
+
+
+async def test_options_are_selected_deselected_and_counted_beside_what_was_measured(advised, open_room):
     async with open_room("advice") as room:
         await ready(room)
         picture = room.text("#advice-picture")
         assert "5 answers to go" in picture
         assert "base+prompt  55.6%" in picture
         assert "measure base" not in picture
-
-
-@pytest.mark.parametrize("width", [100, 120, 140])
-async def test_no_option_is_cut(advised, open_room, width):
-    async with open_room("advice", size=(width, 60)) as room:
-        await ready(room)
-        assert "…" not in room.text("#advice-questions")
-
-
-async def test_options_are_selected_deselected_and_counted(advised, open_room):
-    async with open_room("advice") as room:
-        await ready(room)
         assert room.head("#advice-interview") == "▌ Interview question 1 of 8, 5 left", "those with a default are answered"
         await room.press("down", "enter")
         assert answers(room)["change"] == ["format"]

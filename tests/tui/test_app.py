@@ -37,8 +37,10 @@ def commands(room: RoomDriver) -> list[str]:
     return [command.title for command in room.app.get_system_commands(room.screen)]
 
 
-async def test_the_palette_offers_what_is_possible_now_and_does_it(loaded, open_room):
+async def test_the_palette_offers_what_is_possible_now_finds_it_by_words_of_its_help_and_does_it(loaded, open_room):
     async with open_room("home") as room:
+        await room.press("ctrl+p", *"log", "enter", until=lambda: isinstance(room.screen, CommandsPage))
+        await room.press("escape", mode="home")
         assert "Open Train (T)" in commands(room)
         assert not any(title.startswith(("New (", "Stop", "Resume")) for title in commands(room))
         await room.press("T")
@@ -58,18 +60,11 @@ async def test_a_theme_redraws_the_room_is_previewed_under_the_cursor_and_kept_o
         await room.press("down", until=lambda: room.app.theme == "paper")
         await room.press("down", until=lambda: room.app.theme == "ansi")
         await room.press("escape", until=lambda: room.app.theme == "ink")
-        await room.press("ctrl+p", *"theme", "enter", until=lambda: isinstance(room.screen, ChoiceDialog))
-        await room.press("down", "enter", until=lambda: room.mode == "train")
-        assert (room.app.theme, settings.load().theme) == ("paper", "paper")
+        await room.press("ctrl+p")
+        await room.press_quickly(*"theme", "enter", "down", "enter")  # which reach what the command opens
+        await room.until(lambda: room.mode == "train" and (room.app.theme, settings.load().theme) == ("paper", "paper"))
         await room.press("ctrl+p", *"theme", "enter", until=lambda: isinstance(room.screen, ChoiceDialog))
         await room.press("up", until=lambda: room.app.theme == "ink")
-
-
-async def test_keys_typed_after_enter_in_the_palette_reach_what_the_command_opens(loaded, open_room):
-    async with open_room("train") as room:
-        await room.press("ctrl+p")
-        await room.press_quickly(*"theme", "enter", "down", "enter")
-        await room.until(lambda: room.mode == "train" and settings.load().theme == "paper")
 
 
 async def test_the_palette_does_not_wait_for_other_jobs(loaded, open_room):
@@ -81,23 +76,6 @@ async def test_the_palette_does_not_wait_for_other_jobs(loaded, open_room):
         await room.until(lambda: not [worker for worker in palette.workers if worker.node is palette])
         await room.press("enter", until=lambda: isinstance(room.screen, ChoiceDialog))
         going_on.set()
-
-
-async def test_the_palette_finds_commands_by_words_of_their_help(loaded, open_room):
-    async with open_room("home") as room:
-        await room.press("ctrl+p", *"log", "enter", until=lambda: isinstance(room.screen, CommandsPage))
-
-
-async def test_a_panel_fills_the_screen_until_escape(loaded, open_room):
-    async with open_room("train") as room:
-        await room.until(lambda: room.focus == "loss")
-        before = room.screen.focused.size
-        await room.press("ctrl+f", until=lambda: room.screen.focused.size.height > before.height)
-        assert room.screen.focused.size.width > before.width
-        assert "F1 help" in room.screen_text
-        assert "Log" not in room.screen_text
-        await room.press("escape", until=lambda: room.screen.focused.size == before)
-        await room.press("ctrl+f", "ctrl+f", until=lambda: room.screen.focused.size == before)
 
 
 async def test_the_divider_moves_and_stays_after_a_restart(loaded, open_room):
@@ -117,17 +95,25 @@ async def test_the_divider_moves_and_stays_after_a_restart(loaded, open_room):
         await room.until(lambda: room.screen.side.size.width == before - 4)
 
 
-async def test_help_names_the_keys_of_the_room_or_page_and_closes_alone(loaded, open_room):
+async def test_help_names_the_keys_of_the_room_or_page_and_a_panel_fills_the_screen(loaded, open_room):
     async with open_room("train") as room:
         await room.press("f1", until=lambda: room.mode == "" and "show the last fifth" in room.text("#rows"))
         assert "resume from the newest checkpoint (not possible now)" in room.text("#rows")
         await room.press("n")
         assert room.mode == "", "keys of the room do not work below a page"
         await room.press("f1")
-        assert room.mode == "train"
+        assert room.mode == "train", "it closes alone"
         await room.press("L", until=lambda: isinstance(room.screen, PageScreen) and room.screen._heading == "Log")
         await room.press("f1", until=lambda: room.screen._heading == "Help" and "This page" in room.text("#rows"))
         await room.press("f1", until=lambda: room.screen._heading == "Log")
+        await room.press("escape", until=lambda: room.focus == "loss")
+        before = room.screen.focused.size
+        await room.press("ctrl+f", until=lambda: room.screen.focused.size.height > before.height)
+        assert room.screen.focused.size.width > before.width
+        assert "F1 help" in room.screen_text
+        assert "Log" not in room.screen_text
+        await room.press("escape", until=lambda: room.screen.focused.size == before)
+        await room.press("ctrl+f", "ctrl+f", until=lambda: room.screen.focused.size == before)
 
 
 def test_help_explains_the_marks_of_notices_and_findings():
@@ -135,15 +121,7 @@ def test_help_explains_the_marks_of_notices_and_findings():
     assert marks <= WORDS.glyphs.keys()
 
 
-async def test_help_also_opens_over_a_dialog(loaded, open_room):
-    async with open_room("home") as room:
-        await room.press("o", until=lambda: isinstance(room.screen, PromptDialog))
-        await room.press("f1")
-        await room.until(lambda: room.screen.query("#rows") and "and create its recipe" in room.text("#rows"))
-        await room.press("escape", until=lambda: isinstance(room.screen, PromptDialog))
-
-
-async def test_scrolling_does_not_compute_a_page_again(loaded, open_room, monkeypatch):
+async def test_help_also_opens_over_a_dialog_and_scrolling_does_not_compute_a_page_again(loaded, open_room, monkeypatch):
     widths: list[int] = []
 
     def rows(width: int) -> list[Content]:
@@ -151,6 +129,11 @@ async def test_scrolling_does_not_compute_a_page_again(loaded, open_room, monkey
         return [Content(str(number)) for number in range(99)]
 
     async with open_room("home") as room:
+        await room.press("o", until=lambda: isinstance(room.screen, PromptDialog))
+        await room.press("f1")
+        await room.until(lambda: room.screen.query("#rows") and "and create its recipe" in room.text("#rows"))
+        await room.press("escape", until=lambda: isinstance(room.screen, PromptDialog))
+        await room.press("escape", mode="home")
         room.app.push_screen(PageScreen("Numbers", rows))
         await room.until(lambda: bool(room.screen.query("#rows")) and "0" in room.text("#rows"))
         monkeypatch.setattr(PageScreen, "redraw", lambda _: None)
@@ -238,19 +221,12 @@ async def test_a_closed_page_is_freed(loaded, open_room):
         assert Strip.render_ansi.cache_info().currsize < 5_000
 
 
-async def test_a_notice_about_another_room_offers_no_undo_there(loaded, open_room):
-    """A job may end after its room was left, which has an action that this one lacks."""
+async def test_a_notice_offers_no_undo_outside_its_rooms(loaded, open_room):
+    """A job may end after its room was left. The room on show lacks its action, or has another one of the same name."""
     async with open_room("train") as room:
-        room.app.notices.show(Notice("done", "The recipe was changed.", undo="undo"))
-        await room.until_notice("✓ The recipe was changed.")
-        assert not room.app.can_undo
-
-
-async def test_a_notice_offers_no_undo_in_a_room_with_an_action_of_the_same_name(loaded, open_room):
-    async with open_room("plan") as room:
-        room.app.notices.show(Notice("done", "Removed an adapter.", undo="undo", rooms=("adapters",)))
-        await room.until_notice("✓ Removed an adapter.")
-        assert not room.app.can_undo
-        room.app.notices.show(Notice("done", "The recipe was changed.", undo="undo", rooms=("adapters", "plan")))
-        await room.until_notice("✓ The recipe was changed.")
-        assert room.app.can_undo
+        for mode, rooms, is_offered in (("train", (), False), ("plan", ("adapters",), False), ("plan", ("adapters", "plan"), True)):
+            await room.press(ROOMS[mode].key, mode=mode)
+            text = f"Changed in {rooms}."
+            room.app.notices.show(Notice("done", text, undo="undo", rooms=rooms))
+            await room.until_notice(f"✓ {text}")
+            assert room.app.can_undo is is_offered, (mode, rooms)

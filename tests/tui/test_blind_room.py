@@ -140,7 +140,10 @@ async def test_nothing_on_screen_tells_the_arms_apart(room):
 
 
 @opens(settle=None)
-async def test_keys_vote_on_one_question_after_another_and_u_undoes(room):
+async def test_keys_vote_on_one_question_after_another_u_undoes_and_a_vote_that_cannot_be_written_does_not_count(room, monkeypatch):
+    def full(*_: Any, **__: Any) -> None:
+        raise MachineError("The disk is full, so votes.jsonl was not saved.")
+
     await begin(room)
     assert "undo" not in room.actions
     await room.press("a", "=")
@@ -158,27 +161,23 @@ async def test_keys_vote_on_one_question_after_another_and_u_undoes(room):
     assert "Pair 1 of 12" in room.text("#bl-progress")
     journal = (session(room).folder / "votes.jsonl").read_text().splitlines()
     assert [json.loads(line).get("vote", "undo") for line in journal] == ["a", "tie", "undo", "tie", "b", "undo"]
+    monkeypatch.setattr("mlxtune.core.journal.Journal.append", full)
+    await room.press("a", notice="✗ The disk is full")
+    assert session(room).votes == 2
 
 
-async def test_a_bouncing_key_is_one_vote(shop, open_room, monkeypatch):
+async def test_a_bouncing_key_is_one_vote_and_votes_typed_quickly_all_count(shop, open_room, monkeypatch):
     monkeypatch.setattr("mlxtune.tui.rooms.blind.screen.DEBOUNCE", 60.0)
     evaluation(shop)
     async with open_room("blind") as room:
         await begin(room)
         await room.press("a", "a", "a")
         assert session(room).votes == 1
-
-
-async def test_votes_typed_quickly_all_count(shop, open_room, monkeypatch):
-    monkeypatch.setattr("mlxtune.tui.rooms.blind.screen.DEBOUNCE", 60.0)
-    evaluation(shop)
-    async with open_room("blind") as room:
-        await begin(room)
-        for number, name in enumerate("adda"):  # typed 100 s apart, and handled at once
+        for number, name in enumerate("adda", 1):  # typed 100 s apart, and handled at once
             key = events.Key(name, name)
             key.time += 100 * number
             room.app.post_message(key)
-        await room.until(lambda: session(room).votes == 4)
+        await room.until(lambda: session(room).votes == 5)
 
 
 async def test_a_session_resumes_where_it_was(shop, open_room):
@@ -303,18 +302,6 @@ async def test_a_changed_key_is_reported(shop, open_room):
     async with open_room("blind") as room:
         await arms_loaded(room)
         await room.press("enter", until=lambda: room.notice.startswith("✗") and "key" in room.notice)
-
-
-async def test_a_vote_that_cannot_be_written_does_not_count(shop, open_room, monkeypatch):
-    def full(*_: Any, **__: Any) -> None:
-        raise MachineError("The disk is full, so votes.jsonl was not saved.")
-
-    evaluation(shop)
-    async with open_room("blind") as room:
-        await begin(room)
-        monkeypatch.setattr("mlxtune.core.journal.Journal.append", full)
-        await room.press("a", notice="✗ The disk is full")
-        assert session(room).votes == 0
 
 
 @opens(stage=lambda shop: evaluation(shop, arms={"base": base, "tuned": base}))

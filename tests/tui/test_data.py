@@ -123,9 +123,23 @@ async def test_the_filter_applies_as_it_is_typed_and_explains_its_errors(room):
     assert statuses(room) == {}, "letters typed into the filter are not actions"
 
 
-async def test_a_redraw_right_after_a_key_keeps_the_cursor(room):
-    session = session_of(room)
-    rows = room.screen.query_one("#list")
+async def test_the_row_under_the_cursor_is_previewed_and_stays_through_sorting_and_redraws(room):
+    session, rows = session_of(room), room.screen.query_one("#list")
+    first = room.text("#row-preview")
+    assert "○ user" in first
+    assert '● assistant  {"category": "returns",\n' in first, "JSON is indented"
+    await room.press("down", until=lambda: room.text("#row-preview").split("─")[0].strip() == "Row 2")
+    assert room.text("#row-preview") != first
+    await room.press("down")
+    first_rows = {}
+    for order in ("findings", "longest", "shortest", "row"):
+        await room.press(",", until=lambda: session.selection.scanned is None)
+        assert session.selection.order == order
+        first_rows[order] = session.selection.rows[0]
+        assert session.row_index == 2
+    assert first_rows["findings"] == 10
+    assert first_rows["row"] == 0
+    assert room.text("#order").strip() == ""
     rows.action_edge(True)
     assert session.row_index == 13, "the next key applies to the row that the cursor is on"
     room.screen.redraw()
@@ -154,20 +168,6 @@ async def test_a_key_typed_before_the_rows_found_are_shown_acts_on_the_row_on_sh
     assert statuses(room) == {10: "rejected"}
 
 
-async def test_sorting_cycles_and_the_cursor_stays_on_its_row(room):
-    session = session_of(room)
-    await room.press("down", "down")
-    first_rows = {}
-    for order in ("findings", "longest", "shortest", "row"):
-        await room.press(",", until=lambda: session.selection.scanned is None)
-        assert session.selection.order == order
-        first_rows[order] = session.selection.rows[0]
-        assert session.row_index == 2
-    assert first_rows["findings"] == 10
-    assert first_rows["row"] == 0
-    assert room.text("#order").strip() == ""
-
-
 async def test_decisions_are_confirmed_undone_and_redone_and_the_source_is_not_written(shop, checks, open_room):
     source = fill(shop)
     before = hashlib.sha256(source.read_bytes()).hexdigest()
@@ -189,40 +189,28 @@ async def test_decisions_are_confirmed_undone_and_redone_and_the_source_is_not_w
 
 
 @opens(size=NARROW)
-async def test_a_tag_is_added_and_removed(room):
+async def test_tags_are_added_and_removed_and_the_dialog_names_the_marked_rows(room):
     session = session_of(room)
     await room.press("t", answer="hot", until=lambda: session.source.decision(0).tags == ("login", "hot"))
     await room.press("t", answer="login", until=lambda: session.source.decision(0).tags == ("hot",))
     await room.until(lambda: "hot" in row(room, 1))
     await room.press("t", "escape", mode="data")
-
-
-async def test_the_tag_dialog_names_the_marked_rows(room):
-    session = session_of(room)
     await room.press("space", "t", until=lambda: "Tag row 1" in shown(room.app))
     await room.press("escape", "space", "t", until=lambda: "Tag 2 marked rows" in shown(room.app))
-    await room.answer("hot")
-    await room.until(lambda: all("hot" in (session.source.decision(index).tags or ()) for index in (0, 1)))
+    await room.answer("cold")
+    await room.until(lambda: all("cold" in (session.source.decision(index).tags or ()) for index in (0, 1)))
 
 
-async def test_bulk_options_show_how_many_rows_each_would_change(room):
-    await room.press("x", notice="✗ Row 1 rejected.")
-    await room.press("*", until=lambda: isinstance(room.screen, ChoiceDialog))
-    assert [option.name for option in room.screen._options][1:4] == ["Accept 14", "Reject 13", "Skip 14"]
-
-
-async def test_counts_from_before_a_decision_are_marked(room):
+async def test_counts_from_before_a_decision_are_marked_and_a_repeated_check_shows_its_progress_and_its_error(
+    room, checks, monkeypatch
+):
     assert ". recheck" not in room.text("#summary")
     await room.press("x", until=lambda: "(≥ 200) before your changes" in " ".join(room.text("#summary").split()))
     await room.press(".")
     await checked(room)
     await room.until(lambda: ". recheck" not in room.text("#summary"))
     await room.press("u", until=lambda: ". recheck" in room.text("#summary"))
-
-
-async def test_a_repeated_check_shows_its_progress_and_its_error(room, checks, monkeypatch):
     monkeypatch.setattr(checks, "stop", lambda: None)
-    await room.press("x", until=lambda: ". recheck" in room.text("#summary"))
     checks.gate.clear()
     await room.press(".", until=lambda: "checking again 0%" in room.head("#findings"))
     checks.error = InputError("The schema has a syntax error.")
@@ -301,6 +289,9 @@ async def test_all_selected_rows_are_decided_on_in_one_step(room):
     source = room.staged
     session = session_of(room)
     await room.press("a")
+    await room.press("*", until=lambda: isinstance(room.screen, ChoiceDialog))
+    assert [option.name for option in room.screen._options][1:4] == ["Accept 13", "Reject 14", "Skip 14"]
+    await room.press("escape")
     await filter_by(room, "tag:login", 6)
     await room.press("*")
     texts = ("6 rows that match the filter", "Where is my parcel?", "not used for training")
@@ -318,11 +309,22 @@ async def test_all_selected_rows_are_decided_on_in_one_step(room):
     await room.until(lambda: not room.app.jobs.busy)
 
 
-async def test_in_the_findings_a_bulk_decision_is_about_the_rows_of_the_finding(room):
+async def test_a_finding_is_rejected_in_bulk_or_as_its_fix_or_muted_with_a_reason(room):
+    session = session_of(room)
     await room.press("tab", until=lambda: room.focus == "findings-list")
     room.screen.query_one("#findings-list", ListPanel).go(room.screen._finding_names.index("duplicate"))
     await room.press("*", choose="reject", notice="✗ Row 13 rejected.")
-    assert statuses(room) == {12: "rejected"}
+    assert statuses(room) == {12: "rejected"}, "the rows of the finding"
+    await room.press("u", until=lambda: "duplicate" in session.source.verdict.rows)
+    await room.press("end", "f", "enter", notice="✗ Row 13 rejected.")
+    assert "duplicate" not in session.source.verdict.rows
+    assert session.source.state.steps[-1].reason == "data check: duplicate"
+    await room.press("home", *["down"] * list(session.source.verdict.rows).index("email"), "!")
+    await room.type("our own address")
+    await room.press("enter", notice="○ Check email muted.")
+    assert session.source.state.muted == {"email": "our own address"}
+    assert "email" not in session.source.verdict.rows
+    await room.press("u", until=lambda: not session.source.state.muted)
 
 
 async def test_rows_that_a_decision_took_from_the_filter_are_not_decided_on(room):
@@ -376,16 +378,6 @@ async def test_after_a_fix_the_cursor_is_on_the_next_row_that_blocks_training(sh
         await room.press("enter", notice="~ Row 11 edited.")
         await room.until(lambda: session.row_index == 11)
         await room.press("f", until=lambda: "2 rows: rows with an empty answer" in room.screen_text)
-
-
-@opens(
-    stage=lambda shop: fill(
-        shop, [chat(f"Question {at}", ("refund", "delay")[at % 2], contact=f"{at}@x") for at in range(20)], contract=""
-    )
-)
-async def test_the_rows_show_their_labels(room):
-    assert "refund" in row(room, 1)
-    assert "delay" in row(room, 2)
 
 
 CHATBOT = "I hope this helps!"
@@ -450,20 +442,20 @@ async def test_the_loss_of_held_out_rows_is_announced(shop, checks, open_room):
         await room.press("escape", "f", until=lambda: f"◇ {len(held_out)} held out" in room.screen_text)
 
 
-@pytest.mark.parametrize(("keys", "left_out"), [(["enter"], 1), (["a", "enter"], 2)])
 @opens(stage=lambda shop: fill(shop, [ROWS[11], ROWS[11], ROWS[11], *GOOD], contract=""), size=(140, 45))
-async def test_a_fix_leaves_accepted_rows_alone_unless_asked(room, keys, left_out):
+async def test_a_fix_leaves_accepted_rows_alone_unless_asked(room):
     session = session_of(room)
     assert session.source.verdict is not None
     rows = list(session.source.verdict.rows["duplicate"])
     assert len(rows) == 2
     session.decide("accept", [rows[0]])
     await filter_by(room, "finding:duplicate", 2)
-    await room.press("f", until=lambda: "✓ 1 accepted kept" in room.screen_text)
-    assert "1 row: exact duplicates (keep the first)" in room.screen_text
-    assert room.screen_text.count("We write to ada.holm") >= 2, "the row that it repeats"
-    await room.press(*keys)
-    await room.until(lambda: sum(status == "rejected" for status in statuses(room).values()) == left_out)
+    for keys, left_out in (("enter",), 1), (("a", "enter"), 2):
+        await room.press("f", until=lambda: "✓ 1 accepted kept" in room.screen_text)
+        assert "1 row: exact duplicates (keep the first)" in room.screen_text
+        assert room.screen_text.count("We write to ada.holm") >= 2, "the row that it repeats"
+        await room.press(*keys, until=lambda count=left_out: list(statuses(room).values()).count("rejected") == count)
+        await room.press("u", until=lambda: "rejected" not in statuses(room).values())
 
 
 @opens(stage=lambda shop: fill(shop, [ROWS[11], ROWS[11], *GOOD], contract=""))
@@ -484,29 +476,6 @@ async def test_a_fix_counts_the_rows_that_need_an_edit_by_hand(shop, checks, ope
         assert list(statuses(room)) == [0]
         await room.until(lambda: not room.app.jobs.busy)
         await room.press("down", "f", "enter", notice="· Nothing changed.")
-
-
-async def test_a_row_without_a_fix_is_rejected_and_no_longer_counted(room):
-    session = session_of(room)
-    await room.press("tab", until=lambda: room.focus == "findings-list")
-    await room.press("end", "f", "enter", notice="✗ Row 13 rejected.")
-    assert session.source.verdict is not None
-    assert "duplicate" not in session.source.verdict.rows
-    assert session.source.state.steps[-1].reason == "data check: duplicate"
-
-
-async def test_a_check_is_muted_with_a_reason(room):
-    session = session_of(room)
-    verdict = session.source.verdict
-    assert verdict is not None
-    assert "email" in verdict.rows
-    await room.press("tab", *["down"] * list(verdict.rows).index("email"), "!")
-    await room.type("our own address")
-    await room.press("enter", notice="○ Check email muted.")
-    assert session.source.state.muted == {"email": "our own address"}
-    assert session.source.verdict is not None
-    assert "email" not in session.source.verdict.rows
-    await room.press("u", until=lambda: not session.source.state.muted)
 
 
 BROKEN = ['{"prompt": "Is it open?", "completion": "Yes."', {"prompt": "Is it shut?", "completion": ""}]
@@ -580,26 +549,7 @@ async def test_rows_in_another_encoding_are_read_by_their_fix(room, checks):
     await room.press("u", until=lambda: "encoding" in session.source.verdict.rows)
 
 
-async def test_the_row_under_the_cursor_is_shown_beside_the_list(room):
-    first = room.text("#row-preview")
-    assert "○ user" in first
-    assert '● assistant  {"category": "returns",\n' in first, "JSON is indented"
-    await room.press("down", until=lambda: room.text("#row-preview").split("─")[0].strip() == "Row 2")
-    assert room.text("#row-preview") != first
-
-
-async def test_enter_on_a_finding_shows_its_rows_without_rejected_ones_which_do_not_count(room):
-    session = session_of(room)
-    await room.press("tab", "enter")
-    await room.until(lambda: session.selection.filter == "finding:contract-disclaimer" and selected(room) == 1)
-    assert room.focus == "list"
-    assert room.screen.query_one("#filter-text").value == "finding:contract-disclaimer"
-    await room.press("x", notice="✗ Row")
-    room.screen._filter_by("contract-disclaimer")
-    await room.until(lambda: session.selection.filter == "finding:contract-disclaimer -status:rejected" and selected(room) == 0)
-
-
-async def test_the_cursor_stays_on_its_finding_when_another_one_is_resolved(room):
+async def test_the_cursor_stays_on_its_finding_and_enter_shows_its_rows_without_rejected_ones(room):
     session = session_of(room)
     first, second, *_ = session.source.verdict.rows
     await room.press("tab", "down")
@@ -608,6 +558,15 @@ async def test_the_cursor_stays_on_its_finding_when_another_one_is_resolved(room
     names = list(session.source.verdict.rows)
     assert first not in names
     await room.until(lambda: names[room.screen.query_one("#findings-list").cursor] == second)
+    session.undo_or_redo("undo")
+    room.app.redraw()
+    await room.press("home", "enter")
+    await room.until(lambda: session.selection.filter == "finding:contract-disclaimer" and selected(room) == 1)
+    assert room.focus == "list"
+    assert room.screen.query_one("#filter-text").value == "finding:contract-disclaimer"
+    await room.press("x", notice="✗ Row")
+    room.screen._filter_by("contract-disclaimer")
+    await room.until(lambda: session.selection.filter == "finding:contract-disclaimer -status:rejected" and selected(room) == 0)
 
 
 @opens(size=NARROW)
@@ -809,15 +768,11 @@ async def test_filter_and_cursor_are_restored(shop, checks, open_room):
 
 
 @opens(size=NARROW)
-async def test_the_rows_keep_the_focus_when_they_were_hidden_only_for_a_moment(room):
+async def test_rows_hidden_for_a_moment_keep_the_focus_and_letters_typed_right_after_slash_go_into_the_filter(room):
     assert room.focus == "list"
     room.screen.query_one("#list").post_message(events.Hide())  # it arrives only after the rows are shown again
     await room.pilot.pause()
     assert room.focus == "list"
-
-
-@opens(size=NARROW)
-async def test_letters_typed_right_after_slash_go_into_the_filter(room):
     session = session_of(room)
     for key, character in (("slash", "/"), ("b", "b"), ("x", "x"), ("enter", "\r"), ("comma", ",")):
         room.app.post_message(events.Key(key, character))
@@ -827,12 +782,15 @@ async def test_letters_typed_right_after_slash_go_into_the_filter(room):
     assert not session.source.state.steps
 
 
-async def test_a_beginning_that_many_prompts_share_is_not_shown(shop, checks, open_room):
-    fill(shop, [chat(f"Topic: {'delivery' if at % 2 else 'returns'}\nQuestion {at}", "ok") for at in range(8)])
-    async with open_room("data") as room:
-        await checked(room)
-        assert "…Question 0" in row(room, 1)
-        assert "delivery" not in row(room, 2)
+LABELED = [chat(f"Topic: {'delivery' if at % 2 else 'returns'}\nQuestion {at}", ("refund", "delay")[at % 2]) for at in range(20)]
+
+
+@opens(stage=lambda shop: fill(shop, LABELED, contract=""))
+async def test_rows_show_their_labels_and_no_beginning_that_many_prompts_share(room):
+    assert "refund" in row(room, 1)
+    assert "…Question 0" in row(room, 1)
+    assert "delay" in row(room, 2)
+    assert "delivery" not in row(room, 2)
 
 
 @opens(stage=lambda shop: fill(shop, GOOD))

@@ -110,15 +110,12 @@ async def test_rows_to_fix_are_named_next_to_a_verdict_that_is_not_better(shop, 
         assert is_shown is (tuned_answer is base)
 
 
-async def test_the_failing_part_is_marked_next_to_the_reference(room):
+async def test_the_failing_part_is_marked_next_to_the_reference_or_another_arm(room):
     await room.press(*["down"] * 5, until=lambda: room.head("#ev-row").startswith("Line 5"))
     detail = room.screen.query_one("#ev-detail").render()
     assert any('"hgih",' in row and '"normal",' in row for row in detail.plain.splitlines())
     assert [detail.plain[span.start : span.end] for span in detail.spans if span.style == FAILURE_STYLE] == ['"hgih"']
     assert '"hgih" is not one of "low", "normal" or "high"' in room.text("#ev-detail")
-
-
-async def test_v_compares_with_every_other_arm_and_the_reference(room):
     heads = []
     for _ in range(4):
         head = next(row for row in room.text("#ev-detail").splitlines() if row.strip().startswith("tuned"))
@@ -127,7 +124,14 @@ async def test_v_compares_with_every_other_arm_and_the_reference(room):
     assert heads == ["reference", "base", "base+kshot", "reference"]
 
 
-async def test_enter_and_a_click_list_the_rows_behind_an_arm_and_behind_a_cell(room):
+async def test_enter_opens_the_report_and_like_a_click_the_rows_behind_an_arm_and_behind_a_cell(room):
+    await focus(room, "ev-summary")
+    assert room.actions[0] == "report"
+    await room.press("enter")
+    text = await page(room)
+    for part in ("Cannot tell.", "whole contract", "no forbidden phrase", "perplexity", "decoding", "fixed", "neither"):
+        assert part in text, part
+    await room.press("escape", mode="evaluate")
     await focus(room, "ev-table")
     assert room.actions[0] == "rows"
     await room.press("up", "up", "enter")
@@ -173,15 +177,6 @@ async def test_a_short_reference_stays_visible_beside_the_end_of_a_long_answer(s
         await rows_found(room, "Tuned fails", 1)
         await room.until(lambda: "oops" in room.text("#ev-detail"))
         assert '"needs_human": ' in room.text("#ev-detail")
-
-
-async def test_enter_on_the_verdict_opens_the_whole_report(room):
-    await focus(room, "ev-summary")
-    assert room.actions[0] == "report"
-    await room.press("enter")
-    text = await page(room)
-    for part in ("Cannot tell.", "whole contract", "no forbidden phrase", "perplexity", "decoding", "fixed", "neither"):
-        assert part in text, part
 
 
 @opens(settle=None)
@@ -320,16 +315,22 @@ async def test_g_shows_the_off_task_prompts_broken_ones_first(room):
     assert "I do not know." in text
 
 
-async def test_c_compares_two_reports(shop, open_room):
+async def test_c_compares_two_reports_and_o_selects_another_one_which_is_remembered(shop, open_room):
     evaluation(shop, OLDER, arms={"base": base, "tuned": base}, age=4 * 86400)
     evaluation(shop)
     async with open_room("evaluate") as room:
-        await rows_found(room)
+        await rows_found(room, count=7)
         await room.press("c", choose="0")
         text = await page(room)
         assert "40 held-out rows, the same for both" in text
         assert "✓ Better. Whole contract: +" in text
         assert f"tuned of {ID} over tuned of {OLDER}" in text
+        await room.press("escape", mode="evaluate")
+        await room.press("o", choose="1")
+        await rows_found(room, count=30)
+        assert room.head("#ev-verdict").startswith("Verdict on support-json")
+        await room.press("m")
+        assert json.loads(json.dumps(dict(room.screen.save_state()))) == {"evaluation": OLDER, "_newest": ID, "_metric": "json"}
 
 
 @opens(stage=lambda shop: evaluation(shop, OLDER, age=4 * 86400))
@@ -355,18 +356,6 @@ async def test_an_evaluation_of_another_recipe_is_shown_when_it_finishes(shop, o
     app.snapshot = shop.snapshot()
     async with drive(app, "evaluate") as room:  # it has finished while the app was closed
         await room.until(lambda: "Cannot tell." in room.text("#ev-summary"))
-
-
-async def test_o_selects_another_report_which_is_remembered(shop, open_room):
-    evaluation(shop, OLDER, arms={"base": base, "tuned": base}, age=4 * 86400)
-    evaluation(shop)
-    async with open_room("evaluate") as room:
-        await rows_found(room, count=7)
-        await room.press("o", choose="1")
-        await rows_found(room, count=30)
-        assert room.head("#ev-verdict").startswith("Verdict on support-json")
-        await room.press("m")
-        assert json.loads(json.dumps(dict(room.screen.save_state()))) == {"evaluation": OLDER, "_newest": ID, "_metric": "json"}
 
 
 async def test_runs_of_a_recipe_are_told_apart(shop, open_room):

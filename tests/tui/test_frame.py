@@ -60,9 +60,12 @@ async def test_power_problems_are_in_the_header(loaded, open_room, monkeypatch):
 
 
 @opens(mode="home", size=NARROW)
-async def test_a_result_goes_by_itself_and_a_decision_stays_with_undo(room, monkeypatch):
+async def test_a_notice_covers_nothing_a_result_goes_by_itself_and_a_decision_stays_with_undo(room, monkeypatch):
     room.app.notices.show(Notice("done", "Saved."))
     await room.until(lambda: room.text("#answer").strip() == "✓ Saved.")
+    answer = room.screen.query_one("#answer")
+    shown = {panel: room.screen.find_widget(panel).visible_region for panel in room.screen.query(Panel) if panel.size}
+    assert not [panel.id for panel, region in shown.items() if panel is not answer and region.overlaps(answer.region)]
     monkeypatch.setattr(notices, "BRIEF_SECONDS", 0.05)
     room.app.notices.show(Notice("done", "Saved."))
     await room.until(lambda: room.text("#answer") == "")
@@ -71,15 +74,6 @@ async def test_a_result_goes_by_itself_and_a_decision_stays_with_undo(room, monk
     await room.pilot.pause(0.1)
     assert "✓ Row 422 accepted.  o open" in room.text("#answer"), "longer than a result"
     await room.press("escape", until=lambda: room.text("#answer") == "")
-
-
-@opens(mode="home", size=NARROW)
-async def test_a_notice_covers_nothing(room):
-    room.app.notices.show(Notice("done", "Saved."))
-    await room.until(lambda: room.text("#answer").strip() == "✓ Saved.")
-    answer = room.screen.query_one("#answer")
-    shown = {panel: room.screen.find_widget(panel).visible_region for panel in room.screen.query(Panel) if panel.size}
-    assert not [panel.id for panel, region in shown.items() if panel is not answer and region.overlaps(answer.region)]
 
 
 @opens(mode="home", size=NARROW)
@@ -129,7 +123,7 @@ async def test_the_result_of_an_older_job_of_a_group_is_dropped(room):
 
 
 @opens(mode="home", stage=lambda shop: None)
-async def test_a_busy_job_shows_its_sentence_and_refuses_another(room):
+async def test_a_busy_job_shows_its_sentence_and_refuses_another_and_its_error_is_a_notice(room):
     done = Gate()
     assert room.app.jobs.run(lambda: done.wait(), busy="Working.")
     assert room.notice == "● Working."
@@ -139,9 +133,6 @@ async def test_a_busy_job_shows_its_sentence_and_refuses_another(room):
     await room.until(lambda: not room.app.jobs.busy)
     assert room.notice == ""
 
-
-@opens(mode="home", stage=lambda shop: None)
-async def test_the_error_of_a_job_is_a_notice(room):
     def fail(error: Exception) -> None:
         raise error
 

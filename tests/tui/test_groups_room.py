@@ -76,7 +76,7 @@ async def test_groups_are_listed_by_size_with_their_members_side_by_side(room):
     assert room.screen._options[0].about == "new prompts like the 4 rows of the group, and their answers"
 
 
-async def test_keep_one_is_one_event_and_one_undo(room):
+async def test_keep_one_is_one_event_and_one_undo_also_in_several_groups_whose_marks_stay(room):
     source = room.staged
     await room.press("home")
     before = lines(room)
@@ -89,6 +89,17 @@ async def test_keep_one_is_one_event_and_one_undo(room):
     assert len(lines(room)) == len(before) - 1
     await room.press("u", notice="↶ 3 rows: reject undone.", until=lambda: lines(room) == before)
     assert [(event["action"], event["reason"]) for event in journal(source)] == [("reject", "groups: keep"), ("undo", "")]
+    await room.press("escape", until=lambda: room.focus == "group-list")
+    await go_to(room, "duplicate")
+    await room.press("v", "down", "f", notice="✗ 2 rows rejected.")
+    assert statuses(room) == {14: "rejected", 15: "rejected"}
+    assert len(journal(source)) == 3
+    await room.press("u", until=lambda: not statuses(room))
+    await room.press("home", "f", notice="✗ 3 rows rejected.")
+    await go_to(room, "duplicate")
+    await room.press("space", "u", until=lambda: not statuses(room))
+    await room.press("f", notice="✗ Row 15 rejected.")
+    assert statuses(room) == {14: "rejected"}
 
 
 async def test_keys_typed_while_a_decision_is_recorded_act_on_it(room, monkeypatch):
@@ -125,20 +136,6 @@ async def test_keep_the_most_diverse_or_the_marked_rows(room):
     await room.press("u", until=lambda: not statuses(room))
     await room.press("enter", "space", "down", "space", "f", notice="✗ 2 rows rejected.")
     assert sorted(statuses(room)) == [11, 13]
-
-
-async def test_several_groups_at_once_and_marks_that_stay_when_others_come_back(room):
-    source = room.staged
-    await go_to(room, "duplicate")
-    await room.press("v", "down", "f", notice="✗ 2 rows rejected.")
-    assert statuses(room) == {14: "rejected", 15: "rejected"}
-    assert len(journal(source)) == 1
-    await room.press("u", until=lambda: not statuses(room))
-    await room.press("home", "f", notice="✗ 3 rows rejected.")
-    await go_to(room, "duplicate")
-    await room.press("space", "u", until=lambda: not statuses(room))
-    await room.press("f", notice="✗ Row 15 rejected.")
-    assert statuses(room) == {14: "rejected"}
 
 
 async def test_a_dismissed_conflict_is_not_reported_again(room):

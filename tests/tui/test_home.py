@@ -137,10 +137,20 @@ async def test_slash_keeps_the_rows_of_a_list_that_have_a_text(room):
     assert room.screen.view.name == "tone-soft"
 
 
-async def test_the_run_under_the_cursor_is_previewed(room):
+async def test_while_a_run_trains_no_other_can_start_and_the_run_under_the_cursor_is_previewed(room, monkeypatch):
+    monkeypatch.setattr("mlxtune.workspace.control.train", lambda *_: pytest.fail("started"))
+    assert "new" not in room.actions
+    await room.press("n")
+    assert room.mode == "home"
     assert room.head("#home-lower").endswith("support-json")
     await room.press("tab", "end", until=lambda: room.head("#home-lower").endswith("tone-soft"))
     await room.press("shift+tab", until=lambda: room.head("#home-lower").endswith("support-json"))
+    runs = room.screen.query_one("#runs-picture")
+    assert runs.count > 2
+    runs.action_edge(False)
+    runs.action_edge(True)
+    room.screen.redraw()
+    assert runs.cursor == runs.count - 1, "a redraw right after a key keeps the cursor"
 
 
 async def test_home_shows_the_recipe_that_the_other_rooms_show(shop, open_room):
@@ -190,21 +200,6 @@ async def test_arrows_select_a_run_and_enter_opens_it(room):
     assert "The loss is not a number at step 88." in room.text("#stats")
 
 
-async def test_a_redraw_right_after_a_key_keeps_the_cursor(room):
-    await room.until(lambda: room.screen.query_one("#runs-picture").count > 2)
-    runs = room.screen.query_one("#runs-picture")
-    runs.action_edge(True)
-    room.screen.redraw()
-    assert runs.cursor == runs.count - 1
-
-
-async def test_while_a_run_trains_no_other_can_start(room, monkeypatch):
-    monkeypatch.setattr("mlxtune.workspace.control.train", lambda *_: pytest.fail("started"))
-    assert "new" not in room.actions
-    await room.press("n")
-    assert room.mode == "home"
-
-
 async def test_the_mouse_opens_tabs_runs_and_actions(room):
     await room.pilot.click("#top", offset=(tabs("home", 120).plain.index("Train"), 1))
     assert room.mode == "train"
@@ -220,11 +215,14 @@ async def test_the_mouse_opens_tabs_runs_and_actions(room):
     assert room.mode == "train", "the footer's enter"
 
 
-async def test_the_cursor_stays_on_its_run_when_a_newer_one_appears(room, shop):
+async def test_the_cursor_stays_on_its_run_when_a_newer_one_appears_and_all_may_disappear(room, shop):
     await room.press("down", "down")
     shop.run("20261125-0900-newer", steps=20, end=("run.stopped", {"step": 20}))
     await room.observe(shop.snapshot())
     assert run_under_cursor(room) == "✓ support-json"
+    assert room.actions[0] == "show"
+    await room.observe(replace(shop.snapshot(), runs=()))
+    assert room.actions[0] != "show"
 
 
 async def test_keys_and_help_work_before_the_workspace_is_read(tmp_path):
@@ -236,24 +234,13 @@ async def test_keys_and_help_work_before_the_workspace_is_read(tmp_path):
             await pilot.press("escape")
 
 
-async def test_a_job_redraws_its_room_while_another_one_offers_to_undo(room):
-    home = room.screen
-    await room.press("D", until=lambda: room.mode == "data")
-    room.app.notices.show(Notice("undone", "Row 2: reject undone.", undo="redo", rooms=("data",)))
-    home.redraw()
-    assert room.notice == "↶ Row 2: reject undone."
-
-
-async def test_a_room_that_is_left_keeps_no_earlier_widgets(room):
+async def test_a_room_that_is_left_keeps_no_earlier_widgets_and_is_redrawn_while_another_one_offers_to_undo(room):
     home = room.screen
     await room.press("D", until=lambda: room.mode == "data")
     assert len(home._query_one_cache) == 0
-
-
-async def test_runs_may_disappear_while_their_list_has_the_focus(room, shop):
-    await room.press("down", "down")
-    await room.observe(replace(shop.snapshot(), runs=()))
-    assert room.actions[0] != "show"
+    room.app.notices.show(Notice("undone", "Row 2: reject undone.", undo="redo", rooms=("data",)))
+    home.redraw()
+    assert room.notice == "↶ Row 2: reject undone."
 
 
 async def test_a_running_evaluation_is_in_the_header(loaded, open_room):

@@ -100,13 +100,7 @@ async def test_enter_edits_in_place_and_the_file_keeps_its_comments(room, shop):
     assert "undo" not in room.actions
 
 
-async def test_ctrl_y_copies_the_key_under_the_cursor(room):
-    await select(room, "training.epochs")
-    await room.press("ctrl+y", notice="✓ Copied training.epochs.")
-    assert room.app.clipboard == "training.epochs = 2"
-
-
-async def test_letters_in_the_dialog_are_text_and_escape_cancels(room, shop):
+async def test_values_are_typed_cancelled_and_copied(room, shop):
     await select(room, "evaluation.prompt")
     await room.press("enter")
     await room.type("Touch HD")
@@ -116,6 +110,16 @@ async def test_letters_in_the_dialog_are_text_and_escape_cancels(room, shop):
     await room.type("Be kind.")
     await room.press("enter", until=lambda: room.notice.split("  ")[0] == "✓ prompt is now Be kind.")
     assert load(file_of(shop)).evaluation.prompt == "Be kind."
+    await select(room, "evaluation.length")  # a table is edited as its fields
+    await room.press("enter")
+    await room.type('max = 60, unit = "words"')
+    await room.press("enter", notice='✓ length is now max = 60, unit = "words".')
+    assert load(file_of(shop)).evaluation.length == Length(max=60, unit="words")
+    await room.press("backspace", notice="✓ length is now empty.")
+    assert load(file_of(shop)).evaluation.length == Length()
+    await select(room, "training.epochs")
+    await room.press("ctrl+y", notice="✓ Copied training.epochs.")
+    assert room.app.clipboard == "training.epochs = 2"
 
 
 async def test_an_invalid_value_is_an_error_and_the_dialog_stays_open(room, shop):
@@ -130,17 +134,7 @@ async def test_an_invalid_value_is_an_error_and_the_dialog_stays_open(room, shop
     assert "learning_rate = 3e-4\n" in file_of(shop).read_text()
 
 
-async def test_a_table_is_edited_as_its_fields(room, shop):
-    await select(room, "evaluation.length")
-    await room.press("enter")
-    await room.type('max = 60, unit = "words"')
-    await room.press("enter", notice='✓ length is now max = 60, unit = "words".')
-    assert load(file_of(shop)).evaluation.length == Length(max=60, unit="words")
-    await room.press("backspace", notice="✓ length is now empty.")
-    assert load(file_of(shop)).evaluation.length == Length()
-
-
-async def test_arrows_go_through_choices_and_minus_and_plus_step_numbers(room, shop):
+async def test_arrows_go_through_choices_plus_and_minus_step_numbers_and_backspace_restores_a_default(room, shop):
     await select(room, "adapter.kind")
     await room.press("right")
     assert load(file_of(shop)).adapter.kind == "dora"
@@ -155,9 +149,6 @@ async def test_arrows_go_through_choices_and_minus_and_plus_step_numbers(room, s
     before = file_of(shop).read_bytes()
     await room.press("plus", "left")
     assert file_of(shop).read_bytes() == before, "a path has no next value"
-
-
-async def test_d_restores_a_default(room, shop):
     await select(room, "adapter.rank")
     assert "default" in room.actions
     await room.press("backspace", notice="✓ rank is now 16.")
@@ -366,7 +357,8 @@ async def test_an_unknown_base_is_an_error_until_the_recipe_is_planned_again(roo
     await planned(room, "There is no model named smollm2-135.")
 
 
-async def test_a_slow_computation_is_named_after_a_moment(shop, open_room, monkeypatch):
+@pytest.mark.parametrize("leaves", [False, True])
+async def test_a_slow_computation_is_named_and_n_asks_once_it_has_ended(shop, open_room, monkeypatch, leaves):
     plannable(shop)
     gate, row_lengths = Gate(), measurements.row_lengths
     monkeypatch.setattr(measurements, "row_lengths", lambda recipe: (gate.wait(), row_lengths(recipe))[1])
@@ -374,25 +366,13 @@ async def test_a_slow_computation_is_named_after_a_moment(shop, open_room, monke
         await planned(room, "● measuring the rows")
         assert "max_tokens" in room.text("#plan-keys"), "the form is there at once"
         await room.press(".", notice="! The plan is not ready.")
-        gate.set()
-        await planned(room)
-        assert "measuring the rows" not in verdict(room)
-        await room.until(lambda: not room.notice)
-
-
-@pytest.mark.parametrize("leaves", [False, True])
-async def test_n_before_the_plan_is_ready_asks_once_it_is(shop, open_room, monkeypatch, leaves):
-    plannable(shop)
-    gate, row_lengths = Gate(), measurements.row_lengths
-    monkeypatch.setattr(measurements, "row_lengths", lambda recipe: (gate.wait(), row_lengths(recipe))[1])
-    async with open_room("plan") as room:
-        await planned(room, "● measuring the rows")
         await room.press("n", notice="● The plan is not ready. You are asked whether to train as soon as it is.")
         if leaves:
             await room.press("escape", until=lambda: not room.notice)
         gate.set()
         if leaves:
             await planned(room)
+            assert "measuring the rows" not in verdict(room)
         await room.until(lambda: not room.app.jobs.busy and ("Train support-json?" in room.screen_text) != leaves)
 
 

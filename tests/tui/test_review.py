@@ -300,23 +300,30 @@ async def test_a_draft_stays_with_its_row_when_rows_are_inserted_before_it(room,
     assert not journal_path(source).exists()
 
 
-async def test_an_invalid_edit_is_refused_and_stays_in_the_editor(room):
-    await edit(room)
+async def test_letters_typed_right_after_e_go_into_the_editor_and_an_invalid_edit_stays_there(room):
+    for key in "exa":
+        room.app.post_message(events.Key(key, key))
+    await room.until(lambda: room.screen.query_one(Editor).text.endswith("xa"))
+    assert not statuses(room)
     room.screen.query_one(Editor).load_text("")
     await room.press("ctrl+s", notice="✗ support-json.jsonl, line 1: an assistant turn is empty.")
     assert "editing turn 3" in room.head("#read")
 
 
-async def test_escape_leaves_the_room_right_after_a_decision(room):
+async def test_a_conversation_is_copied_ignores_the_keys_of_pairs_and_shows_the_reason_of_its_decision(room):
+    await room.press("ctrl+y", notice="✓ Copied the row.")
+    written = json.loads(room.staged.read_text(encoding="utf-8").splitlines()[0])
+    assert json.loads(room.app.clipboard)["messages"] == written["messages"]
+    await room.press("d", notice="· Not possible now: right.")
+    await room.press("equals_sign", "0", "%")
+    await room.pilot.pause()
+    assert not statuses(room)
+    assert "tie" not in room.actions
+    reason = "replace /the shop/our shop/ in answer | cap category 200 | drop what repeats an earlier row"
+    session_of(room).decide("reject", [0], reason=reason)
+    await room.press("home", until=lambda: reason in " ".join(room.text("#origin").split()))
     await room.press("a", notice="✓ Row 1 accepted.")
     await room.press("escape", mode="data")
-
-
-async def test_letters_typed_right_after_e_go_into_the_editor(room):
-    for key in "exa":
-        room.app.post_message(events.Key(key, key))
-    await room.until(lambda: room.screen.query_one(Editor).text.endswith("xa"))
-    assert not statuses(room)
 
 
 @opens(stage=lambda shop: fill(shop, [chat("Is it?", "one\x1b[31m \u202etwo\r\nthree")], contract=""))
@@ -340,6 +347,11 @@ async def test_pairs_are_shown_side_by_side_and_each_verdict_is_one_key(shop, ch
     async with open_room("review", size) as room:
         await opened(room)
         assert "a better" in line(room, "chosen").split("rejected")[0]
+        drawn = room.screen.query_one(RowReader).render()
+        underlined = "".join(drawn.plain[span.start : span.end] for span in drawn.spans if "underline" in str(span.style))
+        assert "stays cool" in underlined
+        assert "burns you" in underlined
+        assert "lamp" not in underlined, "no difference"
         for key, notice in (
             ("a", "✓ Row 1 accepted."),
             ("d", "✓ Row 2 swapped and accepted."),
@@ -363,28 +375,11 @@ async def test_long_answers_of_a_pair_start_below_the_end_of_their_prompt(shop, 
         assert "Line 0 of the answer." in room.screen.query_one(RowReader).render().plain
 
 
-@opens(stage=lambda shop: fill(shop, PAIRS, contract=""))
-async def test_only_the_differences_of_a_pair_are_underlined(room):
-    shown = room.screen.query_one(RowReader).render()
-    underlined = "".join(shown.plain[span.start : span.end] for span in shown.spans if "underline" in str(span.style))
-    assert "stays cool" in underlined
-    assert "burns you" in underlined
-    assert "lamp" not in underlined
-
-
 def test_a_word_diff_is_computed_once(monkeypatch):
     first = word_diff("The lamp stays cool.", "The lamp is hot now.")
     monkeypatch.setattr("difflib.SequenceMatcher", None)
     assert word_diff("The lamp stays cool.", "The lamp is hot now.") == first
     assert "".join(text for text, differs in first[0] if differs) == "stays cool"
-
-
-async def test_the_keys_of_pairs_do_nothing_to_a_conversation(room):
-    await room.press("d", notice="· Not possible now: right.")
-    await room.press("equals_sign", "0", "%")
-    await room.pilot.pause()
-    assert not statuses(room)
-    assert "tie" not in room.actions
 
 
 @opens(mode="data", settle=None)
@@ -421,19 +416,7 @@ async def test_decisions_about_rows_that_are_not_in_the_source_are_announced(sho
 
 
 @opens(mode="data", settle=None)
-async def test_review_can_leave_the_filter(room):
-    await room.until(lambda: ready(room))
-    await room.press("slash", *"tag:login", "enter", until=lambda: len(session_of(room).selection.rows) == 6)
-    await room.press("R", until=lambda: "all rows" in room.actions)
-    await room.press("backspace", until=lambda: len(session_of(room).selection.rows) == 14)
-    assert "all rows" not in room.actions
-    assert "tag:login" not in room.text("#progress")
-    await room.press("D", mode="data")
-    assert room.screen.query_one("#filter-text").value == ""
-
-
-@opens(mode="data", settle=None)
-async def test_a_filter_that_no_row_matches_is_told_and_left_for_an_undecided_row(room):
+async def test_review_can_leave_the_filter_also_of_no_row(room):
     await room.until(lambda: ready(room))
     await room.press("x", notice="✗ Row 1 rejected.")
     await room.press("slash", *"tag:nowhere", "enter")
@@ -442,22 +425,17 @@ async def test_a_filter_that_no_row_matches_is_told_and_left_for_an_undecided_ro
     await room.press("backspace")
     await at_row(room, 2)
     assert "tag:nowhere" not in room.text("#progress")
+    await room.press("D", "slash", *"tag:login", "enter", until=lambda: len(session_of(room).selection.rows) == 6)
+    await room.press("R", until=lambda: "all rows" in room.actions)
+    await room.press("backspace", until=lambda: len(session_of(room).selection.rows) == 14)
+    assert "all rows" not in room.actions
+    assert "tag:login" not in room.text("#progress")
+    await room.press("D", mode="data")
+    assert room.screen.query_one("#filter-text").value == ""
 
 
 @opens(size=NARROW)
-async def test_an_invalid_row_is_explained_and_passed_over(room):
-    await room.press("end", until=lambda: "✗ Invalid row: there is no assistant turn at the end" in room.text("#reader"))
-    assert "accept" not in room.actions
-    assert '{"messages": [{"role": "user", "content": "half a row"}]}' in room.text("#reader")
-    await room.press("a", "1", "#", "e", until=lambda: isinstance(room.screen, EditDialog))
-    await room.press("escape")
-    assert not statuses(room)
-    await room.press("left", "a", notice="✓ Row 13 accepted.")
-    await at_row(room, 1)  # not 14, which is invalid
-
-
-@opens(size=NARROW)
-async def test_a_narrow_screen_shows_the_contract_in_one_line(room):
+async def test_a_narrow_screen_shows_the_contract_in_one_line_and_why_a_row_is_invalid(room):
     assert "✓ contract passes  4 of 4 pass" in room.text("#contract-line")
     await go_to(room, 11)
     assert "✗ correct disclaimer:" in room.text("#contract-line")
@@ -468,6 +446,14 @@ async def test_a_narrow_screen_shows_the_contract_in_one_line(room):
     await room.press("g", until=lambda: room.focus == "reader" and room.screen.query_one("#read-side").display)
     await room.press("g", "escape")
     await at_row(room, 11)
+    await room.press("end", until=lambda: "✗ Invalid row: there is no assistant turn at the end" in room.text("#reader"))
+    assert "accept" not in room.actions
+    assert '{"messages": [{"role": "user", "content": "half a row"}]}' in room.text("#reader")
+    await room.press("a", "1", "#", "e", until=lambda: isinstance(room.screen, EditDialog))
+    await room.press("escape")
+    assert not statuses(room)
+    await room.press("left", "a", notice="✓ Row 13 accepted.")
+    await at_row(room, 1)  # not 14, which is invalid
 
 
 async def test_tab_goes_through_the_sections_in_order(room):
@@ -551,22 +537,9 @@ async def test_an_import_continues_while_tokens_are_counted(shop, checks, open_r
         await room.until_notice("✓ Imported 1 row to data/more-2.jsonl.")
 
 
-async def test_ctrl_y_copies_the_row(room):
-    source = room.staged
-    await room.press("ctrl+y", notice="✓ Copied the row.")
-    written = json.loads(source.read_text(encoding="utf-8").splitlines()[0])
-    assert json.loads(room.app.clipboard)["messages"] == written["messages"]
-
-
 @opens(stage=lambda shop: fill(shop, GOOD, "rows-of-the-support-desk-with-a-very-long-name"))
 async def test_a_long_file_name_keeps_the_line_number(room):
     assert "…, line 1" in room.text("#origin")
-
-
-async def test_the_reason_of_a_decision_is_shown_whole(room):
-    reason = "replace /the shop/our shop/ in answer | cap category 200 | drop what repeats an earlier row"
-    session_of(room).decide("reject", [0], reason=reason)
-    await room.press("home", until=lambda: reason in " ".join(room.text("#origin").split()))
 
 
 @opens(stage=lambda shop: fill(shop, GOOD))

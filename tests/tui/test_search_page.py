@@ -71,17 +71,7 @@ async def test_the_notice_about_a_running_search_names_a_key_that_stops_it(shop,
         assert "Stop the search of support-json?" in room.screen_text
 
 
-async def test_a_running_search_cannot_be_continued(shop, open_room):
-    write_search(shop, done=9, alive=True)
-    async with open_room("train", size=NARROW) as room:
-        await opened(room)
-        in_use = "The search of support-json is using this machine. Wait for it to finish, or stop it (s)."
-        for key, reason in (("r", in_use), ("[", "Not possible now: older.")):
-            await room.press(key)
-            assert reason in room.notice
-
-
-async def test_the_page_shows_an_error(shop, open_room, monkeypatch):
+async def test_a_running_search_cannot_be_continued_and_the_page_shows_an_error(shop, open_room, monkeypatch):
     def refuse(*_: object) -> None:
         raise InputError("The search has ended.", hint="Start another one.")
 
@@ -89,10 +79,14 @@ async def test_the_page_shows_an_error(shop, open_room, monkeypatch):
     write_search(shop, done=9, alive=True)
     async with open_room("train", size=NARROW) as room:
         await opened(room)
+        in_use = "The search of support-json is using this machine. Wait for it to finish, or stop it (s)."
+        for key, reason in (("r", in_use), ("[", "Not possible now: older.")):
+            await room.press(key)
+            assert reason in room.notice
         await room.press("x", until=lambda: "The search has ended. Start another one." in shown(room.app))
 
 
-async def test_a_running_search_and_choices(shop, open_room):
+async def test_a_running_search_its_choices_and_the_question_that_stops_it(shop, open_room):
     shop.recipe()
     folder = write_search(shop, done=9, failed=True, alive=True)
     async with open_room("train", size=LARGE) as room:
@@ -104,14 +98,8 @@ async def test_a_running_search_and_choices(shop, open_room):
         assert "So far: " in room.text("#search-banner")
         await room.press("end", "x", "a", "up", "x")
         await room.until(lambda: (board := boards.read_board(folder)) is not None and bool(board.pinned and board.dropped))
-
-
-async def test_a_search_is_stopped_after_confirmation(shop, open_room):
-    write_search(shop, done=2, alive=True)
-    async with open_room("train", size=LARGE) as room:
-        await opened(room)
-        await room.press("s")
-        await room.until(lambda: isinstance(room.screen, ChoiceDialog) and "Stop the search of support-json?" in shown(room.app))
+        await room.press("s", until=lambda: "Stop the search of support-json?" in shown(room.app))
+        assert isinstance(room.screen, ChoiceDialog)
         assert "the current trial is saved" in shown(room.app)
 
 

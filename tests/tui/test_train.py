@@ -57,7 +57,7 @@ async def test_nothing_is_saved_before_the_first_step(shop, open_room, monkeypat
         await room.until(lambda: room.notice == "■ support-json was asked to stop: nothing is saved.")
 
 
-async def test_stop_asks_first_and_its_default_changes_nothing(room, monkeypatch):
+async def test_stop_asks_first_and_its_default_changes_nothing(room, shop, monkeypatch):
     stopped: list[str] = []
     monkeypatch.setattr("mlxtune.runs.registry.stop", lambda run: stopped.append(run.id))
     await room.press("s", until=lambda: isinstance(room.screen, ChoiceDialog))
@@ -75,27 +75,22 @@ async def test_stop_asks_first_and_its_default_changes_nothing(room, monkeypatch
     assert snapshot is not None
     await room.observe(replace(snapshot, runs=(replace(snapshot.runs[0], status="stopped"), *snapshot.runs[1:])))
     assert room.notice == "", "it has stopped"
+    evaluating(shop)
+    await room.observe(replace(shop.snapshot(), runs=()))
+    await room.press("s", notice="! The evaluation of support-json is using this machine.")
 
 
 async def test_a_run_that_was_asked_and_is_quiet_can_be_killed_after_a_warning(room, shop, monkeypatch):
     monkeypatch.setattr("mlxtune.runs.registry.stop", lambda run: None)
     await room.press("s", choose="stop", until=lambda: not room.app.jobs.busy and bool(room.app.runs.stopping))
+    await room.press("s")
+    assert room.notice.endswith("It is stopping.")
     await room.observe(shop.snapshot(NOW + 60))
     assert "stop" in room.actions
     await room.press("s", until=lambda: isinstance(room.screen, ChoiceDialog))
     assert "This loses what follows checkpoint 600." in room.screen._text
     await room.choose("stop")
     await room.until_notice("■ support-json is exiting now, without saving.")
-
-
-async def test_s_says_why_nothing_can_be_stopped(room, shop, monkeypatch):
-    monkeypatch.setattr("mlxtune.runs.registry.stop", lambda run: None)
-    await room.press("s", choose="stop", notice="■ support-json was asked to stop")
-    await room.press("s")
-    assert room.notice.endswith("It is stopping.")
-    evaluating(shop)
-    await room.observe(replace(shop.snapshot(), runs=()))
-    await room.press("s", notice="! The evaluation of support-json is using this machine.")
 
 
 async def test_a_refused_stop_changes_nothing_also_while_the_app_is_busy(room, monkeypatch):
@@ -285,7 +280,7 @@ async def test_the_empty_room_says_what_keeps_a_run_from_starting(shop, open_roo
         await room.press("P", mode="plan")
 
 
-async def test_brackets_and_arrows_show_older_and_newer_runs(room):
+async def test_the_chart_shows_older_runs_its_last_fifth_and_single_steps(room):
     await room.press("left_square_bracket")
     assert room.app.selected == "20261122-1010-support-json"
     assert room.head("#chart").startswith("▌ Loss of support-json, 2 d ago")
@@ -295,19 +290,13 @@ async def test_brackets_and_arrows_show_older_and_newer_runs(room):
     assert "older" not in room.actions
     await room.press("up", "up", "right_square_bracket")
     assert room.app.selected is None, "the newest is followed"
-
-
-async def test_z_zooms_to_the_last_fifth_and_back_and_m_does_nothing_with_one_metric(room):
     await room.press("z", until=lambda: "512" in chart_text(room))
     assert "whole" in room.actions
     await room.press("z", until=lambda: "960" in chart_text(room))
     assert "zoom" in room.actions
     assert "Metric (m)" not in [command.title for command in room.app.get_system_commands(room.screen)]
     await room.press("m")
-    assert chart(room).metric.title == "Loss"
-
-
-async def test_left_and_right_move_a_cursor_over_the_steps(room):
+    assert chart(room).metric.title == "Loss", "the only one"
     assert "┊" not in chart_text(room)
     await room.press("left")
     assert chart(room).cursor == 640
@@ -390,12 +379,22 @@ async def test_m_goes_through_the_metrics_of_preference_training(shop, open_room
         assert "chosen 0." in room.head("#chart")
 
 
-async def test_enter_opens_the_focused_panel(room):
+async def test_enter_opens_the_focused_panel_and_capital_l_the_log_which_follows_the_end(room, shop):
     await room.press("tab", "enter", until=lambda: isinstance(room.screen, PageScreen))
     await room.until(lambda: "step 50" in room.text("#rows"))
     assert room.text("#rows").count("Where is my parcel?") > 1, "every validation's"
     await room.press("escape", "tab", "enter", until=lambda: isinstance(room.screen, PageScreen))
     await room.until(lambda: "step 639" in room.text("#rows"))
+    await room.press("escape", mode="train")
+    await room.press("L", until=lambda: isinstance(room.screen, PageScreen))
+    await room.until(lambda: "step 639" in room.text("#rows"))
+    shop.tell(room.app.snapshot.runs[0].run.folder, [("step", {"step": 641, **STEP})])
+    await room.observe(shop.snapshot())
+    assert "step 641" in room.text("#rows")
+    await room.press("home", until=lambda: "support-json started on smollm2-135m" in room.text("#rows"))
+    await room.press("pagedown", "down", "up", "pageup", "end", until=lambda: "step 641" in room.text("#rows"))
+    await room.press("L")
+    assert room.mode == "train"
 
 
 async def test_zoom_metric_and_comparison_are_restored(loaded):
@@ -416,18 +415,6 @@ async def test_g_shows_the_samples_on_a_small_screen(room):
     await room.until(lambda: "Where is my parcel?" in room.text("#rows"))
     assert '"answer": "It left Hamburg on Monday."}' in room.text("#rows")
     await room.press("escape")
-    assert room.mode == "train"
-
-
-async def test_capital_l_shows_every_line_and_follows_the_end(room, shop):
-    await room.press("L", until=lambda: isinstance(room.screen, PageScreen))
-    await room.until(lambda: "step 639" in room.text("#rows"))
-    shop.tell(room.app.snapshot.runs[0].run.folder, [("step", {"step": 641, **STEP})])
-    await room.observe(shop.snapshot())
-    assert "step 641" in room.text("#rows")
-    await room.press("home", until=lambda: "support-json started on smollm2-135m" in room.text("#rows"))
-    await room.press("pagedown", "down", "up", "pageup", "end", until=lambda: "step 641" in room.text("#rows"))
-    await room.press("L")
     assert room.mode == "train"
 
 

@@ -53,7 +53,7 @@ def journal_exists(room: RoomDriver) -> bool:
     return bool(session_of(room).source.state.steps)
 
 
-async def test_an_invalid_or_empty_pipeline_changes_nothing(shop, checks, open_room):
+async def test_an_invalid_or_empty_pipeline_changes_nothing_and_earlier_lines_can_be_recalled(shop, checks, open_room):
     write(fill(shop).with_name("more.jsonl"), GOOD)
     async with open_room("data") as room:
         await opened(room)
@@ -70,12 +70,6 @@ async def test_an_invalid_or_empty_pipeline_changes_nothing(shop, checks, open_r
         await room.press("escape")
         assert room.mode == "data"
         assert not journal_exists(room)
-
-
-async def test_earlier_lines_can_be_recalled(shop, checks, open_room):
-    fill(shop)
-    async with open_room("data") as room:
-        await opened(room)
         for line in ("tag first", "tag second"):
             await type_line(room, line)
             await room.until(lambda: "edited" in dialog_text(room, "#outcome"))
