@@ -74,6 +74,16 @@ HOSTILE = {
 }
 
 
+def test_a_row_that_is_too_long_can_be_replaced(tmp_path, monkeypatch):
+    monkeypatch.setattr("mlxtune.data.access.records.LIMIT", 100)
+    file = tmp_path / "d.jsonl"
+    file.write_text(json.dumps({"prompt": "a" * 200, "completion": "b"}))
+    with RecordFile(file) as records:
+        with pytest.raises(RowError, match="but the limit is"):
+            records.row(0)
+        assert records.row(0, '{"prompt": "a", "completion": "b"}').reference == "b"
+
+
 @pytest.mark.parametrize("case", HOSTILE)
 def test_a_bad_record_does_not_affect_others(tmp_path, case):
     bad, words = HOSTILE[case]

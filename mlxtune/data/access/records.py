@@ -48,7 +48,7 @@ class RecordFile(Closeable):
     def raw(self, index: int, text: str | None = None) -> Any:
         """Return a record, or ``text`` in its place, as it is in the file. Raises the errors of :meth:`row`."""
         location, start, end = self.location(index), int(self._spans.starts[index]), int(self._spans.ends[index])
-        if end - start > LIMIT:
+        if text is None and end - start > LIMIT:
             reason = f"the row is {size(end - start)} long, but the limit is {size(LIMIT)}."
             raise RowError(location, reason, hint="Split the row, or look for a missing quote or line break.")
         raw = self._data.read(start, end) if text is None else text.encode()
