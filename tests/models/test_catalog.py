@@ -179,6 +179,10 @@ def test_bases_whose_answers_become_rows_of_their_own_cannot_share_prefixes() ->
     assert not [base.id for base in catalog.models() if base.rewrites and base.full_attention]
 
 
+def test_an_unknown_id_is_not_in_the_catalog() -> None:
+    assert catalog.find("nothing/like-it") is None
+
+
 @pytest.mark.parametrize("text", ["base = [", "", "[[base]]\nid = 'a'"])
 def test_a_broken_catalog_raises_a_model_error(text: str) -> None:
     with pytest.raises(ModelError, match="Cannot read the model catalog"):
