@@ -179,7 +179,8 @@ def test_an_edited_report_is_detected(rich_copy, path):
 
 TAMPERED_LINES = [
     ("outputs.jsonl", "nats", 9.0), ("outputs.jsonl", "tokens", 2), ("outputs.jsonl", "rejected", [9.0, 1]), ("outputs.jsonl", "arm", "tuned"),
-    ("outputs.jsonl", "answer_tokens", 999), ("questions.jsonl", "group", "same"),
+    ("outputs.jsonl", "answer_tokens", 999), ("outputs.jsonl", "ended", "length"), ("regression.jsonl", "accept", ["maybe"]),
+    ("questions.jsonl", "group", "same"),
 ]  # fmt: skip
 
 
