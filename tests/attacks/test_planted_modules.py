@@ -13,12 +13,14 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from exhaustive import cases
 from package_trees import PACKAGE, package_nodes
-from tui.terminal import open_in_terminal, terminal
+from tui.terminal import terminal
 from waiting import PATIENCE
 
 from mlxtune.cli.main import VERBS
 from mlxtune.core.child_process import python_environment
+from mlxtune.tui import saved_state
 from mlxtune.tui.rooms import ROOMS
 
 pytestmark = pytest.mark.slow
@@ -112,15 +114,11 @@ def test_the_server_does_not_import_from_the_workspace(planted):
 PROCESSES = {"review": "trained", "plan": "epoch"}  # what these rooms show when their child process has answered
 
 
-@pytest.mark.exhaustive
-def test_the_app_and_its_processes_do_not_import_from_the_workspace(planted):
+@pytest.mark.parametrize("room", cases(ROOMS))
+def test_the_app_and_its_processes_do_not_import_from_the_workspace(planted, room):
+    saved_state.save(planted, {"room": room})
     with terminal(planted, Path(os.environ["MLXTUNE_HOME"])) as screen:
-        screen.until("▎Home")
-        for room in [*(mode for mode in ROOMS if mode not in ("home", "chat")), "chat"]:  # there, a letter is text
-            start = len(screen.written)
-            open_in_terminal(screen, room)
-            screen.until(PROCESSES.get(room, ""), start)
-            assert executed(planted) == "", room
+        screen.until(PROCESSES.get(room, ROOMS[room].name))
         screen.press("\x11")
         assert screen.end() == 0
     assert executed(planted) == ""
