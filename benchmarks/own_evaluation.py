@@ -26,7 +26,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     import mlx.core as mx
 
     from mlxtune.data.rows import Message
-    from mlxtune.models.generate import GenerationSettings, Request, generate
+    from mlxtune.models.generate import GenerationSettings, PromptGroup, generate
     from mlxtune.models.load import load
     from mlxtune.models.resolve import resolve
     from mlxtune.models.template import ChatTemplate
@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     mx.reset_peak_memory()
     start = time.perf_counter()
     settings = GenerationSettings(max_tokens=options.max_tokens, stops=frozenset(), batch_size=len(prompts))
-    outputs = generate(loaded.model, loaded.tokenizer, [Request(prompts, settings)])
+    outputs = generate(loaded.model, loaded.tokenizer, [PromptGroup(prompts, settings)])
     seconds = time.perf_counter() - start
     return {
         "prompts": len(prompts), "prompt_tokens": sum(map(len, prompts)), "max_tokens": options.max_tokens, "seconds": seconds,

@@ -390,7 +390,7 @@ def _evaluate(model: nn.Module) -> str:
     prompts = [[int(token) for token in row.tokens[:length]] for row, length in zip(ROWS, (36, 37, 38), strict=True)]
     tokenizer: Any = _Numbers()
     settings = generate.GenerationSettings(max_tokens=4, stops=frozenset({STOP}), batch_size=3)
-    answers = generate.generate(model, tokenizer, [generate.Request(prompts, settings)])
+    answers = generate.generate(model, tokenizer, [generate.PromptGroup(prompts, settings)])
     for prompt, answer in zip(prompts, answers, strict=True):
         expected: list[int] = []
         while len(expected) < 4 and (token := int(mx.argmax(logits_of([*prompt, *expected])[-1]).item())) != STOP:

@@ -24,23 +24,28 @@ TOKEN_VARIABLE = "MLXTUNE_SERVE_TOKEN"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
+Host = Annotated[str, option("--host", "The address to listen on. The default is reachable only from this machine.")]
+Port = Annotated[int, option("--port", "The port to listen on; 0 picks a free one.", min=0, max=65535)]
+Slots = Annotated[int, option("--slots", "Number of answers generated concurrently.", min=1, max=256)]
+Queue = Annotated[int, option("--queue", "Maximum number of requests waiting for a slot.", min=0, max=10_000)]
+Exact = Annotated[bool | None, option("--exact/--no-exact", "Answer independently of other requests. Default: on a CPU.")]
+KeepAlive = Annotated[
+    float, option("--keep-alive", "Unload the model when idle for this long; 0: never.", metavar="MINUTES", min=0)
+]
+Origins = Annotated[
+    list[str] | None, option("--allow-origin", "Let web pages from this origin use the server (CORS).", metavar="URL")
+]
+
+
 def serve(
     which: Which = "",
-    host: Annotated[
-        str, option("--host", "The address to listen on. The default is reachable only from this machine.")
-    ] = "127.0.0.1",
-    port: Annotated[int, option("--port", "The port to listen on; 0 picks a free one.", min=0, max=65535)] = 8080,
-    slots: Annotated[int, option("--slots", "Number of answers generated concurrently.", min=1, max=256)] = 16,
-    queue: Annotated[int, option("--queue", "Maximum number of requests waiting for a slot.", min=0, max=10_000)] = 64,
-    exact: Annotated[
-        bool | None, option("--exact/--no-exact", "Answer independently of other requests. Default: on a CPU.")
-    ] = None,
-    keep_alive: Annotated[
-        float, option("--keep-alive", "Unload the model when idle for this long; 0: never.", metavar="MINUTES", min=0)
-    ] = 0.0,
-    allow_origin: Annotated[
-        list[str] | None, option("--allow-origin", "Let web pages from this origin use the server (CORS).", metavar="URL")
-    ] = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8080,
+    slots: Slots = 16,
+    queue: Queue = 64,
+    exact: Exact = None,
+    keep_alive: KeepAlive = 0.0,
+    allow_origin: Origins = None,
     share_accelerator: ShareAccelerator = False,
     json: Json = False,
 ) -> None:

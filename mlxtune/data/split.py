@@ -161,18 +161,10 @@ def split(source: Source, data: DataSection) -> Splits:
     recorded = membership.splits.get(SplitSettings.from_section(data), {})
 
     def known_split(row: Row) -> SplitName | None:
-        """Return the recorded split of a row, unless its hashes differ, as after an edit of its prompt.
-
-        A new row that trains an answer to a sealed prompt in an ``earlier`` turn is a test row.
-        """
         if not recorded and not membership.sealed:
             return None
         own, *earlier = prompt_hashes(row, data.turns)
-        hashes = (row.hash, source.edited.get(row.hash, row.hash), own)
-        names = {recorded[hash] for hash in hashes if hash in recorded}
-        if not membership.sealed.isdisjoint(hashes if names else (*hashes, *earlier)):
-            return "test"
-        return names.pop() if len(names) == 1 else None
+        return _known_split((row.hash, source.edited.get(row.hash, row.hash), own), earlier, recorded, membership.sealed)
 
     known = [None if name in parts else name for name in map(known_split, pool)]
     others = [*generated, *(row for name in ("test", "valid") for row in parts.get(name, ()))] if generated else []
@@ -223,6 +215,21 @@ def _check_not_empty(rows: Mapping[SplitName | None, Sequence[Row]], requested: 
                 f"The {name} split is empty: {plural(total, 'row')} {'is' if total == 1 else 'are'} too few.",
                 hint="Add rows, or give this split more of them with data.holdout and data.validation.",
             )
+
+
+def _known_split(
+    hashes: Iterable[str], earlier: Iterable[str], recorded: Mapping[str, SplitName], sealed: frozenset[str]
+) -> SplitName | None:
+    """Return the recorded split of a row with these hashes, unless they differ, as after an edit of its prompt.
+
+    A new row that trains an answer to a sealed prompt in an ``earlier`` turn is a test row.
+    """
+    if not sealed.isdisjoint(hashes):
+        return "test"
+    names = {recorded[hash] for hash in hashes if hash in recorded}
+    if not names and not sealed.isdisjoint(earlier):
+        return "test"
+    return names.pop() if len(names) == 1 else None
 
 
 # Groups of rows that stay together

@@ -22,7 +22,7 @@ from mlxtune.evaluation.answers import Answer, ArmAnswers
 from mlxtune.evaluation.arms import Arm
 from mlxtune.evaluation.scorers import GRAMMAR_LIMIT
 from mlxtune.models.call_grammar import call_syntax, calls_grammar
-from mlxtune.models.generate import GenerationSettings, Progress, Request, generate
+from mlxtune.models.generate import GenerationSettings, Progress, PromptGroup, generate
 from mlxtune.models.grammar import Grammar
 from mlxtune.models.likelihood import negative_log_likelihoods
 from mlxtune.models.load import LoadedModel
@@ -214,9 +214,9 @@ class _Generator:
         prompt_tokens = sum(map(len, work.prompts))
         return ArmAnswers(arm.name, tuple(answers), self.cached, self.seconds, work.no_likelihood_reason, prompt_tokens)
 
-    def request(self, prompts: Sequence[Sequence[int]]) -> Request:
-        """Return the request for answers to some of the prompts."""
-        return Request(prompts, self._settings, self._prefix)
+    def group(self, prompts: Sequence[Sequence[int]]) -> PromptGroup:
+        """Return some of the prompts with how to answer them."""
+        return PromptGroup(prompts, self._settings, self._prefix)
 
     def generate(self, tell: Callable[[str], Progress], of: str) -> list[GeneratedAnswer]:
         def listeners() -> dict[str, Any]:
@@ -259,8 +259,8 @@ class _Generator:
         def answer_alone(prompt: Sequence[int], max_tokens: int, progress: Progress) -> GeneratedAnswer:
             thinking_tokens = min(max_tokens, self._settings.thinking_tokens)
             alone = replace(self._settings, max_tokens=max_tokens, thinking_tokens=thinking_tokens, batch_size=1)
-            request = replace(self.request([prompt]), settings=alone)
-            return generate(self.loaded.model, self.loaded.tokenizer, [request], progress=progress)[0]
+            group = replace(self.group([prompt]), settings=alone)
+            return generate(self.loaded.model, self.loaded.tokenizer, [group], progress=progress)[0]
 
         def compute(_: Any, on_answer: Callable[[int, Latency], None], **__: Any) -> None:
             on_answer(0, measure_latency(self.work.prompts, answer_alone, progress))
@@ -302,9 +302,9 @@ def _generate(
     work = [(generator, prompt) for generator in generators for prompt in generator.work.prompts]
 
     def compute(left: Sequence[int], **others: Any) -> None:
-        requests = [generator.request(prompts) for generator, prompts in grouped(work[index] for index in left).items()]
+        groups = [generator.group(prompts) for generator, prompts in grouped(work[index] for index in left).items()]
         loaded = generators[0].loaded
-        generate(loaded.model, loaded.tokenizer, requests, **listeners(), **others)
+        generate(loaded.model, loaded.tokenizer, groups, **listeners(), **others)
 
     inputs = [(generator.file, prompt) for generator, prompt in work]
     return _complete(inputs, compute, progress, asdict, lambda record: GeneratedAnswer(**record))

@@ -56,8 +56,8 @@ class GenerationSettings:
 
 
 @dataclass(frozen=True)
-class Request:
-    """``prompts`` and how to answer them. Requests that are answered together have the same stops and batch size."""
+class PromptGroup:
+    """``prompts`` and how to answer them. Groups that are answered together have the same stops and batch size."""
 
     prompts: Sequence[Sequence[int]]
     settings: GenerationSettings
@@ -66,11 +66,11 @@ class Request:
 
 
 def generate(
-    model: nn.Module, tokenizer: TokenizerWrapper, requests: Sequence[Request], *,
+    model: nn.Module, tokenizer: TokenizerWrapper, groups: Sequence[PromptGroup], *,
     progress: Progress = lambda done, total: None, on_answer: AnswerListener = lambda prompt, answer: None,
     on_batch: Callable[[int], None] = lambda waiting: None, on_token: Callable[[int], None] = lambda longest: None,
 ) -> list[GeneratedAnswer]:  # fmt: skip
-    """Return the answers to the prompts of all ``requests``, which share batches: greedy, or sampled (see :class:`TokenSampler`).
+    """Return the answers to the prompts of all ``groups``, which share batches: greedy, or sampled (see :class:`TokenSampler`).
 
     Architectures whose cache is not plain keys and values use mlx-lm's batch generation, or generate one answer at a time if that
     would change their answers.
@@ -81,17 +81,17 @@ def generate(
     """
     prefixes = PrefixCache(model)
     rows = [
-        _Row(prompt, request.settings, prefix, AnswerBuilder(tokenizer.decode, prompt, *limits, loops=request.settings.loops))
-        for request in requests
-        for prefix in [request.prefix or prefixes(request.prompts)]
-        for limits in [(request.settings.max_tokens, request.settings.thinking_tokens)]
-        for prompt in request.prompts
+        _BatchRow(prompt, group.settings, prefix, AnswerBuilder(tokenizer.decode, prompt, *limits, loops=group.settings.loops))
+        for group in groups
+        for prefix in [group.prefix or prefixes(group.prompts)]
+        for limits in [(group.settings.max_tokens, group.settings.thinking_tokens)]
+        for prompt in group.prompts
     ]
-    sampler = TokenSampler([seed for request in requests for seed in request.seeds or [0] * len(request.prompts)])
+    sampler = TokenSampler([seed for group in groups for seed in group.seeds or [0] * len(group.prompts)])
     if rows[0].prefix is None:
         return _generate_with_mlx_lm(model, rows, sampler, progress, on_answer, on_token)
     outputs: dict[int, GeneratedAnswer] = {}
-    shared = len(rows[0].prefix) if len(requests) == 1 else 0
+    shared = len(rows[0].prefix) if len(groups) == 1 else 0
     extra = shared + max(row.builder.max_tokens + row.builder.thinking_tokens for row in rows)
     for batch in batches([len(row.prompt) - shared for row in rows], rows[0].settings.batch_size, extra=extra):
 
@@ -142,7 +142,7 @@ def noise_key(seed: int, position: int) -> mx.array:
 
 
 @dataclass(frozen=True)
-class _Row:
+class _BatchRow:
     """A prompt, how to answer it, what it shares with others, and its answer so far."""
 
     prompt: Sequence[int]
@@ -175,7 +175,12 @@ class _BatchDecoder:
     """
 
     def __init__(
-        self, head: BackboneHead, rows: Sequence[_Row], sampler: TokenSampler, report: Callable[[int], None], tell: AnswerListener
+        self,
+        head: BackboneHead,
+        rows: Sequence[_BatchRow],
+        sampler: TokenSampler,
+        report: Callable[[int], None],
+        tell: AnswerListener,
     ) -> None:
         self._head, self._rows, self._sampler, self._report, self._tell = head, rows, sampler, report, tell
         self._settings = rows[0].settings
@@ -262,7 +267,7 @@ def allow_thoughts(mask: np.ndarray[Any, np.dtype[np.bool_]], splitter: ThoughtS
         mask[list(starts)] = True
 
 
-def _prefill(rows: Sequence[_Row], report: Callable[[int], None], lanes: int) -> list[_Lane]:
+def _prefill(rows: Sequence[_BatchRow], report: Callable[[int], None], lanes: int) -> list[_Lane]:
     """Return ``lanes`` lanes with the last hidden state of each row's prompt, ``(rows, hidden)``, and one cache per layer."""
     numbers: list[list[int]] = [[] for _ in range(lanes)]
     hidden: list[list[mx.array]] = [[] for _ in range(lanes)]
@@ -309,7 +314,7 @@ _batching_models: dict[int, bool] = {}  # the results of _batches_correctly by t
 
 
 def _generate_with_mlx_lm(
-    model: nn.Module, rows: Sequence[_Row], sampler: TokenSampler, progress: Progress, on_answer: AnswerListener,
+    model: nn.Module, rows: Sequence[_BatchRow], sampler: TokenSampler, progress: Progress, on_answer: AnswerListener,
     on_token: Callable[[int], None],
 ) -> list[GeneratedAnswer]:  # fmt: skip
     if any(row.settings.grammar for row in rows):

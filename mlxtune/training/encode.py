@@ -221,7 +221,7 @@ def _read(file: Path) -> dict[str, ReplayAnswer]:
 def _generate(
     prompts: Mapping[str, ReplayPrompt], total: int, loaded: LoadedModel, template: ChatTemplate, worker: RunListener
 ) -> dict[str, ReplayAnswer]:
-    from mlxtune.models.generate import GenerationSettings, Request, generate
+    from mlxtune.models.generate import GenerationSettings, PromptGroup, generate
 
     cached, reported = total - len(prompts), -1
 
@@ -237,8 +237,8 @@ def _generate(
     progress(0, total)
     settings = GenerationSettings(max_tokens=MAX_TOKENS, stops=template.stop_tokens, batch_size=BATCH_SIZE)
     seeds = [int(key[:12], 16) if prompt.seed else 0 for key, prompt in prompts.items()]
-    request = Request([template.prompt(prompt.messages) for prompt in prompts.values()], settings, seeds=seeds)
-    outputs = generate(loaded.model, loaded.tokenizer, [request], progress=progress)
+    group = PromptGroup([template.prompt(prompt.messages) for prompt in prompts.values()], settings, seeds=seeds)
+    outputs = generate(loaded.model, loaded.tokenizer, [group], progress=progress)
     return {key: ReplayAnswer(output.text, output.ended != "stop") for key, output in zip(prompts, outputs, strict=True)}
 
 

@@ -8,7 +8,7 @@ from mlxtune.data.rows import Conversation, Preference, PromptRow, Row, Unpaired
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.evidence import evaluated_rows
 from mlxtune.evaluation.scorers import CONTRACT, CORRECT, LOOP, PASS, THINKING_LIMIT, THINKING_LOOP, Score
-from mlxtune.models.generate import GenerationSettings, Request, generate
+from mlxtune.models.generate import GenerationSettings, PromptGroup, generate
 from mlxtune.models.load import LoadedModel
 from mlxtune.models.template import ChatTemplate
 from mlxtune.models.thoughts import GeneratedAnswer, LoopRule
@@ -80,7 +80,7 @@ class Sampler:
             max_tokens=self.max_tokens, stops=self.template.stop_tokens, batch_size=len(prompts),
             thinking_tokens=self.template.thinking_limit(self.thinking_tokens), loops=self.loops,
         )  # fmt: skip
-        answers = generate(self.loaded.model, self.loaded.tokenizer, [Request(prompts, settings)])
+        answers = generate(self.loaded.model, self.loaded.tokenizer, [PromptGroup(prompts, settings)])
         self.loaded.model.train()
         return [(row, self.template.calls.read(answer.text, row.tools), answer) for row, answer in zip(rows, answers, strict=True)]
 

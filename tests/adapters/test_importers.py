@@ -28,7 +28,7 @@ from mlxtune.core.hashing import sha256_file
 from mlxtune.core.json_fields import to_json
 from mlxtune.evaluation.report import Caveat
 from mlxtune.models import load, lora
-from mlxtune.models.generate import GenerationSettings, Request, generate
+from mlxtune.models.generate import GenerationSettings, PromptGroup, generate
 from mlxtune.recipe.parent import CONFIG, WEIGHTS
 
 from .conftest import SIZES, arrays, config, reported_score, write
@@ -193,7 +193,7 @@ def test_stock_mlx_lm_adapter_imports_with_same_logits(empty_workspace: Path, ti
     model, _ = load_model(tiny)
     lora.load(model, imported.folder)
     settings = GenerationSettings(max_tokens=24, stops=frozenset(), batch_size=1)
-    output = generate(model, tokenizer, [Request(TOKENS, settings)])[0].text
+    output = generate(model, tokenizer, [PromptGroup(TOKENS, settings)])[0].text
     assert output.startswith(tokenizer.decode(stock_tokens).split("<|im_end|>")[0])
     np.testing.assert_array_equal(logits(tiny, trained), logits(tiny, imported.folder))
     assert np.abs(logits(tiny, trained) - logits(tiny)).max() > 1e-3

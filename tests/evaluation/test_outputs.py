@@ -19,7 +19,7 @@ from mlxtune.evaluation.answers import ArmAnswers
 from mlxtune.evaluation.arms import Arm
 from mlxtune.evaluation.outputs import AnswerOptions, generate_answers
 from mlxtune.models import lora
-from mlxtune.models.generate import GenerationSettings, Request, generate
+from mlxtune.models.generate import GenerationSettings, PromptGroup, generate
 from mlxtune.models.likelihood import negative_log_likelihoods
 from mlxtune.models.load import LoadedModel, load
 from mlxtune.models.prefix_cache import PrefixCache
@@ -63,7 +63,7 @@ def test_each_row_is_prompted_as_its_arm_requires(loaded, tmp_path):
     template = ChatTemplate(loaded.tokenizer)
     prompts = [template.prompt(arm.prompt_for(row)) for row in ROWS]
     settings = GenerationSettings(max_tokens=6, stops=template.stop_tokens, batch_size=9)
-    expected = generate(loaded.model, loaded.tokenizer, [Request(prompts, settings)])
+    expected = generate(loaded.model, loaded.tokenizer, [PromptGroup(prompts, settings)])
     answers = _answer(loaded, tmp_path, arm)
     assert [(out.id, out.output, out.ended) for out in answers.answers] == [
         (row.id, answer.text, answer.ended) for row, answer in zip(ROWS, expected, strict=True)

@@ -27,7 +27,7 @@ def generate(*args, **options) -> list[tuple[str, str]]:
     """Return each answer's text and why it ended."""
     events = {name: options.pop(name) for name in ("progress", "on_batch") if name in options}
     *loaded, prompts = args
-    request = generation.Request(prompts, prefix=options.pop("prefix", None), settings=generation.GenerationSettings(**options))
+    request = generation.PromptGroup(prompts, prefix=options.pop("prefix", None), settings=generation.GenerationSettings(**options))
     return [(answer.text, answer.ended) for answer in generation.generate(*loaded, [request], **events)]
 
 
@@ -134,7 +134,7 @@ def test_requests_with_different_prefixes_and_grammars_share_a_batch(name: str, 
     schema = Grammar(tokenizer, {"enum": ["a", "bcd", 12345]}, stops)
     limits = generation.GenerationSettings(max_tokens=window + 4, stops=stops, batch_size=8)
     requests = [
-        generation.Request(prompts, replace(limits, max_tokens=most, grammar=grammar), cache(prompts))
+        generation.PromptGroup(prompts, replace(limits, max_tokens=most, grammar=grammar), cache(prompts))
         for start, lengths, most, grammar in (
             ([], (5, 1), window + 4, None), ([90, 91, 92] * window, (1, 2, 9), 9, None), ([80, 81], (2, 1, window), 30, schema),
         )

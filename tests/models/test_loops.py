@@ -9,7 +9,7 @@ from mlx_lm.utils import load as load_stock
 from mlx_lm.utils import load_tokenizer
 
 from mlxtune.data import samples
-from mlxtune.models.generate import GenerationSettings, Request, generate
+from mlxtune.models.generate import GenerationSettings, PromptGroup, generate
 from mlxtune.models.thoughts import COPIES, LEAST, MAX_PERIOD, AnswerBuilder, LoopDetector, LoopRule
 
 
@@ -46,8 +46,8 @@ def test_answers_are_the_beginning_of_the_whole_answers(tiny: Path) -> None:
     model, tokenizer = load_stock(str(tiny))
     prompts = [[70, 71, 72], [73], [74, 75, 76, 77]]
     settings = GenerationSettings(max_tokens=200, stops=frozenset(), batch_size=3)
-    whole = generate(model, tokenizer, [Request(prompts, settings)])
-    stopped = generate(model, tokenizer, [Request(prompts, replace(settings, loops=LoopRule()))])
+    whole = generate(model, tokenizer, [PromptGroup(prompts, settings)])
+    stopped = generate(model, tokenizer, [PromptGroup(prompts, replace(settings, loops=LoopRule()))])
     assert "loop" in [answer.ended for answer in stopped]
     for full, answer in zip(whole, stopped, strict=True):
         assert (full.ended, full.tokens) == ("length", 200)

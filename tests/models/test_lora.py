@@ -15,7 +15,7 @@ from tiny_architectures import make
 
 from mlxtune.core.errors import ModelError, RecipeError
 from mlxtune.models import lora
-from mlxtune.models.generate import GenerationSettings, Request, generate
+from mlxtune.models.generate import GenerationSettings, PromptGroup, generate
 from mlxtune.models.load import load
 from mlxtune.models.resolve import resolve
 from mlxtune.recipe import AdapterSection
@@ -49,7 +49,7 @@ def test_mlx_lm_opens_the_adapter_and_gives_the_same_answer(tiny: Path, tmp_path
     config = lora.add(model, AdapterSection(rank=4, alpha=12), seed=1)
     lora.save(tmp_path / "adapter", randomize(model), config)
     settings = GenerationSettings(max_tokens=24, stops=frozenset(), batch_size=1)
-    own = generate(model, tokenizer, [Request([[70, 71, 72]], settings)])[0].text
+    own = generate(model, tokenizer, [PromptGroup([[70, 71, 72]], settings)])[0].text
     stock, _ = load_stock(str(tiny), adapter_path=str(tmp_path / "adapter"))
     stock_answer = tokenizer.decode([part.token for part in stream_generate(stock, tokenizer, [70, 71, 72], max_tokens=24)])
     assert own.startswith(stock_answer.split("<|im_end|>")[0])

@@ -49,7 +49,7 @@ def test_sampled_answers_do_not_depend_on_the_batch_or_the_number_of_cores(
     def answers(batch_size: int, cores: int) -> list[str]:
         monkeypatch.setattr(streams._local, "pool", streams.StreamPool(cores), raising=False)
         settings = GenerationSettings(max_tokens=8, stops=frozenset({0}), batch_size=batch_size)
-        request = generation.Request(prompts, settings, seeds=[row % 4 and row for row in range(20)])
+        request = generation.PromptGroup(prompts, settings, seeds=[row % 4 and row for row in range(20)])
         outputs = generation.generate(loaded.model, loaded.tokenizer, [request])
         return [output.text for output in outputs]
 

@@ -18,7 +18,7 @@ from starlette.testclient import TestClient
 from waiting import wait_until
 
 from mlxtune.models import text_vectors
-from mlxtune.models.generate import GenerationSettings, Request, generate
+from mlxtune.models.generate import GenerationSettings, PromptGroup, generate
 from mlxtune.models.load import LoadedModel
 from mlxtune.serving.access_guard import guarded
 from mlxtune.serving.protocol import Embedded, EmbedRequest, Failed, GenerateRequest, Sampling
@@ -41,7 +41,7 @@ def test_a_raw_prompt_is_continued_without_the_template(ai: openai.OpenAI, tiny_
     tokens = tiny_loaded.tokenizer.encode(prompt)
     stops = frozenset(tiny_loaded.tokenizer.eos_token_ids)
     settings = GenerationSettings(max_tokens=12, stops=stops, batch_size=1)
-    (expected,) = generate(tiny_loaded.model, tiny_loaded.tokenizer, [Request([tokens], settings)])
+    (expected,) = generate(tiny_loaded.model, tiny_loaded.tokenizer, [PromptGroup([tokens], settings)])
     assert answer.choices[0].text == expected.text
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (len(tokens), 12)
     assert ai.completions.create(model="tiny", prompt=tokens, max_tokens=12).choices[0].text == expected.text

@@ -13,7 +13,7 @@ from tiny_architectures import make
 from mlxtune.adapters.entry import AdapterEntry
 from mlxtune.core.errors import GpuError, InputError
 from mlxtune.models import lora
-from mlxtune.models.generate import GenerationSettings, Request, generate
+from mlxtune.models.generate import GenerationSettings, PromptGroup, generate
 from mlxtune.models.load import LoadedModel, load
 from mlxtune.models.resolve import resolve
 from mlxtune.models.template import ChatTemplate
@@ -41,7 +41,7 @@ def test_answers_in_a_mixed_batch_equal_single_answers(make_engine, tiny_loaded:
     model = load(tiny_loaded.source).model
     lora.load(model, tiny_adapters["wide"])
     settings = GenerationSettings(max_tokens=24, stops=template.stop_tokens, batch_size=1)
-    plain = generate(model, tiny_loaded.tokenizer, [Request([template.prompt(requests[3].messages)], settings)])
+    plain = generate(model, tiny_loaded.tokenizer, [PromptGroup([template.prompt(requests[3].messages)], settings)])
     assert together.text("3") == plain[0].text
     assert len({together.text(str(number)) for number in range(16)}) > 8
 

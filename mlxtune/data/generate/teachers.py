@@ -122,7 +122,7 @@ class LocalTeacher:
 
     def ask(self, call: TeacherCall, progress: Callable[[int, int], None]) -> dict[str, Any]:
         """Return the replies to the call's questions, which are computed together."""
-        from mlxtune.models.generate import GenerationSettings, Request, generate
+        from mlxtune.models.generate import GenerationSettings, PromptGroup, generate
 
         constrained = all(question.is_answer for question in call.questions)
         seeds = [question.seed for question in call.questions]
@@ -132,7 +132,9 @@ class LocalTeacher:
             thought_starts=self._template.thought_starts,
         )  # fmt: skip
         prompts = [self._template.question(question.messages, question.tools) for question in call.questions]
-        outputs = generate(self._loaded.model, self._loaded.tokenizer, [Request(prompts, settings, seeds=seeds)], progress=progress)
+        outputs = generate(
+            self._loaded.model, self._loaded.tokenizer, [PromptGroup(prompts, settings, seeds=seeds)], progress=progress
+        )
         read, answered = self._template.calls.read, zip(outputs, call.questions, strict=True)
         replies = [{"text": read(one.text, asked.tools), "ended": one.ended, "seed": asked.seed} for one, asked in answered]
         return {"replies": replies}

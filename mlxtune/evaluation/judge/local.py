@@ -51,11 +51,7 @@ def answer_requests(channel: Channel, load_request: Request, batch_size: int) ->
 
     A grammar constrains the replies where that is possible, because small models write few readable ones without it.
     """
-    from mlxtune.models.generate import (  # these import mlx, which must be loaded after the BLAS
-        GenerationSettings,
-        Request,
-        generate,
-    )
+    from mlxtune.models.generate import GenerationSettings, PromptGroup, generate  # these import mlx, which must follow the BLAS
     from mlxtune.models.grammar import Grammar
     from mlxtune.models.load import load
     from mlxtune.models.template import ChatTemplate
@@ -73,10 +69,10 @@ def answer_requests(channel: Channel, load_request: Request, batch_size: int) ->
                 thinking_tokens=template.thinking_limit(THINKING_TOKENS), thought_starts=template.thought_starts,
             )  # fmt: skip
             try:
-                outputs = generate(loaded.model, loaded.tokenizer, [Request(prompts, settings)])
+                outputs = generate(loaded.model, loaded.tokenizer, [PromptGroup(prompts, settings)])
             except ModelError:  # the architecture does not support grammars
                 grammar = None
-                outputs = generate(loaded.model, loaded.tokenizer, [Request(prompts, replace(settings, grammar=None))])
+                outputs = generate(loaded.model, loaded.tokenizer, [PromptGroup(prompts, replace(settings, grammar=None))])
         except MlxtuneError as error:
             for request in batch:
                 request.error(error)
