@@ -13,7 +13,7 @@ from exhaustive import EXHAUSTIVE, cases
 pytestmark = pytest.mark.slow
 
 DRIVER = Path(__file__).with_name("driver.py")
-STRIDES = {"training": 1 if EXHAUSTIVE else 20, "generation": 2, "search": 16}  # one of so many faults is tried
+STRIDES = {"training": 1 if EXHAUSTIVE else 12, "generation": 2, "search": 16}  # one of so many faults is tried
 
 
 @pytest.fixture(scope="module", params=cases(STRIDES, "training"))

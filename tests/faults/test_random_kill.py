@@ -29,7 +29,7 @@ from mlxtune.runs.registry import Run
 
 pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]
 
-KILLS = 10
+KILLS = 20
 SMALL = ("training.epochs=0", "training.steps=2", "evaluation.regression=", "evaluation.max_tokens=2", "evaluation.rows=2")
 
 
