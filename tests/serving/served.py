@@ -30,7 +30,7 @@ SECTIONS = {
     "wide": AdapterSection(rank=16, alpha=16, targets=["up_proj", "gate_proj"]),
 }
 
-NAMES, SLOTS, QUEUE = ("tiny", "all", "wide", "dora"), 8, 16  # of the server that the tests share: its models, and its limits
+NAMES, SLOTS, QUEUE = ("tiny", "all", "wide", "dora"), 8, 40  # of the server that the tests share: its models, and its limits
 
 # What a model says that calls a function.
 CALL = '{"name": "track", "arguments": {"order": "LF-7"}}'

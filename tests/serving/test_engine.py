@@ -32,8 +32,8 @@ def questions(count: int) -> list[str]:
 
 
 def test_answers_in_a_mixed_batch_equal_single_answers(make_engine, tiny_loaded: LoadedModel, tiny_adapters) -> None:
-    requests = [make_request(str(number), text, NAMES[number % 4]) for number, text in enumerate(questions(16))]
-    together = run_requests(make_engine(slots=16), requests)
+    requests = [make_request(str(number), text, NAMES[number % 4]) for number, text in enumerate(questions(32))]
+    together = run_requests(make_engine(slots=32), requests)
     for number in (0, 1, 2, 3, 13):
         alone = run_requests(make_engine(slots=1), [requests[number]])
         assert together.text(str(number)) == alone.text(str(number))
@@ -43,7 +43,7 @@ def test_answers_in_a_mixed_batch_equal_single_answers(make_engine, tiny_loaded:
     settings = GenerationSettings(max_tokens=24, stops=template.stop_tokens, batch_size=1)
     plain = generate(model, tiny_loaded.tokenizer, [PromptGroup([template.prompt(requests[3].messages)], settings)])
     assert together.text("3") == plain[0].text
-    assert len({together.text(str(number)) for number in range(16)}) > 8
+    assert len({together.text(str(number)) for number in range(32)}) > 16
 
 
 def test_requests_beyond_the_slots_wait(make_engine) -> None:

@@ -105,9 +105,9 @@ def test_concurrent_requests_over_three_adapters_equal_single_ones(ai: openai.Op
             return "".join(chunk.choices[0].delta.content or "" for chunk in parts)
         return ai.chat.completions.create(**body).choices[0].message.content or ""
 
-    with concurrent.futures.ThreadPoolExecutor(16) as pool:
-        together = list(pool.map(answer, range(16)))
-    assert [answer(number) for number in range(16)] == together
+    with concurrent.futures.ThreadPoolExecutor(32) as pool:
+        together = list(pool.map(answer, range(32)))
+    assert [answer(number) for number in range(32)] == together
     alive(served)
 
 
@@ -267,8 +267,8 @@ def test_a_client_that_disconnects_frees_its_slot(served, stream: bool) -> None:
 
 def test_a_full_queue_sets_retry_after(served) -> None:
     body = {**ASK, "max_tokens": 120}
-    with concurrent.futures.ThreadPoolExecutor(50) as pool:
-        replies = list(pool.map(lambda _: post(served, body), range(50)))
+    with concurrent.futures.ThreadPoolExecutor(90) as pool:
+        replies = list(pool.map(lambda _: post(served, body), range(90)))
     statuses = [status for status, _, _ in replies]
     assert set(statuses) == {200, 429}
     assert statuses.count(200) >= SLOTS + QUEUE
