@@ -136,9 +136,8 @@ def generate_answers(
     if not timed:
         return answers
     latency = generator.latency(tell(TIMED))
-    seconds = [latency.seconds(one.thought_tokens + one.answer_tokens) for one in answers.answers]
-    timed_answers = (replace(one, seconds=taken) for one, taken in zip(answers.answers, seconds, strict=True))
-    return replace(answers, answers=tuple(timed_answers))
+    alone = (replace(one, seconds=latency.seconds(one.thought_tokens + one.answer_tokens)) for one in answers.answers)
+    return replace(answers, answers=tuple(alone))
 
 
 def answer_together(parts: Sequence[Part], loaded: LoadedModel, shared: PrefixCache, progress: Progress) -> list[ArmAnswers]:

@@ -25,6 +25,8 @@ class PriceEntry:
 
 @dataclass(frozen=True)
 class VendorPrice(PriceEntry):
+    """The price of what ``vendor`` offers under ``name``."""
+
     name: str
     vendor: str
 
