@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from keyed_rows import with_keys
 from textual import events
+from waiting import wait_until
 
 from mlxtune.core.errors import InputError, MachineError
 from mlxtune.data.access.records import RecordFile
@@ -20,6 +21,7 @@ from mlxtune.tui.app import MlxtuneApp
 from mlxtune.tui.render.source import source_unavailable
 from mlxtune.tui.rooms.data.fix_dialog import FixDialog
 from mlxtune.tui.rooms.data.render import LengthHistogram, length_chart
+from mlxtune.tui.rooms.data.screen import DataRoom
 from mlxtune.tui.source_session import SourceSession
 from mlxtune.tui.widgets import ChoiceDialog, ListPanel
 
@@ -107,6 +109,38 @@ async def test_rows_are_shown_before_the_checks_finish(shop, checks, open_room):
         assert "billing" in row(room, 2)
         assert "✗ 2 of 14 rows blocked." in " ".join(room.text("#summary").split())
         assert checks.requests == [{"recipe": str(shop.folder / "recipes" / "support-json.toml"), "fetch": False}]
+
+
+async def test_a_fix_asked_for_opens_even_if_the_checks_finish_during_a_draw(shop, checks, open_room, monkeypatch):
+    fill(shop)
+    checks.gate.clear()
+    async with open_room("data") as room:
+        await room.until(lambda: "Where is my parcel?" in room.text("#list"))
+        await room.press("f", notice="● The checks are still running.")
+        draw, redraw, notify, drawn = DataRoom._draw_labels, DataRoom.redraw, SourceSession._notify, threading.Event()
+
+        def finish_first(self: DataRoom, session: SourceSession) -> None:
+            """The findings were drawn without a verdict. The thread delivers it now, but asks for a redraw only after this one."""
+            checks.gate.set()
+            wait_until(lambda: session.check.finished)
+            monkeypatch.setattr(DataRoom, "redraw", lambda _room: None)
+            draw(self, session)
+
+        def notify_later(self: SourceSession) -> None:
+            if self.check.finished:
+                drawn.wait()
+            notify(self)
+
+        def let_draw() -> None:
+            monkeypatch.setattr(DataRoom, "_draw_labels", draw)
+            monkeypatch.setattr(DataRoom, "redraw", redraw)
+            drawn.set()
+
+        monkeypatch.setattr(DataRoom, "_draw_labels", finish_first)
+        monkeypatch.setattr(SourceSession, "_notify", notify_later)
+        room.screen.redraw()
+        room.app.call_later(let_draw)
+        await room.until(lambda: isinstance(room.screen, FixDialog) and room.notice == "")
 
 
 async def test_the_filter_applies_as_it_is_typed_and_explains_its_errors(room):

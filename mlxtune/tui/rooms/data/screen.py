@@ -150,6 +150,7 @@ class DataRoom(SourceRoom):
         self._set_filter_text(session.selection.filter if session else "")
 
     def draw_source(self, session: SourceSession) -> None:
+        is_checked = self.can_check_again  # what a thread finds while this draws is not yet in the list of findings
         self.set_class(self._show_stats, "-stats")
         self.set_class(self._show_labels, "-labels")
         if self.focused is None:  # the list was hidden while another source was opened
@@ -159,7 +160,7 @@ class DataRoom(SourceRoom):
         self._draw_lengths(session)
         self._draw_split(session)
         self._draw_labels(session)
-        if self.is_current and self.can_check_again and self.app.notices.current == _FIX_LATER:
+        if is_checked and self.is_current and self.app.notices.current == _FIX_LATER:
             self.app.notices.current = None
             self.app.call_later(self.app.run_action, "screen.fix")
 
