@@ -248,6 +248,9 @@ class WorkspaceIndex:
         follower = self._followers.setdefault(run.folder, Follower(run))
         follower.read()
         status = run.status(follower.state, now)
+        if status == "crashed":  # unless it has ended since the events were read
+            follower.read()
+            status = run.status(follower.state, now)
         if status not in ALIVE:
             follower.drop_history()
         output = follower.process_output() if status in ("crashed", "failed") else ()

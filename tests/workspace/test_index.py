@@ -19,6 +19,7 @@ from mlxtune.advice.next_step import StepCode, next_step
 from mlxtune.evaluation import history
 from mlxtune.evaluation.report import FILE
 from mlxtune.recipe.parent import WEIGHTS
+from mlxtune.runs import registry
 from mlxtune.runs.events import EventWriter
 from mlxtune.workspace import index
 from mlxtune.workspace.index import WorkspaceIndex
@@ -167,3 +168,21 @@ def test_an_evaluation_takes_little_memory(tmp_path):
     assert size > 20_000
     growth = [after - before for before, after in pairwise(taken)]
     assert statistics.median(growth) < size / 2  # the mean would contain the tables that Python doubles now and then
+
+
+def test_a_run_that_ends_after_its_events_are_read_has_not_crashed(tmp_path, monkeypatch):
+    run = registry.create(tmp_path, "train", "shop")
+    (run.folder / "recipe.toml").write_text("")
+    writer, ends = EventWriter(run.folder), iter([True])
+    writer.emit("run.started", kind="train", name="shop", base="m", pid=1)
+
+    def is_locked(_: Path) -> bool:
+        """The worker writes its last event and releases the lock just before it is checked for the first time."""
+        if next(ends, False):
+            writer.emit("run.stopped", step=0)
+            writer.close()
+        return False
+
+    monkeypatch.setattr(registry, "is_locked", is_locked)
+    [view] = WorkspaceIndex(tmp_path).read().runs
+    assert view.status == "stopped"
