@@ -243,7 +243,7 @@ class _BatchDecoder:
 
     def _read(self, lane: _Lane, tokens: mx.array, has_nan: mx.array) -> list[int]:
         """Add the chosen tokens to the answers. Return the indices of the rows that continue."""
-        _check_nan(has_nan.any())
+        _check_nan(np.array(has_nan).any())  # by NumPy: an operation of MLX would wait for the next tokens
         going_on, stops = [], self._settings.stops
         for index, (row, token) in enumerate(zip(lane.rows, np.array(tokens).tolist(), strict=True)):
             builder = self._rows[row].builder
@@ -299,6 +299,8 @@ def _prefill(rows: Sequence[_BatchRow], report: Callable[[int], None], lanes: in
 
 def _joined(parts: list[list[BatchKVCache]]) -> list[BatchKVCache]:
     """Return one cache per layer for the rows of all ``parts``, which are freed."""
+    if len(parts) == 1:
+        return parts[0]
     joined = []
     for layer in range(len(parts[0])):
         joined.append(BatchKVCache.concatenate([caches[layer] for caches in parts]))
@@ -330,7 +332,7 @@ def _generate_with_mlx_lm(
     for row, token, logprobs, stopped in steps(model, prompts, settings, sampler, answers):
         ending: Ending = "stop" if stopped else builders[row].add(token)
         if ending:
-            _check_nan(mx.isnan(logprobs).any())
+            _check_nan(mx.isnan(logprobs).any().item())
             answers[row] = builders[row].finish(ending)
             on_answer(row, answers[row])
         on_token(max(builder.count for prompt, builder in enumerate(builders) if prompt == row or prompt not in answers))
@@ -393,6 +395,6 @@ def nan_error() -> MlxtuneError:
     return MlxtuneError("The model produced NaNs, perhaps because its adapter is corrupt.", hint="Run: mlxtune adapters show NAME")
 
 
-def _check_nan(has_nan: mx.array) -> None:
-    if has_nan.item():
+def _check_nan(has_nan: Any) -> None:
+    if has_nan:
         raise nan_error()
