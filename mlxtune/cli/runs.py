@@ -213,7 +213,7 @@ def _record(run: Run) -> dict[str, Any]:
     return {
         "run": run.id,
         "kind": run.kind,
-        "status": run.status(),  # which reads the events again: the run may have ended since
+        "status": run.status(state),
         "base": state.base,
         "arm": arm,
         "step": done,

@@ -152,7 +152,7 @@ def watch(run: Run) -> Iterator[tuple[list[Event], RunState]]:
     reader, state = EventReader(run.folder), RunState()
     while not state.ended:
         new = reader.read()
-        if not new and run.status(state) == "crashed" and not (new := reader.read()):  # it may have ended since the first read
+        if not new and run.status(state) == "crashed":
             raise _crash_error(run, state)
         try:
             state = state.apply(new)

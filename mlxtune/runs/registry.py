@@ -8,7 +8,7 @@ import shutil
 import signal
 import time
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -134,14 +134,17 @@ class Run:
         except UNREADABLE as error:
             return refused_state(error, self.id)
 
-    def status(self, state: RunState | None = None, now: float | None = None) -> RunStatus:
-        """Return the status, based on ``state`` if it is already known.
+    def status(
+        self, state: RunState | None = None, now: float | None = None, read: Callable[[], RunState] | None = None
+    ) -> RunStatus:
+        """Return the status, based on ``state`` if it is already known. ``read`` returns the newest state, by default :meth:`state`.
 
         ``crashed`` means that no process holds the lock and there is no terminal event. ``quiet`` means that a process holds the lock
         but has not written any event for ``QUIET_AFTER`` seconds.
         """
-        locked = is_locked(self.lock)  # before the events are read: a worker writes its last one before it releases the lock
-        state = state or self.state()
+        locked = is_locked(self.lock)
+        if state is None or not (locked or state.ended):  # a worker writes its last event before it releases the lock
+            state = (read or self.state)()
         now = time.time() if now is None else now
         if locked and not state.ended:  # a worker that wrote its terminal event is about to release it
             if state.updated and now - state.updated > QUIET_AFTER:

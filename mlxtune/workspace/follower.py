@@ -40,11 +40,11 @@ class Follower:
             self.state = replace(self.state, steps=self.state.steps[-1:], samples=[])
             self.log = []
 
-    def read(self) -> None:
-        """Process newly added events. A file that shrank or has events out of order is read again from the start."""
+    def read(self) -> RunState:
+        """Process newly added events, and return the state. A file that shrank or has events out of order is read again from the start."""
         stamp = file_stamp(self._run.folder / events.FILE)
         if stamp == self._events_stamp:
-            return
+            return self.state
         self._events_stamp = stamp
         size = stamp[1] if stamp else 0
         if size < self._size or self._dropped_history:
@@ -60,6 +60,7 @@ class Follower:
             self._apply(cast(list[events.Event], list(safe)))
         except UNREADABLE as error:
             self.state = refused_state(error, self._run.id)
+        return self.state
 
     def _apply(self, new: list[events.Event]) -> None:
         if not new:

@@ -247,10 +247,7 @@ class WorkspaceIndex:
         """Return the run's view, which is the same object as before if nothing has changed."""
         follower = self._followers.setdefault(run.folder, Follower(run))
         follower.read()
-        status = run.status(follower.state, now)
-        if status == "crashed":  # unless it has ended since the events were read
-            follower.read()
-            status = run.status(follower.state, now)
+        status = run.status(follower.state, now, follower.read)
         if status not in ALIVE:
             follower.drop_history()
         output = follower.process_output() if status in ("crashed", "failed") else ()

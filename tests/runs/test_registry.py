@@ -106,6 +106,17 @@ def test_last_of_all_kinds_is_the_active_run_or_the_newest_training_run(tmp_path
         assert registry.find_run(tmp_path, "last") == training
 
 
+def test_a_run_that_has_ended_since_its_state_was_read_has_not_crashed(tmp_path):
+    run = registry.create(tmp_path, "train", "shop")
+    writer = EventWriter(run.folder)
+    writer.emit("run.started", kind="train", name="shop", base="m", pid=1)
+    state = run.state()
+    assert run.status(state) == "crashed"
+    writer.emit("run.stopped", step=0)
+    writer.close()
+    assert run.status(state) == "stopped"
+
+
 def test_last_of_the_evaluations_is_the_newest_one_that_has_finished(tmp_path):
     started = []
     for number, (type, fields) in enumerate((("run.finished", {"summary": {}}), FAILED)):
@@ -252,10 +263,11 @@ def test_a_run_that_ends_between_the_read_and_the_check_has_not_crashed(tmp_path
     folder = tmp_path / "runs" / "20261124-1412-a"
     folder.mkdir(parents=True)
     writer = EventWriter(folder)
+    writer.emit("run.started", kind="train", name="shop", base="m", pid=1)
 
-    def end(run, state):
+    def end(lock):
         writer.emit("run.finished", summary={})
-        return "crashed"
+        return False
 
-    monkeypatch.setattr(registry.Run, "status", end)
-    assert [state.phase for _, state in watch(registry.Run(folder))] == ["finished"]
+    monkeypatch.setattr(registry, "is_locked", end)
+    assert [state.phase for _, state in watch(registry.Run(folder))] == ["running", "running", "finished"]
