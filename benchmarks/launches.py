@@ -4,13 +4,13 @@
     python benchmarks/launches.py [--json] [--train-perf PYTHON] [--only TEXT]
 
 The models have the layers of a Llama with 3B and with 8B parameters, and small widths, which the counts do not depend on. Each side
-runs in its own process, in 16 bits on 4-bit weights, with compiled steps. mlxtune is told that it runs on a GPU, so it uses neither
-its CPU kernels nor several streams. Everything from the first step on counts, the cache of the frozen layers and the reference too.
+runs in its own process, in 16 bits on 4-bit weights, with compiled steps. The device that mlxtune sees is a GPU, so it uses neither
+its CPU kernels nor several streams. Everything from the first step on counts, including the cache of the frozen layers and the reference.
 
-A *submission* is a call that hands a graph to MLX (``mx.eval``, ``mx.async_eval``, or reading a number that is not computed), a *wait* one
-that returns only when results are there, a *node* an operation of such a graph; fused operations are one. A step of generation
-and evaluation is one token of every answer. No peer trains on KTO's rows. ``PYTHON`` is the interpreter of an environment with
-mlx-train-perf, whose kernels exist only on Metal: its loss in chunks is counted.
+A *submission* is a call that hands a graph to MLX (``mx.eval``, ``mx.async_eval``, or reading a number that is not computed), a *wait*
+is one that returns only when results are there, and a *node* is an operation of such a graph; fused operations are one. A step of
+generation and evaluation is one token of every answer. No peer trains on KTO's rows. ``PYTHON`` is the interpreter of an environment
+with mlx-train-perf, whose kernels exist only on Metal, so its loss in chunks is counted.
 """
 
 from __future__ import annotations
@@ -100,13 +100,13 @@ class Counter:
         mx, (evaluate, start, item, to_list) = self._mx, self._originals
         mx.eval = lambda *values: (self._submit(values, waits=True), evaluate(*values))[1]
         mx.async_eval = lambda *values: (self._submit(values, waits=False), start(*values))[1]
-        mx.array.item = lambda array: (self._read(array), item(array))[1]
-        mx.array.tolist = lambda array: (self._read(array), to_list(array))[1]
+        mx.array.item = lambda array: (self._submit(array, waits=True), item(array))[1]
+        mx.array.tolist = lambda array: (self._submit(array, waits=True), to_list(array))[1]
 
     def _submit(self, values: Any, *, waits: bool) -> None:
         from mlx.utils import tree_flatten
 
-        arrays = [array for _, array in tree_flatten(list(values)) if isinstance(array, self._mx.array)]
+        arrays = [array for _, array in tree_flatten(values) if isinstance(array, self._mx.array)]
         nodes = self._count(arrays)
         self.nodes += nodes
         self.submissions += nodes > 0
@@ -114,13 +114,6 @@ class Counter:
             self._wait(arrays, is_new=nodes > 0)
         else:
             self.unread += arrays
-
-    def _read(self, array: Any) -> None:
-        """Reading a number submits what it still needs, and waits for it."""
-        nodes = self._count([array])
-        self.nodes += nodes
-        self.submissions += nodes > 0
-        self._wait([array], is_new=nodes > 0)
 
     def _wait(self, arrays: list[Any], *, is_new: bool) -> None:
         """Count a wait for ``arrays``, unless they are done. Work is done in the order of its submission."""
@@ -153,8 +146,10 @@ def measure(program: str, work: str, folder: str) -> dict[str, Any]:
 
 
 def pretend_gpu() -> Any:
-    """Import MLX and what creates streams, then call its device a GPU. Return ``mlx.core``."""
-    os.environ["MLXTUNE_COMPUTE"] = "native"
+    """Return ``mlx.core``, whose default device is reported as a GPU after mlx-lm has created its streams on the real one."""
+    from mlxtune.planning.machine import COMPUTE_VARIABLE
+
+    os.environ[COMPUTE_VARIABLE] = "native"
     import mlx.core as mx
 
     import_module("mlx_lm.generate")
