@@ -6,7 +6,7 @@
 The models have the layers of a Llama with 3B and with 8B parameters, and small widths, which the counts do not depend on. Each side
 runs in its own process, in 16 bits on 4-bit weights, with compiled steps. The device that mlxtune sees is a GPU, so it uses neither
 its CPU kernels nor several streams. What a run does once counts from its first step on, divided by few steps: the frozen layers'
-outputs do, but not mlxtune's scores of the reference, which the peer computes at each step.
+outputs do, but not mlxtune's scores of the reference, which the peer computes at each step, nor its test of a loaded model.
 
 A *submission* is a call that hands a graph to MLX (``mx.eval``, ``mx.async_eval``, or reading a number that is not computed), a *wait*
 is one that returns only when results are there, and a *node* is an operation of such a graph; fused operations are one. A step of
@@ -35,7 +35,7 @@ from peer_lora import lora_arguments
 
 SIZES = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 4, "num_key_value_heads": 1}
 MODELS = {"3B": LLAMA | SIZES | {"num_hidden_layers": 28}, "8B": LLAMA | SIZES | {"num_hidden_layers": 32}}
-ROWS, BATCH, EPOCHS = 8, 4, 3  # few, because MLX multiplies 16-bit quantized matrices very slowly on a CPU
+ROWS, BATCH, EPOCHS = 8, 4, 6  # few, because MLX multiplies 16-bit quantized matrices very slowly on a CPU
 TOKENS = 32  # of each answer
 PROGRAMS = {
     "sft": ("mlxtune", "mlx-lm", "mlx-train-perf"), "dpo": ("mlxtune", "mlx-lm-lora"), "kto": ("mlxtune",),
@@ -195,14 +195,17 @@ def own_answers(folder: str, rows: str) -> dict[str, Any]:
     mx = pretend_gpu()
     from mlxtune.models.generate import GenerationSettings, PromptGroup, generate
     from mlxtune.models.load import load
+    from mlxtune.models.prefix_cache import PrefixCache
     from mlxtune.models.resolve import resolve
 
     loaded = load(resolve(folder))
     prompts = read_prompts(loaded.tokenizer, rows)
     settings = GenerationSettings(max_tokens=TOKENS, stops=frozenset(), batch_size=len(prompts))
+    prefixes = PrefixCache(loaded.model)
+    prefixes([[1, 2], [1, 3]])  # tests once per model that it can share prefixes
     counter = Counter(mx)
     counter.start()
-    generate(loaded.model, loaded.tokenizer, [PromptGroup(prompts, settings)])
+    generate(loaded.model, loaded.tokenizer, [PromptGroup(prompts, settings, prefixes(prompts))])
     return counter.per_step(TOKENS)
 
 

@@ -260,15 +260,17 @@ class _TrainingRun:
             waited = time.perf_counter()
             arrays = batch.arrays(self.train_cache)  # computes the frozen layers' outputs in the first epoch
             start += time.perf_counter() - waited
+            if sums is not None:
+                mx.async_eval(sums)  # otherwise the graphs of all batches would be in memory at the same time
             sums = self.stepper.add(arrays, sums)
-            mx.async_eval(sums)  # otherwise the graphs of all batches would be in memory at the same time
         sums, counts, computed = self._all_reduce(plan, batches, sums)
         (total, metric_sums), gradients = sums
         weight, trained = loop.objective.weight(counts), sum(tokens for _, tokens in counts.values())
         lazy_norm = self.stepper.apply(gradients, weight)
-        mx.async_eval(lazy_norm, self.stepper.results)
+        lazy = total, metric_sums, lazy_norm, self.stepper.results
+        mx.async_eval(lazy)
         following = self._prepare(plans)
-        mx.eval(lazy_norm, self.stepper.results)
+        mx.eval(lazy)
         loss, norm = _number(total) / weight, _number(lazy_norm)
         self.coverage.count(counts)
         self.listener.emit(

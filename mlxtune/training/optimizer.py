@@ -7,7 +7,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
-from mlx.utils import tree_map
+from mlx.utils import tree_flatten, tree_map
 
 from mlxtune.recipe import AdapterSection, TrainingSection
 from mlxtune.training.layer_stack import LayerStack
@@ -107,8 +107,11 @@ class Stepper:
         return self._update(gradients, mx.array(weight, mx.float32))
 
     def _apply(self, gradients: Any, weight: mx.array) -> mx.array:
-        gradients = tree_map(lambda gradient: gradient / weight.astype(gradient.dtype), gradients)
-        gradients, norm = optim.clip_grad_norm(gradients, self.clip or float("inf"))
+        # One array, because mlx's clip_grad_norm takes two more operations for each parameter
+        flat = mx.concatenate([gradient.reshape(-1) for _, gradient in tree_flatten(gradients)]).astype(mx.float32)
+        norm = mx.linalg.norm(flat) / weight
+        scale = mx.minimum(self.clip / (norm + 1e-6), 1.0) / weight if self.clip else 1 / weight
+        gradients = tree_map(lambda gradient: (gradient * scale).astype(gradient.dtype), gradients)
         self.optimizer.update(self.stack.model, gradients)
         return norm
 
