@@ -5,8 +5,6 @@ folder is renamed into place. A crash at any point leaves earlier checkpoints un
 dot.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Adapters of the tiny model in mlx-lm and PEFT format, and workspaces that contain some."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

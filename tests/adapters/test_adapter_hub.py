@@ -1,7 +1,5 @@
 """Pushing to and pulling from a local stub hub: private by default, resumable, and never leaking the token."""
 
-from __future__ import annotations
-
 import json
 import logging
 import traceback

@@ -1,7 +1,5 @@
 """Imported adapters give the same logits as in their original library; unsupported ones are refused with a reason."""
 
-from __future__ import annotations
-
 import json
 import os
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The adapter library: listing, lookup, renaming, removal and restore, without importing mlx."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """Exports match the adapter, are measured against it, and are refused when quality is lost."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

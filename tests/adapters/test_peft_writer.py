@@ -1,7 +1,5 @@
 """An adapter in PEFT's format is the same adapter: bit for bit after importing it again, and by PEFT's own definition."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Callable

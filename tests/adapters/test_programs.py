@@ -1,7 +1,5 @@
 """Exports for Ollama and LM Studio have the files that these programs document, and render prompts as in training."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """Shapes read from headers, compared with mlx-lm's model loaded from the same folder."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

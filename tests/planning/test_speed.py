@@ -1,7 +1,5 @@
 """Times estimated from a benchmark, compared with operations counted by hand."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

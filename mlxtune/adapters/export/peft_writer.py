@@ -4,8 +4,6 @@ The tensors have the same values and dtypes, and importing the folder again (:mo
 adapter bit for bit.
 """
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any

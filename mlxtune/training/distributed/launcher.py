@@ -7,8 +7,6 @@ that the pipe is closed.
 Imports no mlx, because the CLI uses it to read hostfiles.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shlex
