@@ -81,7 +81,6 @@ def names_by_run(workspace: Path) -> dict[str, str]:
 
 
 def removed_runs(workspace: Path) -> frozenset[str]:
-    """Return the IDs of the runs whose adapters were removed."""
     return frozenset(Path(item.key).parts[1] for item in removed(workspace) if item.key.startswith("runs/"))
 
 
@@ -171,10 +170,7 @@ def find_usable(workspace: Path, which: str) -> AdapterEntry:
 
 
 def compatible_adapters(workspace: Path, fingerprint: str) -> list[AdapterEntry]:
-    """Return the adapters of ``workspace`` for the base with this ``fingerprint``, newest first.
-
-    Includes adapters that do not record their base; loading them shows whether they match.
-    """
+    """Return the usable adapters for the base with this ``fingerprint``, and those that record no base, newest first."""
     return [entry for entry in all_adapters(workspace) if not entry.problem and same_base(entry.base_hash, fingerprint)]
 
 

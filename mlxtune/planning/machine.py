@@ -68,7 +68,6 @@ def memory() -> Memory:
 
 
 def pressure() -> Memory:
-    """Return the current memory usage, including memory pressure."""
     is_mac = platform.system() == "Darwin"
     level = macos.sysctl_number("kern.memorystatus_vm_pressure_level") if is_mac else 0  # 1 normal, 2 warn, 4 critical
     return replace(memory(), swapped=psutil.swap_memory().used, critical=level >= 4)
@@ -82,7 +81,6 @@ def footprint() -> int:
 
 
 def power() -> PowerState:
-    """Return the power source, the battery's charge and, on a Mac, Low Power Mode and thermal pressure."""
     battery = None
     with contextlib.suppress(OSError):  # a container may lack /sys
         battery = psutil.sensors_battery()

@@ -34,28 +34,19 @@ class StepCost(TypedDict):
 
 
 def row_lengths(recipe: Recipe) -> DatasetLengths:
-    """Return the lengths of the recipe's rows in tokens, as the training worker encodes them.
-
-    Raises the errors that the worker would raise, and ``MachineError`` if the process dies.
-    """
+    """Return the lengths of the recipe's rows. Raises the worker's errors, and ``MachineError`` if the process dies."""
     return from_json(DatasetLengths, _measure("lengths", {"recipe": dump(recipe)}))
 
 
 def record_tokens(recipe: Recipe) -> list[TokenCount | None]:
-    """Return the length of every record of the recipe's source, in order; ``None`` for invalid rows.
-
-    Raises the errors of the model, and ``MachineError`` if the process dies.
-    """
+    """Return the length of each record of the source; ``None`` for invalid rows. Raises the errors of :func:`row_lengths`."""
     from mlxtune.data.checks.check_input import TokenCount
 
     return [count and from_json(TokenCount, count) for count in _measure("tokens", {"recipe": dump(recipe)})]
 
 
 def start_steps(recipe: Recipe, batch: BatchShape, *, grouped: int, checkpointed: bool) -> StoppableCall[StepCost]:
-    """Start a process that runs two steps on ``batch``.
-
-    ``grouped`` rows run together through the frozen layers to fill their cache; 0 without a cache.
-    """
+    """Start two steps on ``batch``. ``grouped`` rows run together through the frozen layers to fill a cache; 0 without one."""
     params = {"recipe": dump(recipe), "batch": asdict(batch), "grouped": grouped, "checkpointed": checkpointed}
     return StoppableCall(_MODULE, "steps", params, lambda cost: cost, name=_NAME)
 

@@ -136,15 +136,11 @@ def needed_segment(shapes: ModelShapes, recipe: Recipe, work: Workload, machine:
 
 
 def _fits(estimate: MemoryEstimate, machine: Machine) -> bool:
-    """Return whether a step fits with a margin."""
     return estimate.step + estimate.buffers + estimate.process <= (1 - MARGIN) * machine.limit
 
 
 def uses_frozen_cache(shapes: ModelShapes, recipe: Recipe, work: Workload, *, plain: bool) -> bool:
-    """Return whether the run caches the outputs of frozen layers: if there are any, and later epochs or a reference reuse them.
-
-    ``plain``: every layer has full attention.
-    """
+    """Return whether later epochs or a reference reuse the frozen layers' outputs. ``plain``: every layer has full attention."""
     setting = recipe.training.cache_frozen
     frozen = plain and shapes.first_trained_layer(shapes.adapter_targets(recipe.adapter)) > 0
     reused = work.epochs > 1 or recipe.method.needs_reference
@@ -157,15 +153,12 @@ def frozen_group_rows(batch: BatchShape, work: Workload) -> int:
 
 
 def kernels_for(machine: Machine) -> Kernels:
-    """Return the kernels of the compute path that ``machine`` uses."""
     if not computes_natively(machine.backend):
         return activations.CPU
     return activations.CPU_NATIVE if machine.backend == "cpu" else activations.NATIVE
 
 
 class _Step:
-    """A recipe's training step on a machine, for any batch."""
-
     def __init__(
         self, shapes: ModelShapes, recipe: Recipe, machine: Machine, cached: bool, checkpointed: bool, scale: float,
         coefficients: Coefficients, kernels: Kernels,

@@ -119,7 +119,6 @@ class Plan:
 
     @property
     def basis(self) -> Basis:
-        """What the memory is based on."""
         return "measured" if self.probed else "other_probe" if self.calibrated else "computed"
 
     @property
@@ -178,11 +177,9 @@ class Planner:
     fingerprint: str = ""
 
     def complete(self, recipe: Recipe, splits: Splits) -> Recipe:
-        """Return ``recipe`` with the rule's values for the training settings that it leaves open."""
         return apply_rule(recipe, self.shapes.width, example_count(splits.train, recipe.data.max_tokens))
 
     def decisions(self, recipe: Recipe) -> StepDecisions:
-        """Decide the settings that ``recipe`` leaves to the planner."""
         compiled = computes_natively(self.machine.backend)
         work = self._workload(recipe, compiled=compiled)
         cached = memory.uses_frozen_cache(self.shapes, recipe, work, plain=self.lengths.full_attention)
@@ -306,10 +303,7 @@ def compiling_pays(work: Workload, measured: StepCalibration | None) -> bool:
 
 
 def local_planner(recipe: Recipe, folder: Path, config: dict[str, Any], machine: Machine, fingerprint: str = "") -> Planner:
-    """Return a planner for ``recipe`` with the base in ``folder``. ``fingerprint`` is the key for stored measurements of the base.
-
-    Raises ``InputError`` for anything that the worker would reject.
-    """
+    """Return a planner for the base in ``folder``. Raises ``InputError`` for anything that the worker would reject."""
     return Planner(machine, shapes.read_shapes(folder, config), measurements.row_lengths(recipe), fingerprint)
 
 

@@ -77,8 +77,6 @@ class WeightShape:
 
 @dataclass(frozen=True)
 class ModelShapes:
-    """A model's weights, and facts from its configuration."""
-
     weights: tuple[WeightShape, ...]
     heads: int
     kv_heads: int

@@ -159,10 +159,7 @@ _ADJUSTABLE = {
 
 
 def make_origin(recipe: Recipe, base: str, parent: str) -> dict[str, Any]:
-    """Return the settings that must not change between a checkpoint and its resumption, as JSON.
-
-    ``base`` is the fingerprint of the base, and ``parent`` is the hash of the parent adapter's weights or empty.
-    """
+    """Return what must not change when a run resumes: settings, the base's fingerprint, and the parent's hash or ``""``."""
     sections = {"adapter": asdict(recipe.adapter), "method": asdict(recipe.method), "training": asdict(recipe.training)}
     settings = {
         f"{section}.{key}": value
@@ -174,10 +171,7 @@ def make_origin(recipe: Recipe, base: str, parent: str) -> dict[str, Any]:
 
 
 def check_origin(before: Mapping[str, Any], now: Mapping[str, Any], step: int) -> None:
-    """Raise ``ModelError`` for another base or parent, or ``DataError`` for the first setting that differs.
-
-    ``before`` may be empty.
-    """
+    """Raise ``ModelError`` for another base or parent than ``before``, if it is known, or ``DataError`` for another setting."""
     until = f"up to its checkpoint at step {step:,}"
     same = {"base": same_base(before["base"], now["base"]), "parent": before["parent"] == now["parent"]} if before else {}
     if changed := next((name for name, is_same in same.items() if not is_same), None):

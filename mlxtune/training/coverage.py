@@ -28,7 +28,6 @@ class Coverage:
                 self.state[name][index] += count
 
     def restore(self, state: Mapping[str, list[int]]) -> None:
-        """Load the counts of a checkpoint."""
         self.state = {name: list(state[name]) for name in self.state}
 
     def write(self, folder: Path) -> None:
@@ -53,8 +52,7 @@ def _totals(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 
 
 def row_labels(row: TrainingRow) -> dict[str, Any]:
-    """Return entries for a row's record: that it is replayed, or its turn if the other turns of its conversation are separate
-    rows."""
+    """Return entries for a row's record: that it is replayed, or its turn if other turns of its conversation are rows, too."""
     if not isinstance(row, Encoded):
         return {}
     return {**({"turn": row.turn} if row.turn else {}), **({"replay": True} if row.replay else {})}

@@ -89,14 +89,12 @@ def encode(template: ChatTemplate, rows: Sequence[Row], recipe: Recipe) -> Encod
 
 
 def count_notes(rows: Sequence[Encoded | EncodedPair]) -> dict[TemplateNote, int]:
-    """Return the changes that the template makes, with the number of affected rows in the source; several of ``rows`` may come from
-    one of them."""
+    """Return the changes that the template makes, with the number of affected rows in the source."""
     changes = {(row.id, note) for row in rows for note in row.notes}
     return {note: count for note in TemplateNote if (count := sum(note == other for _, other in changes))}
 
 
 def row_lengths(rows: Sequence[Encoded | EncodedPair]) -> tuple[RowLength, ...]:
-    """Return the length of each encoded row, for planning."""
     lengths = []
     for row in rows:
         if isinstance(row, Encoded):

@@ -37,10 +37,7 @@ if TYPE_CHECKING:
 
 
 def lengths(recipe: Recipe) -> DatasetLengths:
-    """Return the length of each row as the training worker encodes it, without reading weights.
-
-    Raise ``InputError`` for everything that the worker would reject.
-    """
+    """Return the length of each row without reading weights. Raise ``InputError`` for everything that the worker would reject."""
     from mlx_lm.utils import load_model
 
     from mlxtune.models.template import TemplateSettings, load_template
@@ -104,7 +101,6 @@ def tokens(recipe: Recipe) -> list[TokenCount | None]:
 
 
 def steps(request: Request) -> StepCost:
-    """Load the recipe's base and measure two optimizer steps on rows with the batch's shape."""
     from mlxtune.models import load
 
     params, recipe = request.params, parse(request.params["recipe"])

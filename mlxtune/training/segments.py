@@ -30,10 +30,7 @@ class SegmentCache(TrainingPrefixCache, RecordingCache):
 
 
 def segment_gradients(stack: LayerStack, arrays: Arrays, segment: int) -> Any:
-    """Return ``((loss, metrics), gradients)`` of cross-entropy, as ``Stepper`` sums them, for one part of rows with plain attention.
-
-    ``segment`` is the largest number of tokens that are computed at a time.
-    """
+    """Return ``((loss, metrics), gradients)`` of cross-entropy, ``segment`` tokens at a time, for rows with plain attention."""
     (inputs,), frozen, prefix = arrays["inputs"], list(arrays["frozen_outputs"]), 0
     if arrays["prefix"]:  # computed in each row
         (tokens,) = arrays["prefix"]

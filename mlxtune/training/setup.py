@@ -42,8 +42,6 @@ CACHE_MEMORY_DIVISOR = 8  # the frozen layers' outputs may use 1/8 of the memory
 
 @dataclass
 class TrainingSetup:
-    """A training loop and its parts."""
-
     loop: TrainingLoop
     loaded: load.LoadedModel
     template: ChatTemplate
@@ -226,10 +224,7 @@ def _score_reference(
 
 
 def _use_frozen_cache(recipe: Recipe, loop: TrainingLoop, *, can_share: bool) -> bool:
-    """Whether to cache the frozen layers' outputs: yes, if they are used more than once and there is enough disk space.
-
-    The reference model's pass counts as one use.
-    """
+    """Whether to cache the frozen layers' outputs: if they are used more than once, also by a reference, and the disk has space."""
     setting = recipe.training.cache_frozen
     if setting is False:
         return False

@@ -20,8 +20,6 @@ MIN_PREFIX = 16  # tokens; a separate pass is not worth it for a shorter shared 
 
 @dataclass(frozen=True)
 class SFTPart:
-    """The ``rows`` computed by one stream."""
-
     rows: tuple[int, ...]
     inputs: mx.array  # int32 (rows, tokens), padded on the right, and below if the batch is padded to a shape
     positions: mx.array  # int32 (targets,): indices in the flattened inputs of the tokens that predict the targets

@@ -23,10 +23,7 @@ def seed_recipes(recipe: Recipe, count: int) -> list[Recipe]:
 
 
 def trained_seeds(workspace: Path, recipe: Recipe) -> dict[int, Run]:
-    """Return the newest finished run of ``recipe`` on the rows that its source has now, for each seed, in their order.
-
-    Raise ``InputError`` if the data cannot be read or split.
-    """
+    """Return the newest finished run of ``recipe`` on its current rows by seed. Raise ``InputError`` if they cannot be read."""
     splits = recipe_splits(recipe)
     used = {row.id for row in (*splits.train, *splits.valid)}, {row.id for row in splits.test}
     runs: dict[int, Run] = {}

@@ -45,7 +45,6 @@ def lead(worker: Worker) -> TrainingSummary:
 
 
 def train(worker: Worker | PeerWorker, launcher: Launcher | PeerWorker) -> TrainingSummary:
-    """Train the adapter and, on the leader, write it."""
     from mlxtune.models import lora  # these modules import mlx, which must come after the BLAS is loaded
     from mlxtune.training import checkpoint
     from mlxtune.training.distributed import hosts
@@ -108,8 +107,7 @@ def report_data(worker: Worker | PeerWorker, setup: TrainingSetup) -> None:
 
 
 def write_data(folder: Path, recipe: Recipe, setup: TrainingSetup, valid: Sequence[TrainingRow]) -> list[dict[str, Any]]:
-    """Write ``data.json``, which lists the train, skipped and held-out rows and the hashes of all prompts whose answers the run trains
-    or validates on, and return the train rows."""
+    """Write ``data.json``: rows by their use, and the hashes of all prompts that training sees. Return the train rows."""
     from mlxtune.training.coverage import row_labels
 
     generated = {row.id for row in setup.splits.train if lineage_of(row)}
@@ -132,10 +130,7 @@ def write_data(folder: Path, recipe: Recipe, setup: TrainingSetup, valid: Sequen
 
 
 def make_lineage(folder: Path, recipe: Recipe, setup: TrainingSetup | Foundation) -> dict[str, Any]:
-    """Return the origin (base, recipe, data, run), system prompt and template settings of the adapters of the run in ``folder``.
-
-    With it, an adapter's folder is self-contained.
-    """
+    """Return the lineage that the adapters of the run in ``folder`` share, with which an adapter's folder is self-contained."""
     from mlxtune.models.thinking import prints_date
 
     source, settings, dated = setup.loaded.source, setup.template.settings, prints_date(setup.template.source)
@@ -171,7 +166,6 @@ def _parent_lineage(recipe: Recipe) -> dict[str, Any] | None:
 
 
 def main() -> int:
-    """Run the worker and return the command line's exit code."""
     folder = Path(sys.argv[1])
     limit_blas_threads(launch.read_request(folder))
     blas.preload()

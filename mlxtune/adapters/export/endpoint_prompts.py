@@ -47,8 +47,7 @@ class ServedModel:
 
 
 def api_url(url: str) -> str:
-    """Return the base URL of the OpenAI-compatible API for the endpoint that the user specified. Raise ``InputError`` unless it is
-    local."""
+    """Return the base URL of the OpenAI-compatible API at ``url``. Raise ``InputError`` unless it is local."""
     url = url.rstrip("/")
     if not is_local(host(url)):
         raise InputError(

@@ -52,7 +52,6 @@ NAMES = tuple(dict.fromkeys(one.name for one in FORMATS))
 
 
 def find_format(name: str, option: FormatOption = "") -> ExportFormat | None:
-    """Return the format that ``mlxtune export NAME OPTION`` writes, or ``None`` if there is none."""
     return next((one for one in FORMATS if (one.name, one.option) == (name, option)), None)
 
 

@@ -130,7 +130,6 @@ def rope_base(config: Config) -> float:
 
 
 def describe(writer: GGUFWriter, architecture: Architecture, config: Config) -> None:
-    """Write the metadata of the architecture."""
     width, heads = config["head_dim"], config["num_attention_heads"]
     _add(
         writer, context_length=config["max_position_embeddings"], embedding_length=config["hidden_size"],

@@ -59,7 +59,6 @@ def expressed_template(template: ChatTemplate, rows: Sequence[PromptRow]) -> tup
 
 
 def model_name(name: str) -> str:
-    """Return an adapter's name as a model name in Ollama."""
     return re.sub(r"[^a-z0-9._-]", "-", name.lower())
 
 
@@ -69,7 +68,6 @@ def is_model_name(name: str) -> bool:
 
 
 def create_command(name: str, folder: str) -> list[str]:
-    """Return the command that creates the model ``name`` from the Modelfile in ``folder``."""
     return ["ollama", "create", model_name(name), "-f", f"{folder}/{MODELFILE}"]
 
 

@@ -125,10 +125,7 @@ def start_verification(
     workspace: Path, entry: AdapterEntry, endpoint: str, model: str, export: str = "", *, recipe: Recipe | None = None,
     progress: Progress = quiet,
 ) -> Run:  # fmt: skip
-    """Start the worker that compares ``model`` at the API ``endpoint`` with ``entry``, on the same rows as :func:`start`. Return the run.
-
-    ``export`` is the ID of the export that runs there, if known.
-    """
+    """Start the worker that compares ``model`` at ``endpoint``, which runs ``export`` if that is known, with ``entry``."""
     return _launch(workspace, entry, {"endpoint": endpoint, "model": model, "export": export}, recipe, progress)
 
 

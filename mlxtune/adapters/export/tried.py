@@ -20,8 +20,6 @@ from mlxtune.runs import launch, registry
 
 @dataclass(frozen=True)
 class TriedExport:
-    """A finished export of an adapter."""
-
     id: str  # of its run
     form: str
     precision: str
@@ -105,10 +103,7 @@ def failed_export(entry: AdapterEntry) -> FailedExport | None:
 
 
 def find_export(exports: Sequence[TriedExport], files: Sequence[Path], which: str = "") -> TriedExport | None:
-    """Return the export whose ID is ``which`` or whose file a program loaded, or the only one; ``None`` if there are none.
-
-    Raise ``InputError`` if several are possible.
-    """
+    """Return the export ``which``, the one whose file a program loaded, or the only one. Raise ``InputError`` if several fit."""
     if which:
         named = [export for export in exports if export.id == which]
         if not named:

@@ -41,15 +41,12 @@ class PeerLost(MachineError):
 
 @dataclass(frozen=True)
 class Host:
-    """A host of a run."""
-
     ssh: str = LOCALHOST  # address
     ips: tuple[str, ...] = (LOCALHOST,)  # for the ring
     rdma: tuple[Any, ...] = ()  # the device for each other host
 
     @property
     def local(self) -> bool:
-        """Whether the host is this machine."""
         return self.ssh in (LOCALHOST, "localhost")
 
 
@@ -109,10 +106,7 @@ def parse_hosts(request: Mapping[str, Any]) -> list[Host]:
 
 
 def limit_blas_threads(request: Mapping[str, Any]) -> None:
-    """Divide this machine's cores among its processes. Must be called before a BLAS is loaded.
-
-    When the processes competed for cores, steps were ten times slower.
-    """
+    """Divide this machine's cores among its processes, before a BLAS is loaded: steps were ten times slower when they competed."""
     local_count = sum(host.local for host in parse_hosts(request))
     if local_count > 1:
         os.environ.setdefault("OPENBLAS_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // local_count)))

@@ -40,10 +40,7 @@ LOCK_TIMEOUT = 3600.0  # seconds to wait for another process that is computing t
 
 
 def cache_file(base: str, model: nn.Module) -> Path:
-    """Return the file that caches log-probabilities under ``model``.
-
-    ``base`` identifies the model without adapters: its fingerprint, quantization and compute path.
-    """
+    """Return the cache of log-probabilities under ``model``, whose base, quantization, and compute path ``base`` identifies."""
     return home() / "references" / f"{sha256_json([1, base, adapter_hash(model)])[:32]}.jsonl"
 
 
@@ -133,7 +130,6 @@ def reference_logps(
 def _batch_logps(
     stack: LayerStack, pairs: Sequence[EncodedPair], batch: PairBatch, cache: PairCache | None
 ) -> dict[int, tuple[float, float]]:
-    """Return the chosen and rejected log-probabilities, in nats, of the ``pairs`` in ``batch``."""
     arrays = batch.arrays(cache)
     stack.streams.share_cores(len(batch.parts))
     lazy = logps(stack, arrays)
@@ -182,11 +178,7 @@ class ReferenceKL:
         cache: PairCache | None = None,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
-        """``share_prompts`` and ``prefix`` are as in ``batches.collate``; ``cache`` is a cache for these pairs.
-
-        ``progress`` is called before the first batch and after each one with the number of pairs read and the total. It may raise an
-        exception to stop.
-        """
+        """``progress`` is called with the number of pairs read and the total, and may raise an exception to stop."""
         pairs = pairs[:KL_PAIRS]
         self.stack, self.cache = stack, cache
         groups = inference_groups(pairs, prefix, share_prompts=share_prompts)
@@ -232,10 +224,7 @@ class ReferenceKL:
 
 
 def displacement(metrics: Mapping[str, float | None]) -> dict[str, float]:
-    """Return the nats that chosen and rejected answers lost if the model unlearns both, otherwise nothing.
-
-    This is likelihood displacement (Razin et al. 2024, arXiv:2410.08847).
-    """
+    """Return the nats that both answers lost, if both did: likelihood displacement (Razin et al. 2024, arXiv:2410.08847)."""
     chosen, rejected, length = (metrics.get(name) for name in ("drift/chosen", "drift/rejected", "lengths/chosen"))
     if chosen is None or rejected is None or not length or rejected >= 0 or chosen / length > -DISPLACED:
         return {}

@@ -40,8 +40,6 @@ _HINT = "Delete it to compute it again."
 
 @dataclass(frozen=True)
 class Trial:
-    """A trial and its rungs."""
-
     number: int  # starting at 1
     values: dict[str, Any]  # hyperparameters
     cost: float  # compute; 1 is that of the recipe's steps with all layers adapted, without the adapter
@@ -66,8 +64,6 @@ class SearchPlan:
 
 @dataclass(frozen=True)
 class RungResult:
-    """A trial's result at a rung."""
-
     trial: int
     rung: int  # starting at 0
     passed: tuple[bool, ...]  # which rows passed
@@ -80,7 +76,6 @@ class RungResult:
 
     @property
     def rate(self) -> float:
-        """The rate on the validation rows."""
         return sum(self.passed) / len(self.passed)
 
     @property
@@ -91,8 +86,6 @@ class RungResult:
 
 @dataclass(frozen=True)
 class Board:
-    """A search's plan and the results of its trials so far."""
-
     plan: SearchPlan
     results: Mapping[tuple[int, int], RungResult] = field(default_factory=dict)
     failures: Mapping[int, str] = field(default_factory=dict)
@@ -150,10 +143,7 @@ class Board:
         return max((rung for rung in range(self.plan.rung_count) if self.ranking(rung)), default=-1)
 
     def remaining_work(self, trials: int) -> tuple[int, int]:
-        """Estimate how many more steps and rungs the search takes if only the first ``trials`` take part.
-
-        It is exact without ties and failures.
-        """
+        """Estimate how many more steps and rungs the first ``trials`` take; exact without ties and failures."""
         steps, rungs = 0.0, 0
         for rung, size in enumerate(cohort_sizes(trials, self.plan.rung_count)):
             waiting = [trial.steps[rung] for trial in self.plan.trials[:trials] if (trial.number, rung) not in self.results]

@@ -28,8 +28,6 @@ Unit = Literal["seconds", "Wh", "steps"]
 
 @dataclass(frozen=True)
 class Budget:
-    """A limit for all trials of a search, in ``unit``."""
-
     amount: float
     unit: Unit
 
@@ -62,8 +60,6 @@ CHANCE = 0.05  # another trial is hardly worth its time if the probability that 
 
 @dataclass(frozen=True)
 class SearchPrice:
-    """What a search takes."""
-
     trials: int
     steps: int
     full_steps: int  # if each trial trained to its end

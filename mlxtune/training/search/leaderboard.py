@@ -56,8 +56,6 @@ class Entry:
 
 @dataclass(frozen=True)
 class StoredOutcome:
-    """The decision of a finished search."""
-
     decision: SearchDecision
     run: str  # ID of the run with the selected adapter
     evaluation: str  # its ID
@@ -218,8 +216,6 @@ SearchOutcome = Literal["improved", "not_improved", "no_difference"]
 
 @dataclass(frozen=True)
 class SearchDecision:
-    """Which trial a search selects, and why."""
-
     # improved: the selected trial is better than the recipe itself, after adjusting for the number of trials;
     # no_difference: no trial differs from the best one
     outcome: SearchOutcome
@@ -278,7 +274,6 @@ def _interval(board: Board, result: RungResult) -> tuple[float, float]:
 
 
 def compare_trials(board: Board, first: int, second: int, rung: int) -> Comparison:
-    """Compare two trials on the validation rows after the same rung."""
     one, two = board.results[first, rung], board.results[second, rung]
     passed = list(zip(one.passed, two.passed, strict=True))
     return compare("rate", f"trial {first}", f"trial {second}", passed, board.plan.groups)

@@ -43,7 +43,6 @@ MIN_TRIALS = 2  # regardless of the budget
 
 
 def search(worker: Worker) -> dict[str, Any]:
-    """Train all trials, decide, and evaluate the selected trial's adapter; return the summary."""
     worker.report_start("search", **({"step": 0} if boards.read_board(worker.folder) else {}))
     if not (worker.folder / OUTCOME).is_file():
         _train_and_decide(worker)

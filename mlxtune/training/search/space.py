@@ -103,7 +103,6 @@ def _scaled(center: Recipe, rate: float, epochs: float) -> Recipe:
 
 
 def with_values(recipe: Recipe, values: Values) -> Recipe:
-    """Return ``recipe`` with a trial's values."""
     for parameter in PARAMETERS:
         if parameter.name in values:
             recipe = parameter.write(recipe, values[parameter.name])

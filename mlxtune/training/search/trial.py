@@ -60,7 +60,6 @@ class TrialRunner(Closeable):
 
     @cached_property
     def pause(self) -> PowerWait:
-        """The pause before each step of any trial, as the recipe says."""
         return PowerWait(self.recipe.training.wait_for, self.worker)
 
     @cached_property
@@ -172,6 +171,5 @@ class TrialRunner(Closeable):
         return passed, *reference_likelihood(answers)
 
     def close(self) -> None:
-        """Delete the caches of the frozen layers' outputs."""
         for cache in self._caches.values():
             cache.close()
