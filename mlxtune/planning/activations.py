@@ -44,13 +44,12 @@ CPU = Kernels(float32=True, upcast=True, output=True, silu=2, gelu=5.5, block=12
 
 @dataclass(frozen=True)
 class LayerActivations:
-    """Bytes that one layer saves: ``fixed``, per computed ``position``, per ``score`` (a query-key pair of all heads), and per
-    position whose keys and values are joined with a prefix (``join``)."""
+    """Bytes that one layer saves."""
 
     fixed: int
-    position: int
-    score: int
-    join: int
+    position: int  # per computed position
+    score: int  # per query-key pair of all heads
+    join: int  # per position whose keys and values are joined with a prefix
     kernels: Kernels
 
     def nbytes(self, batch: BatchShape) -> int:

@@ -21,16 +21,11 @@ _SYNCS = 16  # appends that are each synced
 
 @dataclass(frozen=True)
 class Measurement:
-    """One measured value. ``size`` is the size of the operation or model, if several are measured.
-
-    ``detail`` describes what was measured: shapes, dtype, number of repetitions.
-    """
-
     name: str
-    size: str
+    size: str  # of the operation or model, if several are measured
     value: float
     unit: str
-    detail: str
+    detail: str  # shapes, dtype, number of repetitions
     parameters: int = 0  # in the layers of the trained model, for the planner
 
 

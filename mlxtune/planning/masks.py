@@ -17,18 +17,14 @@ from mlxtune.recipe import Recipe, dump
 
 @dataclass(frozen=True)
 class TurnTokens:
-    """A part of a row: its ``tokens``, how many of them are ``trained``, and where in its text they end (``cuts``).
-
-    ``lead`` and ``stop`` are the trained texts before and after it: reasoning, and calls with the stop token. ``truncated_at`` is the
-    first character beyond the window.
-    """
+    """The tokens of a part of a row."""
 
     tokens: int
     trained: int
-    cuts: tuple[int, ...] = ()
-    stop: str = ""
-    truncated_at: int | None = None
-    lead: str = ""
+    cuts: tuple[int, ...] = ()  # where in its text tokens end
+    stop: str = ""  # the trained text after it: calls, and the stop token
+    truncated_at: int | None = None  # the first character beyond the window
+    lead: str = ""  # the trained text before it: reasoning
 
     def pieces(self, text: str) -> list[str]:
         """Split ``text`` where tokens end."""

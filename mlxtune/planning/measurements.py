@@ -18,19 +18,15 @@ _MODULE, _NAME = "mlxtune.training.probe", "The planning process"
 
 
 class StepCost(TypedDict):
-    """Bytes at ``rest`` and at the peaks of ``loading`` and the steps; seconds for the second step and its ``frozen`` layers.
-
-    If steps are compiled, ``trace`` has the seconds by which the first step, which is traced, exceeds the second, and ``uncompiled``
-    has the seconds of the same step without compiling; otherwise, both are 0.0.
-    """
+    """Bytes at rest and at the peaks of loading and the steps, and seconds of the second step."""
 
     rest: int
     loading: int
     peak: int
-    frozen: float
+    frozen: float  # seconds of the layers below the first adapter
     step: float
-    trace: float
-    uncompiled: float
+    trace: float  # seconds by which the first step, which is traced, exceeds the second; 0.0 if steps are not compiled
+    uncompiled: float  # seconds of the same step without compiling; 0.0 if steps are not compiled
 
 
 def row_lengths(recipe: Recipe) -> DatasetLengths:

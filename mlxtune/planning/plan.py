@@ -155,15 +155,10 @@ def margin(calibrated: bool) -> float:
 
 
 class StepDecisions(NamedTuple):
-    """A run's work, whether it caches the frozen layers and checkpoints gradients, and a measurement of such a step.
-
-    The work has ``traces`` if steps are compiled.
-    """
-
-    work: Workload
-    cached: bool
+    work: Workload  # with traces if steps are compiled
+    cached: bool  # the outputs of the frozen layers
     checkpointed: bool
-    calibration: StepCalibration | None
+    calibration: StepCalibration | None  # of such a step
     segment: int = 0  # tokens of a long row that are computed at a time; 0 for whole rows
 
 

@@ -19,17 +19,13 @@ def run_date(recipe: Recipe) -> str:
 
 
 class RowLength(NamedTuple):
-    """Token counts of a row: ``full`` before truncation, ``trained`` within the window, ``prompt`` before the first trained token.
+    """Token counts of a row."""
 
-    ``sides`` are the lengths of a preference pair before truncation; its ``full`` is the longer of its two sequences.
-    A ``unprefixed`` row does not begin with the shared prefix.
-    """
-
-    full: int
-    trained: int
-    prompt: int
-    sides: PairLengths | None = None
-    unprefixed: bool = False
+    full: int  # before truncation; of a pair, in the longer of its two sequences
+    trained: int  # within the window
+    prompt: int  # before the first trained token
+    sides: PairLengths | None = None  # of a pair, before truncation
+    unprefixed: bool = False  # does not begin with the shared prefix
 
 
 @dataclass(frozen=True)
@@ -65,16 +61,13 @@ class DatasetLengths:
 
 @dataclass(frozen=True)
 class BatchShape:
-    """The shape of a batch: ``rows`` padded to ``width`` tokens after a shared ``prefix``; the head sees ``trained`` positions.
-
-    In a batch of pairs, ``sides`` are the widths from ``batching.pair_batch_widths``, one if prompts are shared, and ``width`` is their sum.
-    """
+    """The shape of a batch: ``rows`` padded to ``width`` tokens after a shared ``prefix``."""
 
     rows: int
     width: int
     prefix: int
-    trained: int
-    sides: tuple[int, ...] = ()
+    trained: int  # positions that the head sees
+    sides: tuple[int, ...] = ()  # of pairs: the batching.pair_batch_widths, one if prompts are shared, whose sum is the width
     earlier: int = 0  # tokens of each row whose keys and values are kept, because the row is computed in segments
 
     def in_segments(self, segment: int) -> BatchShape:

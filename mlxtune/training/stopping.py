@@ -39,15 +39,13 @@ class DivergenceDetector:
 
 @dataclass
 class BestValidation:
-    """The lowest validation loss so far, its sums by batch, and the number of validations since then. ``patience`` = 0 disables early
-    stopping.
-    """
+    """The lowest validation loss so far."""
 
-    patience: int
+    patience: int  # 0 disables early stopping
     step: int = 0
     loss: float = math.inf
-    since: int = 0
-    batches: list[float] = field(default_factory=list)
+    since: int = 0  # validations since then
+    batches: list[float] = field(default_factory=list)  # its sums by batch
 
     def add(self, step: int, loss: float, batches: Sequence[float] = ()) -> bool:
         """Add a validation loss and return whether it is the lowest."""

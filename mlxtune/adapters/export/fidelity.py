@@ -75,18 +75,14 @@ class ComparedAnswers:
 
 @dataclass(frozen=True)
 class TriedSize:
-    """A quantization of the fused model, compared with the adapter.
-
-    It ``holds`` as :meth:`Fidelity.holds` says. ``speed``, in generated tokens per second, is llama.cpp's or MLX's on this machine. ``finishing_steps`` is the
-    number of steps for which the adapter was trained further with its fused weights rounded to the precision.
-    """
+    """A quantization of the fused model, compared with the adapter."""
 
     precision: str
     nbytes: int
-    holds: bool
+    holds: bool  # as Fidelity.holds() says
     answers: ComparedAnswers
-    speed: float | None = None
-    finishing_steps: int = 0
+    speed: float | None = None  # llama.cpp's or MLX's on this machine, in generated tokens per second
+    finishing_steps: int = 0  # for which the adapter was trained further with its fused weights rounded to the precision
 
 
 @dataclass(frozen=True)

@@ -24,18 +24,14 @@ _NO_FREQUENCY = 1e30  # a divisor so large that a pair of dimensions is not rota
 
 @dataclass(frozen=True)
 class Placement:
-    """The location and order of an MLX model's parameter in the file.
-
-    ``shape`` is the shape in the file if it differs in more than dimensions of 1. ``rows`` and ``columns`` are the parameter's row and
-    column indices in the order of the file, if that differs. ``store`` is applied to the values, and ``restore`` is its inverse.
-    """
+    """The location and order of an MLX model's parameter in the file."""
 
     tensor: str
-    shape: tuple[int, ...] = ()
-    rows: Array | None = None
+    shape: tuple[int, ...] = ()  # in the file, if it differs in more than dimensions of 1
+    rows: Array | None = None  # the indices of the parameter's rows in the order of the file, if that differs
     columns: Array | None = None
     store: Callable[[Array], Array] = lambda values: values
-    restore: Callable[[Array], Array] = lambda values: values
+    restore: Callable[[Array], Array] = lambda values: values  # the inverse of ``store``
 
     def to_file(self, values: Array) -> Array:
         """Return a parameter's ``values`` as the file has them."""
@@ -52,21 +48,15 @@ class Placement:
 
 @dataclass(frozen=True)
 class Architecture:
-    """How an architecture of mlx-lm is stored.
-
-    ``describe`` writes the metadata that only this architecture has. ``place`` returns the placement of a parameter, given its name and that of the
-    tensor. ``unsupported`` returns what llama.cpp cannot compute in this model, or ``""``. ``settings`` returns entries of the
-    configuration that differ by layer, or have other names. ``rope_factors`` are the tensors with the divisors of RoPE's
-    frequencies. ``raw_merges`` means that a SentencePiece tokenizer is stored with its merges instead of scores.
-    """
+    """How an architecture of mlx-lm is stored."""
 
     arch: MODEL_ARCH
-    describe: Callable[[GGUFWriter, Config], None] = lambda writer, config: None
-    place: Callable[[str, str, Config], Placement] = lambda name, tensor, config: Placement(tensor)
-    unsupported: Callable[[Config], str] = lambda config: ""
-    settings: Callable[[Config], Config] = lambda config: {}
-    rope_factors: tuple[str, ...] = ("rope_freqs.weight",)
-    raw_merges: bool = False
+    describe: Callable[[GGUFWriter, Config], None] = lambda writer, config: None  # writes the metadata that only it has
+    place: Callable[[str, str, Config], Placement] = lambda name, tensor, config: Placement(tensor)  # of the parameter ``name``
+    unsupported: Callable[[Config], str] = lambda config: ""  # what llama.cpp cannot compute in this model
+    settings: Callable[[Config], Config] = lambda config: {}  # that differ by layer, or have other names in mlx-lm
+    rope_factors: tuple[str, ...] = ("rope_freqs.weight",)  # tensors with the divisors of RoPE's frequencies
+    raw_merges: bool = False  # a SentencePiece tokenizer is stored with its merges instead of scores
 
 
 def find(config: Mapping[str, Any]) -> Architecture:

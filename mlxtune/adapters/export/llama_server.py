@@ -18,17 +18,14 @@ from mlxtune.core.text import one_line
 
 @dataclass(frozen=True)
 class LlamaSettings:
-    """What a server runs: a GGUF file, and an adapter or a chat template instead of the file's.
-
-    ``exact`` computes attention in float32, and ``fast`` uses all cores and the GPU.
-    """
+    """What a server runs: a GGUF file, and an adapter or a chat template instead of the file's."""
 
     model: str
     lora: str = ""
     template: str = ""
     context: int = 512
-    exact: bool = False
-    fast: bool = False
+    exact: bool = False  # attention is computed in float32
+    fast: bool = False  # all cores and the GPU are used
 
 
 @contextmanager

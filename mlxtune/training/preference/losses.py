@@ -183,15 +183,11 @@ KTO_METRICS = ("rewards/chosen", "rewards/rejected", "rewards/margins", "logps/c
 
 @dataclass(frozen=True)
 class PreferenceObjective:
-    """The losses configured in ``method``, over pairs.
-
-    With ``share_prompts``, a pair's prompt is computed once for both completions, and the prompts' common ``prefix`` once per
-    batch.
-    """
+    """The losses configured in ``method``, over pairs."""
 
     method: MethodSection
-    share_prompts: bool
-    prefix: int = 0
+    share_prompts: bool  # a pair's prompt is computed once for both completions
+    prefix: int = 0  # tokens that all prompts begin with, which are computed once per batch
     streams: int = 1
 
     @property
