@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import calendar
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, get_args
@@ -193,8 +192,7 @@ def _layout_entry(folder: Path, _weights: FileStamp | None, _config: FileStamp |
 
 def _created(lineage: Mapping[str, Any], folder: Path) -> float:
     try:
-        moment = time.strptime(_text(lineage, "made"), "%Y-%m-%dT%H:%M:%S%z")
-        return float(calendar.timegm(moment) - (moment.tm_gmtoff or 0))
+        return datetime.strptime(_text(lineage, "made"), "%Y-%m-%dT%H:%M:%S%z").timestamp()
     except ValueError:
         stamp = file_stamp(folder / WEIGHTS)
         return stamp[0] / 1e9 if stamp else 0.0

@@ -4,7 +4,6 @@
 number of operations that its model needs, divided by the rate of the benchmarked model of that size.
 """
 
-import itertools
 import math
 import time
 from collections.abc import Sequence
@@ -75,10 +74,7 @@ def estimate_speed(
 
 def _interpolate(rates: Sequence[TrainingRate], parameters: int) -> float:
     """Interpolate between the logarithms of sizes and rates. Beyond the smallest and largest size, the rate stays the same."""
-    if parameters <= rates[0].parameters:
-        return rates[0].flops
-    for low, high in itertools.pairwise(rates):
-        if parameters <= high.parameters:
-            share = math.log(parameters / low.parameters) / math.log(high.parameters / low.parameters)
-            return math.exp((1 - share) * math.log(low.flops) + share * math.log(high.flops))
-    return rates[-1].flops
+    import numpy as np  # the command line's help does not need it
+
+    sizes, flops = np.log(np.array(rates)).T
+    return math.exp(np.interp(math.log(parameters), sizes, flops))

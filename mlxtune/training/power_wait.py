@@ -32,16 +32,15 @@ class PowerWait:
     def __call__(self) -> None:
         if not (self._for_power or self._for_cooling) or time.monotonic() < self._next_check:
             return
-        start, reason = time.monotonic(), self._reason(None)
-        while reason and not self._listener.stopping:
-            self._listener.emit("run.waiting", reason=reason)
-            before = reason
-            while reason == before and not self._listener.stopping:
-                time.sleep(POLL)
-                reason = self._reason(before)
-            if not reason or self._listener.stopping:
-                self._listener.emit("run.continued")
-                self.waited += time.monotonic() - start
+        start, told = time.monotonic(), None
+        while (reason := self._reason(told)) and not self._listener.stopping:
+            if reason != told:
+                self._listener.emit("run.waiting", reason=reason)
+                told = reason
+            time.sleep(POLL)
+        if told:
+            self._listener.emit("run.continued")
+            self.waited += time.monotonic() - start
         self._next_check = time.monotonic() + INTERVAL
 
     def _reason(self, before: WaitReason | None) -> WaitReason | None:

@@ -186,32 +186,25 @@ def _score_reference(
     caches: list[Any] = [loop.cache(rows) if rows and needs_reference else None for rows in (train, valid)]
     share_prompts = objective.share_prompts
     used = range(len(train)) if recipe.method.pairs == "wrong" else sorted(loop.used_rows())
-    reported, total = 0, len(used) + len(valid)
 
-    def read(done: int, pairs: int) -> None:
+    def progress(done: int, total: int, **fields: str) -> None:
         if worker.stopping:
             raise Interrupted(0)
-        worker.emit("reference", done=done, total=pairs, of="distance")
+        worker.emit("reference", done=done, total=total, **fields)
 
     if valid:
         loop.reference_kl = ReferenceKL(
-            loop.stack, valid, share_prompts=share_prompts, prefix=objective.prefix, cache=caches[1], progress=read
-        )
+            loop.stack, valid, share_prompts=share_prompts, prefix=objective.prefix, cache=caches[1],
+            progress=partial(progress, of="distance"),
+        )  # fmt: skip
     if not needs_reference:
         return []
 
-    def progress(done_before: int, done: int, _: int) -> None:
-        nonlocal reported
-        if worker.stopping:
-            raise Interrupted(0)
-        reported = done_before + done
-        worker.emit("reference", done=reported, total=total)
-
+    before, total = len(used), len(used) + len(valid)
     score = partial(reference_logps, loop.stack, base=base, share_prompts=share_prompts)
-    train = score(train, used=used, cache=caches[0], progress=partial(progress, 0))
-    loop.valid = score(valid, cache=caches[1], progress=partial(progress, len(used))) if valid else valid
-    if reported < total:  # an earlier run has scored the last pairs
-        worker.emit("reference", done=total, total=total)
+    train = score(train, used=used, cache=caches[0], progress=lambda done, _: progress(done, total))
+    loop.valid = score(valid, cache=caches[1], progress=lambda done, _: progress(before + done, total)) if valid else valid
+    progress(total, total)  # an earlier run may have scored the last pairs
     learned = [pair for pair in train if recipe.method.pairs == "wrong" and pair.reference_means[0] > pair.reference_means[1]]
     if learned:
         train = [pair for pair in train if pair.reference_means[0] <= pair.reference_means[1]]

@@ -41,6 +41,7 @@ class SFTObjective:
 
     metric_count = 0  # computed in addition to the loss
     widths = 1  # in which a batch is padded
+    batch_cost = staticmethod(batching.row_batch_cost)
 
     def means(self, sums: Sequence[float], weight: float, *, at_start: bool = False) -> dict[str, float]:
         """Return the metrics by name, given their ``sums``; ``at_start``, without those that would only measure rounding."""
@@ -62,10 +63,6 @@ class SFTObjective:
         """Return the sizes of the arrays of the batch of the rows at ``indices``."""
         lengths = input_lengths([rows[index] for index in indices], self.prefix)
         return batching.row_batch_shape(lengths, [_count_trained(rows[index]) for index in indices], self.streams)
-
-    def batch_cost(self, shape: Shape) -> float:
-        """Return the approximate cost of a batch of this shape, in computed positions."""
-        return batching.row_batch_cost(shape)
 
     def collate(
         self, rows: Sequence[Any], groups: Sequence[Sequence[int]], step: Sequence[int], shapes: PaddedShapes | None = None

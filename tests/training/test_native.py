@@ -7,7 +7,6 @@ as confident as a trained model.
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -202,7 +201,7 @@ def test_policy_equals_reference_before_the_first_step(bits16, compiled, tmp_pat
     rounding = np.abs(np.array(plain) - np.array(expected)).max()
     method, stack = MethodSection(beta=1.0), LayerStack(bits16.native, split_head(bits16.native))
     pairs = reference_logps(stack, bits16.pairs, "native", share_prompts=True)
-    stepper = Stepper(stack, optim.SGD(0.0), partial(losses.loss_sum, method=method), clip=0.0, compiled=compiled)
+    stepper = Stepper(stack, optim.SGD(0.0), losses.PreferenceObjective(method, share_prompts=True), clip=0.0, compiled=compiled)
     for group in ([0, 1, 2, 3, 4], [0], [4, 2]):
         (batch,) = collate(pairs, [group], share_prompts=True, prefix=PREFIX)
         (_, sums), _ = stepper.add(batch.arrays())

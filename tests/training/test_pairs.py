@@ -254,7 +254,7 @@ def test_metrics_are_pair_sums_of_plain_computation(small):
     stack = LayerStack(model, split_head(model), StreamPool(2))
     model.eval()
     (batch,) = pair_batches.collate(rows, [range(len(rows))], share_prompts=True, streams=2)
-    _, sums = losses.loss_sum(stack, batch.arrays(), BOTH)
+    _, sums = losses.PreferenceObjective(BOTH, share_prompts=True)(stack, batch.arrays())
     metrics = dict(zip(losses.metric_names(BOTH), sums.tolist(), strict=True))
     chosen = np.array([plain_logp(model, pair.prompt, pair.chosen).item() for pair in rows])
     rejected = np.array([plain_logp(model, pair.prompt, pair.rejected).item() for pair in rows])

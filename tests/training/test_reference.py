@@ -1,7 +1,6 @@
 """Reference log-probabilities: correct, computed once, and bit-identical after a kill."""
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,6 @@ from mlxtune.training.optimizer import Stepper
 from mlxtune.training.preference import losses, reference
 from mlxtune.training.preference.batches import collate
 from mlxtune.training.preference.forward import PairCache
-from mlxtune.training.preference.losses import loss_sum
 
 pytestmark = pytest.mark.slow
 
@@ -202,7 +200,7 @@ def test_training_on_pairs_starts_at_zero_and_learns_preferences(tiny, loss):
     pairs = reference.reference_logps(stack, unknown(3, 5), "tiny", share_prompts=True)
     (batch,) = collate(pairs, [range(5)], share_prompts=True)
     arrays = batch.arrays()
-    stepper = Stepper(stack, optim.Adam(1e-2), partial(loss_sum, method=by), clip=1.0, compiled=False)
+    stepper = Stepper(stack, optim.Adam(1e-2), losses.PreferenceObjective(by, share_prompts=True), clip=1.0, compiled=False)
     rewards = []
     for _ in range(25):
         (_, sums), gradients = stepper.add(arrays)

@@ -113,15 +113,9 @@ def write_lora_gguf(source: ModelFolder, adapter: Path, file: Path) -> None:
     writer.add_base_model_name(0, source.name)
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
     writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, layout.scale * layout.rank)
-    tensors = []
-    for name, place in places.items():
-        a, b = (_to_numpy(weights[f"{name}.{part}"]).T for part in ("lora_a", "lora_b"))
-        for part, values in (
-            ("lora_a", a if place.columns is None else a[:, place.columns]),
-            ("lora_b", b if place.rows is None else b[place.rows]),
-        ):
-            tensors.append(np.ascontiguousarray(values))
-            writer.add_tensor_info(f"{place.tensor}.{part}", values.shape, values.dtype, values.nbytes)
+    tensors = [np.ascontiguousarray(place.to_file(_to_numpy(weights[name]).T)) for name, place in places.items()]
+    for place, values in zip(places.values(), tensors, strict=True):
+        writer.add_tensor_info(place.tensor, values.shape, values.dtype, values.nbytes)
     _write(writer, file, iter(tensors))
 
 
@@ -144,11 +138,7 @@ def read_lora_back(file: Path, source: ModelFolder, adapter: Path, target: Path)
     layout = read_layout(adapter)
     _, places = _lora_places(source, layout)
     tensors = {tensor.name: tensor.data for tensor in GGUFReader(file).tensors}
-    weights = {}
-    for name, place in places.items():
-        a, b = (np.array(tensors[f"{place.tensor}.{part}"]) for part in ("lora_a", "lora_b"))
-        weights[f"{name}.lora_a"] = mx.array((a if place.columns is None else a[:, np.argsort(place.columns)]).T)
-        weights[f"{name}.lora_b"] = mx.array((b if place.rows is None else b[np.argsort(place.rows)]).T)
+    weights = {name: mx.array(place.from_file(np.array(tensors[place.tensor])).T) for name, place in places.items()}
     target.mkdir(parents=True)
     mx.save_safetensors(str(target / WEIGHTS), weights, metadata={"format": "mlx"})
     shutil.copyfile(adapter / CONFIG, target / CONFIG)
@@ -166,13 +156,18 @@ def _placed(
 
 
 def _lora_places(source: ModelFolder, layout: AdapterLayout) -> tuple[architectures.Architecture, dict[str, Placement]]:
+    """Return the architecture, and the places of A and B of each module, transposed. Raise ``ModelError`` if one has none."""
     if layout.kind != "lora":
         raise ModelError("llama.cpp cannot add a DoRA adapter to a model.", hint=_FUSE_HINT)
     architecture, _, _, places = _placed(*load_model(source.folder, lazy=True))
+    halves = {}
     for name, module in layout.modules.items():
-        if module.expert or name.endswith("embed_tokens") or f"{name}.weight" not in places:
+        place = places.get(f"{name}.weight")
+        if place is None or module.expert or name.endswith("embed_tokens"):
             raise ModelError(f"llama.cpp cannot adapt {name}.", hint=_FUSE_HINT)
-    return architecture, {name: places[f"{name}.weight"] for name in layout.modules}
+        halves[f"{name}.lora_a"] = Placement(f"{place.tensor}.lora_a", columns=place.columns)
+        halves[f"{name}.lora_b"] = Placement(f"{place.tensor}.lora_b", rows=place.rows)
+    return architecture, halves
 
 
 def _write(writer: GGUFWriter, file: Path, tensors: Iterator[Array]) -> None:

@@ -190,6 +190,8 @@ class PreferenceObjective:
     prefix: int = 0  # tokens that all prompts begin with, which are computed once per batch
     streams: int = 1
 
+    batch_cost = staticmethod(batching.pair_batch_cost)
+
     @property
     def metric_count(self) -> int:
         return len(metric_names(self.method))
@@ -216,9 +218,6 @@ class PreferenceObjective:
     def batch_shape(self, rows: Sequence[Any], indices: Sequence[int]) -> Shape:
         return batch_shape(rows, indices, self.share_prompts, self.prefix, self.streams)
 
-    def batch_cost(self, shape: Shape) -> float:
-        return batching.pair_batch_cost(shape)
-
     def collate(
         self, rows: Sequence[Any], groups: Sequence[Sequence[int]], step: Sequence[int], shapes: PaddedShapes | None = None
     ) -> list[TrainingBatch]:
@@ -229,22 +228,17 @@ class PreferenceObjective:
         return len(counts)
 
     def __call__(self, stack: LayerStack, arrays: Arrays) -> tuple[mx.array, mx.array]:
-        return loss_sum(stack, arrays, self.method)
-
-
-def loss_sum(stack: LayerStack, arrays: Arrays, method: MethodSection) -> tuple[mx.array, mx.array]:
-    """Return the loss, a scalar, and the metrics ``(metrics,)`` for ``method``, summed over the pairs of a batch."""
-    totals, metrics = [], []
-    for stream, part_logps in enumerate(logps(stack, arrays)):
-        with stack.streams(stream):
-            chosen, rejected = mx.split(part_logps, 2)
-            ref_chosen, ref_rejected = mx.split(arrays["reference"][stream], 2)
-            lengths = mx.split(mx.maximum(arrays["mask"][stream].sum(axis=1), 1), 2)
-            weights = arrays["weights"][stream]
-            scores = PairScores(chosen, rejected, ref_chosen, ref_rejected, lengths[0], lengths[1], arrays["mean_length"])
-            totals.append((loss(scores, method) * weights).sum())
-            metrics.append(metric_sums(scores, method, weights))
-    return mx.stack(totals).sum(), mx.stack(metrics).sum(axis=0)
+        totals, metrics = [], []
+        for stream, part_logps in enumerate(logps(stack, arrays)):
+            with stack.streams(stream):
+                chosen, rejected = mx.split(part_logps, 2)
+                ref_chosen, ref_rejected = mx.split(arrays["reference"][stream], 2)
+                lengths = mx.split(mx.maximum(arrays["mask"][stream].sum(axis=1), 1), 2)
+                weights = arrays["weights"][stream]
+                scores = PairScores(chosen, rejected, ref_chosen, ref_rejected, lengths[0], lengths[1], arrays["mean_length"])
+                totals.append((loss(scores, self.method) * weights).sum())
+                metrics.append(metric_sums(scores, self.method, weights))
+        return mx.stack(totals).sum(), mx.stack(metrics).sum(axis=0)
 
 
 @dataclass(frozen=True)

@@ -132,17 +132,17 @@ def _train_all(worker: Worker, runner: TrialRunner, board: Board) -> Board:
 
     Raise ``Interrupted`` if the user stops the search, and ``MachineError`` if it cannot continue, as on a full disk.
     """
-    clock = _Clock(worker)
     ended: set[int] = set()
     while (following := board.next_rung()) is not None:
         number, rung = following
-        if rung == 0 and number > MIN_TRIALS and not board.limit and not clock.allows(board, *board.remaining_work(number)):
+        is_extra = rung == 0 and number > MIN_TRIALS and not board.limit
+        if is_extra and not _is_affordable(worker, board, *board.remaining_work(number)):
             boards.choose(worker.folder, "limit", number - 1)
             worker.warn("budget_limits_trials", budget=worker.recipe.search.budget, trials=number - 1)
-            board = _reread(worker)
+            board = boards.read_board(worker.folder) or board
             continue
         trial = board.trial(number)
-        if not clock.allows(board, trial.steps[rung], 1):
+        if not _is_affordable(worker, board, trial.steps[rung], 1):
             worker.warn("budget_spent", budget=worker.recipe.search.budget)
             break
         worker.emit("trial.started", trial=number, steps=trial.rungs[rung], values=dict(trial.values))
@@ -167,7 +167,7 @@ def _train_all(worker: Worker, runner: TrialRunner, board: Board) -> Board:
             boards.write_result(worker.folder, result)
             loss = result.loss if math.isfinite(result.loss) else None
             worker.emit("trial.scored", trial=number, steps=trial.rungs[rung], rate=result.rate, loss=loss)
-        board = _reread(worker)
+        board = boards.read_board(worker.folder) or board
         _report_ended(worker, board, ended)
     return board
 
@@ -186,28 +186,15 @@ def _report_ended(worker: Worker, board: Board, ended: set[int]) -> None:
         ended.add(number)
 
 
-def _reread(worker: Worker) -> Board:
-    board = boards.read_board(worker.folder)
-    assert board is not None
-    return board
-
-
-class _Clock:
-    """The spent part of the search's budget, and an estimate of how much the rest will need at the current speed."""
-
-    def __init__(self, worker: Worker) -> None:
-        self.budget = parse_budget(worker.recipe.search.budget)
-        self._folder = worker.folder
-        self._watts = typical_watts(this_machine().chip)[0]
-
-    def allows(self, board: Board, steps: int, rungs: int) -> bool:
-        """Return whether the budget allows ``steps`` more steps in ``rungs`` rungs. The first rung is always allowed, to measure the speed."""
-        if self.budget is None or not board.results:
-            return True
-        if self.budget.unit == "steps":
-            return board.trained_steps + steps <= self.budget.amount
-        seconds = active_seconds(events.read_all(self._folder)) + board.estimate_seconds(steps, rungs)
-        return (seconds / 3600 * self._watts if self.budget.unit == "Wh" else seconds) <= self.budget.amount
+def _is_affordable(worker: Worker, board: Board, steps: int, rungs: int) -> bool:
+    """Return whether the budget allows ``steps`` more steps in ``rungs`` rungs. The first rung always runs, to measure the speed."""
+    budget = parse_budget(worker.recipe.search.budget)
+    if budget is None or not board.results:
+        return True
+    if budget.unit == "steps":
+        return board.trained_steps + steps <= budget.amount
+    seconds = active_seconds(events.read_all(worker.folder)) + board.estimate_seconds(steps, rungs)
+    return (seconds / 3600 * typical_watts(this_machine().chip)[0] if budget.unit == "Wh" else seconds) <= budget.amount
 
 
 def _evaluate(worker: Worker) -> dict[str, Any]:
