@@ -35,26 +35,6 @@ _CUT = ("length", scorers.GRAMMAR_LIMIT, scorers.THINKING_LIMIT, *_LOOPS)
 
 
 @dataclass(frozen=True)
-class PairLogprobs:
-    """The mean log-probability per token, in nats, of the chosen and the rejected answer under an arm."""
-
-    chosen: float
-    rejected: float
-
-    @property
-    def margin(self) -> float:
-        """How much more likely the chosen answer is, in nats per token."""
-        return self.chosen - self.rejected
-
-    @property
-    def score(self) -> Score:
-        """A score that passes if the chosen answer is more likely. Means are used because sums would favor the shorter answer."""
-        if self.margin > 0:
-            return PASS
-        return Score(False, "prefers_the_rejected", f"the rejected answer is more likely by {-self.margin:.3f} nats per token")
-
-
-@dataclass(frozen=True)
 class Answer:
     """An arm's answer to a row."""
 
@@ -71,11 +51,22 @@ class Answer:
     scores: dict[str, Score] = optional(dict)  # the score on each metric that applies
 
     @property
-    def logprobs(self) -> PairLogprobs | None:
-        """The mean log-probabilities of the row's pair, if both were computed."""
+    def margin(self) -> float | None:
+        """How much more likely the chosen answer of the row's pair is, in nats per token, because sums would favor the shorter one."""
         if not self.rejected or not self.tokens:
             return None
-        return PairLogprobs(-self.nats / self.tokens, -self.rejected[0] / self.rejected[1])
+        return self.rejected[0] / self.rejected[1] - self.nats / self.tokens
+
+    @property
+    def preference(self) -> Score | None:
+        """The score on preference, if both likelihoods were computed."""
+        if self.margin is None:
+            return None
+        return (
+            PASS
+            if self.margin > 0
+            else Score(False, "prefers_the_rejected", f"the rejected answer is more likely by {-self.margin:.3f} nats per token")
+        )
 
 
 @dataclass(frozen=True)
@@ -136,8 +127,8 @@ def score_answers(contract: Contract, rows: Sequence[EvaluatedRow], answers: Seq
     scored = []
     for row, answer in zip(rows, answers, strict=True):
         scores = contract.score(row.answer(answer.output, answer.ended))
-        if pair := answer.logprobs:
-            scores[PREFERENCE] = pair.score
+        if preference := answer.preference:
+            scores[PREFERENCE] = preference
         scored.append(replace(answer, scores=scores))
     return score_conversations(rows, scored)
 

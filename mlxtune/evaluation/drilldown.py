@@ -108,7 +108,7 @@ class Drilldown:
         if stored is None or stored.passed:
             return stored
         if metric == PREFERENCE:
-            again = answer.logprobs.score if answer.logprobs else None
+            again = answer.preference
         else:
             again = self.contract.score_metric(metric, row.answer(answer.output, answer.ended))
         return replace(stored, detail=again.detail if again else "")

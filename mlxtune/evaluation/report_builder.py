@@ -21,12 +21,10 @@ ScoredRows = Sequence[dict[str, Score]]
 
 
 def metric_rates(scored: ScoredRows, groups: Sequence[Hashable] = ()) -> tuple[Rate, ...]:
-    """Return the rate of each metric over the outputs that it applies to. Raises ``ValueError`` if there are no outputs.
+    """Return the rate of each metric over the outputs that it applies to.
 
     ``groups`` says which outputs belong together; intervals use the effective number of independent outputs.
     """
-    if not scored:
-        raise ValueError("no outputs to rate")
     rates, groups = [], groups or range(len(scored))
     for metric in max(scored, key=len):
         scores = [row[metric] for row in scored if metric in row]
@@ -150,8 +148,9 @@ def _margins(arms: Sequence[ArmAnswers], groups: Sequence[Hashable]) -> tuple[li
     """Return the margin of each arm, for the pairs that all of them compared, and the groups of those pairs."""
     rows = []
     for group, *answers in zip(groups, *(arm.answers for arm in arms), strict=False):
-        if all(pairs := [answer.logprobs for answer in answers]):
-            rows.append((tuple(pair.margin for pair in pairs if pair), group))
+        margins = tuple(answer.margin for answer in answers if answer.margin is not None)
+        if len(margins) == len(answers):
+            rows.append((margins, group))
     return [margins for margins, _ in rows], [group for _, group in rows]
 
 

@@ -192,7 +192,7 @@ def _left_out(inputs: _Inputs, recipe: Recipe, built: Sequence[Arm], arms: Seque
 
 
 def _has_pairs(arm: ArmAnswers) -> bool:
-    return any(answer.logprobs for answer in arm.answers)
+    return any(answer.preference for answer in arm.answers)
 
 
 def _continue_answers(inputs: _Inputs, measured: _Measured, runner: ArmRunner, facts: ReportFacts, groups: Sequence[str]) -> None:

@@ -48,4 +48,4 @@ def test_preferences_are_dropped_with_their_likelihoods():
         "a", "here", "stop", 1, nats=1.0, tokens=2, rejected=(3.0, 4), scores={"contract": Score(True), PREFERENCE: Score(False)}
     )
     (dropped,) = without_pairs([answer])
-    assert (dropped.scores, dropped.logprobs, dropped.nats) == ({"contract": Score(True)}, None, 1.0)
+    assert (dropped.scores, dropped.margin, dropped.nats) == ({"contract": Score(True)}, None, 1.0)

@@ -34,11 +34,6 @@ def test_rates_count_passes_and_rank_failure_kinds():
     assert (contract.low, contract.high) == wilson(2, 5)
 
 
-def test_empty_outputs_have_no_rates():
-    with pytest.raises(ValueError, match="no"):
-        metric_rates([])
-
-
 def test_every_metric_of_every_arm_is_compared_with_first():
     report = build({}, [scored_arm(name, _scored(True, False)) for name in ("base", "one", "two")])
     assert [(item.first, item.second, item.metric) for item in report.comparisons] == [
