@@ -12,6 +12,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -82,7 +83,7 @@ class BlindSession(Closeable):
         self.evaluation, self.first, self.second = evaluation, first, second
         self.folder = session_folder(evaluation, first, second)
         self._pairs = {pair.id: pair for pair in pairs}
-        self._lock = file_lock(
+        lock = file_lock(
             self.folder / "session.lock",
             busy=lambda holder: MachineError(
                 f"This blind session is open in {holder or 'another process'}.", hint="Quit that one first."
@@ -90,19 +91,16 @@ class BlindSession(Closeable):
             note=f"another process ({os.getpid()})",
             timeout=0.3,
         )
-        self._lock.__enter__()
-        try:
+        with ExitStack() as stack:
+            stack.enter_context(lock)
             if not (self.folder / FILE).is_file():
                 self._create(n, secrets.randbits(53) if seed is None else seed)
             self._load(n)
-            self._journal = Journal(self.folder / "votes.jsonl")
-        except BaseException:
-            self._lock.__exit__(None, None, None)
-            raise
+            self._journal = stack.enter_context(Journal(self.folder / "votes.jsonl"))
+            self._open = stack.pop_all()
 
     def close(self) -> None:
-        self._journal.close()
-        self._lock.__exit__(None, None, None)
+        self._open.close()
 
     @property
     def n(self) -> int:
