@@ -13,6 +13,7 @@ from mlxtune.core.text import one_line
 from mlxtune.data.rows import Message, json_in_reply
 
 STEPS = 5  # steps in a scale; 4 and 5 pass
+PAIRWISE = "Which answer would you rather send to this customer, as it is?"
 
 
 @dataclass(frozen=True)
@@ -33,38 +34,13 @@ class Rubric:
     """The questions about each answer, and the question about two answers side by side."""
 
     questions: tuple[RubricQuestion, ...]
-    pairwise: str = "Which answer would you rather send to this customer, as it is?"
+    pairwise: str = PAIRWISE
 
     @property
     def hash(self) -> str:
         """The hex SHA-256 of the questions."""
         questions = [[question.name, question.ask, question.anchors, question.about_reference] for question in self.questions]
         return sha256_json([*questions, self.pairwise])
-
-
-DEFAULT = Rubric(
-    (
-        RubricQuestion("format", "Does the answer have exactly the form that the system message asks for, with no text around it?"),
-        RubricQuestion("addressed", "Does the answer deal with the very thing that the last user message asks about?"),
-        RubricQuestion("send", "Could the answer be sent to this customer as it is, without changing a word?"),
-        RubricQuestion(
-            "voice",
-            "How does the answer sound to the customer who reads it?",
-            (
-                "rude, mechanical, or not an answer at all",
-                "curt or full of set phrases",
-                "polite, but it could have been written to anyone",
-                "friendly, and about this customer's case",
-                "warm, plain and personal: the voice of a good shop",
-            ),
-        ),
-        RubricQuestion(
-            "correct",
-            "Does the answer decide, state, and promise the same as the reference, in whatever words?",
-            about_reference=True,
-        ),
-    )
-)
 
 
 def _reply_schema(key: str, values: Sequence[str | int]) -> dict[str, Any]:
@@ -112,7 +88,7 @@ def load_rubric(path: Path) -> Rubric:
     questions = tuple(_question(table, number, path) for number, table in enumerate(tables, 1))
     if len({question.name for question in questions}) < len(questions):
         raise InputError(f"{path}: two questions have the same name.")
-    pairwise = data.get("pairwise", DEFAULT.pairwise)
+    pairwise = data.get("pairwise", PAIRWISE)
     if not _is_text(pairwise):
         raise InputError(f"{path}: pairwise must be a nonempty string.")
     return Rubric(questions, pairwise)
@@ -219,3 +195,4 @@ def _folded(text: str) -> str:
 
 
 _QUOTES = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "‑": "-", "–": "-", "—": "-"})
+DEFAULT = load_rubric(Path(__file__).with_name("rubric.toml"))
