@@ -76,18 +76,6 @@ class Latency:
         return self.first + self.further * max(0, tokens - 1)
 
 
-@dataclass(frozen=True)
-class _Work:
-    """What an arm has to compute for ``rows``, as tokens."""
-
-    template: ChatTemplate
-    rows: Sequence[PromptRow]
-    prompts: list[list[int]]
-    references: list[IndexedTokens]  # the reference answer of each row; empty if one of them is unknown
-    rejected: list[IndexedTokens]  # the rejected answers of the compared pairs
-    no_likelihood_reason: str
-
-
 def comparable_pairs(loaded: LoadedModel, recipe: Recipe, rows: Sequence[PromptRow]) -> frozenset[str]:
     """Return the IDs of the preference pairs whose answers fit the training window. Raises ``DataError`` for an unusable pair."""
     template = load_template(loaded.source, TemplateSettings.from_recipe(recipe), loaded.tokenizer)
@@ -145,18 +133,7 @@ def answer_together(parts: Sequence[Part], loaded: LoadedModel, shared: PrefixCa
     generators = [_Generator(arm, loaded, options, rows, shared, score_references=False) for arm, rows, options in parts]
     results, is_new = _generate(generators, dict, progress)
     rest = iter(results)
-    return [one.answers(one.counted(list(islice(rest, len(one.work.rows))), is_new), {}) for one in generators]
-
-
-def _encode(arm: Arm, template: ChatTemplate, rows: Sequence[PromptRow], compared: frozenset[str], score_references: bool) -> _Work:
-    prompts = [template.prompt(arm.prompt_for(row), row.tools) for row in rows]
-    chosen = [(index, row.reference) for index, row in enumerate(rows) if score_references]
-    others: list[IndexedText] = [
-        (index, row.rejected) for index, row in enumerate(rows) if isinstance(row, Preference) and row.id in compared
-    ]
-    references, reason = _answer_tokens(template, arm, rows, chosen)
-    rejected = _answer_tokens(template, arm, rows, others)[0] if references else []
-    return _Work(template, rows, prompts, references, rejected, reason)
+    return [one.answers(one.counted(list(islice(rest, len(one.prompts))), is_new), {}) for one in generators]
 
 
 def model_identity(arm: Arm, loaded: LoadedModel) -> dict[str, Any]:
@@ -179,22 +156,29 @@ class _Generator:
         self, arm: Arm, loaded: LoadedModel, options: AnswerOptions, rows: Sequence[PromptRow], prefixes: PrefixCache,
         compared: frozenset[str] = frozenset(), score_references: bool = True,
     ) -> None:  # fmt: skip
-        work = _encode(arm, load_template(loaded.source, options.settings, loaded.tokenizer), rows, compared, score_references)
-        options = replace(options, thinking_tokens=work.template.thinking_limit(options.thinking_tokens))
-        _require_room(arm, loaded, work.rows, work.prompts, options.max_tokens + options.thinking_tokens)
-        self._arm, self.loaded, self._options, self.work, self._prefixes = arm, loaded, options, work, prefixes
+        template = load_template(loaded.source, options.settings, loaded.tokenizer)
+        options = replace(options, thinking_tokens=template.thinking_limit(options.thinking_tokens))
+        self._arm, self.loaded, self._options, self._rows = arm, loaded, options, rows
+        self._template, self._prefixes = template, prefixes
+        self.prompts = [template.prompt(arm.prompt_for(row), row.tools) for row in rows]
+        _require_room(arm, loaded, rows, self.prompts, options.max_tokens + options.thinking_tokens)
+        self._references, self._no_likelihood_reason = _answer_tokens(  # none if one of them is unknown
+            template, arm, rows, [(index, row.reference) for index, row in enumerate(rows) if score_references]
+        )
+        pairs = [(index, row.rejected) for index, row in enumerate(rows) if isinstance(row, Preference) and row.id in compared]
+        self._rejected = _answer_tokens(template, arm, rows, pairs)[0] if self._references else []
         self.cached = True  # whether nothing was computed
         self.seconds = 0.0  # what the answers and the likelihoods took
         self._loops = None
         if options.stop_loops and arm.schema is None:
-            self._loops = loop_rule((row.reference for row in work.rows), loaded.tokenizer, options.schema)
-        self._call_grammars: dict[tuple[int, ...], str] = {} if arm.schema is None else _call_grammars(work, arm.schema)
+            self._loops = loop_rule((row.reference for row in rows), loaded.tokenizer, options.schema)
+        self._call_grammars = {} if arm.schema is None else _call_grammars(template, self.prompts, rows, arm.schema)
         texts = sorted(set(self._call_grammars.values()))
         decoding: dict[str, Any] = {
             "grammar": None if arm.schema is None else [arm.schema, version("llguidance"), *texts],
             "max_tokens": options.max_tokens,
             **({"thinking_tokens": options.thinking_tokens} if options.thinking_tokens else {}),
-            "stops": sorted(work.template.stop_tokens),
+            "stops": sorted(template.stop_tokens),
             "loops": [self._loops.least, options.schema] if self._loops else [],
         }
         model = model_identity(arm, loaded)
@@ -204,14 +188,14 @@ class _Generator:
 
     def answers(self, generated: Sequence[GeneratedAnswer], likelihoods: dict[tuple[int, bool], tuple[float, int]]) -> ArmAnswers:
         """Return the answers to the rows from what was ``generated``, and from the result of :meth:`likelihoods`."""
-        arm, work, answers = self._arm, self.work, list[Answer]()
-        for index, (row, one) in enumerate(zip(work.rows, generated, strict=True)):
+        arm, answers = self._arm, list[Answer]()
+        for index, (row, one) in enumerate(zip(self._rows, generated, strict=True)):
             early = arm.schema is not None and one.ended == "length" and schema_ends(one.text, arm.schema)
-            text, ended = work.template.calls.read(one.text, row.tools), GRAMMAR_LIMIT if early else one.ended
+            text, ended = self._template.calls.read(one.text, row.tools), GRAMMAR_LIMIT if early else one.ended
             known = *likelihoods.get((index, False), (0.0, 0)), likelihoods.get((index, True))
             answers.append(Answer(row.id, text, ended, one.tokens, one.thought, one.thought_tokens, None, *known))
-        prompt_tokens = sum(map(len, work.prompts))
-        return ArmAnswers(arm.name, tuple(answers), self.cached, self.seconds, work.no_likelihood_reason, prompt_tokens)
+        prompt_tokens = sum(map(len, self.prompts))
+        return ArmAnswers(arm.name, tuple(answers), self.cached, self.seconds, self._no_likelihood_reason, prompt_tokens)
 
     def group(self, prompts: Sequence[Sequence[int]]) -> PromptGroup:
         """Return some of the prompts with how to answer them."""
@@ -225,18 +209,17 @@ class _Generator:
             tell_tokens(0, longest_allowed)
             return {
                 "on_token": lambda longest: tell_tokens(longest, longest_allowed),
-                "on_batch": lambda waiting: tell(WAITING)(waiting, len(self.work.rows)),
+                "on_batch": lambda waiting: tell(WAITING)(waiting, len(self._rows)),
             }
 
         return self.counted(*_generate([self], listeners, tell(of)))
 
     def likelihoods(self, tell: Callable[[str], Progress]) -> dict[tuple[int, bool], tuple[float, int]]:
         """Return the negative log-likelihood and the tokens of each answer, by its row's index and whether it is the rejected one."""
-        work = self.work
         texts = [
-            (index, rejected, tokens) for rejected, own in enumerate((work.references, work.rejected)) for index, tokens in own
+            (index, rejected, tokens) for rejected, own in enumerate((self._references, self._rejected)) for index, tokens in own
         ]
-        pairs = [(work.prompts[index], tokens) for index, _, tokens in texts]
+        pairs = [(self.prompts[index], tokens) for index, _, tokens in texts]
 
         def compute(left: Sequence[int], **listeners: Any) -> None:
             some, size, prefix = [pairs[index] for index in left], self._options.batch_size, self._prefix
@@ -262,19 +245,19 @@ class _Generator:
             return generate(self.loaded.model, self.loaded.tokenizer, [group], progress=progress)[0]
 
         def compute(_: Any, on_answer: Callable[[int, Latency], None], **__: Any) -> None:
-            on_answer(0, measure_latency(self.work.prompts, answer_alone, progress))
+            on_answer(0, measure_latency(self.prompts, answer_alone, progress))
 
-        inputs = [(self.file, {"timed": self.work.prompts})]
+        inputs = [(self.file, {"timed": self.prompts})]
         ((_, latency),), _ = _complete(inputs, compute, lambda done, total: None, asdict, lambda record: Latency(**record))
         return latency
 
     @cached_property
     def _prefix(self) -> SharedPrefix | None:
-        return self._prefixes(self.work.prompts)
+        return self._prefixes(self.prompts)
 
     @cached_property
     def _settings(self) -> GenerationSettings:
-        template, schema, limits = self.work.template, self._arm.schema, self._options
+        template, schema, limits = self._template, self._arm.schema, self._options
         tokenizer, stops = self.loaded.tokenizer, template.stop_tokens
         grammar = Grammar(tokenizer, schema, stops) if schema is not None else None
         by_text: dict[str, Grammar] = {}
@@ -298,7 +281,7 @@ def _generate(
     generators: Sequence[_Generator], listeners: Callable[[], dict[str, Any]], progress: Progress
 ) -> tuple[list[tuple[float, GeneratedAnswer]], bool]:
     """Return the answers of ``generators``, which have one model, and what :func:`_complete` says of them."""
-    work = [(generator, prompt) for generator in generators for prompt in generator.work.prompts]
+    work = [(generator, prompt) for generator in generators for prompt in generator.prompts]
 
     def compute(left: Sequence[int], **others: Any) -> None:
         groups = [generator.group(prompts) for generator, prompts in grouped(work[index] for index in left).items()]
@@ -363,15 +346,17 @@ def measure_latency(
     return Latency(median(first), median(further) if further else 0.0)
 
 
-def _call_grammars(work: _Work, schema: Any) -> dict[tuple[int, ...], str]:
+def _call_grammars(
+    template: ChatTemplate, prompts: Sequence[Sequence[int]], rows: Sequence[PromptRow], schema: Any
+) -> dict[tuple[int, ...], str]:
     """Return the grammar of the calls of each row's tools by its prompt, in the template's syntax, if the template has one."""
-    if not any(row.tools for row in work.rows) or (syntax := call_syntax(work.template)) is None:
+    if not any(row.tools for row in rows) or (syntax := call_syntax(template)) is None:
         return {}
     known: dict[str, str] = {}
     grammars: dict[tuple[int, ...], str] = {}
-    for prompt, row in zip(work.prompts, work.rows, strict=True):
+    for prompt, row in zip(prompts, rows, strict=True):
         if row.tools and (key := sha256_json(row.tools)) not in known:
-            known[key] = calls_grammar(work.template, syntax, row.tools, schema)
+            known[key] = calls_grammar(template, syntax, row.tools, schema)
         grammars |= {tuple(prompt): known[key]} if row.tools else {}
     return grammars
 
