@@ -48,10 +48,8 @@ def _crossed(
     """Return the mean over crossed rows and seeds, its standard error, the t quantile, the observed spread, and that expected by chance.
 
     The variance of the mean is that of the rows' means over rows plus that of the seeds' means over seeds. It is conservative,
-    because both contain the residual. ``extra`` rows only count for the variance over rows. The degrees of freedom are Satterthwaite's (1946). Raises ``ValueError`` with one seed.
+    because both contain the residual. ``extra`` rows only count for the variance over rows. The degrees of freedom are Satterthwaite's (1946).
     """
-    if len(values) < 2:
-        raise ValueError("a spread needs at least two seeds")
     seed_means = [fmean(row) for row in values]
     row_means = [fmean(column) for column in zip(*values, strict=True)]
     mean, rows, seeds = fmean(seed_means), len(row_means), len(seed_means)

@@ -130,8 +130,8 @@ def compare_scores(
 ) -> ScoreComparison:
     """Compare two arms on a numeric score; ``scores`` holds each row's score in the first and the second arm.
 
-    A change counts if its interval (Student's t over groups) excludes zero and the sign test over groups agrees at 5%. Raises
-    ``ValueError`` with fewer than two groups.
+    A change counts if its interval (Student's t over groups) excludes zero and the sign test over groups agrees at 5%. There
+    must be at least two groups.
     """
     differences = [two - one for one, two in scores]
     mean = cluster_mean(differences, groups)

@@ -34,12 +34,6 @@ def test_power_without_change_is_below_alpha():
     assert mcnemar_power(0, 0.5, 0.1) == 0.0
 
 
-@pytest.mark.parametrize(("fixed", "broken"), [(-0.1, 0.0), (0.0, -0.1), (0.7, 0.4)])
-def test_impossible_rates_are_refused(fixed, broken):
-    with pytest.raises(ValueError, match="invalid shares"):
-        mcnemar_power(10, fixed, broken)
-
-
 @pytest.mark.parametrize("count", [1990, 2010, 6000])
 def test_approximation_for_many_rows_is_close_to_exact(count):
     for wins in (0.51, 0.53, 0.56):

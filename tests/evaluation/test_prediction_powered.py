@@ -111,10 +111,3 @@ def test_constant_values_give_finite_intervals(labels, unlabeled):
     assert mean.powered.high - mean.powered.low > 0
     low, high = wilson(sum(labels), len(labels))
     assert (mean.labels.low, mean.labels.high) == (low, high)
-
-
-def test_invalid_samples_are_refused():
-    with pytest.raises(ValueError, match="0 labels"):
-        prediction_powered_mean([], [], [1.0])
-    with pytest.raises(ValueError, match="2 labels but 1"):
-        prediction_powered_mean([1.0, 0.0], [1.0], [])

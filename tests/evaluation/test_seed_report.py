@@ -158,11 +158,6 @@ def test_equal_rows_do_not_prove_equal_arms():
     assert change.high == pytest.approx(-change.low)
 
 
-def test_one_seed_has_no_spread():
-    with pytest.raises(ValueError, match="two seeds"):
-        seed_rate([[True, False]], range(2))
-
-
 def _recipe_report(hits, baselines, level=0.05):
     """Return the report of seeds that pass so many of 60 rows, and of baselines that pass the first rows."""
     seeds = [_seed(number, [1, 0], [index < count for index in range(60)]) for number, count in enumerate(hits)]

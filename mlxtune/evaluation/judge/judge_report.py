@@ -215,13 +215,11 @@ def prediction_powered_mean(labels: Sequence[float], predictions: Sequence[float
     (cross-fitting: Zrnic and Candès 2024, PNAS 121:e2322083121), so the estimate is unbiased however poor and few the predictions are.
     With few labels, its normal interval is too narrow, and has zero width if every label agrees with its prediction. The variances
     therefore include two additional labels, both predicted wrongly, and the interval is Wilson's for the effective sample size, which
-    covers about as often as Wilson's for the labels alone. Raises ``ValueError`` if there are no labels or the lengths differ.
+    covers about as often as Wilson's for the labels alone.
     """
     import numpy as np
 
     count, others = len(labels), len(unlabeled)
-    if not labels or count != len(predictions):
-        raise ValueError(f"there are {count} labels but {len(predictions)} predictions for them")
     ys, fs, us = (np.array([*values, *two]) for values, two in ((labels, (1, 0)), (predictions, (0, 1)), (unlabeled, (0, 1))))
     weights = _weights(ys, fs, 1 + count / others) if others else np.zeros(count)
     mean, weight, center = (float(values.mean()) for values in (ys[:-2], weights, us[:-2] if others else np.zeros(1)))

@@ -27,11 +27,8 @@ def effective_n(values: Sequence[float], groups: Sequence[Hashable], level: floa
     are identical, and the size is reduced by the squared ratio of Student's t quantiles with the degrees of freedom of rows and of groups
     (Korn and Graubard 1998, Survey Methodology 24:193; those of groups of unequal size after Satterthwaite 1946, as in Bell and
     McCaffrey 2002, Survey Methodology 28:169). It is at least :func:`effective_groups`, the size if the rows of each group were identical.
-    Raises ``ValueError`` if the lengths differ.
     """
     total, sizes = len(values), Counter(groups)
-    if total != len(groups):
-        raise ValueError(f"there are {total} values but {len(groups)} groups")
     if len(sizes) == total:
         return float(total)
     count = effective_groups(groups)
@@ -59,14 +56,12 @@ class ClusterMean(Estimate):
 
 
 def cluster_mean(values: Sequence[float], groups: Sequence[Hashable]) -> ClusterMean:
-    """Return the mean of ``values`` with Student's t interval over groups; for paired scores, pass the differences.
+    """Return the mean of ``values`` with Student's t interval over two or more groups; for paired scores, pass the differences.
 
     The standard error is the sandwich estimator, and the degrees of freedom are Satterthwaite's for groups of identical rows, as in
-    :func:`effective_n`. Raises ``ValueError`` with fewer than two groups, or if the lengths differ.
+    :func:`effective_n`.
     """
     sizes = Counter(groups)
-    if len(sizes) < 2 or len(values) != len(groups):
-        raise ValueError(f"an interval needs two groups: got {len(values)} values in {len(sizes)} groups")
     mean = math.fsum(values) / len(values)
     sums = group_sums([value - mean for value in values], groups)
     error = math.sqrt(len(sizes) / (len(sizes) - 1) * math.fsum(one * one for one in sums)) / len(values)
