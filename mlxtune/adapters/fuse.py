@@ -68,10 +68,7 @@ def dequantized(model: nn.Module) -> dict[str, mx.array]:
 
 
 def write_folder(model: nn.Module, config: Config, source: ModelFolder, folder: Path, name: str, template: str = "") -> None:
-    """Write weights, configuration and tokenizer into ``folder``, with the chat ``template``. This removes the weights from ``model``.
-
-    Raise ``MachineError`` if the disk is full; ``name`` is what the export is called.
-    """
+    """Write the weights of ``model``, which loses them, configuration and tokenizer. Raise ``MachineError`` if the disk is full."""
     try:
         save_model(folder, model, donate_model=True)
     except RuntimeError as error:  # mlx's error for a full disk

@@ -92,10 +92,7 @@ class AdapterLayout:
 
 
 def read_layout(folder: Path) -> AdapterLayout:
-    """Read the adapter in ``folder`` from its configuration and the header of its weights.
-
-    Raise ``ModelError`` if a file is missing, invalid or not a regular file, or if the files do not match.
-    """
+    """Read the adapter in ``folder``. Raise ``ModelError`` if a file is missing, invalid or not regular, or they do not match."""
     return parse_layout(read_config(folder / CONFIG), read_header(folder / WEIGHTS), folder)
 
 

@@ -121,18 +121,14 @@ class BreakEven(VendorPrice):
 
 @dataclass(frozen=True)
 class Bill:
-    """The cost of local electricity in dollars: ``money`` for the run, and ``call`` for one answer.
-
-    Both are ``None`` if the time or the watts are unknown. ``rated`` is what the vendor's figure of the watts is about; empty if the
-    user gave it.
-    """
+    """The cost of a plan here and elsewhere, in dollars. ``None`` if the time or the watts are unknown."""
 
     watts: float
-    rated: str
-    electricity_price: float
+    rated: str  # what the vendor's figure of the watts is about; empty if the user gave it
+    electricity_price: float  # per kWh
     kilowatt_hours: float | None
-    money: float | None
-    call: float | None
+    money: float | None  # for the electricity of the run
+    call: float | None  # for that of one answer
     rented: tuple[CloudOffer, ...]
     hosted: tuple[CloudOffer, ...]
     machine: PurchasedMachine
@@ -154,8 +150,8 @@ def make_bill(
 ) -> Bill:
     """Compute the cost of ``plan``, a run with ``method``, here and elsewhere.
 
-    Watts are taken from the plan, where the user sets them, or else from the vendor's figure for ``chip``. ``electricity_price`` is in dollars per
-    kWh; ``answering`` is the measured time of one answer here, in seconds.
+    Watts are the plan's, if the user sets them, or else the vendor's for ``chip``. ``electricity_price`` is in dollars per kWh;
+    ``answering`` is the measured time of one answer here, in seconds.
     """
     known = prices()
     watts, rated = typical_watts(chip, plan.cost.watts)

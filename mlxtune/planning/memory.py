@@ -241,10 +241,7 @@ class _Step:
 
 
 def _read_ahead(shapes: ModelShapes, recipe: Recipe, kernels: Kernels) -> int:
-    """Return the bytes of unpacked weights that are converted or quantized on load, as far ahead as MLX schedules reading them.
-
-    They are read in the order of the layers, the embedding first and an untied head last.
-    """
+    """Return the bytes of weights that are converted or quantized on load, as far ahead, layer by layer, as MLX reads them."""
     if not ((kernels.float32 and shapes.embedding.size < 4) or recipe.model.quantize):
         return 0
     outer = max((weight.nbytes for weight in shapes.weights if weight.layer < 0 and not weight.bits), default=0)

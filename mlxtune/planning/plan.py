@@ -261,11 +261,7 @@ class Planner:
         )  # fmt: skip
 
     def _speed(self, recipe: Recipe, decisions: StepDecisions, probed: bool, workspace: Path | None) -> StepCalibration | None:
-        """Return the measured time of a step, with its source.
-
-        Without a probe of the largest batch, it is taken from past runs in ``workspace``, from a probe of another batch, or
-        estimated from a benchmark of this machine.
-        """
+        """Return the time of a step: from a probe of the largest batch, or else a past run, another probe, or a benchmark."""
         work, _, checkpointed, measured, _ = decisions
         speed = measured if measured and measured.exact else None
         if workspace and not (speed and probed and not speed.busy):
@@ -319,10 +315,7 @@ def _time_keys(recipe: Recipe, cost: Cost) -> tuple[str, ...]:
 def _cost(
     recipe: Recipe, work: Workload, speed: StepCalibration | None, watts: float, *, cached: bool, checkpointed: bool
 ) -> Cost:  # fmt: skip
-    """Compute the time of all steps, validations and the reference pass. Generating sample answers is not included.
-
-    The frozen layers run once if their outputs are cached, and otherwise every time.
-    """
+    """Compute the time of all steps, validations and the reference pass, without sample answers."""
     if speed is None:
         return Cost(None, "", watts)
     validations = 1 + -(-work.steps // recipe.training.validate_every)

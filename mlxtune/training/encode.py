@@ -55,10 +55,7 @@ class EncodedRows:
 
 
 def encode(template: ChatTemplate, rows: Sequence[Row], recipe: Recipe) -> EncodedRows:
-    """Encode ``rows`` for the recipe's method.
-
-    Raise a ``DataError`` that lists up to ``MAX_LISTED`` unusable rows, or ``TemplateError`` if no row can be trained with the template.
-    """
+    """Encode ``rows``. Raise ``DataError`` with up to ``MAX_LISTED`` unusable rows, or ``TemplateError`` if all are."""
     if any(not isinstance(row, TextRow) for row in rows):
         template.check_trainable()
     window = recipe.data.max_tokens
@@ -108,10 +105,7 @@ def row_lengths(rows: Sequence[Encoded | EncodedPair]) -> tuple[RowLength, ...]:
 
 
 def count_row_tokens(template: ChatTemplate, record: Row | DataError) -> TokenCount | None:
-    """Return a row's tokens in training; ``None`` for an invalid record or a row without trained tokens.
-
-    For a pair, the longer answer is counted. A template's error is part of the result.
-    """
+    """Return a row's tokens in training, of a pair with its longer answer; ``None`` if nothing is trained on."""
     try:
         if isinstance(record, DataError):
             return None

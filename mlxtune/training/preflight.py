@@ -32,8 +32,8 @@ def check_recipe(recipe: Recipe) -> Splits:
 def preflight(workspace: Path, recipe: Recipe, progress: Progress = lambda what, share: None) -> Recipe:
     """Check everything that can be checked without loading the model, and download the base if it is missing.
 
-    Return the recipe with its parent adapter resolved and its training settings complete. Raise ``InputError`` if the recipe, its parent, data, contract or base
-    cannot be used, and ``MachineError`` if another process holds the accelerator or the download fails.
+    Return the recipe with its parent resolved and its training settings complete. Raise ``InputError`` if something cannot be used, and
+    ``MachineError`` if another process holds the accelerator or the download fails.
     """
     recipe = registry.resolve_parent(workspace, recipe)
     splits = check_recipe(recipe)

@@ -65,11 +65,7 @@ class Foundation:
 
 
 def prepare(recipe: Recipe, folder: Path, worker: RunListener) -> TrainingSetup:
-    """Read the data, load the model, encode the rows, and build the training loop for ``recipe``. ``folder`` is the run's folder.
-
-    Raise ``InputError`` or a subclass if the recipe, data or model cannot be used, and ``Interrupted`` if the worker is asked to
-    stop while the reference model scores the pairs.
-    """
+    """Build the training loop for ``recipe``. Raise ``InputError`` if it cannot be trained, or ``Interrupted`` on request."""
     return build_loop(load_foundation(recipe, worker, folder / REVIEW), recipe, folder, worker)
 
 
@@ -176,10 +172,7 @@ def _load_parent(recipe: Recipe, loaded: load.LoadedModel, worker: RunListener) 
 def _score_reference(
     loop: TrainingLoop, recipe: Recipe, objective: PreferenceObjective, base: str, worker: RunListener
 ) -> list[SkippedRow]:
-    """Score the pairs that the run uses with the reference, which is the model in its current state. Training reuses the caches.
-
-    Return the pairs that need no training. Raise ``DataError`` if no pair is left.
-    """
+    """Score the pairs with the model as it is now. Return those that need no training. Raise ``DataError`` if none is left."""
     train: Sequence[Any] = loop.train
     valid: Sequence[Any] = loop.valid
     needs_reference = recipe.method.needs_reference

@@ -79,8 +79,8 @@ def compare_generated(
 ) -> tuple[EvaluationComparison, tuple[int, int]]:
     """Compare the variant with generated rows with the one without, and return the result and the training steps of both.
 
-    ``trained`` returns a finished run of a recipe, and ``evaluated`` the folder of a finished evaluation of it. Raises their errors. The
-    steps of the variant without generated rows come first. The token limit of answers may depend on the training rows, so the limit of the first evaluation applies to both.
+    ``trained`` returns a finished run of a recipe, and ``evaluated`` the folder of a finished evaluation of it. Raises their errors.
+    The token limit of answers may depend on the training rows, so that of the first evaluation applies to both.
     """
     without, with_generated = trained(variants.without), trained(variants.with_generated)
     second = evaluated(variants.with_generated, with_generated)

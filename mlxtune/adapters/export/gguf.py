@@ -55,8 +55,7 @@ def write_gguf(
 ) -> None:
     """Write the unquantized ``model`` with the tokenizer of ``source`` to ``file``, with matrices in ``precision``.
 
-    ``config`` is the model's configuration, and ``template`` its chat template. Raise ``ModelError`` if llama.cpp cannot compute the model, or would
-    tokenize text differently, and ``MachineError`` if the disk is full.
+    Raise ``ModelError`` if llama.cpp would compute or tokenize differently, and ``MachineError`` if the disk is full.
     """
     architecture, text, weights, places = _placed(model, config)
     _, file_type = _TYPES[precision]

@@ -56,10 +56,7 @@ def has_typed_tokens(chat: ChatTemplate, row: PromptRow) -> bool:
 def prompt_difference(
     chat: ChatTemplate, rendered: Iterable[tuple[PromptRow, list[int]]], program: Callable[[PromptRow], list[int]]
 ) -> PromptDifference | None:
-    """Return where ``program`` first renders a row differently than as the ``rendered`` tokens, or ``None``.
-
-    Rows with typed control tokens are left out.
-    """
+    """Return where ``program`` first renders a row differently than ``rendered``, without rows with typed control tokens."""
     for row, expected in rendered:
         if has_typed_tokens(chat, row):
             continue
@@ -73,10 +70,7 @@ def prompt_difference(
 
 
 def _write(request: Request) -> list[str]:
-    """Write the frozen template, if there is one, for PEFT with the tokenizer, and read it back. Return the names of the files.
-
-    Raise ``GateError`` if transformers or mlx-lm render it differently.
-    """
+    """Write the frozen template, for PEFT with the tokenizer. Raise ``GateError`` if programs render it differently."""
     params, folder = request.params, Path(request.params["folder"])
     source = resolve(params["base"], fetch=False)
     chat = load_template(source, TemplateSettings(params["thinking"], params["date"], params["template"]))

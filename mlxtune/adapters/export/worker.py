@@ -136,10 +136,7 @@ class _ExportJob:
             self.change = logits.distance(self.tuned, self._logits(loaded.model, BASE))
 
     def try_sizes(self) -> tuple[tuple[TriedSize, ...], Fidelity | None]:
-        """Write and compare the model in every smaller precision. Choose and keep the smallest one that holds, and return its proof, if one does.
-
-        If none holds, finish the adapter in each precision, from the smallest, until one does.
-        """
+        """Try each smaller precision and, if none holds, each with a finish. Keep the smallest that holds, and return its proof."""
         unquantized, chosen, tried = self.precision, None, list[TriedSize]()
         for finished, precision in itertools.product((False, True), start.SMALLER[self.form]):
             if finished and (chosen or not self._can_finish(tried)):

@@ -72,10 +72,7 @@ def import_adapter(
 
 
 def find_base(folder: Path, base: str, progress: Progress = quiet) -> ModelFolder:
-    """Return ``base`` or, if it is empty, the base named by the adapter in ``folder``, without downloading it.
-
-    Raise ``ModelError`` if the adapter does not name a base, or if its base is not on this machine.
-    """
+    """Return ``base``, or else the one that the adapter names. Raise ``ModelError`` if it names none that is on this machine."""
     if base:
         return resolve(base, progress=progress)
     lineage, config = read_lineage(folder), read_config(folder / CONFIG)

@@ -164,10 +164,7 @@ class Launcher(Closeable):
         return self._stopping()
 
     def join(self, step: int = 0) -> RankConfig:
-        """Wait until every peer is ready, send each its configuration, and return the leader's configuration.
-
-        Raise ``PeerLost`` if a peer ended, and ``Interrupted`` at ``step`` if the run was asked to stop.
-        """
+        """Wait for all peers, and return the leader's configuration. Raise ``PeerLost``, or ``Interrupted`` at ``step``."""
         for peer in self._peers:
             while not peer.ready.wait(0.2):
                 if self.stopping:

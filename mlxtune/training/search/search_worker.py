@@ -128,10 +128,7 @@ def _total_steps(worker: Worker, recipes: Sequence[Recipe], base: Foundation) ->
 
 
 def _train_all(worker: Worker, runner: TrialRunner, board: Board) -> Board:
-    """Train every trial up to its last rung, and return the final board.
-
-    Raise ``Interrupted`` if the user stops the search, and ``MachineError`` if it cannot continue, as on a full disk.
-    """
+    """Train every trial to its last rung. Raise ``Interrupted`` if the user stops it, or ``MachineError`` if the disk is full."""
     ended: set[int] = set()
     while (following := board.next_rung()) is not None:
         number, rung = following
