@@ -50,11 +50,9 @@ class Action:
         return parse(self.name)[1:]
 
     def binding_id(self, group: str) -> str:
-        """Return the ID of the action's keys in the settings file."""
         return f"{group}.{self.id or self.name.replace('_', '-')}"
 
     def words(self, screen: object) -> str:
-        """Return the label for the current state of ``screen``."""
         return self.label if isinstance(self.label, str) else self.label(screen)
 
 

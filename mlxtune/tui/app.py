@@ -159,7 +159,6 @@ class MlxtuneApp(HasActions, OrderedKeys):
 
     @property
     def has_read(self) -> bool:
-        """Whether the workspace has been read."""
         return self.snapshot.now > 0
 
     @cached_property
@@ -363,7 +362,6 @@ class MlxtuneApp(HasActions, OrderedKeys):
         }
 
     def action_commands(self) -> None:
-        """Show the commands that do the same as the room's actions."""
         if isinstance(self.screen, Room):
             lead = f"{self.workspace}/"
             fields = {name: value.removeprefix(lead) for name, value in self._command_fields(self.screen).items()}
@@ -439,7 +437,6 @@ class MlxtuneApp(HasActions, OrderedKeys):
         self._quit()
 
     def action_maximize(self) -> None:
-        """Let the panel with the focus fill the screen, or restore it."""
         screen = self.screen
         if screen.maximized is None and screen.focused is not None:
             screen.maximize(screen.focused)
@@ -452,7 +449,6 @@ class MlxtuneApp(HasActions, OrderedKeys):
         return self.screen if self.screen_stack and isinstance(self.screen, Room) else None
 
     def action_resize(self, by: int) -> None:
-        """Move the divider between the columns of the room."""
         if self.room:
             self.room.resize_side(by)
 
@@ -473,7 +469,6 @@ class MlxtuneApp(HasActions, OrderedKeys):
         self.push_screen(ChoiceDialog("Theme", "", options, preview, cursor=[*THEME_LABELS].index(before)), chosen)
 
     def action_picture(self) -> None:
-        """Save the screen as an SVG in the workspace."""
         try:
             path = self.save_screenshot(path=str(self.workspace))
         except OSError as error:

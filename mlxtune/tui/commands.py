@@ -1,7 +1,5 @@
 """The commands that do the same as the app's actions: those of what the user did, and those of what is possible now."""
 
-from __future__ import annotations
-
 import re
 import shlex
 from collections.abc import Iterator, Mapping
@@ -85,7 +83,6 @@ class CommandsPage(PageScreen):
         self.draw_keys()
 
     def action_copy(self) -> None:
-        """Copy the command under the cursor."""
         command = self.commands[self.query_one(ListPanel).cursor][2]
         self.app.copy_to_clipboard(command)
         self.app.notices.show(Notice("done", f"Copied {one_line(command, 200)}"))

@@ -215,7 +215,6 @@ class MappingScreen(HasActions, ModalScreen[MappedFile | None]):
         return shown.truncate(max(width, 0), ellipsis=True)
 
     def _draw_rows(self, width: int, height: int) -> Content:
-        """Draw the first rows, each in its share of the height."""
         shown = self._rows[:_SHOWN]
         gap = [Content("")] if height >= 4 * _SHOWN else []
         share = max((height - len(gap) * (len(shown) - 1)) // max(len(shown), 1), 1)
@@ -269,7 +268,6 @@ class MappingScreen(HasActions, ModalScreen[MappedFile | None]):
             self.dismiss(MappedFile(self._mapping))
 
     def action_rename(self) -> None:
-        """Ask for the recipe's name."""
         if not isinstance(guessed := self._guessed, Scaffold):
             return
 

@@ -95,7 +95,6 @@ class Room(HasActions, Screen[None]):
         yield RoomFooter(id="foot")
 
     def compose_body(self) -> ComposeResult:
-        """Yield the room's sections."""
         yield from ()
 
     def section(self, selector: str) -> Section:
@@ -150,7 +149,6 @@ class Room(HasActions, Screen[None]):
         self.app.jobs.run(job, lambda result: self.is_attached and on_result(result), failed, group=f"{self.mode}.{group}")
 
     def redraw(self) -> None:
-        """Draw the newest snapshot and the frame."""
         if not (self.is_mounted and self.is_attached and self.app.is_running):  # else its widgets may be gone already
             return
         app = self.app

@@ -69,13 +69,11 @@ class RunControl:
         return Notice("warning", text, f"Wait for it to finish, {stop}")
 
     def open_run(self, id: str) -> None:
-        """Show a run in the Train room."""
         newest = self._app.snapshot.runs[0].id if self._app.snapshot.runs else None
         self._app.selected = None if id == newest else id
         self._app.action_room("train")
 
     def new_run(self) -> None:
-        """Ask whether to train the workspace's recipe, or which one if there are several."""
         views = self.startable
         about = f"{recipe_summary(views[0].recipe)}, {Path(views[0].source).name}" if len(views) == 1 and views[0].recipe else ""
         self.with_recipe(lambda path: self.start_run(path, about))
@@ -172,7 +170,6 @@ class RunControl:
         return False
 
     def resume(self, view: RunView, busy: str, on_result: Callable[[Run], object] | None = None) -> None:
-        """Continue a run of any kind."""
         self._app.commands.add("runs", "resume", view.id)
         self.start_worker(lambda: control.resume(view.run), on_result, busy=busy)
 

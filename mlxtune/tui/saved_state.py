@@ -26,7 +26,6 @@ class SavedState:
         self.values["rooms"] = {**(rooms if isinstance(rooms, dict) else {}), **given.get("rooms", {})}
 
     def of_room(self, mode: str) -> dict[str, Any]:
-        """Return the state that the room ``mode`` saved, which may be empty."""
         rooms = self.values.get("rooms")
         state = rooms.get(mode) if isinstance(rooms, dict) else None
         return state if isinstance(state, dict) else {}

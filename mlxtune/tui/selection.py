@@ -68,7 +68,6 @@ class RecipeSelection:
 
     @property
     def evaluations(self) -> list[RunView]:
-        """The finished evaluations, newest first."""
         return [view for view in self._app.snapshot.evals if view.status == "finished"]
 
     def preferred_evaluation(self, selected: str | None, views: Sequence[RunView]) -> RunView | None:

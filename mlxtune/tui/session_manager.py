@@ -64,7 +64,6 @@ class SessionManager:
             self.session = None
 
     def redraw(self) -> None:
-        """Redraw the room if it shows the session."""
         if self._app.current_mode in SOURCE_MODES:
             self._app.redraw()
 
@@ -113,7 +112,6 @@ class SessionManager:
 
 
 def decision_notice(step: ReviewStep | None, rows: list[int]) -> Notice:
-    """Return a notice that describes a decision on ``rows``."""
     if step is None:
         return Notice("note", "Nothing changed.")
     text = f"{_subject(step, rows)} {WORDS.decisions[step.action]}."

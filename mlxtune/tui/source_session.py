@@ -56,7 +56,6 @@ class SourceRef:
 
     @property
     def name(self) -> str:
-        """The file's name, safe to show."""
         return one_line(self.path.name, 60)
 
     @property
@@ -380,7 +379,6 @@ class SourceSession:
         return step
 
     def mute(self, check: str, reason: str) -> ReviewStep | None:
-        """Report no findings of ``check`` for this source. Raise any review error."""
         step = self._apply(self._open_review().mute(check, reason))
         self._log("check", "--mute", check, "--reason", reason)
         return step
@@ -395,7 +393,6 @@ class SourceSession:
         return step
 
     def _log(self, verb: str, *words: str) -> None:
-        """Log a command about this source."""
         ref = self.ref
         mapping = [] if ref.recipe_path or not ref.map else ["--map", ",".join(f"{key}={column}" for key, column in ref.map)]
         self._app.commands.add("data", verb, ref.recipe_path or ref.path, *words, *mapping)
@@ -451,7 +448,6 @@ class SourceSession:
             self._journal_stamp = file_stamp(review.journal_path(self.ref.path))
 
     def close(self) -> None:
-        """Stop all threads and close the files."""
         self.closed = True
         self.release_lock()
         if self._check_process is not None:

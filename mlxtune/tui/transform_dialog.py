@@ -1,7 +1,5 @@
 """The dialog for a pipeline of transforms, with a live preview of what it changes."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 

@@ -219,7 +219,6 @@ class _Grid:
 
 
 def _between(start: tuple[int, int], end: tuple[int, int]) -> Iterable[tuple[int, int]]:
-    """Return the dots between two dots."""
     (left, top), (right, bottom) = start, end
     n = max(right - left, abs(bottom - top), 1)
     return ((left + round((right - left) * index / n), top + round((bottom - top) * index / n)) for index in range(1, n))

@@ -26,7 +26,6 @@ def line(*parts: Part) -> Content:
 
 
 def lines(*rows: Content | str) -> Content:
-    """Join rows vertically."""
     return Content("\n").join([Content(row) if isinstance(row, str) else row for row in rows])
 
 
@@ -81,7 +80,6 @@ def justify(width: int, left: Content, right: Content) -> Content:
 
 
 def side_by_side(left: Sequence[Content], right: Sequence[Content], half: int, gap: str = "  ") -> list[Content]:
-    """Return two columns, each ``half`` cells wide."""
     pairs = zip_longest(left, right, fillvalue=Content(""))
     return [line(cell(one, half), gap, other.truncate(max(half, 0))) for one, other in pairs]
 
@@ -129,7 +127,6 @@ def marked(glyph: str, token: str, text: str, width: int, style: str = "") -> li
 
 
 def error_rows(error: MlxtuneError, width: int) -> list[Content]:
-    """Return an error's message and, below it, its hint."""
     hint = wrap(one_line(error.hint), width - 6) if error.hint else []
     return [*marked("✗", "$error", one_line(error.message), width, "bold"), *(Content(f"    {row}") for row in hint)]
 
@@ -141,7 +138,6 @@ def key(name: str, label: str, action: str, style: str = "") -> Content:
 
 
 def key_line(*names: tuple[str, str, str], style: str = "$muted") -> Content:
-    """Return keys on one row, each as for :func:`key`."""
     return line("  ", *(part for name in names for part in (key(*name, style), "   ")))
 
 

@@ -116,7 +116,6 @@ class SourceRoom(Room):
             session.release_lock()
 
     def _draw_unavailable(self, session: SourceSession | None, width: int) -> Content:
-        """Draw why there are no rows to show."""
         if session is not None:
             return source_unavailable(session, self.app.workspace, self.mode == "data", width)
         view = self.app.selection.recipe
@@ -163,7 +162,6 @@ class SourceRoom(Room):
         return False
 
     def decide_rows(self, session: SourceSession, action: ReviewAction, rows: Sequence[int], **more: Any) -> None:
-        """Record one decision on ``rows`` in a thread."""
         busy = f"Applying {action} to {plural(len(rows), 'row')}."
         self.record_changes(lambda: decision_notice(session.decide(action, rows, **more), list(rows)), busy)
 
@@ -227,7 +225,6 @@ class SourceRoom(Room):
             self.app.notices.show(undo_or_redo(session, action))
 
     def action_tag(self) -> None:
-        """Ask for a tag and add it to the current row, or remove it."""
         session = self.open_session
         known = ", ".join(one_line(tag, 20) for tag in self.known_tags(session))
         marked = self.marked_rows or [session.row_index]

@@ -1,7 +1,5 @@
 """Dialogs: a choice between options, a prompt for a line of text, and an editor for a longer text."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -59,7 +57,6 @@ class Dialog(HasActions, ModalScreen[T]):
             yield Panel(lambda width, _height: self._keys().truncate(max(width, 0)))
 
     def compose_body(self) -> ComposeResult:
-        """Yield what is between the title and the keys."""
         yield from ()
 
     def title_row(self) -> Content:
@@ -213,7 +210,6 @@ class PromptDialog(Dialog[str]):
     # Paths
 
     def _find_candidates(self, text: str) -> None:
-        """Look in a thread for the paths that begin with ``text``."""
         if (folder := self.folder) is not None:
             self.app.jobs.run(lambda: completions(folder, text), partial(self._show_candidates, text), group="paths")
 

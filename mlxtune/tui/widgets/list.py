@@ -92,7 +92,6 @@ class ListPanel(FocusPanel):
 
     @property
     def text(self) -> str:
-        """The row under the cursor."""
         return self._row(self.cursor, max(self.size.width - 2, 20)).plain.strip()
 
     def _draw(self, width: int, height: int) -> Content:

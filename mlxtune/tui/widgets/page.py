@@ -37,7 +37,6 @@ class PageScreen(HasActions, ModalScreen[None]):
             yield Panel(lambda _width, _height: keys, id="foot")
 
     def compose_body(self) -> ComposeResult:
-        """Yield the page's sections."""
         yield Section(self._heading, self._panel, lit=True, classes="fill")
 
     def redraw(self) -> None:
@@ -49,16 +48,13 @@ class PageScreen(HasActions, ModalScreen[None]):
     on_mount = on_resize = redraw
 
     def draw(self) -> None:
-        """Draw the content."""
         self._panel.set(self._rows)
 
     def action_copy(self) -> None:
-        """Copy the whole text."""
         self.app.copy_to_clipboard("\n".join(row.plain.rstrip() for row in self._rows(self._panel.size.width)))
         self.app.notices.show(Notice("done", f"Copied {self._heading}."))
 
     def draw_keys(self) -> None:
-        """Draw the keys of the possible actions at the bottom."""
         keys = key_line(*((one.key, one.label, one.click) for one in self.shown_actions()))
         self.query_one("#foot", Panel).update(lambda _width, _height: keys)
 

@@ -1,7 +1,5 @@
 """Adapters: the library of this workspace, with each adapter's lineage and verdict, and the actions on it."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence

@@ -92,7 +92,6 @@ class Interview:
         return [question for question in rules().questions if self.answers.get(question.key) is None]
 
     def advice(self, facts: AdviceEvidence) -> Advice | None:
-        """Return the advice, or ``None`` while questions are unanswered."""
         return None if self.missing else verdict.give_advice(interview.parse_answers(self.answers), facts)
 
     def save(self, workspace: Path) -> None:
@@ -271,7 +270,6 @@ class AdviceRoom(Room):
 
 
 def interview_row(item: InterviewLine, width: int) -> Content:
-    """Draw a question in bold, or an option with its glyph, name and meaning."""
     if not item.option:
         glyph = ("✓ ", "bold $success") if item.selected else ("○ ", "$muted")
         figure = line("  ", (item.text, "bold $primary")) if item.text else Content("")

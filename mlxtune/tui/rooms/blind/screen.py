@@ -1,7 +1,5 @@
 """Blind: two arms' answers side by side without names, three questions per pair, and the result after the last one."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -175,7 +173,6 @@ class BlindRoom(Room):
             )
 
     def _draw_choice(self, snapshot: Snapshot, width: int) -> Content:
-        """Draw the session that enter opens, or why there is none."""
         if self._error is not None:
             return lines(*error_rows(self._error, width))
         if self._arms is not None:
@@ -372,7 +369,6 @@ QUESTION = 44  # cells of a question
 
 
 def session_state(arms: ArmPair, width: int) -> Content:
-    """Draw which two arms will be compared, and the session's progress."""
     first, second, status = one_line(arms.first), one_line(arms.second), arms.status
     rows = [
         paragraph(f"{first} or {second}?", width, style="bold"),
@@ -391,7 +387,6 @@ def session_state(arms: ArmPair, width: int) -> Content:
 
 
 def draw_progress(session: BlindSession, pair: PresentedPair, width: int) -> Content:
-    """Draw the pair's number and a progress bar."""
     left = line((f"  Pair {pair.index + 1:,}", "bold"), (f" of {pair.total:,}  ", "$muted"))
     right = line((f"  {session.n:,} pairs, {pair.total - session.n:,} of them again", "$muted")) if width >= 70 else Content("")
     filled = bar(session.votes / max(1, session.votes_needed), width - left.cell_length - right.cell_length)
@@ -399,7 +394,6 @@ def draw_progress(session: BlindSession, pair: PresentedPair, width: int) -> Con
 
 
 def draw_prompt(pair: PresentedPair, width: int, max_rows: int) -> Content:
-    """Draw the last user turn in at most ``max_rows`` rows."""
     text = next((message.content for message in reversed(pair.prompt) if message.role == "user"), "")
     shown = safe_text(text).strip().expandtabs(4) if max_rows > 2 else one_line(text)
     rows = wrap(shown or "(empty)", width - 4)
@@ -411,7 +405,6 @@ def draw_prompt(pair: PresentedPair, width: int, max_rows: int) -> Content:
 
 
 def draw_answer(text: str, first: int, width: int, height: int) -> Content:
-    """Draw an answer, starting at its row ``first``."""
     rows = answer_lines(text, width)
     start = max(0, min(first, len(rows) - height))
     return lines(*rows[start:][: height or None])
@@ -423,7 +416,6 @@ def answer_lines(text: str, width: int) -> list[Content]:
 
 
 def draw_questions(given: Sequence[Vote], width: int) -> Content:
-    """Draw the three questions with the votes cast so far."""
     rows = []
     for index, question in enumerate(QUESTIONS.values()):
         current, vote = index == len(given), given[index] if index < len(given) else None

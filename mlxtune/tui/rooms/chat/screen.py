@@ -1,7 +1,5 @@
 """Chat: talk to a base or an adapter, switch adapters mid-conversation, ask both at once, and save answers as data."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from typing import ClassVar
@@ -162,7 +160,6 @@ class ChatRoom(Room):
 
     @property
     def offer(self) -> AdapterOption | None:
-        """The adapter that enter would load, if no model is loaded."""
         return self._default if self.chat.state in ("idle", "failed") else None
 
     def field_actions(self) -> Sequence[ShownAction]:

@@ -185,7 +185,6 @@ class ChatService:
             self._on_change()
 
     def ask(self, question: str, *, with_base: bool = False) -> None:
-        """Send a question to the active adapter and, if ``with_base``, to the base as well."""
         if self._client is None or self.streaming:
             return
         adapters = ["", self.adapter] if with_base and self.adapter else [self.adapter]
@@ -215,11 +214,9 @@ class ChatService:
             answer.cancel()
 
     def use(self, adapter: AdapterOption) -> None:
-        """Answer with another adapter, or with the base alone, from now on."""
         self.session.use_adapter(adapter.name, adapter.system)
 
     def undo(self) -> str:
-        """Remove the last exchange and return its question."""
         if self.streaming or not self.exchanges:
             return ""
         exchange = self.exchanges.pop()
@@ -235,7 +232,6 @@ class ChatService:
             self.session.reset()
 
     def restore(self) -> None:
-        """Bring back the conversation that was discarded last."""
         if self.discarded is not None:
             self.exchanges, self.session.turns, self.session.cut_off = self.discarded
             self.discarded = None

@@ -1,7 +1,5 @@
 """The dialog that shows the rows with a finding as a diff, and fixes them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal, NamedTuple
@@ -67,7 +65,6 @@ class FixDialog(Dialog[FixChoice | None]):
 
     @property
     def rows(self) -> list[int]:
-        """The rows to fix."""
         return self._chosen(self.with_accepted)
 
     @property

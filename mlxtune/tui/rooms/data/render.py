@@ -284,7 +284,6 @@ def coverage(browser: SourceBrowser, checked: CheckResult | None, width: int) ->
 
 
 def agreement(found: Sequence[AnnotatorAgreement], disputed: int, width: int) -> Content:
-    """Describe the agreement between each pair of annotators."""
     facts = [*map(agreement_fact, found)]
     facts += [Fact("disputed", f"{disputed:,}", "filter status:disputed", "warning")] if disputed else []
     return lines(*draw.block_rows(Facts(tuple(facts)), width))

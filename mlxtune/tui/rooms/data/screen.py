@@ -389,7 +389,6 @@ class DataRoom(SourceRoom):
 
     @property
     def next_statistics(self) -> str:
-        """What :meth:`action_stats` shows."""
         if self.wide:
             return "findings" if self._show_labels else "labels"
         return "rows" if self._show_labels and self._show_stats else "labels" if self._show_stats else "stats"
@@ -505,7 +504,6 @@ class DataRoom(SourceRoom):
         return rows, f"{plural(len(rows), 'row')}: {words.check_title(name)}"
 
     def action_bulk(self) -> None:
-        """Ask what to do with all displayed rows."""
         session = self.open_session
         rows, title = self.chosen_rows(session)
         if not rows:

@@ -66,7 +66,6 @@ def _signed(value: float) -> str:
 
 
 def arms_header(metrics: Sequence[str], width: int) -> Content:
-    """Draw the names of the metrics above their axes."""
     column = _axis_width(metrics, width - 2) + FIGURES + GAP
     names = (cell(f"{metric_label(metric)}, %", column, "$muted") for metric in metrics)
     return line("  ", cell("", NAME), *names).truncate(max(width, 0))
@@ -90,7 +89,6 @@ def arm_row(arm: ArmResult, metrics: Sequence[str], width: int) -> Content:
 
 
 def arms_axis(metrics: Sequence[str], width: int) -> Content:
-    """Draw the axes below the arms."""
     axes = (part for _ in metrics for part in (axis(_axis_width(metrics, width - 2)), " " * (FIGURES + GAP)))
     return line("  ", cell("", NAME), *axes).truncate(max(width, 0))
 
@@ -121,7 +119,6 @@ def row_line(row: ScoredRow, filter: RowFilter, with_kind: bool, width: int) -> 
 
 
 def _question(row: ScoredRow) -> str:
-    """Return the last user turn."""
     return next((message.content for message in reversed(row.row.prompt) if message.role == "user"), "")
 
 
@@ -147,7 +144,6 @@ def row_detail(loaded: LoadedReport, row: ScoredRow, filter: RowFilter, versus: 
 
 
 def _arm_rows(loaded: LoadedReport, row: ScoredRow, metric: str, arm: str, width: int) -> list[Content]:
-    """Draw an arm's output, or the reference, under its name."""
     if arm in row.answers:
         span = loaded.drilldown.highlight(row, metric, arm) if loaded.drilldown else None
         return _side_rows(arm, row.answers[arm].output, span, width)

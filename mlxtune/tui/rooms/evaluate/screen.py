@@ -114,7 +114,6 @@ class EvaluateRoom(Room):
 
     @property
     def _row(self) -> ScoredRow | None:
-        """The row under the cursor."""
         cursor = self.query_one("#ev-list", ListPanel).cursor
         return self.rows.rows[cursor] if self.rows and cursor < len(self.rows.rows) else None
 
@@ -153,7 +152,6 @@ class EvaluateRoom(Room):
             self._draw_report(self.report)
 
     def _draw_state(self, snapshot: Snapshot, live: RunView | None, wanted: RunView | None) -> None:
-        """Draw the running evaluation, the newest failure, or the empty state."""
         failed = self._unfinished
         error = self.report.evidence_error if self.report else self._load_error
         self.set_class(failed is not None or error is not None, "-error")
@@ -330,7 +328,6 @@ class EvaluateRoom(Room):
             self.redraw()
 
     def action_versus(self) -> None:
-        """Show the next arm's answer, or the reference, next to the filter's arm."""
         row, found = self._row, self.rows
         if row and found:
             arms = [REFERENCE, *(arm for arm in row.answers if arm != found.filter.arm)]
@@ -339,7 +336,6 @@ class EvaluateRoom(Room):
             self.redraw()
 
     def action_review(self) -> None:
-        """Open a training row that is similar to the one under the cursor."""
         near = self._row.nearest if self._row else ()
         if len(near) == 1:
             self._open_review(near[0].id)
@@ -438,7 +434,6 @@ class EvaluateRoom(Room):
         return [(own, f"trained {ago(snapshot.now - view.updated)}")]
 
     def action_evaluate(self) -> None:
-        """Ask for a run or a recipe, then for the arms; then start."""
         snapshot = self.app.snapshot
         if not self.app.runs.can_start:
             self.app.notices.show(self.app.runs.in_use)

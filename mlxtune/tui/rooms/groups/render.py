@@ -36,19 +36,16 @@ def remaining(browser: SourceBrowser, groups: Sequence[RowGroup]) -> list[RowGro
 
 
 def proposed_rows(browser: SourceBrowser) -> dict[int, Row]:
-    """Return the generated rows that wait for a decision."""
     waiting = (index for index in browser.rows if browser.decision(index).is_undecided)
     return {index: row for index in waiting if (row := browser.lazy_row(index).current_or_none) is not None and lineage_of(row)}
 
 
 def diverse_rows(session: SourceSession, group: RowGroup, count: int) -> tuple[int, ...]:
-    """Return the ``count`` rows of a group that differ most from each other."""
     texts = {index: row_text(row) for index in group.rows if (row := session.source.lazy_row(index).current_or_none) is not None}
     return tuple([*texts][position] for position in most_diverse([*texts.values()], count))
 
 
 def flagged_spans(findings: Sequence[Finding]) -> dict[str, list[Span]]:
-    """Return the spans that findings flag, keyed by the part of the row."""
     return grouped((span.part, span) for finding in findings if finding.severity != "note" for span in finding.spans)
 
 
@@ -69,7 +66,6 @@ _GLYPHS = {"cluster": ("◇", "$muted"), "proposed": ("◇", "$muted"), "outlier
 
 
 def group_row(browser: SourceBrowser, group: RowGroup, width: int) -> Content:
-    """Return a group's size, kind and label."""
     glyph, style = _GLYPHS.get(group.kind) or (get_check(group.kind).glyph, "$warning")
     name = {"near-duplicate": "near-dup"}.get(group.kind, group.kind)
     about = group.label
@@ -82,7 +78,6 @@ def group_row(browser: SourceBrowser, group: RowGroup, width: int) -> Content:
 
 
 def groups_message(found: int, view: str, progress: str, error: str, width: int) -> Content:
-    """Return the reason why there are no groups, or the progress of the computation."""
     if error:
         return paragraph(f"✗ {error}", width, style="$error")
     if progress:

@@ -1,7 +1,5 @@
 """The Groups room: rows that repeat or contradict each other, and clusters of similar rows, decided group by group."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -260,7 +258,6 @@ class GroupsRoom(SourceRoom):
         self.draw_footer()
 
     def action_open(self) -> None:
-        """Go to the members, or open the member under the cursor in Review."""
         session, group = self.session, self.group
         if session is None or group is None:
             return
@@ -301,7 +298,6 @@ class GroupsRoom(SourceRoom):
         return self.group is not None or super().has_chosen_rows(session)
 
     def chosen_rows(self, session: SourceSession) -> tuple[list[int], str]:
-        """Return the marked rows, or all rows of the group."""
         group = self.group
         if self.marked_rows or group is None:
             return super().chosen_rows(session)
@@ -371,7 +367,6 @@ class GroupsRoom(SourceRoom):
     # Clusters
 
     def action_clusters(self) -> None:
-        """Show the clusters, and compute them if necessary."""
         session = self.open_session
         if session.ref.recipe_path is None:
             text = "Clusters need a model, and this file has no recipe."
@@ -383,7 +378,6 @@ class GroupsRoom(SourceRoom):
         self.action_switch("clusters")
 
     def action_proposals(self) -> None:
-        """Group the proposed rows, and show the groups."""
         session = self.open_session
 
         def grouped(groups: list[RowGroup]) -> None:

@@ -1,7 +1,5 @@
 """Home: the next step, workflow progress, the best adapter, and the runs."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -197,7 +195,6 @@ class HomeRoom(Room):
                 await self.run_action(action)
 
     def action_evaluate(self) -> None:
-        """Evaluate the newest run of the recipe."""
         self.app.run_to_evaluate = self._own(self.app.snapshot).runs[0].run
         self.app.action_room("evaluate")
 
@@ -245,7 +242,6 @@ def draw_workflow(stages: Sequence[WorkflowStage], width: int, height: int, tall
 
 
 def draw_run(runs: Sequence[RunView], now: float, index: int, width: int) -> Content:
-    """Return a row of the list of runs: its status, its name, its result, and its age."""
     view = runs[index]
     sign = WORDS.statuses[view.status]
     name, result = cell(view.name, width - 20), cell(brief_result(view), 11, "$muted", right=True)

@@ -45,13 +45,11 @@ def verdict(plan: Plan, last_memory: int | None, note: str, width: int) -> Conte
 
 
 def progress(label: str, share: float, width: int) -> Content:
-    """Return the progress of the computation before there is a plan."""
     first = line(("  ● ", "bold $primary"), one_line(label))
     return lines(first, line("    ", bar(share, width - 6)) if share else Content(""))
 
 
 def error(error: MlxtuneError, action: Content | None, width: int) -> Content:
-    """Return the reason why there is no plan, and how to proceed."""
     return lines(*error_rows(error, width), *([line("    ", action)] if action else []))
 
 

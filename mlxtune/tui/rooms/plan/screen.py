@@ -151,7 +151,6 @@ class PlanRoom(Room):
 
     @property
     def _key(self) -> RecipeKey | None:
-        """The key under the cursor."""
         return next(iter(self._keys[self._list.cursor :]), None)
 
     def draw(self, snapshot: Snapshot) -> None:
@@ -328,18 +327,15 @@ class PlanRoom(Room):
 
     @property
     def next_change(self) -> Sequence[str]:
-        """The settings of the next change toward a recipe that fits."""
         plan = self.form.plan if self.form else None
         return plan.changes[0].settings if plan and plan.changes else ()
 
     @property
     def has_other_value(self) -> bool:
-        """Whether the key under the cursor has a default and another value."""
         item, form = self._key, self.form
         return bool(form and item and not render.is_default(item, form.recipe) and render.default_value(item))
 
     def action_edit(self) -> None:
-        """Ask for the value of the key under the cursor."""
         if (item := self._key) and (form := self.form):
 
             def check(text: str) -> None:

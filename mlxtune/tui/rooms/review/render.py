@@ -76,7 +76,6 @@ def add_disclaimers(contract: Contract, row: Row) -> Row | None:
 
 
 def origin(browser: SourceBrowser, index: int, row: Row | None) -> list[tuple[str, str]]:
-    """Return a row's source, similar rows and decisions as pairs of a label and a text."""
     decision = browser.decision(index)
     location = browser.records.location(index)
     facts = [("source", f"{one_line(location.file.name, _MAX_SOURCE - len(location.place))}, {location.place}")]
@@ -129,7 +128,6 @@ Turns = Sequence[TurnTokens] | None  # the tokens of each part, if they are know
 
 
 def invalid_row(error: DataError, width: int) -> list[Content]:
-    """Explain why a record is not a valid row."""
     why = error.reason if isinstance(error, RowError) else error.message
     names = (("e", "edit", "screen.edit"), ("x", "reject", "screen.decide('reject')"), ("→", "next row", "screen.go(1)"))
     rows = [
@@ -245,7 +243,6 @@ def _wrapped(text: Content, width: int) -> list[Content]:
 
 
 def progress(decided: int, total: int, seconds_per_row: float | None, position: str, width: int) -> Content:
-    """Return the share of decided rows as a bar, and an estimate of the time left."""
     left = line((f"  {decided:,}", "bold"), (f" of {total:,} decided  ", "$muted"))
     rest = total - decided
     estimate = f", about {duration(rest * seconds_per_row)}" if seconds_per_row and rest > 1 else ""
@@ -287,7 +284,6 @@ def contract_line(checks: Mapping[str, Score], width: int, add_key: Content | No
 
 
 def findings(found: Sequence[Finding], width: int) -> Content:
-    """Return the row's findings, one sentence each."""
     rows = []
     for finding in found:
         sentence = paragraph(finding_text(finding), width - 3, "     ", "")

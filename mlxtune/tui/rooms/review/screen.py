@@ -398,7 +398,6 @@ class ReviewRoom(SourceRoom):
             self.toggle_tag(known[digit - 1])
 
     def action_annotator(self) -> None:
-        """Ask in whose name decisions are made."""
         session = self.open_session
         names = sorted({name for decision in session.source.decisions.values() for name, _ in decision.by})
         title = "Review as which annotator?"
@@ -470,7 +469,6 @@ class ReviewRoom(SourceRoom):
         self.set_focus(editor)
 
     def _edit_record(self, session: SourceSession, index: int, draft: str | None = None) -> None:
-        """Edit the text of an unreadable record until it can be read."""
         error = session.source.records.record(index)
         if not isinstance(error, RowError):
             return

@@ -1,7 +1,5 @@
 """The pages over the Train room: a search, with its leaderboard, its rates, and its hyperparameters, and the queue of commands."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
@@ -72,7 +70,6 @@ class SearchPage(PageScreen):
 
     @property
     def _entry(self) -> Entry | None:
-        """The trial under the cursor."""
         board = self._board(self.view) if self.view else None
         cursor = self.query_one("#search-trials", ListPanel).cursor
         return board.entries[cursor] if board and cursor < len(board.entries) else None
@@ -170,7 +167,6 @@ def draw_banner(view: RunView, board: Leaderboard | None, now: float, stopping: 
 
 
 def rates(board: Leaderboard, number: int, width: int, height: int) -> Content:
-    """Return the rates after each rung, with the trial ``number`` in front of the others."""
     points = {
         entry.number: [(float(steps), 100 * rate) for steps, rate in zip(entry.rungs, entry.rates, strict=False)]
         for entry in board.entries
@@ -247,7 +243,6 @@ class QueuePage(PageScreen):
 
     @property
     def entry(self) -> QueueEntry | None:
-        """The command under the cursor."""
         cursor, entries = self.query_one("#queue-commands", ListPanel).cursor, self.entries
         return entries[cursor] if cursor < len(entries) else None
 
@@ -316,7 +311,6 @@ class QueuePage(PageScreen):
 
 
 def draw_queue(entries: Sequence[QueueEntry], running: bool, can_add: bool, width: int) -> Content:
-    """Return how many commands are done and waiting, and whether the queue runs."""
     if not entries:
         about = "Runs commands one after another, also while the app is closed."
         add = key("n", "add a command", "screen.add") if can_add else Content.styled("Add a recipe first.", "$muted")

@@ -128,7 +128,6 @@ def samples(samples: Sequence[SampleAnswer], width: int, height: int) -> Content
 
 
 def all_samples(samples: Sequence[SampleAnswer], width: int) -> list[Content]:
-    """Return every sample under its step, newest first."""
     rows: list[Content] = []
     for step in sorted({sample.step for sample in samples}, reverse=True):
         rows += [line(("  step ", "$muted"), (f"{step:,}", "bold")), Content("")]
@@ -168,7 +167,6 @@ def log(events: Sequence[Event], last: Sequence[LogLine], width: int, height: in
 
 
 def log_rows(entries: Sequence[LogLine], width: int) -> list[Content]:
-    """Return every line, wrapped."""
     rows: list[Content] = []
     for entry in entries:
         first, *rest = wrap(entry.text, width - _LOG_INDENT)

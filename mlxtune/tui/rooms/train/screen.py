@@ -1,7 +1,5 @@
 """Train: a run's figures, its loss, its samples and its log."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import partial
 from typing import ClassVar
@@ -97,7 +95,6 @@ class TrainRoom(Room):
 
     @property
     def index(self) -> int:
-        """The position of the displayed run among all runs."""
         return next((index for index, view in enumerate(self.app.snapshot.runs) if view.id == self.app.selected), 0)
 
     @property
@@ -167,7 +164,6 @@ class TrainRoom(Room):
 
     @property
     def comparable_runs(self) -> list[RunView]:
-        """Return the runs that this one can be compared with, newest first."""
         view = self.view
         if view is None or not view.state.steps:
             return []
@@ -205,7 +201,6 @@ class TrainRoom(Room):
             self.app.runs.resume(view, f"Resuming {view.name}{where}.")
 
     def action_checkpoints(self) -> None:
-        """Ask for a checkpoint, and whether to evaluate it or to chat with it."""
         if view := self.view:
             losses = {item.step: f"validation loss {item.loss:.3f}" for item in view.state.validations}
             options = [
