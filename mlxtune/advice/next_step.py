@@ -145,7 +145,6 @@ def is_recipe_of(item: RecipeView, view: RunView) -> bool:
 
 
 def after_run(view: RunView, snapshot: Snapshot) -> NextStep:
-    """Return the next step after a training run that has ended."""
     recipe = next((item for item in snapshot.recipes if is_recipe_of(item, view)), None)
     if view.status != "finished":
         code = StepCode.RESUME_RUN if view.can_resume else StepCode.INSPECT_RUN
@@ -288,7 +287,6 @@ def after_check(source: Path, section: DataSection, report: CheckReport, snapsho
 
 
 def _failed_evaluation(evals: Sequence[RunView]) -> RunView | None:
-    """Return the newest evaluation if it failed."""
     return next((view for view in evals[:1] if view.status in ("failed", "crashed")), None)
 
 
@@ -301,7 +299,6 @@ _SAMPLE = "-advice"  # ends the names of the evaluations of a sample of rows, wh
 
 
 def sample_name(name: str) -> str:
-    """Return the name of the evaluation of a sample for the recipe ``name``."""
     return f"{name[: 64 - len(_SAMPLE)]}{_SAMPLE}"
 
 

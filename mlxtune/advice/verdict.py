@@ -43,7 +43,6 @@ class Advice:
 
 
 def give_advice(answers: Answers, evidence: AdviceEvidence) -> Advice:
-    """Apply the rules to ``answers`` and ``evidence``."""
     by = rules()
     target, metric = answers["target"], answers["metric"]
     assert isinstance(target, int | float)

@@ -85,7 +85,6 @@ def _ask(session: BlindSession) -> None:
 
 
 def _draw(now: PresentedPair) -> None:
-    """Clear the screen and show one pair."""
     err.clear()
     info("")
     print_heading(err, f"Pair {now.index + 1} of {now.total}")

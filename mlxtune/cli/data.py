@@ -91,8 +91,6 @@ def run_checks(
 
 @dataclass(frozen=True)
 class SplitOptions:
-    """How to split a source."""
-
     seed: Annotated[int | None, option("--seed", "Random seed of the split.")] = None
     holdout: Annotated[float | None, option("--holdout", "Fraction of rows in the test split.", min=0.0, max=0.9)] = None
     validation: Annotated[float | None, option("--validation", "Fraction of rows in the validation split.", min=0.0, max=0.9)] = (
@@ -103,8 +101,6 @@ class SplitOptions:
 
 @dataclass(frozen=True)
 class MuteOptions:
-    """Which checks to report."""
-
     mute: Annotated[str, option("--mute", "Stop reporting this check for this source; requires --reason.", metavar="CHECK")] = ""
     reason: Annotated[str, option("--reason", "Why the check is muted; recorded in the journal.")] = ""
     unmute: Annotated[str, option("--unmute", "Report this check again.", metavar="CHECK")] = ""

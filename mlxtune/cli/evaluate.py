@@ -42,8 +42,6 @@ from mlxtune.workspace.index import WorkspaceIndex
 
 @dataclass(frozen=True)
 class GateOptions:
-    """What sets the exit code."""
-
     gate: Annotated[bool, option("--gate", "Exit 1 unless the verdict is 'better' and off-task accuracy is 'held'.")] = False
     accept_unknown: Annotated[bool, option("--accept-unknown", "With --gate, also accept 'cannot tell' for off-task accuracy.")] = (
         False

@@ -52,8 +52,6 @@ Force = Annotated[bool, option("--force", "Keep an export that is not faithful, 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What is exported, and where to."""
-
     lora: Lora = False
     precision: PrecisionName = ""
     smallest: Smallest = False

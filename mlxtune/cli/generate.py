@@ -58,8 +58,6 @@ class TaskOptions:
 
 @dataclass(frozen=True)
 class RowOptions:
-    """Which rows to write, and how many."""
-
     like: Annotated[str, option("--like", "Use only training rows that match this filter, such as meta.category:account.")] = ""
     thin: Annotated[int | None, option("--thin", "The number of an area with too few rows; 0: all rows.", min=0)] = None
     about: Annotated[str, option("--about", "A subject for the new prompts.")] = ""
@@ -71,8 +69,6 @@ class RowOptions:
 
 @dataclass(frozen=True)
 class TeacherOptions(ModelOptions):
-    """The model that writes the rows."""
-
     adapter: Annotated[str, option("--adapter", "The teacher is this adapter, on its own base.")] = ""
 
     @property

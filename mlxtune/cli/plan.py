@@ -87,7 +87,6 @@ def plan(
 
 
 def document(plan: Plan, bill: Bill) -> dict[str, Any]:
-    """Return the plan as a JSON object."""
     return asdict(plan) | {
         "bill": asdict(bill),
         "outcome": plan.outcome,

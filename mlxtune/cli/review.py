@@ -43,8 +43,6 @@ Filter = Annotated[
 
 @dataclass(frozen=True)
 class StatusOptions:
-    """The decision on a row's status."""
-
     accept: Annotated[bool, option("--accept", "Accept the rows.")] = False
     reject: Annotated[bool, option("--reject", "Reject the rows; they are not used for training or evaluation.")] = False
     skip: Annotated[bool, option("--skip", "Decide later.")] = False
@@ -55,8 +53,6 @@ class StatusOptions:
 
 @dataclass(frozen=True)
 class EditOptions:
-    """Another decision on a row."""
-
     edit: Annotated[str, option("--edit", "Replace the content with the JSON in FILE; - reads stdin.", metavar="FILE")] = ""
     tag: Annotated[list[str] | None, option("--tag", "Add a tag.")] = None
     untag: Annotated[list[str] | None, option("--untag", "Remove a tag.")] = None

@@ -98,8 +98,6 @@ Listener = Callable[[Reply], None]
 
 
 class Call:
-    """A request in flight."""
-
     def __init__(self) -> None:
         self._replies: queue.SimpleQueue[Reply] = queue.SimpleQueue()
 

@@ -96,7 +96,6 @@ class ErrorPayload(TypedDict):
 
 
 def error_to_json(error: MlxtuneError) -> ErrorPayload:
-    """Return ``error`` as JSON for another process."""
     kinds = [kind.__name__ for kind in type(error).__mro__ if issubclass(kind, MlxtuneError)]
     return {"kinds": kinds, "message": error.message, "hint": error.hint}
 

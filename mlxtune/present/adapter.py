@@ -90,7 +90,6 @@ def _list_row(entry: AdapterEntry) -> tuple[Cell, ...]:
 
 
 def adapter_document(detail: AdapterDetail) -> Document:
-    """Describe an adapter: its verdict, its exports, its lineage and its properties."""
     entry = detail.entry
     head, folder = Heading(entry.name, kind(entry)), Facts((Fact("folder", entry.key),))
     if entry.problem:
@@ -171,7 +170,6 @@ def adapter_facts(entry: AdapterEntry) -> dict[str, str]:
 
 
 def comparison_document(compared: AdapterComparison) -> Document:
-    """Describe how two adapters differ and, if both were evaluated on the same rows, which is better."""
     first, second = compared.first, compared.second
     one, two = adapter_facts(first), adapter_facts(second)
     one["weights"], two["weights"] = (digest[:12] for digest in compared.hashes)

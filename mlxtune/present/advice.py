@@ -40,7 +40,6 @@ def advice_document(advice: Advice, evidence: AdviceEvidence) -> Document:
 
 
 def verdict_block(advice: Advice, evidence: AdviceEvidence) -> Text:
-    """Return the verdict in a sentence or two."""
     method = f"with {_METHODS[advice.method.key]}. {rule_text(advice.method, advice, evidence)}" if advice.method else ""
     gate = rule_text(advice.gate, advice, evidence) if advice.gate else ""
     sentence = {

@@ -69,7 +69,6 @@ def check_title(id: str) -> str:
 
 
 def finding_text(finding: Finding) -> str:
-    """Return why a finding matters."""
     from mlxtune.data.checks.registry import get_check
 
     wording = get_check(finding.check).wording
@@ -90,7 +89,6 @@ def verdict_text(verdict: CheckVerdict) -> str:
 
 
 def improvement_text(improvement: Improvement) -> str:
-    """Return what to do with the data next."""
     key, value = improvement.value
     title = check_title(improvement.check) if improvement.check else ""
     values = {"count": improvement.count, "title": title, "key": key, "value": value, "hint": NAME_THE_COLUMNS}
@@ -117,7 +115,6 @@ def check_warning(last: CheckOutcome | None) -> str:
 
 
 def check_document(report: CheckReport, fixed: FixResult | None, *, every: bool, command: str) -> Document:
-    """Describe a check: with examples of each finding, or ``every`` one, and the ``command`` to run next."""
     muted = [Fact(one.check, f"muted, {plural(one.count, 'finding')}", one_line(one.reason, 200), "muted") for one in report.muted]
     return (
         Heading("Data", one_line(report.path.name, 40)),
@@ -132,7 +129,6 @@ def check_document(report: CheckReport, fixed: FixResult | None, *, every: bool,
 
 
 def statistics_document(report: CheckReport) -> Document:
-    """Describe the data of a check: its size, lengths, balance, and variety."""
     files = ", ".join(f"{one_line(file.path.name, 30)} {file.read:,}" for file in report.files)
     known = report.statistics
     prompts = Fact("prompts", f"{known.groups:,} distinct in {plural(known.rows, 'row')}", word(known.tier))

@@ -14,7 +14,6 @@ from mlxtune.present.verdict import change_sentence
 
 
 def comparison_document(result: EvaluationComparison, row: str = "held-out row") -> Document:
-    """Describe which of two evaluations is better, and on which metrics."""
     item, compared = result.headline, result.headline.paired.total
     fewer = f"; compared on {compared:,}" if compared < result.rows else ""
     needed = (needed_rows(item.paired) or 0) if item.outcome == "cannot_tell" and not result.grouped else 0
@@ -32,7 +31,6 @@ def comparison_verdict(result: EvaluationComparison) -> str:
 
 
 def evaluation_comparison_table(result: EvaluationComparison) -> Table:
-    """Return the table of two evaluations that were compared with each other."""
     note = "same rows; Newcombe intervals; exact test over groups of rows, p after Holm"
     items = [(metric_label(item.metric), item) for item in result.comparisons]
     return comparison_table(f"{result.second} over {result.first}", note, items)
@@ -74,7 +72,6 @@ def score_table(items: Sequence[ScoreComparison]) -> Table:
 
 
 def blind_document(result: BlindResult) -> Document:
-    """Describe which arm won, the votes on each question, and the rater's consistency."""
     return (
         Heading("Verdict", f"{plural(result.pairs, 'pair')}, rated blind"),
         blind_verdict(result),
@@ -85,7 +82,6 @@ def blind_document(result: BlindResult) -> Document:
 
 
 def blind_verdict(result: BlindResult) -> Text:
-    """Return the verdict of a blind session, with its interval in whole points."""
     return text(tally_text(result.headline, result.first, result.second), "bold", outcome_mark(result.headline.outcome))
 
 
@@ -116,7 +112,6 @@ def votes_table(result: BlindResult) -> Table:
 
 
 def rater_facts(result: BlindResult) -> Facts:
-    """Describe the rater's consistency and biases."""
     same, kappa = f"{result.agreed} of {result.repeated} votes the same", result.consistency
     characters = f"{result.first} {result.lengths[0]:,.0f} characters, {result.second} {result.lengths[1]:,.0f}"
     found = [

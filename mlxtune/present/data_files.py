@@ -25,7 +25,6 @@ _SHOWN = 5  # rows that were set aside, and errors
 
 
 def split_document(source: Source, splits: Splits, file: str) -> Document:
-    """Describe the split of a source, which is recorded in ``file``."""
     sizes = {name: len(getattr(splits, name)) for name in SPLIT_NAMES}
     total, tags = sum(sizes.values()), splits.tags
     rows = tuple(
@@ -54,7 +53,6 @@ def split_document(source: Source, splits: Splits, file: str) -> Document:
 
 
 def export_document(result: ExportResult) -> Document:
-    """Describe the export of accepted rows."""
     counts = ", ".join(f"{result.counts[name]:,} {name}" for name in SPLIT_NAMES)
     facts = [Fact("exported", counts, str(result.folder), "success")]
     if result.undecided:
@@ -65,7 +63,6 @@ def export_document(result: ExportResult) -> Document:
 
 
 def import_document(result: ImportResult, columns: ColumnUse) -> Document:
-    """Describe an import, with the first rows that were left out."""
     formats = ", ".join(f"{count:,} {name}" for name, count in result.formats.items())
     facts = [Fact("imported", plural(result.rows, "row"), f"{formats}; {result.out}", "success")]
     facts += [*column_facts(columns), *(Fact("file", WORDS.file_notes[note]) for note in result.notes)]

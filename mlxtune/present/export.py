@@ -76,7 +76,6 @@ def _size_row(one: TriedSize, result: str) -> tuple[Cell, ...]:
 
 
 def verification_document(result: fidelity.Verification, name: str = "") -> Document:
-    """Describe how an installed program's prompts and answers differ from the adapter's."""
     wrong = result.difference
     facts = [
         Fact("prompts", difference_text(wrong), mark="error") if wrong else Fact("prompts", _PROMPTS[result.prompts]),
@@ -90,7 +89,6 @@ def verification_document(result: fidelity.Verification, name: str = "") -> Docu
 
 
 def contract_tables(answers: ComparedAnswers, note: str) -> Sequence[Block]:
-    """Return the comparison of each metric of the contract, if there are any."""
     from mlxtune.present.comparison import comparison_table
 
     named = [(metric_label(item.metric), item) for item in answers.rates]

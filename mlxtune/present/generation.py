@@ -24,7 +24,6 @@ def refusal_title(kind: str) -> str:
 
 
 def thin_rows_text(place: ThinRows) -> str:
-    """Return why an area has too few rows."""
     count, name = plural(place.count, "row"), one_line(place.name, 60)
     match place.kind:
         case "failures":

@@ -11,7 +11,6 @@ _MODERATE = 0.4  # κ at which agreement counts as moderate (Landis and Koch 197
 
 
 def judge_document(report: JudgeReport) -> Document:
-    """Describe the verdict, the judge's reliability, and the comparison for each question."""
     first, second = report.facts.arms
     blocks: list[Block] = [
         Heading("Judge", plural(report.facts.rows, "row")),
@@ -27,14 +26,12 @@ def judge_document(report: JudgeReport) -> Document:
 
 
 def judge_verdict(report: JudgeReport) -> str:
-    """Return a judge's verdict in at most two sentences."""
     if report.faults or report.unusable:
         return "Cannot tell. The judge is unreliable."
     return tally_text(report.pairs, *report.facts.arms)
 
 
 def judge_facts(report: JudgeReport) -> Facts:
-    """Describe how reliable the judge is, and what it cost."""
     first, second = report.facts.arms
     found = [Fact("sentinels", f"passed “{name}”", ", ".join(questions), "error") for name, questions in report.faults.items()]
     if report.unusable:

@@ -100,7 +100,6 @@ def detectable_gain_fact(rows: int, baselines: int, level: float) -> Fact:
 
 
 def level_text(look: int) -> str:
-    """Return the level of a verdict at this look at its rows."""
     from mlxtune.evaluation.statistics.significance import level_for_look
 
     return f"level {100 * level_for_look(look):.2g}%"

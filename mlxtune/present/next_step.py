@@ -27,7 +27,6 @@ def step_title(step: NextStep) -> str:
 
 
 def step_action(step: NextStep) -> ActionBlock:
-    """Return the step's action in the app and its command."""
     words = WORDS.steps[step.code.name]
     values = {"run": step.run, "recipe": step.recipe, "name": step.name}
     complete = all(value for name, value in values.items() if f"{{{name}}}" in words.command)

@@ -48,7 +48,6 @@ def verdict(plan: Plan) -> Text:
 
 
 def verdict_sentence(plan: Plan) -> str:
-    """Say whether the run fits, and what would help."""
     need = f"{size(plan.memory)} needed, {size(plan.limit)} available"
     if plan.outcome == "refuse":
         fixes = [change for change in plan.changes if change.settings]

@@ -167,7 +167,6 @@ def nearest_row_text(row: NearestRow) -> str:
 
 
 def evaluation_facts(report: EvaluationReport) -> Facts:
-    """Describe how the evaluation was made."""
     known, decoding = report.facts, report.facts.get("decoding")
     limits = {token_limit(known, arm.name) for arm in report.arms}
     wider = f", {max(limits)} with a grammar" if len(limits) > 1 else ""

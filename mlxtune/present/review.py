@@ -27,8 +27,6 @@ _SHOWN = 5  # decisions about rows that the source does not have
 
 @dataclass(frozen=True)
 class ReviewCounts:
-    """The numbers of a review."""
-
     rows: int
     statuses: dict[Status, int]
     edited: int
@@ -60,7 +58,6 @@ def decision_glyph(decision: Decision) -> tuple[str, Style]:
 
 
 def agreement_fact(found: AnnotatorAgreement) -> Fact:
-    """Return how often two annotators agree."""
     label = " and ".join(one_line(name, 20) for name in found.names)
     if found.kappa is None:
         return Fact(label, "κ unknown", f"{found.same:,} of {plural(found.rows, 'shared row')} the same")

@@ -145,7 +145,6 @@ def validation_text(state: RunState) -> str:
 
 
 def run_document(run: Run, state: RunState, status: RunStatus, now: float) -> Document:
-    """Describe a run of any kind."""
     facts = [Fact("kind", run.kind), Fact("base", state.base)]
     blocks: list[Block] = [Heading(run.id, WORDS.statuses[status].text)]
     if run.kind == "train":

@@ -25,7 +25,6 @@ _OUT: frozenset[TrialStatus] = frozenset({"pruned", "not_started", "not_continue
 
 
 def value_text(value: Value) -> str:
-    """Return a hyperparameter's value in a short form."""
     if not isinstance(value, float):
         return str(value)
     return f"{value:.2g}" if value >= 0.01 or not value else f"{value:.1e}".replace("e-0", "e-")
@@ -82,7 +81,6 @@ def entry_note(board: Leaderboard, entry: Entry) -> str:
 
 
 def search_document(board: Leaderboard) -> Document:
-    """Describe a search: its trials, its hyperparameters, and its decision."""
     blocks: list[Block] = [leaderboard_table(board)]
     if board.trends:
         rows = (

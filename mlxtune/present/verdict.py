@@ -116,13 +116,11 @@ def conclusion_facts(report: EvaluationReport) -> list[Fact]:
 
 
 def comparison_fact(item: Comparison) -> Fact:
-    """Return the change of one metric between two arms."""
     change = f"{change_text(item.low, item.change, item.high)} points"
     return Fact(metric_label(item.metric), change, f"versus {item.first}, {word(item.outcome)}", outcome_mark(item.outcome))
 
 
 def off_task_fact(result: OffTaskResult) -> Fact:
-    """Return how off-task accuracy changed."""
     paired, overall = result.overall.paired, result.overall
     before, after = (f"{100 * count / paired.total:.1f}" for count in (paired.first, paired.second))
     change = change_text(overall.low, overall.change, overall.high)
@@ -189,7 +187,6 @@ def _look_text(look: int) -> str:
 
 
 def contract_fact(report: EvaluationReport) -> Fact:
-    """Return the required metrics, or what answers are compared with if there are none."""
     required = report.facts.get("required", [])
     if required != [CORRECT]:
         return Fact("contract", ", ".join(map(metric_label, required)))

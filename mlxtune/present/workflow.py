@@ -206,7 +206,6 @@ def brief_result(view: RunView) -> str:
 
 
 def recipe_summary(recipe: Recipe) -> str:
-    """Summarize a recipe in a few words."""
     training = recipe.training
     length = [plural(training.steps, "step")] if training.steps else [plural(training.epochs, "epoch")] if training.epochs else []
     return ", ".join((one_line(recipe.model.base), f"rank {recipe.adapter.rank}", *length))
