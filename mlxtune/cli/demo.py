@@ -1,7 +1,5 @@
 """``demo``: run the whole workflow on the bundled model and the sample data."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import time

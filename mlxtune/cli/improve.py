@@ -1,7 +1,5 @@
 """``improve``: one round from an adapter's failures on the validation rows to new training rows, and from those to a new adapter."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace

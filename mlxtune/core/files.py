@@ -1,7 +1,5 @@
 """Atomic file writes and safe file reads."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import fcntl

@@ -4,8 +4,6 @@ A file (https://huggingface.co/docs/safetensors) has an eight-byte length, a JSO
 without gaps.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

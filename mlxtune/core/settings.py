@@ -12,8 +12,6 @@ notify_command = "say"      # run when a queue ends, with a summary as its last 
 f5 = "code {recipe}"
 """
 
-from __future__ import annotations
-
 import shlex
 import tomllib
 from collections.abc import Iterator, Mapping

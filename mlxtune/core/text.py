@@ -1,7 +1,5 @@
 """Format text so that it is safe for the terminal, even if it comes from a dataset, a model, or a hub."""
 
-from __future__ import annotations
-
 import difflib
 import re
 import unicodedata

@@ -3,8 +3,6 @@
 A field's :class:`Key` describes its meaning and the :class:`Rule` of its values.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable

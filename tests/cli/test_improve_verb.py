@@ -1,7 +1,5 @@
 """Two rounds from failures on the validation rows to accepted rows and a new adapter, on the tiny model and a stub endpoint."""
 
-from __future__ import annotations
-
 import json
 import shlex
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """Safetensors headers from untrusted files are read if valid, and refused with a reason otherwise."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path
