@@ -373,7 +373,6 @@ class MlxtuneApp(HasActions, OrderedKeys):
         self.push_screen(getattr(pages, name)())
 
     def action_user_command(self, key: str) -> None:
-        """Run a command of the user's settings in the terminal, and come back when it has ended."""
         if not isinstance(self.screen, Room):
             return
         fields = self._command_fields(self.screen)
@@ -453,7 +452,6 @@ class MlxtuneApp(HasActions, OrderedKeys):
             self.room.resize_side(by)
 
     def action_choose_theme(self) -> None:
-        """Ask for a theme, which is previewed under the cursor, and save it in the settings."""
         before = self.theme
         options = [ChoiceOption(name, name, label) for name, label in THEME_LABELS.items()]
 

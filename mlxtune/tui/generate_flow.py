@@ -118,7 +118,6 @@ def choose_teacher(
 
 
 def _teachers(workspace: Path, recipe: Recipe) -> list[tuple[str, TeacherSpec]]:
-    """Return the teachers to offer: the newest adapters, the recipe's base, and its endpoints."""
     adapters = [entry for entry in library.all_adapters(workspace) if not entry.problem and entry.base == recipe.model.base]
     adapters.sort(key=lambda entry: -entry.created)
     result = [(entry.name, TeacherSpec(base=entry.base, adapter=str(entry.folder))) for entry in adapters[:3]]

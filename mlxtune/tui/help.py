@@ -84,7 +84,6 @@ def _declared_entries(node: HasActions) -> list[Entry]:
 
 
 def _bound_entries(node: DOMNode, app: MlxtuneApp) -> list[Entry]:
-    """Return the keys of a panel or a dialog, one entry per binding."""
     entries: dict[str, tuple[list[str], str]] = {}
     for kind in reversed(type(node).__mro__):
         for binding in keys.own_bindings(kind):

@@ -284,7 +284,6 @@ class MappingScreen(HasActions, ModalScreen[MappedFile | None]):
 
 
 def choose_file(app: MlxtuneApp, title: str, label: str, then: Callable[[Path], object]) -> None:
-    """Ask for a file with rows, and call ``then`` with it."""
 
     def check(text: str) -> None:
         path = app.workspace / user_path(text)

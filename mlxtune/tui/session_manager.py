@@ -44,7 +44,6 @@ class SessionManager:
         self.session: SourceSession | None = None
 
     def save_state(self) -> dict[str, Any]:
-        """Return the open file and what is shown of the source, as JSON."""
         state: dict[str, Any] = {"file": str(self.file.path), "map": dict(self.file.map)} if self.file else {}
         if (session := self.session) is None:
             return {**state, **self._saved}
@@ -72,7 +71,6 @@ class SessionManager:
         self.file, self.expected_recipe = SourceRef(path, map=tuple(mapping.items())) if path else None, None
 
     def set_annotator(self, name: str) -> None:
-        """Record decisions as ``name``; see :meth:`SourceSession.set_annotator`."""
         self._annotator = name
         if self.session is not None:
             self.session.set_annotator(name)

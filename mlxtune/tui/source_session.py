@@ -60,7 +60,6 @@ class SourceRef:
 
     @property
     def check_request(self) -> CheckRequest:
-        """The request for the process that runs the checks."""
         if self.recipe_path is not None:
             return {"recipe": str(self.recipe_path), "fetch": False}
         return {"source": str(self.path), "format": self.format, "map": dict(self.map), "fetch": False}
@@ -332,13 +331,11 @@ class SourceSession:
             return 0
 
     def file_stamps(self) -> tuple[object, ...]:
-        """Return the stamps of the source's files, which change when the source does."""
         path = self.ref.path
         files = [path / f"{part}.jsonl" for part in PARTS] if path.is_dir() else [path]
         return tuple(map(file_stamp, (*files, generated_path(path))))
 
     def reload_decisions(self) -> None:
-        """Load any new decisions from another window."""
         current = file_stamp(review.journal_path(self.ref.path))
         if current != self._journal_stamp and self._review is None and self.browser is not None:
             self._journal_stamp = current
@@ -440,7 +437,6 @@ class SourceSession:
         self._notify()
 
     def release_lock(self) -> None:
-        """Release the review lock, so that other windows can record decisions."""
         if self._review is not None:
             with self._app.notices.showing_errors():  # decisions that another program removed from the journal may not be restored
                 self._review.close()

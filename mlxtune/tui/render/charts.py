@@ -196,21 +196,18 @@ class _Grid:
             yield now
 
     def draw_ticks(self) -> None:
-        """Draw a dot in every third empty cell of a row that has a tick."""
         for row in {self.row(tick) for tick in self.scale.y_ticks}:
             for column in range(2, self.columns, 3):
                 if self.cells[row][column][0] == " ":
                     self.cells[row][column] = ("·", "$line")
 
     def draw_cursor(self, x: float) -> None:
-        """Draw a dotted line through the empty cells of a column."""
         column = self.column(x)
         for row in self.cells:
             if row[column][0] in " ·":
                 row[column] = ("┊", "$foreground")
 
     def draw_validations(self, points: Points) -> None:
-        """Draw a glyph per validation, newest first, at least three cells from each other."""
         limit, (left, right) = self.columns, self.scale.x
         for x, y in reversed(points):
             if math.isfinite(y) and left <= x <= right and (column := self.column(x)) <= limit:
@@ -234,7 +231,6 @@ def _labels(ticks: Sequence[float], decimals: int) -> list[str]:
 
 
 def _join(cells: Iterable[Cell]) -> Content:
-    """Join cells, with adjacent cells of one style in one span."""
     return Content.assemble(*(("".join(text for text, _ in run), style) for style, run in groupby(cells, lambda cell: cell[1])))
 
 

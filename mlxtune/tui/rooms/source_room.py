@@ -90,7 +90,6 @@ class SourceRoom(Room):
 
     @property
     def row_under_cursor(self) -> int | None:
-        """The record number of the row under the cursor."""
         return self.session.row_index if self.session else None
 
     @property
@@ -172,7 +171,6 @@ class SourceRoom(Room):
 
     @property
     def marked_rows(self) -> list[int]:
-        """The rows that the user has marked, in order."""
         return []
 
     def clear_marks(self) -> None:

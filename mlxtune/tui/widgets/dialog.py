@@ -243,7 +243,6 @@ class PromptDialog(Dialog[str]):
         self._type(self._candidates[event.index])
 
     def _find_error(self, value: str) -> str:
-        """Return why ``value`` is not a valid answer, or an empty string."""
         try:
             self._check(value)
         except MlxtuneError as error:

@@ -73,12 +73,10 @@ class ListPanel(FocusPanel):
 
     @property
     def _above(self) -> int:
-        """The rows of the widget above the list."""
         return (1 if self._header else 0) + (self.query_text is not None)
 
     @property
     def _indices(self) -> Sequence[int]:
-        """The rows that are shown."""
         if self.query_text is None:
             return range(self.count)
         wanted, width = self.query_text.casefold(), max(self.size.width - 2, 20)
@@ -86,7 +84,6 @@ class ListPanel(FocusPanel):
 
     @property
     def _place(self) -> int:
-        """The place of the cursor among the rows that are shown."""
         shown = self._indices
         return shown.index(self.cursor) if self.cursor in shown else 0
 

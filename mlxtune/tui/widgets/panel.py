@@ -43,7 +43,6 @@ class Panel(Widget):
             self.refresh(layout=old is None or new.plain.count("\n") != old.plain.count("\n"))
 
     async def on_click(self, event: events.Click) -> None:
-        """Run the action of the text below the pointer."""
         if action := event.style.meta.get(CLICK_ACTION):
             event.stop()
             await self.run_action(str(action))
@@ -131,7 +130,6 @@ class Section(Vertical):
         super().__init__(self.head, *children, **kwargs)
 
     def show(self, draw: Draw, *, title: str | None = None, note: Part | None = None) -> None:
-        """Show ``draw`` in the section's first panel, and change its title and note."""
         self.head.set(title=title, note=note)
         self._panels[0].update(draw)
 

@@ -361,7 +361,6 @@ class BlindRoom(Room):
 
 
 def _stamps(evaluation: Path) -> tuple[object, ...]:
-    """Return an evaluation's folder with the stamps of its sessions' votes."""
     return evaluation, *(file_stamp(file) for file in sorted(evaluation.glob("blind/*/votes.jsonl")))
 
 
@@ -411,7 +410,6 @@ def draw_answer(text: str, first: int, width: int, height: int) -> Content:
 
 
 def answer_lines(text: str, width: int) -> list[Content]:
-    """Return an answer's rows, which do not depend on the arm."""
     return output_rows(text, None, width) if text.strip() else [Content.styled("(empty)", "$faint")]
 
 

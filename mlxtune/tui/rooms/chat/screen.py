@@ -122,7 +122,6 @@ class ChatRoom(Room):
         return view.recipe.model.base if view and view.recipe else bundled.DEFAULT.alias
 
     def _update_default(self, snapshot: Snapshot) -> None:
-        """Look up the offered adapter again if anything that it depends on has changed."""
         workspace, base = self.app.workspace, self._base
         selected, best_run = self.app.adapter or "", snapshot.best.run_id if snapshot.best else ""
         names = file_stamp(workspace / library.FOLDER / library.JOURNAL)  # of the adapters

@@ -145,7 +145,6 @@ class FixDialog(Dialog[FixChoice | None]):
 
 
 def apply_fix(session: SourceSession, check: str, rows: Sequence[int]) -> Notice:
-    """Apply the fix for ``check`` to ``rows`` as one decision. The source is not changed."""
     browser = session.source
     edits: dict[str, Row] = {}
     fixed_rows = []

@@ -230,7 +230,6 @@ def length_chart(histogram: LengthHistogram, limit: int, why: str, height: int, 
 
 
 def _ticks(histogram: LengthHistogram, limit: int) -> str:
-    """Return the labels under the columns: powers of two, and the limit."""
     width = len(histogram.counts)
     label = list(" " * (width + 4))
 

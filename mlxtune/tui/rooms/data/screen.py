@@ -41,7 +41,6 @@ _CHART_HEIGHTS = (4, 5)  # heights of the histogram on a short and on a tall scr
 
 
 def _preview(browser: SourceBrowser, rows: Sequence[int]) -> str:
-    """Return the first few of ``rows``, one per line."""
     shown = []
     for index in rows[:_PREVIEWED]:
         row = browser.lazy_row(index).current_or_error

@@ -72,7 +72,6 @@ def arms_header(metrics: Sequence[str], width: int) -> Content:
 
 
 def arm_row(arm: ArmResult, metrics: Sequence[str], width: int) -> Content:
-    """Draw an arm's name and, for each metric, its interval as a bar and in numbers."""
     own = is_tuned(arm.name)
     axis_width = _axis_width(metrics, width)
     parts: list[Part] = [cell(one_line(arm.name), NAME, "bold $primary" if own else "")]
@@ -213,7 +212,6 @@ def _similar_rows(nearest: Sequence[NearestRow], width: int) -> list[Content]:
 
 
 def progress(view: RunView, arms: Sequence[str], now: float, width: int) -> Content:
-    """Draw a running evaluation of ``arms``: each with the rows it has answered."""
     rows: list[Content] = []
     for arm, (done, total) in view.state.arms.items():
         glyph = ("✓ ", "bold $success") if done >= total else ("● ", "bold $primary")

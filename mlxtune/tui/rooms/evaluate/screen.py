@@ -459,7 +459,6 @@ class EvaluateRoom(Room):
         self.app.choose("Evaluate what?", options, call)
 
     def _choose_arms(self, run: Run | None, path: Path) -> None:
-        """Count what the arms answer, then ask for them."""
         workspace = self.app.workspace
 
         def count() -> tuple[Recipe, list[EvaluationOption], str]:

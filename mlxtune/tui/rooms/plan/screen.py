@@ -176,7 +176,6 @@ class PlanRoom(Room):
                 self.set_focus(self._list)
 
     def _open(self, view: RecipeView, evidence: tuple[int, str]) -> None:
-        """Show the content of the file if it has changed."""
         form = self.form
         if view.recipe is None:
             self.form = None
@@ -221,7 +220,6 @@ class PlanRoom(Room):
 
     @property
     def _keys_now(self) -> Keys:
-        """The keys of the actions that the plan's facts name."""
         keys = {"plan.fit": key("f", "fit", "screen.fit")}
         return keys | ({"plan.probe": key(".", "probe", "screen.probe", "$muted")} if self.can_probe else {})
 
@@ -372,7 +370,6 @@ class PlanRoom(Room):
             self._write(dict(map(parse_override, settings)))
 
     def _write(self, changes: dict[str, Any]) -> None:
-        """Write ``changes`` to the recipe's file and plan again, or show why they are invalid."""
         form = self.form
         if form is None:
             return

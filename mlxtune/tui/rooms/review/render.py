@@ -99,7 +99,6 @@ def origin(browser: SourceBrowser, index: int, row: Row | None) -> list[tuple[st
 
 
 def _lineage_facts(row: Row) -> list[tuple[str, str]]:
-    """Return the teacher that wrote a generated row, its examples or document, and its scores."""
     lineage = lineage_of(row)
     if lineage is None:
         return []
@@ -270,7 +269,6 @@ def contract(checks: Mapping[str, Score], why: str, width: int, add_key: Content
 
 
 def contract_line(checks: Mapping[str, Score], width: int, add_key: Content | None = None) -> Content:
-    """Return the contract in one line, for a screen too narrow for the right column."""
     if not checks:
         return line("  ", key("g", "contract, tags and origin", "screen.details", "$muted"))
     failed = [(metric, score) for metric, score in checks.items() if not score.passed]

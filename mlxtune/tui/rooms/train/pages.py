@@ -124,7 +124,6 @@ class SearchPage(PageScreen):
         self.redraw()
 
     def action_choose(self, choice: boards.Choice) -> None:
-        """Drop or pin the trial under the cursor. The last choice takes effect."""
         if (view := self.view) and (entry := self._entry):
             self.app.jobs.run(lambda: boards.choose(view.run.folder, choice, entry.number), lambda _: self.redraw(), group="search")
 

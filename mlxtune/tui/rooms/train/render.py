@@ -121,7 +121,6 @@ def banner(view: RunView, snapshot: Snapshot, free: bool, width: int) -> Content
 
 
 def samples(samples: Sequence[SampleAnswer], width: int, height: int) -> Content:
-    """Return as many answers as fit, from the last step that has any."""
     newest = [sample for sample in samples if sample.step == samples[-1].step]
     rows = _sample_rows(newest, width, _SAMPLE_ROWS)
     return lines(*(row.truncate(max(width, 0)) for row in (rows[:height] if height > 0 else rows)))
