@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import string
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import groupby
@@ -14,8 +13,8 @@ from mlxtune.core.text import one_line, plural
 from mlxtune.data.column_map import ColumnUse
 from mlxtune.present.blocks import ActionBlock, Bar, Bars, Block, Cell, Column, Document, Fact, Facts, Heading, Mark, Style, Table
 from mlxtune.present.blocks import text as paragraph
-from mlxtune.present.labels import free_facts, word
-from mlxtune.present.words import WORDS
+from mlxtune.present.labels import capital, free_facts, word
+from mlxtune.present.words import WORDS, fill
 
 if TYPE_CHECKING:  # they load numpy
     from mlxtune.data.browser import ReviewVerdict
@@ -24,8 +23,6 @@ if TYPE_CHECKING:  # they load numpy
     from mlxtune.data.checks.fixes import FixResult
     from mlxtune.data.checks.report import CheckReport, CheckResult, CheckVerdict, Improvement, Skip
 
-_MAX_VALUE = 80  # characters of a text in a finding
-_MAX_ITEMS = 5  # of a list in a finding
 _EXAMPLES = 3  # findings per check
 _MAX_TAGS = 12  # values per key
 
@@ -35,26 +32,9 @@ _SEVERITY_TITLES: dict[Severity, str] = {"block": "Must fix", "warn": "Review"}
 NAME_THE_COLUMNS = "Name the columns with --map (data.map in a recipe), or the format with --format (data.format)."
 
 
-class _Wording(string.Formatter):
-    """Formats values from data safely. ``{rows:n row}`` is a count with its noun, ``{error:all}`` a text that is not shortened."""
-
-    def format_field(self, value: Any, format_spec: str) -> str:
-        if format_spec.startswith("n "):
-            return plural(value, format_spec[2:])
-        if isinstance(value, Mapping):
-            items = [f"{one_line(str(name), 30)} ({count:,})" for name, count in value.items()]
-            more = [f"{len(items) - _MAX_ITEMS:,} more"] if len(items) > _MAX_ITEMS else []
-            return ", ".join([*items[:_MAX_ITEMS], *more])
-        return one_line(value, 0 if format_spec == "all" else _MAX_VALUE) if isinstance(value, str) else format(value, format_spec)
-
-
-_format = _Wording().vformat
-
-
 def sentence(wording: str, values: Mapping[str, Any]) -> str:
     """Return ``wording`` with the values in place of their names, beginning with a capital letter."""
-    text = _format(wording, (), values).strip()
-    return text[:1].upper() + text[1:]
+    return capital(fill(wording, values))
 
 
 def check_title(id: str) -> str:
@@ -97,7 +77,7 @@ def improvement_text(improvement: Improvement) -> str:
 
 def skip_text(skip: Skip) -> str:
     """Return why a group of checks did not run, as part of a sentence."""
-    return _format(WORDS.skips[skip.code], (), {"error": skip.error}).rstrip(".")
+    return fill(WORDS.skips[skip.code], {"error": skip.error}).rstrip(".")
 
 
 def check_warning(last: CheckOutcome | None) -> str:

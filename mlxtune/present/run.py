@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mlxtune.core.text import duration, one_line, plural, size, speed
@@ -10,12 +10,10 @@ from mlxtune.data.template_notes import TemplateNote
 from mlxtune.present.blocks import ActionBlock, Block, Document, Fact, Facts, Heading, Mark, Span, Text, text
 from mlxtune.present.generation import refusal_title
 from mlxtune.present.labels import failure_name
-from mlxtune.present.words import WORDS
+from mlxtune.present.words import WORDS, StatusLabel, fill
 from mlxtune.runs.events import HELD_OUT_ROW, DataReady, Event, WorkProgress
 from mlxtune.runs.registry import Run, RunStatus
 from mlxtune.runs.state import RunState, RunWarning, SampleAnswer, Work, earlier_adapter_step
-
-_LISTED = 5  # rows or arms in a warning
 
 
 def warning_text(warning: RunWarning) -> str:
@@ -28,19 +26,13 @@ def warning_text(warning: RunWarning) -> str:
 
 def _warning_text(warning: RunWarning) -> str:
     values: dict[str, Any] = dict(warning.values)
-    for name, value in warning.values.items():
-        if isinstance(value, list):
-            values |= {
-                name: f"{', '.join(value[:_LISTED])}{' …' if len(value) > _LISTED else ''}",
-                "count": plural(len(value), "row"),
-            }
     if warning.code == "export_note":
         from mlxtune.present.export import export_note  # imports the scorers, which the first screen must not wait for
 
-        return export_note(**warning.values)
+        return export_note(**values)
     if warning.code == "template_note":
-        values |= {"sentence": TemplateNote(values["note"]).sentence, "count": plural(values["rows"], "row")}
-    return WORDS.warnings[warning.code].format(**values)
+        values["sentence"] = TemplateNote(values["note"]).sentence
+    return fill(WORDS.warnings[warning.code], values)
 
 
 # The work of a run
@@ -170,18 +162,10 @@ def run_document(run: Run, state: RunState, status: RunStatus, now: float) -> Do
     return (*blocks, Facts(tuple(facts)), *([resume] if status == "crashed" else []))
 
 
-def sample_verdict(sample: SampleAnswer) -> tuple[str, str, str]:
-    """Return the glyph, style, and words for how an answer to a validation row did."""
-    match sample.outcome:
-        case "passes":
-            return "✓", "success", "passes the contract"
-        case "ended":
-            return "·", "muted", "ended on its own"
-        case "cut_off":
-            return "!", "warning", f"cut off at {sample.limit:,} tokens"
-        case "loop":
-            return "✗", "error", "in a loop"
-    return "✗", "error", one_line(failure_name(sample.failure))
+def sample_verdict(sample: SampleAnswer) -> StatusLabel:
+    """Return how an answer to a validation row did."""
+    label = WORDS.samples[sample.outcome]
+    return replace(label, text=fill(label.text, {"limit": sample.limit, "failure": failure_name(sample.failure)}))
 
 
 # The log
@@ -199,7 +183,9 @@ class LogLine:
 
 def log_line(event: Event) -> LogLine | None:
     """Return the log line for ``event``, or ``None`` for heartbeats and progress."""
-    parts = _life_cycle(event) or _training(event) or _search(event) or _answers(event)
+    if label := WORDS.log.get(event["type"]):
+        return LogLine(event["t"], label.glyph, label.style, fill(label.text, event))
+    parts = _training(event) or _search(event) or _answers(event)
     return LogLine(event["t"], *parts) if parts else None
 
 
@@ -214,25 +200,13 @@ def progress_line(event: WorkProgress) -> LogLine:
 _Parts = tuple[str, str, str] | None
 
 
-def _life_cycle(event: Event) -> _Parts:
+def _training(event: Event) -> _Parts:
     match event["type"]:
-        case "run.started":
-            return "●", "primary", f"{event['name']} started on {event['base']}"
-        case "run.resumed":
-            return "●", "primary", f"resumed from checkpoint {event.get('step', 0)}"
-        case "model.loaded":
-            return "·", "faint", f"{event['base']} loaded in {event['seconds']:.1f} s: {event['path']}"
         case "warning":
             return "!", "warning", warning_text(RunWarning(event["code"], event["values"]))
         case "run.waiting":
             until = "has cooled down" if event["reason"] == "heat" else "is connected to power"
             return "‖", "warning", f"waiting until this machine {until}"
-        case "run.continued":
-            return "●", "primary", "continued"
-        case "run.restarting":
-            return "!", "warning", one_line(f"{event['error']} Resuming from the newest checkpoint with smaller GPU commands.")
-        case "sleep.prevented":
-            return "·", "faint", "the Mac stays awake as long as this runs"
         case "run.finished":
             step = earlier_adapter_step(event["summary"])
             origin = f"; the adapter is from step {step:,}, with the lowest validation loss" if step else ""
@@ -240,13 +214,6 @@ def _life_cycle(event: Event) -> _Parts:
         case "run.stopped":
             reason = one_line(event.get("reason", ""))
             return "■", "warning" if reason else "muted", f"stopped at step {event['step']:,}{f': {reason}' if reason else ''}"
-        case "run.failed":
-            return "✗", "error", one_line(f"{event['error']} {event['hint']}".strip())
-    return None
-
-
-def _training(event: Event) -> _Parts:
-    match event["type"]:
         case "reference" | "replay":
             if event["done"] < event["total"] or "of" in event:
                 return None
@@ -261,10 +228,6 @@ def _training(event: Event) -> _Parts:
         case "validation":
             loss = "NaN" if event["loss"] is None else f"{event['loss']:.3f}"
             return "◆", "second", f"validation at {event['step']:,}: {loss}{_metrics_text(event.get('metrics', {}))}"
-        case "sampling":
-            return "·", "faint", f"generating {plural(event['rows'], 'sample answer')}"
-        case "checkpoint":
-            return "▾", "primary", f"checkpoint {event['step']:07d} saved in {event['seconds']:.1f} s"
     return None
 
 
@@ -294,10 +257,6 @@ def _search(event: Event) -> _Parts:
     from mlxtune.present.search import decision_text, standing_text, values_text  # slow to import, for the first screen
 
     match event["type"]:
-        case "search.planned":
-            rungs = ", ".join(f"{steps:,}" for steps in event["rungs"])
-            rows = plural(event["rows"], "validation row")
-            return "·", "faint", f"{plural(event['trials'], 'trial')} compared on {rows} after {rungs} steps"
         case "trial.started":
             return "·", "faint", f"trial {event['trial']} trains to step {event['steps']:,}: {values_text(event['values'])}"
         case "trial.scored":
@@ -319,8 +278,6 @@ def _answers(event: Event) -> _Parts:
         case "arm.finished":
             source = "from the cache" if event["cached"] else f"in {event['seconds']:.0f} s"
             return "✓", "success", f"{event['arm']}: {plural(event['rows'], prompt_noun(event.get('of', 'answer')))} {source}"
-        case "export.written":
-            return "·", "faint", f"{event['form']} written: {size(event['bytes'])} in {event['seconds']:.0f} s; checking it"
         case "fidelity":
             lost = "" if event["lost"] is None else f": {event['lost']:.1%} of the adapter's effect lost"
             glyph, style, label = ("✓", "success", "faithful") if event["faithful"] else ("✗", "error", "not faithful")

@@ -142,8 +142,8 @@ def _sample_rows(samples: Sequence[SampleAnswer], width: int, max_rows: int | No
         prompt, answer = (shorten(one, max_rows or len(one), width - 4) for one in (prompt, answer))
         rows += [line("    " if index else "  ○ ", row).stylize("$muted") for index, row in enumerate(prompt)]
         rows += [line("    ", row) for row in answer]
-        glyph, style, verdict = sample_verdict(sample)
-        rows.append(line((f"  {glyph} ", f"bold ${style}"), verdict))
+        verdict = sample_verdict(sample)
+        rows.append(line((f"  {verdict.glyph} ", f"bold ${verdict.style}"), verdict.text))
         rows.append(Content(""))
     return rows[:-1]
 
