@@ -163,7 +163,6 @@ def run_document(run: Run, state: RunState, status: RunStatus, now: float) -> Do
 
 
 def sample_verdict(sample: SampleAnswer) -> StatusLabel:
-    """Return how an answer to a validation row did."""
     label = WORDS.samples[sample.outcome]
     return replace(label, text=fill(label.text, {"limit": sample.limit, "failure": failure_name(sample.failure)}))
 
