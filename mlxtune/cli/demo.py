@@ -3,9 +3,9 @@
 import os
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -64,7 +64,7 @@ def demo(
         samples.create(folder)
     recipe = with_demo_arms(load(recipe_file, overrides or []), full=full)
     os.chdir(folder)
-    run, evaluation = _run_workflow(recipe, Stages(), seeds=_SEEDS if full else 1)
+    run, evaluation = _run_workflow(recipe, seeds=_SEEDS if full else 1)
     if full and not json:
         with suppress(GateError):  # that the judge is unreliable is a result, too, and in the report
             judge(
@@ -89,51 +89,43 @@ def demo(
     show("  Next: ", command, " opens the app in this workspace. Put your own recipes in ", ("recipes/", "primary"), ".")
 
 
-@dataclass
-class Stages:
-    """The stages. Each has a heading and a result."""
-
-    stages: Sequence[str] = ("Model", "Plan", "Baseline", "Train", "Evaluate")
-    ended: int = 0
-
-    def begin(self, note: str = "") -> None:
-        """Begin the next stage."""
-        print_heading(err, f"{self.ended + 1}  {self.stages[self.ended]}", note)
-
-    def end(self, *summary: Cell) -> None:
-        """End the current stage with its result."""
-        self.ended += 1
-        info("  ", ("✓ ", "bold success"), *summary)
-        info("")
+def _begin(stage: str, note: str = "") -> None:
+    print_heading(err, stage, note)
 
 
-def _run_workflow(recipe: Recipe, stages: Stages, seeds: int) -> tuple[Run, Path]:
+def _end(*summary: Cell) -> None:
+    """Print the result of a stage."""
+    info("  ", ("✓ ", "bold success"), *summary)
+    info("")
+
+
+def _run_workflow(recipe: Recipe, seeds: int) -> tuple[Run, Path]:
     """Return the run that is recommended, and the folder of its evaluation."""
-    stages.begin()
+    _begin("1  Model")
     with progress_bar("looking for the bundled model") as update:
         source = resolve(recipe.model.base, relative_to=recipe.folder, progress=update)
-    stages.end((source.name, "bold"), "  4-bit, in ", (str(source.folder), "muted"))
-    stages.begin()
+    _end((source.name, "bold"), "  4-bit, in ", (str(source.folder), "muted"))
+    _begin("2  Plan")
     splits = recipe_splits(recipe)
     planner = local_planner(recipe, source.folder, source.config, this_machine())
     planned = planner.plan(planner.complete(recipe, splits), splits)
     if planned.outcome == "refuse":
         raise MlxtuneError(verdict_sentence(planned))
     rows = f"{planned.train:,} training, {planned.valid:,} validation, and {planned.test:,} held-out rows"
-    stages.end(f"{rows}; {planned.steps:,} steps. ", verdict_sentence(planned))
-    stages.begin("the base model, and what is possible without training")
+    _end(f"{rows}; {planned.steps:,} steps. ", verdict_sentence(planned))
+    _begin("3  Baseline", "the base model, and what is possible without training")
     row = shown_row(recipe, splits)
     prompt, sampling = [asdict(message) for message in row.prompt], replace(GREEDY, max_tokens=_FIRST_TOKENS)
     [output] = generate(prompt, base=recipe.model.base, sampling=sampling)
     show_answer(recipe, row, BASE, output)
     early = [name for name in recipe.evaluation.arms if name != OPTIMIZED] or [BASE]  # it takes as long as the training
-    stages.end(verdict_text(reports.load(measure(replace(recipe, evaluation=replace(recipe.evaluation, arms=early)))).verdict))
-    run = _train(recipe, stages)
+    _end(verdict_text(reports.load(measure(replace(recipe, evaluation=replace(recipe.evaluation, arms=early)))).verdict))
+    run = _train(recipe)
     others = [trained(one) for one in seed_recipes(recipe, seeds)[1:]]
-    stages.begin(recipe.name)
+    _begin("5  Evaluate", recipe.name)
     evaluation = measure(recipe, run, seeds=[run, *others] if others else ())
     report = reports.load(evaluation)
-    stages.end(verdict_text(report.verdict))
+    _end(verdict_text(report.verdict))
     for answer in load_evidence(evaluation).answers.get(TUNED, ()):
         if answer.id == row.id:
             show_answer(recipe, row, TUNED, answer.output)
@@ -166,9 +158,9 @@ def with_demo_arms(recipe: Recipe, *, full: bool) -> Recipe:
     return replace(recipe, evaluation=replace(recipe.evaluation, arms=arms, extras=True, regression_rows=_FULL_PROMPTS))
 
 
-def _train(recipe: Recipe, stages: Stages) -> Run:
+def _train(recipe: Recipe) -> Run:
     """Train ``recipe`` and report how its validation loss changed."""
-    stages.begin(recipe.name)
+    _begin("4  Train", recipe.name)
     run = control.train(Path.cwd(), recipe)
     with progress_bar("loading the model") as update:
         code = follow(run, on_state=lambda state: _draw(state, update))
@@ -180,7 +172,7 @@ def _train(recipe: Recipe, stages: Stages) -> Run:
     if metrics := dict(last.metrics):
         text += f", reward margin {metrics['rewards/margins']:+.2f}, reward accuracy {metrics['rewards/accuracies']:.0%}"
         text += f", KL {metrics['kl']:.3f}" if "kl" in metrics else ""
-    stages.end(text)
+    _end(text)
     return run
 
 

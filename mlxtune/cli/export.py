@@ -91,8 +91,7 @@ def export(
             Path.cwd(), entry, chosen.form, target=options.to, recipe=own, force=options.force, program=chosen.program,
             precision=exports.precision_of(exports.SMALLEST if options.smallest else options.precision), ollama_base=options.base, progress=update,
         )  # fmt: skip
-    if detach:
-        announce(run, detach=True, json=json)
+    if not announce(run, "export", detach=detach, json=json):
         return
     try:
         code = follow_answers(run)

@@ -11,7 +11,7 @@ import typer
 from mlxtune.adapters.export import start as exports
 from mlxtune.cli.evaluate import show_report
 from mlxtune.cli.export import show_export
-from mlxtune.cli.follow import follow_and_show
+from mlxtune.cli.follow import announce, follow_and_show
 from mlxtune.cli.generate import show_generation
 from mlxtune.cli.options import Detach, Json, Online, Yes, argument, option
 from mlxtune.cli.output import Cell, draw, info, print_columns, progress_bar, show, show_json
@@ -121,10 +121,8 @@ def resume(name: RunName = "last", detach: Detach = False, json: Json = False) -
     run = registry.find_run(Path.cwd(), name, None)
     with progress_bar() as update:
         control.resume(run, progress=update)
-    if detach:
-        show_json({"run": run.id}) if json else show(run.id)
-        return
-    follow_and_show(run, _show_result, json=json)
+    if announce(run, detach=detach, json=json):
+        follow_and_show(run, _show_result, json=json)
 
 
 @app.command()

@@ -37,10 +37,10 @@ FileStamp = tuple[int, int, int]
 """A file's modification time in nanoseconds, its size, and its inode, one of which changes when the file does."""
 
 
-def file_stamp(path: Path) -> FileStamp | None:
-    """Return the stamp of the file at ``path``; ``None`` if it does not exist."""
+def file_stamp(file: Path | int) -> FileStamp | None:
+    """Return the stamp of a file or a file descriptor; ``None`` if there is no file."""
     try:
-        status = path.stat()
+        status = os.stat(file)
     except OSError:
         return None
     return status.st_mtime_ns, status.st_size, status.st_ino

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mlxtune.core.errors import InputError
-from mlxtune.core.files import Closeable, disk_errors, sync_file, sync_folder
+from mlxtune.core.files import Closeable, disk_errors, file_stamp, sync_file, sync_folder
 
 
 class Journal(Closeable):
@@ -30,17 +30,14 @@ class Journal(Closeable):
                 raise InputError(f"{self.path} is not a regular file.")
             truncate_torn_line(self.path)
             self._handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-            self._stamp = _stamp(os.fstat(self._handle))
+            self._stamp = file_stamp(self._handle)
             if is_new:
                 sync_folder(self.path.parent)
 
     @property
     def is_current(self) -> bool:
         """Whether the file is as this writer opened or left it."""
-        try:
-            return _stamp(os.stat(self.path)) == self._stamp
-        except FileNotFoundError:
-            return False
+        return file_stamp(self.path) == self._stamp
 
     def reopen(self) -> None:
         """Open the file that is at the path now. Raise ``FileNotFoundError`` if its folder was deleted."""
@@ -61,7 +58,7 @@ class Journal(Closeable):
                 os.ftruncate(self._handle, start)  # otherwise the next record would follow half of this one
                 raise
             finally:
-                self._stamp = _stamp(os.fstat(self._handle))
+                self._stamp = file_stamp(self._handle)
         if sync:
             self.sync()
 
@@ -118,11 +115,6 @@ def truncate_torn_line(path: Path) -> None:
     end = data.rfind(b"\n") + 1
     if end != len(data):
         os.truncate(path, end)
-
-
-def _stamp(status: os.stat_result) -> tuple[int, int, int, int]:
-    """Return a value that identifies a file and its content."""
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
