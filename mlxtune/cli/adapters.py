@@ -26,7 +26,7 @@ app = typer.Typer(
 )
 
 Which = Annotated[str, argument("An adapter's name, a unique part of the name, its run or folder, or last.")]
-Name = Annotated[str, option("--name", "The adapter's name in this workspace.")]
+Name = Annotated[str, option("--name", "The adapter's name.")]
 Base = Annotated[str, option("--base", "The adapter's base model: an alias, a folder, or a Hub ID.")]
 OtherWeights = Annotated[bool, option("--other-weights", "Accept other weights of the same shapes, without the adapter's scores.")]
 
@@ -80,7 +80,7 @@ def rename_adapter(which: Which, name: Annotated[str, argument("The new name.")]
 def tag_adapter(
     which: Which,
     tags: Annotated[list[str] | None, argument("Tags to add.")] = None,
-    drop: Annotated[list[str] | None, option("--drop", "A tag to remove.")] = None,
+    drop: Annotated[list[str] | None, option("--drop", "Remove a tag.")] = None,
     json: Json = False,
 ) -> None:
     """Add or remove an adapter's tags."""
@@ -120,7 +120,7 @@ def remove_adapter(which: Which, json: Json = False) -> None:
 @app.command("restore")
 def restore_adapter(
     which: Annotated[str, argument("The adapter's name, or last.")] = "last",
-    list_: Annotated[bool, option("--list", "List the removed adapters.")] = False,
+    list_: Annotated[bool, option("--list", "List removed adapters.")] = False,
     json: Json = False,
 ) -> None:
     """Restore a removed adapter."""
@@ -151,14 +151,14 @@ def _report(entry: AdapterEntry, text: str, json: bool) -> None:
     show_json(document(entry)) if json else info(("✓ ", "bold success"), text)
 
 
-Repo = Annotated[str, argument("A Hub repository in the form OWNER/NAME.")]
+Repo = Annotated[str, argument("The repository, OWNER/NAME.")]
 
 
 @app.command()
 def push(
     which: Annotated[str, argument("An adapter, or an export's folder.")],
     repo: Repo,
-    public: Annotated[bool, option("--public", "Make the repository public.")] = False,
+    public: Annotated[bool, option("--public", "Make it public.")] = False,
     json: Json = False,
 ) -> None:
     """Push an adapter or an export with a model card to the Hub. The repository is private by default."""
@@ -184,7 +184,7 @@ def pull(
     repo: Repo,
     name: Name = "",
     base: Base = "",
-    revision: Annotated[str, option("--revision", "A branch, tag, or commit.")] = "",
+    revision: Annotated[str, option("--revision", "Branch, tag, commit.")] = "",
     other_weights: OtherWeights = False,
     json: Json = False,
 ) -> None:

@@ -21,7 +21,7 @@ from mlxtune.recipe import Recipe, load
 
 
 def advise(
-    recipe: Annotated[Path | None, argument("A recipe whose data and evaluations are considered.")] = None,
+    recipe: Annotated[Path | None, argument("The recipe.")] = None,
     overrides: Overrides = None,
     answers: Annotated[Path | None, option("--answers", "A .json file with the interview's answers.")] = None,
     measure_first: Annotated[

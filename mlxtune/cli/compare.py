@@ -18,10 +18,10 @@ from mlxtune.runs import registry
 
 
 def compare(
-    first: Annotated[str, argument("An evaluation, or a run that has been evaluated.")],
-    second: Annotated[str, argument("The candidate: the evaluation or run to test against the first.")],
-    more: Annotated[list[str] | None, argument("Further evaluations or runs to test against the first.")] = None,
-    gate: Annotated[bool, option("--gate", "Exit 1 unless the second one is better.")] = False,
+    first: Annotated[str, argument("Evaluation or run.")],
+    second: Annotated[str, argument("The candidate.")],
+    more: Annotated[list[str] | None, argument("Further candidates.")] = None,
+    gate: Annotated[bool, option("--gate", "Exit 1 unless better.")] = False,
     json: Json = False,
 ) -> None:
     """Compare evaluations row by row with the first one. Their rows, schema, template, and decoding must be the same."""
@@ -37,7 +37,7 @@ def compare(
 def _compare_many(names: list[str], *, gate: bool, json: bool) -> None:
     """Print a row per evaluation: its rate, its difference from the first one, and the loss curve of its run."""
     if gate:
-        raise InputError("--gate compares two evaluations, but there are more.", hint="Pass two evaluations.")
+        raise InputError("--gate compares two evaluations.")
     sides = [find_side(Path.cwd(), name) for name in names]
     comparisons = compare_many(sides[0], sides[1:])
     if json:

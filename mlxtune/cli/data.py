@@ -41,7 +41,7 @@ SourceArgument = Annotated[Path, argument("A file or folder with rows, or a reci
 Format = Annotated[str, option("--format", f"The format of the rows: auto, {', '.join(FORMATS)}.")]
 Map = Annotated[list[str] | None, option("--map", "Columns, such as prompt=question,completion=answer.", metavar="KEY=COLUMN")]
 
-app = typer.Typer(help="Check, split, review, import, and export data.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 
 @app.callback()
@@ -91,19 +91,17 @@ def run_checks(
 
 @dataclass(frozen=True)
 class SplitOptions:
-    seed: Annotated[int | None, option("--seed", "Random seed of the split.")] = None
-    holdout: Annotated[float | None, option("--holdout", "Fraction of rows in the test split.", min=0.0, max=0.9)] = None
-    validation: Annotated[float | None, option("--validation", "Fraction of rows in the validation split.", min=0.0, max=0.9)] = (
-        None
-    )
+    seed: Annotated[int | None, option("--seed", "Random seed.")] = None
+    holdout: Annotated[float | None, option("--holdout", "Fraction held out.", min=0.0, max=0.9)] = None
+    validation: Annotated[float | None, option("--validation", "Fraction for validation.", min=0.0, max=0.9)] = None
     group_by: Annotated[str | None, option("--group-by", "A metadata key. Rows with the same value stay together.")] = None
 
 
 @dataclass(frozen=True)
 class MuteOptions:
-    mute: Annotated[str, option("--mute", "Stop reporting this check for this source; requires --reason.", metavar="CHECK")] = ""
-    reason: Annotated[str, option("--reason", "Why the check is muted; recorded in the journal.")] = ""
-    unmute: Annotated[str, option("--unmute", "Report this check again.", metavar="CHECK")] = ""
+    mute: Annotated[str, option("--mute", "Mute this check; requires --reason.", metavar="CHECK")] = ""
+    reason: Annotated[str, option("--reason", "Why, with --mute.")] = ""
+    unmute: Annotated[str, option("--unmute", "Unmute this check.", metavar="CHECK")] = ""
 
 
 @app.command("check")
@@ -111,8 +109,8 @@ class MuteOptions:
 def check(
     source: SourceArgument,
     muting: MuteOptions,
-    fix: Annotated[bool, option("--fix", "Record every safe fix in the review, then check again.")] = False,
-    also: Annotated[list[str] | None, option("--also", "With --fix, also apply this check's fix.", metavar="CHECK")] = None,
+    fix: Annotated[bool, option("--fix", "Record safe fixes.")] = False,
+    also: Annotated[list[str] | None, option("--also", "With --fix: this check, too.", metavar="CHECK")] = None,
     base: Annotated[bool, option("--base", "Also find answers that the recipe's base finds unlikely after their prompts.")] = False,
     format: Format = "auto",
     map: Map = None,
@@ -220,12 +218,12 @@ def split(source: SourceArgument, splitting: SplitOptions, format: Format = "aut
 @with_option_groups
 def export(
     source: SourceArgument,
-    to: Annotated[str, option("--to", f"The target format: {', '.join(exports.LAYOUTS)}.")],
-    folder: Annotated[Path, option("--out", "The folder to write.")],
+    to: Annotated[str, option("--to", f"Target format: {', '.join(exports.LAYOUTS)}.")],
+    folder: Annotated[Path, option("--out", "Output folder.")],
     splitting: SplitOptions,
     format: Format = "auto",
     map: Map = None,
-    pending: Annotated[bool, option("--pending", "Also export undecided rows.")] = False,
+    pending: Annotated[bool, option("--pending", "Include undecided rows.")] = False,
     json: Json = False,
 ) -> None:
     """Write the accepted rows as train.jsonl, valid.jsonl, and test.jsonl with a manifest.
@@ -245,11 +243,11 @@ def export(
 @app.command("import")
 def import_(
     name: Annotated[str, argument("A file, a folder, or a Hub dataset.", metavar="FILE|ID")],
-    to: Annotated[Path, option("--out", "The .jsonl file to write.")],
+    to: Annotated[Path, option("--out", "Output file (.jsonl).")],
     format: Format = "auto",
     map: Map = None,
     file: Annotated[str, option("--file", "The file to import from a Hub dataset or a folder of Parquet files.")] = "",
-    skip_bad: Annotated[bool, option("--skip-bad", "Leave out invalid rows.")] = False,
+    skip_bad: Annotated[bool, option("--skip-bad", "Skip invalid rows.")] = False,
     each_turn: Annotated[bool, option("--each-turn", "Write one row for every answer of a conversation.")] = False,
     json: Json = False,
 ) -> None:

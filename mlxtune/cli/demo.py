@@ -46,7 +46,7 @@ _SEEDS, _FULL_PROMPTS, _JUDGE = 3, 333, "gemma-3-270m"  # of the full demonstrat
 
 
 def demo(
-    folder: Annotated[Path, typer.Argument(help="The workspace to use. It is created if it does not exist.")] = Path("demo"),
+    folder: Annotated[Path, typer.Argument(help="The workspace.")] = Path("demo"),
     overrides: Overrides = None,
     full: Annotated[
         bool, option("--full", "Train three seeds, evaluate every arm, and let a judge rate the answers: many times as long.")

@@ -14,7 +14,7 @@ from mlxtune.adapters import library
 from mlxtune.adapters.entry import AdapterEntry
 from mlxtune.advice.next_step import after_evaluation
 from mlxtune.cli.follow import announce, follow, follow_answers
-from mlxtune.cli.options import Detach, Json, Overrides, argument, option, with_option_groups
+from mlxtune.cli.options import Detach, Json, Overrides, argument, exclusive, option, with_option_groups
 from mlxtune.cli.output import draw, err, info, progress_bar, require_consent, say_changed_evaluation, show_json, show_result
 from mlxtune.core.errors import GateError, InputError
 from mlxtune.core.json_fields import to_json
@@ -66,17 +66,14 @@ def evaluate(
     Closing the terminal or pressing Ctrl-C does not stop it. The adapter must beat the strongest arm that needs no training. For fewer rows, use --set evaluation.rows=50, and to leave out the
     off-task prompts, --set evaluation.regression="".
     """
-    if detach and (gate.gate or generated or seeds > 1):
-        raise InputError("--detach cannot be combined with --gate, --generated, or --seeds, which wait for a result.")
+    exclusive(detach=detach, generated=generated, seeds=seeds > 1)
+    exclusive(detach=detach, gate=gate.gate)  # which waits for a result
+    exclusive(adapter=adapter, generated=generated, seeds=seeds > 1)
+    exclusive(generated=generated, last_look=last_look)
     recipe, run = find_subject(which, overrides or [])
-    hint = "Use only one of them."
     if generated:
-        if seeds > 1 or adapter or last_look:
-            raise InputError("--generated cannot be combined with --seeds, --adapter, or --last-look.", hint=hint)
         _compare_generated(recipe, consent=_consent(recipe, send), gate=gate.gate, json=json)
         return
-    if seeds > 1 and adapter:
-        raise InputError("--seeds cannot be combined with --adapter.", hint=hint)
     consent = _consent(recipe, send)
     if seeds > 1 and run:
         first = min(trained_seeds(Path.cwd(), recipe), default=recipe.training.seed)

@@ -46,7 +46,7 @@ Requantize = Annotated[bool, option("--requantize", f"Quantize as in the base: s
 PrecisionName = Annotated[str, option("--precision", f"Precision of a GGUF file: {', '.join(exports.PRECISIONS)}. Default: f16.")]
 Smallest = Annotated[bool, option("--smallest", "Export the smallest of 4 to 8 bits that holds on the held-out rows (GGUF, mlx).")]
 OllamaBase = Annotated[str, option("--from", "With --lora, the name of the adapter's base in Ollama, such as llama3.2:3b.")]
-To = Annotated[Path | None, option("--to", "The folder to create. Default: a folder in exports/.")]
+To = Annotated[Path | None, option("--to", "The folder; default: exports/….")]
 Force = Annotated[bool, option("--force", "Keep an export that is not faithful, and replace LM Studio's preset of the same name.")]
 
 

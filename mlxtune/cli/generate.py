@@ -13,7 +13,7 @@ import typer
 
 from mlxtune.adapters import library
 from mlxtune.cli.follow import announce, follow_answers
-from mlxtune.cli.options import Detach, Json, ModelOptions, Overrides, RecipeFile, option, with_option_groups
+from mlxtune.cli.options import Detach, Json, ModelOptions, Overrides, RecipeFile, exclusive, option, with_option_groups
 from mlxtune.cli.output import draw, info, progress_bar, require_consent, show_json
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import user_path
@@ -46,21 +46,17 @@ class TaskOptions:
     @property
     def task(self) -> Task:
         """The task. Raises ``InputError`` if there are several."""
-        given: list[tuple[Task, object]] = [
-            ("answers", self.prompts), ("answers", self.answers), ("documents", self.documents), ("pairs", self.worse),
-            ("scores", self.score),
-        ]  # fmt: skip
-        chosen = [task for task, value in given if value]
-        if len(chosen) > 1:
-            raise InputError("--prompts, --answers, --documents, --worse, and --score cannot be combined.", hint="Use one of them.")
-        return chosen[0] if chosen else "variations"
+        exclusive(**vars(self))
+        if self.prompts or self.answers:
+            return "answers"
+        return "documents" if self.documents else "pairs" if self.worse else "scores" if self.score else "variations"
 
 
 @dataclass(frozen=True)
 class RowOptions:
     like: Annotated[str, option("--like", "Use only training rows that match this filter, such as meta.category:account.")] = ""
     thin: Annotated[int | None, option("--thin", "The number of an area with too few rows; 0: all rows.", min=0)] = None
-    about: Annotated[str, option("--about", "A subject for the new prompts.")] = ""
+    about: Annotated[str, option("--about", "Subject of prompts.")] = ""
     n: Annotated[int | None, option("-n", "--rows", "Number of rows. Default: 20, or all of a file.", min=1, max=10_000)] = None
     candidates: Annotated[int, option("-k", "--candidates", "Answers per prompt, of which the best is kept.", min=1, max=32)] = 4
     rubric: Annotated[str, option("--rubric", "Let the teacher grade the answers: a TOML file of questions, or default.")] = ""
@@ -74,8 +70,7 @@ class TeacherOptions(ModelOptions):
     @property
     def spec(self) -> TeacherSpec:
         """The teacher that the options name. Raises ``InputError`` if they name several."""
-        if sum(map(bool, (self.local, self.adapter, self.model))) > 1:
-            raise InputError("--local, --adapter, and --model cannot be combined.", hint="Use only one of them.")
+        exclusive(local=self.local, adapter=self.adapter, model=self.model)
         if self.adapter:
             entry = library.find_usable(Path.cwd(), self.adapter)
             return TeacherSpec(base=entry.base, adapter=str(entry.folder))
@@ -92,7 +87,7 @@ def generate(
     tasks: TaskOptions,
     rows: RowOptions,
     teacher: TeacherOptions,
-    dry_run: Annotated[bool, option("--dry-run", "Show only the cost.")] = False,
+    dry_run: Annotated[bool, option("--dry-run", "Only the cost.")] = False,
     detach: Detach = False,
     overrides: Overrides = None,
     json: Json = False,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from mlxtune.cli.options import EvaluationName, FirstArm, Json, ModelOptions, SecondArm, option, with_option_groups
+from mlxtune.cli.options import EvaluationName, FirstArm, Json, ModelOptions, SecondArm, exclusive, option, with_option_groups
 from mlxtune.cli.output import info, progress_bar, require_consent, show_result
 from mlxtune.core.errors import GateError, InputError
 from mlxtune.core.json_fields import to_json
@@ -31,8 +31,8 @@ def judge(
     first: FirstArm = "base",
     second: SecondArm = "tuned",
     options: ModelOptions = ModelOptions(),
-    questions: Annotated[Path | None, option("--rubric", "A TOML file with the questions.")] = None,
-    n: Annotated[int | None, option("--n", "Number of rows, chosen at random. Default: all.", min=1)] = None,
+    questions: Annotated[Path | None, option("--rubric", "Questions (TOML file).")] = None,
+    n: Annotated[int | None, option("--n", "Number of rows, at random. Default: all.", min=1)] = None,
     json: Json = False,
 ) -> None:
     """Ask a judge narrow questions about both arms' answers, and about each pair in both orders.
@@ -89,8 +89,7 @@ class _Judge:
 
 def _here(options: ModelOptions) -> _Judge:
     """Return a local judge, identified by its weights. Raise ``InputError`` if a model behind an endpoint is named, too."""
-    if options.model:
-        raise InputError("--local and --model cannot be combined.", hint="Use only one of them.")
+    exclusive(local=options.local, model=options.model)
     with progress_bar() as update:
         source = resolve(options.local, progress=update)
     return _Judge(

@@ -26,9 +26,7 @@ CHECKED = "tested here: weights (the real ones), template (and the layers in a t
 
 @app.callback()
 def models(
-    context: typer.Context,
-    search: Annotated[str, option("--search", "Also search the Hugging Face Hub.", metavar="TEXT")] = "",
-    json: Json = False,
+    context: typer.Context, search: Annotated[str, option("--search", "Search the Hub.", metavar="TEXT")] = "", json: Json = False
 ) -> None:
     """List known base models with their license, their size, and whether they can be trained on this machine."""
     if context.invoked_subcommand:

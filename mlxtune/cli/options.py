@@ -9,6 +9,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from mlxtune.core.errors import InputError
 from mlxtune.evaluation.judge.endpoint import KEY, OFFICIAL, OFFICIAL_KEY
 
 
@@ -22,16 +23,23 @@ def argument(help: str, **settings: Any) -> Any:
     return typer.Argument(help=help, **settings)
 
 
-RecipeFile = Annotated[Path, argument("The recipe (a .toml file).")]
-Overrides = Annotated[list[str] | None, option("--set", "Override a key, such as --set training.epochs=3.", metavar="KEY=VALUE")]
+RecipeFile = Annotated[Path, argument("The recipe (.toml).")]
+Overrides = Annotated[list[str] | None, option("--set", "Override a key: --set training.epochs=3.", metavar="KEY=VALUE")]
 ReportName = Annotated[str, argument("A report.json, an evaluation's folder or ID, or last.", metavar="REPORT")]
 EvaluationName = Annotated[str, argument("An evaluation's folder or ID, or last.", metavar="EVALUATION")]
 FirstArm = Annotated[str, argument("The first arm.")]
-SecondArm = Annotated[str, argument("The second arm, which the verdict is about.")]
+SecondArm = Annotated[str, argument("The candidate arm.")]
 Online = Annotated[bool, option("--online", "Also send the metrics to the tracker's server, with the key that you set.")]
-Detach = Annotated[bool, option("--detach", "Run it in the background, and return immediately.")]
-Yes = Annotated[bool, option("--yes", "Do not ask for confirmation.")]
-Json = Annotated[bool, option("--json", "Print machine-readable output on stdout.")]
+Detach = Annotated[bool, option("--detach", "Return immediately.")]
+Yes = Annotated[bool, option("--yes", "Do not ask.")]
+Json = Annotated[bool, option("--json", "Print JSON.")]
+
+
+def exclusive(**given: object) -> None:
+    """Raise ``InputError`` if several of the options are given."""
+    names = [f"--{name.replace('_', '-')}" for name, value in given.items() if value]
+    if len(names) > 1:
+        raise InputError(f"{' and '.join(names)} cannot be combined.")
 
 
 @dataclass(frozen=True)
@@ -39,15 +47,15 @@ class ModelOptions:
     """A model on this machine or at an endpoint, and what it may cost."""
 
     local: Annotated[str, option("--local", "A model on this machine: an alias, a Hub ID, or a folder.")] = ""
-    model: Annotated[str, option("--model", "The model's name at its endpoint.")] = ""
+    model: Annotated[str, option("--model", "The endpoint's model.")] = ""
     url: Annotated[str, option("--url", "An OpenAI-compatible endpoint.")] = OFFICIAL
     key_env: Annotated[
-        str, option("--key-env", "The environment variable with the API key.", show_default=f"{OFFICIAL_KEY} or {KEY}")
+        str, option("--key-env", "Environment variable of the API key.", show_default=f"{OFFICIAL_KEY} or {KEY}")
     ] = ""
-    price_in: Annotated[float, option("--price-in", "Dollars per million prompt tokens.", min=0)] = 0.0
-    price_out: Annotated[float, option("--price-out", "Dollars per million reply tokens.", min=0)] = 0.0
-    cap: Annotated[float | None, option("--cap", "Maximum cost in dollars.", min=0)] = None
-    send: Annotated[bool, option("--send", "Consent to sending rows to the endpoint.")] = False
+    price_in: Annotated[float, option("--price-in", "$ per 1M prompt tokens.", min=0)] = 0.0
+    price_out: Annotated[float, option("--price-out", "$ per 1M reply tokens.", min=0)] = 0.0
+    cap: Annotated[float | None, option("--cap", "Maximum dollars.", min=0)] = None
+    send: Annotated[bool, option("--send", "Consent to sending rows.")] = False
 
 
 def with_option_groups(function: Callable[..., None]) -> Callable[..., None]:

@@ -36,8 +36,8 @@ def plan(
     recipe: RecipeFile,
     overrides: Overrides = None,
     probe: Annotated[bool, option("--probe", "Run two steps on the largest batch, and use the measured memory and time.")] = False,
-    watts: Annotated[float, option("--watts", "Power draw while training, from a meter or a data sheet.", min=0.0)] = 0.0,
-    electricity_price: Annotated[float | None, option("--electricity-price", "Your price in dollars per kWh.", min=0.0)] = None,
+    watts: Annotated[float, option("--watts", "Training power draw.", min=0.0)] = 0.0,
+    electricity_price: Annotated[float | None, option("--electricity-price", "Dollars per kWh.", min=0.0)] = None,
     json: Json = False,
 ) -> None:
     """Estimate a recipe's memory, time, energy, and cost on this machine. Exits 1 if it does not fit.

@@ -68,7 +68,7 @@ def clear() -> None:
 
 
 @app.command()
-def remove(number: Annotated[int, argument("The command's number in mlxtune queue list.", show_default=False)]) -> None:
+def remove(number: Annotated[int, argument("The command's number.", show_default=False)]) -> None:
     """Remove a command that has not been started."""
     queue = Queue(Path.cwd())
     if not queue.remove(number):

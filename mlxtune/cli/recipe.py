@@ -10,7 +10,7 @@ from mlxtune.cli.output import info, show, show_json
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import write_text
 
-app = typer.Typer(help="Import recipes.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 
 @app.callback()
@@ -22,7 +22,7 @@ def recipe() -> None:
 def import_(
     config: Annotated[Path, argument("An mlx_lm.lora YAML config.")],
     to: Annotated[Path | None, option("--to", "The recipe to write. Default: next to the config.")] = None,
-    force: Annotated[bool, option("--force", "Replace an existing recipe.")] = False,
+    force: Annotated[bool, option("--force", "Replace the recipe.")] = False,
     json: Json = False,
 ) -> None:
     """Write a recipe with the same effect as an mlx_lm.lora config. Reports settings that have no equivalent."""

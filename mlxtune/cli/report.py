@@ -22,7 +22,7 @@ from mlxtune.present.verdict import caveat_text, verdict_text
 
 def report(
     which: ReportName = "last",
-    open_page: Annotated[bool, option("--open", "Open the HTML report in the browser, and print its path.")] = False,
+    open_page: Annotated[bool, option("--open", "Open the HTML page, and print its path.")] = False,
     json: Json = False,
 ) -> None:
     """Print an evaluation's report, or open its HTML page, which can be printed and read on a phone."""

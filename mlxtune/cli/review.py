@@ -44,22 +44,22 @@ Filter = Annotated[
 @dataclass(frozen=True)
 class StatusOptions:
     accept: Annotated[bool, option("--accept", "Accept the rows.")] = False
-    reject: Annotated[bool, option("--reject", "Reject the rows; they are not used for training or evaluation.")] = False
+    reject: Annotated[bool, option("--reject", "Reject the rows.")] = False
     skip: Annotated[bool, option("--skip", "Decide later.")] = False
-    swap: Annotated[bool, option("--swap", "For pairs: the rejected answer is better.")] = False
-    tie: Annotated[bool, option("--tie", "For pairs: neither answer is better.")] = False
-    bad: Annotated[bool, option("--both-bad", "For pairs: both answers are bad.")] = False
+    swap: Annotated[bool, option("--swap", "Pairs: swap answers.")] = False
+    tie: Annotated[bool, option("--tie", "Pairs: a tie.")] = False
+    bad: Annotated[bool, option("--both-bad", "Pairs: both bad.")] = False
 
 
 @dataclass(frozen=True)
 class EditOptions:
-    edit: Annotated[str, option("--edit", "Replace the content with the JSON in FILE; - reads stdin.", metavar="FILE")] = ""
+    edit: Annotated[str, option("--edit", "New content (JSON); - reads stdin.", metavar="FILE")] = ""
     tag: Annotated[list[str] | None, option("--tag", "Add a tag.")] = None
     untag: Annotated[list[str] | None, option("--untag", "Remove a tag.")] = None
     note: Annotated[str | None, option("--note", "Set a note.")] = None
-    undo: Annotated[bool, option("--undo", "Undo the most recent decision.")] = False
-    redo: Annotated[bool, option("--redo", "Redo the last undone decision.")] = False
-    reason: Annotated[str, option("--reason", "A reason to record in the journal.")] = ""
+    undo: Annotated[bool, option("--undo", "Undo a decision.")] = False
+    redo: Annotated[bool, option("--redo", "Redo a decision.")] = False
+    reason: Annotated[str, option("--reason", "The reason.")] = ""
 
     @property
     def change(self) -> dict[str, Any]:
@@ -76,10 +76,10 @@ class SelectOptions:
     """Which rows to decide on or to list, and in whose name."""
 
     filter: Filter = ""
-    all: Annotated[bool, option("--all", "Decide on all rows that match the filter.")] = False
+    all: Annotated[bool, option("--all", "All matching rows.")] = False
     yes: Yes = False
-    who: Annotated[str, option("--as", "Decide as this annotator alone.", metavar="NAME", show_default=False)] = ""
-    list_: Annotated[bool, option("--list", "List the rows that match the filter.")] = False
+    who: Annotated[str, option("--as", "As this annotator.", metavar="NAME", show_default=False)] = ""
+    list_: Annotated[bool, option("--list", "List matching rows.")] = False
 
 
 @with_option_groups

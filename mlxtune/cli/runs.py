@@ -44,7 +44,7 @@ RunName = Annotated[str, argument("A run ID, a unique part of it, a folder, or l
 @app.callback()
 def default(
     context: typer.Context,
-    kind: Annotated[str, option("--kind", f"Show only one kind of run: {', '.join(RUN_KINDS)}.", metavar="KIND")] = "",
+    kind: Annotated[str, option("--kind", f"One kind: {', '.join(RUN_KINDS)}.", metavar="KIND")] = "",
     json: Json = False,
 ) -> None:
     """List the runs of this workspace, newest first."""
@@ -129,8 +129,8 @@ def resume(name: RunName = "last", detach: Detach = False, json: Json = False) -
 def export(
     name: RunName = "last",
     to: Annotated[str, option("--to", f"Format: {', '.join(FORMATS)}.", metavar="FORMAT")] = "csv",
-    output: Annotated[Path | None, option("--output", "-o", "The file (csv) or folder to write.")] = None,
-    live: Annotated[bool, option("--live", "Continue until the run ends.")] = False,
+    output: Annotated[Path | None, option("--output", "-o", "Output path.")] = None,
+    live: Annotated[bool, option("--live", "Follow the run.")] = False,
     online: Online = False,
 ) -> None:
     """Export the metrics of a training run, or of all trials of a search."""

@@ -27,14 +27,14 @@ def score(
     outputs: Annotated[
         Path, argument('JSON Lines with "output" (and "id", "reference", "prompt", "ended"), or a folder of files.')
     ],
-    schema: Annotated[Path | None, option("--schema", "A JSON Schema file.")] = None,
-    disclaimer: Annotated[list[str] | None, option("--disclaimer", "A sentence that outputs must contain. Repeatable.")] = None,
-    forbid: Annotated[list[str] | None, option("--forbid", "A phrase that outputs must not contain. Repeatable.")] = None,
-    pattern: Annotated[str, option("--pattern", "A regular expression that outputs must match somewhere.")] = "",
+    schema: Annotated[Path | None, option("--schema", "JSON Schema file.")] = None,
+    disclaimer: Annotated[list[str] | None, option("--disclaimer", "Required sentence; repeatable.")] = None,
+    forbid: Annotated[list[str] | None, option("--forbid", "Forbidden phrase; repeatable.")] = None,
+    pattern: Annotated[str, option("--pattern", "Required regular expression.")] = "",
     correct: Annotated[
         list[str] | None, option("--correct", "What must be right: answer, fields, number, calls, a JSON Pointer.")
     ] = None,
-    recipe: Annotated[Path | None, option("--recipe", "A recipe whose contract replaces these options.")] = None,
+    recipe: Annotated[Path | None, option("--recipe", "A recipe's contract.")] = None,
     json: Json = False,
 ) -> None:
     """Score outputs from any source for valid JSON, schema, disclaimers, phrases, length, a pattern, and equality with references.

@@ -19,7 +19,7 @@ from mlxtune.workspace import control
 def search(
     recipe: RecipeFile,
     overrides: Overrides = None,
-    trials: Annotated[int, option("--trials", "Number of trials, including the recipe itself.", show_default=False)] = 0,
+    trials: Annotated[int, option("--trials", "Number of trials.", show_default=False)] = 0,
     budget: Annotated[str, option("--budget", 'Limit for all trials: "30m", "2h", "50Wh", or "500 steps".')] = "",
     detach: Detach = False,
     json: Json = False,

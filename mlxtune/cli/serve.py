@@ -24,17 +24,13 @@ TOKEN_VARIABLE = "MLXTUNE_SERVE_TOKEN"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-Host = Annotated[str, option("--host", "The address to listen on. The default is reachable only from this machine.")]
-Port = Annotated[int, option("--port", "The port to listen on; 0 picks a free one.", min=0, max=65535)]
-Slots = Annotated[int, option("--slots", "Number of answers generated concurrently.", min=1, max=256)]
-Queue = Annotated[int, option("--queue", "Maximum number of requests waiting for a slot.", min=0, max=10_000)]
+Host = Annotated[str, option("--host", "The address to listen on. By default, only this machine can reach it.")]
+Port = Annotated[int, option("--port", "The port; 0: a free one.", min=0, max=65535)]
+Slots = Annotated[int, option("--slots", "Concurrent answers.", min=1, max=256)]
+Queue = Annotated[int, option("--queue", "Most waiting requests.", min=0, max=10_000)]
 Exact = Annotated[bool | None, option("--exact/--no-exact", "Answer independently of other requests. Default: on a CPU.")]
-KeepAlive = Annotated[
-    float, option("--keep-alive", "Unload the model when idle for this long; 0: never.", metavar="MINUTES", min=0)
-]
-Origins = Annotated[
-    list[str] | None, option("--allow-origin", "Let web pages from this origin use the server (CORS).", metavar="URL")
-]
+KeepAlive = Annotated[float, option("--keep-alive", "Unload when idle; 0: never.", metavar="MINUTES", min=0)]
+Origins = Annotated[list[str] | None, option("--allow-origin", "Allowed CORS origin.", metavar="URL")]
 
 
 def serve(

@@ -25,10 +25,10 @@ from mlxtune.workspace.index import WorkspaceIndex
 def train(
     recipe: RecipeFile,
     overrides: Overrides = None,
-    hosts: Annotated[int, option("--hosts", "Number of local processes for data-parallel training.")] = 1,
-    hostfile: Annotated[Path | None, option("--hostfile", "A file that lists the machines to use, in mlx.launch format.")] = None,
+    hosts: Annotated[int, option("--hosts", "Data-parallel local processes.")] = 1,
+    hostfile: Annotated[Path | None, option("--hostfile", "Machines, in mlx.launch format.")] = None,
     detach: Detach = False,
-    track: Annotated[str, option("--track", f"Log the metrics while the run trains: {', '.join(FORMATS)}.", metavar="FORMAT")] = "",
+    track: Annotated[str, option("--track", f"Log metrics: {', '.join(FORMATS)}.", metavar="FORMAT")] = "",
     online: Online = False,
     json: Json = False,
 ) -> None:

@@ -34,15 +34,15 @@ _EXTRAS = {  # a package of each extra
 
 
 def init(
-    folder: Annotated[Path | None, argument("The folder to create; with --from, the current folder unless given.")] = None,
+    folder: Annotated[Path | None, argument("The folder to create; with --from, this one by default.")] = None,
     source: Annotated[
         Path | None,
         option("--from", "Write a recipe for your own rows: a file, or a folder with train.jsonl and test.jsonl.", metavar="FILE"),
     ] = None,
-    name: Annotated[str, option("--name", "With --from, the name of the recipe.")] = "",
+    name: Annotated[str, option("--name", "With --from, the recipe's name.")] = "",
     map: Annotated[list[str] | None, option("--map", "With --from: prompt=text,completion=label.", metavar="KEY=COLUMN")] = None,
-    format: Annotated[str, option("--format", f"With --from, the format of the rows: auto, {', '.join(FORMATS)}.")] = "auto",
-    agents: Annotated[bool, option("--agents", "Also write AGENTS.md, which tells coding agents how to use mlxtune.")] = False,
+    format: Annotated[str, option("--format", f"With --from: auto, {', '.join(FORMATS)}.")] = "auto",
+    agents: Annotated[bool, option("--agents", "Write AGENTS.md, for coding agents.")] = False,
     json: Json = False,
 ) -> None:
     """Create a workspace with recipes and sample data, or a recipe for your own rows with --from."""

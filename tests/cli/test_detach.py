@@ -55,7 +55,7 @@ def test_eval_returns_as_soon_as_the_evaluation_has_started(refused, cli, run, m
     monkeypatch.setattr(control, "evaluate", lambda *_, **__: run)
     assert cli("eval", "shop.toml", "--detach").out == f"{run.id}\n"
     assert json.loads(cli("eval", "shop.toml", "--detach", "--json").out) == {"run": run.id, "folder": str(run.folder)}
-    refused(("eval", "shop.toml", "--detach", "--gate"), "--detach cannot be combined with --gate")
+    refused(("eval", "shop.toml", "--detach", "--gate"), "--detach and --gate cannot be combined.")
 
 
 def test_the_run_is_named_even_while_its_worker_starts(ok, run, monkeypatch):
