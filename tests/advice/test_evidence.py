@@ -112,14 +112,6 @@ def test_evaluations_of_other_recipes_or_bases_are_ignored(tmp_path, facts):
     assert evidence.ignored == ()
 
 
-def test_evaluation_with_other_contract_is_skipped_and_named(tmp_path):
-    folder = write_evaluation(tmp_path)
-    (tmp_path / "schema.json").write_text('{"type": "object", "required": ["answer"]}\n')
-    evidence = shop(tmp_path)
-    assert evidence.arms == {}
-    assert evidence.ignored == (folder.name,)
-
-
 def test_unfinished_evaluation_is_ignored(tmp_path):
     folder = write_evaluation(tmp_path)
     (folder / FILE).write_text("{")

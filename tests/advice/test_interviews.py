@@ -80,8 +80,3 @@ def test_missing_metric_rules_out_training():
         advice = advise(case | {"answers": case["answers"] | {"metric": "none"}})
         assert advice.verdict not in ("fine-tune", "both"), name
         assert advice.method is None
-
-
-def test_advice_is_deterministic():
-    for case in CASES.values():
-        assert advise(case) == advise(case)

@@ -62,16 +62,9 @@ def test_incomparable_evaluation_is_named_but_not_counted(cli, cwd, answers):
     assert "Measured" not in ended.out
 
 
-@pytest.mark.parametrize(
-    ("wrong", "says"),
-    [
-        ({"metrics": "contract"}, "answers.json: there is no question named metrics. Did you mean metric?"),
-        ({"calls": "many"}, "answers.json: calls cannot be many. Use a number from 0."),
-    ],
-)
-def test_invalid_answers_file_is_input_error_naming_key(refused, cwd, wrong, says):
-    (cwd / "answers.json").write_text(json.dumps(ANSWERS | wrong))
-    refused(("advise", "--answers", "answers.json"), says)
+def test_an_invalid_answers_file_is_named(refused, cwd):
+    (cwd / "answers.json").write_text(json.dumps(ANSWERS | {"calls": "many"}))
+    refused(("advise", "--answers", "answers.json"), "answers.json: calls cannot be many. Use a number from 0.")
 
 
 def test_no_terminal_and_no_answers_is_an_error(refused):

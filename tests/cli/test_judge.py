@@ -28,6 +28,11 @@ def folder(cwd):
 
 
 @pytest.fixture
+def evaluation(cwd):
+    return write_evaluation(cwd, base=["It is near"] * 12, tuned=['{"reply": "Thank you, it is near."}'] * 12)
+
+
+@pytest.fixture
 def rubric(cwd):
     file = cwd / "rubric.toml"
     file.write_text('[[question]]\nname = "thanks"\nask = "Does it thank?"\n')
@@ -63,37 +68,32 @@ def test_default_questions_have_a_scale(ok, stub, folder):
 
 
 @pytest.mark.slow
-def test_the_report_shows_the_judge_and_still_verifies(ok, cwd, stub):
-    answers = {"base": ["It is near"] * 12, "tuned": ['{"reply": "Thank you, it is near."}'] * 12}
-    folder = write_evaluation(cwd, **answers)
-    ok("judge", folder.name, "--model", "judge-1", "--url", stub.url, "--json")
-    pages = [(folder / name).read_text() for name in reports.PAGES]
+def test_the_report_shows_the_judge_and_still_verifies(ok, evaluation, stub):
+    ok("judge", evaluation.name, "--model", "judge-1", "--url", stub.url, "--json")
+    pages = [(evaluation / name).read_text() for name in reports.PAGES]
     assert all("judge-1" in page and "14 of 14 identical grades" in page for page in pages)
-    assert verify(folder) == []
+    assert verify(evaluation) == []
 
 
 @pytest.mark.slow
-def test_a_signature_is_removed_only_with_the_report_that_it_is_of_and_not_silently(ok, cwd, stub):
-    answers = {"base": ["It is near"] * 12, "tuned": ['{"reply": "Thank you, it is near."}'] * 12}
-    folder = write_evaluation(cwd, **answers)
-    signature = folder / "report.json.sig"
+def test_a_signature_is_removed_only_with_the_report_that_it_is_of_and_not_silently(ok, evaluation, stub):
+    signature = evaluation / "report.json.sig"
     signature.write_text("a signature of the report without the judge")
-    arguments = ("judge", folder.name, "--model", "judge-1", "--url", stub.url, "--json")
-    assert f"Sign it again: mlxtune verify {folder.name} --sign KEY" in ok(*arguments).err
+    arguments = ("judge", evaluation.name, "--model", "judge-1", "--url", stub.url, "--json")
+    assert f"Sign it again: mlxtune verify {evaluation.name} --sign KEY" in ok(*arguments).err
     assert not signature.exists()
     signature.write_text("a signature of the report with the judge")
-    before = (folder / "report.json").read_bytes()
+    before = (evaluation / "report.json").read_bytes()
     assert "signature" not in ok(*arguments).err
     assert signature.exists()
-    assert (folder / "report.json").read_bytes() == before
+    assert (evaluation / "report.json").read_bytes() == before
 
 
-def test_nothing_is_asked_if_the_result_could_not_be_shown(cli, cwd, stub):
-    folder = write_evaluation(cwd, base=["It is near"] * 12, tuned=['{"reply": "Thank you, it is near."}'] * 12)
-    arguments = ("judge", folder.name, "--model", "judge-1", "--url", stub.url)
-    other = folder / "judge" / "base--tuned--another" / "report.json"
+def test_nothing_is_asked_if_the_result_could_not_be_shown(cli, evaluation, stub):
+    arguments = ("judge", evaluation.name, "--model", "judge-1", "--url", stub.url)
+    other = evaluation / "judge" / "base--tuned--another" / "report.json"
     other.parent.mkdir(parents=True)
-    for file, content in ((other, '{"v": 1}'), (folder / "report.json", '{"v": 1, "facts": {}}')):
+    for file, content in ((other, '{"v": 1}'), (evaluation / "report.json", '{"v": 1, "facts": {}}')):
         kept = file.read_text() if file.exists() else ""
         file.write_text(content)
         result = cli(*arguments)
@@ -103,16 +103,15 @@ def test_nothing_is_asked_if_the_result_could_not_be_shown(cli, cwd, stub):
 
 
 @pytest.mark.slow
-def test_the_judge_s_own_report_of_another_version_is_replaced(ok, cwd, stub):
-    folder = write_evaluation(cwd, base=["It is near"] * 12, tuned=['{"reply": "Thank you, it is near."}'] * 12)
-    arguments = ("judge", folder.name, "--model", "judge-1", "--url", stub.url, "--json")
+def test_the_judge_s_own_report_of_another_version_is_replaced(ok, evaluation, stub):
+    arguments = ("judge", evaluation.name, "--model", "judge-1", "--url", stub.url, "--json")
     ok(*arguments)
-    [own] = folder.glob("judge/*/report.json")
+    [own] = evaluation.glob("judge/*/report.json")
     own.write_text('{"v": 1}')
     count = len(stub.bodies)
     ok(*arguments)
     assert len(stub.bodies) == count
-    assert verify(folder) == []
+    assert verify(evaluation) == []
 
 
 @pytest.mark.slow

@@ -31,15 +31,14 @@ def _run(cwd: Path, name: str, *, loss: float | None = 1.5, end: tuple[str, dict
     folder = cwd / parent / name
     folder.mkdir(parents=True)
     (folder / "recipe.toml").write_text(dump(parse('name = "shop"\n[model]\nbase = "m"\n[data]\nsource = "d.jsonl"\n')))
-    writer = EventWriter(folder)
-    writer.emit("run.started", **START)
-    writer.emit("data.ready", train=8, valid=1, test=1, tokens=9, trained=5, truncated=0, steps=10, epochs=2)
-    writer.emit("step", step=1204, loss=loss, rate=1e-4, tokens=9, speed=100.0, memory=1, peak=2_500_000_000, epoch=0.1)
-    writer.emit("validation", step=1204, loss=loss, tokens=5)
-    writer.emit("checkpoint", step=1204, seconds=0.1)
-    if end:
-        writer.emit(end[0], **end[1])
-    writer.close()
+    with EventWriter(folder) as writer:
+        writer.emit("run.started", **START)
+        writer.emit("data.ready", train=8, valid=1, test=1, tokens=9, trained=5, truncated=0, steps=10, epochs=2)
+        writer.emit("step", step=1204, loss=loss, rate=1e-4, tokens=9, speed=100.0, memory=1, peak=2_500_000_000, epoch=0.1)
+        writer.emit("validation", step=1204, loss=loss, tokens=5)
+        writer.emit("checkpoint", step=1204, seconds=0.1)
+        if end:
+            writer.emit(end[0], **end[1])
     return folder
 
 
@@ -95,10 +94,9 @@ def test_runs_of_every_kind_are_listed_and_can_be_filtered(refused, cli, cwd):
     """Evaluations and exports are runs, too."""
     _run(cwd, "20261120-0900-shop", end=FINISHED)
     evaluation = _run(cwd, "20261121-0900-shop", parent="evals")
-    writer = EventWriter(evaluation)
-    writer.emit("arm.progress", arm="tuned", done=3, total=70)
-    writer.emit("run.finished", summary={})
-    writer.close()
+    with EventWriter(evaluation) as writer:
+        writer.emit("arm.progress", arm="tuned", done=3, total=70)
+        writer.emit("run.finished", summary={})
     _run(cwd, "20261122-0900-shop", end=FAILED, parent="exports")
     assert [line.split()[1:4] for line in cli("runs").out.splitlines()[1:]] == [
         ["20261122-0900-shop", "export", "failed"],
@@ -216,9 +214,8 @@ def test_a_run_that_finishes_before_it_is_stopped_is_not_continued(cli, cwd, mon
     folder = _run(cwd, "20261122-0900-shop", parent="evals")
 
     def stop(run):
-        writer = EventWriter(folder)
-        writer.emit(FINISHED[0], **FINISHED[1])
-        writer.close()
+        with EventWriter(folder) as writer:
+            writer.emit(FINISHED[0], **FINISHED[1])
 
     monkeypatch.setattr("mlxtune.runs.registry.stop", stop)
     assert cli("runs", "stop", str(folder)).out == "20261122-0900-shop finished before it was stopped.\n"
@@ -242,14 +239,13 @@ def test_a_long_phase_before_the_first_step_is_reported_with_a_count(cli, cwd, m
     (folder / "recipe.toml").write_text(dump(parse('name = "shop"\n[model]\nbase = "m"\n[data]\nsource = "d.jsonl"\n')))
     with monkeypatch.context() as patch:
         patch.setattr("time.time", lambda: next(times))
-        writer = EventWriter(folder)
-        writer.emit("run.started", **START)
-        writer.emit("reference", done=8, total=16, of="distance")
-        writer.emit("reference", done=16, total=16, of="distance")
-        for done in range(4, 25, 4):
-            writer.emit("reference", done=done, total=24)
-        writer.emit("data.ready", train=20, valid=4, test=1, tokens=9, trained=5, truncated=0, steps=10, epochs=2)
-        writer.close()
+        with EventWriter(folder) as writer:
+            writer.emit("run.started", **START)
+            writer.emit("reference", done=8, total=16, of="distance")
+            writer.emit("reference", done=16, total=16, of="distance")
+            for done in range(4, 25, 4):
+                writer.emit("reference", done=done, total=24)
+            writer.emit("data.ready", train=20, valid=4, test=1, tokens=9, trained=5, truncated=0, steps=10, epochs=2)
     shown = [line[10:] for line in cli("runs", "attach").err.splitlines()]
     assert [line for line in shown if "reference model" in line] == [
         "·  the reference model read 8 of 16 validation pairs", "·  the reference model scored 8 of 24 pairs",
@@ -288,20 +284,18 @@ def test_last_exports_the_newest_training_run_while_something_else_runs(cli, cwd
 
 def test_an_evaluation_is_listed_with_its_held_out_rows(cli, cwd):
     folder = _run(cwd, "20261122-0900-shop", parent="evals")
-    writer = EventWriter(folder)
-    writer.emit("arm.finished", arm="base", rows=10, seconds=1.0, cached=False)
-    writer.emit("arm.progress", arm="base", done=9, total=300, of="off-task prompt")
-    writer.close()
+    with EventWriter(folder) as writer:
+        writer.emit("arm.finished", arm="base", rows=10, seconds=1.0, cached=False)
+        writer.emit("arm.progress", arm="base", done=9, total=300, of="off-task prompt")
     assert "10/10" in cli("runs", "--kind", "eval").out
 
 
 @pytest.mark.parametrize("verb", ["show", "attach"])
 def test_an_evaluation_is_shown_with_its_report(ok, cwd, verb):
     folder = write_evaluation(cwd)
-    writer = EventWriter(folder)
-    writer.emit("run.started", **{**START, "kind": "eval"})
-    writer.emit("run.finished", summary={})
-    writer.close()
+    with EventWriter(folder) as writer:
+        writer.emit("run.started", **{**START, "kind": "eval"})
+        writer.emit("run.finished", summary={})
     ended = ok("runs", verb, "last")
     assert "Verdict" in ended.out
     assert str(folder / "report.json") in "".join(ended.out.split())
@@ -321,14 +315,13 @@ def tracker(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 
 def _add_steps(folder: Path, *steps: int, start: str = "", end: bool = False) -> None:
     time.sleep(0.01)
-    writer = EventWriter(folder)
-    if start:
-        writer.emit(start, **START, step=1204)
-    for step in steps:
-        writer.emit("step", step=step, loss=1.0, rate=1e-4, tokens=9, speed=100.0, memory=1, peak=1, epoch=0.1)
-    if end:
-        writer.emit("run.finished", summary={})
-    writer.close()
+    with EventWriter(folder) as writer:
+        if start:
+            writer.emit(start, **START, step=1204)
+        for step in steps:
+            writer.emit("step", step=step, loss=1.0, rate=1e-4, tokens=9, speed=100.0, memory=1, peak=1, epoch=0.1)
+        if end:
+            writer.emit("run.finished", summary={})
 
 
 def test_a_run_that_was_never_tracked_is_exported_whole_after_it_was_resumed(ok, cwd, tracker):

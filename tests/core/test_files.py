@@ -96,3 +96,9 @@ def test_the_machine_id_is_kept(tmp_path, monkeypatch):
     assert files.machine_id() == first
     monkeypatch.setenv("MLXTUNE_HOME", str(tmp_path / "other"))
     assert files.machine_id() != first
+
+
+@pytest.mark.parametrize("found", [2, 4, None, "3", True])
+def test_another_version_is_refused_with_the_path(found: object):
+    with pytest.raises(InputError, match=r"evals/a/report\.json was written by another version"):
+        files.require_version(found, 3 if found is not True else 1, Path("evals/a/report.json"))

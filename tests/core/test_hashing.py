@@ -15,13 +15,10 @@ def test_file_hash_is_of_its_bytes(tmp_path):
     assert sha256_file(tmp_path / "f") == hashlib.sha256(b"x" * 3_000_000).hexdigest()
 
 
-def test_unit_interval_is_stable():
+def test_unit_interval_is_stable_and_uniform():
     expected = int(hashlib.sha256(b"7\x1fabc").hexdigest()[:14], 16) / 2**56
     assert unit_interval(7, "abc") == expected
     assert unit_interval(7, "abc") != unit_interval(8, "abc")
-
-
-def test_unit_interval_is_uniform():
     draws = [unit_interval(1, number) for number in range(4000)]
     assert all(0 <= draw < 1 for draw in draws)
     for tenth in range(10):

@@ -20,15 +20,20 @@ def _write(path: Path, records: list[dict[str, object]]) -> None:
     writer.close()
 
 
+def _torn(folders, records, data):
+    """Write a journal that ends at any byte, and return its path and the complete records."""
+    path = folders.mktemp("journal") / "events.jsonl"
+    _write(path, records)
+    written = path.read_bytes()
+    kept = written[: data.draw(st.integers(0, len(written)))]
+    path.write_bytes(kept)
+    return path, records[: kept.count(b"\n")]
+
+
 @pytest.mark.slow
 @given(records=RECORDS, data=st.data())
 def test_a_crash_at_any_byte_loses_only_the_torn_line(tmp_path_factory, records, data):
-    path = tmp_path_factory.mktemp("journal") / "events.jsonl"
-    _write(path, records)
-    data_bytes = path.read_bytes()
-    cut = data.draw(st.integers(0, len(data_bytes)))
-    path.write_bytes(data_bytes[:cut])
-    complete = records[: data_bytes[:cut].count(b"\n")]
+    path, complete = _torn(tmp_path_factory, records, data)
     assert journal.read(path) == complete
     _write(path, [{"after": "the crash"}])
     assert journal.read(path) == [*complete, {"after": "the crash"}]
@@ -36,11 +41,7 @@ def test_a_crash_at_any_byte_loses_only_the_torn_line(tmp_path_factory, records,
 
 @given(records=RECORDS, data=st.data())
 def test_a_reader_of_a_torn_line_gets_every_later_record_once(tmp_path_factory, records, data):
-    path = tmp_path_factory.mktemp("journal") / "events.jsonl"
-    _write(path, records)
-    data_bytes = path.read_bytes()
-    cut = data.draw(st.integers(0, len(data_bytes)))
-    path.write_bytes(data_bytes[:cut])
+    path, complete = _torn(tmp_path_factory, records, data)
     tail = Tail(path)
     received = tail.read()
     if data.draw(st.booleans()):
@@ -49,13 +50,13 @@ def test_a_reader_of_a_torn_line_gets_every_later_record_once(tmp_path_factory, 
     new_records = [{"n": number, "pad": "x" * 40} for number in range(3)]
     _write(path, new_records)
     received += tail.read()
-    assert received == [*records[: data_bytes[:cut].count(b"\n")], *new_records]
+    assert received == [*complete, *new_records]
 
 
 def test_tail_returns_each_record_once(tmp_path):
-    path = tmp_path / "j"
-    tail, writer = Tail(path), Journal(path)
+    tail = Tail(tmp_path / "j")
     assert tail.read() == []
+    writer = Journal(tail.path)
     writer.append({"a": 1})
     assert tail.read() == [{"a": 1}]
     writer.append({"a": 2})
@@ -63,10 +64,6 @@ def test_tail_returns_each_record_once(tmp_path):
     assert tail.read() == [{"a": 2}, {"a": 3}]
     assert tail.read() == []
     writer.close()
-
-
-def test_missing_journal_is_empty(tmp_path):
-    assert journal.read(tmp_path / "none") == []
 
 
 def test_a_line_break_in_a_value_is_escaped(tmp_path):

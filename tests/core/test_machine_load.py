@@ -1,3 +1,4 @@
+import ctypes
 import os
 import subprocess
 import sys
@@ -17,6 +18,22 @@ pages = [int(Path("/proc/self/statm").read_text().split()[1])]
 release_memory()
 pages.append(int(Path("/proc/self/statm").read_text().split()[1]))
 print(*pages)
+"""
+
+SHARED_ARENA = """
+import ctypes
+from mlxtune.core.machine_load import share_arena
+
+class Info(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()]
+
+libc = ctypes.CDLL(None)
+libc.mallinfo2.restype, libc.malloc.restype, libc.free.argtypes = Info, ctypes.c_void_p, [ctypes.c_void_p]
+share_arena()
+libc.free(libc.malloc(16 * 2**20))
+before = libc.mallinfo2().hblks
+libc.malloc(2**20)
+print(libc.mallinfo2().hblks - before)
 """
 
 
@@ -43,3 +60,9 @@ def test_free_pages_go_back_to_the_system():
     output = subprocess.run([sys.executable, "-c", FREE_BLOCKS], check=True, capture_output=True, text=True).stdout
     before, after = map(int, output.split())
     assert (before - after) * os.sysconf("SC_PAGE_SIZE") > 24e6
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="not glibc 2.33")
+def test_large_blocks_get_pages_of_their_own_also_after_larger_ones_were_freed():
+    """Otherwise they are put into the heap, where small blocks that live longer keep their memory."""
+    assert subprocess.run([sys.executable, "-c", SHARED_ARENA], capture_output=True, text=True, check=True).stdout == "1\n"

@@ -230,18 +230,6 @@ def test_a_name_that_is_not_a_folder_name_is_refused(name):
     assert "name must be" in _refused(MINIMAL.replace('"n"', f'"{name}"')).message
 
 
-def test_unreadable_files_are_refused(tmp_path):
-    for path, words in [(tmp_path / "no.toml", "There is no recipe"), (tmp_path, "is a folder")]:
-        with pytest.raises(RecipeError, match=words):
-            load(path)
-    (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(RecipeError, match="cannot be read"):
-        load(tmp_path / "bytes.toml")
-    (tmp_path / "broken.toml").write_text('name = "n\n')
-    with pytest.raises(RecipeError, match=r"broken\.toml is not valid TOML.*line 1"):
-        load(tmp_path / "broken.toml")
-
-
 def test_error_messages_have_no_escape_sequences():
     error = _refused(MINIMAL + '[adapter]\nrank = "\\u001b[31mred"\n')
     assert "\x1b" not in error.message
