@@ -82,21 +82,21 @@ class Condition:
 
 @dataclass(frozen=True)
 class AdviceRule:
-    """A rule that holds if all conditions in ``when`` hold and, if ``any`` is not empty, at least one condition in ``any`` holds.
-
-    ``points`` is the alternative that a right or wrong rule supports. ``verdict`` and ``next`` are a gate's verdict and next step.
-    """
+    """A rule that holds if all conditions in ``when`` hold and, if ``any`` is not empty, at least one condition in ``any`` holds."""
 
     section: str
     key: str
     when: tuple[Condition, ...]
     any: tuple[Condition, ...]
-    text: str
+    text: str = ""
     changes: str = ""
-    next: StepCode | None = None
+    next: StepCode | None = None  # of a gate
     source: str = ""
-    points: str = ""
-    verdict: str = ""
+    points: str = ""  # the alternative that it supports
+    verdict: str = ""  # of a gate
+    ask: str = ""  # of a tradeoff: the question, and what retrieval and training do about it
+    rag: str = ""
+    tuned: str = ""
 
     def holds(self, facts: Facts) -> bool:
         return all(one.holds(facts) for one in self.when) and (not self.any or any(one.holds(facts) for one in self.any))
@@ -108,22 +108,12 @@ class AdviceRule:
 
 
 @dataclass(frozen=True)
-class Tradeoff:
-    """One of the nine questions for choosing between RAG and fine-tuning, with the effect of each."""
-
-    rule: AdviceRule
-    ask: str
-    rag: str
-    tuned: str
-
-
-@dataclass(frozen=True)
 class Rules:
     """All rules in file order, which is the order in which gates and methods are tried."""
 
     facts: Mapping[str, FactInfo]
     questions: tuple[InterviewQuestion, ...]
-    tradeoffs: tuple[Tradeoff, ...]
+    tradeoffs: tuple[AdviceRule, ...]  # the nine questions for choosing between RAG and fine-tuning
     right: tuple[AdviceRule, ...]
     wrong: tuple[AdviceRule, ...]
     gates: tuple[AdviceRule, ...]
@@ -135,18 +125,10 @@ class Rules:
 @cache
 def rules() -> Rules:
     data = tomllib.loads(files("mlxtune.advice").joinpath("rules.toml").read_text(encoding="utf-8"))
-    facts = {name: FactInfo(entry["from"], entry["label"], entry.get("unit", "")) for name, entry in data["facts"].items()}
+    facts = {name: FactInfo(**entry) for name, entry in data["facts"].items()}
     questions = tuple(InterviewQuestion(**{"options": {}, **entry}) for entry in data["question"])
-
-    def section(name: str) -> tuple[AdviceRule, ...]:
-        return tuple(_rule(name, entry, facts) for entry in data[name])
-
-    rows = zip(section("row"), data["row"], strict=True)
-    tradeoffs = tuple(Tradeoff(rule, entry["ask"], entry["rag"], entry["tuned"]) for rule, entry in rows)
-    return Rules(
-        facts, questions, tradeoffs, section("right"), section("wrong"), section("gate"), section("caution"), section("method"),
-        section("contradiction"),
-    )  # fmt: skip
+    sections = ("row", "right", "wrong", "gate", "caution", "method", "contradiction")
+    return Rules(facts, questions, *(tuple(_rule(name, entry, facts) for entry in data[name]) for name in sections))
 
 
 def parse_condition(text: str, known: Mapping[str, object]) -> Condition:
@@ -161,13 +143,9 @@ def parse_condition(text: str, known: Mapping[str, object]) -> Condition:
 
 
 def _rule(section: str, entry: Mapping[str, Any], facts: Mapping[str, FactInfo]) -> AdviceRule:
-    when, any_ = (tuple(parse_condition(text, facts) for text in entry.get(name, ())) for name in ("when", "any"))
-    return AdviceRule(
-        section=section, key=entry.get("key") or entry["name"], when=when, any=any_,
-        text=entry.get("why") or entry.get("text") or "", changes=entry.get("changes", ""),
-        next=StepCode(entry["next"]) if "next" in entry else None, source=entry.get("source", ""),
-        points=entry.get("points", "fine-tune" if section == "right" else ""), verdict=entry.get("verdict", ""),
-    )  # fmt: skip
+    conditions = {name: tuple(parse_condition(text, facts) for text in entry.get(name, ())) for name in ("when", "any")}
+    step = {"next": StepCode(entry["next"])} if "next" in entry else {}
+    return AdviceRule(section, **{**entry, **conditions, **step})
 
 
 def _is_number(text: str) -> bool:

@@ -67,7 +67,7 @@ def give_advice(answers: Answers, evidence: AdviceEvidence) -> Advice:
         gate=gate,
         reasons=(*holding(by.cautions), *ordered),  # cautions may contradict what follows
         contradictions=holding(by.contradictions),
-        points={row.rule.key: row.rule.points if row.rule.holds(facts) else "" for row in by.tradeoffs},
+        points={row.key: row.points if row.holds(facts) else "" for row in by.tradeoffs},
         next=NextStep(step, run, Path(evidence.recipe) if evidence.recipe else None, name),
         facts=facts,
     )

@@ -73,7 +73,7 @@ def measured_blocks(evidence: AdviceEvidence, metric: Fact) -> tuple[Block, ...]
 def tradeoff_table(advice: Advice | None) -> Table:
     """Return the nine questions that decide between retrieval and fine-tuning, and which way the answers point."""
     points = advice.points if advice else {}
-    rows = tuple((Cell(row.ask), Cell(*_POINTS[points.get(row.rule.key, "")])) for row in rules().tradeoffs)
+    rows = tuple((Cell(row.ask), Cell(*_POINTS[points.get(row.key, "")])) for row in rules().tradeoffs)
     return Table("RAG or fine-tuning", "a dot: does not apply", (Column(), Column()), rows)
 
 
@@ -81,9 +81,9 @@ def tradeoffs_document(advice: Advice | None) -> Document:
     """Return the nine questions, with what retrieval and training do about each."""
     blocks: list[Block] = []
     for row in rules().tradeoffs:
-        points, style = _POINTS[advice.points[row.rule.key] if advice else ""]
+        points, style = _POINTS[advice.points[row.key] if advice else ""]
         blocks += [Heading(row.ask), Text((("points to ", "muted"), (points, style)))] if points != "·" else [Heading(row.ask)]
-        blocks += [text(f"RAG {row.rag}"), text(f"A tuned model {row.tuned}"), text(row.rule.source, "faint")]
+        blocks += [text(f"RAG {row.rag}"), text(f"A tuned model {row.tuned}"), text(row.source, "faint")]
     return tuple(blocks)
 
 

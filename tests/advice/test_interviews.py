@@ -46,7 +46,7 @@ def test_every_rule_and_tradeoff_has_interview():
     by = rules()
     used = {rule.key for one in advice for rule in one.reasons}
     assert used >= {rule.key for rule in (*by.right, *by.wrong, *by.gates, *by.cautions)}
-    assert {key for one in advice for key, points in one.points.items() if points} == {row.rule.key for row in by.tradeoffs}
+    assert {key for one in advice for key, points in one.points.items() if points} == {row.key for row in by.tradeoffs}
     assert {one.method.key for one in advice if one.method} == {rule.key for rule in by.methods}
     assert {rule for one in advice for rule in one.contradictions} == set(by.contradictions)
 

@@ -10,10 +10,10 @@ from mlxtune.evaluation.scorers.registry import LABELS
 
 def test_nine_tradeoffs_compare_retrieval_and_training():
     rows = rules().tradeoffs
-    assert [row.rule.key for row in rows] == [
+    assert [row.key for row in rows] == [
         "knowledge", "freshness", "citations", "behaviour", "examples", "latency", "cost", "access", "explanation",
     ]  # fmt: skip
-    assert {row.rule.points for row in rows} == {"rag", "fine-tune"}
+    assert {row.points for row in rows} == {"rag", "fine-tune"}
     for row in rows:
         assert row.ask.endswith("?")
         assert row.rag
@@ -22,7 +22,7 @@ def test_nine_tradeoffs_compare_retrieval_and_training():
 
 def test_every_rule_names_source_and_what_would_change_it():
     by = rules()
-    for rule in (*by.right, *by.wrong, *by.gates, *(row.rule for row in by.tradeoffs)):
+    for rule in (*by.right, *by.wrong, *by.gates, *by.tradeoffs):
         assert rule.source.startswith(("https://", "http://")) or "arXiv:" in rule.source, rule.key
     for rule in (*by.right, *by.wrong, *by.gates, *by.cautions):
         assert rule.changes, rule.key
@@ -60,7 +60,7 @@ def test_an_invalid_condition_is_refused(condition):
 def test_conditions_name_answers_that_exist_and_gates_a_verdict():
     by = rules()
     answers = {question.key: question.options for question in by.questions if question.options}
-    every = (*by.right, *by.wrong, *by.gates, *by.cautions, *by.methods, *by.contradictions, *(row.rule for row in by.tradeoffs))
+    every = (*by.right, *by.wrong, *by.gates, *by.cautions, *by.methods, *by.contradictions, *by.tradeoffs)
     for condition in (one for rule in every for one in (*rule.when, *rule.any)):
         if condition.fact in answers and condition.operator in ("has", "lacks", "only", "is"):
             assert set(condition.value.split("|")) <= set(answers[condition.fact]), condition
