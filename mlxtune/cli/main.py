@@ -139,34 +139,28 @@ def main() -> None:
 
 def exit_with(error: Exception) -> NoReturn:
     match error:
-        case MlxtuneError():
-            near = samples.nearest_workspace(Path.cwd()) if isinstance(error, EmptyWorkspaceError) else None
-            if near:
-                error.hint = f"This folder is not a workspace. The nearest one: cd {shlex.quote(os.path.relpath(near))}"
-            print_error(error)
-            sys.exit(error.exit_code)
         case typer.Abort():
             sys.exit(130)
+        case BrokenPipeError():
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(0)
+        case EmptyWorkspaceError() if near := samples.nearest_workspace(Path.cwd()):
+            error.hint = f"This folder is not a workspace. The nearest one: cd {shlex.quote(os.path.relpath(near))}"
         case TyperException() if not error.format_message():
             sys.exit(2)  # a group without a command, whose help is already printed
         case TyperException():
             context = getattr(error, "ctx", None)
             command = context.command_path if context else "mlxtune"
-            print_error(InputError(error.format_message(), hint=f"Run {command} --help to see its usage."))
-            sys.exit(2)
-        case BrokenPipeError():
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(0)
+            error = InputError(error.format_message(), hint=f"Run {command} --help to see its usage.")
         case OSError(errno=errno.EFBIG | errno.ENOSPC | errno.EDQUOT):
-            print_error(
-                MachineError(f"A file cannot be written: {error.strerror}.", hint="Free up disk space, or raise ulimit -f.")
-            )
-            sys.exit(4)
+            error = MachineError(f"A file cannot be written: {error.strerror}.", hint="Free up disk space, or raise ulimit -f.")
         case OSError(filename=name) if name or error.errno in (errno.EIO, errno.ENOENT):  # such as a folder that cannot be created
-            print_error(
-                MachineError(f"{one_line(str(name or 'A file'))}: {error.strerror}.", hint="Check the path and its permissions.")
+            error = MachineError(
+                f"{one_line(str(name or 'A file'))}: {error.strerror}.", hint="Check the path and its permissions."
             )
-            sys.exit(4)
+    if isinstance(error, MlxtuneError):
+        print_error(error)
+        sys.exit(error.exit_code)
     if os.environ.get("MLXTUNE_DEBUG"):
         traceback.print_exception(error)
     info(("✗ ", "bold error"), f"Internal error: {type(error).__name__}: {error}")

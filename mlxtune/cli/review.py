@@ -17,7 +17,7 @@ from mlxtune.cli.data import Format, Map, SourceArgument, resolve_source, run_ch
 from mlxtune.cli.options import Json, Yes, argument, option, with_option_groups
 from mlxtune.cli.output import draw, info, progress_bar, show, show_json
 from mlxtune.core.errors import GateError, InputError
-from mlxtune.core.files import read_failure
+from mlxtune.core.files import read_errors
 from mlxtune.core.text import one_line, plural
 from mlxtune.data import filters
 from mlxtune.data import review as reviews
@@ -196,11 +196,8 @@ def _find(browser: SourceBrowser, name: str) -> int:
 
 
 def _read_json(file: str) -> Any:
-    try:
+    with read_errors(file, hint="It must contain the row's whole content, as shown by --list --json."):
         return jsons.loads(sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        hint = "It must contain the row's whole content, as shown by --list --json."
-        raise InputError(f"{file} cannot be read as JSON: {read_failure(error)}.", hint=hint) from error
 
 
 def _confirm(action: Action, changes: Sequence[Mapping[str, Any]], browser: SourceBrowser, yes: bool, json: bool) -> None:

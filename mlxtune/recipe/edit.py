@@ -14,7 +14,7 @@ from tomlkit.exceptions import TOMLKitError
 from tomlkit.items import AoT, InlineTable, Item, Table
 
 from mlxtune.core.errors import InputError, RecipeError
-from mlxtune.core.files import read_failure, write_bytes
+from mlxtune.core.files import read_errors, write_bytes
 from mlxtune.core.text import one_line
 from mlxtune.recipe.load import parse
 from mlxtune.recipe.schema import Recipe
@@ -38,11 +38,9 @@ def edit_recipe(path: Path, changes: Mapping[str, object]) -> Edit:
 
     Raise ``RecipeError`` and write nothing if the file cannot be read or the result is not a valid recipe.
     """
-    try:
+    with read_errors(one_line(str(path)), RecipeError):
         before = path.read_bytes()
         text = before.decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{one_line(str(path))} cannot be read: {read_failure(error)}.") from error
     changed = edit_text(text, changes)
     recipe = parse(changed, folder=path.parent, where="")  # a line number would refer to text that is not written
     after = changed.encode("utf-8")
@@ -53,10 +51,8 @@ def edit_recipe(path: Path, changes: Mapping[str, object]) -> Edit:
 
 def undo_edit(edit: Edit) -> Recipe:
     """Undo an edit and return the restored recipe. Raise ``InputError`` and write nothing if the file has changed since."""
-    try:
+    with read_errors(one_line(str(edit.path)), RecipeError):
         now = edit.path.read_bytes()
-    except OSError as error:
-        raise RecipeError(f"{one_line(str(edit.path))} cannot be read: {read_failure(error)}.") from error
     if now != edit.after:
         raise InputError(f"{one_line(edit.path.name)} has changed since the edit, so the edit was not undone.")
     if edit.before != edit.after:

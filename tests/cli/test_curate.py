@@ -108,7 +108,7 @@ def test_a_row_of_an_array_has_the_number_that_the_checks_print(cli, cwd):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"prompt": ', "new.json cannot be read as JSON"),
+        ('{"prompt": ', "Cannot read new.json"),
         ('{"prompt": "Hi?"}', "new.json cannot replace the row: "),
         ("[1]", "new.json cannot replace the row: a row must be a JSON object, not list."),
     ],
@@ -263,7 +263,7 @@ def test_tags_and_notes(cli, shop):
         (("ffffffffffff", "--accept"), "No row matches ffffffffffff"),
         (("--filter", "status:lost"), "Unknown status lost."),
         (("1", "--tie"), "tie applies only to pairs"),
-        (("1", "--edit", "missing.json"), "missing.json cannot be read as JSON"),
+        (("1", "--edit", "missing.json"), "Cannot read missing.json"),
         (("--format", "csv"), "Unknown format csv."),
     ],
 )

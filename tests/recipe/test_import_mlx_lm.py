@@ -180,5 +180,5 @@ def test_an_invalid_config_is_refused(convert, text):
 
 
 def test_a_missing_file_is_refused(tmp_path):
-    with pytest.raises(RecipeError, match="cannot be read"):
+    with pytest.raises(RecipeError, match="Cannot read"):
         import_config(tmp_path / "none.yaml", tmp_path / "none.toml")

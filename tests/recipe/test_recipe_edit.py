@@ -98,10 +98,10 @@ def test_an_invalid_edit_is_refused_and_not_written(file, changes, words):
 
 
 def test_missing_and_invalid_files_are_refused(tmp_path):
-    with pytest.raises(RecipeError, match="cannot be read"):
+    with pytest.raises(RecipeError, match="Cannot read"):
         edit_recipe(tmp_path / "missing.toml", {"training.epochs": 1})
     (tmp_path / "x.toml").write_bytes(b"\xff\xfe")
-    with pytest.raises(RecipeError, match="cannot be read"):
+    with pytest.raises(RecipeError, match="Cannot read"):
         edit_recipe(tmp_path / "x.toml", {"training.epochs": 1})
     (tmp_path / "y.toml").write_text("[[[")
     with pytest.raises(RecipeError, match="cannot be edited"):

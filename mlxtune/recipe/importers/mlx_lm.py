@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ import tomlkit
 import yaml
 
 from mlxtune.core.errors import RecipeError
-from mlxtune.core.files import read_failure, read_text
+from mlxtune.core.files import read_errors, read_text
 from mlxtune.core.text import one_line, suggest
 from mlxtune.recipe.load import parse
 from mlxtune.recipe.parent import WEIGHTS
+from mlxtune.recipe.schema import Rule
 
 DEFAULTS: dict[str, Any] = {
     "model": "Qwen/Qwen3-0.6b", "fine_tune_type": "lora", "optimizer": "adam", "optimizer_config": {},
@@ -103,10 +105,10 @@ def import_config(path: Path, target: Path) -> ImportedRecipe:
 
 def _read(path: Path) -> dict[str, Any]:
     shown = one_line(str(path))
+    with read_errors(shown, RecipeError):
+        text = read_text(path)
     try:
-        config = yaml.load(read_text(path), _Loader)
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{shown} cannot be read: {read_failure(error)}.") from error
+        config = yaml.load(text, _Loader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise RecipeError(f"{shown} is not valid YAML: {one_line(str(error), 160)}.") from error
     if not isinstance(config, dict):
@@ -182,24 +184,15 @@ def _relative(path: Path, target: Path) -> str:
     return Path(os.path.relpath(path.expanduser().resolve(), target.parent.resolve())).as_posix()
 
 
-def _table(values: Mapping[str, Any], key: str) -> dict[str, Any]:
-    if not isinstance(values[key], dict):
-        raise RecipeError(f"{key} must be a mapping, but is {one_line(str(values[key]), 60)}.")
-    return dict(values[key])
+def _checked(values: Mapping[str, Any], key: str, rule: Rule) -> Any:
+    if not rule.is_valid(values[key]):
+        raise RecipeError(f"{key} must be {rule.expected}, but is {one_line(str(values[key]), 60)}.")
+    return values[key]
 
 
-def _count(values: Mapping[str, Any], key: str) -> int:
-    value = values[key]
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise RecipeError(f"{key} must be an integer of at least 1, but is {one_line(str(value), 60)}.")
-    return value
-
-
-def _number(values: Mapping[str, Any], key: str) -> float:
-    value = values[key]
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise RecipeError(f"{key} must be a number, but is {one_line(str(value), 60)}.")
-    return float(value)
+_count = partial(_checked, rule=Rule(lambda value: type(value) is int and value >= 1, "an integer of at least 1"))
+_number = partial(_checked, rule=Rule(lambda value: type(value) in (int, float), "a number"))
+_table = partial(_checked, rule=Rule(lambda value: isinstance(value, dict), "a mapping"))
 
 
 def _choice(values: Mapping[str, Any], key: str, names: Mapping[str, str], hint: str) -> str:
