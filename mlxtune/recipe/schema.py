@@ -122,16 +122,16 @@ class DataSection:
             Rule(bool, "a file or a folder"),
         )
     )
-    format: RowFormatName = key("auto", "format of the rows")
-    map: dict[str, str] = key({}, "map from keys to the source's column names", in_form=False)
-    holdout: float = key(0.15, "fraction of rows held out for evaluation", _FRACTION, by="twentieths")
+    format: RowFormatName = key("auto", "row format")
+    map: dict[str, str] = key({}, "columns by key", in_form=False)
+    holdout: float = key(0.15, "fraction held out", _FRACTION, by="twentieths")
     reserve: float = key(0.0, "share of held-out rows kept for one last evaluation: eval --last-look", _FRACTION, by="twentieths")
-    validation: float = key(0.10, "fraction of rows used for the validation loss", _FRACTION, by="twentieths")
+    validation: float = key(0.10, "fraction for validation", _FRACTION, by="twentieths")
     group_by: str = key("", "metadata key; rows with the same value stay in the same split")
     generated: bool = key(True, "train on generated rows that were accepted in the review", in_form=False)
     max_tokens: int = key(1024, "maximum tokens per row; longer texts are divided, other rows truncated", _AT_LEAST_1, by="doubles")
     too_long: Literal["refuse", "skip"] = key("refuse", "what to do with rows that truncation leaves without trained tokens")
-    seed: int = key(7, "random seed of the split", _SEED, in_form=False)
+    seed: int = key(7, "split seed", _SEED, in_form=False)
     turns: Turns = key("auto", "answers of a conversation to train on: all in one example, one each, or the last", in_form=False)
     date: str = key("", "date that templates insert as today's; empty = the day the run starts", _DATE, in_form=False)
     replay: float = key(
@@ -163,14 +163,14 @@ class MethodSection:
 
     kind: Literal["sft", "dpo", "kto"] = key("sft", "answers (sft), preference pairs (dpo), or good and bad answers (kto)")
     loss: list[Loss] = key(["sigmoid"], "preference losses, summed", _LOSSES, methods=_DPO)
-    weights: list[float] = key([], "weight of each loss; empty = all 1", _WEIGHTS, methods=_DPO)
+    weights: list[float] = key([], "loss weights; empty = all 1", _WEIGHTS, methods=_DPO)
     beta: float = key(0.1, "how close the policy stays to the reference", _POSITIVE, by="decade", methods=_PAIRS)
     label_smoothing: float = key(0.0, "assumed fraction of pairs with flipped labels", _SMOOTHING, by="twentieths", methods=_DPO)
-    gamma: float = key(0.5, "target margin for simpo", _GAMMA, in_form=False, methods=_DPO)
+    gamma: float = key(0.5, "simpo's target margin", _GAMMA, in_form=False, methods=_DPO)
     reference: Literal["start", "base"] = key("start", "the starting model with its parent adapter, or the base", methods=_PAIRS)
     pairs: Literal["all", "wrong"] = key("all", "all pairs, or only those that the reference ranks incorrectly", methods=_DPO)
-    desirable: float = key(1.0, "weight of good answers", _POSITIVE, by="decade", methods=_KTO)
-    undesirable: float = key(1.0, "weight of bad answers", _POSITIVE, by="decade", methods=_KTO)
+    desirable: float = key(1.0, "good answers' weight", _POSITIVE, by="decade", methods=_KTO)
+    undesirable: float = key(1.0, "bad answers' weight", _POSITIVE, by="decade", methods=_KTO)
 
     @property
     def reference_free(self) -> bool:
@@ -205,11 +205,11 @@ class AdapterSection:
 
     parent: str = key("", "adapter to start from: a run, a recipe, or a folder")
     kind: Literal["lora", "dora"] = key("lora", "LoRA or DoRA", inherited=True)
-    rank: int = key(16, "rank of the update matrices", _AT_LEAST_1, by="doubles", inherited=True)
+    rank: int = key(16, "rank of updates", _AT_LEAST_1, by="doubles", inherited=True)
     alpha: float = key(32.0, "scale = alpha / rank", _POSITIVE, by="doubles", inherited=True)
     layers: Layers = key("all", "number of adapted layers, counted from the last", _LAYERS, by="doubles", inherited=True)
     targets: list[str] | Literal["all-linear", "attention"] = key("all-linear", "adapted matrices", inherited=True)
-    dropout: float = key(0.0, "dropout on the adapter's input", _FRACTION, by="twentieths")
+    dropout: float = key(0.0, "adapter input dropout", _FRACTION, by="twentieths")
     rslora: bool = key(False, "scale = alpha / sqrt(rank)", inherited=True)
     lora_plus: float = key(1.0, "ratio of B's learning rate to A's", _RATIO, in_form=False)
 
@@ -238,15 +238,15 @@ class TrainingSection:
     or the last step lost the format, and the earlier step's answers to the validation rows are at least as good.
     """
 
-    epochs: int = key(0, "passes over the rows", _EPOCHS, by="ones", overridden_by="steps", by_rule=True)
+    epochs: int = key(0, "passes over rows", _EPOCHS, by="ones", overridden_by="steps", by_rule=True)
     steps: int = key(0, "optimizer steps; 0 uses epochs", _STEPS, by="tens")
     batch_size: int = key(0, "rows per batch; 0 = batch_tokens", _AT_LEAST_0, by="doubles")
     batch_tokens: int = key(0, "tokens per batch", _AT_LEAST_0, by="doubles", overridden_by="batch_size", by_rule=True)
-    accumulate: int = key(1, "batches per optimizer step", _AT_LEAST_1, by="doubles")
+    accumulate: int = key(1, "batches per step", _AT_LEAST_1, by="doubles")
     learning_rate: float = key(0.0, "peak learning rate", _RATE, by="decade", by_rule=True)
-    schedule: Schedule = key("cosine", "learning rate schedule after warmup")
-    warmup: float = key(0.05, "fraction of the steps used for warmup", _FRACTION_OF_STEPS, by="twentieths")
-    decay: float = key(0.2, "fraction of the steps over which wsd decays", _DECAY, in_form=False)
+    schedule: Schedule = key("cosine", "schedule after warmup")
+    warmup: float = key(0.05, "fraction for warmup", _FRACTION_OF_STEPS, by="twentieths")
+    decay: float = key(0.2, "wsd's decay fraction", _DECAY, in_form=False)
     optimizer: Optimizer = key("adamw", "optimizer")
     weight_decay: float = key(0.0, "decoupled weight decay", _AT_LEAST_0, in_form=False)
     clip: float = key(1.0, "maximum gradient norm; 0 = no clipping", _AT_LEAST_0, in_form=False)
@@ -257,7 +257,7 @@ class TrainingSection:
     )
     save_every: int = key(50, "steps between checkpoints", _AT_LEAST_1, by="doubles")
     early_stop: int = key(0, "validations without improvement before stopping; 0 = off", _AT_LEAST_0, by="ones")
-    samples: int = key(2, "validation rows to generate answers for at each validation", _AT_LEAST_0, by="ones")
+    samples: int = key(2, "answers per validation", _AT_LEAST_0, by="ones")
     keep: int = key(3, "number of newest checkpoints to keep, besides the best", _AT_LEAST_1, in_form=False)
     seed: int = key(7, "random seed for the row order and the initial adapter", _SEED, by="ones")
     wait_for: WaitFor = key("", "pauses the run on battery (power), under heavy thermal pressure (cool), or both", in_form=False)
@@ -295,7 +295,7 @@ class Disclaimer:
     when: dict[str, Any] = key({}, "reference answer fields and values that require the sentence; empty = always")
     unless: dict[str, Any] = key({}, "fields and values for which the sentence is forbidden")
     any_of: list[Phrase] = key([], "alternative wordings")
-    match: Match = key("normalized", "how to match the sentence")
+    match: Match = key("normalized", "how it matches")
     threshold: float = key(90.0, "minimum similarity for fuzzy; 100 = identical", _THRESHOLD)
     at: str = key("anywhere", '"anywhere", "last paragraph", or a JSON Pointer to a field of the answer', _LOCATION)
 
@@ -329,11 +329,11 @@ class Endpoint:
     is read from the environment variable ``key_env``, by default OPENAI_API_KEY for OpenAI and MLXTUNE_ENDPOINT_KEY for all others.
     """
 
-    model: str = field(metadata=described("the model's name at the endpoint", Rule(bool, "a model name")))
+    model: str = field(metadata=described("the endpoint's model", Rule(bool, "a model name")))
     url: str = key("https://api.openai.com/v1", "base URL of the endpoint, up to and including /v1")
-    key_env: str = key("", "environment variable with the key")
-    price_in: float = key(0.0, "dollars per million prompt tokens", _AT_LEAST_0)
-    price_out: float = key(0.0, "dollars per million answer tokens", _AT_LEAST_0)
+    key_env: str = key("", "key's environment variable")
+    price_in: float = key(0.0, "$ per 1M prompt tokens", _AT_LEAST_0)
+    price_out: float = key(0.0, "$ per 1M answer tokens", _AT_LEAST_0)
     cap: float = key(0.0, "spending cap in dollars, over all evaluations that send the same requests", _AT_LEAST_0)
 
 
@@ -346,10 +346,9 @@ ArmName = Literal[
 EndpointArmName = Annotated[str, Rule(re.compile(r"endpoint:[A-Za-z0-9_-]+").fullmatch, "endpoint:NAME")]
 
 _DISCLAIMERS = Rule(
-    lambda items: all(item.phrases and all(phrase.text.strip() for phrase in item.phrases) for item in items),
-    "a list of non-empty sentences",
+    lambda items: all(item.phrases and all(phrase.text.strip() for phrase in item.phrases) for item in items), "non-empty sentences"
 )
-_PHRASES = Rule(lambda phrases: all(phrase.strip() for phrase in phrases), "a list of non-empty phrases")
+_PHRASES = Rule(lambda phrases: all(phrase.strip() for phrase in phrases), "non-empty phrases")
 _LENGTH = Rule(lambda limit: limit.min >= 0 and (limit.max == 0 or limit.max >= limit.min), "a range with 0 <= min <= max")
 CORRECT_PARTS = Rule(
     lambda parts: all(part.startswith("/") or part in ("answer", "fields", "number", "calls") for part in parts),
@@ -371,9 +370,9 @@ class EvaluationSection:
     in the training and validation rows, or that length plus 64 tokens, whichever is greater; reasoning is not counted.
     """
 
-    schema: str = key("", "JSON Schema that answers must conform to")
-    disclaimers: list[Disclaimer] = key([], "sentences that answers must contain", _DISCLAIMERS, in_form=False)
-    forbid: list[str] = key([], "phrases that answers must not contain", _PHRASES)
+    schema: str = key("", "answers' JSON Schema")
+    disclaimers: list[Disclaimer] = key([], "required sentences", _DISCLAIMERS, in_form=False)
+    forbid: list[str] = key([], "forbidden phrases", _PHRASES)
     length: Length = key(Length(), 'length limits, such as max = 40, unit = "words"', _LENGTH)
     pattern: str = key("", "regular expression that answers must match somewhere; ^ and $ are their start and end")
     labels: list[str] = key([], "labels, one of which must be the whole answer; replaces pattern", _PHRASES, in_form=False)
@@ -388,18 +387,18 @@ class EvaluationSection:
         0, "answers for optimizing the prompt of base+optimized; 0 = as long as the training", _AT_LEAST_0, in_form=False
     )
     prompt: str = key("", "system prompt for base+prompt and tuned+prompt, or a file that contains it")
-    shots: int = key(3, "number of examples per prompt for base+kshot", _AT_LEAST_1, by="ones")
-    rows: int = key(0, "maximum number of held-out rows; 0 = all", _AT_LEAST_0, by="tens")
+    shots: int = key(3, "examples per prompt", _AT_LEAST_1, by="ones")
+    rows: int = key(0, "most held-out rows; 0 = all", _AT_LEAST_0, by="tens")
     regression: str = key("shipped", "off-task prompts: shipped, a file, or empty for none")
     regression_rows: int = key(0, "most off-task prompts, of each category in proportion; 0 = all", _AT_LEAST_0, in_form=False)
     regression_system: bool = key(True, "also send off-task prompts with the task's system prompt", in_form=False)
     regression_margin: float = key(
         0.05, "the drop to rule out, in off-task accuracy and in exports with --smallest", _MARGIN, in_form=False
     )
-    max_tokens: int | Literal["auto"] = key(AUTO, "maximum length of an answer in tokens", _AUTO_OR_AT_LEAST_1, by="doubles")
-    thinking_tokens: int = key(1024, "maximum length of the reasoning before an answer in tokens", _AT_LEAST_1, by="doubles")
+    max_tokens: int | Literal["auto"] = key(AUTO, "most answer tokens", _AUTO_OR_AT_LEAST_1, by="doubles")
+    thinking_tokens: int = key(1024, "most reasoning tokens", _AT_LEAST_1, by="doubles")
     stop_loops: bool = key(True, "end answers that repeat themselves more than a reference or the schema allows", in_form=False)
-    batch_size: int = key(96, "number of answers generated in one batch", _AT_LEAST_1, in_form=False)
+    batch_size: int = key(96, "answers per batch", _AT_LEAST_1, in_form=False)
     extras: bool = key(True, "also measure what no verdict needs: perplexity, and the time of an answer alone", in_form=False)
 
     @property
@@ -428,7 +427,7 @@ class SearchSection:
 
     trials: int = key(8, "number of trials, including the recipe itself", _AT_LEAST_1, in_form=False)
     budget: str = key("", 'limit for all trials: "30m", "2h", "50Wh", or "500 steps"; empty = none', _BUDGET, in_form=False)
-    validation: float = key(0.15, "fraction of rows on which trials are compared", _FRACTION, in_form=False)
+    validation: float = key(0.15, "fraction for comparisons", _FRACTION, in_form=False)
     learning_rate: list[float] = key([], "lowest and highest rate; empty = a fifth to five times the rule's", _RATES, in_form=False)
     rank: list[int] = key([], "ranks; alpha / rank stays the same; empty = half to twice", _COUNTS, in_form=False)
     layers: list[Layers] = key([], "numbers of adapted layers; empty = half to twice", _LAYER_COUNTS, in_form=False)
