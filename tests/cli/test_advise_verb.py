@@ -67,10 +67,6 @@ def test_an_invalid_answers_file_is_named(refused, cwd):
     refused(("advise", "--answers", "answers.json"), "answers.json: calls cannot be many. Use a number from 0.")
 
 
-def test_no_terminal_and_no_answers_is_an_error(refused):
-    refused(("advise",), "--answers FILE.json")
-
-
 def test_last_answers_are_reused_without_terminal(cli, cwd):
     (cwd / "advice.json").write_text(json.dumps(ANSWERS))
     assert "Fine-tune with SFT" in cli("advise").out

@@ -135,6 +135,12 @@ CASES = [
     ("demo --set training.epoch=3", "Did you mean epochs?"),
     ("trian good.toml", "trian | mlxtune --help"),
     ("--nonsense", "--nonsense"),
+    ("data export data.jsonl --to excel --out out", "Unknown export target excel."),
+    ("eval good.toml --seeds 2 --detach", "--detach and --seeds cannot be combined."),
+    ("docs evalution", "There is no page named evalution. | Did you mean evaluation?"),
+    ("advise", "--answers FILE.json"),
+    ("selftest --suites .", "jsontestsuite"),
+    ("open train", "The app needs a terminal."),
     ("", "The app needs a terminal. | mlxtune --help"),
 ]
 

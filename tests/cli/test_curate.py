@@ -297,17 +297,6 @@ def test_a_map_can_be_given_in_parts(cli, cwd):
     assert load(Path("recipes/a.toml"), []).data.map == {"prompt": "frage", "completion": "antwort"}
 
 
-def test_import_maps_columns_and_skips_bad_rows(cli, cwd):
-    (cwd / "a.csv").write_text("question,answer\nq,a\nlost,\n")
-    result = cli("data", "import", "a.csv", "--out", "b.jsonl", "--map", "prompt=question,completion=answer")
-    assert (result.code, "1 of 2 rows cannot be used" in result.err, "--skip-bad" in result.err) == (2, True, True)
-    report = _json(
-        cli("data", "import", "a.csv", "--out", "b.jsonl", "--map", "prompt=question,completion=answer", "--skip-bad", "--json")
-    )
-    assert (report["rows"], report["left_out"]) == (1, 1)
-    assert read_file(cwd / "b.jsonl")[0].prompt_content == [{"role": "user", "content": "q"}]
-
-
 def test_import_downloads_a_hub_dataset(refused, cli, cwd, monkeypatch):
     (cwd / "downloaded.jsonl").write_text('{"text": "one"}\n')
     downloads: list[tuple[str, str]] = []
@@ -317,10 +306,6 @@ def test_import_downloads_a_hub_dataset(refused, cli, cwd, monkeypatch):
     assert cli("data", "import", "owner/shop", "--file", "x.csv", "--out", "b.jsonl").code == 0
     assert downloads == [("owner/shop", "x.csv")]
     refused(("data", "import", "data/missing.jsonl", "--out", "c.jsonl"), "There is no data at data/missing.jsonl.")
-
-
-def test_an_unknown_export_target_is_refused(refused, shop):
-    refused(("data", "export", "shop.jsonl", "--to", "excel", "--out", "out"), "Unknown export target excel.")
 
 
 def test_apply_previews_and_records_one_decision(ok, cli, shop):

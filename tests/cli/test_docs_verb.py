@@ -32,10 +32,6 @@ def test_a_terminal_shows_a_page_formatted_in_a_pager(cli, monkeypatch):
     assert "\x1b[" in pages[0]
 
 
-def test_a_misspelled_page_gets_a_suggestion(refused):
-    refused(("docs", "evalution"), "There is no page named evalution. | Did you mean evaluation?")
-
-
 def test_an_installed_package_contains_the_pages(cli, tmp_path, monkeypatch):
     (tmp_path / "mlxtune" / "docs").mkdir(parents=True)
     (tmp_path / "mlxtune" / "docs" / "page.md").write_text("<!-- Generated. -->\n\n# A page\n")

@@ -5,11 +5,9 @@ from typing import Any
 
 import pytest
 from adapters.conftest import arrays, config, write
-from typer.testing import CliRunner
 
 from mlxtune.cli import open as opening
-from mlxtune.cli.main import app
-from mlxtune.core.errors import InputError, MlxtuneError
+from mlxtune.core.errors import MlxtuneError
 from mlxtune.tui.rooms import ROOMS
 
 
@@ -68,8 +66,3 @@ def test_what_does_not_exist_is_an_error(room, item, message, opened):
         opening.open_room(room, item)
     assert error.value.hint
     assert not opened
-
-
-def test_the_app_needs_a_terminal():
-    result = CliRunner().invoke(app, ["open", "train"])
-    assert isinstance(result.exception, InputError)

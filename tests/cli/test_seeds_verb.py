@@ -38,9 +38,3 @@ def test_seeds_are_trained_once_and_one_is_recommended(ok, cli, cwd, workspace, 
         file.write(json.dumps({"messages": [{"role": "user", "content": "new"}, {"role": "assistant", "content": "row"}]}) + "\n")
     other = load(workspace / "recipes" / "tiny.toml", short)
     assert trained_seeds(workspace, other) == {}  # other rows are not the same recipe
-
-
-def test_seeds_cannot_be_detached(refused, workspace, monkeypatch):
-    monkeypatch.chdir(workspace)
-    refused(("eval", "recipes/tiny.toml", "--seeds", "2", "--detach"), "cannot be combined")
-    assert not (workspace / "runs").exists()

@@ -26,7 +26,3 @@ def test_a_wrong_scorer_exits_1_and_lists_the_cases(cli, monkeypatch):
     assert "✗ JSON: built-in cases: " in result.out
     assert "The scorers fail" in result.err
     assert json.loads(cli("selftest", "--json").out)["holds"] is False
-
-
-def test_a_folder_without_a_suite_is_bad_input(refused, cwd):
-    refused(("selftest", "--suites", str(cwd)), "jsontestsuite")
