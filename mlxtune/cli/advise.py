@@ -36,7 +36,7 @@ def advise(
         return
     loaded = load(recipe, overrides or []) if recipe else None
     if measure_first and loaded is None:
-        raise InputError("--measure requires a recipe.", hint="Run: mlxtune advise RECIPE --measure")
+        raise InputError("--measure requires a recipe.")
     interactive = answers is None and sys.stdin.isatty() and err.is_terminal
     given = interview.read_answers(answers) if answers else _answers(interactive)
     if not answers:

@@ -45,8 +45,7 @@ def blind(
         show_result({"folder": str(session.folder), **to_json(result)}, blind_document(result), json=json)
         if target:
             info(("✓ ", "bold success"), f"{plural(export_votes(session, target, question), 'preference pair')} in {target}.")
-            trained = "Do not evaluate a model on them if it was trained on them."
-            info(("  ! ", "bold warning"), f"These are held-out rows. {trained} The ledger records this export.")
+            info(("  ! ", "bold warning"), "These are held-out rows: do not evaluate a model that was trained on them.")
 
 
 def _ask(session: BlindSession) -> None:

@@ -41,12 +41,7 @@ SourceArgument = Annotated[Path, argument("A file or folder with rows, or a reci
 Format = Annotated[str, option("--format", f"The format of the rows: auto, {', '.join(FORMATS)}.")]
 Map = Annotated[list[str] | None, option("--map", "Columns, such as prompt=question,completion=answer.", metavar="KEY=COLUMN")]
 
-app = typer.Typer(no_args_is_help=True)
-
-
-@app.callback()
-def data() -> None:
-    """Check, split, review, import, and export data."""
+app = typer.Typer(help="Check, split, review, import, and export data.", no_args_is_help=True)
 
 
 def resolve_source(source: Path, format: str = "auto", map: list[str] | None = None, **settings: Any) -> tuple[Path, DataSection]:
@@ -126,9 +121,9 @@ def check(
     from mlxtune.evaluation.check_process import find_mismatches
 
     if also and not fix:
-        raise InputError("--also requires --fix.", hint="Add --fix.")
+        raise InputError("--also requires --fix.")
     if base and source.suffix != ".toml":
-        raise InputError("--base requires a recipe.", hint="Check the recipe instead of its data.")
+        raise InputError("--base requires a recipe.")
     path, section = resolve_source(source, format, map)
     select_fixes((), also or ())
     _mute(path, muting.mute, muting.unmute, muting.reason)
@@ -171,7 +166,7 @@ def _mute(path: Path, mute: str, unmute: str, reason: str) -> None:
 
     mute, unmute = (check_named(name) if name else "" for name in (mute, unmute))
     if reason and not mute:
-        raise InputError("--reason requires --mute.", hint="Add --mute CHECK.")
+        raise InputError("--reason requires --mute.")
     if mute and not reason.strip():
         raise InputError("A muted check needs a reason.", hint=f'Add --reason, such as: --mute {mute} --reason "our policy"')
     if mute and not may_mute(mute):

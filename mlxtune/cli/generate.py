@@ -113,7 +113,7 @@ def generate(
                 return
             request = _choose_thin_rows(request, places, rows.thin, quiet=json)
     elif rows.thin is not None:
-        raise InputError("--thin cannot be combined with other rows or tasks.", hint="Remove --thin.")
+        raise InputError("--thin cannot be combined with other rows or tasks.")
     offer = quote(loaded, request)
     if not json:
         _show_quote(offer, request)

@@ -82,8 +82,7 @@ def plan(
             found = (*found, Heading("Base", "not downloaded"), Facts((missing,)), fetch)
         draw(found)
     if result.outcome == "refuse":
-        fits = any(change.settings and change.fits for change in result.changes)
-        raise GateError(verdict_sentence(result), hint="The changes above would make it fit." if fits else "")
+        raise GateError(verdict_sentence(result))
 
 
 def document(plan: Plan, bill: Bill) -> dict[str, Any]:

@@ -99,7 +99,7 @@ def review(
     }  # fmt: skip
     actions = [action for action in get_args(Action) if flags.get(action)]
     if len(actions) + edits.undo + edits.redo > 1:
-        raise InputError("Only one decision can be made at a time.", hint="Run the command once for each decision.")
+        raise InputError("Only one decision can be made at a time.")
     path, section = resolve_source(source, format, map)
     if edits.undo or edits.redo:
         with ReviewSession(path, who=selecting.who) as session:

@@ -42,9 +42,7 @@ def score(
     Reasoning at the start of an output, such as <think>…</think>, is not scored.
     """
     if recipe and (schema or disclaimer or forbid or pattern or correct):
-        raise InputError(
-            "--recipe already includes a contract.", hint="Omit --schema, --disclaimer, --forbid, --pattern, and --correct."
-        )
+        raise InputError("--recipe already includes a contract.")
     contract = (
         Contract.from_recipe(load(recipe)) if recipe else _contract(schema, disclaimer or [], forbid or [], pattern, correct or [])
     )

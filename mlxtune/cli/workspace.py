@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 import mlxtune
+from mlxtune.cli.data import Format, Map
 from mlxtune.cli.options import Json, argument, option
 from mlxtune.cli.output import draw, info, show, show_json
 from mlxtune.core.errors import DataError, InputError
@@ -20,7 +21,7 @@ from mlxtune.core.files import home, similar_file, write_text
 from mlxtune.core.json_fields import to_json
 from mlxtune.core.text import plural, size
 from mlxtune.data import samples
-from mlxtune.data.readers.formats import FORMATS, check_format, parse_mapping
+from mlxtune.data.readers.formats import check_format, parse_mapping
 from mlxtune.models import bundled
 from mlxtune.models.bundled import install
 from mlxtune.models.cpu import blas
@@ -40,8 +41,8 @@ def init(
         option("--from", "Write a recipe for your own rows: a file, or a folder with train.jsonl and test.jsonl.", metavar="FILE"),
     ] = None,
     name: Annotated[str, option("--name", "With --from, the recipe's name.")] = "",
-    map: Annotated[list[str] | None, option("--map", "With --from: prompt=text,completion=label.", metavar="KEY=COLUMN")] = None,
-    format: Annotated[str, option("--format", f"With --from: auto, {', '.join(FORMATS)}.")] = "auto",
+    map: Map = None,
+    format: Format = "auto",
     agents: Annotated[bool, option("--agents", "Write AGENTS.md, for coding agents.")] = False,
     json: Json = False,
 ) -> None:
@@ -58,7 +59,7 @@ def init(
         _init_from(source, folder or Path(), name, map, format, json)
         return
     if name or map or format != "auto":
-        raise InputError("--name, --map, and --format require --from.", hint="Add --from FILE.")
+        raise InputError("--name, --map, and --format require --from.")
     if folder is None:
         raise InputError("No folder was specified.", hint="Use: mlxtune init NAME, or: mlxtune init --from FILE")
     if outer := samples.enclosing_workspace(folder):
