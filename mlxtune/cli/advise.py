@@ -24,9 +24,7 @@ def advise(
     recipe: Annotated[Path | None, argument("The recipe.")] = None,
     overrides: Overrides = None,
     answers: Annotated[Path | None, option("--answers", "A .json file with the interview's answers.")] = None,
-    measure_first: Annotated[
-        bool, option("--measure", f"First measure the base and examples on {SAMPLE_ROWS} held-out rows.")
-    ] = False,
+    measure_first: Annotated[bool, option("--measure", f"First measure the base on {SAMPLE_ROWS} held-out rows.")] = False,
     questions: Annotated[bool, option("--questions", "Show the questions, or with --json the schema of an answers file.")] = False,
     json: Json = False,
 ) -> None:

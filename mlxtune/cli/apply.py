@@ -61,9 +61,7 @@ def apply(
                 show(decision.reason)
         return
     if not line:
-        raise InputError(
-            "No pipeline was specified.", hint=f"List the verbs: mlxtune data apply {shlex.quote(str(source))} --verbs"
-        )
+        raise InputError("No pipeline was specified.", hint=f"mlxtune data apply {shlex.quote(str(source))} --verbs")
     pipeline = parse(line, Path.cwd())
     copy = shlex.quote(os.path.relpath(path.with_name(f"{path.stem}.applied.jsonl")))
     hint = f"mlxtune data apply {shlex.quote(str(source))} {shlex.quote(line)} --out {copy}"

@@ -48,9 +48,7 @@ _SEEDS, _FULL_PROMPTS, _JUDGE = 3, 333, "gemma-3-270m"  # of the full demonstrat
 def demo(
     folder: Annotated[Path, typer.Argument(help="The workspace.")] = Path("demo"),
     overrides: Overrides = None,
-    full: Annotated[
-        bool, option("--full", "Train three seeds, evaluate every arm, and let a judge rate the answers: many times as long.")
-    ] = False,
+    full: Annotated[bool, option("--full", "Three seeds, every arm, and a judge: many times as long.")] = False,
     native: Annotated[bool, option("--native", "Use 16-bit precision on a CPU, too: several times slower.")] = False,
     json: Json = False,
 ) -> None:

@@ -43,9 +43,7 @@ from mlxtune.workspace.index import WorkspaceIndex
 @dataclass(frozen=True)
 class GateOptions:
     gate: Annotated[bool, option("--gate", "Exit 1 unless the verdict is 'better' and off-task accuracy is 'held'.")] = False
-    accept_unknown: Annotated[bool, option("--accept-unknown", "With --gate, also accept 'cannot tell' for off-task accuracy.")] = (
-        False
-    )
+    accept_unknown: Annotated[bool, option("--accept-unknown", "With --gate, also accept 'cannot tell' off-task.")] = False
 
 
 @with_option_groups
@@ -196,9 +194,7 @@ def find_subject(which: str, overrides: list[str]) -> tuple[Recipe, Run | None]:
 def _adapter(which: str, recipe: Recipe, run: Run | None) -> AdapterEntry:
     """Return the adapter to evaluate. Raise ``InputError`` if its base weights differ, or if a run was given."""
     if run:
-        raise InputError(
-            f"{run.id} can only be evaluated with its own adapter.", hint=f"Use a recipe: mlxtune eval RECIPE --adapter {which}"
-        )
+        raise InputError(f"{run.id} has its own adapter.", hint=f"Use a recipe: mlxtune eval RECIPE --adapter {which}")
     entry = library.find_usable(Path.cwd(), which)
     with progress_bar() as update:
         source = resolve(recipe.model.base, relative_to=recipe.folder, progress=update)

@@ -72,9 +72,7 @@ def judge(
         info(("! ", "bold warning"), f"The report's old signature was removed. Sign it again: mlxtune verify {run.id} --sign KEY")
     show_result({"folder": str(fixed.folder), **to_json(report)}, judge_document(report), json=json)
     if report.faults or report.unusable:
-        raise GateError(
-            "The judge is unreliable, so its verdict does not count.", hint="Use another model, or vote yourself: mlxtune blind"
-        )
+        raise GateError("The judge is unreliable, so its verdict does not count.", hint="Use another model, or mlxtune blind.")
 
 
 @dataclass(frozen=True)

@@ -155,9 +155,7 @@ def exit_with(error: Exception) -> NoReturn:
         case OSError(errno=errno.EFBIG | errno.ENOSPC | errno.EDQUOT):
             error = MachineError(f"A file cannot be written: {error.strerror}.", hint="Free up disk space, or raise ulimit -f.")
         case OSError(filename=name) if name or error.errno in (errno.EIO, errno.ENOENT):  # such as a folder that cannot be created
-            error = MachineError(
-                f"{one_line(str(name or 'A file'))}: {error.strerror}.", hint="Check the path and its permissions."
-            )
+            error = MachineError(f"{one_line(str(name or 'A file'))}: {error.strerror}.", hint="Check the path.")
     if isinstance(error, MlxtuneError):
         print_error(error)
         sys.exit(error.exit_code)

@@ -36,9 +36,7 @@ if TYPE_CHECKING:  # imports numpy
 _PREVIEW_ROWS = 5
 
 Rows = Annotated[list[str] | None, argument("Rows to decide on, by ID or line number (in a JSON array, position).", metavar="ROW")]
-Filter = Annotated[
-    str, option("--filter", "Such as status:pending tag:x finding:x len>400 tokens>100 meta.lang:en answer:/regex/ -tag:x")
-]
+Filter = Annotated[str, option("--filter", "Such as status:pending tag:x finding:x len>400 meta.lang:en answer:/regex/ -tag:x")]
 
 
 @dataclass(frozen=True)
@@ -112,9 +110,7 @@ def review(
             _decide(browser, actions[0], rows or [], edits, selecting, json)
             return
         if rows or selecting.all:
-            raise InputError(
-                "No decision was specified.", hint="Use --accept, --reject, --skip, --tag, another decision, or --list."
-            )
+            raise InputError("No decision was specified.", hint="Use --accept, --tag, another decision, or --list.")
         browser.apply_review(reviews.load(path))
         matching = matching_rows(browser, selecting.filter)
         _show_review(browser, matching, json, full=selecting.list_ or bool(selecting.filter))

@@ -24,16 +24,12 @@ from mlxtune.recipe.schema import CORRECT_PARTS
 
 
 def score(
-    outputs: Annotated[
-        Path, argument('JSON Lines with "output" (and "id", "reference", "prompt", "ended"), or a folder of files.')
-    ],
+    outputs: Annotated[Path, argument('JSON Lines with "output" (and "id", "reference", "prompt", "ended"), or a folder.')],
     schema: Annotated[Path | None, option("--schema", "JSON Schema file.")] = None,
     disclaimer: Annotated[list[str] | None, option("--disclaimer", "Required sentence; repeatable.")] = None,
     forbid: Annotated[list[str] | None, option("--forbid", "Forbidden phrase; repeatable.")] = None,
     pattern: Annotated[str, option("--pattern", "Required regular expression.")] = "",
-    correct: Annotated[
-        list[str] | None, option("--correct", "What must be right: answer, fields, number, calls, a JSON Pointer.")
-    ] = None,
+    correct: Annotated[list[str] | None, option("--correct", "Correct parts: answer, fields, number, calls, /pointer.")] = None,
     recipe: Annotated[Path | None, option("--recipe", "A recipe's contract.")] = None,
     json: Json = False,
 ) -> None:

