@@ -22,7 +22,7 @@ from mlxtune.core.json_fields import to_json
 from mlxtune.core.text import duration, one_line
 from mlxtune.data import samples
 from mlxtune.data.rows import PromptRow
-from mlxtune.data.split import Splits, recipe_splits, sample_rows
+from mlxtune.data.split import recipe_splits, sample_rows
 from mlxtune.evaluation import report as reports
 from mlxtune.evaluation.arms import BASE, OPTIMIZED, STRONGEST, TUNED, TUNED_ARMS, UNTRAINED, lacks_package
 from mlxtune.evaluation.contract import Contract
@@ -112,7 +112,7 @@ def _run_workflow(recipe: Recipe, seeds: int) -> tuple[Run, Path]:
     rows = f"{planned.train:,} training, {planned.valid:,} validation, and {planned.test:,} held-out rows"
     _end(f"{rows}; {planned.steps:,} steps. ", verdict_sentence(planned))
     _begin("3  Baseline", "the base model, and what is possible without training")
-    row = shown_row(recipe, splits)
+    row = sample_rows(splits.prompts, recipe.evaluation.rows)[0]
     prompt, sampling = [asdict(message) for message in row.prompt], replace(GREEDY, max_tokens=_FIRST_TOKENS)
     [output] = generate(prompt, base=recipe.model.base, sampling=sampling)
     show_answer(recipe, row, BASE, output)
@@ -129,11 +129,6 @@ def _run_workflow(recipe: Recipe, seeds: int) -> tuple[Run, Path]:
             show_answer(recipe, row, TUNED, answer.output)
     info("")
     return next((one for one in others if one.id == report.facts["run"]), run), evaluation
-
-
-def shown_row(recipe: Recipe, splits: Splits) -> PromptRow:
-    """Return the first held-out row that is evaluated."""
-    return sample_rows(splits.prompts, recipe.evaluation.rows)[0]
 
 
 def show_answer(recipe: Recipe, row: PromptRow, arm: str, output: str) -> None:

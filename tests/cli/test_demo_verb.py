@@ -32,17 +32,10 @@ def test_the_full_demo_evaluates_every_arm():
     assert evaluation.extras
 
 
-def test_the_shown_message_is_one_that_is_evaluated() -> None:
-    recipe = load(RECIPE, ["evaluation.rows=5"])
-    splits = split(read_source(recipe.source), recipe.data)
-    assert demo.shown_row(recipe, splits) in sample_rows(splits.prompts, 5)
-    assert demo.shown_row(recipe, splits) != splits.test[0], "which is not evaluated"
-
-
 @pytest.mark.parametrize("overrides", [[], ["evaluation.correct=[]"]])
 def test_an_answer_is_shown_with_what_is_wrong(overrides: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     recipe = load(RECIPE, overrides)
-    row = demo.shown_row(recipe, split(read_source(recipe.source), recipe.data))
+    row = sample_rows(split(read_source(recipe.source), recipe.data).prompts, 1)[0]
     demo.show_answer(recipe, row, "base", "Yes.")
     assert "✗" in capsys.readouterr().err
     demo.show_answer(recipe, row, "tuned", row.reference or "")
