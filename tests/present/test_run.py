@@ -113,7 +113,7 @@ def test_lines_have_the_time_and_no_escape_sequences():
 @pytest.mark.parametrize("code", sorted(WORDS.warnings))
 def test_every_warning_has_words(code):
     fields = {name: spec for _, name, spec, _ in Formatter().parse(WORDS.warnings[code]) if name}
-    values = {name: 2 if spec else "x" for name, spec in fields.items()} | {"rows": ["a", "b"]}
+    values = {name: "x" if spec in ("", "all") else 2 for name, spec in fields.items()} | {"rows": ["a", "b"]}
     if code == "template_note":
         values = {"note": TemplateNote.CUT.value, "rows": 1}
     text = warning_text(RunWarning(code, values))
