@@ -183,7 +183,7 @@ class LogLine:
 def log_line(event: Event) -> LogLine | None:
     """Return the log line for ``event``, or ``None`` for heartbeats and progress."""
     if label := WORDS.log.get(event["type"]):
-        return LogLine(event["t"], label.glyph, label.style, fill(label.text, event))
+        return LogLine(event["t"], label.glyph, label.style, fill(label.text, {"step": 0, **event}))
     parts = _training(event) or _search(event) or _answers(event)
     return LogLine(event["t"], *parts) if parts else None
 
