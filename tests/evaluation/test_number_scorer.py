@@ -8,7 +8,7 @@ from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.highlight import failure_span
 from mlxtune.evaluation.scorers import ModelAnswer
 from mlxtune.evaluation.scorers.number import find_number, score_number
-from mlxtune.recipe import DataSection, EvaluationSection, ModelSection, Recipe
+from mlxtune.recipe import EvaluationSection
 
 BOXED = (
     "18 m²", "18 元", "18 µm", "18 жителей", "\\left(18\\right)", "(18)", "18\\degree", "**18**", "18 \\quad", "\\displaystyle 18",
@@ -235,12 +235,6 @@ def test_expressions_may_be_written_differently(one, other):
 )  # fmt: skip
 def test_repetitive_text_is_searched_in_reasonable_time(text):
     assert score_number(ModelAnswer(text, reference="5")).kind in ("other_number", "no_number")
-
-
-def test_without_a_contract_the_verdict_is_about_the_final_number():
-    contract = Contract(EvaluationSection(correct=["number"]))
-    assert [metric.name for metric in contract.metrics] == ["correct"]
-    assert contract.headline(Recipe("r", ModelSection("base"), DataSection("rows.jsonl")), has_preferences=False) == "correct"
 
 
 @given(st.text(alphabet="0123,.'/ \u00a0eE^{}√π½²⁻×*\\fracsqt-#:$", max_size=30), st.text(alphabet="12,./ e½", max_size=12))

@@ -1,9 +1,9 @@
-"""Generating answers for an arm: its prompts, the cache key, and cache validation."""
+"""Generating the answers of an arm: its prompts, the cache, and the time that an answer takes alone."""
 
 import json
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,15 @@ from mlxtune.data.rows import Conversation, Location, Message, Preference
 from mlxtune.evaluation import outputs
 from mlxtune.evaluation.answers import ArmAnswers
 from mlxtune.evaluation.arms import Arm
-from mlxtune.evaluation.outputs import AnswerOptions, generate_answers
+from mlxtune.evaluation.outputs import AnswerOptions, Latency, generate_answers, measure_latency
 from mlxtune.models import lora
-from mlxtune.models.generate import GenerationSettings, PromptGroup, generate
+from mlxtune.models.generate import GenerationSettings, Progress, PromptGroup, generate
 from mlxtune.models.likelihood import negative_log_likelihoods
 from mlxtune.models.load import LoadedModel, load
 from mlxtune.models.prefix_cache import PrefixCache
 from mlxtune.models.resolve import resolve
 from mlxtune.models.template import ChatTemplate, TemplateSettings
+from mlxtune.models.thoughts import GeneratedAnswer
 from mlxtune.recipe import AdapterSection, parse
 
 PLACE = Location(Path("d.jsonl"), 1)
@@ -269,3 +270,36 @@ def test_template_that_hides_reference_skips_only_perplexity(tiny, tmp_path):
     assert "opens a thinking block" in answers.no_likelihood_reason
     assert {(out.nats, out.tokens) for out in answers.answers} == {(0.0, 0)}
     assert all(math.isfinite(len(out.output)) for out in answers.answers)
+
+
+def test_times_of_first_and_further_tokens_are_medians_of_single_answers(monkeypatch):
+    clock, lengths = [0.0], []
+    monkeypatch.setattr(outputs.time, "perf_counter", lambda: clock[0])
+
+    def answer(prompt: Sequence[int], most: int, progress: Progress) -> GeneratedAnswer:
+        lengths.append(len(prompt))
+        clock[0] += 0.5 * len(prompt)
+        progress(0, 1)  # prefill
+        for _ in range(4):  # two tokens of reasoning, one of the answer, and the stop token
+            clock[0] += 0.25
+            progress(0, 1)
+        return GeneratedAnswer("a", "stop", "b c", 2, 1)
+
+    measured = measure_latency([[1] * length for length in (9, 1, 3, 5, 7, 2)], answer)
+    assert lengths == [2, 5, 9]
+    assert (measured.first, measured.further) == pytest.approx((0.5 * 5 + 0.25, 0.25))
+    assert measured.seconds(5) == pytest.approx(2.75 + 4 * 0.25)
+
+
+def test_single_row_and_single_token_are_enough():
+    def answer(prompt: Sequence[int], most: int, progress: Progress) -> GeneratedAnswer:
+        progress(1, 1)
+        return GeneratedAnswer("", "stop")
+
+    measured = measure_latency([[1, 2]], answer)
+    assert measured.first >= 0
+    assert measured.further == 0
+
+
+def test_answer_without_tokens_takes_as_long_as_its_first_token():
+    assert Latency(2.0, 1.0).seconds(0) == 2.0

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections import Counter
 from random import Random
 
 import numpy
@@ -9,9 +10,11 @@ import pytest
 from exhaustive import cases
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar as sm_mcnemar
+from statsmodels.stats.inter_rater import cohens_kappa
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
+from mlxtune.evaluation.statistics.agreement import kappa
 from mlxtune.evaluation.statistics.clusters import permutation_p
 from mlxtune.evaluation.statistics.intervals import PairedCounts, newcombe, t_quantile, wilson
 from mlxtune.evaluation.statistics.significance import holm, level_for_look
@@ -126,18 +129,6 @@ def test_holm_agrees_with_statsmodels(size):
     assert holm([]) == []
 
 
-@pytest.mark.parametrize("shares", [(0.4, 0.05, 0.25, 0.3), (0.7, 0.1, 0.1, 0.1), (0.1, 0.02, 0.6, 0.28), (0.25, 0.25, 0.25, 0.25)])
-def test_newcombe_covers_change_in_simulation(shares):
-    draws = numpy.random.default_rng(11).multinomial(60, shares, size=2000)
-    change = shares[2] - shares[1]
-    tables, counts = numpy.unique(draws, axis=0, return_counts=True)
-    covered = 0
-    for table, count in zip(tables.tolist(), counts.tolist(), strict=True):
-        low, _, high = newcombe(PairedCounts(*table))
-        covered += count * (low <= change <= high)
-    assert 0.93 <= covered / 2000 <= 0.99
-
-
 def test_significant_change_interval_excludes_zero():
     for broken, fixed in itertools.product(range(12), range(0, 40, 3)):
         for both, neither in itertools.product([0, 7, 30], repeat=2):
@@ -155,3 +146,27 @@ def test_t_quantiles_agree_with_scipy():
     for freedom in (1, 1.3, 2, 2.7, 4, 11.5, 80, 700, 5000):
         assert t_quantile(freedom) == pytest.approx(stats.t.isf(0.025, freedom), rel=1e-3)
     assert t_quantile(9, 0.05 / 7) == pytest.approx(stats.t.isf(0.025 / 7, 9), rel=1e-3)
+
+
+@pytest.mark.parametrize("words", ["ab", "abt", "12345"])
+def test_kappa_agrees_with_statsmodels(words):
+    random = Random(len(words))
+    for size, sharing in itertools.product([5, 12, 80, 400], [0.0, 0.4, 0.9]):
+        first = [random.choice(words) for _ in range(size)]
+        second = [one if random.random() < sharing else random.choice(words) for one in first]
+        table = numpy.zeros((len(words), len(words)))
+        for (one, two), count in Counter(zip(first, second, strict=True)).items():
+            table[words.index(one), words.index(two)] = count
+        theirs, ours = cohens_kappa(table), kappa(list(zip(first, second, strict=True)))
+        assert ours is not None
+        assert ours.value == pytest.approx(theirs.kappa, **CLOSE)
+        assert ours.low == pytest.approx(max(-1.0, theirs.kappa_low), **CLOSE)
+        assert ours.high == pytest.approx(min(1.0, theirs.kappa_upp), **CLOSE)
+
+
+def test_kappa_is_one_for_agreement_and_undefined_for_single_category():
+    perfect = kappa([("a", "a"), ("b", "b")] * 9)
+    assert perfect is not None
+    assert (perfect.low, perfect.value, perfect.high) == pytest.approx((1, 1, 1), **CLOSE)
+    assert kappa([("a", "a")] * 9) is None
+    assert kappa([]) is None

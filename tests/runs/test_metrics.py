@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -74,14 +75,19 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         TensorBoardSink(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["wandb", "swanlab"])
-@pytest.mark.parametrize("online", [False, True])
-def test_only_online_with_a_key_sends_anything(tmp_path, monkeypatch, name, online):
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The settings of each run that a tracker with a server has started."""
     started: list[dict[str, Any]] = []
-    module = SimpleNamespace(
-        Settings=lambda **_: None, init=lambda **settings: started.append(settings), log=lambda *_, **__: None, finish=lambda: None
-    )
-    monkeypatch.setitem(sys.modules, name, module)
+    module = MagicMock(init=lambda **settings: started.append(settings))
+    for name in KEYS:
+        monkeypatch.setitem(sys.modules, name, module)
+    return started
+
+
+@pytest.mark.parametrize("name", KEYS)
+@pytest.mark.parametrize("online", [False, True])
+def test_only_online_with_a_key_sends_anything(tmp_path, monkeypatch, started, name, online):
     key = KEYS[name]
     monkeypatch.delenv(key, raising=False)
     if online:
@@ -98,14 +104,9 @@ def test_only_online_with_a_key_sends_anything(tmp_path, monkeypatch, name, onli
 
 
 @pytest.mark.parametrize(("online", "expected"), [(True, {"id": "a", "resume": "allow"}), (False, {})])
-def test_a_run_goes_on_where_the_tracker_has_it(tmp_path, monkeypatch, online, expected):
+def test_a_run_goes_on_where_the_tracker_has_it(tmp_path, monkeypatch, started, online, expected):
     """Offline, each start of Weights & Biases or SwanLab writes a new run, which has only the new steps."""
-    started: list[dict[str, Any]] = []
-    module = SimpleNamespace(
-        Settings=lambda **_: None, init=lambda **settings: started.append(settings), log=lambda *_, **__: None, finish=lambda: None
-    )
     for name in KEYS:
-        monkeypatch.setitem(sys.modules, name, module)
         monkeypatch.setenv(KEYS[name], "secret")
         sink = open_sink(name, "", "shop", tmp_path, online=online, live=True)
         sink.log(ROWS[0])
