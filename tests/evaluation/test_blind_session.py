@@ -128,7 +128,11 @@ def test_position_bias_is_reported(evaluation):
     assert all(tally.wins == tally.losses == 16 for tally in result.tallies)
 
 
-def test_all_ties_give_cannot_tell(evaluation):
+def test_one_pair_and_all_ties_give_cannot_tell(evaluation, tmp_path):
+    with BlindSession(tmp_path / "evals" / "one", "base", "tuned", _pairs(1), seed=3) as session:
+        _vote_all(session, lambda _: "first")
+        result = session.reveal()
+    assert (result.pairs, result.repeated, result.consistency, result.tallies[0].outcome) == (1, 0, None, "cannot_tell")
     with BlindSession(evaluation, "base", "tuned", _pairs(8), seed=3) as session:
         _vote_all(session, lambda _: "tie")
         result = session.reveal()
@@ -136,26 +140,11 @@ def test_all_ties_give_cannot_tell(evaluation):
     assert (result.tallies[0].low, result.tallies[0].share, result.tallies[0].high) == (0.0, 0.5, 1.0)
 
 
-def test_undo_reverts_one_vote_and_journal_keeps_both(evaluation):
-    with BlindSession(evaluation, "base", "tuned", _pairs(6), seed=3) as session:
-        assert not session.undo()
-        for vote in ("a", "b", "tie", "a"):
-            session.vote(vote)
-        before = session.current
-        assert session.undo()
-        assert session.undo()
-        now = session.current
-        assert (now.index, now.question, before.index) == (0, "send", 1)
-        journal = session.folder / "votes.jsonl"
-    assert len(journal.read_text().splitlines()) == 6
-    with BlindSession(evaluation, "base", "tuned", _pairs(6)) as session:
-        assert session.votes == 2
-        assert session.current == now
-
-
-def test_revealed_session_allows_no_vote_or_undo(evaluation):
+def test_revealed_session_allows_no_vote_or_undo_and_counts_as_one_evaluation(evaluation):
+    ids = [pair.id for pair in _pairs(6)]
     with BlindSession(evaluation, "base", "tuned", _pairs(6), seed=3) as session:
         _vote_all(session, lambda _: "second")
+        assert history(read(ledger_path(evaluation)), ids).evaluations == 0
         first = session.reveal()
     with BlindSession(evaluation, "base", "tuned", _pairs(6)) as session:
         assert session.opened
@@ -163,6 +152,7 @@ def test_revealed_session_allows_no_vote_or_undo(evaluation):
         with pytest.raises(ValueError, match="nothing to vote"):
             session.vote("a")
         assert session.reveal() == first
+    assert history(read(ledger_path(evaluation)), ids).evaluations == 1
 
 
 def test_sample_size_is_fixed_before_first_vote(evaluation):
@@ -174,41 +164,31 @@ def test_sample_size_is_fixed_before_first_vote(evaluation):
         assert session.n == 8
 
 
-def test_modified_key_breaks_seal(evaluation):
+def test_a_changed_key_answer_or_header_ends_a_session(evaluation):
     with BlindSession(evaluation, "base", "tuned", _pairs(6), seed=3) as session:
-        key = session.folder / "key.json"
+        key, header = session.folder / "key.json", session.folder / "session.json"
+    changed = [AnswerPair("r0", PROMPT, "ref", "g0", "other", "words"), *_pairs(6)[1:]]
+    with pytest.raises(InputError, match="changed after this session"):
+        BlindSession(evaluation, "base", "tuned", changed)
     sides = json.loads(key.read_text())
     sides["first_is_a"][0] = not sides["first_is_a"][0]
     key.write_text(json.dumps(sides))
     with pytest.raises(InputError, match="was changed"):
         BlindSession(evaluation, "base", "tuned", _pairs(6))
+    header.write_text("{}")
+    with pytest.raises(InputError, match="is damaged"):
+        blind_status(evaluation, "base", "tuned")
 
 
-def test_changed_answers_invalidate_session(evaluation):
-    with BlindSession(evaluation, "base", "tuned", _pairs(6), seed=3):
-        pass
-    changed = _pairs(6)
-    changed[0] = AnswerPair("r0", PROMPT, "ref", "g0", "other", "words")
-    with pytest.raises(InputError, match="changed after this session"):
-        BlindSession(evaluation, "base", "tuned", changed)
-
-
-def test_identical_answers_are_not_shown(evaluation):
+def test_identical_answers_are_neither_shown_nor_counted(evaluation):
     same = [AnswerPair(f"s{at}", PROMPT, "ref", f"g{at}", "one", "one") for at in range(5)]
+    assert count_differing([*_pairs(12), *same]) == 12
     with pytest.raises(InputError, match="identical answers"):
         BlindSession(evaluation, "base", "tuned", same)
     with pytest.raises(InputError, match="differ on only 3 rows"):
         BlindSession(evaluation, "base", "tuned", [*same, *_pairs(3)], 4)
     with BlindSession(evaluation, "base", "tuned", [*same, *_pairs(3)]) as session:
         assert session.n == 3
-
-
-def test_session_with_one_pair_works(evaluation):
-    with BlindSession(evaluation, "base", "tuned", _pairs(1), seed=3) as session:
-        _vote_all(session, lambda _: "first")
-        result = session.reveal()
-    assert (result.pairs, result.repeated, result.consistency) == (1, 0, None)
-    assert result.tallies[0].outcome == "cannot_tell"
 
 
 def test_second_process_cannot_vote_in_same_session(evaluation):
@@ -239,27 +219,23 @@ def test_decided_votes_become_preference_pairs(evaluation):
     assert rows[0]["prompt"] == [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Where is it?"}]
 
 
-def test_reveal_counts_as_one_evaluation(evaluation):
-    with BlindSession(evaluation, "base", "tuned", _pairs(6), seed=3) as session:
-        _vote_all(session, lambda _: "second")
-        assert history(read(ledger_path(evaluation)), ["r0"]).evaluations == 0
-        session.reveal()
-        session.reveal()
-    assert history(read(ledger_path(evaluation)), [f"r{at}" for at in range(6)]).evaluations == 1
-
-
-def test_killed_session_resumes_at_next_vote(evaluation):
+def test_killed_session_resumes_at_next_vote_and_the_journal_keeps_what_was_undone(evaluation):
     with BlindSession(evaluation, "base", "tuned", _pairs(12), 10, seed=5) as session:
-        for vote in ("a", "b", "tie") * 4:
+        assert not session.undo()
+        for vote in ("a", "b", "tie", "a", "b"):
             session.vote(vote)
+        assert (session.current.index, session.pending_votes) == (1, ("a", "b"))
+        assert all(session.undo() for _ in range(3))
+        now = session.current
+        assert (now.index, now.question, session.pending_votes) == (0, "send", ("a", "b"))
         journal = session.folder / "votes.jsonl"
         written = journal.read_bytes()
     journal.write_bytes(written + b'{"t": 1, "vote": "a"')  # a torn line
     with BlindSession(evaluation, "base", "tuned", _pairs(12)) as session:
-        assert session.votes == 12
-        assert session.n == 10
+        assert (session.votes, session.n, session.current) == (2, 10, now)
         session.vote("b")
-    assert len(journal.read_text().splitlines()) == 13
+        assert session.pending_votes == ()
+    assert len(journal.read_text().splitlines()) == 9
 
 
 def test_consistency_is_kappa_over_repeats(evaluation):
@@ -277,12 +253,9 @@ def test_consistency_is_kappa_over_repeats(evaluation):
     assert result.agreed == sum(one == two for one, two in repeats)
 
 
-PAIRS = [AnswerPair(f"r{at}", (Message("user", "Where?"),), "ref", f"g{at}", f"base {at}", f"tuned {at}") for at in range(12)]
-
-
 def test_status_is_read_from_journal_without_lock(evaluation):
     assert blind_status(evaluation, "base", "tuned") is None
-    with BlindSession(evaluation, "base", "tuned", PAIRS, 6, seed=1) as session:
+    with BlindSession(evaluation, "base", "tuned", _pairs(12), 6, seed=1) as session:
         due = session.votes_needed
         assert blind_status(evaluation, "base", "tuned") == BlindStatus(6, 0, due, False)
         session.undo()
@@ -296,33 +269,8 @@ def test_status_is_read_from_journal_without_lock(evaluation):
     assert blind_status(evaluation, "base", "tuned") == BlindStatus(6, due, due, True)
 
 
-def test_malformed_header_is_input_error(evaluation):
-    with BlindSession(evaluation, "base", "tuned", PAIRS, 6, seed=1) as session:
-        header = session.folder / "session.json"
-    header.write_text("{}")
-    with pytest.raises(InputError, match="is damaged"):
-        blind_status(evaluation, "base", "tuned")
-
-
-def test_pending_votes_belong_to_shown_pair(evaluation):
-    with BlindSession(evaluation, "base", "tuned", PAIRS, 3, seed=1) as session:
-        assert session.pending_votes == ()
-        session.vote("a")
-        session.vote("tie")
-        assert session.pending_votes == ("a", "tie")
-        session.vote("b")
-        assert session.pending_votes == ()
-    with BlindSession(evaluation, "base", "tuned", PAIRS) as session:
-        session.vote("b")
-        assert session.pending_votes == ("b",)
-
-
-def test_identical_answers_are_not_counted():
-    assert count_differing([*PAIRS, AnswerPair("s", (), "", "g", "same", "same")]) == len(PAIRS)
-
-
 def test_votes_export_as_pairs_and_are_recorded_in_ledger(evaluation, tmp_path):
-    with BlindSession(evaluation, "base", "tuned", PAIRS, 4, seed=1) as session:
+    with BlindSession(evaluation, "base", "tuned", _pairs(12), 4, seed=1) as session:
         with pytest.raises(InputError, match="hidden until the last vote"):
             export_votes(session, tmp_path / "pairs.jsonl")
         while (now := session.current) is not None:
@@ -338,4 +286,4 @@ def test_votes_export_as_pairs_and_are_recorded_in_ledger(evaluation, tmp_path):
     assert len(rows) == count
     assert all(row["chosen"].startswith("tuned") and row["rejected"].startswith("base") for row in rows)
     assert not (tmp_path / "none.jsonl").exists()
-    assert history(read(ledger_path(evaluation)), [pair.id for pair in PAIRS]).exported == count
+    assert history(read(ledger_path(evaluation)), [pair.id for pair in _pairs(12)]).exported == count

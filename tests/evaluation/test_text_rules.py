@@ -9,6 +9,8 @@ from mlxtune.evaluation.scorers import ModelAnswer, Score
 from mlxtune.evaluation.scorers.text_rules import score_forbidden, score_length, score_pattern
 from mlxtune.recipe import EvaluationSection, Length
 
+NUMBER = "#### [-$]?[0-9][0-9,.]*$"
+
 
 @pytest.mark.parametrize(
     ("output", "limit", "kind"),
@@ -39,14 +41,13 @@ def test_length_scores(output, limit, kind):
 
 
 @pytest.mark.parametrize(("ended", "kind"), [("loop", "in_a_loop"), ("length", "cut_off")])
-def test_unfinished_answer_fails_a_maximum(ended, kind):
+def test_unfinished_answer_fails_a_maximum_or_an_unmatched_pattern(ended, kind):
     unfinished = ModelAnswer("ha ha ha", ended)
     assert score_length(unfinished, Length(max=300)).kind == kind
     assert score_length(unfinished, Length(max=3)).kind == "too_long"
     assert score_length(unfinished, Length(min=2)).passed
-
-
-NUMBER = "#### [-$]?[0-9][0-9,.]*$"
+    assert score_pattern(ModelAnswer("2 + 2 = ", ended), NUMBER).kind == kind
+    assert score_pattern(ModelAnswer("#### 4", ended), NUMBER).passed
 
 
 @pytest.mark.parametrize(
@@ -64,12 +65,6 @@ NUMBER = "#### [-$]?[0-9][0-9,.]*$"
 def test_pattern_scores(output, kind):
     score = score_pattern(ModelAnswer(output), NUMBER)
     assert (score.passed, score.kind) == (not kind, kind)
-
-
-@pytest.mark.parametrize(("ended", "kind"), [("length", "cut_off"), ("loop", "in_a_loop")])
-def test_an_unfinished_answer_fails_as_such(ended, kind):
-    assert score_pattern(ModelAnswer("2 + 2 = ", ended), NUMBER).kind == kind
-    assert score_pattern(ModelAnswer("#### 4", ended), NUMBER).passed
 
 
 def test_an_answer_that_repeats_itself_until_its_limit_is_in_a_loop():
@@ -142,10 +137,6 @@ def test_phrases_are_literal_text():
     assert not judge("call f(*args) or g(*args)", ["f(*args)"]).passed
     assert not judge("we are #1  in town!", ["#1 in town!"]).passed
     assert judge("axb", ["a.b"]).passed
-
-
-def test_empty_list_always_passes():
-    assert judge("anything", []).passed
 
 
 def test_any_of_several_phrases_matches():
