@@ -157,7 +157,6 @@ def score_conversations(rows: Sequence[EvaluatedRow], answers: Sequence[Answer])
 def score_seed(
     contract: Contract, seed: SeedAnswers, validation: Sequence[EvaluatedRow], held_out: Sequence[EvaluatedRow]
 ) -> SeedAnswers:
-    """Return a seed's answers with their scores."""
     parts = score_answers(contract, validation, seed.validation), score_answers(contract, held_out, seed.held_out)
     return SeedAnswers(seed.run, seed.seed, *parts)
 

@@ -59,7 +59,6 @@ class ArmRunner:
         self._prefixes = PrefixCache(loaded.model)
 
     def answer(self, arm: Arm, rows: Sequence[PromptRow]) -> ArmAnswers:
-        """Return the answers of ``arm`` to the held-out ``rows``."""
         tell = partial(progress_reporter, self._worker, arm.name)
         self._worker.emit("arm.started", arm=arm.name, rows=len(rows))
         if arm.endpoint:

@@ -43,14 +43,12 @@ class Arm:
     endpoint: Endpoint | None = None
 
     def prompt_for(self, row: PromptRow) -> tuple[Message, ...]:
-        """Return the prompt for ``row`` as turns."""
         system = tuple(turn for turn in row.prompt if turn.is_system)
         others = tuple(turn for turn in row.prompt if not turn.is_system)
         return ((Message("system", self.prompt),) if self.prompt else system) + self.shots + others
 
 
 def is_tuned(name: str) -> bool:
-    """Return whether the arm named ``name`` uses the adapter."""
     return name.partition("+")[0] == TUNED
 
 
@@ -96,7 +94,6 @@ def lacks_package(name: str) -> bool:
 
 
 def has_grammar(name: str) -> bool:
-    """Return whether a grammar constrains the answers of the arm named ``name``."""
     return "grammar" in name.split("+")
 
 
@@ -172,7 +169,6 @@ def sample_shots(train: Sequence[Row], count: int, seed: int, labels: Sequence[s
 
 
 def shown_rows(train: Sequence[Row]) -> list[Shown]:
-    """Return the rows that can be shown."""
     rows = [row for row in train if isinstance(row, Conversation | Preference)]
     if len({json.dumps(row.tools) for row in rows}) > 1:  # a prompt has only the tools of its own row
         rows = [row for row in rows if not row.tools]

@@ -138,7 +138,6 @@ def _splits(recipe: Recipe | None, path: Path, data: DataSection, skipped: dict[
 
 
 def start_check(request: CheckRequest) -> StoppableCall[CheckResult]:
-    """Start a check in a child process."""
     from mlxtune.data.checks.report import CheckResult
 
     name, hint = "The check process", "Run the checks again."

@@ -90,7 +90,6 @@ class Contract:
 
     @cached_property
     def metrics(self) -> list[ContractMetric]:
-        """The configured metrics, in report order."""
         built = ((scorer, score) for scorer in SCORERS if (score := scorer.build(self)))
         required = {one.name: one.required(self) if callable(one.required) else one.required for one in SCORERS}
         return [ContractMetric(one.name, score, required[one.name], one.needs_reference) for one, score in built]
@@ -107,7 +106,6 @@ class Contract:
 
     @cached_property
     def required_metrics(self) -> list[str]:
-        """The names of the metrics that make up the contract."""
         return [metric.name for metric in self.metrics if metric.required]
 
     def headline(self, recipe: Recipe, *, has_preferences: bool) -> str:

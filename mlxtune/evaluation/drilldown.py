@@ -67,7 +67,6 @@ class Drilldown:
 
     @cached_property
     def metrics(self) -> tuple[str, ...]:
-        """Every metric of this evaluation, in report order."""
         return self.contract.names(has_pairs=self._evidence.has_pairs)
 
     def rows(self, metric: str) -> Iterator[ScoredRow]:

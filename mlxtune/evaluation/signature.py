@@ -22,8 +22,6 @@ _GOOD = re.compile(r'Good "[^"]*" signature (?:for .* )?with (.+)')
 
 @dataclass(frozen=True)
 class Signature:
-    """Who signed a report."""
-
     key: str  # its type and fingerprint, empty if the signature is invalid
     signer: str = ""  # the key's name in the file of allowed signers, empty if it is not listed there
 

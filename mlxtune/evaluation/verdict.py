@@ -33,7 +33,6 @@ class Comparison:
 
     @property
     def names(self) -> tuple[str, str, str]:
-        """The metric and the two arms."""
         return self.metric, self.first, self.second
 
 

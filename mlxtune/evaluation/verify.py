@@ -134,7 +134,6 @@ def _markup(text: str, is_html: bool) -> list[str]:
 
 @cache
 def schema() -> Record:
-    """Return the JSON Schema of ``report.json``."""
     value: Record = json.loads(files("mlxtune.evaluation").joinpath("report.schema.json").read_text("utf-8"))
     return value
 

@@ -47,7 +47,6 @@ class Queue:
 
     @property
     def is_running(self) -> bool:
-        """Whether a process runs the entries."""
         return is_locked(self.workspace / LOCK)
 
     def runner_lock(self) -> AbstractContextManager[int]:
@@ -55,7 +54,6 @@ class Queue:
         return file_lock(self.workspace / LOCK, busy=_BUSY)
 
     def entries(self) -> list[QueueEntry]:
-        """Return all entries, oldest first."""
         entries: dict[int, QueueEntry] = {}
         for record in journal.read(self.workspace / FILE):
             _apply(entries, record)

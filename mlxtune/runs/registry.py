@@ -162,7 +162,6 @@ class Run:
         return "crashed"
 
     def log_tail(self, lines: int = 5) -> list[str]:
-        """Return the last lines that the worker process printed."""
         try:
             return self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-lines:]
         except FileNotFoundError:

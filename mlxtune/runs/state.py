@@ -56,8 +56,6 @@ class SampleAnswer:
 
 @dataclass(frozen=True, slots=True)
 class RunWarning:
-    """A warning of the worker, with the arguments of its wording."""
-
     code: run_events.WarningCode
     values: Mapping[str, Any] = field(default_factory=dict)
 
@@ -137,7 +135,6 @@ class RunState:
 
     @property
     def step(self) -> int:
-        """Number of completed optimizer steps."""
         return self.steps[-1].step if self.steps else 0
 
     @property
@@ -178,7 +175,6 @@ class RunState:
 
     @property
     def ended(self) -> bool:
-        """Whether the worker has written its terminal event."""
         return self.phase in ("finished", "stopped", "failed")
 
     def apply(self, events: Iterable[Event]) -> RunState:
@@ -194,7 +190,6 @@ class RunState:
         return new
 
     def _apply_progress(self, event: Event) -> None:
-        """Change this new state as an event about the work says."""
         match event["type"]:
             case "model.loaded":
                 self.limit, self.phase_started = event["limit"], event["t"]
@@ -230,7 +225,6 @@ class RunState:
                 self.warnings.append(RunWarning(event["code"], event["values"]))
 
     def _apply_life_cycle(self, event: Event) -> None:
-        """Change this new state as an event about the worker says."""
         match event["type"]:
             case "run.started" | "run.resumed":
                 self._start(event)

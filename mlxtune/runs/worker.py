@@ -117,7 +117,6 @@ def run_nested(outer: Worker, folder: Path, work: Callable[[Worker], Mapping[str
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Return whether an allocation failed."""
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(_OUT_OF_MEMORY.search(str(error))))
 
 

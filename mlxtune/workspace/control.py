@@ -29,8 +29,6 @@ STOP_LIMIT = 600.0  # seconds after which waiting for a run to stop gives up
 
 
 class StopEffect(StrEnum):
-    """What stopping a run now leaves behind."""
-
     CHECKPOINT = "checkpoint"  # a training run saves its step, and can be resumed from it
     FIRST_STEP = "first_step"  # the same, if its first step has begun
     TRIAL_CHECKPOINT = "trial_checkpoint"  # a search saves its current trial, and can be continued
@@ -121,7 +119,6 @@ def resume(run: Run, *, progress: Progress = quiet) -> Run:
 
 
 def stop_effect(kind: str, state: RunState) -> StopEffect:
-    """Return what stopping a run of this ``kind`` leaves behind."""
     if kind == "search":
         return StopEffect.TRIAL_CHECKPOINT
     if kind in ("eval", "validate"):

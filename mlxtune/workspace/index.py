@@ -95,7 +95,6 @@ class RunView:
 
     @property
     def checkpoint(self) -> int | None:
-        """The step of the newest checkpoint."""
         return self.state.checkpoints[-1] if self.state.checkpoints else None
 
     @property
@@ -181,7 +180,6 @@ class Snapshot:
         return next((verdict for verdict in self.verdicts if verdict.changes), None)
 
     def verdict_on(self, run_id: str) -> Evaluation | None:
-        """Return the newest verdict on a run's adapter."""
         return next((verdict for verdict in self.verdicts if verdict.outcome and verdict.run_id == run_id), None)
 
     @property

@@ -113,7 +113,6 @@ class BlindSession(Closeable):
 
     @property
     def votes_needed(self) -> int:
-        """The number of votes in a finished session."""
         return len(self._order) * len(QUESTIONS)
 
     @property
@@ -132,7 +131,6 @@ class BlindSession(Closeable):
         return PresentedPair(index, len(self._order), pair.prompt, a, b, list(QUESTIONS)[question])
 
     def vote(self, vote: Vote) -> None:
-        """Record a vote on the question in :attr:`current`."""
         if self.opened or not (shown := self.current):
             raise ValueError("there is nothing to vote on")
         self._write({"showing": shown.index, "question": shown.question, "vote": vote})
@@ -286,7 +284,6 @@ def _read_votes(folder: Path) -> tuple[list[Vote], bool]:
 
 
 def count_differing(pairs: Sequence[AnswerPair]) -> int:
-    """Return the number of pairs that can be shown because their answers differ."""
     return sum(pair.first != pair.second for pair in pairs)
 
 

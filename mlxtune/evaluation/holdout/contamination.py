@@ -106,7 +106,6 @@ def _run(workspace: Path, adapter: Path) -> Path | None:
 
 
 def _trained_rows(folder: Path) -> TrainedRows:
-    """Return what the run in ``folder`` was trained and validated on."""
     try:
         record = read_json(folder / _RECORD)
         ids = *(str(row["id"]) for row in record["train"]), *map(str, record["valid"])

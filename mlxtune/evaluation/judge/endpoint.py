@@ -152,7 +152,6 @@ def host(url: str) -> str:
 
 
 def is_local(name: str) -> bool:
-    """Return whether a host is this machine."""
     try:
         return ipaddress.ip_address(name).is_loopback
     except ValueError:

@@ -34,8 +34,6 @@ MAX_PROBLEMS = 0.2  # share of unusable replies above which the judge is unrelia
 
 @dataclass(frozen=True)
 class JudgeFacts:
-    """The facts of a session: the arms, the judge, and the cost."""
-
     judge: str
     host: str
     consent: str
@@ -82,7 +80,6 @@ class JudgeReport:
 
 
 def save(report: JudgeReport, folder: Path) -> None:
-    """Write ``report`` to its session's ``folder``."""
     write_json(folder / FILE, to_json(report))
 
 

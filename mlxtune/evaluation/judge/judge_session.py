@@ -44,8 +44,6 @@ SENTINELS = {
 
 @dataclass(frozen=True)
 class JudgeCall:
-    """One question for the judge."""
-
     row: str
     subject: str  # ``first``, ``second``, ``reference``, ``another reference``, or a sentinel's name
     question: RubricQuestion | None  # ``None`` for a pair
@@ -57,7 +55,6 @@ class JudgeCall:
 
     @property
     def key(self) -> str:
-        """The key that identifies the call in the journal."""
         return sha256_json([self.messages, self.repeat])[:32]
 
     def paid(self, ask: AskJudge, meter: CostMeter) -> PaidCall:
@@ -65,7 +62,6 @@ class JudgeCall:
         return PaidCall(self.key, labels, meter.worst_case(self.messages), partial(ask, self.messages))
 
     def read(self, reply: str) -> Grade:
-        """Parse the judge's ``reply`` strictly."""
         return (
             rubrics.parse_grade(self.question, reply, self.one)
             if self.question
@@ -155,7 +151,6 @@ class JudgeSession:
 
     @property
     def calls(self) -> list[JudgeCall]:
-        """All questions for the judge, in order."""
         return batch(self.rows, self.rubric, self.seed)
 
 
@@ -208,7 +203,6 @@ def load_grades(session: JudgeSession) -> dict[str, Grade]:
 
 
 def dollars_spent(session: JudgeSession) -> float:
-    """Return the cost of the session so far, in dollars."""
     return read_calls(session.folder / CALLS).spent
 
 

@@ -82,7 +82,6 @@ def answer_requests(channel: Channel, load_request: Request, batch_size: int) ->
 
 
 def main() -> int:
-    """Run the judge process; return the exit code."""
     channel = Channel()
 
     def session(load_request: Request) -> None:

@@ -18,8 +18,6 @@ MAX_LOST_IN_A_ROW = 3  # lost replies after which the endpoint is considered dow
 
 @dataclass(frozen=True)
 class PaidCall:
-    """A call to a model."""
-
     key: str  # in the journal
     labels: dict[str, str]  # that describe it there
     worst: float  # its highest possible cost in dollars

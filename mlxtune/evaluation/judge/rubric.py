@@ -38,7 +38,6 @@ class Rubric:
 
     @property
     def hash(self) -> str:
-        """The hex SHA-256 of the questions."""
         questions = [[question.name, question.ask, question.anchors, question.about_reference] for question in self.questions]
         return sha256_json([*questions, self.pairwise])
 

@@ -36,8 +36,6 @@ class ModelAnswer:
 
 @dataclass(frozen=True)
 class Score:
-    """Whether an output passes."""
-
     passed: bool
     kind: str = optional("")  # the class of failure, a code
     detail: str = field(default="", compare=False, metadata={"key": None})
@@ -70,8 +68,6 @@ ScoreFunction = Callable[[ModelAnswer], Score]
 
 @dataclass(frozen=True)
 class Scorer:
-    """The declaration of a metric."""
-
     name: str
     label: str
     build: Callable[[Contract], ScoreFunction | None]  # ``None`` if the contract does not configure the metric

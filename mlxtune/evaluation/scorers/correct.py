@@ -116,7 +116,6 @@ def leaves(value: Any) -> Leaves:
 
 @lru_cache(maxsize=4096)  # free arms compare the same texts again and again
 def _fields(text: str, pointer: str) -> Leaves:
-    """Return the leaves at ``pointer`` and below."""
     match = find_json(text)
     return _below(leaves(match[0]) if match else Counter(), pointer)
 

@@ -21,5 +21,4 @@ LABELS = {scorer.name: scorer.label for scorer in SCORERS} | {
 
 
 def metric_label(metric: str) -> str:
-    """Return a metric's label in reports."""
     return LABELS.get(metric) or one_line(metric, 30)
