@@ -44,7 +44,7 @@ def judge(
     chosen = _here(options) if options.local else _behind(options, meter)
     run = registry.find_run(Path.cwd(), which, "eval")
     rows = load_pairs(run.folder, first, second)
-    asked = rubric.load_rubric(questions) if questions else rubric.DEFAULT
+    asked = rubric.load_rubric(questions or "default")
     fixed = judge_session.open_session(run.folder, first, second, rows, asked, judge=chosen.name, host=chosen.place, n=n or 0)
     evaluated = reports.load(run.folder) if (run.folder / reports.FILE).is_file() else None
     if evaluated:

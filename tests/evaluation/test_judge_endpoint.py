@@ -13,10 +13,10 @@ from mlxtune.core.errors import InputError, MachineError, MlxtuneError
 from mlxtune.data.rows import Message
 from mlxtune.evaluation.judge import endpoint
 from mlxtune.evaluation.judge.endpoint import REPLY_TOKENS, CostMeter, EndpointClient, ReplyLost
-from mlxtune.evaluation.judge.rubric import DEFAULT, grading_messages
+from mlxtune.evaluation.judge.rubric import grading_messages, load_rubric
 
 CANARY = "sk-canary-7f3a9d"
-MESSAGES = grading_messages(DEFAULT.questions[0], (Message("user", "Where?"),), "Thank you, dear", "m1")
+MESSAGES = grading_messages(load_rubric().questions[0], (Message("user", "Where?"),), "Thank you, dear", "m1")
 
 
 @pytest.fixture

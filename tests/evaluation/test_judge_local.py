@@ -8,12 +8,14 @@ import pytest
 from mlxtune.core.errors import InputError, MachineError
 from mlxtune.data.rows import Message
 from mlxtune.evaluation.judge.local import BATCH_SIZE, LocalJudge
-from mlxtune.evaluation.judge.rubric import DEFAULT, REPLY_SCHEMA, grading_messages
+from mlxtune.evaluation.judge.rubric import REPLY_SCHEMA, grading_messages, load_rubric
 from mlxtune.runs.locks import accelerator_lease, accelerator_lock, file_lock
 
 pytestmark = pytest.mark.slow
 
-ASKED = grading_messages(DEFAULT.questions[0], (Message("user", "Where is it? \u2028 “é”"),), "Near.\nVery \ud800 near.", "mark")
+ASKED = grading_messages(
+    load_rubric().questions[0], (Message("user", "Where is it? \u2028 “é”"),), "Near.\nVery \ud800 near.", "mark"
+)
 
 
 def test_local_judge_answers_greedily_and_exits_with_caller(tiny, tmp_path):
@@ -32,7 +34,7 @@ def test_local_judge_answers_greedily_and_exits_with_caller(tiny, tmp_path):
 @pytest.mark.exhaustive
 def test_batched_answers_equal_single_answers(tiny, tmp_path):
     prompts = [
-        grading_messages(DEFAULT.questions[0], (Message("user", f"Where is {at}?"),), "Near. " * (at % 4), f"mark{at}")
+        grading_messages(load_rubric().questions[0], (Message("user", f"Where is {at}?"),), "Near. " * (at % 4), f"mark{at}")
         for at in range(8)
     ]
     with LocalJudge(tiny, tmp_path) as judge:

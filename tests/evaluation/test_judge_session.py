@@ -16,7 +16,7 @@ from mlxtune.evaluation.judge import judge_session
 from mlxtune.evaluation.judge.endpoint import CostCapReached, CostMeter
 from mlxtune.evaluation.judge.judge_report import build_judge_report, prediction_powered_mean
 from mlxtune.evaluation.judge.judge_session import SENTINELS, batch
-from mlxtune.evaluation.judge.rubric import DEFAULT, Rubric, RubricQuestion
+from mlxtune.evaluation.judge.rubric import Rubric, RubricQuestion, load_rubric
 from mlxtune.present.blocks import Fact
 from mlxtune.present.judge import judge_facts, judge_verdict
 
@@ -256,7 +256,7 @@ def test_other_judge_rubric_or_answers_start_new_session(evaluation):
     one = _open(evaluation, _rows(4))
     others = [
         _open(evaluation, _rows(4), judge="k"),
-        _open(evaluation, _rows(4), DEFAULT),
+        _open(evaluation, _rows(4), load_rubric()),
         _open(evaluation, _rows(4, first="x {at}")),
         _open(evaluation, _rows(4), n=2),
         judge_session.open_session(evaluation, "../..", "tuned", _rows(4), RUBRIC, judge="../../j", host=""),

@@ -54,7 +54,7 @@ def quote(recipe: Recipe, request: GenerationRequest) -> GenerationQuote:
     costs += [meter.worst_case(messages)] * answers
     graded = answers if request.task != "scores" else min(request.count, len(context.examples))
     if request.rubric:
-        graded_by = rubric.DEFAULT if request.rubric == "default" else rubric.load_rubric(Path(request.rubric))
+        graded_by = rubric.load_rubric(request.rubric)
         grading = [{"role": "user", "content": "x" * (prompt + REPLY_TOKENS + _GRADING_BYTES)}]
         costs += [meter.worst_case(grading)] * (graded * len(graded_by.questions))
     files = tuple(dict.fromkeys(passage.file for passage in first.passages))

@@ -277,7 +277,7 @@ class _Generation:
     def _graded(self, proposals: Sequence[Proposal]) -> list[Proposal]:
         if not self.request.rubric:
             return list(proposals)
-        chosen = rubric.DEFAULT if self.request.rubric == "default" else rubric.load_rubric(Path(self.request.rubric))
+        chosen = rubric.load_rubric(self.request.rubric)
         asked: dict[tuple[int, str], TeacherQuestion] = {}
         for number, proposal in enumerate(proposals):
             prompt, answer = _graded_answer(proposal.row)

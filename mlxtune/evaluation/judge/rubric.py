@@ -9,7 +9,7 @@ from typing import Any, Literal
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import read_errors, read_text
 from mlxtune.core.hashing import sha256_json
-from mlxtune.core.text import one_line
+from mlxtune.core.json_fields import from_json
 from mlxtune.data.rows import Message, json_in_reply
 
 STEPS = 5  # steps in a scale; 4 and 5 pass
@@ -68,51 +68,44 @@ class Grade:
     problem: Literal["", "unreadable", "unsupported", "lost"] = ""  # why it does not count
 
 
-def load_rubric(path: Path) -> Rubric:
+DEFAULT = Path(__file__).with_name("rubric.toml")
+_TEXT = {"type": "string", "pattern": r"\S"}
+_QUESTION = {
+    "name": _TEXT, "ask": _TEXT, "about_reference": {"type": "boolean"},
+    "anchors": {"type": "array", "items": _TEXT, "minItems": STEPS, "maxItems": STEPS},
+}  # fmt: skip
+_SCHEMA = {
+    "properties": {
+        "pairwise": _TEXT,
+        "question": {
+            "type": "array",
+            "minItems": 1,
+            "items": {"type": "object", "properties": _QUESTION, "required": ["name", "ask"], "additionalProperties": False},
+        },
+    },
+    "required": ["question"],
+    "additionalProperties": False,
+}
+
+
+def load_rubric(path: Path | str = "default") -> Rubric:
     """Load a rubric from TOML: ``pairwise`` and ``[[question]]`` tables with ``name``, ``ask``, and optionally five ``anchors`` or
     ``about_reference``.
 
     Raises ``InputError``.
     """
-    with read_errors(f"the rubric {path}"):
-        data = tomllib.loads(read_text(path))
-    unknown = sorted(set(data) - {"pairwise", "question"})
-    if unknown:
-        raise InputError(
-            f"{path}: unknown key {one_line(unknown[0], 40)}.", hint="A rubric has a pairwise question and [[question]] tables."
-        )
-    tables = data.get("question")
-    if not isinstance(tables, list) or not tables:
-        raise InputError(f"{path} has no questions.", hint="Add a [[question]] table with a name and ask.")
-    questions = tuple(_question(table, number, path) for number, table in enumerate(tables, 1))
+    from mlxtune.evaluation.scorers.schema_valid import SchemaValidator  # takes a while to import
+
+    file = DEFAULT if path == "default" else Path(path)
+    with read_errors(f"the rubric {file}"):
+        data = tomllib.loads(read_text(file))
+    score = SchemaValidator(_SCHEMA).score_value(data)
+    if not score.passed:
+        raise InputError(f"{file}: {score.detail}.", hint=f"An example is the default rubric: {DEFAULT}")
+    questions = tuple(from_json(RubricQuestion, question) for question in data["question"])
     if len({question.name for question in questions}) < len(questions):
-        raise InputError(f"{path}: two questions have the same name.")
-    pairwise = data.get("pairwise", PAIRWISE)
-    if not _is_text(pairwise):
-        raise InputError(f"{path}: pairwise must be a nonempty string.")
-    return Rubric(questions, pairwise)
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
-
-
-def _question(table: Any, number: int, path: Path) -> RubricQuestion:
-    location = f"{path}, question {number}"
-    values = table if isinstance(table, dict) else {}
-    if not all(_is_text(values.get(key)) for key in ("name", "ask")):
-        raise InputError(f"{location}: name and ask must be nonempty strings.")
-    if unknown := sorted(set(values) - {"name", "ask", "anchors", "about_reference"}):
-        hint = "A question has the keys name, ask, and optionally anchors or about_reference."
-        raise InputError(f"{location}: unknown key {one_line(unknown[0], 40)}.", hint=hint)
-    anchors = values.get("anchors", [])
-    steps: list[Any] = anchors if isinstance(anchors, list) else [anchors]
-    if steps and not (len(steps) == STEPS and all(map(_is_text, steps))):
-        raise InputError(f"{location}: anchors must be {STEPS} strings, one for each score from 1 to {STEPS}.")
-    about_reference = values.get("about_reference", False)
-    if not isinstance(about_reference, bool):
-        raise InputError(f"{location}: about_reference must be true or false.")
-    return RubricQuestion(values["name"], values["ask"], tuple(steps), about_reference)
+        raise InputError(f"{file}: two questions have the same name.")
+    return Rubric(questions, data.get("pairwise", PAIRWISE))
 
 
 def grading_messages(
@@ -194,4 +187,3 @@ def _folded(text: str) -> str:
 
 
 _QUOTES = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "‑": "-", "–": "-", "—": "-"})
-DEFAULT = load_rubric(Path(__file__).with_name("rubric.toml"))
