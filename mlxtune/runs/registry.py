@@ -174,16 +174,14 @@ def create(workspace: Path, kind: str, name: str) -> Run:
     stem = f"{time.strftime('%Y%m%d-%H%M')}-{name}"
     with disk_errors(str(parent)):
         parent.mkdir(parents=True, exist_ok=True)
-        for attempt in range(1, 1000):
+        attempt = 0
+        while True:
+            attempt += 1
             folder = parent / (stem if attempt == 1 else f"{stem}-{attempt}")
-            if any((workspace / item.folder / folder.name).exists() for item in RUN_KINDS.values()):
-                continue
-            try:
-                folder.mkdir()
-                return Run(folder)
-            except FileExistsError:
-                continue
-    raise MachineError(f"{parent} already has a thousand runs from this minute.")
+            if not any((workspace / item.folder / folder.name).exists() for item in RUN_KINDS.values()):
+                with suppress(FileExistsError):  # another process was faster
+                    folder.mkdir()
+                    return Run(folder)
 
 
 def list_runs(workspace: Path, kind: str | None = "train") -> list[Run]:
