@@ -140,8 +140,7 @@ def _splits(recipe: Recipe | None, path: Path, data: DataSection, skipped: dict[
 def start_check(request: CheckRequest) -> StoppableCall[CheckResult]:
     from mlxtune.data.checks.report import CheckResult
 
-    name, hint = "The check process", "Run the checks again."
-    return StoppableCall("mlxtune.evaluation.check_process", "check", request, CheckResult.from_json, name=name, hint=hint)
+    return StoppableCall("mlxtune.evaluation.check_process", "check", request, CheckResult.from_json, name="The check process")
 
 
 def _check(request: Request) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """When a disclaimer counts as stated, and how a missing one is added to an answer."""
 
 import json
-from itertools import product
 
 import pytest
 from hypothesis import given
@@ -10,10 +9,10 @@ from hypothesis import strategies as st
 from mlxtune.evaluation.scorers import ModelAnswer, Score
 from mlxtune.evaluation.scorers.disclaimer import add_missing_disclaimers, required_by, score_disclaimers
 from mlxtune.evaluation.scorers.output_text import normalize
+from mlxtune.evaluation.selftest.checks import ASKED, DISCLAIMERS, SENTENCE
 from mlxtune.recipe import Disclaimer, Phrase
 
-S = "This is general guidance, not professional advice."
-ASKED = f"Begin every safety reply with: {S}\n\nThe box says “{S}” and my stove hisses."
+S = SENTENCE
 RULE = Disclaimer(S, match="fuzzy")
 ALWAYS = Disclaimer("This isn't advice.")
 SAFETY = Disclaimer("Take care.", {"category": "safety"})
@@ -27,180 +26,20 @@ def _answer(reply: str, category: str = "order") -> str:
     return json.dumps({"category": category, "reply": reply})
 
 
-SAID = [
-    S,
-    f"Hello.\n\n{S}",
-    f"{S} Take care.",
-    f"Please note: {S}",
-    f"**Disclaimer:** {S}",
-    f"_{S}_",
-    f"({S})",
-    f"* {S}",
-    S.replace("not", "**not**"),
-    S.replace("general guidance", "_general_ ***guidance***"),
-    # a correction that follows a denial
-    f"What you said was wrong: {S}",
-    f"That is not correct: {S}",
-    f"No, that's a myth: {S}",
-    f"You are wrong, {S}",
-    f"It is not true - {S}",
-    f"That is a lie ({S})",
-    f"I don't agree: {S}",
-    f"I would not say that: {S}",
-    f"We never claim that; {S}",
-    f"I don't believe it, {S}",
-    f"If anything, {S}",
-    f"I never said it is: {S}",
-    f"We did not claim that you can, {S}",
-    f"I would not say they were - {S}",
-    f"Your claim that this is wrong is false: {S}",
-    f"This is wrong. {S}",
-    f"If you like: {S}",
-    # negations of something else
-    f"I'm not a doctor. {S}",
-    f"I am not a lawyer, but {S}",
-    f"No worries! {S}",
-    f"No, {S}",
-    f"We cannot see your stove, so {S}",
-    f"Never open a hot stove. {S}",
-    f"This isn't urgent; {S}",
-    f"Not all stoves are equal, and {S}",
-    f"Without seeing it I can only guess. {S}",
-    f"There is no risk (as far as I know). {S}",
-    f"It is not true that stoves explode. {S}",
-    f"I don't know what is wrong. Whatever it is, {S}",
-    f"I do not think so: {S}",
-    f"I have no idea - {S}",
-    f"You should never leave it, {S}",
-    f"Yes, that's true. {S}",
-    f"{S} It is not dangerous.",
-    f"{S} It is not right to open it yourself.",
-    f"{S} This is not a drill.",
-    f"{S} Do not open it.",
-    f"{S} No open flames!",
-    f"{S} This does not apply to tents.",
-    # double negations
-    f"Do not forget: {S}",
-    f"Please don't ignore this: {S}",
-    # quotation marks around something else
-    f'"Hissing" means a leak. {S} "Leak" means gas.',
-    f'You said "it hisses". {S}',
-    f'A 5" peg holds. {S} Use a 6" one.',
-    f"The valve's 'open' mark. {S} It's fine, 'cause it is.",
-    # JSON, complete or truncated
-    json.dumps({"reply": f"No. {S}"}),
-    json.dumps({"a": ["x", {"b": S}]}),
-    "```json\n" + json.dumps({"reply": S}) + "\n```",
-    "Sure! " + json.dumps({"reply": S}),
-    '{"reply": "' + S + " And then",
-    # after a thinking block
-    f"<think>It is not needed</think>{S}",
-    f"thinking of it</think>\n{S}",
-    # negated or quoted once, asserted once
-    f"It is not true that {S}\n\nSeriously: {S}",
-    f"The box says “{S}” I say so too. {S}",
-]
-
-NOT_SAID = [
-    ("", "missing"),
-    ("This is professional advice.", "missing"),
-    ("This is general guidance.", "missing"),
-    # negated inside the phrase
-    ("This is not general guidance, not professional advice.", "missing"),
-    ("This isn't general guidance, not professional advice.", "missing"),
-    ("This is general guidance, and professional advice.", "missing"),
-    ("This is general guidance, professional advice.", "missing"),
-    # negated before the phrase
-    (f"It is not true that {S}", "negated"),
-    (f"It's not the case that {S}", "negated"),
-    (f"I don't think {S}", "negated"),
-    (f"I would never say that {S}", "negated"),
-    (f"It is false that {S}", "negated"),
-    (f"It is false that _{S}_", "negated"),
-    (f"It is simply wrong that {S}", "negated"),
-    (f"This is false: {S}", "negated"),
-    (f"This is simply not true: {S}", "negated"),
-    (f"The following is false: {S}", "negated"),
-    (f"The next sentence is a lie: {S}", "negated"),
-    (f"What follows is wrong: {S}", "negated"),
-    (f"I never said that {S}", "negated"),
-    (f"It is not right to say “{S}", "negated"),
-    (f"I don't believe that {S}", "negated"),
-    (f"It would be wrong to say: {S}", "negated"),
-    (f"I won't add: {S}", "negated"),
-    (f"I am not going to write {S}", "negated"),
-    (f"I cannot honestly claim that {S}", "negated"),
-    (f"I refuse to say: {S}", "negated"),
-    (f"Nobody should say {S}", "negated"),
-    (f"Ignore the sentence: {S}", "negated"),
-    (f"Please disregard this: {S}", "negated"),
-    (f"Instead of {S} I say nothing.", "negated"),
-    (f"You do not need the disclaimer: {S}", "negated"),
-    # negated after the phrase
-    (f"{S} That is simply a lie.", "negated"),
-    (f"{S} This does not apply here.", "negated"),
-    (f"{S} That's not true.", "negated"),
-    (f"{S} Actually, that is wrong.", "negated"),
-    (f"{S} It no longer applies.", "negated"),
-    (f"{S} Just kidding!", "negated"),
-    (f"{S} Ignore that.", "negated"),
-    # quoted
-    (f'The manual says "{S}"', "quoted"),
-    (f"You wrote “{S}” to me.", "quoted"),
-    (f"«{S}»!", "quoted"),
-    (f"It reads: '{S}'", "quoted"),
-    (f'The box: "Careful. {S} Keep dry."', "quoted"),
-    (json.dumps({"reply": f'It says "{S}" on the box.'}), "quoted"),
-    ('{"reply": "It says \\"' + S + '\\" on the', "quoted"),
-    # truncated
-    ("Close it. This is general guidance, not professional", "cut_off"),
-    ("Close it. This is general guidance, not professional adv", "cut_off"),
-    ('{"reply": "Close it. This is general gui', "cut_off"),
-    # inside a thinking block
-    (f"<think>{S}</think> Close it.", "only_thought"),
-    (f"<THINK>{S}</THINK>Close it.", "only_thought"),
-    (f"<thinking>{S}</thinking>Close it.", "only_thought"),
-    (f"<think>{S}", "only_thought"),
-    (f"I must say: {S}</think> Close it.", "only_thought"),
-    (f"<reasoning>{S}</reasoning> Close it.", "only_thought"),
-    (f"[THINK]{S}[/THINK]Close it.", "only_thought"),
-    (f"<|channel|>analysis<|message|>{S}<|end|><|start|>assistant<|channel|>final<|message|>Close it.", "only_thought"),
-    # invisible to the reader
-    (f"<!-- {S} -->Close it.", "hidden"),
-    (f"~~{S}~~ Close it.", "hidden"),
-    # reported, doubted, or retracted
-    (f"You asked me to end with: {S}", "negated"),
-    (f"If {S}, then ignore me.", "negated"),
-    (f"Far from it: {S}", "negated"),
-    (f"Contrary to what they say, {S}", "negated"),
-    (f"{S} Not.", "negated"),
-]
-
-
 @pytest.mark.parametrize("rest", ["is not true.", "does not apply here!", "is a myth", "- which is wrong."])
 def test_continued_sentence_may_retract_disclaimer(rest):
     assert judge(f"{S[:-1]} {rest}", Disclaimer(S[:-1])).kind == "negated"
 
 
-@pytest.mark.parametrize("output", SAID)
-def test_asserted_disclaimer_counts(output):
-    for prompt in ("", ASKED):
-        assert [fuzzy for fuzzy in (False, True) if not judge(output, prompt=prompt, fuzzy=fuzzy).passed] == [], prompt
-        assert judge(output, Disclaimer(S, {"a": 1}), prompt=prompt, reference='{"a": 2}').kind == "out_of_place", prompt
-
-
-@pytest.mark.parametrize(("output", "kind"), NOT_SAID)
-def test_unasserted_disclaimer_fails_with_its_class(output, kind):
-    for prompt, fuzzy in product(("", ASKED), (False, True)):
-        score = judge(output, prompt=prompt, fuzzy=fuzzy)
-        assert (score.passed, score.kind) == (False, kind), (prompt, fuzzy)
-        assert S in score.detail
-        assert judge(output, Disclaimer(S, {"a": 1}), prompt=prompt, reference='{"a": 2}').passed, prompt
-
-
-def test_instruction_copied_from_prompt_is_quotation():
-    assert judge(f"Begin every safety reply with: {S}", prompt=ASKED).kind == "quoted"
-    assert judge(f"> {S}\n\nClose it.", prompt=ASKED).kind == "quoted"
+@pytest.mark.parametrize("prompt", ["", ASKED])
+def test_a_disclaimer_counts_and_is_unwanted_where_it_is_asserted(prompt):
+    """The self-test requires it of the same outputs."""
+    for (kind, _), outputs in DISCLAIMERS:
+        for output in outputs:
+            asserted = not kind or (not prompt and output.startswith(("> ", "End every answer")))  # copied from the prompt
+            assert judge(output, prompt=prompt).kind == ("" if asserted else kind), output
+            unwanted = judge(output, Disclaimer(S, {"a": 1}), prompt=prompt, reference='{"a": 2}')
+            assert unwanted.kind == ("out_of_place" if asserted else ""), output
 
 
 def test_quotation_not_from_prompt_counts():

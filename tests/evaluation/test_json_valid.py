@@ -38,46 +38,17 @@ def test_first_syntax_error_agrees_with_parser_on_suite():
     [
         (" \n", "length", "empty"),
         ('```json\n{"a": ', "length", "fence"),
-        ("1. First, open it", "stop", "prose"),
-        ("- an item", "stop", "prose"),
-        ("5 tents", "stop", "prose"),
-        ("true story", "stop", "prose"),
-        ("<b>", "stop", "prose"),
         ("好的", "length", "prose"),
-        ('so</think>{"a": 1}', "stop", "thinking"),
-        ('[THINK]so[/THINK]{"a": 1}', "stop", "thinking"),
-        ('<|channel|>analysis<|message|>so<|end|>{"a": 1}', "stop", "thinking"),
-        ('<reason>so</reason>{"a": 1}', "stop", "thinking"),
         ('{"a": 1} Anything el', "length", "text_after_it"),
         ('{"a": "cut cut cut', "loop", "in_a_loop"),
         ('{"a": 1e+', "length", "cut_off"),
         ("{'a': 1, 'b", "length", "single_quotes"),
-        ("]", "stop", "unbalanced"),
-        ("{\"a\": 'b'}", "stop", "single_quotes"),
-        ("{1: 1}", "stop", "unquoted_name"),
-        ("[1,\n]", "stop", "trailing_comma"),
-        ("[,1]", "stop", "extra_comma"),
-        ("[1 2]", "stop", "missing_comma"),
-        ('{"a"}', "stop", "missing_colon"),
-        ('{"a": "one\x00"}', "stop", "control_character"),
-        ('["\\x41"]', "stop", "bad_escape"),
-        ('["\\u00g0"]', "stop", "bad_escape"),
-        ("[nan]", "stop", "nan_or_infinity"),
-        ("NaN", "stop", "nan_or_infinity"),
-        ("[None]", "stop", "bad_word"),
-        ("[nullx]", "stop", "bad_word"),
-        ("[0x1f]", "stop", "bad_number"),
-        ("[１]", "stop", "bad_number"),
-        ("[1] // one", "stop", "text_after_it"),
-        ("[1, /* two */ 2]", "stop", "comment"),
-        ("[@]", "stop", "syntax"),
     ],
 )
-def test_failure_has_kind_and_reason(output, ended, kind):
+def test_an_output_that_was_cut_off_has_the_class_of_its_first_fault(output, ended, kind):
+    """Other outputs are cases of the self-test."""
     score = raw(output, ended)
-    assert not score.passed
-    assert score.kind == kind
-    assert score.detail
+    assert (score.passed, score.kind, bool(score.detail)) == (False, kind, True)
 
 
 @pytest.mark.parametrize(

@@ -110,121 +110,21 @@ def test_the_final_number(text, number):
 @pytest.mark.parametrize(
     ("output", "ended", "reference", "kind"),
     [
-        ("18 dollars", "stop", "#### 18", ""),
-        ("$18.00", "stop", "18", ""),
         ("#### 18 and so on", "length", "18", ""),
-        ("<think>#### 18</think>It is 17.", "stop", "18", "other_number"),
         ("16 - 3 = 13, and 18", "length", "18", "cut_off"),
         ("Let us see", "length", "18", "cut_off"),
         ("18 18 18", "loop", "18", "in_a_loop"),
         ("Many.", "stop", "18", "no_number"),
         ("18", "stop", "Many.", "no_reference"),
         ("1/3", "stop", "1/2", "other_number"),
-        ("#### 1/3", "stop", "#### 1/2", "other_number"),
-        ("0.5", "stop", "\\boxed{\\frac{1}{2}}", ""),
-        ("\\boxed{\\frac{1}{3}}", "stop", "\\boxed{\\frac{1}{2}}", "other_number"),
-        ("9.1e10", "stop", "2.5e10", "other_number"),
-        ("2.5e9", "stop", "2.5e10", "other_number"),
-        ("2.5 × 10⁹", "stop", "2.5 × 10¹⁰", "other_number"),
-        ("5 ½", "stop", "5", "other_number"),
-        ("5½", "stop", "5 1/2", ""),
-        ("2√3", "stop", "2√5", "other_number"),
-        ("2√3", "stop", "2", "other_number"),
-        ("#### 2\\sqrt{3}", "stop", "\\boxed{2\\sqrt{5}}", "other_number"),
-        ("#### 2\\sqrt{3}", "stop", "\\boxed{2√3}.", ""),
-        ("√3", "stop", "√5", "other_number"),
-        ("√3", "stop", "3", "other_number"),
-        ("2π", "stop", "2", "other_number"),
-        ("$2\\pi$", "stop", "2π", ""),
-        ("2^3", "stop", "5^3", "other_number"),
-        ("5²", "stop", "5", "other_number"),
-        ("2,5", "stop", "3,5", "other_number"),
-        ("1 234", "stop", "9 234", "other_number"),
-        ("1.234,50", "stop", "9.234,50", "other_number"),
-        ("3:2", "stop", "1:2", "other_number"),
-        ("2.5 million", "stop", "2.5 billion", "other_number"),
-        ("-5", "stop", "5", "other_number"),
-        ("٣", "stop", "٤", "other_number"),
-        ("50%", "stop", "50", ""),
-        ("3/4/2024", "stop", "3/5/2024", "other_number"),
-        ("1e" + "9" * 99, "stop", "1e" + "8" * 99, "other_number"),
         ("9" * 5000, "stop", "9" * 5000, ""),
         ("9" * 5000, "stop", "9" * 4999 + "8", "other_number"),
-        ("1/0", "stop", "2/0", "other_number"),
-        ("1/00", "stop", "2/00", "other_number"),
     ],
 )
-def test_answers_are_compared_by_their_final_number(output, ended, reference, kind):
+def test_a_failure_has_its_class(output, ended, reference, kind):
+    """Which numbers are equal is a case of the self-test."""
     score = score_number(ModelAnswer(output, ended, reference))
     assert (score.passed, score.kind) == (not kind, kind)
-
-
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        ("\\boxed{\\frac{12}{5}}", "\\boxed{\\frac{12}{7}}"),
-        ("\\boxed{\\frac{12}{5}}", "0.5"),
-        ("\\frac{12}{5}", "\\frac{99}{5}"),
-        ("\\frac{12}{5}", "5"),
-        ("\\boxed{\\frac{-1}{3}}", "\\boxed{\\frac{-2}{3}}"),
-        ("\\boxed{\\frac{\\pi}{3}}", "\\boxed{\\frac{\\pi}{6}}"),
-        ("3sqrt(2)", "5sqrt(2)"),
-        ("3*√2", "5*√2"),
-        ("2.5 E10", "9.1 E10"),
-        ("1÷3", "2÷3"),
-        ("\\boxed{x+3}", "3"),
-        ("\\frac{1}{0}", "\\frac{2}{0}"),
-        ("\\frac{1.5}{2}", "\\frac{2.5}{2}"),
-        ("\\frac{1,000}{3}", "\\frac{2,000}{3}"),
-        ("\\frac{x + 1}{2}", "\\frac{x + 3}{2}"),
-        ("\\boxed{\\frac{\\sqrt{2}}{2}}", "\\boxed{\\sqrt{22}}"),
-        ("\\sqrt{2}2", "\\sqrt{22}"),
-        ("2\\sqrt{3+5}", "2\\sqrt{3}+5"),
-        ("3 \\cdot \\sqrt{2}", "5 \\cdot \\sqrt{2}"),
-        ("√2 × 3", "√5 × 3"),
-        ("2 - 3√2", "5 - 3√2"),
-        ("2+3√2", "5+3√2"),
-        ("(a+b)/2", "(c+d)/2"),
-        ("2∛5", "3∛5"),
-        ("x^3", "y^3"),
-        ("2**3", "2*3"),
-        ("(x+1)/2", "(x+3)/2"),
-        ("2x2", "3x2"),
-        ("e^{2}", "3^{2}"),
-        ("2+3i", "5+3i"),
-        ("\\log_2 8", "\\log_3 8"),
-        ("sin(3)", "cos(3)"),
-        ("2 pi", "2"),
-        ("5 m^2", "6 m^2"),
-        ("\\boxed{3x}", "3"),
-        ("\\boxed{5-3}", "3"),
-        ("\\boxed{x > 5}", "5"),
-        ("\\boxed{\\pm 5}", "5"),
-        ("\\boxed{(1, 2)}", "\\boxed{(1, 3)}"),
-        ("\\boxed{\\{1, 2\\}}", "\\boxed{\\{1, 3\\}}"),
-        ("\\boxed{35_8}", "\\boxed{35}"),
-        ("\\boxed{5!}", "\\boxed{5}"),
-    ],
-)
-def test_expressions_that_are_no_number_equal_only_themselves(one, other):
-    assert score_number(ModelAnswer(one, reference=other)).kind == "other_number"
-    assert score_number(ModelAnswer(other, reference=one)).kind == "other_number"
-    assert score_number(ModelAnswer(one, reference=f"So it is {one}.")).passed
-
-
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        ("3*√2", "3√2"),
-        ("3sqrt(2)", "3 \\cdot \\sqrt{2}"),
-        ("**2√3**", "(2√3)"),
-        ("\\boxed{12\\pi\\text{ cm}^2}", "12 pi"),
-        ("\\boxed{x+3}", "$x + 3$"),
-        ("\\boxed{\\dfrac{\\pi}{3}}", "\\frac{\\pi}{3}"),
-    ],
-)
-def test_expressions_may_be_written_differently(one, other):
-    assert score_number(ModelAnswer(one, reference=other)).passed
 
 
 @pytest.mark.parametrize(

@@ -37,8 +37,10 @@ JSON: tuple[tuple[str, bool, Sequence[str]], ...] = (
     ("too_deep", False, ("[" * 513 + "]" * 513, "[" * 100_000)),
 )
 CUT_OFF = tuple(_CASES["cut_off"])  # at the token limit
-DISCLAIMERS = tuple(map(tuple, _CASES["disclaimers"]))  # classes of failure for the strict and the fuzzy scorer, and outputs
 SENTENCE = "This is general guidance, not professional advice."
+DISCLAIMERS = tuple(  # classes of failure for the strict and the fuzzy scorer, and outputs
+    (kinds, [output.replace("{S}", SENTENCE) for output in outputs]) for kinds, outputs in _CASES["disclaimers"]
+)
 ASKED = f"End every answer with: {SENTENCE}\n\nMy stove hisses. The manual says “{SENTENCE}” What now?"
 
 
@@ -82,8 +84,8 @@ def run_checks(suites: Path | None = None) -> Iterator[SelftestResult]:
     yield _counted("JSON: built-in cases", _json_cases())
     yield _counted("schema: built-in cases", _schema_cases())
     yield _counted("disclaimers: built-in cases", _disclaimer_cases())
-    yield _counted("phrases and numbers: built-in cases", _text_cases())
-    yield _counted("known rates", _known_rates(), "100 outputs with known rates")
+    yield _counted("texts: built-in cases", _text_cases())
+    yield _counted("known rates", _known_rates(), "100 outputs")
     yield _counted("judge: sentinels", _judge_cases(), "simulated judges")
     if suites and not any((suites / name).is_dir() for name in (JSON_SUITE, SCHEMA_SUITE)):
         raise InputError(f"{suites} has neither {JSON_SUITE} nor {SCHEMA_SUITE}.", hint="Specify the folder that contains them.")
@@ -164,7 +166,7 @@ def _schema_cases() -> Cases:
     prices = {"properties": {"items": {"items": {"properties": {"price": {"type": "number"}}}}}}
     yield "path and keyword", partial(fails, prices, {"items": [{"price": 1}, {"price": "2"}]}, "/items/*/price type")
     yield "formats", partial(fails, {"format": "date"}, "2026-02-30", "/ format")
-    yield "true is not an integer", partial(fails, {"type": "integer"}, True, "/ type")
+    yield "true as integer", partial(fails, {"type": "integer"}, True, "/ type")
 
 
 def _disclaimer_cases() -> Cases:
@@ -192,7 +194,7 @@ def _known_rates() -> Cases:
     contract, answers, expected = known_rates()
     hits = {rate.metric: rate.hits for rate in metric_rates([contract.score(answer) for answer in answers])}
     for metric in expected | hits:
-        yield f"{metric}: {hits.get(metric)}, not {expected.get(metric)}", partial(eq, hits.get(metric), expected.get(metric))
+        yield f"{metric}: {hits.get(metric)} ≠ {expected.get(metric)}", partial(eq, hits.get(metric), expected.get(metric))
 
 
 _RUBRIC = Rubric(
@@ -210,12 +212,12 @@ _ROWS = tuple(
 
 def _judge_cases() -> Cases:
     """Simulated judges: one that approves a sentinel must be reported as unreliable, and an honest one must not."""
-    yield "an honest judge is reliable", partial(_reported, _honest, {})
+    yield "an honest judge", partial(_reported, _honest, {})
     for name in SENTINELS:
         for target in _TARGETS:
-            yield f"{name} passed on {target}", partial(_reported, partial(_fooled, name, target, True), {name: (target,)})
-        yield f"{name} passed without evidence", partial(_reported, partial(_fooled, name, "thanks", False), {name: ("thanks",)})
-    yield "a judge with unreadable replies", partial(_reported, lambda call: "Yes, certainly.", {}, unusable=True)
+            yield f"{name}: {target}", partial(_reported, partial(_fooled, name, target, True), {name: (target,)})
+        yield f"{name}: no evidence", partial(_reported, partial(_fooled, name, "thanks", False), {name: ("thanks",)})
+    yield "unreadable replies", partial(_reported, lambda call: "Yes, certainly.", {}, unusable=True)
 
 
 def _reported(judge: Callable[[JudgeCall], str], faults: dict[str, tuple[str, ...]], *, unusable: bool = False) -> bool:
