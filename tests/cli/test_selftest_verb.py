@@ -8,7 +8,7 @@ from mlxtune.evaluation.selftest import checks
 
 def test_all_checks_pass_and_skipped_suites_are_mentioned(ok):
     result = ok("selftest")
-    assert result.out.count("✓") == 6
+    assert result.out.count("✓") == 7
     assert "--suites DIR" in result.out
 
 

@@ -20,49 +20,10 @@ def fields(output: object, reference: object, pointer: str = "") -> Score:
     return score_fields(ModelAnswer(json.dumps(output), reference=json.dumps(reference)), pointer)
 
 
-def call(name: str, **arguments: object) -> dict[str, object]:
-    return {"name": name, "arguments": arguments}
-
-
-CALL = json.dumps(call("f", a=1))
-
-
-@pytest.mark.parametrize(
-    ("output", "reference", "same"),
-    [
-        ('{"a": 1, "b": [true]}', '{ "b": [true], "a": 1.0 }', True),
-        ('{"a": 1}', '{"a": true}', False),
-        ('{"a": 1}', '{"a": 1, "b": null}', False),
-        ("[1, 2]", "[2, 1]", False),
-        ("[]", "{}", False),
-        ('{"0": 1}', "[1]", False),
-        ('{"a": [{"0": [1]}]}', '{"a": {"0": {"0": [1]}}}', False),
-        ('{"a": {"0": {"0": 1}}}', '{"a": {"0": [1]}}', False),
-        ('{"a": {"0": [1]}}', '{"a": {"0": [1]}}', True),
-        ("[[]]", "[]", False),
-        ("0", "false", False),
-        ('"\\u00e9"', '"é"', True),
-        ('```\n{"a": 1}\n```', '{"a": 1}', False),
-        ("<think>Hm.</think>yes", "yes", True),
-        (" yes\n", "yes", True),
-        ("Yes", "yes", False),
-        ("1e400", "1e401", False),
-        ("1e999", "2e999", False),
-        ("1e999", "10e998", True),
-        ("[-1e999]", "[-1e999]", True),
-        ("9" * 5000, "9" * 4999 + "8", False),
-        ("9" * 5000, "9" * 5000, True),
-        ("1e-400", "2e-400", False),
-        ("1e-400", "0", False),
-        ("-1e-400", "1e-400", False),
-        ("1e-400", "10e-401", True),
-        ('{"a": [1e-999]}', '{"a": [0.0]}', False),
-        ("0e-400", "0", True),
-        ("-0.0e-999", "0", True),
-    ],
-)
-def test_answer_compares_json_values_or_text(output, reference, same):
-    assert score_answer(ModelAnswer(output, reference=reference)).passed == same
+def test_numbers_of_any_length_are_compared_exactly():
+    """Shorter answers, and calls, are cases of the self-test."""
+    assert score_answer(ModelAnswer("9" * 5000, reference="9" * 5000)).passed
+    assert not score_answer(ModelAnswer("9" * 5000, reference="9" * 4999 + "8")).passed
 
 
 def test_the_class_of_a_missing_or_added_field_is_its_name():
@@ -169,56 +130,6 @@ def test_every_part_must_equal_the_reference():
     assert wrong.kinds == ("/urgent", "/price")
     assert metric_rates([{"correct": wrong}, {"correct": right}])[0].failures == {"/urgent": 1, "/price": 1}
     assert score_correct(ModelAnswer("So 2 + 2 = 4", reference="#### 4"), ["number"]).passed
-
-
-@pytest.mark.parametrize(
-    ("output", "reference", "kind"),
-    [
-        (call("f", a=1, b="x"), call("f", b="x", a=1.0), ""),
-        ([call("f"), call("g")], [call("f"), call("g")], ""),
-        ([call("g"), call("f")], [call("f"), call("g")], "/name"),
-        (call("f", a="1"), call("f", a=1), "/arguments/a"),
-        (call("f", a=True), call("f", a=1), "/arguments/a"),
-        (call("f", a=1, b=2), call("f", a=1), "/arguments/b"),
-        (call("g", a=1), call("f", a=1), "/name"),
-        (call("f"), [call("f"), call("f")], "number_of_calls"),
-        ({"function": {"name": "f", "arguments": '{"a": 1}'}}, call("f", a=1), ""),
-        ({"name": "f", "parameters": {"a": 1}}, call("f", a=1), ""),
-        ('Sure: {"name": "f", "arguments": {}}\n{"name": "g", "arguments": {}}', [call("f"), call("g")], ""),
-        ("I cannot do that.", call("f"), "no_call"),
-        ('<tool_call>{"name": "f", "arguments": {"a": $1}}</tool_call>', call("f", a=1), "malformed_call"),
-        ("I cannot do that.", "It is not possible.", ""),
-        (call("f"), "It is not possible.", "number_of_calls"),
-        (f'{CALL} {{"name": 5}}', CALL, "number_of_calls"),
-        (f'{CALL} {{"name": "g", "arguments": "broken {{"}}', CALL, "number_of_calls"),
-        (f'{CALL}{{"name": "delete", "arguments": null}}', CALL, "number_of_calls"),
-        (f'{CALL}\n{{"function": {{"name": "g"}}}}', CALL, "number_of_calls"),
-        (f'{CALL}, {{"name": "g", "arguments": {{"a": ', CALL, "number_of_calls"),
-        (f'{{"name": "g", arguments: 5}} {CALL}', CALL, "number_of_calls"),
-        (f"[{CALL}, 5]", CALL, "number_of_calls"),
-        ('{"name": "f"}', "Hello", "number_of_calls"),
-        ('{"name": "f", "arguments": "x"}', "Hello", "number_of_calls"),
-        ('I call {"name": "f", "arguments": {', "Hello", "number_of_calls"),
-        ('{"name": "f", "arguments": "use {\\"a\\": 1}"}', CALL, "/arguments"),
-        (f"I considered {CALL} but no.", CALL, "text_after_it"),
-        (f"{CALL}\n\nThe weather is fine.", CALL, "text_after_it"),
-        (f"I considered {CALL} but no.", "Hello", "number_of_calls"),
-        (f"I will look. {CALL}", CALL, ""),
-        (f"{CALL} No wait, do not. [1]", CALL, "text_after_it"),
-        (f"Use {{name}} as the key. {CALL}", CALL, ""),
-        (f"{CALL}<|eot_id|>assistant", CALL, ""),
-        (f"{CALL}\n```json", CALL, ""),
-        (f"<tool_call>\n{CALL}\n</tool_call><|im_end|>", CALL, ""),
-        (f"```json\n{CALL}\n```", CALL, ""),
-        (f"[TOOL_CALLS][{CALL}][/TOOL_CALLS].", CALL, ""),
-        (f"{CALL} Done.", f"{CALL} Done.", ""),
-        ('Here it is: {"city": "Rome"}', "Hello", ""),
-    ],
-)
-def test_calls_are_compared_by_name_and_arguments(output, reference, kind):
-    texts = [item if isinstance(item, str) else json.dumps(item) for item in (output, reference)]
-    score = score_correct(ModelAnswer(texts[0], reference=texts[1]), ["calls"])
-    assert (score.passed, score.kind) == (not kind, kind)
 
 
 def test_kind_is_first_differing_field():

@@ -17,7 +17,15 @@ needs_suites = pytest.mark.skipif(
 
 def test_built_in_cases_pass():
     results = list(checks.run_checks())
-    assert [check.name.split(":")[0] for check in results] == ["JSON", "schema", "disclaimers", "texts", "known rates", "judge"]
+    assert [check.name.split(":")[0] for check in results] == [
+        "JSON",
+        "schema",
+        "disclaimers",
+        "texts",
+        "correct",
+        "known rates",
+        "judge",
+    ]
     for check in results:
         assert check.passed, check.wrong
         assert check.right == check.total > 0
@@ -57,7 +65,7 @@ def test_raising_scorer_is_reported_without_stopping(monkeypatch):
 
     monkeypatch.setattr(checks, "score_extracted", broken)
     results = list(checks.run_checks())
-    assert len(results) == 6
+    assert len(results) == 7
     assert all("RuntimeError: oh" in case for case in results[0].wrong)
 
 

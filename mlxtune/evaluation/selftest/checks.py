@@ -22,6 +22,7 @@ from mlxtune.evaluation.judge.judge_session import SENTINELS, JudgeCall, JudgeSe
 from mlxtune.evaluation.judge.rubric import Rubric, RubricQuestion
 from mlxtune.evaluation.report_builder import metric_rates
 from mlxtune.evaluation.scorers import ModelAnswer, Score
+from mlxtune.evaluation.scorers.correct import score_correct
 from mlxtune.evaluation.scorers.disclaimer import score_disclaimers
 from mlxtune.evaluation.scorers.json_forms import score_extracted, score_json
 from mlxtune.evaluation.scorers.number import score_number
@@ -85,6 +86,7 @@ def run_checks(suites: Path | None = None) -> Iterator[SelftestResult]:
     yield _counted("schema: built-in cases", _schema_cases())
     yield _counted("disclaimers: built-in cases", _disclaimer_cases())
     yield _counted("texts: built-in cases", _text_cases())
+    yield _counted("correct: built-in cases", _correct_cases())
     yield _counted("known rates", _known_rates(), "100 outputs")
     yield _counted("judge: sentinels", _judge_cases(), "simulated judges")
     if suites and not any((suites / name).is_dir() for name in (JSON_SUITE, SCHEMA_SUITE)):
@@ -188,6 +190,15 @@ def _text_cases() -> Cases:
         yield f"{phrase} in {output!r}", partial(matches, score_forbidden, ModelAnswer(output), not found, phrases=[phrase])
     for output, reference, equal in _CASES["numbers"]:  # and whether their final numbers are equal
         yield f"{reference} as {output!r}", partial(matches, score_number, ModelAnswer(output, reference=reference), equal)
+
+
+def _correct_cases() -> Cases:
+    def classed(part: str, answer: ModelAnswer, kind: str) -> bool:
+        score = score_correct(answer, [part])
+        return score.passed == (not kind) and score.kind == kind
+
+    for part, output, reference, kind in _CASES["correct"]:
+        yield f"{part}: {output[:60]!r}", partial(classed, part, ModelAnswer(output, reference=reference), kind)
 
 
 def _known_rates() -> Cases:
