@@ -254,11 +254,9 @@ Result = TypeVar("Result")
 class StoppableCall(Generic[Result]):
     """One request to a child process that ends with it. One thread waits for the result (``read`` from JSON); any thread can stop it."""
 
-    def __init__(
-        self, module: str, method: str, params: Mapping[str, Any], read: Callable[[Any], Result], *, name: str, hint: str = "Try again."
-    ) -> None:  # fmt: skip
+    def __init__(self, module: str, method: str, params: Mapping[str, Any], read: Callable[[Any], Result], *, name: str) -> None:
         self._stopped, self._read = False, read
-        self._child = ChildProcess(module, name=name, hint=hint)
+        self._child = ChildProcess(module, name=name)
         self._call = self._child.request(method, params)
 
     def result(self, progress: Progress = quiet) -> Result | None:
