@@ -17,7 +17,6 @@ from mlxtune.evaluation.endpoint_answers import endpoint_answers
 from mlxtune.evaluation.off_task.prompts import OFF_TASK, OffTaskPrompt, group_by_prefix
 from mlxtune.evaluation.optimized_prompt import REFLECTION_TOKENS, VALIDATION_ROWS, PromptOptimizer, training_seconds
 from mlxtune.evaluation.outputs import AnswerOptions, Part, answer_room, answer_together, generate_answers, model_identity
-from mlxtune.evaluation.progress import progress_reporter
 from mlxtune.evaluation.report import EndpointFacts, OptimizerFacts
 from mlxtune.models import lora
 from mlxtune.models.generate import Progress
@@ -59,7 +58,7 @@ class ArmRunner:
         self._prefixes = PrefixCache(loaded.model)
 
     def answer(self, arm: Arm, rows: Sequence[PromptRow]) -> ArmAnswers:
-        tell = partial(progress_reporter, self._worker, arm.name)
+        tell = partial(self._worker.progress_reporter, arm.name)
         self._worker.emit("arm.started", arm=arm.name, rows=len(rows))
         if arm.endpoint:
             options = self._options
@@ -89,7 +88,7 @@ class ArmRunner:
         if factor < 2 or not cut:
             return measured
         longer = self._generate(
-            arm, [rows[index] for index in cut], options, partial(progress_reporter, self._worker, arm.name),
+            arm, [rows[index] for index in cut], options, partial(self._worker.progress_reporter, arm.name),
             timed=any(one.seconds is not None for one in before), score_references=False, factor=factor,
         )  # fmt: skip
         answers = list(before)
@@ -104,7 +103,7 @@ class ArmRunner:
         endpoint = section.endpoints[section.optimizer] if section.optimizer else None
         budget = section.optimizer_calls or training_seconds(self._worker, self._loaded.source, splits)
         kind = "optimizer_call" if section.optimizer_calls else "optimizer_second"
-        report = progress_reporter(self._worker, arm.name, kind)
+        report = self._worker.progress_reporter(arm.name, kind)
         rendered = self._template.prompt((Message("user", ""),), ())  # how the template renders prompts today
         reflecting = [endpoint.url, endpoint.model] if endpoint else []
         identity = [model_identity(arm, self._loaded), rendered, options.max_tokens, options.thinking_tokens, reflecting]
@@ -155,7 +154,7 @@ class ArmRunner:
             (arm, [one.row(system) for one in group], replace(self._options, max_tokens=limit, schema=None))
             for limit, group in groups
         ]
-        answered = self._answer_together(parts, progress_reporter(self._worker, arm.name, OFF_TASK))
+        answered = self._answer_together(parts, self._worker.progress_reporter(arm.name, OFF_TASK))
         cached, seconds = all(part.cached for part in answered), sum(part.seconds for part in answered)
         self._worker.emit("arm.finished", arm=arm.name, rows=len(prompts), cached=cached, seconds=seconds, of=OFF_TASK)
         outputs = {
@@ -167,11 +166,11 @@ class ArmRunner:
 
     def answer_candidates(self, arms: Sequence[Arm], rows: Sequence[PromptRow]) -> list[ArmAnswers]:
         """Return the answers of untrained ``arms`` to the validation ``rows``."""
-        progress = progress_reporter(self._worker, STRONGEST, "validation row")
+        progress = self._worker.progress_reporter(STRONGEST, "validation row")
         return self._answer_together([(arm, rows, self._options) for arm in arms], progress)
 
     def answer_validation(self, arm: Arm, rows: Sequence[PromptRow]) -> ArmAnswers:
-        tell = partial(progress_reporter, self._worker, arm.name)
+        tell = partial(self._worker.progress_reporter, arm.name)
         return self._generate(arm, rows, self._options, tell, of="validation row", score_references=False)
 
     def answer_with_seeds(
@@ -184,7 +183,7 @@ class ArmRunner:
         answers = []
         for run in seeds:
             seed = run.recipe().training.seed
-            arm, tell = Arm(TUNED, run.adapter), partial(progress_reporter, self._worker, f"seed {seed}")
+            arm, tell = Arm(TUNED, run.adapter), partial(self._worker.progress_reporter, f"seed {seed}")
             parts = [
                 self._generate(arm, prompts, self._options, tell, of=f"{part} row", compared=self.compared).answers
                 for part, prompts in (("validation", validation), ("held-out", rows))

@@ -36,7 +36,6 @@ from mlxtune.evaluation.holdout.ledger import HoldoutHistory
 from mlxtune.evaluation.judge.endpoint import require_endpoints
 from mlxtune.evaluation.off_task import prompts
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt, compare_off_task
-from mlxtune.evaluation.progress import progress_reporter
 from mlxtune.evaluation.report import LeftOut, ReportFacts, continued_arms, decoding
 from mlxtune.evaluation.seed_report import recommend
 from mlxtune.models.cpu import blas
@@ -363,7 +362,7 @@ def _vectors(worker: Worker, inputs: _Inputs, loaded: LoadedModel) -> RowVectors
     if not is_meaning_compared(len(inputs.rows), len(inputs.splits.train)):
         return None
     rows = [*inputs.splits.train, *inputs.splits.valid, *inputs.rows]
-    progress = progress_reporter(worker, BASE, "prompt")
+    progress = worker.progress_reporter(BASE, "prompt")
     vectors = text_vectors(loaded, [prompt_text(row) for row in rows], worker.folder.parent / "cache", progress)
     return None if vectors is None else {row.id: vector for row, vector in zip(rows, standardized(vectors), strict=True)}
 

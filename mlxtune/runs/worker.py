@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -24,6 +25,7 @@ from mlxtune.runs.locks import accelerator_lease, file_lock
 from mlxtune.runs.registry import LAUNCH_FILE, Run
 
 HEARTBEAT = 5.0  # seconds
+_PROGRESS_INTERVAL = 0.5  # seconds between progress events
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _RESTART = -1  # not an exit code
 _RESTARTED = "MLXTUNE_RESTARTED"  # set in the environment of a process that was started after a GPU error
@@ -58,6 +60,20 @@ class Worker:
         if self.sleep_guard:
             self.emit("sleep.prevented", pid=self.sleep_guard)
         self._started = True
+
+    def progress_reporter(self, arm: str, of: str) -> Callable[[int, int], None]:
+        """Return a progress callback that emits rate-limited events about ``of`` and honors stop requests."""
+        last = 0.0
+
+        def report_progress(done: int, total: int) -> None:
+            nonlocal last
+            if self.stopping:
+                raise Interrupted(0)
+            if done == total or time.monotonic() - last > _PROGRESS_INTERVAL:
+                last = time.monotonic()
+                self.emit("arm.progress", arm=arm, done=done, total=total, of=of)
+
+        return report_progress
 
     def _on_signal(self, number: int, _frame: object) -> None:
         if self._stop.is_set():

@@ -20,7 +20,6 @@ from mlxtune.evaluation.evidence import grouped_rows
 from mlxtune.evaluation.history import contract_hash
 from mlxtune.evaluation.holdout import ledger
 from mlxtune.evaluation.off_task import prompts
-from mlxtune.evaluation.progress import progress_reporter
 from mlxtune.evaluation.report_builder import both_passed
 from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.evaluation.verdict import Comparison, compare
@@ -68,7 +67,7 @@ class ComparedRows:
         self.worker.emit("arm.started", arm=name, rows=len(self.rows), of=kind)
         own = self.worker.folder / "cache" / (sha256_file(file) if file else "")  # the keys in a cache have only the base's hash
         cache = self.worker.folder.parent.parent / "evals" / "cache" if adapter else own
-        section, tell = self.section, partial(progress_reporter, self.worker, name)
+        section, tell = self.section, partial(self.worker.progress_reporter, name)
         timed = bool(self.worker.request.get("smallest")) and not (adapter or file)  # of a model folder whose size is tried
         options = AnswerOptions(
             template.settings, self.max_tokens(template), section.thinking_tokens, section.batch_size, cache, section.stop_loops,

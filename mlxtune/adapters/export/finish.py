@@ -19,7 +19,6 @@ from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.utils import dequantize_model
 
 from mlxtune.adapters.export.compared_rows import EXPORTED
-from mlxtune.evaluation.progress import progress_reporter
 from mlxtune.models import lora
 from mlxtune.planning.training_rule import apply_rule, model_width
 from mlxtune.recipe import Recipe
@@ -97,7 +96,7 @@ class _Listener:
 
     def emit(self, type: str, **fields: Any) -> None:
         if type == "step":
-            progress_reporter(self.worker, EXPORTED, STEP)(fields["step"], self.steps)
+            self.worker.progress_reporter(EXPORTED, STEP)(fields["step"], self.steps)
 
     def warn(self, code: WarningCode, **values: Any) -> None:
         self.worker.warn(code, **values)

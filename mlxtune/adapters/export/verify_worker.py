@@ -15,7 +15,6 @@ from mlxtune.data.rows import PromptRow
 from mlxtune.evaluation.arms import TUNED, Arm
 from mlxtune.evaluation.endpoint_answers import CALLS, endpoint_answers, row_requests
 from mlxtune.evaluation.judge.paid_calls import read_calls
-from mlxtune.evaluation.progress import progress_reporter
 from mlxtune.models.resolve import resolve
 from mlxtune.recipe import Endpoint
 from mlxtune.runs.events import HELD_OUT_ROW
@@ -53,7 +52,7 @@ def verify(worker: Worker) -> VerificationSummary:
     limit = rows.max_tokens(template) + (0 if recipe.model.thinking == "off" else recipe.evaluation.thinking_tokens)
     worker.emit("arm.started", arm=arm.name, rows=len(rows.rows), of=HELD_OUT_ROW)
     answers, _ = endpoint_answers(
-        arm, Endpoint(model, url), rows.rows, max_tokens=limit, cache=worker.folder, tell=partial(progress_reporter, worker, arm.name),
+        arm, Endpoint(model, url), rows.rows, max_tokens=limit, cache=worker.folder, tell=partial(worker.progress_reporter, arm.name),
         count_tokens=template.count_tokens,
         workers=1,  # many programs answer one request at a time, and one that waits for three others may be timed out
     )  # fmt: skip
@@ -70,7 +69,7 @@ def _compare_prompts(
 ) -> tuple[PromptCheck, PromptDifference | None]:
     url, model, tokenizer = worker.request["endpoint"], worker.request["model"], template.tokenizer
     bos = template.added_bos
-    tell = progress_reporter(worker, EXPORTED, _PROMPT)
+    tell = worker.progress_reporter(EXPORTED, _PROMPT)
     for done, (row, tokens) in enumerate(zip(rows, expected, strict=True), 1):
         rendered = rendered_prompt(url, model, row, lambda text: tokenizer.encode(bos + text, add_special_tokens=False))
         if rendered is None:

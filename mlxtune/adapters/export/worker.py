@@ -30,7 +30,6 @@ from mlxtune.core.hashing import sha256_file
 from mlxtune.core.text import one_line, size
 from mlxtune.evaluation.answers import answer_speed
 from mlxtune.evaluation.arms import BASE, TUNED
-from mlxtune.evaluation.progress import progress_reporter
 from mlxtune.models.cpu import blas
 from mlxtune.models.resolve import resolve, same_base
 from mlxtune.planning.machine import disk_free
@@ -294,7 +293,7 @@ class _ExportJob:
     def _logits(self, model: nn.Module, name: str) -> list[mx.array]:
         from mlxtune.adapters.export import logits
 
-        progress = progress_reporter(self.worker, name, _LOGITS)
+        progress = self.worker.progress_reporter(name, _LOGITS)
         return logits.logits(model, self.tokens, batch_size=self.recipe.evaluation.batch_size, progress=progress)
 
 

@@ -58,7 +58,6 @@ from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.judge import rubric
 from mlxtune.evaluation.judge.endpoint import CostCapReached
 from mlxtune.evaluation.judge.paid_calls import PaidCall, make_calls, read_calls
-from mlxtune.evaluation.progress import progress_reporter
 from mlxtune.evaluation.scorers import CORRECT, ModelAnswer
 from mlxtune.models.cpu import blas
 from mlxtune.models.resolve import resolve
@@ -225,7 +224,7 @@ class _Generation:
         before = read_calls(file)
         name, total = self.teacher.name, len(asked)
         self.worker.emit("arm.started", arm=name, rows=total, of="question")
-        report = progress_reporter(self.worker, name, "question")
+        report = self.worker.progress_reporter(name, "question")
         done = 0
 
         def progress(count: int, _: int) -> None:

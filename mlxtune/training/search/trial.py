@@ -17,7 +17,6 @@ from mlxtune.evaluation.arms import Arm
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.evidence import evaluated_rows
 from mlxtune.evaluation.outputs import AnswerOptions, generate_answers
-from mlxtune.evaluation.progress import progress_reporter
 from mlxtune.evaluation.scorers import CONTRACT, CORRECT
 from mlxtune.models import lora
 from mlxtune.models.template import TemplateSettings
@@ -162,7 +161,7 @@ class TrialRunner(Closeable):
                 settings, self.max_tokens, section.thinking_tokens, section.batch_size, cache, section.stop_loops,
                 self.contract.schema_document,
             )  # fmt: skip
-            tell = partial(progress_reporter, self.worker, f"trial {trial.number}")
+            tell = partial(self.worker.progress_reporter, f"trial {trial.number}")
             answers = generate_answers(Arm(f"trial {trial.number}", adapter), loaded, self.rows, options, tell).answers
         finally:
             loaded.model.train()
