@@ -20,8 +20,9 @@ from mlxtune.models.cpu import exp, streams
 from mlxtune.models.load import load
 from mlxtune.models.resolve import resolve
 from mlxtune.planning import activations, memory, shapes
-from mlxtune.planning.activations import Kernels
+from mlxtune.planning.activations import Kernels, LayerActivations
 from mlxtune.planning.machine import CACHE_LIMIT, COMPUTE_VARIABLE
+from mlxtune.planning.memory import MemoryEstimate
 from mlxtune.planning.workload import BatchShape, Workload
 from mlxtune.present.words import WORDS
 from mlxtune.recipe import Recipe
@@ -36,18 +37,22 @@ def work(*batches: BatchShape, frozen: int = 0) -> Workload:
 
 
 def cost(
-    shape, machine, *overrides: str, batch: BatchShape = BatchShape(8, 256, 0, 600), cached=False, checkpointed=False, frozen=0
-):
-    return memory.estimate(
-        shape, recipe(*overrides), work(batch, frozen=frozen), machine, cached=cached, checkpointed=checkpointed
-    )  # fmt: skip
+    shape, machine, *overrides: str, batch: BatchShape = BatchShape(8, 256, 0, 600), frozen: int = 0, traces: int = 0,
+    cached: bool = False, checkpointed: bool = False, **options: Any,
+) -> MemoryEstimate:  # fmt: skip
+    given = replace(work(batch, frozen=frozen), traces=traces)
+    return memory.estimate(shape, recipe(*overrides), given, machine, cached=cached, checkpointed=checkpointed, **options)
+
+
+def saved(shape, settings: Recipe, kernels: Kernels, index: int = 0) -> LayerActivations:
+    """Return what the layer at ``index`` saves."""
+    targets = [weight for weight in shape.adapter_targets(settings.adapter) if weight.layer == index]
+    return activations.layer_activations(shape, shape.layers[index], targets, settings.adapter, kernels)
 
 
 def test_activations_of_a_llama_layer(read) -> None:
     width, inner, heads, key = 256, 512, 4, 128
-    shape = read(layers=1)
-    section = recipe("adapter.rank=8").adapter
-    layer = activations.layer_activations(shape, shape.layers[0], shape.adapter_targets(section), section, activations.CPU)
+    layer = saved(read(layers=1), recipe("adapter.rank=8"), activations.CPU)
     norms, entering = 2 * width, 2 * width + width + inner  # q, k and v share an input, as do gate and up
     attention = 2 * width + 2 * key
     gate = activations.CPU.silu * inner
@@ -60,11 +65,7 @@ def test_activations_of_a_llama_layer(read) -> None:
 def test_a_cpu_computes_norms_attention_and_silu_in_float32_on_a_16_bit_model(read) -> None:
     width, inner, heads, key = 256, 512, 4, 128
     shape = read(layers=1, kind="BF16")
-    section = recipe("adapter.rank=8").adapter
-    native, on_cpu = (
-        activations.layer_activations(shape, shape.layers[0], shape.adapter_targets(section), section, kernels)
-        for kernels in (activations.NATIVE, activations.CPU_NATIVE)
-    )
+    native, on_cpu = (saved(shape, recipe("adapter.rank=8"), kernels) for kernels in (activations.NATIVE, activations.CPU_NATIVE))
     adapters = 4 * (2 * width + width + inner + 7 * 8)  # q, k and v share an input in float32, as do gate and up
     assert native.position == 2 * (2 * width + width + 2 * key + 4 * inner) + adapters
     assert on_cpu.position == 4 * (2 * width + 2 * width + 2 * key + 3 * inner) + adapters
@@ -109,28 +110,20 @@ def test_attention_adapters_save_less_and_dora_saves_more(read, machine) -> None
 @pytest.mark.parametrize("name", ["adamw", "adafactor", "muon", "lion"])
 def test_adapter_and_optimizer_are_what_mlx_allocates(tmp_path, machine, name, kind) -> None:
     source = resolve(str(make_tiny(tmp_path / "model")))
-    given = recipe(f'training.optimizer="{name}"', f'adapter.kind="{kind}"', "adapter.rank=4")
+    overrides = f'training.optimizer="{name}"', f'adapter.kind="{kind}"', "adapter.rank=4"
+    given = recipe(*overrides)
     model, _ = load_model(source.folder)
     lora.add(model, given.adapter, 1)
     trained_optimizer: optim.Optimizer = optimizer.make(given.training, given.adapter)
     trained_optimizer.init(model.trainable_parameters())
-    estimate = memory.estimate(
-        shapes.read_shapes(source.folder, source.config),
-        given,
-        work(BatchShape(1, 8, 0, 1)),
-        machine,
-        cached=False,
-        checkpointed=False,
-    )
+    estimate = cost(shapes.read_shapes(source.folder, source.config), machine, *overrides)
     assert estimate.adapter == sum(array.nbytes for array in lora.adapter_arrays(model).values())
     assert estimate.optimizer == pytest.approx(sum(array.nbytes for _, array in tree_flatten(trained_optimizer.state)), abs=64)
 
 
 def test_only_adapted_layers_save_activations(read, machine) -> None:
-    shape, section, batch = read(layers=8), recipe().adapter, BatchShape(8, 256, 0, 600)
-    own = activations.layer_activations(
-        shape, shape.layers[7], shape.adapter_targets(section)[-7:], section, activations.CPU
-    ).nbytes(batch)
+    shape, batch = read(layers=8), BatchShape(8, 256, 0, 600)
+    own = saved(shape, recipe(), activations.CPU, 7).nbytes(batch)
     all_layers, half = (cost(shape, machine, f"adapter.layers={count}", batch=batch) for count in (8, 4))
     assert all_layers.moment == half.moment == "backward"
     assert all_layers.activations - half.activations == 4 * own
@@ -155,12 +148,8 @@ def test_at_the_bottom_each_stream_has_the_gradients_of_all_layers(read, machine
 def test_native_products_on_a_cpu_make_packed_weights_dense(read, machine, metal) -> None:
     """All streams share them. As measured, those of the head exist twice."""
     shape = read(layers=2, bits=4, kind="BF16", vocabulary=20_000)
-    on_cpu, on_gpu = (
-        memory.estimate(
-            shape, recipe(), work(BatchShape(1, 64, 0, 40)), where, cached=False, checkpointed=False, kernels=activations.NATIVE
-        )
-        for where in (machine, metal)
-    )
+    batch, kernels = BatchShape(1, 64, 0, 40), activations.NATIVE
+    on_cpu, on_gpu = (cost(shape, where, batch=batch, kernels=kernels) for where in (machine, metal))
     assert on_cpu.moment == on_gpu.moment == "head"
     matrices = sum(weight.numbers for layer in shape.layers for weight in layer if weight.is_matrix)
     assert on_cpu.step - on_gpu.step == 4 * (2 * shape.embedding.numbers + matrices)
@@ -217,12 +206,7 @@ def test_a_gpu_computes_on_saved_weights_and_keeps_free_buffers_up_to_the_limit(
 
 
 def test_the_process_and_its_compiled_steps_count(read, metal) -> None:
-    plain, compiled = (
-        memory.estimate(
-            read(), recipe(), replace(work(BatchShape(1, 8, 0, 1)), traces=traces), metal, cached=False, checkpointed=False
-        )
-        for traces in (0, 10)
-    )
+    plain, compiled = (cost(read(), metal, batch=BatchShape(1, 8, 0, 1), traces=traces) for traces in (0, 10))
     assert compiled.total - plain.total == 10 * memory.TRACE
     assert plain.total == plain.peak + plain.buffers + memory.PROCESS
 
@@ -235,7 +219,7 @@ def test_quantization_on_load_shrinks_weights_on_a_gpu_only(read, machine, metal
 
 def test_auto_checkpoints_exactly_where_the_margin_is_missing(read, machine) -> None:
     shape, batch = read(layers=8), work(BatchShape(8, 256, 0, 600))
-    plain = memory.estimate(shape, recipe(), batch, machine, cached=False, checkpointed=False)
+    plain = cost(shape, machine)
     need = plain.step + plain.buffers + plain.process
     for limit, wanted in ((need / (1 - memory.MARGIN) + 1024, False), (need / (1 - memory.MARGIN) - 1024, True)):
         small = type(machine)("Linux", "a chip", 2, "cpu", int(limit))
@@ -243,10 +227,11 @@ def test_auto_checkpoints_exactly_where_the_margin_is_missing(read, machine) -> 
 
 
 def test_rows_that_do_not_fit_are_computed_in_segments(read, machine) -> None:
-    shape, long = read(), work(BatchShape(1, 30_000, 0, 600))
+    shape, batch = read(), BatchShape(1, 30_000, 0, 600)
+    long = work(batch)
 
-    def step(segment: int) -> memory.MemoryEstimate:
-        return memory.estimate(shape, recipe(), long, machine, cached=False, checkpointed=True, segment=segment)
+    def step(segment: int) -> MemoryEstimate:
+        return cost(shape, machine, batch=batch, checkpointed=True, segment=segment)
 
     peaks = {segment: step(segment).step for segment in (0, *memory.SEGMENTS)}
     assert [*peaks.values()] == sorted(peaks.values(), reverse=True)
@@ -292,9 +277,7 @@ def test_native_attention_saves_one_score_in_the_models_dtype(tmp_path: Path, dt
     folder = make(tmp_path, "smollm2", dtype=dtype, num_hidden_layers=4)
     shape = shapes.read_shapes(folder, json.loads((folder / "config.json").read_text()))
     settings = recipe("adapter.rank=4")
-    layer = activations.layer_activations(
-        shape, shape.layers[0], shape.adapter_targets(settings.adapter), settings.adapter, activations.NATIVE
-    )
+    layer = saved(shape, settings, activations.NATIVE)
     assert layer.score == size * shape.heads
     peaks = step_peaks(folder, "native", settings, 128, 384, 640)
     measured = (peaks[2] - 2 * peaks[1] + peaks[0]) / (2 * 256**2)  # bytes per score, from the second difference
@@ -311,9 +294,7 @@ def test_a_gelu_gate_saves_more_than_a_swiglu_gate(tmp_path: Path, family: str, 
     for inner in (1024, 2048):
         folder = make(tmp_path / str(inner), family, dtype="float32", num_hidden_layers=8, intermediate_size=inner)
         shape = shapes.read_shapes(folder, json.loads((folder / "config.json").read_text()))
-        targets = shape.adapter_targets(settings.adapter)
-        kernels = activations.NATIVE if compute == "native" else activations.CPU
-        layer = activations.layer_activations(shape, shape.layers[1], targets, settings.adapter, kernels)
+        layer = saved(shape, settings, activations.NATIVE if compute == "native" else activations.CPU, 1)
         expected.append((shape.depth + memory.Coefficients().backward) * layer.nbytes(BatchShape(1, 128, 0, 1)))
         measured += step_peaks(folder, compute, settings, 128)
     assert expected[1] - expected[0] == pytest.approx(measured[1] - measured[0], rel=0.2)
@@ -332,34 +313,32 @@ def test_a_compiled_16_bit_step_saves_what_its_layers_count(
         monkeypatch.setenv(COMPUTE_VARIABLE, "native")
     few, many = (compiled_step_peak(folder, settings, kernels) for folder in folders)
     shape = shapes.read_shapes(folders[1], json.loads((folders[1] / "config.json").read_text()))
-    targets = [weight for weight in shape.adapter_targets(settings.adapter) if weight.layer == 1]
-    layer = activations.layer_activations(shape, shape.layers[1], targets, settings.adapter, kernels)
+    layer = saved(shape, settings, kernels, 1)
     norms = 0 if kernels.upcast else 2 * 2 * shape.width * 256  # on a CPU, MLX's norms save their inputs in float32
     assert 2 * (layer.nbytes(BatchShape(1, 256, 0, 1)) + norms) == pytest.approx(many - few, rel=0.1)
 
 
 def compiled_step_peak(folder: Path, settings: Recipe, kernels: Kernels) -> int:
     """Return the peak bytes of a compiled step on one row of 256 tokens, with the kernels of a CPU or with MLX's own."""
-    model = load(resolve(str(folder)), "native").model
-    if not kernels.upcast:
-        exp.uninstall()
-    lora.add(model, settings.adapter, seed=1)
-    stack = LayerStack(model, head.split_head(model))
-    step = nn.value_and_grad(model, lambda tokens: stack.hidden_states(tokens).astype(mx.float32).sum())
+    model, step = adapted(folder, "native", settings, uses_own_kernels=kernels.upcast)
     compiled: Any = mx.compile(step, inputs=[model.state], outputs=[model.state])
     return peak_of(compiled, mx.zeros((1, 256), mx.int32), runs=20)
 
 
 def step_peaks(folder: Path, compute: str, settings: Recipe, *widths: int) -> list[int]:
     """Return the peak bytes of a step on one row of each of ``widths`` tokens."""
+    _, step = adapted(folder, compute, settings, uses_own_kernels=compute != "native")
+    return [peak_of(step, mx.zeros((1, width), mx.int32)) for width in widths]
+
+
+def adapted(folder: Path, compute: Any, settings: Recipe, *, uses_own_kernels: bool) -> tuple[nn.Module, Any]:
+    """Return the model in ``folder`` with an adapter, and a function that computes its gradients."""
     model = load(resolve(str(folder)), compute).model
-    if compute == "native":
+    if not uses_own_kernels:
         exp.uninstall()
     lora.add(model, settings.adapter, seed=1)
     stack = LayerStack(model, head.split_head(model))
-    step = nn.value_and_grad(model, lambda tokens: stack.hidden_states(tokens).astype(mx.float32).sum())
-
-    return [peak_of(step, mx.zeros((1, width), mx.int32)) for width in widths]
+    return model, nn.value_and_grad(model, lambda tokens: stack.hidden_states(tokens).astype(mx.float32).sum())
 
 
 def peak_of(step: Callable[[mx.array], Any], tokens: mx.array, runs: int = 3) -> int:

@@ -2,6 +2,7 @@
 
 import itertools
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,8 @@ from mlxtune.recipe import DataSection, MethodSection, ModelSection, Recipe, Tra
 from mlxtune.training import probe
 from mlxtune.training.encode import row_lengths
 from mlxtune.training.loop import TrainingLoop
-from mlxtune.training.preference.losses import PreferenceObjective
-from mlxtune.training.sft import SFTObjective
+from mlxtune.training.preference.losses import Objective, PreferenceObjective
+from mlxtune.training.sft import SFTObjective, collate
 
 from .conftest import lengths
 
@@ -35,12 +36,11 @@ def encoded(rows: tuple[RowLength, ...], window: int) -> list[Encoded]:
     return rows_encoded
 
 
-class Streams:
-    count = 1
-
-
-class Stack:
-    streams = Streams()
+def loop_of(section: TrainingSection, train: list[Any], valid: list[Any], objective: Objective, **options: Any) -> TrainingLoop:
+    """Return a loop that plans steps but has no model."""
+    stack: Any = SimpleNamespace(streams=SimpleNamespace(count=1))
+    adapter: Any = None
+    return TrainingLoop(Path(), stack, section, adapter, {}, train, valid, objective, **options)
 
 
 @pytest.mark.parametrize(
@@ -55,17 +55,11 @@ class Stack:
 @pytest.mark.parametrize("prefix", [0, 5])
 def test_steps_epochs_and_tokens_match_the_training_loop(section: TrainingSection, prefix: int) -> None:
     given = lengths(*FULL, prefix=prefix)
-    stack: Any = Stack()
-    none: Any = None
-    loop = TrainingLoop(Path(), stack, section, none, {}, encoded(given.train, 80), encoded(given.valid, 80), SFTObjective(prefix))
+    loop = loop_of(section, encoded(given.train, 80), encoded(given.valid, 80), SFTObjective(prefix))
     planned_work = workload(given, section, 80)
     assert (planned_work.steps, planned_work.epochs) == (loop.total_steps, loop.epochs)
-    prepared = []
-    for planned in loop.step_plans():
-        if planned.step > loop.total_steps:
-            break
-        for group in planned.groups:
-            prepared.append(_collated(loop, group))
+    plans = itertools.islice(loop.step_plans(), loop.total_steps)
+    prepared = [collate(loop.train, group, prefix) for plan in plans for group in plan.groups]
     assert planned_work.computed == sum(batch.computed_positions for batch in prepared)
     assert planned_work.trained == sum(count for batch in prepared for _, count in batch.counts.values())
     assert {(batch.rows, batch.width) for batch in planned_work.batches} == {batch.parts[0].inputs.shape for batch in prepared}
@@ -79,22 +73,20 @@ def test_compiled_shapes_match_the_training_loop(pairs: bool, streams: int, monk
     """With 5 shapes at most, batches are padded in every dimension."""
     monkeypatch.setattr(batching, "MAX_SHAPES", 5)
     section, prefix = TrainingSection(epochs=3, batch_tokens=700, accumulate=2), 5
-    stack: Any = Stack()
-    none: Any = None
     if pairs:
-        rows = [_pair(index, prefix + 1 + index * 37 % 90, 5 + index * 7 % 40, 3 + index * 5 % 30) for index in range(61)]
-        given, objective = DatasetLengths(row_lengths(rows), row_lengths(rows), prefix, True), _pair_objective(prefix, streams)
+        rows, objective = pairs_after(prefix), PreferenceObjective(MethodSection(), True, prefix, streams)
+        given = DatasetLengths(row_lengths(rows), row_lengths(rows), prefix, True)
     else:
         given, objective = lengths(*FULL, prefix=prefix), SFTObjective(prefix, streams)
         rows = encoded(given.train, 200)
-    loop = TrainingLoop(Path(), stack, section, none, {}, rows, rows[:4], objective, compiled=True)
+    loop = loop_of(section, rows, rows[:4], objective, compiled=True)
     planned_work = workload(given, section, 500, compiled=True, streams=streams)
     plans = list(itertools.islice(loop.step_plans(), loop.total_steps))
     batches = [batch for plan in plans for batch in objective.collate(rows, plan.groups, plan.rows, loop.padded_shapes)]
     assert planned_work.traces == len(set(loop.padded_shapes.values())) == 5
     assert planned_work.batch_count == len(batches)
     assert planned_work.computed == sum(batch.computed_positions for batch in batches)
-    assert len({_array_shapes(batch.arrays()) for batch in batches}) <= 5
+    assert len({tuple((name, array.shape) for name, array in tree_flatten(batch.arrays())) for batch in batches}) <= 5
 
 
 @pytest.mark.parametrize("prefix", [0, 20])
@@ -102,14 +94,12 @@ def test_compiled_shapes_match_the_training_loop(pairs: bool, streams: int, monk
 @pytest.mark.parametrize("section", [TrainingSection(epochs=2, batch_tokens=700), TrainingSection(epochs=1, batch_size=4)])
 def test_steps_and_tokens_of_pairs_match_the_training_loop(section: TrainingSection, shared: bool, prefix: int) -> None:
     prefix = prefix if shared else 0
-    rows = [_pair(index, prefix + 1 + index * 37 % 90, 5 + index * 7 % 40, 3 + index * 5 % 30) for index in range(61)]
-    stack: Any = Stack()
-    none: Any = None
+    rows = pairs_after(prefix)
     given = DatasetLengths(row_lengths(rows), row_lengths(rows[:9]), prefix, shared)
-    loop = TrainingLoop(Path(), stack, section, none, {}, rows, rows[:9], PreferenceObjective(MethodSection(), shared, prefix))
+    loop = loop_of(section, rows, rows[:9], PreferenceObjective(MethodSection(), shared, prefix))
     planned_work = workload(given, section, 500)
     assert (planned_work.steps, planned_work.epochs) == (loop.total_steps, loop.epochs)
-    planned = [step for step, _ in zip(loop.step_plans(), range(loop.total_steps), strict=False)]
+    planned = itertools.islice(loop.step_plans(), loop.total_steps)
     batches = loop.objective.collate(rows, [group for step in planned for group in step.groups], [])
     assert planned_work.computed == sum(batch.computed_positions for batch in batches)
     assert planned_work.trained == sum(count for batch in batches for _, count in batch.counts.values())
@@ -131,25 +121,15 @@ def test_the_rows_of_a_probe_have_the_trained_tokens_of_its_batch(sides: tuple[i
     assert sum(int(row.trained.sum()) for row in rows) == pytest.approx(batch.trained, abs=len(rows))
 
 
-def _pair_objective(prefix: int, streams: int) -> PreferenceObjective:
-    return PreferenceObjective(MethodSection(), True, prefix, streams)
-
-
-def _array_shapes(arrays: Any) -> tuple[Any, ...]:
-    return tuple((name, array.shape) for name, array in tree_flatten(arrays))
-
-
-def _pair(index: int, *lengths: int) -> EncodedPair:
-    """Return a pair whose answers share no prefix, half of the rejected answer, or all of it."""
-    prompt, chosen, rejected = (np.zeros(length, np.int32) for length in lengths)
-    rejected[len(rejected) * (index % 3) // 2 :] = 1
-    return EncodedPair(str(index), Location(Path("x"), index), prompt, chosen, rejected, (len(chosen), len(rejected)))
-
-
-def _collated(loop: TrainingLoop, group: list[int]) -> Any:
-    from mlxtune.training.sft import collate
-
-    return collate(loop.train, group, loop.objective.prefix, 1)
+def pairs_after(prefix: int) -> list[EncodedPair]:
+    """Return pairs whose answers share no prefix, half of the rejected answer, or all of it."""
+    pairs = []
+    for index in range(61):
+        lengths = prefix + 1 + index * 37 % 90, 5 + index * 7 % 40, 3 + index * 5 % 30
+        prompt, chosen, rejected = (np.zeros(length, np.int32) for length in lengths)
+        rejected[len(rejected) * (index % 3) // 2 :] = 1
+        pairs.append(EncodedPair(str(index), Location(Path("x"), index), prompt, chosen, rejected, (len(chosen), len(rejected))))
+    return pairs
 
 
 def test_a_window_truncates_rows_and_counts_them() -> None:
