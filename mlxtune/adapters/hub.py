@@ -50,11 +50,9 @@ def push_adapter(
 ) -> PushResult:
     """Push ``entry`` with its model ``card`` to ``repo``, which is created if needed. No local paths are published.
 
-    Raise ``InputError`` if the adapter cannot be used, the user is not logged in, the Hub rejects the request, or the repository is
+    Raise ``InputError`` if the user is not logged in, the Hub rejects the request, or the repository is
     public but ``public`` is not set. Raise ``MachineError`` if the Hub cannot be reached.
     """
-    if entry.problem:
-        raise InputError(f"{entry.name} cannot be pushed: {entry.problem}", hint=f"mlxtune adapters show {entry.name}")
     base = _base(entry.base)
     with tempfile.TemporaryDirectory(prefix="mlxtune-push-") as scratch:
         folder = Path(scratch)
@@ -104,7 +102,7 @@ def pull(
     total = sum(sizes[file] for file in wanted)
     parent = workspace / FOLDER
     if total > (free := disk_free(parent)):
-        raise MachineError(f"{repo} needs {size(total)}, but only {size(free)} is free in {parent}.", hint="Free up disk space.")
+        raise MachineError(f"{repo} needs {size(total)}, but only {size(free)} is free in {parent}.")
     scratch = parent / f".pull-{repo.replace('/', '--')}-{commit[:12]}"
     with disk_errors(str(scratch)):
         scratch.mkdir(parents=True, exist_ok=True)

@@ -106,10 +106,9 @@ def parse_layout(config: Mapping[str, Any], header: Header, folder: Path) -> Ada
             dropout = more.get("dropout", 0.0)
         case _:
             raise ModelError(f"{folder / CONFIG} lacks the kind, rank, scale or number of layers that mlx-lm requires.")
-    if not (1 <= rank <= _MAX_VALUE and abs(layers) <= _MAX_VALUE and abs(scale) <= _MAX_VALUE):  # false if the scale is NaN
-        raise ModelError(f"{folder / CONFIG} has an invalid rank, scale or number of layers.")
-    if not (isinstance(dropout, int | float) and 0 <= dropout < 1):
-        raise ModelError(f"{folder / CONFIG} has an invalid dropout.")
+    in_range = 1 <= rank <= _MAX_VALUE and abs(layers) <= _MAX_VALUE and abs(scale) <= _MAX_VALUE  # false if the scale is NaN
+    if not (in_range and isinstance(dropout, int | float) and 0 <= dropout < 1):
+        raise ModelError(f"{folder / CONFIG} has an invalid rank, scale, dropout or number of layers.")
     modules = _modules(header, folder / WEIGHTS)
     for module in modules.values():
         _check_module(module, kind, rank, folder)
@@ -131,8 +130,8 @@ def read_config(file: Path) -> dict[str, Any]:
         value = json.loads(text) if len(text) <= _MAX_JSON else None
     except InputError as error:
         raise ModelError(error.message) from error
-    except (ValueError, OSError, RecursionError) as error:
-        raise ModelError(f"{file} is not valid JSON.") from error
+    except (ValueError, OSError, RecursionError):
+        value = None
     if not isinstance(value, dict):
         raise ModelError(f"{file} is not a JSON object of at most {_MAX_JSON // 2**20} MB.")
     return value

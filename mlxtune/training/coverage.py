@@ -35,10 +35,8 @@ class Coverage:
         rows: list[dict[str, Any]] = []
         for row, visits, seen, trained in zip(self.rows, *self.state.values(), strict=True):
             if (seen, trained) != (visits * len(row.tokens), visits * int(row.trained.sum())):
-                raise MlxtuneError(
-                    f"{row.location}: the row was seen {plural(visits, 'time')}, but {trained} trained tokens were counted, which does not match.",
-                    hint="The run's records are inconsistent; do not use it.",
-                )
+                message = f"the row was seen {plural(visits, 'time')}, but {trained} trained tokens were counted"
+                raise MlxtuneError(f"{row.location}: {message}.", hint="Do not use the run.")
             counts = {"visits": visits, "seen": seen, "trained": trained, "truncated": row.truncated}
             rows.append({"id": row.id, "line": row.location.line, **row_labels(row), **counts})
         record: dict[str, Any] = {"v": 1, "totals": _totals(rows), "rows": rows}

@@ -178,7 +178,7 @@ def test_token_is_not_sent_over_plain_http(entry: AdapterEntry, url: str, monkey
         ({"adapter_model.bin": b"x", CONFIG: b"{}"}, ModelError, "in a pickle file, adapter_model.bin"),
         ({"../../adapters.safetensors": b"x"}, ModelError, "contains no adapter"),
         ({WEIGHTS: b"\x80\x05pickle", CONFIG: b'{"num_layers": 2}'}, ModelError, "invalid header"),
-        ({WEIGHTS: b"x", CONFIG: b"{"}, ModelError, "is not valid JSON"),
+        ({WEIGHTS: b"x", CONFIG: b"{"}, ModelError, "is not a JSON object"),
         ({WEIGHTS: b"x"}, ModelError, "There is no file adapter_config.json"),
     ],
 )

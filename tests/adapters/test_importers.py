@@ -123,7 +123,7 @@ def test_peft_dtypes_and_values_are_preserved(empty_workspace: Path, tiny: Path,
     ("settings", "why"),
     [
         ({"peft_type": "LOHA"}, "PEFT type LOHA"),
-        ({"bias": "lora_only"}, "has trained biases"),
+        ({"bias": "lora_only"}, "does not support bias"),
         ({"rank_pattern": {"q_proj": 8}}, "does not support rank_pattern"),
         ({"modules_to_save": ["lm_head"]}, "does not support modules_to_save"),
         ({"init_lora_weights": "pissa_niter_16"}, "changes the base's weights"),

@@ -119,5 +119,5 @@ def test_an_adapter_with_an_invalid_dropout_is_refused(tmp_path, dropout):
     from mlxtune.core.safetensors import Header
 
     config = {"fine_tune_type": "lora", "num_layers": 2, "lora_parameters": {"rank": 4, "scale": 1.0, "dropout": dropout}}
-    with pytest.raises(ModelError, match="invalid dropout"):
+    with pytest.raises(ModelError, match="invalid rank, scale, dropout"):
         parse_layout(json.loads(json.dumps(config)), Header({}, {}), tmp_path)

@@ -150,7 +150,7 @@ def _placed(
     architecture = architectures.find(config)
     text = architectures.text_config(model, architecture, config)
     if problem := architecture.unsupported(text):
-        raise ModelError(f"This base cannot be written as GGUF: llama.cpp does not support {problem}.")
+        raise architectures.not_as_gguf(f"llama.cpp does not support {problem}")
     return architecture, text, dict(tree_flatten(model.parameters())), dict(architectures.placements(model, architecture, text))
 
 

@@ -69,6 +69,11 @@ def find(config: Mapping[str, Any]) -> Architecture:
     return ARCHITECTURES[kind]
 
 
+def not_as_gguf(reason: str) -> ModelError:
+    """Return the error for a base that cannot be written as GGUF."""
+    return ModelError(f"This base cannot be written as GGUF: {reason}.")
+
+
 def text_config(model: nn.Module, architecture: Architecture, config: Mapping[str, Any]) -> Config:
     """Return the configuration of the text model in ``model``, with the defaults of mlx-lm."""
     args = getattr(getattr(model, "language_model", model), "args", None)
@@ -91,7 +96,7 @@ def placements(model: nn.Module, architecture: Architecture, config: Config) -> 
         own = own.removesuffix(".dt_bias") + ".dt_proj.bias" if own.endswith(".dt_bias") else own
         tensor = names.get_name(own, try_suffixes=(".weight", ".bias"))
         if tensor is None:
-            raise ModelError(f"llama.cpp has no tensor for {name} of this base.")
+            raise not_as_gguf(f"llama.cpp has no tensor for {name}")
         yield name, architecture.place(own, tensor, config)
 
 

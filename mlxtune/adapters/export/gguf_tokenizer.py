@@ -14,7 +14,7 @@ from typing import Any
 from gguf import GGUFWriter, TokenType
 from mlx_lm.utils import load_tokenizer
 
-from mlxtune.core.errors import ModelError
+from mlxtune.adapters.export.gguf_architectures import not_as_gguf
 from mlxtune.core.files import read_json
 from mlxtune.models.resolve import ModelFolder
 
@@ -83,7 +83,7 @@ def read_tokenizer(source: ModelFolder) -> GgufTokenizer:
     """Read ``tokenizer.json``. Raise ``ModelError`` if there is none."""
     file = source.folder / "tokenizer.json"
     if not file.is_file():
-        raise _unsupported("it has no tokenizer.json")
+        raise not_as_gguf("it has no tokenizer.json")
     return GgufTokenizer(read_json(file), source.name.rpartition("/")[2])
 
 
@@ -106,9 +106,9 @@ class GgufTokenizer:
         """llama.cpp's name for the pre-tokenizer, or ``""`` for SentencePiece. Raises ``ModelError`` if llama.cpp has neither."""
         model = self.json.get("model", {})
         if model.get("type") != "BPE":
-            raise _unsupported("its tokenizer is not a byte-pair tokenizer")
+            raise not_as_gguf("its tokenizer is not a byte-pair tokenizer")
         if not model.get("merges"):
-            raise _unsupported("its tokenizer has no merges, which llama.cpp requires")
+            raise not_as_gguf("its tokenizer has no merges, which llama.cpp requires")
         if model.get("byte_fallback"):
             self._check_sentencepiece()
             return ""
@@ -129,7 +129,7 @@ class GgufTokenizer:
                 ],
             ) if name := _SPLITS.get((pattern, whole)):
                 return name
-        raise _unsupported("llama.cpp would split text differently than its tokenizer does")
+        raise not_as_gguf("llama.cpp would split text differently than its tokenizer does")
 
     def _check_sentencepiece(self) -> None:
         for part in (*_parts(self.json, "normalizer", "normalizers"), *_parts(self.json, "pre_tokenizer", "pretokenizers")):
@@ -139,7 +139,7 @@ class GgufTokenizer:
                 case {"type": "Split", "pattern": {"String": " "}}:  # there is no space behind the normalizer
                     pass
                 case _:
-                    raise _unsupported("its tokenizer is not SentencePiece's")
+                    raise not_as_gguf("its tokenizer is not SentencePiece's")
 
     @property
     def merges(self) -> list[tuple[str, str]]:
@@ -184,7 +184,7 @@ class GgufTokenizer:
         if fallback and (unknown := model.get("unk_token")) is not None:
             by_id[model["vocab"][unknown]] = (unknown, TokenType.UNKNOWN)
         if max(by_id) >= rows:
-            raise _unsupported(f"its tokenizer has {max(by_id) + 1:,} tokens but its embedding has only {rows:,}")
+            raise not_as_gguf(f"its tokenizer has {max(by_id) + 1:,} tokens but its embedding has only {rows:,}")
         return [by_id.get(id, (f"[PAD{id}]", TokenType.UNUSED)) for id in range(rows)]
 
     def scores(self, tokens: list[str]) -> list[float]:
@@ -198,7 +198,3 @@ class GgufTokenizer:
 def _parts(json: Mapping[str, Any], key: str, inner: str) -> list[Mapping[str, Any]]:
     step = json.get(key)
     return list(step.get(inner, [step])) if step else []
-
-
-def _unsupported(reason: str) -> ModelError:
-    return ModelError(f"This base cannot be written as GGUF: {reason}.")

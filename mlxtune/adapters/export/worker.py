@@ -305,8 +305,7 @@ def _check_disk(target: Path, parameters: int, form: str, precision: str) -> Non
     needed = int(parameters * per_parameter)
     free = disk_free(target.parent)
     if free < needed:
-        hint = "Free up some disk space."
-        raise MachineError(f"The export needs about {size(needed)}, but only {size(free)} is free in {target.parent}.", hint=hint)
+        raise MachineError(f"The export needs about {size(needed)}, but only {size(free)} is free in {target.parent}.")
 
 
 def _lineage(job: _ExportJob, evaluation: dict[str, Any] | None) -> dict[str, Any]:

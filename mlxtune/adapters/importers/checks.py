@@ -25,14 +25,12 @@ _EXPERTS = re.compile(r"(?:^|\.)(?:switch_mlp|experts)\.")  # mlx-lm's layout di
 
 
 def check_folder(folder: Path, weights: str) -> None:
-    """Raise ``ModelError`` unless ``folder`` is a regular folder with a regular file named ``weights``."""
-    if folder.is_symlink():
-        raise ModelError(f"{folder} is a symbolic link.", hint="Use the folder that it points to.")
+    """Raise ``ModelError`` unless ``folder`` is a regular folder of regular files, one of which is named ``weights``."""
     if not folder.is_dir():
         raise ModelError(f"The folder {folder} does not exist.")
+    if link := next((item for item in (folder, *folder.iterdir()) if item.is_symlink()), None):
+        raise ModelError(f"{one_line(str(link), 120)} is a symbolic link.", hint=f"Copy first: cp -rL {folder} COPY")
     find_weights_file(str(folder), [item.name for item in folder.iterdir()], weights)
-    if link := next((item for item in folder.iterdir() if item.is_symlink()), None):
-        raise ModelError(f"{one_line(link.name, 60)} in {folder} is a symbolic link.", hint=f"Copy first: cp -rL {folder} COPY")
 
 
 def find_weights_file(place: str, names: Sequence[str], *wanted: str) -> str:

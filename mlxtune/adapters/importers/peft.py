@@ -31,9 +31,10 @@ _PARTS = {
 }  # fmt: skip
 _BASE_CHANGING = ("pissa", "olora", "corda", "loftq", "lora_ga")  # initializations that change the base
 _UNSUPPORTED = (
-    "rank_pattern", "alpha_pattern", "modules_to_save", "layer_replication", "lora_bias", "trainable_token_indices",
+    "bias", "rank_pattern", "alpha_pattern", "modules_to_save", "layer_replication", "lora_bias", "trainable_token_indices",
     "target_parameters", "use_qalora", "alora_invocation_tokens", "arrow_config", "use_bdlora",
 )  # fmt: skip
+_MERGE = "Merge it with PEFT, and use the full model."
 
 
 def is_peft(config: Mapping[str, Any]) -> bool:
@@ -60,8 +61,7 @@ def convert(folder: Path, config: Mapping[str, Any], source: ModelFolder) -> dic
         if weight is None:
             raise other_base(source, f"that base has no {one_line(match['module'], 80)}")
         if weight.is_embedding and base.tied:
-            both = "an embedding that is tied to the head: PEFT adapts only the embedding, but mlx-lm both"
-            raise ModelError(f"{shown} adapts {both}.", hint="Merge it with PEFT, and use the full model.")
+            raise ModelError(f"{shown} adapts an embedding that is tied to the head, which mlx-lm adapts, too.", hint=_MERGE)
         own = f"{weight.path}.{_PARTS[match['part']]}"
         if own in renamed:
             raise ModelError(f"{FILE}: two tensors map to {one_line(own, 100)}.")
@@ -78,11 +78,9 @@ def convert(folder: Path, config: Mapping[str, Any], source: ModelFolder) -> dic
 def _parameters(config: Mapping[str, Any], folder: Path) -> tuple[Kind, int, float]:
     if config["peft_type"] != "LORA":
         raise ModelError(f"{folder} has PEFT type {one_line(str(config['peft_type']), 40)}, not LoRA or DoRA.")
-    if config.get("bias", "none") != "none":
-        raise ModelError(f"{folder} has trained biases ({one_line(str(config['bias']), 40)}), which mlx-lm does not support.")
     for key in _UNSUPPORTED:
-        if config.get(key):
-            raise ModelError(f"{folder}: mlx-lm does not support {key}.", hint="Merge it with PEFT; use the full model.")
+        if (config.get(key) or "none") != "none":
+            raise ModelError(f"{folder}: mlx-lm does not support {key}.", hint=_MERGE)
     initialization = config.get("init_lora_weights", True)
     if isinstance(initialization, str) and initialization.lower().startswith(_BASE_CHANGING):
         message = f"{folder} uses the initialization {one_line(initialization, 40)}, which changes the base's weights."
