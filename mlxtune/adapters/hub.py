@@ -50,8 +50,8 @@ def push_adapter(
 ) -> PushResult:
     """Push ``entry`` with its model ``card`` to ``repo``, which is created if needed. No local paths are published.
 
-    Raise ``InputError`` if the user is not logged in, the Hub rejects the request, or the repository is
-    public but ``public`` is not set. Raise ``MachineError`` if the Hub cannot be reached.
+    Raise ``InputError`` if the user is not logged in, the Hub rejects the request, or the repository is public but ``public`` is not
+    set, and ``MachineError`` if the Hub cannot be reached.
     """
     base = _base(entry.base)
     with tempfile.TemporaryDirectory(prefix="mlxtune-push-") as scratch:
@@ -85,8 +85,7 @@ def pull(
     """Download the adapter in ``repo`` and import it with :func:`importer.import_adapter`.
 
     Only the safetensors file, configuration and lineage of one commit are downloaded; the adapter's origin records the commit. The
-    next call resumes an interrupted download. Raise ``InputError``, ``ModelError``, or ``MachineError`` if the Hub cannot be
-    reached.
+    next call resumes an interrupted download. Raise ``InputError``, ``ModelError``, or, without a connection, ``MachineError``.
     """
     from huggingface_hub import hf_hub_download
 

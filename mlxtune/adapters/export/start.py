@@ -59,11 +59,12 @@ def start(
 ) -> Run:  # fmt: skip
     """Start the worker that exports ``entry`` to ``target`` or, by default, into its run folder. Return the run.
 
-    Fidelity is measured on the held-out rows of ``recipe``, which defaults to the recipe of the adapter's run, or on mlxtune's
-    off-task prompts if there is no recipe. ``force`` keeps an export that is not faithful. ``precision`` is the precision of the matrices in a
-    GGUF file, or :data:`SMALLEST` for the smallest of :data:`SMALLER` that holds, if one does. ``program`` selects which other files (Modelfile, preset) are written next to it. ``ollama_base`` is the name in Ollama of the base that an adapter is added to. For LM
-    Studio, the default target is its folder of models, and ``force`` replaces its preset of the same name. The base is downloaded if it is missing. Raise ``InputError`` if
-    ``target`` or the preset exists or a package is missing, and ``MachineError`` if a program is missing.
+    Fidelity is measured on the held-out rows of ``recipe``, by default that of the adapter's run, or else on mlxtune's off-task prompts.
+    ``force`` keeps an export that is not faithful. ``precision`` is that of the matrices in a GGUF file, or :data:`SMALLEST` for the
+    smallest of :data:`SMALLER` that holds. ``program`` selects which other files (Modelfile, preset) are written next to it, and
+    ``ollama_base`` is the name in Ollama of the base that an adapter is added to. For LM Studio, the default target is its folder of
+    models, and ``force`` replaces its preset of the same name. The base is downloaded if it is missing. Raise ``InputError`` if the
+    ``target`` or the preset exists or a package is missing.
     """
     if program == "lmstudio":
         target = target or lmstudio.model_folder(entry.stem)
