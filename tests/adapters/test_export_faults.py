@@ -31,20 +31,8 @@ from .test_model_export import started, with_merge
 pytestmark = pytest.mark.slow
 
 PATCHED = (
-    "write",
-    "pwrite",
-    "fsync",
-    "replace",
-    "rename",
-    "mkdir",
-    "unlink",
-    "remove",
-    "rmdir",
-    "chmod",
-    "truncate",
-    "ftruncate",
-    "open",
-)
+    "write", "pwrite", "fsync", "replace", "rename", "mkdir", "unlink", "remove", "rmdir", "chmod", "truncate", "ftruncate", "open",
+)  # fmt: skip
 FIRST = "ollama"
 EACH = [pytest.param(one, id=one.label, marks=() if one.label == FIRST else pytest.mark.exhaustive) for one in FORMATS]
 Files = dict[str, bytes]

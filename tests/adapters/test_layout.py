@@ -1,6 +1,5 @@
 """Reading adapter folder metadata and refusing inconsistent folders."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -83,12 +82,3 @@ def test_malformed_config_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "adapter_config.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(ModelError, match=r"adapter_config\.json is not"):
         read_layout(tmp_path)
-
-
-def test_mlx_lm_config_lists_every_module(tmp_path: Path) -> None:
-    layout = read_layout(write(tmp_path, arrays(), config(model="m")))
-    assert layout.config == {
-        "fine_tune_type": "lora", "num_layers": 2, "model": "m",
-        "lora_parameters": {"rank": 4, "scale": 2.0, "dropout": 0.0, "keys": ["self_attn.q_proj", "self_attn.v_proj"]},
-    }  # fmt: skip
-    assert json.loads(json.dumps(layout.config)) == layout.config

@@ -78,33 +78,3 @@ def test_batch_fits_budget_with_little_padding(rows):
 def test_lengths_are_rounded_to_few_sizes(rows):
     assert [batching.padded_length(length) for length in (0, 1, 8, 9, 256, 257, 512, 513)] == [8, 8, 8, 16, 256, 272, 512, 544]
     assert len({batching.padded_length(length) for length in range(1, 8193)}) < 120
-
-
-@pytest.mark.parametrize("lanes", [1, 2, 9])
-def test_targets_are_trained_tokens_without_padding(rows, lanes):
-    batch = sft.collate(rows, range(5), 0, lanes)
-    assert len(batch.parts) == min(lanes, 5)
-    assert sorted(at for part in batch.parts for at in part.rows) == list(range(5))
-    for part in batch.parts:
-        real = np.array(part.weights) > 0
-        expected = [token for at in part.rows for token in rows[at].tokens[rows[at].trained].tolist()]
-        flat, targets = np.array(part.inputs).reshape(-1), np.array(part.targets)[real]
-        assert targets.tolist() == expected
-        assert (flat[np.array(part.positions)[real]] == targets - 1).all()  # the tokens of these rows count up by one
-    assert sum(tokens for _, tokens in batch.counts.values()) == sum(int(row.trained.sum()) for row in rows[:5])
-    assert batch.counts == {at: (len(rows[at].tokens), int(rows[at].trained.sum())) for at in range(5)}
-
-
-def test_shared_prefix_keeps_every_target():
-    shared = list(range(100, 130))
-    texts = [[*shared, 7, *tail] for tail in ([1, 2, 3], [4, 5], [6])]
-    rows = [Encoded("", Location(Path("f"), 1), np.array(text, np.int32), np.arange(len(text)) > 30, len(text)) for text in texts]
-    prefix = sft.shared_prefix(rows)
-    assert prefix == 30
-    batch = sft.collate(rows, range(3), prefix)
-    (part,) = batch.parts
-    assert batch.prefix is not None
-    assert np.array(batch.prefix).tolist() == shared
-    assert np.array(part.targets)[np.array(part.weights) > 0].tolist() == [1, 2, 3, 4, 5, 6]
-    assert np.array(part.inputs)[:, 0].tolist() == [7, 7, 7]
-    assert sft.shared_prefix(rows[:1]) == 0

@@ -36,14 +36,6 @@ def test_counts_visits_and_tokens_of_each_row(tmp_path):
     assert report["totals"] == {"visits": 5, "seen": 45, "trained": 30, "truncated": 1}
 
 
-def test_restored_report_continues_independently(tmp_path):
-    first, second = Coverage(ROWS), Coverage(ROWS)
-    first.count(collate(ROWS, [0, 1, 2], 0).counts)
-    second.restore(json.loads(json.dumps(first.state)))
-    second.count(collate(ROWS, [1], 0).counts)
-    assert (first.state["visits"], second.state["visits"]) == ([1, 1, 1], [1, 2, 1])
-
-
 def test_impossible_counts_are_refused_without_report(tmp_path):
     certificate = Coverage(ROWS)
     certificate.count({0: (6, 3), 1: (9, 5)})

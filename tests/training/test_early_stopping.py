@@ -6,33 +6,23 @@ import pytest
 
 from mlxtune.training.stopping import WINDOW, BestValidation, DivergenceDetector, lower_beyond_noise
 
+STARTED = [2.0] * WINDOW
 
-def feed(losses: list[float]) -> list[str]:
+
+@pytest.mark.parametrize(
+    ("losses", "problem"),
+    [
+        *(([1.0, loss], "is NaN or infinite") for loss in (math.nan, math.inf, -math.inf)),
+        (STARTED + [4.2] * WINDOW, "diverges: its median over the last 8 steps is 4.20, up from 2.00 at the start"),
+        ([50.0, *STARTED[1:], *[9.0] * WINDOW], "diverges: its median over the last 8 steps is 9.00, up from 2.00 at the start"),
+        ([*STARTED, 1.5, 80.0, *[1.5] * 20, 90.0, 90.0, 1.4], ""),
+        ([0.1] * WINDOW + [0.9] * 50, ""),
+    ],
+    ids=["NaN", "infinite", "minus infinite", "doubled", "bad first step", "spikes", "small"],
+)
+def test_divergence_is_reported_once_a_window_shows_it(losses, problem):
     watch = DivergenceDetector()
-    return [watch.add(loss) for loss in losses]
-
-
-@pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
-def test_non_finite_loss_is_reported_at_once(loss):
-    assert feed([1.0, loss]) == ["", "is NaN or infinite"]
-
-
-def test_doubled_loss_over_window_is_divergence():
-    reasons = feed([2.0] * WINDOW + [4.2] * WINDOW)
-    assert reasons[:-1] == [""] * (2 * WINDOW - 1)
-    assert reasons[-1] == "diverges: its median over the last 8 steps is 4.20, up from 2.00 at the start"
-
-
-def test_single_spike_is_not_divergence():
-    assert not any(feed([2.0] * WINDOW + [1.5, 80.0] + [1.5] * 20 + [90.0, 90.0, 1.4]))
-
-
-def test_doubled_small_loss_is_not_divergence():
-    assert not any(feed([0.1] * WINDOW + [0.9] * 50))
-
-
-def test_bad_first_step_does_not_hide_divergence():
-    assert feed([50.0] + [2.0] * WINDOW + [9.0] * WINDOW)[-1].startswith("diverges")
+    assert [watch.add(loss) for loss in losses] == [*[""] * (len(losses) - 1), problem]
 
 
 def test_best_is_first_lowest_loss():

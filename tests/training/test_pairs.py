@@ -270,25 +270,6 @@ def test_metrics_are_pair_sums_of_plain_computation(small):
     assert 0 < expected["rewards/accuracies"] < len(rows)
 
 
-@pytest.mark.parametrize("shared", [True, False])
-def test_batch_counts_computed_and_trained_tokens(shared):
-    rows = random_pairs(5)
-    for pair in rows:
-        (batch,) = pair_batches.collate([pair], [[0]], share_prompts=shared)
-        assert batch.computed_positions == cost([pair], shared)
-        real = len(pair.chosen) + len(pair.rejected)
-        real += len(pair.prompt) - 2 - pair.common_length if shared else 2 * (len(pair.prompt) - 1)
-        assert real <= batch.computed_positions <= real + 24
-        assert batch.counts == {0: (len(pair.tokens), int(pair.trained.sum()))}
-    batches = pair_batches.collate(rows, [[2, 0], [5]], share_prompts=shared, streams=2)
-    assert [len(batch.counts) for batch in batches] == [2, 1]
-    assert [part.rows for part in batches[0].parts] == [(2,), (0,)]
-    means = {batch.mean_length for batch in batches}
-    assert means == {sum(len(rows[at].chosen) for at in (2, 0, 5)) / 3}
-    (share,) = pair_batches.collate(rows, [[5]], share_prompts=shared, step=[2, 0, 5])
-    assert {share.mean_length} == means
-
-
 @pytest.mark.exhaustive
 @pytest.mark.real
 def test_matches_plain_computation_on_bundled_model(lowest_layers, tmp_path):

@@ -32,7 +32,3 @@ def test_rate_stays_between_zero_and_recipe_maximum(kind, total, warmup):
     assert all(0 < rate <= 1 for rate in rates)
     assert max(rates) == 1 or warmup == 1 or total == 1  # a single step is all warmup
     assert all(math.isfinite(rate) for rate in rates)
-
-
-def test_zero_warmup_starts_at_full_rate():
-    assert learning_rate(TrainingSection(learning_rate=1.0, warmup=0.0), 0, 100) == 1.0

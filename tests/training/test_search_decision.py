@@ -9,42 +9,43 @@ from boards import board, rate
 
 from mlxtune.training.search import leaderboard
 from mlxtune.training.search.board import Board
+from mlxtune.training.search.leaderboard import SearchDecision
+
+
+def decide(board: Board) -> SearchDecision:
+    decided = leaderboard.decide(board)
+    assert decided is not None
+    return decided
 
 
 def test_a_clearly_better_trial_improves():
     passed = {(number, rung): rate(hits, 40) for rung in range(3) for number, hits in enumerate((10, 38, 11, 9), 1)}
-    decided = leaderboard.decide(board(passed, trials=4))
-    assert decided is not None
+    decided = decide(board(passed, trials=4))
     assert (decided.outcome, decided.selected, decided.tied) == ("improved", 2, (2,))
 
 
 def test_the_cheapest_of_tied_trials_is_selected():
     passed = {(number, 2): rate(hits, 40) for number, hits in enumerate((10, 38, 37), 1)}
-    decided = leaderboard.decide(board(passed, trials=3, costs=(1.0, 0.9, 0.4)))
-    assert decided is not None
+    decided = decide(board(passed, trials=3, costs=(1.0, 0.9, 0.4)))
     assert (decided.outcome, decided.best, decided.selected) == ("improved", 2, 3)
     assert decided.tied == (2, 3)
 
 
 def test_the_recipe_wins_against_equals():
     passed = {(number, 2): rate(hits) for number, hits in enumerate((15, 16, 14), 1)}
-    decided = leaderboard.decide(board(passed, trials=3))
-    assert decided is not None
+    decided = decide(board(passed, trials=3))
     assert (decided.outcome, decided.selected) == ("no_difference", 1)
     assert (decided.tied, decided.compared) == ((2, 1, 3), 3)
 
 
 def test_a_spent_budget_does_not_make_the_only_finished_trial_the_cheapest():
     passed = {(1, 0): rate(8), (2, 0): rate(9), (1, 1): rate(15)}
-    decided = leaderboard.decide(board(passed, trials=2, rungs=2, costs=(1.0, 0.5)))
-    assert decided is not None
+    decided = decide(board(passed, trials=2, rungs=2, costs=(1.0, 0.5)))
     assert (decided.selected, decided.tied, decided.compared) == (1, (1,), 2)
 
 
 def test_one_trial_is_not_compared():
-    decided = leaderboard.decide(board({(1, 0): rate(15)}, trials=3))
-    assert decided is not None
-    assert decided.compared == 1
+    assert decide(board({(1, 0): rate(15)}, trials=3)).compared == 1
 
 
 def test_nothing_is_decided_without_results():
@@ -78,8 +79,7 @@ def test_null_searches():
     raw, shrunken, held_out, winners = [], [], [], 0
     for _ in range(500):
         current = null_search(rng, truth=mean)
-        decided = leaderboard.decide(current)
-        assert decided is not None
+        decided = decide(current)
         best = decided.best
         raw.append(current.results[best, decided.rung].rate)
         shrunken.append(leaderboard.shrunken_rate(current, best, decided.rung))
@@ -108,9 +108,7 @@ def test_a_trend_is_a_slope_on_a_logarithmic_scale():
     ]
     lr, layers = leaderboard.trends(searched([2, 6, 10, 14], values))
     assert (lr.label, lr.lowest, lr.highest) == ("lr", 1e-5, 0.01)
-    assert lr.change == pytest.approx(0.6)
-    assert lr.low == pytest.approx(0.6)
-    assert lr.high == pytest.approx(0.6)
+    assert (lr.low, lr.change, lr.high) == pytest.approx((0.6, 0.6, 0.6))
     assert (layers.label, layers.lowest, layers.highest) == ("layers", 4, 8)
     assert layers.low <= layers.change <= layers.high
 

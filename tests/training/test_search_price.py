@@ -18,9 +18,14 @@ RECIPE = '[model]\nbase = "m"\n[data]\nsource = "d.jsonl"\n[training]\nepochs = 
 SECTION = TrainingSection(learning_rate=1e-3)
 
 
+def planned(**values: Any) -> Any:
+    """Return a plan of 60 steps."""
+    return SimpleNamespace(**{"steps": 60, "train": 0, "valid": 0, "test": 0, "evaluated": 0, "cost": Cost(None, "", 0.0)} | values)
+
+
 def test_price():
     recipe = parse(f'name = "shop"\n{RECIPE}[search]\nepochs = [2]\n[evaluation]\nregression = ""\nrows = 50\n')
-    plan: Any = SimpleNamespace(steps=60, train=400, valid=20, test=80, evaluated=50, cost=Cost(600.0, "probe", 0.0))
+    plan = planned(train=400, valid=20, test=80, evaluated=50, cost=Cost(600.0, "probe", 0.0))
     price = price_search(recipe, plan, answering=2.0, watts=60.0)
     assert (price.steps, price.full_steps) == (8 * 10 + 4 * 12 + 3 * 44, 480)
     assert price.answers == 75 * (8 + 4 + 3) + 3 * 50
@@ -31,29 +36,25 @@ def test_price():
     assert "about 86 min, of which 42 min for the answers; 86 Wh" in text
     assert parse_budget(options.split()[4].rstrip(",")) is not None
     assert price_search(recipe, plan).answering_seconds is None
-    unknown = SimpleNamespace(**vars(plan) | {"cost": Cost(None, "", 0.0)})
-    assert price_search(recipe, unknown).seconds is None  # type: ignore[arg-type]
+    assert price_search(recipe, planned()).seconds is None
 
 
 def test_the_price_counts_trials_of_other_lengths():
-    plan: Any = SimpleNamespace(steps=60, train=600, valid=0, test=0, evaluated=0, cost=Cost(None, "", 0.0))
-    price = price_search(parse(f'name = "shop"\n{RECIPE}[search]\ntrials = 4\n'), plan)
+    price = price_search(parse(f'name = "shop"\n{RECIPE}[search]\ntrials = 4\n'), planned(train=600))
     rule = training_rule("sft", 576, 600).epochs
     assert price.full_steps == 60 + 3 * 60 * (rule // 2 + rule + 2 * rule) / 3 / 2  # half, the same, and twice the rule's epochs
     assert price.epochs_vary
 
 
 def test_trials_of_a_recipe_with_steps_are_equally_long():
-    plan: Any = SimpleNamespace(steps=60, train=0, valid=0, test=0, evaluated=0, cost=Cost(None, "", 0.0))
     text = f'name = "shop"\n{RECIPE.replace("epochs = 2", "steps = 60")}[search]\ntrials = 4\n'
-    price = price_search(parse(text), plan)
+    price = price_search(parse(text), planned())
     assert (price.full_steps, price.epochs_vary) == (4 * 60, False)
 
 
 def test_the_price_includes_off_task_answers():
-    plan: Any = SimpleNamespace(steps=60, train=0, valid=0, test=0, evaluated=0, cost=Cost(None, "", 0.0))
     asked = [f'name = "shop"\n{RECIPE}[evaluation]\nregression_system = {system}\n' for system in ("false", "true")]
-    assert [price_search(parse(text), plan).answers for text in asked] == [2 * 1000, 4 * 1000]
+    assert [price_search(parse(text), planned()).answers for text in asked] == [2 * 1000, 4 * 1000]
 
 
 @pytest.mark.parametrize("total", [4, 7, 60, 143])
