@@ -49,11 +49,8 @@ def test_card_names_the_rows_of_a_metric_that_does_not_apply_to_all(entry) -> No
 
 def test_hub_parses_card_metadata(entry) -> None:
     metadata = ModelCard(card.adapter_card(entry, publish.published_base("smollm2-135m"))).data
-    assert (metadata.base_model, metadata.license, metadata.library_name) == (
-        "HuggingFaceTB/SmolLM2-135M-Instruct",
-        "apache-2.0",
-        "mlx",
-    )
+    assert metadata.base_model == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert (metadata.license, metadata.library_name) == ("apache-2.0", "mlx")
     assert metadata.tags == ["mlx", "mlxtune", "lora"]
     assert metadata.to_dict()["base_model_relation"] == "adapter"
 
@@ -101,19 +98,9 @@ def test_imported_scores_are_attributed_to_author(entry) -> None:
 
 def test_names_cannot_inject_markup_into_card(entry) -> None:
     odd = "x](https://evil.example) <img src=y> | `z`\n---\nlicense: none"
-    text = card.adapter_card(
-        replace(
-            entry,
-            method=odd,
-            score=replace(
-                entry.score,
-                verdict=replace(entry.score.verdict, headline=replace(entry.score.verdict.headline, first=odd)),
-                rival=odd,
-                folder=None,
-            ),
-        ),
-        publish.PublishedBase(odd, "", "a\nb: c"),
-    )
+    verdict = replace(entry.score.verdict, headline=replace(entry.score.verdict.headline, first=odd))
+    score = replace(entry.score, verdict=verdict, rival=odd, folder=None)
+    text = card.adapter_card(replace(entry, method=odd, score=score), publish.PublishedBase(odd, "", "a\nb: c"))
     body = text.split("---\n", 2)[2]
     assert "](https://evil" not in text
     assert not re.search(r"(?<!\\)<img", text)
