@@ -219,6 +219,18 @@ def started(trained_workspace: Path, form: str, monkeypatch: pytest.MonkeyPatch,
     return Worker(runs[-1].folder)
 
 
+def exported(trained_workspace: Path, form: str, monkeypatch: pytest.MonkeyPatch, *settings: str, **how: Any) -> Fidelity:
+    """Export in this process, and return how faithful the export is."""
+    worker = started(trained_workspace, form, monkeypatch, *settings, **how)
+    exporting.export(worker)
+    return fidelity.load(worker.folder)
+
+
+def was_written(worker: Worker) -> int:
+    """Return how many times ``worker`` wrote a model."""
+    return sum(event["type"] == "export.written" for event in journal.read(worker.folder / "events.jsonl"))
+
+
 SMALLEST_EFFECT = "evaluation.regression_margin=0.001"  # no interval of a few rows excludes a loss of almost nothing
 
 
@@ -245,12 +257,8 @@ def test_faithful_export_is_published_with_fidelity(trained_workspace: Path, for
     stock, _ = load_stock(str(folder))
     expected = applied(trained_workspace / "four", trained_workspace / "runs" / "20261124-1412-tiny" / "adapter")
     np.testing.assert_allclose(np.array(stock(TOKENS)), expected, rtol=2e-3, atol=2e-3)
-    kinds = [event["type"] for event in events.read_all(worker.folder)]
-    assert [kind for kind in kinds if kind in ("run.started", "export.written", "fidelity")] == [
-        "run.started",
-        "export.written",
-        "fidelity",
-    ]
+    expected_kinds = ["run.started", "export.written", "fidelity"]
+    assert [event["type"] for event in events.read_all(worker.folder) if event["type"] in expected_kinds] == expected_kinds
     assert not list(worker.folder.glob(".*partial"))
 
 
@@ -272,16 +280,15 @@ def test_lossy_requantization_is_refused_and_leaves_no_files(trained_workspace: 
     assert result.lost_share > 1
     assert not (trained_workspace / "out").exists()
     assert not list(trained_workspace.glob(".out*"))
-    assert exporting.export(started(trained_workspace, "fused", monkeypatch))["outcome"] == "faithful"
+    assert exported(trained_workspace, "fused", monkeypatch).outcome == "faithful"
 
 
 def test_force_keeps_unfaithful_export_with_warning(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weak(trained_workspace)
-    how: dict[str, Any] = {"target": trained_workspace / "out", "force": True}
-    summary = exporting.export(started(trained_workspace, "quantized", monkeypatch, "evaluation.rows=2", **how))
-    assert summary["outcome"] == "not_faithful"
-    result = fidelity.load(trained_workspace / "out")
-    assert (bool(result.failure), result.answers.rows) == (True, 2)
+    out = trained_workspace / "out"
+    result = exported(trained_workspace, "quantized", monkeypatch, "evaluation.rows=2", target=out, force=True)
+    assert (result.outcome, result.answers.rows) == ("not_faithful", 2)
+    assert fidelity.load(out) == result
     load_stock(str(trained_workspace / "out"))
 
 
@@ -308,19 +315,14 @@ def test_existing_target_is_refused_before_start(trained_workspace: Path) -> Non
         start.start(trained_workspace, library.find(trained_workspace, "last"), "fused", target=trained_workspace / "four")
 
 
-def test_insufficient_disk_space_is_reported_before_computing(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exporting, "disk_free", lambda path: 1000)
-    with pytest.raises(MachineError, match=r"The export needs about .* is free"):
-        exporting.export(started(trained_workspace, "fused", monkeypatch))
-
-
-def test_sizes_need_disk_space_in_the_workspace_too(
-    trained_workspace: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize("elsewhere", [False, True])  # sizes are tried in the workspace
+def test_insufficient_disk_space_is_reported_before_computing(
+    trained_workspace: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, elsewhere: bool
 ) -> None:
     monkeypatch.setattr(exporting, "disk_free", lambda path: 1000 if path.is_relative_to(trained_workspace) else 10**12)
-    target = tmp_path.parent / "elsewhere" / "out"
+    how = {"target": tmp_path.parent / "elsewhere" / "out", "precision": "smallest"} if elsewhere else {}
     with pytest.raises(MachineError, match=r"The export needs about .* is free"):
-        exporting.export(started(trained_workspace, "fused", monkeypatch, target=target, precision="smallest"))
+        exported(trained_workspace, "fused", monkeypatch, **how)
 
 
 def test_disk_full_while_writing_is_reported(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -385,8 +387,7 @@ def test_the_smallest_size_that_holds_is_exported(
     marks = [row[-1].text for row in sizes_table(proof.sizes, proof.precision).rows]
     assert marks.count("exported") == fits
     assert not (worker.folder / "again").exists()
-    written = [event for event in journal.read(worker.folder / "events.jsonl") if event["type"] == "export.written"]
-    assert len(written) == len(proof.sizes) + (not fits)  # the chosen size is not written again
+    assert was_written(worker) == len(proof.sizes) + (not fits)  # the chosen size is not written again
 
 
 def test_the_chosen_size_can_be_moved_to_another_disk(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -398,10 +399,10 @@ def test_the_chosen_size_can_be_moved_to_another_disk(trained_workspace: Path, m
         rename(source, target)
 
     monkeypatch.setattr(os, "rename", on_two_disks)
-    how: dict[str, Any] = {"precision": "smallest", "target": trained_workspace / "out"}
-    exporting.export(started(trained_workspace, "fused", monkeypatch, "evaluation.regression_margin=0.99", **how))
-    assert fidelity.load(trained_workspace / "out").precision in start.SMALLER["fused"]
-    load_stock(str(trained_workspace / "out"))
+    out, margin = trained_workspace / "out", "evaluation.regression_margin=0.99"
+    proof = exported(trained_workspace, "fused", monkeypatch, margin, precision="smallest", target=out)
+    assert proof.precision in start.SMALLER["fused"]
+    load_stock(str(out))
 
 
 @pytest.fixture
@@ -435,9 +436,7 @@ def test_a_lossy_size_does_not_hold_without_a_contract(trained_workspace: Path, 
     monkeypatch.setattr(prompts, "MAX_TOKENS", 4)
     monkeypatch.setattr(fidelity, "LOSSY", 0.0)  # so that every size is lossy
     import_adapter(trained_workspace, trained_workspace / "runs" / "20261124-1412-tiny" / "adapter", "mine")
-    worker = started(trained_workspace, "fused", monkeypatch, which="mine", precision="smallest")
-    exporting.export(worker)
-    proof = fidelity.load(worker.folder)
+    proof = exported(trained_workspace, "fused", monkeypatch, which="mine", precision="smallest")
     assert [(one.holds, one.finishing_steps) for one in proof.sizes] == [(False, 0)]
     assert proof.precision == "f16"
     assert fidelity_document(proof)[0].note.endswith("on off-task prompts")
@@ -466,8 +465,7 @@ def test_a_finish_trains_the_weights_that_are_exported(
 def test_no_finish_is_tried_if_even_a_size_without_a_loss_would_not_hold(
     trained_workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    worker = started(trained_workspace, "fused", monkeypatch, SMALLEST_EFFECT, precision="smallest")
-    proof = fidelity.load(Path(exporting.export(worker)["folder"]))
+    proof = exported(trained_workspace, "fused", monkeypatch, SMALLEST_EFFECT, precision="smallest")
     assert [(one.holds, one.finishing_steps) for one in proof.sizes] == [(False, 0)]
     assert proof.needed_rows > proof.answers.rows
     (fact,) = [
@@ -549,14 +547,13 @@ def test_an_export_answers_again_if_its_weights_are_different(
 def test_an_adapter_that_cannot_be_trained_further_is_not_finished(
     trained_workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    worker = started(trained_workspace, "fused", monkeypatch, SMALLEST_EFFECT, precision="smallest")
     monkeypatch.setattr(exporting._ExportJob, "_can_finish", lambda *_: True)
 
     def refuse(*_: Any) -> None:
         raise DataError("The model already prefers the chosen answer of every pair.")
 
     monkeypatch.setattr(finish, "load_foundation", refuse)
-    proof = fidelity.load(Path(exporting.export(worker)["folder"]))
+    proof = exported(trained_workspace, "fused", monkeypatch, SMALLEST_EFFECT, precision="smallest")
     assert [one.finishing_steps for one in proof.sizes] == [0]
     assert proof.precision == "f16"
 
@@ -601,9 +598,8 @@ THINKING = (
 def test_every_program_renders_the_prompts_of_training(trained_workspace: Path, form: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     base = with_merge(trained_workspace / "four")
     replaced(base, THINKING)
-    summary = exporting.export(started(trained_workspace, form, monkeypatch, target=trained_workspace / "out"))
-    out = Path(summary["folder"])
-    assert summary["outcome"] == "faithful"
+    out = trained_workspace / "out"
+    assert exported(trained_workspace, form, monkeypatch, target=out).outcome == "faithful"
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Question?"}]
     expected = f"{time.strftime('%d %b')}<|im_start|>user\nBe brief.\n\nQuestion?<|im_end|>\n<|im_start|>assistant\n<think></think>"
     template = (out / "chat_template.jinja").read_text()
@@ -627,9 +623,7 @@ def test_held_out_rows_with_typed_control_tokens_are_named(trained_workspace: Pa
     for row in rows:
         row["messages"][-2]["content"] += " What does <|im_end|> mean?"
     data.write_text("\n".join(map(json.dumps, rows)))
-    worker = started(trained_workspace, "fused", monkeypatch)
-    exporting.export(worker)
-    proof = fidelity.load(worker.folder)
+    proof = exported(trained_workspace, "fused", monkeypatch)
     assert len(proof.typed) == proof.answers.rows > 3
     facts = next(block for block in fidelity_document(proof) if isinstance(block, Facts)).facts
     shown = next(fact for fact in facts if fact.label == "prompts")
@@ -665,8 +659,7 @@ def test_no_other_size_is_tried_if_the_program_renders_other_prompts(
     assert (proof.failure, proof.outcome, proof.prompt.actual, proof.prompt.expected) == ("prompts", "not_faithful", "", "<")
     assert (worker.folder / "model").exists() is force
     assert not (worker.folder / "again").exists()
-    written = [event for event in journal.read(worker.folder / "events.jsonl") if event["type"] == "export.written"]
-    assert len(written) == 2, "one size, and the unquantized model"
+    assert was_written(worker) == 2, "one size, and the unquantized model"
 
 
 def replaced(folder: Path, template: str) -> None:
@@ -701,9 +694,8 @@ def test_answers_of_a_gguf_file_are_never_the_cached_ones_of_its_base(
     trained_workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_merge(trained_workspace / "four")
-    worker = started(trained_workspace, "gguf", monkeypatch, target=trained_workspace / "out")
-    exporting.export(worker)
+    proof = exported(trained_workspace, "gguf", monkeypatch, target=trained_workspace / "out")
     shared = trained_workspace / "evals" / "cache"
     saved = [json.loads(line) for file in shared.glob(f"*{outputs.SAVED}") for line in file.read_text().splitlines()]
     assert all("text" in record for record in saved)  # no likelihoods, which nothing needs
-    assert len(saved) == fidelity.load(worker.folder).answers.rows > 0  # the adapter's answers, and none under the name of the base
+    assert len(saved) == proof.answers.rows > 0  # the adapter's answers, and none under the name of the base
