@@ -58,7 +58,7 @@ def test_modelfile_has_the_template_system_stops_and_context(chat: ChatTemplate)
 def test_adapter_is_added_to_a_base_in_ollama(chat: ChatTemplate) -> None:
     result = ollama.modelfile(chat, [ROW], source="smollm2:135m", adapter="./adapter.gguf")
     assert result.startswith("FROM smollm2:135m\nADAPTER ./adapter.gguf\n")
-    assert ollama.create_command("My Name", "/a b") == ["ollama", "create", "my-name", "-f", "/a b/Modelfile"]
+    assert ollama.model_name("My Name") == "my-name"
 
 
 def test_template_is_left_out_where_it_cannot_be_proven(chat: ChatTemplate) -> None:

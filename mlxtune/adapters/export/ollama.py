@@ -67,10 +67,6 @@ def is_model_name(name: str) -> bool:
     return re.fullmatch(r"\w[\w.-]*(?:[:/]\w[\w.-]*){0,4}", name, re.ASCII) is not None
 
 
-def create_command(name: str, folder: str) -> list[str]:
-    return ["ollama", "create", model_name(name), "-f", f"{folder}/{MODELFILE}"]
-
-
 def is_writable(text: str) -> bool:
     """Return whether Ollama's parser returns ``text`` unchanged. Python and Go agree on which characters are printable."""
     is_printable = all(character.isprintable() or character in "\n\r\t" for character in text)

@@ -119,9 +119,10 @@ def find_export(exports: Sequence[TriedExport], files: Sequence[Path], which: st
 
 def use_commands(request: Mapping[str, Any], folder: str) -> list[list[str]]:
     """Return the commands that use the model in an export's ``folder`` with the program that ``request`` names, if there are any."""
-    program, name = request.get("program"), str(request.get("name", ""))
+    program = request.get("program")
     if program == "ollama":
-        return [ollama.create_command(name, folder), ["ollama", "run", ollama.model_name(name)]]
+        name = ollama.model_name(str(request.get("name", "")))
+        return [["ollama", "create", name, "-f", f"{folder}/{ollama.MODELFILE}"], ["ollama", "run", name]]
     return [["llama-server", "--model", f"{folder}/{GGUF_FILE}"]] if request["form"] == "gguf" and not program else []
 
 
