@@ -23,7 +23,7 @@ FREE_ANSWERS = {"constant": "a constant answer", "copier": "the answer of the ne
 
 
 def word(code: str) -> str:
-    return WORDS.names.get(code, code.replace("_", " "))
+    return WORDS.names.get(code, one_line(code.replace("_", " ")))
 
 
 def failure_name(kind: str) -> str:

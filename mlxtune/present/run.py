@@ -9,7 +9,7 @@ from mlxtune.core.text import duration, one_line, plural, size, speed
 from mlxtune.data.template_notes import TemplateNote
 from mlxtune.present.blocks import ActionBlock, Block, Document, Fact, Facts, Heading, Mark, Span, Text, text
 from mlxtune.present.generation import refusal_title
-from mlxtune.present.labels import failure_name
+from mlxtune.present.labels import failure_name, word
 from mlxtune.present.words import WORDS, StatusLabel, fill
 from mlxtune.runs.events import HELD_OUT_ROW, DataReady, Event, WorkProgress
 from mlxtune.runs.registry import Run, RunStatus
@@ -41,11 +41,6 @@ def _warning_text(warning: RunWarning) -> str:
 _LONG = 10.0  # seconds after which the time that an arm has taken so far is shown
 
 
-def prompt_noun(kind: str) -> str:
-    """Return the noun for what an arm answers: ``held-out row``."""
-    return {HELD_OUT_ROW: "held-out row", "off_task_prompt": "off-task prompt"}.get(kind, one_line(kind.replace("_", " ")))
-
-
 def work_text(work: tuple[Work, int, int]) -> tuple[str, str]:
     """Return what a run does before or between steps, and the total with its unit."""
     name, _, total = work
@@ -57,7 +52,7 @@ def answering_text(state: RunState) -> str:
     """Return the model's current task in an evaluation or export, with a count; empty if nothing has been reported yet."""
     if (one := state.answering) is None:
         return ""
-    verb, noun = WORDS.answering.get(one.kind, ("answers", prompt_noun(one.kind)))
+    verb, noun = WORDS.answering.get(one.kind, ("answers", word(one.kind)))
     purpose = " to find similar rows" if one.kind == "prompt" else ""
     count = f"{one_line(one.arm, 40)} {verb} {one.done:,} of {plural(one.total, noun)}{purpose}"
     return ", ".join(filter(None, [count, pace_text(state)]))
@@ -106,10 +101,8 @@ def _ended(status: RunStatus, state: RunState, now: float) -> tuple[Mark, str, s
     match status:
         case "quiet":
             return "warning", f"no events for {duration(now - state.updated)}", "its process is alive", saved
-        case "waiting":
-            return "warning", "waiting for power", "", saved
-        case "cooling":
-            return "warning", "cooling down", "", saved
+        case "waiting" | "cooling":
+            return "warning", WORDS.statuses[status].text, "", saved
         case "crashed":
             return "error", f"crashed at step {state.step:,}", "its process no longer exists", saved
         case "failed":
@@ -190,9 +183,7 @@ def log_line(event: Event) -> LogLine | None:
 
 def progress_line(event: WorkProgress) -> LogLine:
     """Return a line about a phase that has not ended: how many pairs, prompts, or batches are done."""
-    words, one, many = (
-        WORDS.progress[event["type"]] if "of" not in event else ("the reference model read", "pair", "validation pairs")
-    )
+    words, one, many = WORDS.progress[event.get("of", event["type"])]
     return LogLine(event["t"], "·", "faint", f"{words} {event['done']:,} of {plural(event['total'], one, many)}")
 
 
@@ -273,10 +264,10 @@ def _search(event: Event) -> _Parts:
 def _answers(event: Event) -> _Parts:
     match event["type"]:
         case "arm.started":
-            return "·", "faint", f"{event['arm']} answers {plural(event['rows'], prompt_noun(event.get('of', HELD_OUT_ROW)))}"
+            return "·", "faint", f"{event['arm']} answers {plural(event['rows'], word(event.get('of', HELD_OUT_ROW)))}"
         case "arm.finished":
             source = "from the cache" if event["cached"] else f"in {event['seconds']:.0f} s"
-            return "✓", "success", f"{event['arm']}: {plural(event['rows'], prompt_noun(event.get('of', 'answer')))} {source}"
+            return "✓", "success", f"{event['arm']}: {plural(event['rows'], word(event.get('of', 'answer')))} {source}"
         case "fidelity":
             lost = "" if event["lost"] is None else f": {event['lost']:.1%} of the adapter's effect lost"
             glyph, style, label = ("✓", "success", "faithful") if event["faithful"] else ("✗", "error", "not faithful")

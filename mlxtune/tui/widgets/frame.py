@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from textual.content import Content
 
 from mlxtune.core.text import ago, duration, one_line
-from mlxtune.present.labels import power_problems
-from mlxtune.present.run import prompt_noun
+from mlxtune.present.labels import power_problems, word
 from mlxtune.present.words import WORDS
 from mlxtune.runs.events import HELD_OUT_ROW, TIMED
 from mlxtune.runs.registry import RUN_KINDS
@@ -144,7 +143,7 @@ def _progress(view: RunView) -> tuple[str, str]:
     if kind in ("eval", "generate", "export"):
         if not view.alive or (one := state.answering) is None:
             return "", ""
-        part = _PARTS.get(one.kind, f", {prompt_noun(one.kind)}")
+        part = _PARTS.get(one.kind, f", {word(one.kind)}")
         return f"{'' if kind == 'generate' else f'{one.arm}{part} '}{one.done:,}", f"{one.total:,}"
     total = f"{state.total:,}" if state.total else ""
     if kind == "search":
