@@ -153,7 +153,7 @@ def _start(
 def _consent(recipe: Recipe, send: bool) -> str:
     """Return how the user consented to sending prompts to endpoints, empty if none is remote. Raise ``InputError`` without consent."""
     what = what_is_sent(recipe)
-    return require_consent(what, send, "Consent with --send, or leave the endpoint out of evaluation.arms.") if what else ""
+    return require_consent(what, send) if what else ""
 
 
 def what_is_sent(recipe: Recipe) -> str:

@@ -139,8 +139,7 @@ def consent_to(offer: GenerationQuote, request: GenerationRequest, *, send: bool
         files = one_line(", ".join(offer.files))
         info(("  ! ", "bold warning"), f"Text of {plural(len(offer.files), 'document')} will be sent: {files}")
     what = f"Up to {offer.questions:,} requests with training rows will be sent to {offer.host}"
-    consent = require_consent(what, send, "Consent with --send, or use a teacher on this machine with --local.")
-    return replace(request, teacher=replace(request.teacher, consent=consent))
+    return replace(request, teacher=replace(request.teacher, consent=require_consent(what, send)))
 
 
 def _request(tasks: TaskOptions, rows: RowOptions, teacher: TeacherSpec) -> GenerationRequest:

@@ -56,8 +56,7 @@ def judge(
     info(("  ", ""), f"{plural(len(fixed.rows), 'row')}, {plural(len(calls), 'question')} to {fixed.judge}{money}{limit}.")
     if fixed.host and not fixed.consent:
         what = f"{plural(len(fixed.rows), 'row')}, including prompts and answers, will be sent to {fixed.host}"
-        consent = require_consent(what, options.send, "Consent with --send, or use a judge on this machine with --local.")
-        fixed = judge_session.record_consent(fixed, consent)
+        fixed = judge_session.record_consent(fixed, require_consent(what, options.send))
     with progress_bar("asking the judge") as update, chosen.open(fixed.folder) as asker:
         verdicts = judge_session.run_judge(
             fixed, asker, meter,

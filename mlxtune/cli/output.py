@@ -134,12 +134,12 @@ def progress_bar(title: str = "looking for the model") -> Iterator[ProgressUpdat
         yield lambda description, fraction: progress.update(task, description=description, completed=fraction)
 
 
-def require_consent(what: str, send: bool, hint: str) -> str:
-    """Return how the user consented to ``what``, a sentence without its full stop. Raise ``InputError`` with ``hint`` if there is no consent."""
+def require_consent(what: str, send: bool) -> str:
+    """Return how the user consented to ``what``, a sentence without its full stop. Raise ``InputError`` without consent."""
     if send:
         return "--send"
     if sys.stdin.isatty():
         err.print(styled(("  ! ", "bold warning"), f"{what}."))
         if typer.confirm("  Send them?", err=True):
             return "asked in the terminal"
-    raise InputError(f"{what}, which needs your consent.", hint=hint)
+    raise InputError(f"{what}, which needs your consent.", hint="Consent with --send.")

@@ -265,8 +265,8 @@ def _shown(value: Any) -> str:
 def _check_combinations(recipe: Recipe, locate: _KeyLocations) -> None:
     """Raise ``RecipeError`` if values contradict each other."""
 
-    def fail(first: str, second: str, problem: str, hint: str = "") -> NoReturn:
-        raise RecipeError(f"{locate(tuple(first.split('.')), tuple(second.split('.')))}{problem}", hint=hint)
+    def fail(first: str, second: str, problem: str) -> NoReturn:
+        raise RecipeError(f"{locate(tuple(first.split('.')), tuple(second.split('.')))}{problem}")
 
     data, method, evaluation = recipe.data, recipe.method, recipe.evaluation
     if data.holdout + data.validation >= 1:
@@ -277,20 +277,15 @@ def _check_combinations(recipe: Recipe, locate: _KeyLocations) -> None:
     if method.pairs == "wrong" and method.kind != "dpo":
         fail("method.pairs", "method.kind", 'method.pairs = "wrong" requires method.kind = "dpo".')
     if (name := evaluation.optimizer) and name not in evaluation.endpoints:
-        problem = f"evaluation.optimizer requires evaluation.endpoints.{name}."
-        hint = f"Add [evaluation.endpoints.{name}] with its url and model."
-        fail("evaluation.optimizer", "evaluation.endpoints", problem, hint=hint)
+        fail("evaluation.optimizer", "evaluation.endpoints", f"evaluation.optimizer requires evaluation.endpoints.{name}.")
     for arm in evaluation.arms:
         if arm.startswith("tuned+") and "tuned" not in evaluation.arms:
-            problem = f"The arm {arm} requires the arm tuned."
-            fail("evaluation.arms", "evaluation.arms", problem, hint="Add tuned to evaluation.arms.")
-        kind, _, name = arm.partition(":")
+            fail("evaluation.arms", "evaluation.arms", f"The arm {arm} requires the arm tuned.")
+        name = arm.partition(":")[2]
         if name and name not in evaluation.endpoints:
-            hint = f"Add [evaluation.endpoints.{name}] with its url and model."
-            fail("evaluation.arms", "evaluation.endpoints", f"The arm {arm} requires evaluation.endpoints.{name}.", hint=hint)
+            fail("evaluation.arms", "evaluation.endpoints", f"The arm {arm} requires evaluation.endpoints.{name}.")
         if name and method.kind == "dpo":
-            fail("evaluation.arms", "method.kind", f"The arm {kind}:{name} has no likelihoods, which dpo compares.")
+            fail("evaluation.arms", "method.kind", f"The arm {arm} has no likelihoods, which dpo compares.")
         for part, key in {"prompt": "prompt", "grammar": "schema"}.items():
             if part in arm.split("+") and not getattr(evaluation, key).strip():
-                problem = f"The arm {arm} requires evaluation.{key}."
-                fail("evaluation.arms", f"evaluation.{key}", problem, hint="Set the key, or remove the arm.")
+                fail("evaluation.arms", f"evaluation.{key}", f"The arm {arm} requires evaluation.{key}.")
