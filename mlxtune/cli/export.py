@@ -40,30 +40,20 @@ def _with(option: FormatOption) -> str:
     return ", ".join(one.name for one in FORMATS if one.option == option)
 
 
-Format = Annotated[str, argument("; ".join(f"{one.label}: {one.about}" for one in FORMATS) + ".", metavar="FORMAT")]  # fmt: skip
-Lora = Annotated[bool, option("--lora", f"Export only the adapter, not fused into its base ({_with('--lora')}).")]
-Requantize = Annotated[bool, option("--requantize", f"Quantize as in the base: smaller, but lossy ({_with('--requantize')}).")]
-PrecisionName = Annotated[str, option("--precision", f"Precision of a GGUF file: {', '.join(exports.PRECISIONS)}. Default: f16.")]
-Smallest = Annotated[bool, option("--smallest", "Export the smallest of 4 to 8 bits that holds on the held-out rows (GGUF, mlx).")]
-OllamaBase = Annotated[str, option("--from", "With --lora, the name of the adapter's base in Ollama, such as llama3.2:3b.")]
-To = Annotated[Path | None, option("--to", "The folder; default: exports/….")]
-Force = Annotated[bool, option("--force", "Keep an export that is not faithful, and replace LM Studio's preset of the same name.")]
-
-
 @dataclass(frozen=True)
 class ExportOptions:
-    lora: Lora = False
-    precision: PrecisionName = ""
-    smallest: Smallest = False
-    requantize: Requantize = False
-    base: OllamaBase = ""
-    to: To = None
-    force: Force = False
+    lora: Annotated[bool, option("--lora", f"Export only the adapter, not fused into its base ({_with('--lora')}).")] = False
+    precision: Annotated[str, option("--precision", f"Of a GGUF file: {', '.join(exports.PRECISIONS)}. Default: f16.")] = ""
+    smallest: Annotated[bool, option("--smallest", "The fewest bits, 4 to 8, that hold on held-out rows (GGUF, mlx).")] = False
+    requantize: Annotated[bool, option("--requantize", f"Smaller, but lossy ({_with('--requantize')}).")] = False
+    base: Annotated[str, option("--from", "With --lora, the name of the adapter's base in Ollama, such as llama3.2:3b.")] = ""
+    to: Annotated[Path | None, option("--to", "The folder; default: exports/….")] = None
+    force: Annotated[bool, option("--force", "Keep an unfaithful export, and replace LM Studio's preset.")] = False
 
 
 @with_option_groups
 def export(
-    form: Format = "",
+    form: Annotated[str, argument("; ".join(f"{one.label}: {one.about}" for one in FORMATS) + ".", metavar="FORMAT")] = "",
     which: Which = "last",
     options: ExportOptions = ExportOptions(),
     recipe: Rows = None,

@@ -35,7 +35,6 @@ if TYPE_CHECKING:  # imports numpy
 
 _PREVIEW_ROWS = 5
 
-Rows = Annotated[list[str] | None, argument("Rows to decide on, by ID or line number (in a JSON array, position).", metavar="ROW")]
 Filter = Annotated[str, option("--filter", "Such as status:pending tag:x finding:x len>400 meta.lang:en answer:/regex/ -tag:x")]
 
 
@@ -86,7 +85,7 @@ def review(
     status: StatusOptions,
     edits: EditOptions,
     selecting: SelectOptions,
-    rows: Rows = None,
+    rows: Annotated[list[str] | None, argument("By ID or line number (in a JSON array, position).", metavar="ROW")] = None,
     format: Format = "auto",
     map: Map = None,
     json: Json = False,

@@ -24,24 +24,15 @@ TOKEN_VARIABLE = "MLXTUNE_SERVE_TOKEN"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-Host = Annotated[str, option("--host", "The address to listen on. By default, only this machine can reach it.")]
-Port = Annotated[int, option("--port", "The port; 0: a free one.", min=0, max=65535)]
-Slots = Annotated[int, option("--slots", "Concurrent answers.", min=1, max=256)]
-Queue = Annotated[int, option("--queue", "Most waiting requests.", min=0, max=10_000)]
-Exact = Annotated[bool | None, option("--exact/--no-exact", "Answer independently of other requests. Default: on a CPU.")]
-KeepAlive = Annotated[float, option("--keep-alive", "Unload when idle; 0: never.", metavar="MINUTES", min=0)]
-Origins = Annotated[list[str] | None, option("--allow-origin", "Allowed CORS origin.", metavar="URL")]
-
-
 def serve(
     which: Which = "",
-    host: Host = "127.0.0.1",
-    port: Port = 8080,
-    slots: Slots = 16,
-    queue: Queue = 64,
-    exact: Exact = None,
-    keep_alive: KeepAlive = 0.0,
-    allow_origin: Origins = None,
+    host: Annotated[str, option("--host", "The address to listen on. By default, only this machine can reach it.")] = "127.0.0.1",
+    port: Annotated[int, option("--port", "The port; 0: a free one.", min=0, max=65535)] = 8080,
+    slots: Annotated[int, option("--slots", "Concurrent answers.", min=1, max=256)] = 16,
+    queue: Annotated[int, option("--queue", "Most waiting requests.", min=0, max=10_000)] = 64,
+    exact: Annotated[bool | None, option("--exact/--no-exact", "Independent of other requests. Default: on a CPU.")] = None,
+    keep_alive: Annotated[float, option("--keep-alive", "Unload when idle; 0: never.", metavar="MINUTES", min=0)] = 0.0,
+    allow_origin: Annotated[list[str] | None, option("--allow-origin", "Allowed CORS origin.", metavar="URL")] = None,
     share_accelerator: ShareAccelerator = False,
     json: Json = False,
 ) -> None:
