@@ -19,11 +19,7 @@ from mlxtune.present.adapter import AdapterDetail, adapter_document, adapters_ta
 from mlxtune.present.card import adapter_card, export_card
 from mlxtune.present.verdict import caveat_text
 
-app = typer.Typer(
-    help="List, show, compare, rename, tag, import, push, pull, remove, and restore adapters.",
-    invoke_without_command=True,
-    no_args_is_help=False,
-)
+app = typer.Typer(help="Show, compare, rename, tag, import, push, pull, remove, and restore adapters.", invoke_without_command=True)
 
 Which = Annotated[str, argument("An adapter's name, a unique part of the name, its run or folder, or last.")]
 Name = Annotated[str, option("--name", "The adapter's name.")]

@@ -110,7 +110,6 @@ app = typer.Typer(
     cls=VerbGroup,
     help="Fine-tune a local model on one Mac, and prove that it helped. Without a command, mlxtune opens the app.",
     invoke_without_command=True,
-    no_args_is_help=False,
     pretty_exceptions_enable=False,
     context_settings=_HELP_OPTIONS,
 )

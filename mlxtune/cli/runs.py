@@ -34,9 +34,7 @@ from mlxtune.workspace import control
 
 POLL = 2.0  # seconds
 
-app = typer.Typer(
-    help="List, show, attach to, stop, resume, export, and remove runs.", invoke_without_command=True, no_args_is_help=False
-)
+app = typer.Typer(help="List, show, attach to, stop, resume, export, and remove runs.", invoke_without_command=True)
 
 RunName = Annotated[str, argument("A run ID, a unique part of it, a folder, or last (the active one or newest training run).")]
 

@@ -37,11 +37,10 @@ def score(
 
     Reasoning at the start of an output, such as <think>…</think>, is not scored.
     """
-    if recipe and (schema or disclaimer or forbid or pattern or correct):
+    own = (schema, disclaimer or [], forbid or [], pattern, correct or [])
+    if recipe and any(own):
         raise InputError("--recipe already includes a contract.")
-    contract = (
-        Contract.from_recipe(load(recipe)) if recipe else _contract(schema, disclaimer or [], forbid or [], pattern, correct or [])
-    )
+    contract = Contract.from_recipe(load(recipe)) if recipe else _contract(*own)
     rows = _folder(outputs) if outputs.is_dir() else _lines(outputs)
     scored = [contract.score(answer) for _, answer in rows]
     if not any(scored):

@@ -467,11 +467,8 @@ class Recipe:
     @property
     def has_contract(self) -> bool:
         """Whether there are any requirements for answers."""
-        section = self.evaluation
-        return (
-            bool(section.schema or section.disclaimers or section.forbid or section.answer_pattern or section.correct)
-            or section.length != Length()
-        )
+        own = self.evaluation
+        return any((own.schema, own.disclaimers, own.forbid, own.answer_pattern, own.correct, own.length != Length()))
 
     @property
     def template_file(self) -> Path | None:
