@@ -56,16 +56,8 @@ def finding_text(finding: Finding) -> str:
 
 
 def verdict_text(verdict: CheckVerdict) -> str:
-    rows = plural(verdict.rows, "row")
-    if verdict.blocked:
-        return f"{verdict.blocked:,} of {rows} blocked."
-    if verdict.to_review:
-        return f"{verdict.to_review:,} of {rows} to review."
-    if verdict.source_warnings:
-        return f"A warning about all {rows}."
-    if verdict.accepted:
-        return f"{plural(verdict.accepted, 'row')} accepted with a warning."
-    return f"Clean: no problems in {rows}."
+    code = next((name for name in WORDS.check_verdicts if getattr(verdict, name, 0)), "clean")
+    return fill(WORDS.check_verdicts[code], vars(verdict))
 
 
 def improvement_text(improvement: Improvement) -> str:

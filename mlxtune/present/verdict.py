@@ -24,6 +24,7 @@ from mlxtune.present.labels import (
     signed_points,
     word,
 )
+from mlxtune.present.words import WORDS, fill
 
 
 def verdict(found: Verdict) -> Text:
@@ -202,13 +203,7 @@ def report_facts(report: EvaluationReport) -> Facts:
 
 def caveat_text(caveat: Caveat | None) -> str:
     """Return a short reason not to promote an adapter that is better, or ``""``."""
-    if caveat is None:
-        return ""
-    if caveat.reason == "contract_worse":
-        return "fewer answers meet the whole contract"
-    if caveat.reason == "off_task_dropped":
-        return f"off-task accuracy dropped from {percent(caveat.before)} to {percent(caveat.after)}"
-    return f"off-task accuracy may have dropped by {100 * caveat.margin:g} points or more"
+    return fill(WORDS.caveats[caveat.reason], {**vars(caveat), "points": 100 * caveat.margin}) if caveat else ""
 
 
 def refusal_text(report: EvaluationReport, *, accept_unknown: bool = False) -> str:
@@ -226,8 +221,4 @@ def refusal_text(report: EvaluationReport, *, accept_unknown: bool = False) -> s
 
 def refusal_hint(report: EvaluationReport) -> str:
     """Return a remedy for the reason not to promote the adapter, or ``""``."""
-    lever = "Raise data.replay, lower training.learning_rate, or train fewer steps"
-    hints = {
-        "off_task_dropped": f"{lever}.", "off_task_unknown": f"{lever}; or add --accept-unknown.", "looks_spent": "Use --last-look if data.reserve keeps rows aside, or hold out new rows.",
-    }  # fmt: skip
-    return hints.get(promotion_refusal(report), "")
+    return WORDS.promotion_hints.get(promotion_refusal(report), "")

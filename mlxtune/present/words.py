@@ -57,6 +57,9 @@ class Words:
     chat_commands: dict[str, str]
     glyphs: dict[str, tuple[str, str]]  # a color and a meaning
     stop_effects: dict[str, str]
+    check_verdicts: dict[str, str]
+    caveats: dict[str, str]
+    promotion_hints: dict[str, str]
     improvements: dict[str, str]
     export_notes: dict[str, str]
     work: dict[str, tuple[str, str, str]]
