@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mlxtune.core.text import one_line, plural
 from mlxtune.present.blocks import ActionBlock, Block, Cell, Column, Document, Fact, Facts, Heading, Table
 from mlxtune.present.labels import failure_name
-from mlxtune.present.words import WORDS
+from mlxtune.present.words import WORDS, fill
 
 if TYPE_CHECKING:
     from mlxtune.evaluation.thin_rows import ThinRows
@@ -24,15 +24,8 @@ def refusal_title(kind: str) -> str:
 
 
 def thin_rows_text(place: ThinRows) -> str:
-    count, name = plural(place.count, "row"), one_line(place.name, 60)
-    match place.kind:
-        case "failures":
-            return f"{plural(place.count, 'held-out row')} fail" + (f" with {failure_name(name)}" if name else "")
-        case "label":
-            return f"few rows have {name} ({place.count:,} of {place.total:,})"
-        case "outliers":
-            return f"{count} unlike all others"
-    return f"only {count} about “{name}”" if name else f"a cluster of only {count}"
+    code = place.kind if place.name else f"nameless_{place.kind}"
+    return fill(WORDS.thin_rows[code], {**vars(place), "failure": failure_name(place.name)})
 
 
 def generation_document(summary: Mapping[str, Any], lowest: Sequence[Mapping[str, Any]], refusals: Path, recipe: str) -> Document:

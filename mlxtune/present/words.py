@@ -58,6 +58,7 @@ class Words:
     glyphs: dict[str, tuple[str, str]]  # a color and a meaning
     stop_effects: dict[str, str]
     check_verdicts: dict[str, str]
+    thin_rows: dict[str, str]
     caveats: dict[str, str]
     promotion_hints: dict[str, str]
     improvements: dict[str, str]
