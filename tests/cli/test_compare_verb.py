@@ -6,15 +6,15 @@ from pathlib import Path
 from evaluation_files import BAD, GOOD, write_evaluation
 
 
-def _write_two_evaluations(cwd: Path, first: list[str], second: list[str]) -> None:
-    for name, answers in (("one", first), ("two", second)):
+def _write_evaluations(cwd: Path, **tuned: list[str]) -> None:
+    for name, answers in tuned.items():
         (cwd / name).mkdir()
         folder = write_evaluation(cwd / name, base=[BAD] * len(answers), tuned=answers)
         folder.rename(folder.parent / name)
 
 
 def test_two_evaluations_are_compared_and_the_gate_passes_only_if_better(ok, cli, refused, cwd):
-    _write_two_evaluations(cwd, [BAD] * 10, [GOOD] * 10)
+    _write_evaluations(cwd, one=[BAD] * 10, two=[GOOD] * 10)
     result = ok("compare", "one/evals/one", "two/evals/two")
     assert "Better. Whole contract: +100.0 points" in result.out
     assert "tuned of one" in result.out
@@ -30,15 +30,12 @@ def test_two_evaluations_are_compared_and_the_gate_passes_only_if_better(ok, cli
 
 
 def test_incomparable_evaluations_are_bad_input(refused, cwd):
-    _write_two_evaluations(cwd, [GOOD] * 4, [GOOD] * 5)
+    _write_evaluations(cwd, one=[GOOD] * 4, two=[GOOD] * 5)
     refused(("compare", "one/evals/one", "two/evals/two"), "cannot be compared: the held-out rows")
 
 
 def test_several_evaluations_are_compared_with_the_first(ok, cli, cwd):
-    for name, answers in (("one", [BAD] * 12), ("two", [GOOD] * 12), ("three", [BAD] * 11 + [GOOD])):
-        (cwd / name).mkdir()
-        folder = write_evaluation(cwd / name, base=[BAD] * 12, tuned=answers)
-        folder.rename(folder.parent / name)
+    _write_evaluations(cwd, one=[BAD] * 12, two=[GOOD] * 12, three=[BAD] * 11 + [GOOD])
     names = ("one/evals/one", "two/evals/two", "three/evals/three")
     result = ok("compare", *names)
     first, second, third = result.out.splitlines()[-3:]

@@ -52,9 +52,3 @@ def test_help_is_light():
 def test_the_check_whether_a_model_can_be_trained_does_not_import_mlx():
     action = "from mlxtune.models.families import check_trainable; check_trainable({'model_type': 'qwen3'}, '')"
     assert _loaded(action, MLX) == []
-
-
-def test_the_package_runs_as_a_module():
-    result = subprocess.run([sys.executable, "-m", "mlxtune", "--version"], capture_output=True, text=True, cwd=ROOT, check=True)
-    assert result.stdout.strip()
-    assert result.stderr == ""

@@ -141,14 +141,6 @@ def test_doctor_reports_a_home_that_is_not_writable(cli, monkeypatch, tmp_path):
     assert f"{tmp_path / 'file' / 'home'} is not writable: Not a directory. Set MLXTUNE_HOME to another folder." in result.err
 
 
-@pytest.mark.parametrize(
-    "verb", [(), ("plan",), ("train",), ("eval",), ("score",), ("runs",), ("runs", "show"), ("init",), ("doctor",), ("demo",)]
-)
-def test_every_verb_has_help(ok, verb):
-    result = ok(*verb, "--help")
-    assert "Usage" in result.out
-
-
 def test_help_lists_every_command_by_name_and_no_type_of_a_flag(cli):
     shown = cli("--help").out
     assert re.findall(r"^│ ([\w-]+)", shown.split("Commands")[1], re.MULTILINE) == [name for name in VERBS if " " not in name]
