@@ -34,7 +34,7 @@ class Action:
     name: str  # of the method, without action_; with arguments, as in vote('a'), if several actions share it
     key: str = ""  # Textual's names of its keys, separated by commas; the first one is shown
     label: str | Callable[[Any], str] = ""  # a word for the footer and the palette; without one, it is in neither
-    help: str = ""  # a phrase for the help page and the palette
+    help: str = ""  # a phrase for the help page and the palette, if the label does not say it
     when: Condition = lambda _screen: True  # whether it is possible
     why: str | Callable[[Any], Notice | str] = ""  # why it is not possible, which its key then shows
     id: str = ""  # of the binding, after the screen's name; by default, from the action's name
@@ -48,6 +48,11 @@ class Action:
     def call(self) -> tuple[str, tuple[Any, ...]]:
         """The method's name and its arguments."""
         return parse(self.name)[1:]
+
+    @property
+    def about(self) -> str:
+        """What the action does, for the help page."""
+        return self.help or (self.label if isinstance(self.label, str) else "")
 
     def binding_id(self, group: str) -> str:
         return f"{group}.{self.id or self.name.replace('_', '-')}"
@@ -79,7 +84,7 @@ class HasActions(_Mixin):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         if "ACTIONS" in vars(cls):
             cls.BINDINGS = [
-                Binding(action.key, action.name, action.help, id=action.binding_id(cls.GROUP), priority=action.priority)
+                Binding(action.key, action.name, action.about, id=action.binding_id(cls.GROUP), priority=action.priority)
                 for action in cls.ACTIONS
                 if action.key and action.bound
             ]

@@ -46,10 +46,7 @@ class CommandsPage(PageScreen):
     """Lists the commands of what was done, newest first, and of the actions that are possible in ``room``."""
 
     GROUP = "commands"
-    ACTIONS = (
-        Action("copy", "ctrl+y", "copy", "copy the command under the cursor", when="commands"),
-        Action("dismiss", "escape,q,@", "close", "close", id="close"),
-    )
+    ACTIONS = (Action("copy", "ctrl+y", "copy", when="commands"), Action("dismiss", "escape,q,@", "close", id="close"))
 
     def __init__(self, room: HasActions, fields: Mapping[str, str]) -> None:
         super().__init__("Commands")

@@ -77,8 +77,8 @@ def _declared_entries(node: HasActions) -> list[Entry]:
     entries: dict[str, tuple[bool, Entry]] = {}
     for action in node.ACTIONS:
         shown, possible = node.show_action(action), node.is_possible(action)
-        if shown.key and shown.help and not (shown.key in entries and (entries[shown.key][0] or not possible)):
-            about = shown.help if possible or node is node.app else f"{shown.help} (not possible now)"
+        if shown.key and action.about and not (shown.key in entries and (entries[shown.key][0] or not possible)):
+            about = action.about if possible or node is node.app else f"{action.about} (not possible now)"
             entries[shown.key] = possible, (shown.key, about, action.binding_id(node.GROUP) if action.bound else None)
     return [entry for _, entry in sorted(entries.values(), key=lambda item: not item[0])]
 

@@ -66,16 +66,16 @@ class MappingScreen(HasActions, ModalScreen[MappedFile | None]):
     GROUP = "mapping"
     ACTIONS = (
         Action("accept", "enter", lambda screen: screen.label, bound=False),
-        Action("rename", "e", "rename", "rename the recipe", when="writes_recipe"),
-        Action("open", "o", "rows only", "open the rows without a recipe", when="writes_recipe"),
+        Action("rename", "e", "rename", when="writes_recipe"),
+        Action("open", "o", "rows only", "open without a recipe", when="writes_recipe"),
         *(
             Action(f"assign({digit})", str(digit), help=f"{name}: {about}", id=f"key-{digit}")
             for digit, (name, about) in enumerate(_NUMBERED.items(), 1)
         ),
-        Action("cycle(1)", "right,l", "next key", "give the column the next free key", id="next"),
-        Action("cycle(-1)", "left,h", help="give the column the previous free key", id="previous"),
-        Action("assign(0)", "backspace,0", "clear", "use no key for the column", id="clear"),
-        Action("dismiss(None)", "escape", "close", "close", id="close"),
+        Action("cycle(1)", "right,l", "next key", "next free key", id="next"),
+        Action("cycle(-1)", "left,h", help="previous free key", id="previous"),
+        Action("assign(0)", "backspace,0", "clear", "no key", id="clear"),
+        Action("dismiss(None)", "escape", "close", id="close"),
     )  # fmt: skip
 
     def __init__(

@@ -20,11 +20,11 @@ from mlxtune.workspace.index import RunView, Snapshot
 _MIN_COLUMN = 24  # cells
 _STEP = 4  # cells
 T = TypeVar("T")
-NO_RECIPE = "There is no recipe."
+NO_RECIPE = "No recipe yet."
 NEW_RUN = Action(
-    "new", "n", "new", "start a new run", when="app.runs.can_start", why=NO_RECIPE, needs_accelerator=True, command="train {recipe}"
+    "new", "n", "new", "a new run", when="app.runs.can_start", why=NO_RECIPE, needs_accelerator=True, command="train {recipe}"
 )
-OTHER_RECIPE = Action("app.choose_recipe", "o", "open", "open another recipe, or a file", id="other", command="init --from FILE")
+OTHER_RECIPE = Action("app.choose_recipe", "o", "open", "another recipe or file", id="other", command="init --from FILE")
 
 
 class RoomCompositor(Compositor):

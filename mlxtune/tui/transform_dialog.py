@@ -43,7 +43,7 @@ class TransformDialog(Dialog["Pipeline | None"]):
         Action("submit", "enter", "apply", bound=False),
         Action("recall(-1)", "up", "earlier lines", "an earlier line", id="earlier"),
         Action("recall(1)", "down", help="a later line", id="later"),
-        Action("dismiss(None)", "escape", "close", "close", id="close"),
+        Action("dismiss(None)", "escape", "close", id="close"),
     )
 
     def __init__(self, session: SourceSession, rows: Sequence[int], title: str, history: Sequence[str] = ()) -> None:

@@ -285,7 +285,7 @@ async def test_a_baseline_alone_has_no_comparison_and_names_the_next_step_after_
     await rows_found(room, "Base fails")
     assert room.text("#ev-summary").strip().startswith("No adapter evaluated. Without training, whole contract: base ")
     assert not room.screen.query_one("#ev-square").display
-    await room.press("v", notice="· There is no other answer.")
+    await room.press("v", notice="· No other answer.")
     assert "reference" in room.text("#ev-detail")
     await room.press("c", notice="· Not possible now: ")
     shop.run("20261124-1600-support-json", steps=5, end=("run.finished", {"summary": {}}))

@@ -123,7 +123,7 @@ async def test_a_decision_that_is_refused_keeps_the_marks(room):
     assert room.notice.startswith("● Exporting. Try again")
     assert room.screen.marked_rows
     await room.press("u")
-    assert room.notice.startswith("· There is nothing to undo.")
+    assert room.notice.startswith("· Nothing to undo.")
     other.set()
     await room.until(lambda: not room.app.jobs.busy)
     await room.press("x")

@@ -330,4 +330,4 @@ def test_an_evaluation_without_a_verdict_has_ended_and_a_long_name_is_cut_visibl
 
 @opens(stage=lambda shop: None)
 async def test_ctrl_y_says_when_there_is_nothing_to_copy(room):
-    await room.press("ctrl+y", notice="· There is nothing to copy.")
+    await room.press("ctrl+y", notice="· Nothing to copy.")

@@ -71,7 +71,7 @@ async def test_an_interrupted_queue_is_started_again(shop, open_room, monkeypatc
         assert "r continue with 2 commands" in room.text("#queue-banner")
         assert "interrupted" in room.text("#queue-commands")
         await room.press("x")  # the first command has ended
-        await room.until(lambda: "The command was started." in shown(room.app))
+        await room.until(lambda: "It was started." in shown(room.app))
         assert "train recipes/support-json.toml" in room.text("#queue-command")
         await room.press(
             "down", until=lambda: room.text("#queue-command").split("\n") == ["  mlxtune eval last", "  There is no run yet."]

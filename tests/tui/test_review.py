@@ -158,7 +158,7 @@ async def test_undo_and_redo_show_the_row_of_the_decision(room):
         await room.press("u", notice=f"↶ Row {number}: {action} undone.")
         assert room.undo_key == "U"
         await at_row(room, number)
-    await room.press("u", notice="· There is nothing to undo.")
+    await room.press("u", notice="· Nothing to undo.")
     assert not statuses(room)
     assert "undo" not in room.actions
     await room.press("U", "ctrl+r", notice="✗ Row 2 rejected.")

@@ -30,22 +30,22 @@ if TYPE_CHECKING:
     from mlxtune.data.transforms.pipeline import Pipeline
 
 UNDO = Action(
-    "undo", "u", "undo", "undo the most recent decision",
+    "undo", "u", "undo", "undo the decision",
     when="session.source.state.steps",
-    why="There is nothing to undo.",
+    why="Nothing to undo.",
     command="data review {source} --undo",
 )  # fmt: skip
 REDO = Action(
-    "redo", "U,ctrl+r", "redo", "redo the last undone decision",
+    "redo", "U,ctrl+r", "redo", "redo the decision",
     when="session.source.state.undone_steps",
-    why="There is nothing to redo.",
+    why="Nothing to redo.",
     command="data review {source} --redo",
 )  # fmt: skip
 SOURCE_ACTIONS = (
     OTHER_RECIPE,
-    Action("import_rows", "i", "import", "import rows in any format into this workspace",
+    Action("import_rows", "i", "import",
            command="data import FILE --out data/NAME.jsonl"),
-    Action("generate", "w", "write", "let a teacher write rows", when="can_generate", why="These rows have no recipe.",
+    Action("generate", "w", "write", "generate rows", when="can_generate", why="These rows have no recipe.",
            needs_accelerator=True, command="data generate {recipe}"),
 )  # fmt: skip
 NOTE = "The note is saved with your decisions and never used for training."

@@ -29,8 +29,8 @@ class Editor(TextArea):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "screen.leave", "cancel", id="edit.leave", priority=True),  # TextArea binds escape itself
-        Binding("ctrl+home", "edge(False)", "start of the text", id="edit.start", show=False),
-        Binding("ctrl+end", "edge(True)", "end of the text", id="edit.end", show=False),
+        Binding("ctrl+home", "edge(False)", "start of text", id="edit.start", show=False),
+        Binding("ctrl+end", "edge(True)", "end of text", id="edit.end", show=False),
     ]
 
     def __init__(self, **kwargs: Any) -> None:
@@ -86,7 +86,7 @@ class ChoiceDialog(Dialog[Any]):
     """
 
     GROUP = "choice"
-    ACTIONS = (Action("choose", "enter", "choose", bound=False), Action("dismiss(None)", "escape", "close", "close", id="close"))
+    ACTIONS = (Action("choose", "enter", "choose", bound=False), Action("dismiss(None)", "escape", "close", id="close"))
 
     def __init__(
         self, title: str, text: str, options: Sequence[ChoiceOption], preview: Callable[[Any], object] = lambda value: None,
@@ -174,7 +174,7 @@ class PromptDialog(Dialog[str]):
     ACTIONS = (
         Action("submit", "enter", lambda dialog: dialog.label, bound=False),
         Action("complete", "tab", "complete", when="folder", bound=False),
-        Action("dismiss('')", "escape", "close", "close", id="close"),
+        Action("dismiss('')", "escape", "close", id="close"),
     )
 
     def __init__(
@@ -286,7 +286,7 @@ class EditDialog(Dialog[str | None]):
     """
 
     GROUP = "text"
-    ACTIONS = (Action("save", "ctrl+s", "save", "save"), Action("leave", "escape", "close", bound=False))
+    ACTIONS = (Action("save", "ctrl+s", "save"), Action("leave", "escape", "close", bound=False))
 
     def __init__(self, title: str, about: str, value: str) -> None:
         super().__init__(title)

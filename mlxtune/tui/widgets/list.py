@@ -33,8 +33,8 @@ class ListPanel(FocusPanel):
         Binding("pagedown,ctrl+d", "leap(1)", "page down", id="list.page-down"),
         Binding("home", "edge(False)", "first row", id="list.first"),
         Binding("end", "edge(True)", "last row", id="list.last"),
-        Binding("enter", "choose", "choose the row under the cursor", id="list.open"),
-        Binding("slash", "filter", "keep the rows with a text", id="list.filter"),
+        Binding("enter", "choose", "choose the row", id="list.open"),
+        Binding("slash", "filter", "filter the rows", id="list.filter"),
     ]
 
     @dataclass
@@ -185,7 +185,7 @@ class MarkableList(ListPanel):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("space", "mark", "mark the row", id="list.mark"),
-        Binding("v", "visual", "mark a range while moving", id="list.visual"),
+        Binding("v", "visual", "mark a range", id="list.visual"),
         Binding("shift+up,K", "extend(-1)", "mark upwards", id="list.mark-up"),
         Binding("shift+down,J", "extend(1)", "mark downwards", id="list.mark-down"),
     ]

@@ -97,27 +97,27 @@ def export(workspace: Path, key: str, chosen: ExportFormat, precision: str = "",
 class AdaptersRoom(Room):
     """A list of adapters next to the details of the one under the cursor."""
 
-    ABOUT = "the adapters in this workspace and their evaluations"
+    ABOUT = "adapters and their evaluations"
     CSS_PATH = "style.tcss"
     SIDE = "#adapters-side"
     RUN_KIND = "export"
     SAVED: ClassVar = {"key": str}
     ACTIONS = (
         Action("use", "o", "chat", "chat with it", when="usable_adapter", command="chat {adapter}"),
-        Action("detail", "g", "details", "verdict, lineage, exports, and facts", when="usable_adapter", late="wide",
+        Action("detail", "g", "details", when="usable_adapter", late="wide",
                command="adapters show {adapter}"),
-        Action("compare", "c", "compare", "compare it with another adapter", when="can_compare", why="There is no other adapter.",
+        Action("compare", "c", "compare", "compare two adapters", when="can_compare", why="No other adapter.",
                command="adapters compare OTHER {adapter}"),
-        Action("export", "w", "export", "fuse it into its base, or export it for other programs", when="usable_adapter",
+        Action("export", "w", "export", "fuse or export", when="usable_adapter",
                command="export FORMAT {adapter}"),
-        Action("stop", "s", "stop", "stop the running export", when=lambda room: room.running("export"), why="No export is running.",
+        Action("stop", "s", "stop", when=lambda room: room.running("export"), why="No export running.",
                command="runs stop EXPORT"),
-        Action("remove", "x", "remove", "remove it; u restores it", when="adapter", command="adapters remove {adapter}"),
-        Action("undo", "u", "undo", "restore the last removed adapter", when="library.removed", why="No adapter was removed.",
+        Action("remove", "x", "remove", when="adapter", command="adapters remove {adapter}"),
+        Action("undo", "u", "undo", "restore the last one", when="library.removed", why="Nothing was removed.",
                command="adapters restore"),
-        Action("rename", "e", "rename", "rename it", when="usable_adapter", command="adapters rename {adapter} NAME"),
+        Action("rename", "e", "rename", when="usable_adapter", command="adapters rename {adapter} NAME"),
         Action("tag", "t", "tag", "edit its tags", when="usable_adapter", command="adapters tag {adapter} TAG"),
-        Action("import", "i", "import", "import an adapter from a folder", command="adapters import FOLDER"),
+        Action("import", "i", "import", "import a folder", command="adapters import FOLDER"),
     )  # fmt: skip
 
     def __init__(self) -> None:

@@ -118,15 +118,15 @@ def _is_valid(question: InterviewQuestion, value: Any) -> bool:
 class AdviceRoom(Room):
     """An interview with the cursor on a question or an option. The advice is updated after every answer."""
 
-    ABOUT = "whether to fine-tune at all, based on your answers and measurements"
+    ABOUT = "whether to fine-tune at all"
     CSS_PATH = "style.tcss"
     SIDE = "#advice-side"
     ACTIONS = (
-        Action("choose", "space", "choose", "select the option under the cursor; enter does the same"),
-        Action("reasons", "g", "why", "the full advice: reasons, contradictions, what would change it", when="advice",
+        Action("choose", "space", "choose", "select the option"),
+        Action("reasons", "g", "why", "all reasons", when="advice",
                command="advise {recipe}"),
-        Action("table", "v", "table", "RAG or fine-tuning: nine questions"),
-        Action("measure", ".", "measure", "measure what the base does on 30 held-out rows", when="can_measure",
+        Action("table", "v", "table", "RAG or fine-tuning"),
+        Action("measure", ".", "measure", "measure the base", when="can_measure",
                why=NO_RECIPE, needs_accelerator=True, command="advise {recipe} --measure"),
         OTHER_RECIPE,
     )  # fmt: skip

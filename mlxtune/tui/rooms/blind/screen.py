@@ -85,21 +85,21 @@ DEBOUNCE = 0.05  # seconds after which the same key is another vote
 class BlindRoom(Room):
     """Holds a session's lock while it is open. Every vote is written to disk immediately."""
 
-    ABOUT = "compare two arms' answers without knowing which is which"
+    ABOUT = "compare answers without names"
     CSS_PATH = "style.tcss"
     ACTIONS = (
         Action("vote('a')", "a", "A", "the left answer", when="pair", id="a"),
-        Action("vote('tie')", "=", "same", "no difference that matters", when="pair", id="same"),
+        Action("vote('tie')", "=", "same", "no difference", when="pair", id="same"),
         Action("vote('b')", "d", "B", "the right answer", when="pair", id="b"),
-        Action("enter", "enter", lambda room: room.enter_label, "open the session, or reveal the arms", when="enter_label",
+        Action("enter", "enter", lambda room: room.enter_label, "open or reveal", when="enter_label",
                command="blind EVALUATION"),
-        Action("undo", "u", "undo", "undo the last vote", when="can_undo", why="There is no vote to undo."),
-        Action("prompt", "g", "prompt", "the whole prompt", when="pair"),
-        Action("export", "w", "export", "write the votes as preference pairs", when=lambda room: room.state == "result",
+        Action("undo", "u", "undo", when="can_undo", why="Nothing to undo."),
+        Action("prompt", "g", "prompt", when="pair"),
+        Action("export", "w", "export", "votes as preferences", when=lambda room: room.state == "result",
                command="blind EVALUATION --export FILE"),
-        Action("arms", "c", "compare", "compare two other arms", when="has_other_arms", why="There are no other arms."),
-        Action("other", "o", "open", "open another evaluation", when=lambda room: len(room.app.selection.evaluations) > 1,
-               why="There is no other evaluation."),
+        Action("arms", "c", "compare", "two other arms", when="has_other_arms", why="No other arms."),
+        Action("other", "o", "open", "another evaluation", when=lambda room: len(room.app.selection.evaluations) > 1,
+               why="No other evaluation."),
         Action("scroll(1)", "down,j", help="down", id="down"),
         Action("scroll(-1)", "up,k", help="up", id="up"),
         Action("scroll(8)", "pagedown,space", help="a page down", id="page-down"),

@@ -31,27 +31,27 @@ _STILL_ANSWERING = Notice(
 class ChatRoom(Room):
     """The conversation above an input field. Escape leaves the field, so that letter keys trigger actions."""
 
-    ABOUT = "talk to the base or an adapter, and save answers as training data"
+    ABOUT = "talk to a model"
     CSS_PATH = "style.tcss"
     SAVED: ClassVar = {"with_base": bool}
     ACTIONS = (
-        Action("load", "enter", "load", "load the model in its own process", when="offer", command="chat {adapter}"),
-        Action("load_base", "b", "base", "load the base alone", when="offer.key", command="chat BASE"),
-        Action("cancel", "s", "stop", "stop the answer", when="chat.streaming", why="Nothing is being answered."),
-        Action("write", "enter", "write", "go to the input field; esc leaves it", when=lambda room: room.chat.state in ("loading", "ready")),
-        Action("switch", "o", "open", "answer with another adapter, or with the base", when="is_ready",
+        Action("load", "enter", "load", "load the model", when="offer", command="chat {adapter}"),
+        Action("load_base", "b", "base", "the base alone", when="offer.key", command="chat BASE"),
+        Action("cancel", "s", "stop", when="chat.streaming", why="Nothing to stop."),
+        Action("write", "enter", "write", "the input field", when=lambda room: room.chat.state in ("loading", "ready")),
+        Action("switch", "o", "open", "another adapter", when="is_ready",
                command="chat BASE --adapter ADAPTER"),
-        Action("both", "b", lambda room: "alone" if room.with_base else "both", "also ask the base",
-               when=lambda room: room.is_ready and room.chat.adapter, why="No adapter is loaded."),
-        Action("save", "w", "save", "save as a training row; if edited, also as a preference pair", when="has_answer",
-               why="There is no answer to save."),
-        Action("undo", "u", "undo", "remove the last question and its answer", when="has_answer", why="There is no question to remove."),
-        Action("restore", "u", "undo", "bring back the last conversation", when="chat.discarded"),
-        Action("system", "e", "system", "edit the system prompt", when="is_ready", command="chat {adapter} --system PROMPT"),
-        Action("reset", "n", "new", "start a new conversation",
+        Action("both", "b", lambda room: "alone" if room.with_base else "both", "the base, too",
+               when=lambda room: room.is_ready and room.chat.adapter, why="No adapter loaded."),
+        Action("save", "w", "save", "save as data", when="has_answer",
+               why="No answer yet."),
+        Action("undo", "u", "undo", "the last question", when="has_answer", why="Nothing to undo."),
+        Action("restore", "u", "undo", "the last conversation", when="chat.discarded"),
+        Action("system", "e", "system", when="is_ready", command="chat {adapter} --system PROMPT"),
+        Action("reset", "n", "new", "a new conversation",
                when=lambda room: room.is_ready and room.chat.exchanges and not room.chat.streaming),
-        Action("end", "x", "unload", "end the model's process", when=lambda room: room.chat.state not in ("idle", "failed"),
-               why="No model is loaded."),
+        Action("end", "x", "unload", "unload the model", when=lambda room: room.chat.state not in ("idle", "failed"),
+               why="No model loaded."),
         Action("leave", "escape", help="leave the field"),
     )  # fmt: skip
 

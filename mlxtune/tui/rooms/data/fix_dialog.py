@@ -47,11 +47,11 @@ class FixDialog(Dialog[FixChoice | None]):
         Action("choose('reject')", "x", lambda dialog: f"reject {dialog.count}", "reject the rows",
                when=lambda dialog: dialog.check.fix.kind != "drop", id="reject"),
         Action("choose('edit')", "enter", "edit", when=lambda dialog: dialog.check.fix.kind == "hand", bound=False),
-        Action("choose('edit')", "e", "edit", "edit the row under the cursor", when=lambda dialog: dialog.check.fix.kind != "hand",
+        Action("choose('edit')", "e", "edit", when=lambda dialog: dialog.check.fix.kind != "hand",
                id="edit"),
         Action("accepted", "a", lambda dialog: "without the accepted" if dialog.with_accepted else "also the accepted",
-               "also the accepted rows, or not", when="accepted"),
-        Action("dismiss(None)", "escape", "close", "close", id="close"),
+               "accepted rows, too", when="accepted"),
+        Action("dismiss(None)", "escape", "close", id="close"),
     )  # fmt: skip
 
     def __init__(self, session: SourceSession, check: str, rows: Sequence[int]) -> None:

@@ -67,46 +67,46 @@ class FilterField(Input):
 class DataRoom(SourceRoom):
     """Actions apply to the row or the finding under the cursor. The cursor of the findings follows the one of the rows."""
 
-    ABOUT = "browse the rows, see what the checks found, and fix problems"
+    ABOUT = "rows and findings"
     CSS_PATH = "style.tcss"
     SIDE = "#statistics"
     AUTO_FOCUS = "#list"
     ACTIONS = (
-        Action("filter", "/", "filter", "filter rows by status, tag, finding, length or text", when="session",
+        Action("filter", "/", "filter", when="session",
                command="data review {source} --filter FILTER --list"),
         Action("clear_filter", "backspace", "all rows", "clear the filter", when="is_filtered"),
-        Action("focused.choose", "enter", "rows", "show the rows with this finding", when="on_finding", bound=False),
-        Action("review", "enter", "review", "open this row in Review", when="on_row", bound=False),
-        Action("stats", "g", lambda room: room.next_statistics, "show findings, labels, or rows", when="session", late="wide",
+        Action("focused.choose", "enter", "rows", "its rows", when="on_finding", bound=False),
+        Action("review", "enter", "review", "open in Review", when="on_row", bound=False),
+        Action("stats", "g", lambda room: room.next_statistics, "the other statistics", when="session", late="wide",
                command="data stats {source}"),
-        Action("fix", "f", "fix", "show the rows with this finding, and fix them", when="_marked_check",
-               why=lambda room: _FIX_LATER if room.session and not room.can_check_again else "There is no finding.",
+        Action("fix", "f", "fix", "fix the finding", when="_marked_check",
+               why=lambda room: _FIX_LATER if room.session and not room.can_check_again else "No finding.",
                command="data check {source} --fix --also CHECK"),
-        Action("mute", "!", "mute", "stop reporting this check for this source", when="check_to_mute",
-               why="Only a finding can be muted.", command="data check {source} --mute CHECK --reason REASON"),
-        Action("decide('accept')", "a", "accept", "accept this row", when="on_row", id="accept",
+        Action("mute", "!", "mute", when="check_to_mute",
+               why="Not a finding.", command="data check {source} --mute CHECK --reason REASON"),
+        Action("decide('accept')", "a", "accept", when="on_row", id="accept",
                command="data review {source} {row} --accept"),
-        Action("decide('reject')", "x", "reject", "reject this row, so that it is not used", when="on_row", id="reject",
+        Action("decide('reject')", "x", "reject", when="on_row", id="reject",
                command="data review {source} {row} --reject"),
         UNDO,
-        Action("bulk", "*", "bulk", "decide on all displayed rows, or on those with the finding under the cursor", when="has_rows",
+        Action("bulk", "*", "bulk", "all displayed rows", when="has_rows",
                command="data review {source} --filter FILTER --all --accept"),
-        Action("tag", "t", "tag", "add or remove a tag", when="on_row", command="data review {source} {row} --tag TAG"),
-        Action("transform", ":", "change", "change many rows: replace text, cap a category, and more", when="has_rows",
+        Action("tag", "t", "tag", "tag or untag", when="on_row", command="data review {source} {row} --tag TAG"),
+        Action("transform", ":", "change", "change many rows", when="has_rows",
                command="data apply {source} PIPELINE"),
-        Action("sort", "comma", "sort", "sort by row number, severity or length", when="session"),
+        Action("sort", "comma", "sort", when="session"),
         REDO,
-        Action("check_again", ".", "recheck", "run the checks again", command="data check {source}",
+        Action("check_again", ".", "recheck", "check again", command="data check {source}",
                when=lambda room: room.can_check_again or (room.session and room.session.check.base)),
-        Action("check_again(True)", "b", "base check", "check again, and let the base find answers of other prompts", id="check-base",
+        Action("check_again(True)", "b", "base check", "check with the base", id="check-base",
                when=lambda room: room.can_check_again and room.session.ref.recipe and not room.session.base_is_missing,
                why=lambda room: "The checks are still running." if room.session and not room.can_check_again
                else "The base check needs a recipe whose base is on this machine.", needs_accelerator=True, command="data check {recipe} --base"),
-        Action("new_recipe", "n", "new recipe", "create a recipe for this file, or for another one",
+        Action("new_recipe", "n", "new recipe", "create a recipe",
                command="init --from FILE"),
         *SOURCE_ACTIONS,
-        Action("map_columns", "e", "map", "choose which columns hold what", when="can_map"),
-        Action("leave", "escape", help="back to the rows"),
+        Action("map_columns", "e", "map", "map the columns", when="can_map"),
+        Action("leave", "escape", help="back to rows"),
     )  # fmt: skip
 
     def __init__(self) -> None:

@@ -26,7 +26,7 @@ class PairedTable(FocusPanel):
         Binding("down,j", "move(1, 0)", "down", id="square.down"),
         Binding("left,h", "move(0, -1)", "left", id="square.left"),
         Binding("right,l", "move(0, 1)", "right", id="square.right"),
-        Binding("enter", "choose", "show the rows in this cell", id="square.open"),
+        Binding("enter", "choose", "show these rows", id="square.open"),
     ]
 
     @dataclass

@@ -49,32 +49,32 @@ MAX_RUNS = 8  # recent runs offered for evaluation
 class EvaluateRoom(Room):
     """Shows the newest report or the selected one, below any running evaluation."""
 
-    ABOUT = "whether training helped: rates with intervals, and the rows behind them"
+    ABOUT = "whether training helped"
     CSS_PATH = "style.tcss"
     SIDE = "#ev-left"
     RUN_KIND = "eval"
     SAVED: ClassVar = {"evaluation": str, "_newest": str, "_metric": str}
     AUTO_FOCUS = "#ev-list"
     ACTIONS = (
-        Action("enter", "enter", lambda room: room.enter_label, "open the item under the cursor", when="enter_label"),
-        Action("evaluate", "n", lambda room: "new" if room.report else "", "evaluate a run or a base", when="app.runs.can_start",
+        Action("enter", "enter", lambda room: room.enter_label, "open the item", when="enter_label"),
+        Action("evaluate", "n", lambda room: "new" if room.report else "", "evaluate", when="app.runs.can_start",
                why=NO_RECIPE, needs_accelerator=True, command="eval {run}"),
-        Action("metric", "m", "metric", "show the next metric", when=lambda room: room.report and len(room.report.metrics) > 1,
-               why="There is no other metric."),
-        Action("versus", "v", "versus", "compare with the reference or another answer", when="has_other_answers",
-               why="There is no other answer."),
-        Action("review", "f", "review", "open a similar training row in Review", when="can_review"),
-        Action("generate", "w", "write", "let a teacher write rows like the failing ones",
+        Action("metric", "m", "metric", when=lambda room: room.report and len(room.report.metrics) > 1,
+               why="No other metric."),
+        Action("versus", "v", "versus", "show another answer", when="has_other_answers",
+               why="No other answer."),
+        Action("review", "f", "review", "review similar rows", when="can_review"),
+        Action("generate", "w", "write", "write similar rows",
                when=lambda room: room.can_review and room.app.runs.can_start, needs_accelerator=True,
                command="data generate {recipe}"),
-        Action("stop", "s", "stop", "stop the evaluation", when=lambda room: room.running("eval"), why="No evaluation is running.",
+        Action("stop", "s", "stop", when=lambda room: room.running("eval"), why="No evaluation running.",
                command="runs stop {evaluation}"),
-        Action("compare", "c", "compare", "compare this report with another one", when=lambda room: room.report and room.has_others,
+        Action("compare", "c", "compare", "compare two reports", when=lambda room: room.report and room.has_others,
                command="compare OTHER {evaluation}"),
-        Action("other", "o", "open", "open another report", when="has_others", why="There is no other report."),
-        Action("html", "O", "html", "show where the HTML report is", when="report.html", command="report {evaluation} --open"),
-        Action("off_task", "g", "off task", "the off-task prompts and answers", when="report.report.off_task",
-               why="They were not measured."),
+        Action("other", "o", "open", "open another report", when="has_others", why="No other report."),
+        Action("html", "O", "html", when="report.html", command="report {evaluation} --open"),
+        Action("off_task", "g", "off task", "the off-task answers", when="report.report.off_task",
+               why="Not measured."),
     )  # fmt: skip
 
     def __init__(self) -> None:

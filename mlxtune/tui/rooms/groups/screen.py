@@ -39,31 +39,31 @@ class _Clusters:
 class GroupsRoom(SourceRoom):
     """A decision on a group is one event in the journal, so a single undo reverts it. Rows that were left out are not shown."""
 
-    ABOUT = "decide on duplicates, conflicts and clusters of rows"
+    ABOUT = "duplicates, conflicts, and clusters"
     CSS_PATH = "style.tcss"
     SIDE = "#groups-side"
     AUTO_FOCUS = "#group-list"
     ACTIONS = (
-        Action("open", "enter", "members", "go to the members of this group", when=lambda room: room.group and not room.on_members, bound=False),
-        Action("open", "enter", "review", "open this row in Review", when=lambda room: room.group and room.on_members, bound=False),
-        Action("keep", "f", "keep", "keep the marked rows, or the one under the cursor, and reject the others", when="group"),
-        Action("keep_diverse", "F", "diverse", "keep the rows that differ most and reject the others", when="has_one_group"),
-        Action("ignore", "!", "mute", "do not report this group again", when=lambda room: room.group and room.shows_repeats,
-               why="Clusters are not reported."),
-        Action("decide('reject')", "x", "reject", "reject the marked rows, the one under the cursor, or a group of proposals", when="group",
+        Action("open", "enter", "members", "show the members", when=lambda room: room.group and not room.on_members, bound=False),
+        Action("open", "enter", "review", "open in Review", when=lambda room: room.group and room.on_members, bound=False),
+        Action("keep", "f", "keep", "keep the marked rows, reject the others", when="group"),
+        Action("keep_diverse", "F", "diverse", "keep diverse rows", when="has_one_group"),
+        Action("ignore", "!", "mute", when=lambda room: room.group and room.shows_repeats,
+               why="Not for clusters."),
+        Action("decide('reject')", "x", "reject", when="group",
                id="reject", command="data review {source} {row} --reject"),
-        Action("decide('accept')", "a", "accept", "accept the marked rows, the one under the cursor, or a group of proposals", when="group",
+        Action("decide('accept')", "a", "accept", when="group",
                id="accept", command="data review {source} {row} --accept"),
         UNDO,
-        Action("clusters", "g", "clusters", "cluster all rows by hidden states",
+        Action("clusters", "g", "clusters", "cluster all rows",
                when=lambda room: room.session and room.shows_repeats),
-        Action("switch('repeats')", "g", "repeats", "back to duplicates and conflicts",
+        Action("switch('repeats')", "g", "repeats", "back to repeats",
                when=lambda room: room.session and not room.shows_repeats, id="repeats"),
-        Action("proposals", "p", "proposals", "decide on proposed rows by groups of similar ones",
+        Action("proposals", "p", "proposals", "groups of proposals",
                when=lambda room: room.session and not room.shows_proposals),
-        Action("tag", "t", "tag", "tag the marked rows, or the one under the cursor", when="group",
+        Action("tag", "t", "tag", when="group",
                command="data review {source} {row} --tag TAG"),
-        Action("transform", ":", "change", "change the rows of the group: replace text, and more", when="group",
+        Action("transform", ":", "change", when="group",
                command="data apply {source} PIPELINE"),
         REDO,
         *SOURCE_ACTIONS,

@@ -33,8 +33,8 @@ class NextPanel(FocusPanel):
     """The next step. Enter performs it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "screen.do", "do the next step", id="home.do"),
-        Binding("down,j", "app.focus_next", "go to the runs", id="home.down"),
+        Binding("enter", "screen.do", "the next step", id="home.do"),
+        Binding("down,j", "app.focus_next", "to the runs", id="home.down"),
     ]
 
 
@@ -54,12 +54,12 @@ class HomeRoom(Room):
     CSS_PATH = "style.tcss"
     SIDE = ".right"
     SAVED: ClassVar = {"_run_id": str}
-    ABOUT = "the workspace, and what to do next"
+    ABOUT = "what comes next"
     ACTIONS = (
-        Action("do", "enter", lambda room: room.step.label.split()[0] if room.step and not room.on_runs else "show", "do the next step, or open the run",
+        Action("do", "enter", lambda room: room.step.label.split()[0] if room.step and not room.on_runs else "show", "the next step",
                when=lambda room: room.on_runs or room.step, bound=False, id="do"),
         NEW_RUN,
-        Action("open_file", "o", "open", "open a file of your own, in any format, and create its recipe", id="open",
+        Action("open_file", "o", "open", "open a file", id="open",
                command="init --from FILE"),
     )  # fmt: skip
 

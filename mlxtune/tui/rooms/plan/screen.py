@@ -99,24 +99,24 @@ class PlanRoom(Room):
     CSS_PATH = "style.tcss"
     SIDE = "#plan-side"
     SAVED: ClassVar = {"_key_path": str}
-    ABOUT = "a recipe and its cost; edit it until it fits"
+    ABOUT = "a recipe's cost"
     ACTIONS = (
-        Action("edit", "enter", "edit", "edit the key under the cursor", when="form", bound=False,
+        Action("edit", "enter", "edit", when="form", bound=False,
                command="plan {recipe} --set KEY=VALUE"),
-        Action("fit", "f", "fit", "apply the next change toward a fit", when="next_change", why="No change is suggested."),
-        Action("train", "n", "train", "start a run after confirmation",
+        Action("fit", "f", "fit", "make it fit", when="next_change", why="Nothing to change."),
+        Action("train", "n", "train", "start a run",
                when=lambda room: room.form and room.app.runs.can_start and not room.why_wait,
                why=lambda room: _TRAIN_LATER if room.why_wait == _NOT_READY else room.why_wait,
                needs_accelerator=True, command="train {recipe}"),
-        Action("fetch_base", "b", "download", "download its base", when="can_fetch", why="The base is on this machine.",
+        Action("fetch_base", "b", "download", "download its base", when="can_fetch", why="The base is here.",
                needs_accelerator=True, command="models pull BASE"),
-        Action("probe", ".", "probe", "measure two steps of the largest batch", when="can_probe", why=lambda room: room.why_wait,
+        Action("probe", ".", "probe", "measure two steps", when="can_probe", why=lambda room: room.why_wait,
                needs_accelerator=True, command="plan {recipe} --probe"),
-        Action("stop", "s", "stop", "stop the probe", when="probe", why="No probe is running."),
-        Action("undo", "u", "undo", "undo the last edit", when="form.edits", why="There is no edit to undo."),
-        Action("memory", "g", "costs", "memory, time and cost in full", when="form.plan", command="plan {recipe}"),
-        Action("default", "backspace,delete", "default", "restore the key's default", when="has_other_value",
-               why="The key has its default."),
+        Action("stop", "s", "stop", when="probe", why="No probe running."),
+        Action("undo", "u", "undo", when="form.edits", why="Nothing to undo."),
+        Action("memory", "g", "costs", "all figures", when="form.plan", command="plan {recipe}"),
+        Action("default", "backspace,delete", "default", "restore the default", when="has_other_value",
+               why="It is the default."),
         OTHER_RECIPE,
         Action("step(1)", "right,plus,l", help="next value", id="next-value"),
         Action("step(-1)", "left,minus,h", help="previous value", id="previous-value"),

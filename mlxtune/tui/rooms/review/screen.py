@@ -35,59 +35,59 @@ _MAX_DRAFTS = 100  # kept after a restart
 _PAUSE = 60.0  # seconds; a longer gap between two decisions counts as a break
 
 
-_ONLY_PAIRS = "This row is not a pair of answers."
+_ONLY_PAIRS = "Not a pair."
 
 
 class ReviewRoom(SourceRoom):
     """Every decision takes one key, shows a one-line notice, and moves on to the next undecided row."""
 
-    ABOUT = "decide on rows one by one"
+    ABOUT = "row by row"
     CSS_PATH = "style.tcss"
     SIDE = "#details"
     AUTO_FOCUS = "#reader"
     ACTIONS = (
-        Action("keep", "ctrl+s", "save", "save the edit, without accepting the row", when="_edited_part"),
-        Action("leave", "escape", "leave", "leave the row unchanged and keep a draft", when="_edited_part", bound=False),
-        Action("disclaimer", "f", "disclaimer", "add the missing disclaimer", when="with_disclaimers"),
+        Action("keep", "ctrl+s", "save", when="_edited_part"),
+        Action("leave", "escape", "leave", "keep a draft", when="_edited_part", bound=False),
+        Action("disclaimer", "f", "disclaimer", when="with_disclaimers"),
         Action(
-            "decide('accept')", "a", lambda room: "left" if room.has_pair else "accept", "accept the row, or the left answer",
+            "decide('accept')", "a", lambda room: "left" if room.has_pair else "accept", "accept, or left",
             when="row", id="accept",
             command="data review {source} {row} --accept",
         ),
-        Action("decide('swap')", "d", "right", "the right answer is better", when="has_pair", id="prefer-right",
+        Action("decide('swap')", "d", "right", "right is better", when="has_pair", id="prefer-right",
                command="data review {source} {row} --swap"),
-        Action("decide('tie')", "=", "tie", "both are equally good: the pair is not used", when="has_pair", why=_ONLY_PAIRS, id="tie",
+        Action("decide('tie')", "=", "tie", "both equally good", when="has_pair", why=_ONLY_PAIRS, id="tie",
                command="data review {source} {row} --tie"),
-        Action("decide('bad')", "0", "bad", "both are bad: the pair is not used", when="has_pair", why=_ONLY_PAIRS, id="bad",
+        Action("decide('bad')", "0", "bad", "both are bad", when="has_pair", why=_ONLY_PAIRS, id="bad",
                command="data review {source} {row} --both-bad"),
-        Action("decide('reject')", "x", "reject", "reject this row, so that it is not used", when="session", late="has_pair",
+        Action("decide('reject')", "x", "reject", when="session", late="has_pair",
                id="reject", command="data review {source} {row} --reject"),
-        Action("skip", "space", "skip", "decide later; a decision on the row stays", when="row",
+        Action("skip", "space", "skip", "decide later", when="row",
                command="data review {source} {row} --skip"),
-        Action("edit", "e", "edit", "edit the part under the cursor, or an unreadable record", when="session", late="has_pair",
+        Action("edit", "e", "edit", "edit the part", when="session", late="has_pair",
                command="data review {source} {row} --edit FILE"),
         UNDO,
         Action("clear_filter", "backspace", "all rows", "clear the filter", when="is_filtered"),
         Action(
             "details", "g", lambda room: "row" if room.shows_details else "contract",
-            "show the contract, tags and origin, or the row",
-            when=lambda room: room.session and not room.wide, why="The contract is on the right.",
+            "contract or row",
+            when=lambda room: room.session and not room.wide, why="It is shown.",
         ),
-        Action("tag", "t", "tag", "add or remove a tag; digits do so for the listed tags", when="row",
+        Action("tag", "t", "tag", "tag or untag", when="row",
                command="data review {source} {row} --tag TAG"),
-        Action("swap", "%", "swap", "swap the answers on the screen", when="has_pair", why=_ONLY_PAIRS),
-        Action("note", "#", "note", "write a note about this row", when="row", command="data review {source} {row} --note NOTE"),
+        Action("swap", "%", "swap", when="has_pair", why=_ONLY_PAIRS),
+        Action("note", "#", "note", "note on the row", when="row", command="data review {source} {row} --note NOTE"),
         REDO,
-        Action("annotator", "y", "annotator", "decide under another name, and see only that person's decisions", when="session",
+        Action("annotator", "y", "annotator", "decide as another", when="session",
                command="data review {source} --as NAME"),
-        Action("transform", ":", "change", "change many rows: replace text, cap a category, and more", when="session",
+        Action("transform", ":", "change", "change many rows", when="session",
                command="data apply {source} PIPELINE"),
-        Action("go(1)", "right,l", "next", "next row, decided or not", when="session", id="next"),
+        Action("go(1)", "right,l", "next", "next row", when="session", id="next"),
         Action("go(-1)", "left,h", "previous", "previous row", when="session", id="previous"),
         *SOURCE_ACTIONS,
         Action("edge(False)", "home", help="first row", when="session", id="first"),
         Action("edge(True)", "end", help="last row", when="session", id="last"),
-        *(Action(f"digit({n})", str(n), help=f"add or remove tag {n}", when="session", id=f"tag-{n}") for n in range(1, 10)),
+        *(Action(f"digit({n})", str(n), help=f"tag {n}", when="session", id=f"tag-{n}") for n in range(1, 10)),
         Action("back", "escape", help="back"),
     )  # fmt: skip
 

@@ -31,16 +31,16 @@ class SearchPage(PageScreen):
 
     GROUP = "search"
     ACTIONS = (
-        Action("choose('drop')", "x", "drop", "drop the trial", when="view.alive", id="drop"),
-        Action("choose('pin')", "a", "pin", "keep the trial from being pruned", when="view.alive", id="pin"),
-        Action("stop", "s", "stop", "stop the search", when="view.alive", command="runs stop SEARCH"),
+        Action("choose('drop')", "x", "drop", when="view.alive", id="drop"),
+        Action("choose('pin')", "a", "pin", "keep the trial", when="view.alive", id="pin"),
+        Action("stop", "s", "stop", when="view.alive", command="runs stop SEARCH"),
         Action("resume", "r", "resume", "continue the search", when="can_resume", needs_accelerator=True,
                command="runs resume SEARCH"),
-        Action("new", "n", "new search", "search for better hyperparameters", when="app.runs.can_start", why=NO_RECIPE,
+        Action("new", "n", "new search", "a new search", when="app.runs.can_start", why=NO_RECIPE,
                needs_accelerator=True, command="search {recipe}"),
-        Action("turn(1)", "[", "older", "show an older search", when=lambda page: page.can_turn(1), id="older"),
-        Action("turn(-1)", "]", "newer", "show a newer search", when=lambda page: page.can_turn(-1), id="newer"),
-        Action("dismiss", "escape,q,S", "close", "close", id="close"),
+        Action("turn(1)", "[", "older", when=lambda page: page.can_turn(1), id="older"),
+        Action("turn(-1)", "]", "newer", when=lambda page: page.can_turn(-1), id="newer"),
+        Action("dismiss", "escape,q,S", "close", id="close"),
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -209,13 +209,13 @@ class QueuePage(PageScreen):
     GROUP = "queue"
     ACTIONS = (
         Action("start", "r", "run", "run the commands", when="can_start", command="queue run"),
-        Action("add", "n", "add", "add a command", when="app.snapshot.recipes", why="There is no recipe.",
+        Action("add", "n", "add", when="app.snapshot.recipes", why=NO_RECIPE,
                command="queue add train {recipe}"),
-        Action("remove", "x", "remove", "remove the command", when="waiting", why="The command was started.",
+        Action("remove", "x", "remove", when="waiting", why="It was started.",
                command="queue remove NUMBER"),
-        Action("undo", "u", "undo", "add the command that was removed again, as the last one", when="_removed",
-               why="No command was removed.", command="queue add COMMAND"),
-        Action("dismiss", "escape,q,Q", "close", "close", id="close"),
+        Action("undo", "u", "undo", "add it again", when="_removed",
+               why="Nothing was removed.", command="queue add COMMAND"),
+        Action("dismiss", "escape,q,Q", "close", id="close"),
     )  # fmt: skip
 
     def __init__(self) -> None:

@@ -31,7 +31,7 @@ _MAX_COMPARED = 20  # runs to choose from
 class SamplesPanel(FocusPanel):
     """The newest answers to validation rows."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "screen.samples", "show all answers in full", id="samples.open")]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "screen.samples", "show all answers", id="samples.open")]
 
 
 class LogPanel(FocusPanel):
@@ -46,35 +46,35 @@ class TrainRoom(Room):
     CSS_PATH = "style.tcss"
     SIDE = "#side"
     SAVED: ClassVar = {"zoomed": bool, "_metric_id": str, "_compared_id": str}
-    ABOUT = "a run's progress and result"
+    ABOUT = "progress and result"
     ACTIONS = (
-        Action("stop", "s", "stop", "save a checkpoint and stop; r resumes", when="stoppable",
+        Action("stop", "s", "stop", "save and stop", when="stoppable",
                why=lambda room: "It is stopping." if room.app.runs.stopping else room.app.runs.in_use or "Nothing is running.",
                command="runs stop {live}"),
-        Action("resume", "r", "resume", "resume from the newest checkpoint",
+        Action("resume", "r", "resume",
                when=lambda room: room.view and room.view.can_resume and room.app.runs.accelerator_free,
-               why="This run cannot be resumed.", needs_accelerator=True, command="runs resume {run}"),
+               why="Nothing to resume.", needs_accelerator=True, command="runs resume {run}"),
         NEW_RUN,
-        Action("app.page('SearchPage')", "S", "search", "list searches, or start one", when="app.snapshot.recipes", bound=False,
+        Action("app.page('SearchPage')", "S", "search", "hyperparameter searches", when="app.snapshot.recipes", bound=False,
                command="search {recipe}"),
         Action("measure", "m", "metric", "show another metric",
-               when=lambda room: room.steps and len(available_metrics(room.view.state)) > 1, why="There is no other metric."),
-        Action("compare", "c", lambda room: "alone" if room.compared else "compare", "show another run, or hide it",
-               when="comparable_runs", why="There is no other run."),
-        Action("zoom", "z", lambda room: "whole" if room.zoomed else "zoom", "show the last fifth, or all",
-               when=lambda room: room.steps >= 10, why="There are too few steps."),
-        Action("samples", "g", "samples", "all answers to validation rows", when="view.state.samples",
-               why="There are no answers yet.", late="wide", command="runs show {run}"),
-        Action("log_page", "L", "log", "every line of the log", when=lambda room: room.view and (room.view.log or room.view.process_output),
+               when=lambda room: room.steps and len(available_metrics(room.view.state)) > 1, why="No other metric."),
+        Action("compare", "c", lambda room: "alone" if room.compared else "compare", "compare two runs",
+               when="comparable_runs", why="No other run."),
+        Action("zoom", "z", lambda room: "whole" if room.zoomed else "zoom", "the last fifth",
+               when=lambda room: room.steps >= 10, why="Too few steps."),
+        Action("samples", "g", "samples", "all validation answers", when="view.state.samples",
+               why="No answers yet.", late="wide", command="runs show {run}"),
+        Action("log_page", "L", "log", when=lambda room: room.view and (room.view.log or room.view.process_output),
                command="runs attach {run}"),
-        Action("turn(1)", "[,down", "older", "show the previous run",
-               when=lambda room: room.index < len(room.app.snapshot.runs) - 1, why="This is the oldest run.", late="wide",
+        Action("turn(1)", "[,down", "older", "the previous run",
+               when=lambda room: room.index < len(room.app.snapshot.runs) - 1, why="No older run.", late="wide",
                id="older"),
-        Action("turn(-1)", "],up", "newer", "show the next run", when=lambda room: room.index > 0, why="This is the newest run.",
+        Action("turn(-1)", "],up", "newer", "the next run", when=lambda room: room.index > 0, why="No newer run.",
                late="wide", id="newer"),
-        Action("checkpoints", "o", "checkpoints", "evaluate a checkpoint, or load it in Chat", when="view.state.checkpoints",
-               why="There is no checkpoint.", late=lambda room: True, command="eval {run}@STEP"),
-        Action("app.page('QueuePage')", "Q", "queue", "commands that run one after another", when="app.snapshot.recipes", bound=False,
+        Action("checkpoints", "o", "checkpoints", "use a checkpoint", when="view.state.checkpoints",
+               why="No checkpoint yet.", late=lambda room: True, command="eval {run}@STEP"),
+        Action("app.page('QueuePage')", "Q", "queue", "the queue", when="app.snapshot.recipes", bound=False,
                command="queue list"),
     )  # fmt: skip
 
