@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual.actions import parse
 from textual.binding import Binding
+from textual.content import Content
 
 from mlxtune.tui import keys
 from mlxtune.tui.notices import Notice
+from mlxtune.tui.render.text import key_line
 
 if TYPE_CHECKING:
     from textual.dom import DOMNode as _Mixin
@@ -100,6 +102,9 @@ class HasActions(_Mixin):
         """Return the actions that are possible now and have a label, in the order of the footer."""
         possible = [action for action in self.ACTIONS if self.is_possible(action) and action.words(self)]
         return [self.show_action(action) for action in sorted(possible, key=lambda action: self.holds(action.late))]
+
+    def key_row(self) -> Content:
+        return key_line(*((one.key, one.label, one.click) for one in self.shown_actions()))
 
     def show_action(self, action: Action | str) -> ShownAction:
         """Return an action, or the one named ``action``, as drawn."""

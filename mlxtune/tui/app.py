@@ -395,11 +395,13 @@ class MlxtuneApp(HasActions, OrderedKeys):
         """The text to copy in the current room, and its description."""
         return self.screen_stack[0].copyable() if self.screen_stack and isinstance(self.screen_stack[0], Room) else ("", "")
 
-    def action_copy(self) -> None:
-        """Copy the item under the cursor. The terminal puts it on the clipboard (OSC 52), which also works over ssh."""
-        text, what = self.copyable
+    def copy(self, text: str, what: str) -> None:
+        """Copy ``text``. The terminal puts it on the clipboard (OSC 52), which also works over ssh."""
         self.copy_to_clipboard(text)
         self.notices.show(Notice("done", f"Copied {what}."))
+
+    def action_copy(self) -> None:
+        self.copy(*self.copyable)
 
     def choose(self, title: str, options: Sequence[ChoiceOption], then: Callable[[Any], Any], text: str = "") -> None:
         """Ask the user to choose an option, and call ``then`` with its value. Nothing happens if that is ``None``, or on escape."""

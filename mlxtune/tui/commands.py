@@ -10,7 +10,6 @@ from textual.content import Content
 
 from mlxtune.core.text import one_line, safe_text
 from mlxtune.tui.actions import Action, HasActions
-from mlxtune.tui.notices import Notice
 from mlxtune.tui.render.text import cell, line
 from mlxtune.tui.widgets import ListPanel, PageScreen, Section
 
@@ -81,7 +80,6 @@ class CommandsPage(PageScreen):
 
     def action_copy(self) -> None:
         command = self.commands[self.query_one(ListPanel).cursor][2]
-        self.app.copy_to_clipboard(command)
-        self.app.notices.show(Notice("done", f"Copied {one_line(command, 200)}"))
+        self.app.copy(command, one_line(command, 200))
 
     on_list_panel_chosen = action_copy

@@ -33,7 +33,7 @@ from mlxtune.tui.actions import Action, HasActions
 from mlxtune.tui.notices import Notice
 from mlxtune.tui.paths import unused
 from mlxtune.tui.render.source import turn_rows
-from mlxtune.tui.render.text import cell, error_rows, key_line, line, lines, paragraph
+from mlxtune.tui.render.text import cell, error_rows, line, lines, paragraph
 from mlxtune.tui.source_session import SourceRef
 from mlxtune.tui.widgets import ListPanel, Panel, Section
 
@@ -124,8 +124,7 @@ class MappingScreen(HasActions, ModalScreen[MappedFile | None]):
                 yield Section("Rows", Panel(id="mapped"), id="mapped-side", classes="fill")
                 if self.writes_recipe:
                     yield Section("Recipe", Panel(id="recipe"), id="recipe-side", classes="fill")
-            keys = key_line(*((one.key, one.label, one.click) for one in self.shown_actions()))
-            yield Panel(lambda width, _height: keys.truncate(max(width, 0)), id="foot")
+            yield Panel(lambda width, _height: self.key_row().truncate(max(width, 0)), id="foot")
 
     def on_mount(self) -> None:
         if self.writes_recipe:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 from textual._compositor import Compositor
@@ -14,7 +15,8 @@ from textual.widgets import Input, TextArea
 
 from mlxtune.tui.actions import Action, HasActions, ShownAction
 from mlxtune.tui.jobs import OnError
-from mlxtune.tui.widgets import Draw, ListPanel, NoticeLine, Panel, RoomFooter, RoomHeader, Section
+from mlxtune.tui.widgets import Draw, ListPanel, NoticeLine, Panel, Section
+from mlxtune.tui.widgets.frame import footer, header
 from mlxtune.workspace.index import RunView, Snapshot
 
 _MIN_COLUMN = 24  # cells
@@ -46,7 +48,7 @@ class Room(HasActions, Screen[None]):
     ABOUT: ClassVar[str] = ""  # the room's purpose, in a few words
     SIDE: ClassVar[str] = ""  # the selector of the column whose width the user can change
     RUN_KIND: ClassVar[str] = ""  # of the run that the action stop ends
-    ALLOW_IN_MAXIMIZED_VIEW = "NoticeLine, RoomFooter"
+    ALLOW_IN_MAXIMIZED_VIEW = "NoticeLine, #foot"
     SAVED: ClassVar[Mapping[str, type]] = {}  # the attributes that come back after a restart, with their types
     focused: Reactive[Widget | None] = Reactive(None, repaint=False)  # a focused widget repaints itself, not the whole screen
 
@@ -88,11 +90,11 @@ class Room(HasActions, Screen[None]):
         with suppress(KeyError, TypeError, ValueError, AttributeError, IndexError):  # the file may contain anything
             self.restore_state(saved := self.app.saved.of_room(self.mode))
             self.side_width = int(saved.get("side", 0))
-        yield RoomHeader(id="top")
+        yield Panel(id="top")
         with Vertical(id="room"):
             yield from self.compose_body()
         yield NoticeLine(id="answer")
-        yield RoomFooter(id="foot")
+        yield Panel(id="foot")
 
     def compose_body(self) -> ComposeResult:
         yield from ()
@@ -144,18 +146,25 @@ class Room(HasActions, Screen[None]):
     def run_job(
         self, job: Callable[[], T], on_result: Callable[[T], object], on_error: OnError | None = None, *, group: str = "job"
     ) -> None:
-        """Run ``job`` in a thread, like :meth:`Jobs.run`, in this room's own group. A removed room drops its results."""
-        failed: OnError | None = (lambda error: self.is_attached and on_error(error)) if on_error else None
-        self.app.jobs.run(job, lambda result: self.is_attached and on_result(result), failed, group=f"{self.mode}.{group}")
+        """Run ``job`` in a thread, like :meth:`Jobs.run`, in this room's own group, and redraw. A removed room drops its results."""
+
+        def then(callback: Callable[[Any], object], value: object) -> None:
+            if self.is_attached:
+                callback(value)
+                if self in self.app.screen_stack:
+                    self.redraw()
+
+        failed = partial(then, on_error) if on_error else None
+        self.app.jobs.run(job, partial(then, on_result), failed, group=f"{self.mode}.{group}")
 
     def redraw(self) -> None:
         if not (self.is_mounted and self.is_attached and self.app.is_running):  # else its widgets may be gone already
             return
-        app = self.app
-        if app.has_read:
-            self.draw(app.snapshot)
-        self.query_one(RoomHeader).set(app.snapshot, self.mode, app.runs.stopping)
-        notice = app.notices.current
+        snapshot, stopping = self.app.snapshot, self.app.runs.stopping
+        if self.app.has_read:
+            self.draw(snapshot)
+        notice = self.app.notices.current  # which drawing may drop
+        self.query_one("#top", Panel).update(lambda width, _height: header(snapshot, self.mode, stopping, width))
         undo = self.show_action(notice.undo) if notice and notice.undo and self.mode in notice.rooms else None
         self.query_one(NoticeLine).set(notice, undo)
         self.draw_footer()
@@ -165,7 +174,8 @@ class Room(HasActions, Screen[None]):
         """Draw the possible actions, which may depend on a cursor or on the focus."""
         in_field = isinstance(self.focused, Input | TextArea)  # in which q is a letter, too
         others = [self.app.show_action(name) for name in (*(["copy"] if self.copyable()[0] else []), "quit")]
-        self.query_one(RoomFooter).set(self.field_actions() if in_field else [*self.shown_actions(), *others])
+        actions = self.field_actions() if in_field else [*self.shown_actions(), *others]
+        self.query_one("#foot", Panel).update(lambda width, _height: footer(actions, width))
 
     def _reset_focus(self, widget: Widget, avoiding: list[Widget] | None = None) -> None:
         """Move the focus away from a widget that is hidden or about to be removed.

@@ -584,7 +584,7 @@ url = "http://localhost/v1"
 def test_options_say_how_long_the_answers_take(shop, settings, options):
     run = evaluated_twice(shop, f"max_tokens = 112\n{settings}")
     found, _ = service.evaluation_options(shop.folder, load(run / "recipe.toml"), Run(run))
-    times = {option.label: option.about.partition(", ")[2] for option in found}
+    times = {option.name: option.about.partition(", ")[2] for option in found}
     assert times | options == times
 
 

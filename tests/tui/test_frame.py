@@ -49,11 +49,11 @@ async def test_power_problems_are_in_the_header(loaded, open_room, monkeypatch):
     problem = PowerState(on_battery=True, charge=0.12, low_power_mode=True)
     monkeypatch.setattr("mlxtune.workspace.index.power", lambda: problem)
     async with open_room("home", size=(160, 24)) as room:
-        assert "! Low Power Mode, battery at 12%" in room.text("RoomHeader")
+        assert "! Low Power Mode, battery at 12%" in room.text("#top")
         await room.pilot.resize_terminal(80, 24)
-        await room.until(lambda: "! Low Power Mode   " in room.text("RoomHeader"))
+        await room.until(lambda: "! Low Power Mode   " in room.text("#top"))
         await room.pilot.resize_terminal(50, 24)
-        await room.until(lambda: "Low Power Mode" not in room.text("RoomHeader"))
+        await room.until(lambda: "Low Power Mode" not in room.text("#top"))
 
 
 # Notices

@@ -141,7 +141,7 @@ async def test_a_finished_generation_leads_to_its_first_row_in_review(shop, chec
     write(shop.folder / "data" / "support.jsonl", GOOD)
     folder = generating(shop, ("arm.progress", {"arm": "big", "done": 3, "total": 26, "of": "question"}))
     async with open_room("home") as room:
-        assert "generating 3/26" in " ".join(room.text("RoomHeader").split())
+        assert "generating 3/26" in " ".join(room.text("#top").split())
         assert "Let the teacher finish" in room.text("#next-picture")
         meta = {KEY: to_json(Lineage("variations", "big", "", folder.name, "Write.", 3, scores={"novelty": 0.7}))}
         row = Conversation(

@@ -19,7 +19,7 @@ from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.text import one_line, restore_unsafe, safe_text
 from mlxtune.tui.actions import Action, HasActions
 from mlxtune.tui.paths import completions, relative_paths
-from mlxtune.tui.render.text import cell, key_line, line, lines, marked, paragraph
+from mlxtune.tui.render.text import cell, line, lines, marked, paragraph
 from mlxtune.tui.widgets.list import ListPanel
 from mlxtune.tui.widgets.panel import Draw, Panel
 
@@ -54,16 +54,13 @@ class Dialog(HasActions, ModalScreen[T]):
         with Vertical(classes="sheet"):
             yield Panel(lambda width, _height: self.title_row().truncate(max(width, 0)))
             yield from self.compose_body()
-            yield Panel(lambda width, _height: self._keys().truncate(max(width, 0)))
+            yield Panel(lambda width, _height: self.key_row().truncate(max(width, 0)))
 
     def compose_body(self) -> ComposeResult:
         yield from ()
 
     def title_row(self) -> Content:
         return line("  ", (self._heading, "bold"))
-
-    def _keys(self) -> Content:
-        return key_line(*((one.key, one.label, one.click) for one in self.shown_actions()))
 
 
 _ESCAPED = {ord("\n"): "␊", ord("\t"): "␉"}  # symbols for a line break and a tab in a single-line field

@@ -28,20 +28,6 @@ _RUNNING = {"train": "training", "eval": "evaluating", "search": "searching", "g
 _PARTS = {HELD_OUT_ROW: "", "prompt": ", similar rows", "reference": ", likelihoods", TIMED: ", timing"}
 
 
-class RoomHeader(Panel):
-    """The two rows at the top: the workspace, power, memory and the run, above the tabs."""
-
-    def set(self, snapshot: Snapshot, mode: str, stopping: frozenset[str]) -> None:
-        self.update(lambda width, _height: lines(_header(snapshot, width, stopping), tabs(mode, width)))
-
-
-class RoomFooter(Panel):
-    """The row at the bottom: the available actions, and the two keys that always work."""
-
-    def set(self, actions: Sequence[ShownAction]) -> None:
-        self.update(lambda width, _height: _footer(actions, width))
-
-
 class NoticeLine(Panel):
     """The notice above the footer, if there is one."""
 
@@ -81,8 +67,8 @@ def _tab(entry: RoomEntry, here: bool, gap: str, is_narrow: bool) -> Content:
     return clickable(line(bar, (gap, background), *name, (f"{gap} ", background)), f"app.room('{entry.mode}')")
 
 
-def _header(snapshot: Snapshot, width: int, stopping: frozenset[str]) -> Content:
-    """Return the header: the workspace, its model, power problems, memory in use, and the current or most recent run."""
+def header(snapshot: Snapshot, mode: str, stopping: frozenset[str], width: int) -> Content:
+    """Return the header: the workspace, its model, power problems, memory in use, and the current or newest run, above the tabs."""
     left: list[Part] = [("  mlxtune", "bold $primary")]
     right: list[Part] = []
     kinds = (snapshot.runs, snapshot.evals, snapshot.searches, snapshot.generations, snapshot.exports)
@@ -103,7 +89,7 @@ def _header(snapshot: Snapshot, width: int, stopping: frozenset[str]) -> Content
         right += [label, used, "    " if wide and view else "   " if view else " "]
     if view:
         right.append(_run_status(view, snapshot.now, view.id in stopping, width))
-    return justify(width, line(*left), line("  ", *right))
+    return lines(justify(width, line(*left), line("  ", *right)), tabs(mode, width))
 
 
 def _run_status(view: RunView, now: float, stopping: bool, width: int) -> Content:
@@ -151,8 +137,8 @@ def _progress(view: RunView) -> tuple[str, str]:
     return f"{state.step:,}" if state.total or state.step else "", total
 
 
-def _footer(actions: Sequence[ShownAction], width: int) -> Content:
-    """Return the footer: as many actions as fit, at most six. The others are in the palette."""
+def footer(actions: Sequence[ShownAction], width: int) -> Content:
+    """Return the footer: as many actions as fit, at most six, and the two keys that always work. The others are in the palette."""
     more = key("^p", "more", "app.command_palette", "$muted")
     pinned = line(key("F1", "help", "app.help", "$muted"), "   ", more) if width >= WIDE else more
     right = pinned if width >= 30 else Content("")

@@ -12,7 +12,7 @@ from textual.content import Content
 from textual.message import Message
 
 from mlxtune.tui.render.text import Part, line, lines
-from mlxtune.tui.widgets.panel import FocusPanel
+from mlxtune.tui.widgets.panel import FocusPanel, movement
 
 DrawRow = Callable[[int, int], Content]  # from an index and a width to the row's content, which starts at column 2
 
@@ -27,12 +27,7 @@ class ListPanel(FocusPanel):
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("up,k", "move(-1)", "up", id="list.up"),
-        Binding("down,j", "move(1)", "down", id="list.down"),
-        Binding("pageup,ctrl+u", "leap(-1)", "page up", id="list.page-up"),
-        Binding("pagedown,ctrl+d", "leap(1)", "page down", id="list.page-down"),
-        Binding("home", "edge(False)", "first row", id="list.first"),
-        Binding("end", "edge(True)", "last row", id="list.last"),
+        *movement("list"),
         Binding("enter", "choose", "choose the row", id="list.open"),
         Binding("slash", "filter", "filter the rows", id="list.filter"),
     ]

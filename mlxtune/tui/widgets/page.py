@@ -9,7 +9,6 @@ from textual.events import Key
 from textual.screen import ModalScreen
 
 from mlxtune.tui.actions import Action, HasActions
-from mlxtune.tui.notices import Notice
 from mlxtune.tui.render.text import key_line
 from mlxtune.tui.widgets.frame import NoticeLine
 from mlxtune.tui.widgets.panel import Panel, Section
@@ -30,7 +29,7 @@ class PageScreen(HasActions, ModalScreen[None]):
         self._heading, self._rows, self._panel = title, rows, ScrollPanel(at_end=at_end, id="rows")
 
     def compose(self) -> ComposeResult:
-        keys = key_line(("↑↓", "move", "focused.by(1)"), ("^y", "copy", "screen.copy"), ("esc", "close", "screen.dismiss"))
+        keys = key_line(("↑↓", "move", "focused.move(1)"), ("^y", "copy", "screen.copy"), ("esc", "close", "screen.dismiss"))
         with Vertical(classes="page"):
             yield from self.compose_body()
             yield NoticeLine(id="answer")
@@ -51,11 +50,10 @@ class PageScreen(HasActions, ModalScreen[None]):
         self._panel.set(self._rows)
 
     def action_copy(self) -> None:
-        self.app.copy_to_clipboard("\n".join(row.plain.rstrip() for row in self._rows(self._panel.size.width)))
-        self.app.notices.show(Notice("done", f"Copied {self._heading}."))
+        self.app.copy("\n".join(row.plain.rstrip() for row in self._rows(self._panel.size.width)), self._heading)
 
     def draw_keys(self) -> None:
-        keys = key_line(*((one.key, one.label, one.click) for one in self.shown_actions()))
+        keys = self.key_row()
         self.query_one("#foot", Panel).update(lambda _width, _height: keys)
 
     def on_key(self, event: Key) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from textual import events
+from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
 from textual.geometry import Size
@@ -66,6 +67,18 @@ class Panel(Widget):
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
         return self._drawn(width, 0).plain.count("\n") + 1
+
+
+def movement(group: str) -> list[BindingType]:
+    """Return the bindings that move in a panel; ``group`` begins their IDs. The last two move to its ends."""
+    return [
+        Binding("up,k", "move(-1)", "up", id=f"{group}.up"),
+        Binding("down,j", "move(1)", "down", id=f"{group}.down"),
+        Binding("pageup,ctrl+u", "leap(-1)", "page up", id=f"{group}.page-up"),
+        Binding("pagedown,ctrl+d", "leap(1)", "page down", id=f"{group}.page-down"),
+        Binding("home", "edge(False)", "first row", id=f"{group}.first"),
+        Binding("end", "edge(True)", "last row", id=f"{group}.last"),
+    ]
 
 
 class FocusPanel(Panel, can_focus=True):

@@ -7,7 +7,7 @@ from textual.binding import Binding, BindingType
 from textual.content import Content
 
 from mlxtune.tui.render.text import line, lines
-from mlxtune.tui.widgets.panel import FocusPanel
+from mlxtune.tui.widgets.panel import FocusPanel, movement
 
 Rows = Sequence[Content]
 
@@ -18,14 +18,7 @@ class ScrollPanel(FocusPanel):
     Textual's VerticalScroll lays out all rows on every update; this panel joins only the visible ones, however long the log is.
     """
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("up,k", "by(-1)", "up", id="scroll.up"),
-        Binding("down,j", "by(1)", "down", id="scroll.down"),
-        Binding("pageup,ctrl+u", "leap(-1)", "page up", id="scroll.page-up"),
-        Binding("pagedown,space,ctrl+d", "leap(1)", "page down", id="scroll.page-down"),
-        Binding("home", "edge(False)", "first row", id="scroll.first"),
-        Binding("end", "edge(True)", "last row", id="scroll.last"),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = [*movement("scroll"), Binding("space", "leap(1)", "page down", id="scroll.page-down")]
 
     def __init__(self, *, at_end: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -58,10 +51,7 @@ class ScrollPanel(FocusPanel):
     def scroll_rows(self, by: int) -> None:
         self._go(self._first + by)
 
-    action_by = scroll_rows
-
-    def action_leap(self, pages: int) -> None:
-        self._go(self._first + pages * max(self.size.height - 1, 1))
+    action_move = scroll_rows
 
     def action_edge(self, end: bool) -> None:
         """Scroll to the first row, or to the end and follow it."""
@@ -77,12 +67,7 @@ class RowReader(FocusPanel):
     Textual's VerticalScroll has no cursor on parts and does not show how many lines follow.
     """
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("up,k", "move(-1)", "previous part", id="talk.up"),
-        Binding("down,j", "move(1)", "next part", id="talk.down"),
-        Binding("pageup,ctrl+u", "leap(-1)", "page up", id="talk.page-up"),
-        Binding("pagedown,ctrl+d", "leap(1)", "page down", id="talk.page-down"),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = movement("talk")[:4]  # home and end are the room's
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)

@@ -210,7 +210,6 @@ class AdaptersRoom(Room):
 
     def _show_library(self, view: LibraryView) -> None:
         self.library = view
-        self.redraw()
 
     @property
     def can_compare(self) -> bool:

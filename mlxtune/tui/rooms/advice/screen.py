@@ -218,7 +218,6 @@ class AdviceRoom(Room):
 
     def _show_evidence(self, evidence: AdviceEvidence, error: MlxtuneError | None) -> None:
         self._evidence, self._error = evidence, error
-        self.redraw()
 
     @property
     def can_measure(self) -> bool:

@@ -206,13 +206,11 @@ class BlindRoom(Room):
 
     def _show_arms(self, arms: ArmPair | None) -> None:
         self._arms, self._one_arm = arms, arms is None
-        self.redraw()
 
     def _show_error(self, error: MlxtuneError) -> None:
         self._arms = None
         hint = error.hint or "Evaluate again, or choose another report."
         self._error = MlxtuneError(relative_paths(self.app.workspace, one_line(error.message)), hint=hint)
-        self.redraw()
 
     @property
     def enter_label(self) -> str:
@@ -266,12 +264,10 @@ class BlindRoom(Room):
         self._close_session()
         self._session, self._result = opened
         self._scroll = 0
-        self.redraw()
         self.call_after_refresh(self.redraw)  # the subtitles need the sides' heights
 
     def _show_result(self, result: BlindResult) -> None:
         self._result = result
-        self.redraw()
 
     def _close_session(self) -> None:
         """Release the session's lock. Its votes are on disk."""

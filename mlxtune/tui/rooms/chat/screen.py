@@ -133,7 +133,6 @@ class ChatRoom(Room):
 
     def _show_default(self, default: AdapterOption) -> None:
         self._default = default
-        self.redraw()
 
     def on_chat_room_changed(self) -> None:
         if not self._redrawing:

@@ -192,22 +192,22 @@ class ChatService:
         self.exchanges.append(exchange)
         self.discarded, self._answers = None, []
         for reply in exchange.replies:
-            listener = partial(self._on_reply_event, exchange, reply)
-            self._answers.append(self.session.ask(self._client, question, adapter=reply.adapter, on_event=listener))
-        self._on_change()
+            self._request(self._client, exchange, reply)
 
     def ask_base(self) -> bool:
         """Send the last question to the base as well, if only an adapter has answered it. Return whether it was sent."""
         exchange = self.exchanges[-1] if self.exchanges and not self.streaming else None
         if self._client is None or exchange is None or len(exchange.replies) > 1 or not exchange.replies[0].adapter:
             return False
-        reply = ChatReply("")
-        listener = partial(self._on_reply_event, exchange, reply)
-        again = exchange.in_conversation
-        exchange.replies.insert(0, reply)
-        self._answers = [self.session.ask(self._client, exchange.question, adapter="", again=again, on_event=listener)]
-        self._on_change()
+        again, self._answers = exchange.in_conversation, []
+        exchange.replies.insert(0, ChatReply(""))
+        self._request(self._client, exchange, exchange.replies[0], again=again)
         return True
+
+    def _request(self, client: Client, exchange: Exchange, reply: ChatReply, *, again: bool = False) -> None:
+        listener = partial(self._on_reply_event, exchange, reply)
+        self._answers.append(self.session.ask(client, exchange.question, adapter=reply.adapter, again=again, on_event=listener))
+        self._on_change()
 
     def cancel(self) -> None:
         for answer in self._answers if self.streaming else ():

@@ -36,7 +36,7 @@ from mlxtune.tui.render.text import error_rows, lines, paragraph
 from mlxtune.tui.room import NO_RECIPE, Room
 from mlxtune.tui.rooms.evaluate import render, service
 from mlxtune.tui.rooms.evaluate.paired_table import PairedTable
-from mlxtune.tui.rooms.evaluate.service import EvaluationOption, FilteredRows, LoadedReport, RowFilter, arm_title
+from mlxtune.tui.rooms.evaluate.service import FilteredRows, LoadedReport, RowFilter, arm_title
 from mlxtune.tui.widgets import ChoiceOption, FocusPanel, Invitation, ListPanel, PageScreen, Panel, Section
 from mlxtune.workspace import control
 from mlxtune.workspace.index import RunView, Snapshot
@@ -232,7 +232,6 @@ class EvaluateRoom(Room):
     def _load_report(self, folder: Path) -> None:
         def failed(error: MlxtuneError) -> None:
             self.report, self.rows, self._load_error = None, None, error
-            self.redraw()
 
         self._folder, self._load_error = folder, None
         self.run_job(lambda: service.load_report(folder), self._show_report, failed, group="report")
@@ -461,26 +460,26 @@ class EvaluateRoom(Room):
     def _choose_arms(self, run: Run | None, path: Path) -> None:
         workspace = self.app.workspace
 
-        def count() -> tuple[Recipe, list[EvaluationOption], str]:
+        def count() -> tuple[Recipe, list[ChoiceOption], str]:
             recipe = run.recipe() if run and path.parent == run.folder else load(path)
             return recipe, *service.evaluation_options(workspace, recipe, run)
 
-        def ask(counted: tuple[Recipe, list[EvaluationOption], str]) -> None:
+        def ask(counted: tuple[Recipe, list[ChoiceOption], str]) -> None:
             recipe, options, first = counted
 
-            def start(option: EvaluationOption) -> None:
-                section = recipe.evaluation
-                section = replace(section, arms=list(option.arms), rows=0 if option.all_rows else section.rows)
+            def start(value: tuple[tuple[str, ...], bool]) -> None:
+                (arms, all_rows), section = value, recipe.evaluation
+                section = replace(section, arms=list(arms), rows=0 if all_rows else section.rows)
                 chosen = replace(recipe, evaluation=section)
                 which = [run.id] if run and path.parent == run.folder else [path, *(["--adapter", run.id] if run else [])]
-                rows = ["--set", "evaluation.rows=0"] if option.all_rows else []
+                rows = ["--set", "evaluation.rows=0"] if all_rows else []
                 self.app.commands.add("eval", *which, "--set", f"evaluation.arms={json.dumps(section.arms)}", *rows)
                 self.app.runs.start_worker(lambda: control.evaluate(workspace, chosen, run), busy="Starting the evaluation.")
 
             if len(options) > 1:
-                self.app.choose("Which arms?", [ChoiceOption(one, one.label, one.about) for one in options], start, first)
+                self.app.choose("Which arms?", options, start, first)
             else:
-                start(options[0])
+                start(options[0].value)
 
         self.app.jobs.run(count, ask, busy="Counting the held-out rows.", holds_keys=True)
 

@@ -21,6 +21,7 @@ from mlxtune.evaluation.verdict import Comparison
 from mlxtune.recipe import AUTO, Recipe, dump, load
 from mlxtune.runs.launch import read_request
 from mlxtune.runs.registry import Run
+from mlxtune.tui.widgets import ChoiceOption
 
 CELL_TITLES: dict[CellName, str] = {"both": "Both pass", "broken": "Broken", "fixed": "Fixed", "neither": "Both fail"}
 
@@ -136,21 +137,11 @@ def arm_options(recipe: Recipe, *, has_adapter: bool) -> list[tuple[str, tuple[s
     return [*options, ("all of these", with_arms(*(arm for arm, _ in extra)))] if len(extra) > 1 else options
 
 
-@dataclass(frozen=True)
-class EvaluationOption:
-    """Arms that can be chosen, and ``about`` them. They answer ``all_rows`` that are held out, or as many as the recipe says."""
+def evaluation_options(workspace: Path, recipe: Recipe, run: Run | None) -> tuple[list[ChoiceOption], str]:
+    """Read the rows, and return the options, with the adapter of ``run`` if there is one, and what the first one answers.
 
-    label: str
-    arms: tuple[str, ...]
-    about: str
-    all_rows: bool = False
-
-
-def evaluation_options(workspace: Path, recipe: Recipe, run: Run | None) -> tuple[list[EvaluationOption], str]:
-    """Read the rows, and return what can be evaluated, with the adapter of ``run`` if there is one, and what the first option answers.
-
-    Times are at the speed of the base's newest evaluation. Raise ``DataError`` if the rows or the off-task prompts cannot be read, or
-    if no held-out row has a prompt.
+    An option's value is its arms, and whether they answer all held-out rows or as many as the recipe says. Times are at the speed
+    of the base's newest evaluation. Raise ``DataError`` if the rows or the off-task prompts cannot be read, or none has a prompt.
     """
     section, pace = recipe.evaluation, seconds_per_answer(workspace, recipe)
     held_out = prompt_rows(recipe_splits(recipe).prompts)
@@ -162,10 +153,10 @@ def evaluation_options(workspace: Path, recipe: Recipe, run: Run | None) -> tupl
         return f"{plural(len(arms), 'arm')}, rows ≤ {duration(len(arms) * rows * pace)}"
 
     sets = arm_options(recipe, has_adapter=run is not None)
-    options = [EvaluationOption(label, arms, about(arms, rows)) for label, arms in sets]
+    options = [ChoiceOption((arms, False), label, about(arms, rows)) for label, arms in sets]
     if rows < len(held_out):
         arms, label = sets[0][1], f"on all {len(held_out):,} held-out rows"
-        options.insert(1, EvaluationOption(label, arms, about(arms, len(held_out)), all_rows=True))
+        options.insert(1, ChoiceOption((arms, True), label, about(arms, len(held_out))))
     off_task = f", {plural(len(prompts), 'off-task prompt')}" if prompts else ""
     limit = "" if section.max_tokens == AUTO else f", at most {section.max_tokens:,} tokens per answer"
     return options, f"{', '.join(sets[0][1])} on {rows:,} of {plural(len(held_out), 'held-out row')}{off_task}{limit}."

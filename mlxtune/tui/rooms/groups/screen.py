@@ -404,11 +404,9 @@ class GroupsRoom(SourceRoom):
         def computed(result: ClusterResult | None) -> None:
             clusters.progress, clusters.process = "", None
             clusters.groups = result.groups if result else []
-            self.redraw()
 
         def failed(error: MlxtuneError) -> None:
             clusters.progress, clusters.error = "", one_line(f"{error.message} {error.hint}")
-            self.redraw()
 
         self.run_job(compute, computed, failed, group="clusters")
 

@@ -321,8 +321,6 @@ class ReviewRoom(SourceRoom):
         def done(masks: dict[str, TrainingMask | MlxtuneError]) -> None:
             self._computing_masks = False
             self._masks |= masks
-            if masks and self.is_current:
-                self.redraw()
 
         self.run_job(lambda: session.token_masks(rows), done, lambda error: done({"": error}), group="mask")
 
