@@ -67,8 +67,7 @@ def _choose_thin_rows(app: MlxtuneApp, recipe: Path) -> None:
         options = [ChoiceOption(place.examples, thin_rows_text(place), one_line(place.sample, 60)) for place in places]
         options.append(ChoiceOption((), "All training rows"))
         title = "Which rows should the new ones resemble?"
-        text = "There are too few rows like these. In Groups, w writes rows like a group's."
-        app.choose(title, options, lambda examples: choose_teacher(app, recipe, "variations", rows=examples), text)
+        app.choose(title, options, lambda examples: choose_teacher(app, recipe, "variations", rows=examples))
 
     app.jobs.run(lambda: thin_rows(app.workspace, load(recipe)), show, busy="Looking for areas with too few rows.")
 
@@ -102,8 +101,7 @@ def choose_teacher(
             _start(app, loaded, replace(first, teacher=teacher))
 
         def ask_for_model() -> None:
-            text = "It is downloaded if it is missing."
-            app.ask("Which model?", text, lambda name: start_with(TeacherSpec(base=name)), label="start")
+            app.ask("Which model?", "", lambda name: start_with(TeacherSpec(base=name)), label="start")
 
         options = []
         for name, request, offer in offers:

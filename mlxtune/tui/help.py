@@ -59,12 +59,8 @@ def help_rows(room: Room, top: Screen[Any]) -> Callable[[int], list[Content]]:
             ("Glyphs", glyphs),
             ("Settings", [paragraph(about_settings, width)]),
         ]
-        if panel is not None:
-            content = [
-                *([paragraph(panel.about, width)] if panel.about else []),
-                *_entries([entry for entry in _bound_entries(panel, room.app) if entry[0] not in taken], width),
-            ]
-            sections[:0] = [("This panel", content)] if content else []
+        if panel is not None and (own_keys := [entry for entry in _bound_entries(panel, room.app) if entry[0] not in taken]):
+            sections.insert(0, ("This panel", _entries(own_keys, width)))
         if top is not room and (bound := _bound_entries(top, room.app)):
             sections.insert(0, ("This page" if isinstance(top, PageScreen) else "This dialog", _entries(bound, width)))
         return [row for title, content in sections for row in (line((f"  {title}", "bold")), *content, Content(""))][:-1]

@@ -229,8 +229,8 @@ async def test_tags_are_added_and_removed_and_the_dialog_names_the_marked_rows(r
     await room.press("t", answer="login", until=lambda: session.source.decision(0).tags == ("hot",))
     await room.until(lambda: "hot" in row(room, 1))
     await room.press("t", "escape", mode="data")
-    await room.press("space", "t", until=lambda: "Tag row 1" in shown(room.app))
-    await room.press("escape", "space", "t", until=lambda: "Tag 2 marked rows" in shown(room.app))
+    await room.press("space", "t", until=lambda: "Tag or untag row 1" in shown(room.app))
+    await room.press("escape", "space", "t", until=lambda: "Tag or untag 2 marked rows" in shown(room.app))
     await room.answer("cold")
     await room.until(lambda: all("cold" in (session.source.decision(index).tags or ()) for index in (0, 1)))
 

@@ -59,7 +59,7 @@ def source_unavailable(session: SourceSession, workspace: Path, in_data: bool, w
     if session.error is not None:
         message = relative_paths(workspace, one_line(session.error.message))
         rows = error_rows(MlxtuneError(message, hint=session.error.hint), width)
-        rows.append(paragraph("Your decisions are safe. They are saved next to the source.", width, "    "))
+        rows.append(paragraph("Your decisions are kept.", width, "    "))
     elif session.browser is None or session.has_rows:  # opened after the room was drawn
         return paragraph(f"reading {session.ref.name}", width)
     elif session.unmapped is not None:
@@ -73,10 +73,7 @@ def source_unavailable(session: SourceSession, workspace: Path, in_data: bool, w
             line("  ", key(*mapping)),
         ]
     else:
-        rows = [
-            paragraph(f"{session.ref.name} has no rows.", width, style="bold"),
-            paragraph("Add one JSON object per line. Rows appear here as soon as the file has some.", width),
-        ]
+        rows = [paragraph(f"{session.ref.name} has no rows.", width, style="bold")]
     keys = line("  ", key("i", "import rows", "screen.import_rows"), "   ", key("o", "another recipe", "app.choose_recipe"))
     return lines(*rows, "", keys)
 
@@ -87,4 +84,4 @@ def no_source(error: str, has_recipes: bool, width: int) -> Content:
     keys = key("i", "import rows", "screen.import_rows"), open_key
     if error:
         return lines(*marked("✗", "$error", error, width), "", line("  ", keys[0], "   ", keys[1]))
-    return invitation(width, "No rows selected.", *keys, about="The file itself is never changed.")
+    return invitation(width, "No rows selected.", *keys)

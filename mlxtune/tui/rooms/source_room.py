@@ -48,7 +48,6 @@ SOURCE_ACTIONS = (
     Action("generate", "w", "write", "generate rows", when="can_generate", why="These rows have no recipe.",
            needs_accelerator=True, command="data generate {recipe}"),
 )  # fmt: skip
-NOTE = "The note is saved with your decisions and never used for training."
 _INLINE_ROWS = 200  # maximum rows for which undo and redo run in the event loop
 
 
@@ -227,9 +226,7 @@ class SourceRoom(Room):
         known = ", ".join(one_line(tag, 20) for tag in self.known_tags(session))
         marked = self.marked_rows or [session.row_index]
         what = f"row {marked[0] + 1:,}" if len(marked) == 1 else f"{len(marked):,} marked rows"
-        have = "all of them have" if len(marked) > 1 else "the row already has"
-        text = f"{f'In use: {known}. ' if known else ''}Entering a tag that {have} removes it."
-        self.app.ask(f"Tag {what}", text, self.toggle_tag, label="tag")
+        self.app.ask(f"Tag or untag {what}", f"In use: {known}" if known else "", self.toggle_tag, label="tag")
 
     def known_tags(self, session: SourceSession) -> list[str]:
         return [tag for tag, _ in session.source.tags.most_common(9)]
@@ -241,7 +238,7 @@ class SourceRoom(Room):
             self.decide("tag", **{"remove" if all(row and tag in row_tags(row) for row in rows) else "add": [tag]})
 
     def action_import_rows(self) -> None:
-        text = "A file, a folder, or a Hugging Face dataset such as owner/name. Its rows are copied to data/ in this workspace."
+        text = "A file, a folder, or a Hugging Face dataset such as owner/name."
         self.app.ask("Import rows", text, self.import_rows, label="import", folder=Path.cwd())
 
     def import_rows(self, name: str) -> None:

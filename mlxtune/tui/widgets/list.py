@@ -39,8 +39,8 @@ class ListPanel(FocusPanel):
         panel: ListPanel
         index: int
 
-    def __init__(self, *, about: str = "", eager: bool = False, has_filter: bool = False, **kwargs: Any) -> None:
-        super().__init__(about=about, **kwargs)
+    def __init__(self, *, eager: bool = False, has_filter: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self._eager, self._has_filter = eager, has_filter
         self.query_text: str | None = None  # the text that the shown rows contain
         self._is_typing = False

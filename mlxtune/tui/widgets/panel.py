@@ -82,11 +82,7 @@ def movement(group: str) -> list[BindingType]:
 
 
 class FocusPanel(Panel, can_focus=True):
-    """A panel that can have focus and may look different when focused. ``about`` is its help text."""
-
-    def __init__(self, *, about: str = "", **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.about = about
+    """A panel that can have focus and may look different when focused."""
 
     @property
     def focusable(self) -> bool:

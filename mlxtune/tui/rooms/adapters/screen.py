@@ -173,8 +173,7 @@ class AdaptersRoom(Room):
                 key("i", "import one", "screen.import"),
                 key("u", f"restore {found.removed[0]}", "screen.undo") if found and found.removed else None,
             )
-            about = "Every finished run adds one: a few MB on top of an unchanged base."
-            self.invite(lambda width, _: invitation(width, "No adapters yet.", *keys, about=about) if found else Content(""))
+            self.invite(lambda width, _: invitation(width, "No adapters yet.", *keys) if found else Content(""))
             return
         self.invite(None)
         cursor = next((index for index, adapter in enumerate(adapters) if adapter.entry.key == self.key), None)
@@ -260,8 +259,7 @@ class AdaptersRoom(Room):
                     self.app.commands.add("adapters", "rename", adapter.name, name)
                     self._change(write, f"{adapter.name} is now named {name}.")
 
-            about = "Use letters, digits, dots, dashes and underscores."
-            self.app.ask(f"Rename {adapter.name}", about, rename, adapter.name, select=True, check=check)
+            self.app.ask(f"Rename {adapter.name}", "", rename, adapter.name, select=True, check=check)
 
     def action_tag(self) -> None:
         if adapter := self.adapter:
@@ -273,7 +271,7 @@ class AdaptersRoom(Room):
                 self.app.commands.add("adapters", "tag", adapter.name, *parse_tags(text), *dropped)
                 self._change(write, f"{adapter.name} is tagged {tags}." if tags else f"{adapter.name} has no tags.")
 
-            about = "Separate tags with spaces. Tags you leave out are removed; a single dash removes all."
+            about = "Separate tags with spaces; a dash removes all."
             self.app.ask(
                 f"Tags of {adapter.name}", about, tag, " ".join(adapter.tags),
                 check=lambda text: library.check_tags(parse_tags(text)),
@@ -361,7 +359,7 @@ class AdaptersRoom(Room):
             if not Path(text).expanduser().is_dir():
                 raise InputError("This folder does not exist.")
 
-        about = "A folder in mlx-lm or PEFT layout. Its files are checked before they are opened, then copied."
+        about = "A folder in mlx-lm or PEFT layout, which is copied."
         self.app.ask("Import an adapter", about, answered, check=check)
 
     def _change(self, write: Callable[[], object], message: str, undo: str = "") -> None:

@@ -146,9 +146,8 @@ class AdviceRoom(Room):
         self._partial = dict(state.get("given", {}))
 
     def compose_body(self) -> ComposeResult:
-        about = "On a question, enter moves to its first option or asks for the number."
         with Horizontal(id="advice-columns"):
-            yield Section("Interview", ListPanel(id="advice-questions", eager=True, about=about), id="advice-interview")
+            yield Section("Interview", ListPanel(id="advice-questions", eager=True), id="advice-interview")
             with Vertical(id="advice-side"):
                 yield Section("Advice", Panel(id="advice-picture"), id="advice-verdict")
                 yield Section("Why", Panel(id="advice-reasons"), classes="fill", id="advice-why")

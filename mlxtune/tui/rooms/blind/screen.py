@@ -254,7 +254,7 @@ class BlindRoom(Room):
             least = detectable_preference(n)
             power = f"detects ≥ {least:.0%}" if least else "too few to tell"
             options.append(ChoiceOption(n, plural(n, "pair"), f"and {repeated_pairs(n)} of them again   {power}"))
-        text = "Rows with identical answers are left out. The number is fixed before the first vote."
+        text = "The number is fixed before the first vote."
         self.app.choose("How many pairs?", options, partial(self._open, arms), text)
 
     def _open(self, arms: ArmPair, n: int) -> None:
@@ -341,7 +341,7 @@ class BlindRoom(Room):
             ChoiceOption(tally.question, QUESTIONS[tally.question], plural(tally.wins + tally.losses, "decided vote"))
             for tally in tallies
         ]
-        text = "These are held-out rows, so a model trained on them cannot be tested on them. The ledger records the export."
+        text = "A model trained on these held-out rows cannot be tested on them."
         self.app.choose("Export the votes on which question?", options, partial(self._export, session), text)
 
     def _export(self, session: BlindSession, question: str) -> None:
@@ -350,8 +350,7 @@ class BlindRoom(Room):
 
         def job() -> Notice:
             pairs = plural(export_votes(session, path, question), "preference pair")
-            hint = "These are held-out rows; a model trained on them must be evaluated on other rows."
-            return Notice("done", f"Wrote {pairs} to {display_path(path, workspace, path.name)}.", hint)
+            return Notice("done", f"Wrote {pairs} to {display_path(path, workspace, path.name)}.")
 
         self.app.jobs.run(job, busy="")
 

@@ -23,7 +23,7 @@ def empty_state(option: AdapterOption | None, base: str, error: MlxtuneError | N
     rows = [*error_rows(error, width), Content("")] if error else []
     rows.append(paragraph("No model loaded.", width, style="bold"))
     if live:
-        rows.append(paragraph(f"{live.name} is using this machine. Chatting now slows both down.", width, style="$warning"))
+        rows.append(paragraph(f"{live.name} is using this machine.", width, style="$warning"))
     if option.name:
         rows.append(paragraph(f"{one_line(option.name)} is {option.about}.", width))
     rows += [Content(""), *_load_keys(option, base, width)]
@@ -72,8 +72,7 @@ def transcript(chat: ChatService, option: AdapterOption | None, base: str, width
             rows += [row for reply in replies for row in reply]
         rows.append(Content(""))
     if not chat.exchanges:
-        wait = " It is answered as soon as the model is loaded." if chat.state == "loading" else ""
-        rows.append(paragraph(f"Ask a question.{wait}", width))
+        rows.append(paragraph("Ask a question.", width))
     if chat.state in ("idle", "failed") and option is not None:
         rows += error_rows(chat.error, width) if chat.error else []
         rows += [paragraph("No model loaded.", width, style="bold"), *_load_keys(option, base, width)]

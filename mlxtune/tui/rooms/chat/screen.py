@@ -265,7 +265,7 @@ class ChatRoom(Room):
             if text:
                 self.app.jobs.run(lambda: Notice("done", chat.save(text)), busy="")
 
-        about = "It becomes a training row. An edited answer also makes a preference pair: yours chosen, the original rejected."
+        about = "An edited answer also makes a preference pair."
         self.app.push_screen(EditDialog("Save this answer?", about, chat.last_answer), answered)
 
     def action_undo(self) -> None:
@@ -281,7 +281,7 @@ class ChatRoom(Room):
                 session.set_system(text)
                 self.redraw()
 
-        about = "It applies from the next question on. Without a text, there is none."
+        about = "From the next question on."
         self.app.push_screen(EditDialog("System prompt", about, session.system), answered)
 
     def action_reset(self) -> None:

@@ -29,7 +29,7 @@ from mlxtune.tui.render.source import turn_rows
 from mlxtune.tui.render.text import cell, error_rows, line, lines, paragraph, section_title
 from mlxtune.tui.rooms.data import render
 from mlxtune.tui.rooms.data.fix_dialog import FixChoice, FixDialog, apply_fix
-from mlxtune.tui.rooms.source_room import NOTE, REDO, SOURCE_ACTIONS, UNDO, SourceRoom
+from mlxtune.tui.rooms.source_room import REDO, SOURCE_ACTIONS, UNDO, SourceRoom
 from mlxtune.tui.session_manager import decision_notice
 from mlxtune.tui.source_session import ORDERS, SourceSession
 from mlxtune.tui.widgets import ChoiceOption, Invitation, ListPanel, MarkableList, Panel, ScrollPanel, Section
@@ -404,7 +404,7 @@ class DataRoom(SourceRoom):
             with self.app.notices.showing_errors():
                 self.app.notices.show(decision_notice(session.mute(name, reason), []))
 
-        text = "Its findings will no longer be reported for this source. The reason is recorded in the journal; u undoes it."
+        text = "Its findings will no longer be reported."
         self.app.ask(f"Mute {words.check_title(name)}: why?", text, save, label="mute")
 
     def action_filter(self) -> None:
@@ -531,7 +531,7 @@ class DataRoom(SourceRoom):
                 field = "add" if action == "tag" else "remove"
                 self.app.ask(f"{action.capitalize()} {count}", "", lambda tag: decide("tag", **{field: [tag]}), label=action)
             elif action == "note":
-                self.app.ask(f"Note on {count}", NOTE, lambda note: decide("note", note=note))
+                self.app.ask(f"Note on {count}", "", lambda note: decide("note", note=note))
             else:
                 decide(action)
 

@@ -89,8 +89,7 @@ class GroupsRoom(SourceRoom):
                 yield Section("Groups", message, MarkableList(id="group-list"), id="groups-section", classes="fill")
             with Vertical(id="members-side"):
                 yield Section("Members", MarkableList(id="member-list"), id="members")
-                about = "The first row, and the one under the cursor. Differences are underlined, and flagged text is highlighted."
-                yield Section("Comparison", RowReader(id="compared", about=about), id="comparison", classes="fill")
+                yield Section("Comparison", RowReader(id="compared"), id="comparison", classes="fill")
 
     # The groups
 
@@ -339,7 +338,7 @@ class GroupsRoom(SourceRoom):
                 raise InputError("Enter a whole number.")
 
         title = f"Keep how many of {plural(len(group.rows), 'row')}?"
-        text = "The rows that differ most from each other are kept. The others are rejected."
+        text = "The others are rejected."
         value = str(min(_DEFAULT_KEPT, len(group.rows) - 1) or 1)
         self.app.ask(title, text, keep, value, label="keep", check=check)
 
@@ -347,7 +346,7 @@ class GroupsRoom(SourceRoom):
         groups, kind = self._target_groups(self.open_session), self.open_group.kind
         rows = sorted({row for one in groups if one.kind == kind for row in one.rows})
 
-        text = f"The reason is saved with your decisions, and {plural(len(rows), 'row')} will not be reported as {kind} again."
+        text = f"{plural(len(rows), 'row')} will not be reported as {kind} again."
         self.app.ask(
             "Why?", text, lambda reason: self._decide("dismiss", rows, reason=reason, check=kind), _REASONS.get(kind, ""),
             label="do not ask again",

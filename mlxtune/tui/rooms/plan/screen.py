@@ -168,7 +168,7 @@ class PlanRoom(Room):
             self._open(view, evidence)
         if view.recipe is None:
             message = relative_paths(self.app.workspace, view.error)
-            error = RecipeError(message, hint=f"{view.hint} Fix the file and save it; it is then read again.".strip())
+            error = RecipeError(message, hint=f"{view.hint} Fix the file and save it.".strip())
             self.query_one("#plan-verdict", Panel).update(lambda width, _height: render.error(error, None, width))
         elif self.form:
             self._draw_form(self.form)

@@ -27,7 +27,7 @@ from mlxtune.tui.notices import Notice
 from mlxtune.tui.render.text import key, line, lines
 from mlxtune.tui.rooms.review import render
 from mlxtune.tui.rooms.review.render import RowPart, parts_of
-from mlxtune.tui.rooms.source_room import NOTE, REDO, SOURCE_ACTIONS, UNDO, SourceRoom
+from mlxtune.tui.rooms.source_room import REDO, SOURCE_ACTIONS, UNDO, SourceRoom
 from mlxtune.tui.source_session import SourceSession
 from mlxtune.tui.widgets import ChoiceOption, EditDialog, Editor, FocusPanel, Invitation, Lines, Panel, RowReader, Section
 
@@ -110,12 +110,11 @@ class ReviewRoom(SourceRoom):
 
     def compose_body(self) -> ComposeResult:
         yield Invitation("Review")
-        about_row = "Text that is trained on has a bar next to it. The template's tokens around it are counted, but not trained on."
         with Vertical(id="review-body"):
             yield Panel(id="progress")
             with Container(id="review-columns"):
                 with Vertical(id="read-side"):
-                    reader, editor = RowReader(id="reader", about=about_row), Container(Editor(id="editor"), id="editor-box")
+                    reader, editor = RowReader(id="reader"), Container(Editor(id="editor"), id="editor-box")
                     yield Section("Row", reader, editor, id="read", classes="fill")
                 with Vertical(id="details"):
                     for id in ("contract", "findings", "tags", "origin"):
@@ -404,17 +403,16 @@ class ReviewRoom(SourceRoom):
             self.app.sessions.set_annotator(name)
             self.redraw()
 
-        text = "Only this annotator's decisions are shown, so that two people can judge the same rows."
-        ask = partial(self.app.ask, title, text, use)
-        options = [ChoiceOption(partial(use, ""), "Yourself", "everyone's latest decisions are shown")]
-        options += [ChoiceOption(partial(use, name), one_line(name, 20), "only their decisions are shown") for name in names]
-        options.append(ChoiceOption(ask, "Another name", "a second annotator, who starts with undecided rows"))
+        ask = partial(self.app.ask, title, "Only this annotator's decisions are shown.", use)
+        options = [ChoiceOption(partial(use, ""), "Yourself", "everyone's latest decisions")]
+        options += [ChoiceOption(partial(use, name), one_line(name, 20), "only their decisions") for name in names]
+        options.append(ChoiceOption(ask, "Another name", "a second annotator"))
         self.app.choose(title, options, call)
 
     def action_note(self) -> None:
         session = self.open_session
         note = one_line(session.source.decision(session.row_index).note)
-        self.app.ask(f"Note on row {session.row_index + 1:,}", NOTE, lambda text: self.decide("note", note=text), note)
+        self.app.ask(f"Note on row {session.row_index + 1:,}", "", lambda text: self.decide("note", note=text), note)
 
     # Moving
 

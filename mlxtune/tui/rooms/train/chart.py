@@ -99,8 +99,7 @@ class RunChart(FocusPanel):
         """The cursor moved to another step, or was hidden."""
 
     def __init__(self, **kwargs: Any) -> None:
-        about = "Raw values are faint; the smoothed line is colored. The legend shows the values at the cursor."
-        super().__init__(about=about, draw=self._draw, **kwargs)
+        super().__init__(draw=self._draw, **kwargs)
         self._state: RunState | None = None
         self._other: RunView | None = None
         self._curve = Curve((), (), (), 0)

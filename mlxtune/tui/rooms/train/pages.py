@@ -311,9 +311,8 @@ class QueuePage(PageScreen):
 
 def draw_queue(entries: Sequence[QueueEntry], running: bool, can_add: bool, width: int) -> Content:
     if not entries:
-        about = "Runs commands one after another, also while the app is closed."
         add = key("n", "add a command", "screen.add") if can_add else Content.styled("Add a recipe first.", "$muted")
-        return invitation(width, "The queue is empty.", add, about=about)
+        return invitation(width, "The queue is empty.", add)
     counts = {status: sum(entry.status == status for entry in entries) for status in WORDS.queued}
     glyph, state = (("  ● ", "bold $primary"), "running") if running else (("  ■ ", "$muted"), "not running")
     facts = f"   {counts['done']} of {len(entries)} done" + (f", {counts['failed']} failed" if counts["failed"] else "")
