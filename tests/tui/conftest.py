@@ -17,7 +17,7 @@ from mlxtune.tui.theme import CachedStylesheet
 
 from .driver import WIDE, Opening, RoomDriver, drive, wait_for_messages, wait_for_widgets
 from .rows_stage import checks, local_bases, tokens  # noqa: F401, which are fixtures
-from .stage import GB, NOW, Shop
+from .stage import FINISHED, GB, NOW, Shop
 
 
 class SharedStylesheet(CachedStylesheet):
@@ -62,7 +62,6 @@ def _sealed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
-    """An empty workspace."""
     with ExitStack() as stack:
         yield Shop(tmp_path / "shop", monkeypatch, stack)
 
@@ -74,12 +73,11 @@ def loaded(shop: Shop) -> Shop:
 
 
 def loaded_shop(shop: Shop) -> Shop:
-    """Add a recipe, three runs that ended and one that trains."""
     shop.recipe()
     shop.run("20261119-1010-tone-soft", steps=180, total=400, age=5 * 86400, end=("run.stopped", {"step": 180}))
     bad = {"error": "The loss is not a number at step 88.", "hint": "Lower the learning rate.", "code": 2}
     shop.run("20261122-0900-support-json", steps=88, age=2 * 86400 + 5000, lost=88, end=("run.failed", bad))
-    shop.run("20261122-1010-support-json", steps=960, age=2 * 86400, end=("run.finished", {"summary": {}}))
+    shop.run("20261122-1010-support-json", steps=960, age=2 * 86400, end=FINISHED)
     shop.run("20261124-1412-support-json", steps=640, alive=True, samples=True)
     return shop
 

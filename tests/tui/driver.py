@@ -83,7 +83,6 @@ class RoomDriver:
         await until(self.pilot, condition, seconds)
 
     async def until_notice(self, text: str) -> None:
-        """Wait for a notice that begins with ``text``."""
         await self.until(lambda: self.notice.startswith(text))
 
     async def observe(self, snapshot: Snapshot) -> None:
@@ -119,13 +118,11 @@ class RoomDriver:
 
     @property
     def notice(self) -> str:
-        """What is said above the footer."""
         notice = self.app.notices.current
         return f"{NOTICE_MARKS[notice.kind][0]} {notice.text} {notice.hint}".strip() if notice else ""
 
     @property
     def undo_key(self) -> str:
-        """The key that the notice offers."""
         notice = self.app.notices.current
         return self.screen.show_action(notice.undo).key if notice and notice.undo else ""
 
@@ -136,7 +133,6 @@ class RoomDriver:
 
     @property
     def focus(self) -> str:
-        """The id of the widget that has the focus."""
         focused = self.screen.focused
         return (focused.id or "") if focused is not None else ""
 
@@ -230,7 +226,6 @@ opens = pytest.mark.opens
 
 @asynccontextmanager
 async def drive(app: MlxtuneApp, mode: str, size: tuple[int, int] = WIDE) -> AsyncIterator[RoomDriver]:
-    """Run ``app`` in the room ``mode``."""
     async with app.run_test(size=size) as pilot:
         if app.current_mode != mode:
             await pilot.press(ROOMS[mode].key)

@@ -19,7 +19,7 @@ from mlxtune.evaluation.off_task.prompts import OffTaskPrompt, compare_off_task
 from mlxtune.present.report import publish
 from mlxtune.recipe import dump, load
 
-from .stage import Shop
+from .stage import Event, Shop, started
 
 SAMPLES = Path(__file__).parents[2] / "data" / "samples"
 RECIPE = """name = "{name}"
@@ -143,19 +143,9 @@ def evaluation(
     built = report_builder.build(facts, measured, [row.group for row in prompts])
     publish(built, folder)
     _fix_time(folder)
-    done = [("arm.started", {"arm": arm, "rows": rows}) for arm in arms]
-    shop.tell(
-        folder,
-        [
-            ("run.started", _started(name)),
-            *done,
-            (
-                "run.finished",
-                {"summary": {"outcome": built.outcome, "change": built.headline.change if built.headline else None, "rows": rows}},
-            ),
-        ],
-        age,
-    )
+    done: list[Event] = [("arm.started", {"arm": arm, "rows": rows}) for arm in arms]
+    summary = {"outcome": built.outcome, "change": built.headline.change if built.headline else None, "rows": rows}
+    shop.tell(folder, [started("eval", name), *done, ("run.finished", {"summary": summary})], age)
     if first:
         _built[key] = shutil.copytree(evals, Path(_scratch.name) / str(len(_built)))
     return folder
@@ -164,8 +154,8 @@ def evaluation(
 def evaluating(shop: Shop, id: str = "20261124-1600-support-json", name: str = "support-json") -> Path:
     """An evaluation at work: the base has answered, the adapter has begun to."""
     folder = shop.run(id, kind="eval", name=name, alive=True)
-    story = [
-        ("run.started", _started(name)),
+    story: list[Event] = [
+        started("eval", name),
         ("arm.started", {"arm": "base", "rows": 40}),
         ("arm.finished", {"arm": "base", "rows": 40, "cached": True, "seconds": 1.0}),
         ("arm.started", {"arm": "tuned", "rows": 40}),
@@ -173,10 +163,6 @@ def evaluating(shop: Shop, id: str = "20261124-1600-support-json", name: str = "
     ]
     shop.tell(folder, story)
     return folder
-
-
-def _started(name: str) -> dict[str, Any]:
-    return {"kind": "eval", "name": name, "base": "smollm2-135m", "pid": 1, "host": "mac"}
 
 
 def _fix_time(folder: Path) -> None:

@@ -159,7 +159,6 @@ def local_bases(monkeypatch: pytest.MonkeyPatch, tokens: type[Tokenizer]) -> set
 
 @pytest.fixture
 def checks(monkeypatch: pytest.MonkeyPatch, tokens: type[Tokenizer]) -> Checks:
-    """Replace the check process."""
     process = Checks()
     monkeypatch.setattr("mlxtune.evaluation.check_process.start_check", process)
     return process
@@ -199,11 +198,9 @@ def session_of(room: RoomDriver) -> SourceSession:
 
 
 def statuses(room: RoomDriver) -> dict[int, str]:
-    """The status of every row that was decided on."""
     return {index: decision.status for index, decision in session_of(room).source.decisions.items()}
 
 
 def journal(source: Path) -> list[dict[str, Any]]:
-    """The events in the review journal of ``source``."""
     path = journal_path(source)
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

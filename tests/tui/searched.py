@@ -8,12 +8,13 @@ from mlxtune.training.search import board as boards
 from mlxtune.training.search import leaderboard
 from mlxtune.training.search.board import RungResult, SearchPlan, Trial
 
-from .stage import RECIPE, Shop
+from .stage import FINISHED, RECIPE, Shop, started
 
 ID = "20261126-0100-support-json"
 RATES = (2e-4, 5.4e-4, 1.1e-3, 4.1e-5, 2.3e-4, 8.7e-5, 7.4e-4, 3.3e-4)
 RANKS = (8, 16, 4, 8, 16, 4, 8, 16)
 LAYERS = ("all", 8, 16, 30, 8, 16, 30, 8)
+VALUES = [{"learning_rate": rate, "rank": rank, "layers": layers} for rate, rank, layers in zip(RATES, RANKS, LAYERS, strict=True)]
 HITS = {  # of 74 rows, after each rung
     1: (20, 30, 38), 2: (50, 61, 66), 3: (58, 65, 69), 4: (2,), 5: (33,), 6: (12,), 7: (52, 60), 8: (40,)
 }  # fmt: skip
@@ -28,21 +29,12 @@ def write_search(
     folder.mkdir(parents=True)
     (folder / "recipe.toml").write_text(RECIPE.format(name="support-json"))
     trials = tuple(
-        Trial(
-            number,
-            {"learning_rate": rate, "rank": rank, "layers": layers},
-            boards.relative_cost(8, 30, rank, 576),
-            (10, 20, 60),
-            (10, 12, 44),
-        )
-        for number, (rate, rank, layers) in enumerate(zip(RATES, RANKS, LAYERS, strict=True), 1)
+        Trial(number, values, boards.relative_cost(8, 30, values["rank"], 576), (10, 20, 60), (10, 12, 44))
+        for number, values in enumerate(VALUES, 1)
     )
-    names = tuple(map(str, range(ROWS)))
-    boards.write_plan(folder, SearchPlan(trials, names, names))
-    events = [
-        ("run.started", {"kind": "search", "name": "support-json", "base": "smollm2-135m", "pid": 1, "host": "mac"}),
-        ("search.planned", {"trials": 8, "rungs": [10, 20, 60], "rows": ROWS}),
-    ]
+    rows = tuple(map(str, range(ROWS)))
+    boards.write_plan(folder, SearchPlan(trials, rows, rows))
+    events = [started("search"), ("search.planned", {"trials": 8, "rungs": [10, 20, 60], "rows": ROWS})]
     if failed:
         boards.write_failure(folder, 5, "The loss at step 7 is NaN or infinite.")
     for _ in range(done):
@@ -59,20 +51,14 @@ def write_search(
     board = boards.read_board(folder)
     assert board
     if (following := board.next_rung()) is not None:
-        events.append(
-            ("trial.started", {"trial": following[0], "steps": board.trial(following[0]).rungs[following[1]], "values": {}})
-        )
+        number, rung = following
+        events.append(("trial.started", {"trial": number, "steps": board.trial(number).rungs[rung], "values": {}}))
     if finished:
         decided = leaderboard.decide(board)
         assert decided
-        record = {
-            "v": boards.OUTCOME_VERSION,
-            **asdict(decided),
-            "run": "20261126-0138-support-json",
-            "evaluation": "20261126-0138-support-json",
-        }
-        write_json(folder / boards.OUTCOME, record)
-        events.append(("run.finished", {"summary": {}}))
+        names = dict.fromkeys(("run", "evaluation"), "20261126-0138-support-json")
+        write_json(folder / boards.OUTCOME, {"v": boards.OUTCOME_VERSION, **asdict(decided), **names})
+        events.append(FINISHED)
     shop.tell(folder, events, age=30)
     if alive:
         shop.hold(folder)

@@ -29,6 +29,15 @@ source = "../data/support.jsonl"
 """
 
 
+Event = tuple[str, dict[str, Any]]
+FINISHED: Event = ("run.finished", {"summary": {}})
+
+
+def started(kind: str, name: str = "support-json", **more: Any) -> Event:
+    """The first event of a run."""
+    return "run.started", {"kind": kind, "name": name, "base": "smollm2-135m", "pid": 1, "host": "mac", **more}
+
+
 _JOURNALS: dict[str, bytes] = {}  # of runs, as they were first written
 
 
@@ -55,7 +64,7 @@ class Shop:
         steps: int = 0,
         total: int = 960,
         age: float = 0.0,
-        end: tuple[str, dict[str, Any]] | None = None,
+        end: Event | None = None,
         alive: bool = False,
         samples: bool = False,
         lost: int | None = None,
@@ -63,6 +72,7 @@ class Shop:
         name: str = "",
         kind: str = "train",
         pairs: bool = False,
+        adapter: bool = False,
     ) -> Path:
         """A run folder whose last event is ``age`` seconds before ``NOW``; ``alive`` holds its lock, ``pairs`` makes it DPO."""
         folder = self.folder / RUN_KINDS[kind].folder / id
@@ -71,6 +81,9 @@ class Shop:
         (folder / "recipe.toml").write_text(RECIPE.format(name=name).replace("../data", "../../data"))
         if printed:
             (folder / "worker.log").write_text(printed)
+        if adapter:
+            (folder / "adapter").mkdir()
+            (folder / "adapter" / "adapters.safetensors").touch()
         journal, key = folder / "events.jsonl", repr((name, steps, total, samples, lost, pairs, end, age))
         if key in _JOURNALS:
             journal.write_bytes(_JOURNALS[key])
@@ -81,7 +94,7 @@ class Shop:
             self.hold(folder)
         return folder
 
-    def tell(self, folder: Path, events: list[tuple[str, dict[str, Any]]], age: float = 0.0) -> None:
+    def tell(self, folder: Path, events: list[Event], age: float = 0.0) -> None:
         """Append events, one a second, the last of them ``age`` seconds before ``NOW``."""
         times = iter([NOW - age - len(events) + at for at in range(1, len(events) + 1)])
         with self.monkeypatch.context() as patch:
@@ -120,50 +133,31 @@ def rewards(step: int) -> dict[str, float]:
     return {**means, "rewards/accuracies": accuracy, "logps/chosen": -80.0, "logps/rejected": -95.0}
 
 
-def story(
-    name: str, steps: int, total: int, samples: bool, lost: int | None, pairs: bool = False
-) -> list[tuple[str, dict[str, Any]]]:
+def story(name: str, steps: int, total: int, samples: bool, lost: int | None, pairs: bool = False) -> list[Event]:
     """What a training worker says up to ``steps``."""
-    events: list[tuple[str, dict[str, Any]]] = [
-        ("run.started", {"kind": "train", "name": name, "base": "smollm2-135m", "pid": 1, "host": "mac", "steps": total}),
-        ("model.loaded", {"base": "smollm2-135m", "path": "4-bit on Metal", "parameters": 1, "seconds": 2.9, "limit": 24 * GB}),
-    ]
+    loaded = {"base": "smollm2-135m", "path": "4-bit on Metal", "parameters": 1, "seconds": 2.9, "limit": 24 * GB}
+    events: list[Event] = [started("train", name, steps=total), ("model.loaded", loaded)]
     if not steps:
         return events
     rows = {"train": 1069, "valid": 80, "test": 181, "tokens": 190_000, "trained": 61_000, "truncated": 0}
     events.append(("data.ready", {**rows, "steps": total, "epochs": 2}))
+    speed = {"tokens": 900, "memory": round(11.8 * GB), "peak": round(13.4 * GB), "epoch": 1.0}
+    answer = '{"category": "shipping", "priority": "normal", "answer": "It left Hamburg on Monday."}'
+    sample = {"row": "a", "prompt": "Where is my parcel?", "output": answer, "outcome": "passes"}
     for step in range(1, steps + 1):
-        facts: dict[str, Any] = {
-            "tokens": 900, "speed": 1842.0 + step % 7, "memory": round(11.8 * GB), "peak": round(13.4 * GB), "epoch": 1.0
-        }  # fmt: skip
-        if pairs:
-            facts["metrics"] = rewards(step)
-        events.append(
-            ("step", {"step": step, "loss": None if step == lost else loss(step), "rate": 2e-4 * (1 - step / total / 2), **facts})
-        )
+        facts = {"loss": None if step == lost else loss(step), "rate": 2e-4 * (1 - step / total / 2), "speed": 1842.0 + step % 7}
+        metrics = {"metrics": rewards(step)} if pairs else {}
+        events.append(("step", {"step": step, **facts, **speed, **metrics}))
         if step % 50 == 0:
-            events.append(
-                (
-                    "validation",
-                    {
-                        "step": step,
-                        "loss": 0.73 + 1.5 * math.exp(-step / 95) - 0.00016 * step,
-                        "tokens": 9000,
-                        **({"metrics": {**rewards(step), "kl": 0.004 * step**0.8}} if pairs else {}),
-                    },
-                )
-            )
+            metrics = {"metrics": {**rewards(step), "kl": 0.004 * step**0.8}} if pairs else {}
+            valid = 0.73 + 1.5 * math.exp(-step / 95) - 0.00016 * step
+            events.append(("validation", {"step": step, "loss": valid, "tokens": 9000, **metrics}))
             events.append(("checkpoint", {"step": step, "seconds": 0.3}))
-            if samples:
-                answer = '{"category": "shipping", "priority": "normal", "answer": "It left Hamburg on Monday."}'
-                events.append(
-                    ("sample", {"step": step, "row": "a", "prompt": "Where is my parcel?", "output": answer, "outcome": "passes"})
-                )
+            events += [("sample", {"step": step, **sample})] if samples else []
     return events
 
 
 def shown(app: MlxtuneApp) -> str:
-    """The text on screen."""
     return "\n".join("".join(segment.text for segment in strip) for strip in app.screen._compositor.render_strips())
 
 
@@ -188,6 +182,5 @@ async def until(pilot: Any, true: Callable[[], bool], seconds: float = PATIENCE)
 
 
 async def observe(pilot: Any, snapshot: Snapshot) -> None:
-    """Hand the app a snapshot, as its watcher does."""
     pilot.app.post_message(SnapshotTaken(snapshot))
     await pilot.pause()

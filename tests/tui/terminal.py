@@ -63,7 +63,6 @@ class Terminal:
         return new
 
     def wait(self, seconds: float) -> None:
-        """Read for that long."""
         give_up = time.monotonic() + seconds
         while (left := give_up - time.monotonic()) > 0:
             self.read(left)
@@ -83,14 +82,12 @@ class Terminal:
             self.read()
 
     def wait_for(self, condition: Callable[[], object], seconds: float = PATIENCE) -> None:
-        """Read until ``condition`` holds."""
         give_up = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < give_up, plain(self.written[-3000:]).decode(errors="replace")
             self.read()
 
     def end(self, seconds: float = PATIENCE) -> int:
-        """Read until the program has ended; its exit code."""
         give_up = time.monotonic() + seconds
         while self.process.poll() is None:
             assert time.monotonic() < give_up, "it did not end"
@@ -105,7 +102,6 @@ class Terminal:
         self._keys = -1
 
     def hang_up(self) -> None:
-        """Close the terminal under it."""
         os.close(self.inner)
         os.close(self._main)
         self._main = self.inner = -1
@@ -144,7 +140,6 @@ def terminal(
 
 
 def open_in_terminal(screen: Terminal, mode: str) -> None:
-    """Press the room's letter."""
     tab, name = ROOMS[ROOMS[mode].inside or mode].name, ROOMS[mode].name  # a room without a tab has its name in a heading
     start = len(screen.written)
     screen.press(ROOMS[mode].key)

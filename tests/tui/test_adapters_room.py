@@ -27,7 +27,7 @@ from mlxtune.tui.rooms.adapters.screen import draw_detail, read_library
 
 from .driver import NARROW, Gate, Opening, RoomDriver, opens, picture_sizes
 from .evaluated import base, evaluation, tuned
-from .stage import Shop, observe
+from .stage import FINISHED, Shop, observe, started
 
 pytestmark = pytest.mark.slow
 
@@ -53,7 +53,6 @@ def adapter(folder: Path, rank: int = 8, parent: Path | None = None, created: st
 
 
 def stock(shop: Shop) -> None:
-    """Add an adapter, one trained from it, and a broken one."""
     shop.recipe()
     first = adapter(shop.folder / "adapters" / "tone")
     adapter(shop.folder / "adapters" / "voice", rank=4, parent=first)
@@ -75,25 +74,21 @@ def names(room: RoomDriver) -> list[str]:
 
 
 def current(room: RoomDriver) -> AdapterEntry:
-    """The adapter under the cursor."""
     entry: AdapterEntry = room.screen.adapter
     return entry
 
 
 async def move_to(room: RoomDriver, name: str) -> None:
-    """Move the cursor to an adapter."""
     await room.until(lambda: name in names(room) and bool(room.text("#adapters-list").strip()))
     room.screen.query_one("#adapters-list").go(names(room).index(name))
     await room.pilot.pause()
 
 
 def words(room: RoomDriver) -> str:
-    """The details on one line."""
     return " ".join(room.text("#adapters-detail").split())
 
 
 async def changed(room: RoomDriver) -> None:
-    """Wait for a change of the library to end."""
     await room.until(lambda: not room.app.jobs.busy)
 
 
@@ -226,8 +221,7 @@ async def test_a_running_export_is_in_the_header_leaves_only_copies_and_is_stopp
     stopped: list[str] = []
     monkeypatch.setattr("mlxtune.runs.registry.stop", lambda run: stopped.append(run.id))
     folder = stocked.run("20261124-1700-tone", kind="export", name="tone", alive=True)
-    started = {"kind": "export", "name": "tone", "base": "smollm2-135m", "pid": 1, "host": "mac"}
-    stocked.tell(folder, [("run.started", started), ("arm.progress", {"arm": "tuned", "done": 3, "total": 8})])
+    stocked.tell(folder, [started("export", "tone"), ("arm.progress", {"arm": "tuned", "done": 3, "total": 8})])
     assert next_step(stocked.snapshot()).code == "watch_export"
     async with open_room("adapters") as room:
         await move_to(room, "tone")
@@ -241,7 +235,7 @@ async def test_a_running_export_is_in_the_header_leaves_only_copies_and_is_stopp
 
 
 async def test_an_export_is_compared_on_the_rows_of_the_recipe_as_it_is_now(shop, open_room):
-    shop.run(RUN, steps=60, end=("run.finished", {"summary": {}}), age=3000)
+    shop.run(RUN, steps=60, end=FINISHED, age=3000)
     adapter(shop.folder / "runs" / RUN / "adapter")
     evaluation(shop, arms={"base": base, "tuned": tuned}, run=RUN)
     recipe = shop.folder / "recipes" / "support-json.toml"
@@ -258,7 +252,7 @@ async def test_a_failed_export_is_shown_with_its_reason(stocked, open_room, monk
     folder = stocked.run("20261124-1700-tone", kind="export", name="tone", alive=True)
     request = {"adapter": str(stocked.folder / "adapters" / "tone"), "form": "gguf", "precision": "q8_0"}
     write_record(Run(folder), "export", request)
-    stocked.tell(folder, [("run.started", {"kind": "export", "name": "tone", "base": "smollm2-135m", "pid": 1, "host": "mac"})])
+    stocked.tell(folder, [started("export", "tone")])
     async with open_room("adapters", size=(140, 45)) as room:
         await move_to(room, "tone")
         assert "Exports" not in room.text("#adapters-detail")

@@ -47,7 +47,6 @@ def answer_all(shop: Shop, **changes: object) -> None:
 
 
 async def ready(room: RoomDriver) -> None:
-    """Wait until the evidence is there."""
     await room.until(lambda: room.screen._evidence is not None)
     await room.pilot.pause()
 
@@ -57,12 +56,10 @@ def answers(room: RoomDriver) -> dict[str, Any]:
 
 
 def remaining(room: RoomDriver) -> int:
-    """How many questions are not answered."""
     return len(room.screen._interview.missing)
 
 
 def move_to(room: RoomDriver, question: str, option: str = "") -> None:
-    """Move the cursor to a question or to one of its options."""
     lines = room.screen._interview.lines()
     index = next(index for index, line in enumerate(lines) if (line.question.key, line.option) == (question, option))
     room.screen.query_one("#advice-questions").go(index)

@@ -33,7 +33,6 @@ pytestmark = pytest.mark.slow
 
 
 def commands(room: RoomDriver) -> list[str]:
-    """The titles of the palette's commands."""
     return [command.title for command in room.app.get_system_commands(room.screen)]
 
 

@@ -57,7 +57,6 @@ ROOM = Opening("blind", evaluation, arms_loaded)
 
 
 async def begin(room: RoomDriver, pairs: int = 10) -> None:
-    """Begin a session of ``pairs`` pairs."""
     await arms_loaded(room)
     await room.press("enter", choose=str(pairs), until=lambda: room.screen._session is not None)
     await room.pilot.pause()

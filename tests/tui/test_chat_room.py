@@ -98,7 +98,6 @@ def transcript(room: RoomDriver) -> str:
 
 
 async def load(room: RoomDriver, clients: list[FakeClient]) -> FakeClient:
-    """Load the model and wait for the field to take the focus."""
     await room.until(lambda: "No model loaded." in intro(room))
     await room.press("enter", until=lambda: bool(clients))
     clients[0].send(READY)
@@ -107,7 +106,6 @@ async def load(room: RoomDriver, clients: list[FakeClient]) -> FakeClient:
 
 
 async def ask(room: RoomDriver, client: FakeClient, text: str, *answers: str) -> None:
-    """Ask a question and stream its answers."""
     first = len(client.questions)
     await room.type(text)
     await room.press("enter", until=lambda: len(client.questions) == first + len(answers))
@@ -330,7 +328,6 @@ async def test_enter_loads_the_best_adapter_and_b_the_base_alone(shop, clients, 
 
 
 async def use(room: RoomDriver, name: str) -> None:
-    """Select an adapter for Chat in the Adapters room."""
     await room.press("A", until=lambda: name in room.text("#adapters-list"))
     await move_to(room, name)
     await room.press("o")

@@ -33,7 +33,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("checks")]
 
 
 async def checked(room: RoomDriver) -> SourceSession:
-    """Wait until the rows are checked and drawn."""
     await room.until(lambda: ready(room) and room.screen.query_one("#list").count > 0)
     await room.pilot.pause()
     return session_of(room)
@@ -48,14 +47,12 @@ def row(room: RoomDriver, number: int) -> str:
 
 
 async def filter_by(room: RoomDriver, text: str, matches: int) -> None:
-    """Type a filter and wait until it is applied."""
     await room.press("slash")
     await room.type(text)
     await room.press("enter", until=lambda: selected(room) == matches)
 
 
 def message(room: RoomDriver) -> str:
-    """The message in place of the rows."""
     return " ".join(room.text("#message").split())
 
 
@@ -185,7 +182,6 @@ async def test_a_key_typed_before_the_rows_found_are_shown_acts_on_the_row_on_sh
     keys, call_later = ["x"], MlxtuneApp.call_later
 
     def type_first(app: MlxtuneApp, *args: Any, **kwargs: Any) -> bool:
-        """Type a key before the first result of a thread arrives."""
         if keys and threading.current_thread() is not threading.main_thread():
             key = keys.pop()
             app.post_message(events.Key(key, key))
@@ -418,7 +414,6 @@ CHATBOT = "I hope this helps!"
 
 
 def marked_finding(room: RoomDriver) -> str:
-    """The line with the cursor in the list of findings."""
     return next(line for line in room.text("#findings-list").splitlines() if line[0] in "▎▌")
 
 

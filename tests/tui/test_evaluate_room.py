@@ -28,7 +28,7 @@ from mlxtune.tui.widgets import ChoiceDialog
 from .driver import LARGE, NARROW, Gate, Opening, RoomDriver, any_size, drive, opens, picture_sizes
 from .evaluated import base, copy_rows, evaluating, evaluation, tuned
 from .rows_stage import ROWS, write
-from .stage import NOW, Shop
+from .stage import FINISHED, NOW, Shop
 from .test_naughty import NAUGHTY
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("two_arms")]
@@ -60,7 +60,6 @@ async def focus(room: RoomDriver, id: str) -> None:
 
 
 async def page(room: RoomDriver) -> str:
-    """Return the whole text of the page that opens, its words joined by single spaces."""
     await room.until(lambda: room.mode == "" and bool(room.text("#rows").strip()))
     rows = room.screen._rows(room.screen.query_one("#rows").size.width)
     return " ".join(" ".join(row.plain.split()) for row in rows)
@@ -288,7 +287,7 @@ async def test_a_baseline_alone_has_no_comparison_and_names_the_next_step_after_
     await room.press("v", notice="· No other answer.")
     assert "reference" in room.text("#ev-detail")
     await room.press("c", notice="· Not possible now: ")
-    shop.run("20261124-1600-support-json", steps=5, end=("run.finished", {"summary": {}}))
+    shop.run("20261124-1600-support-json", steps=5, end=FINISHED)
     await room.observe(shop.snapshot())
     await room.until(lambda: "Evaluate the adapter" in room.text("#ev-summary"))
 
@@ -360,9 +359,7 @@ async def test_an_evaluation_of_another_recipe_is_shown_when_it_finishes(shop, o
 
 async def test_runs_of_a_recipe_are_told_apart(shop, open_room):
     for run, id, age in (("20261124-1312-support-json", OLDER, 4000), ("20261124-1412-support-json", ID, 300)):
-        shop.run(run, steps=60, end=("run.finished", {"summary": {}}), age=age)
-        (shop.folder / "runs" / run / "adapter").mkdir()
-        (shop.folder / "runs" / run / "adapter" / "adapters.safetensors").touch()
+        shop.run(run, steps=60, end=FINISHED, age=age, adapter=True)
         write_json(evaluation(shop, id, run=run, age=age - 100) / launch.LAUNCH_FILE, {"request": {"run": run}})
     async with open_room("evaluate") as room:
         await rows_found(room, count=7)
@@ -405,9 +402,7 @@ async def test_n_asks_for_a_subject_and_arms_and_starts(shop, open_room, monkeyp
 
     monkeypatch.setattr("mlxtune.runs.launch.start", start)
     evaluation(shop)
-    run = shop.run("20261124-1412-support-json", steps=60, end=("run.finished", {"summary": {}}), age=300)
-    (run / "adapter").mkdir()
-    (run / "adapter" / "adapters.safetensors").touch()
+    run = shop.run("20261124-1412-support-json", steps=60, end=FINISHED, age=300, adapter=True)
     async with open_room("evaluate") as room:
         await rows_found(room)
         for subject, arms in (("0", "1"), ("2", "0")):  # subject 1 has the recipe as it is now
@@ -521,10 +516,8 @@ async def test_an_evaluation_that_failed_without_answers_is_not_continued(shop, 
 def evaluated_twice(shop: Shop, settings: str) -> Path:
     """A run with ``settings`` for its evaluation of 133 held-out rows. Earlier, its base took 95 s for 40 rows."""
     folder = evaluation(shop)
-    run = shop.run("20261124-1412-support-json", steps=60, end=("run.finished", {"summary": {}}), age=300)
+    run = shop.run("20261124-1412-support-json", steps=60, end=FINISHED, age=300, adapter=True)
     (run / "recipe.toml").write_text(f"{(run / 'recipe.toml').read_text()}\n[evaluation]\n{settings}\n")
-    (run / "adapter").mkdir()
-    (run / "adapter" / "adapters.safetensors").touch()
     report = json.loads((folder / "report.json").read_text())
     report["arms"][0]["cached"] = False
     (folder / "report.json").write_text(json.dumps(report))
@@ -595,10 +588,8 @@ async def test_the_recipe_as_it_is_now_can_be_chosen_if_it_evaluates_differently
     )
     recipe = shop.recipe()
     copy_rows(shop)
-    run = shop.run("20261124-1412-support-json", steps=60, end=("run.finished", {"summary": {}}), age=300)
+    run = shop.run("20261124-1412-support-json", steps=60, end=FINISHED, age=300, adapter=True)
     (run / "recipe.toml").write_text(dump(load(recipe)))
-    (run / "adapter").mkdir()
-    (run / "adapter" / "adapters.safetensors").touch()
     with recipe.open("a") as file:
         file.write("\n[evaluation]\nrows = 4\n")
     adapter = {"run": run.name, "adapter": str(run / "adapter")}

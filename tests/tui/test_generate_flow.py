@@ -22,7 +22,8 @@ from mlxtune.recipe import Recipe, load
 
 from .evaluated import evaluation
 from .rows_stage import GOOD, write
-from .stage import NOW, Shop
+from .stage import NOW, Event, Shop
+from .stage import started as started_event
 
 pytestmark = pytest.mark.slow
 
@@ -125,13 +126,11 @@ async def test_variations_are_of_thin_rows_unless_rows_are_chosen(shop, checks, 
     assert [request.rows for _, request in started] == [place.examples, ()]
 
 
-def generating(shop: Shop, *events: tuple[str, dict[str, Any]]) -> Path:
-    """A generation at work, after ``events``."""
+def generating(shop: Shop, *events: Event) -> Path:
     folder = shop.folder / "generations" / "20261124-1500-support-json"
     folder.mkdir(parents=True)
     (folder / "recipe.toml").write_text((shop.folder / "recipes" / "support-json.toml").read_text())
-    started = {"kind": "generate", "name": "support-json", "base": "smollm2-135m", "pid": 1, "host": "mac"}
-    shop.tell(folder, [("run.started", started), *events])
+    shop.tell(folder, [started_event("generate"), *events])
     shop.hold(folder)
     return folder
 

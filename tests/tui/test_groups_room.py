@@ -58,7 +58,6 @@ def members(room: RoomDriver) -> int:
 
 
 async def go_to(room: RoomDriver, kind: str) -> None:
-    """Move the cursor to the first group of a kind."""
     position = next(index for index, line in enumerate(lines(room)) if f" {kind} " in f"{line} ")
     await room.press("home", *["down"] * position)
     await room.until(lambda: room.head("#members").endswith(kind) or f": {kind}" in room.head("#members"))

@@ -25,7 +25,7 @@ from mlxtune.tui.widgets.frame import tabs
 from .conftest import loaded_shop
 from .driver import NARROW, Opening, RoomDriver, drive, opens
 from .evaluated import copy_rows, evaluation
-from .stage import NOW
+from .stage import FINISHED, NOW, started
 from .test_keys import trained
 
 pytestmark = pytest.mark.slow
@@ -33,7 +33,6 @@ ROOM = Opening("home", loaded_shop)
 
 
 def next_text(room: RoomDriver) -> str:
-    """The next step and why, on one line."""
     return " ".join(room.text("#next-picture").split())
 
 
@@ -156,7 +155,7 @@ async def test_while_a_run_trains_no_other_can_start_and_the_run_under_the_curso
 async def test_home_shows_the_recipe_that_the_other_rooms_show(shop, open_room):
     shop.recipe("alpha")
     shop.recipe("beta")
-    shop.run("20261124-1412-alpha", name="alpha", steps=60, end=("run.finished", {"summary": {}}), age=300)
+    shop.run("20261124-1412-alpha", name="alpha", steps=60, end=FINISHED, age=300)
     async with open_room("home") as room:
         assert "Evaluate the adapter" in next_text(room)
         assert room.head("#workflow").endswith("alpha.toml")
@@ -171,9 +170,7 @@ async def test_home_shows_the_recipe_that_the_other_rooms_show(shop, open_room):
 async def test_enter_on_a_finished_run_asks_which_arms_to_evaluate(shop, open_room):
     shop.recipe()
     copy_rows(shop)
-    run = shop.run("20261124-1412-support-json", steps=60, end=("run.finished", {"summary": {}}), age=300)
-    (run / "adapter").mkdir()
-    (run / "adapter" / "adapters.safetensors").touch()
+    shop.run("20261124-1412-support-json", steps=60, end=FINISHED, age=300, adapter=True)
     async with open_room("home") as room:
         await room.press("enter", until=lambda: isinstance(room.screen, ChoiceDialog))
         assert room.screen._heading == "Which arms?"
@@ -245,9 +242,8 @@ async def test_a_room_that_is_left_keeps_no_earlier_widgets_and_is_redrawn_while
 
 async def test_a_running_evaluation_is_in_the_header(loaded, open_room):
     folder = loaded.run("20261125-1000-support-json", kind="eval", alive=True, steps=0)
-    started = {"kind": "eval", "name": "support-json", "base": "smollm2-135m", "pid": 1, "host": "mac"}
     progress = [("arm.started", {"arm": "base", "rows": 72}), ("arm.progress", {"arm": "base", "done": 24, "total": 72})]
-    loaded.tell(folder, [("run.started", started), *progress])
+    loaded.tell(folder, [started("eval"), *progress])
     snapshot = loaded.snapshot()
     assert snapshot.runs[0].alive
     async with open_room("home") as room:
@@ -258,7 +254,7 @@ async def test_a_running_evaluation_is_in_the_header(loaded, open_room):
 
 async def test_a_baseline_alone_is_shown_without_a_comparison(shop, open_room):
     shop.recipe()
-    folder = shop.run("20261125-1000-support-json", kind="eval", steps=0, end=("run.finished", {"summary": {}}))
+    folder = shop.run("20261125-1000-support-json", kind="eval", steps=0, end=FINISHED)
     scores = [{"json": Score(False, "prose"), "contract": Score(False, "prose")}]
     facts = {"name": "support-json", "base": "smollm2-135m", "rows": 1, "run": ""}
     save(build(facts, [scored_arm("base", scores)]), folder)
@@ -284,10 +280,7 @@ async def test_what_ended_since_the_last_visit_is_listed(loaded):
     generation = loaded.folder / "generations" / "20261124-1500-support-json"
     generation.mkdir(parents=True)
     (generation / "recipe.toml").write_text((loaded.folder / "recipes" / "support-json.toml").read_text())
-    loaded.tell(generation, [
-        ("run.started", {"kind": "generate", "name": "support-json", "base": "smollm2-135m", "pid": 1, "host": "mac"}),
-        ("run.finished", {"summary": {"proposed": 1, "refused": {}}}),
-    ])  # fmt: skip
+    loaded.tell(generation, [started("generate"), ("run.finished", {"summary": {"proposed": 1, "refused": {}}})])
     visited = NOW - 3 * 86400
     os.utime(saved_state._file(loaded.folder), (visited, visited))
     async with drive(MlxtuneApp(loaded.folder, clock=lambda: NOW), "home", NARROW) as room:
@@ -300,7 +293,7 @@ async def test_what_ended_since_the_last_visit_is_listed(loaded):
 
 async def test_the_key_of_the_next_step_depends_on_the_focus(shop, open_room):
     shop.recipe()
-    shop.run("20261124-1500-support-json", steps=5, end=("run.finished", {"summary": {}}))
+    shop.run("20261124-1500-support-json", steps=5, end=FINISHED)
     async with open_room("home") as room:
         await room.until(lambda: "  enter evaluate it" in room.text("#next-picture"))
         await room.press("tab")
@@ -321,7 +314,7 @@ async def test_the_workflow_of_a_recipe_leaves_out_another_ones_evaluation(shop,
 
 def test_an_evaluation_without_a_verdict_has_ended_and_a_long_name_is_cut_visibly(shop):
     name = "a-name-that-is-longer-than-the-panel"
-    shop.run(f"20261124-1500-{name}", kind="eval", name=name, end=("run.finished", {"summary": {}}))
+    shop.run(f"20261124-1500-{name}", kind="eval", name=name, end=FINISHED)
     snapshot = shop.snapshot()
     views = [replace(view, state=replace(view.state, name=name)) for view in snapshot.evals]
     assert draw_changes(snapshot, views, 3, 80).plain == f"  ✓ evaluation of {name}, finished"

@@ -55,7 +55,6 @@ class Walk(RoomDriver):
 
     @property
     def run(self) -> RunView:
-        """The newest run."""
         return self.runs[0]
 
     async def set_key(self, key: str, value: str) -> None:

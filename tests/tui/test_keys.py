@@ -33,7 +33,7 @@ from .evaluated import evaluating, evaluation
 from .planned import RECIPE, FakeProbe, plannable
 from .rows_stage import GOOD, Checks, fill, pair, ready, session_of
 from .searched import write_search
-from .stage import Shop, shown, until
+from .stage import FINISHED, Shop, shown, until
 from .test_adapters_room import adapter
 from .test_advice_room import ANSWERS, EVIDENCE
 from .test_chat_room import FakeClient, ask, clients, load
@@ -59,7 +59,7 @@ class Stage:
 
 def trained(shop: Shop) -> None:
     shop.recipe()
-    shop.run("20261119-1010-support-json", steps=60, total=60, age=86400, end=("run.finished", {"summary": {}}))
+    shop.run("20261119-1010-support-json", steps=60, total=60, age=86400, end=FINISHED)
     shop.run("20261122-1010-support-json", steps=50, total=60, age=3600, end=("run.stopped", {"step": 50}))
 
 
@@ -91,7 +91,6 @@ def two_recipes(shop: Shop) -> None:
 
 
 def away(shop: Shop) -> None:
-    """A base that would have to be fetched."""
 
     original = PlanService.plan
 
@@ -316,7 +315,6 @@ def _nothing_starts(monkeypatch: pytest.MonkeyPatch, checks: Checks, clients: li
 
 
 async def arrive(pilot: Any, stage: Stage) -> None:
-    """Open the room by its key, and wait for its content."""
     await pilot.press(ROOMS[stage.mode].key)
     await until(pilot, lambda: stage.sees in shown(pilot.app))
     if stage.then:
@@ -337,7 +335,6 @@ async def go(pilot: Any, stage: Stage) -> None:
 
 
 async def press(pilot: Any, stage: Stage, pane: Widget | None, key: str) -> None:
-    """Press ``key`` where ``pane`` has the focus."""
     await go(pilot, stage)
     if pane is not None and pane.screen is pilot.app.screen and pane.focusable:
         pilot.app.screen.set_focus(pane)
@@ -389,7 +386,6 @@ BY_ID = {
 
 
 def room_of(kind: keys.Kind, binding: Binding) -> str:
-    """The room in which a binding must do something."""
     if binding.id in BY_ID or (binding.id or "").startswith("talk."):
         return BY_ID.get(binding.id or "", "review")
     package, _, rest = kind.__module__.partition(".rooms.")

@@ -14,7 +14,7 @@ from mlxtune.evaluation.scorers import Score
 from mlxtune.tui.rooms import ROOMS
 
 from .driver import NARROW, drive
-from .stage import Shop
+from .stage import FINISHED, Shop
 from .terminal import open_in_terminal, plain, terminal
 
 pytestmark = pytest.mark.slow
@@ -56,7 +56,7 @@ def naughty_shop(shop: Shop) -> Shop:
     ]
     started = {"kind": "train", "name": NAUGHTY, "base": NAUGHTY, "pid": 1, "host": "mac", "step": 60}
     shop.tell(folder, [("run.resumed", started), *events])
-    measured = shop.run(f"20261124-1500-[b]{BIDI}", kind="eval", end=("run.finished", {"summary": {}}))
+    measured = shop.run(f"20261124-1500-[b]{BIDI}", kind="eval", end=FINISHED)
     facts = {"name": NAUGHTY, "base": NAUGHTY, "rows": 3, "run": folder.name, "ids": [NAUGHTY, "b", "c"]}
     scored = [[{"json": Score(at < hits, NAUGHTY), "contract": Score(at < hits, NAUGHTY)} for at in range(3)] for hits in (1, 3)]
     save(build(facts, [scored_arm(NAUGHTY, scored[0]), scored_arm("tuned", scored[1])]), measured)

@@ -47,7 +47,6 @@ async def prompted(room: RoomDriver) -> None:
 
 
 async def open_path(room: RoomDriver, path: str | Path) -> None:
-    """Enter a path in the dialog."""
     await room.press("o")
     await prompted(room)
     field(room).value = str(path)
@@ -63,7 +62,6 @@ async def mapped(room: RoomDriver) -> MappingScreen:
 
 
 async def proposed(room: RoomDriver, name: str) -> None:
-    """Wait for the recipe that the dialog proposes."""
     await mapped(room)
     await room.until(lambda: f"recipes/{name}.toml" in room.head("#recipe-side") and "method" in drawn(room, "#recipe"))
 

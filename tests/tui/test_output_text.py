@@ -21,7 +21,6 @@ def plain_rows(text: str, span: tuple[int, int] | None = None, width: int = 60) 
 
 
 def marked(text: str, span: tuple[int, int], width: int) -> str:
-    """The text under the mark, rows joined."""
     return "".join(
         row.plain[part.start : part.end]
         for row in output_rows(text, span, width)

@@ -22,7 +22,6 @@ def press(*keys: str, until: str) -> Callable[[RoomDriver], Awaitable[None]]:
 
 @pytest.fixture(autouse=True)
 def _fixed(monkeypatch: pytest.MonkeyPatch, checks: Checks) -> None:
-    """Make the snapshots independent of the user and the time."""
     monkeypatch.setattr("mlxtune.data.review._login_name", lambda: "ada")
     monkeypatch.setattr("mlxtune.tui.rooms.review.render.format_time", lambda seconds: "14:46")
 

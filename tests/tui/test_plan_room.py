@@ -66,7 +66,6 @@ ROOM = Opening("plan", plannable, planned)
 
 
 async def select(room: RoomDriver, path: str) -> None:
-    """Put the cursor on a key."""
     keys = [key.path for key in plan_room(room)._keys]
     plan_room(room).query_one("#plan-keys", ListPanel).go(keys.index(path))
     await room.pilot.pause()

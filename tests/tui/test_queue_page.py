@@ -19,7 +19,6 @@ async def opened(room: Any) -> None:
 
 
 def fill(shop: Shop) -> Queue:
-    """Fill the queue with commands in every state."""
     queue = Queue(shop.folder)
     commands = (
         "train recipes/support-json.toml",

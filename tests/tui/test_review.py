@@ -43,7 +43,6 @@ async def go_to(room: RoomDriver, number: int) -> None:
 
 
 async def edit(room: RoomDriver, *keys: str) -> None:
-    """Press ``keys`` and e, wait for the editor."""
     await room.press(*keys, "e", until=lambda: room.focus == "editor")
 
 
@@ -52,7 +51,6 @@ def actions(source: Path) -> list[str]:
 
 
 def line(room: RoomDriver, text: str) -> str:
-    """The line of the row that has ``text``."""
     return next((line for line in room.text("#reader").splitlines() if text in line), "")
 
 

@@ -181,7 +181,6 @@ def test_a_run_goes_on_when_the_terminal_of_its_app_is_closed(workspace, home, m
 
 
 def children(pid: int) -> dict[int, str]:
-    """Return the commands of a process's children by PID."""
     lines = subprocess.run(["ps", "-axo", "pid=,ppid=,command="], capture_output=True, text=True, check=True).stdout.splitlines()
     return {int(child): command for child, parent, command in (line.split(None, 2) for line in lines) if int(parent) == pid}
 

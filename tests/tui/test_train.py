@@ -18,7 +18,7 @@ from .conftest import loaded_shop
 from .driver import NARROW, Opening, RoomDriver, drive, opens
 from .evaluated import evaluating
 from .planned import plannable
-from .stage import NOW, Shop, loss, story
+from .stage import FINISHED, NOW, Shop, loss, story
 
 pytestmark = pytest.mark.slow
 ROOM = Opening("train", loaded_shop)
@@ -37,7 +37,6 @@ def chart_text(room: RoomDriver) -> str:
 
 
 def status(room: RoomDriver) -> str:
-    """The status of the run in the header."""
     return room.text("#top").splitlines()[0]
 
 
@@ -139,7 +138,7 @@ FULL = {"error": "The disk is full, so step 60 was not saved.", "hint": "Free so
         (one_run(steps=60, end=("run.failed", BAD)), 0, [f"✗ {BAD['error']}", str(BAD["hint"])], "", "-resume new"),
         (one_run(steps=60, end=("run.failed", FULL)), 0, ["Free some space.   r resume from 50"], "", "resume"),
         (
-            one_run(steps=100, total=100, end=("run.finished", {"summary": {}})), 0,
+            one_run(steps=100, total=100, end=FINISHED), 0,
             ["✓ 100 steps in", ", the best", "E evaluate", "-adapter from"], "", "",
         ),
         (one_run(total=0, alive=True), 0, ["preparing the model and the rows"], "", ""),
@@ -337,7 +336,7 @@ async def test_c_draws_another_run_beside_this_one_and_hides_it(room):
 
 
 async def test_the_only_other_run_is_compared_without_a_question(shop, open_room):
-    shop.run("20261122-0900-first", steps=100, total=100, age=9000, end=("run.finished", {"summary": {}}))
+    shop.run("20261122-0900-first", steps=100, total=100, age=9000, end=FINISHED)
     shop.run("20261124-1412-second", steps=60, alive=True)
     async with open_room("train", size=LARGE) as room:
         await room.press("c", until=lambda: "alone" in room.actions)

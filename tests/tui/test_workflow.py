@@ -24,9 +24,9 @@ from mlxtune.present.workflow import StageState, WorkflowStage, key_metrics, wor
 from mlxtune.workspace.index import Snapshot
 
 from .evaluated import base, evaluation, kshot, tuned
-from .stage import NOW, RECIPE, Shop
+from .stage import FINISHED as DONE
+from .stage import NOW, RECIPE, Event, Shop, started
 
-DONE = ("run.finished", {"summary": {}})
 ID = "20261124-1412-support-json"
 C = StepCode
 
@@ -42,8 +42,7 @@ def evaluated(
 ) -> Path:
     """An evaluation in which ``base`` of ``rows`` answers of the base held, and ``tuned`` of another arm."""
     folder = shop.run(str(folder), kind="eval", end=DONE)
-    started = {"kind": "eval", "name": "support-json", "base": "smollm2-135m", "pid": 1, "host": "mac"}
-    arms: list[tuple[str, dict[str, Any]]] = [("run.started", started)]
+    arms: list[Event] = [started("eval")]
     for name in ("base", arm):
         arms += [
             ("arm.started", {"arm": name, "rows": rows}),
@@ -59,12 +58,10 @@ def evaluated(
 
 
 def checked(shop: Shop, label: Any = "clean", flagged: int = 0, **more: Any) -> None:
-    """Save the outcome of a check of the shop's rows."""
     check_cache.save(shop.folder / "data" / "support.jsonl", CheckOutcome(label, 480, flagged, **more))
 
 
 def trained(shop: Shop, age: float = 600.0) -> Path:
-    """A recipe, and its finished run."""
     shop.recipe()
     return shop.run(ID, steps=60, end=DONE, age=age)
 
@@ -356,7 +353,7 @@ def test_the_base_is_to_be_measured_until_it_has_been(shop):
     shop.run("20261124-1520-support-json-advice", kind="eval", end=DONE, age=700)
     assert next_step(shop.snapshot()).code == C.EVALUATE_BASE, "a sample for advice is no baseline"
     whole = ("arm.finished", {"arm": "base", "rows": 40, "cached": False, "seconds": 9.0})
-    shop.tell(stopped, [("run.started", {"kind": "eval", "name": "support-json", "base": "b", "pid": 1, "host": "mac"}), whole, ("run.stopped", {"step": 0})], 600)  # fmt: skip
+    shop.tell(stopped, [started("eval"), whole, ("run.stopped", {"step": 0})], 600)
     assert next_step(shop.snapshot()).code == C.TRAIN
     assert stages(shop.snapshot())["Baseline"].state == "done"
 
@@ -375,7 +372,6 @@ def test_while_a_run_trains_rows_without_a_decision_are_offered(loaded):
 
 
 def decide(source: Path, statuses: list[str]) -> None:
-    """A review's journal in which one row each got a status."""
     rows = [{"row": str(at), "before": str(at), "after": str(at), "status": status} for at, status in enumerate(statuses)]
     events = [
         {"v": 1, "seq": at, "t": 1.0, "who": "a", "action": "accept", "reason": "", "rows": [row]} for at, row in enumerate(rows)
