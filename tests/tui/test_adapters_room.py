@@ -172,38 +172,31 @@ async def test_an_export_asks_first_and_starts_the_worker(stocked, open_room, mo
         assert not started, "the first option writes nothing"
         for precision, given, option in (("not quantized", "f16", []), ("smallest", "smallest", ["--smallest"])):
             await room.press("w", choose="mlx")
-            await room.choose(precision)
-            await room.until(lambda: bool(started))
+            await room.press(choose=precision, until=lambda: bool(started))
             assert started.pop() == ("adapters/tone", "fused", given, "", "")
             assert room.app.commands.commands[-1].split() == ["mlxtune", "export", "mlx", "tone", *option]
             await room.until(lambda: not room.app.jobs.busy)
         await room.press("w", choose="ollama")
-        await room.choose("q8_0")
-        await room.until(lambda: bool(started))
+        await room.press(choose="q8_0", until=lambda: bool(started))
         assert started.pop() == ("adapters/tone", "gguf", "q8_0", "ollama", "")
         await room.until(lambda: not room.app.jobs.busy)
-        await room.press("w", choose="ollama --lora")
-        await room.answer("llama3.2:3b")
-        await room.until(lambda: bool(started))
+        await room.press("w", choose="ollama --lora", answer="llama3.2:3b", until=lambda: bool(started))
         assert started.pop() == ("adapters/tone", "gguf-lora", "f16", "ollama", "llama3.2:3b")
 
 
 async def test_a_format_whose_package_is_missing_says_so_in_its_line(room, monkeypatch):
     monkeypatch.setattr("mlxtune.adapters.export.start.find_spec", lambda name: None)
     await move_to(room, "tone")
-    await room.press("w")
-    await room.until(lambda: "llamacpp needs gguf; a GGUF file for llama.cpp" in " ".join(room.text("#choices").split()))
+    await room.press("w", until=lambda: "llamacpp needs gguf; a GGUF file for llama.cpp" in " ".join(room.text("#choices").split()))
     assert room.text("#choices").count("needs gguf") == sum(one.form in GGUF_FORMS for one in FORMATS)
-    await room.choose("llamacpp")
-    await room.until_notice("✗ Writing GGUF requires the package gguf. Run: pip install 'mlxtune[gguf]'")
+    await room.press(choose="llamacpp", notice="✗ Writing GGUF requires the package gguf. Run: pip install 'mlxtune[gguf]'")
     assert room.mode == "adapters", "no other dialog comes first"
 
 
 @opens(size=(80, 24))
 async def test_all_formats_can_be_reached_in_a_small_terminal(room):
     await move_to(room, "tone")
-    await room.press("w")
-    await room.until(lambda: "nothing is written" in room.text("#choice-about") and "enter choose" in room.screen_text)
+    await room.press("w", until=lambda: "nothing is written" in room.text("#choice-about") and "enter choose" in room.screen_text)
     await room.press("end", until=lambda: "▌ peft" in room.screen_text and "enter choose" in room.screen_text)
 
 
@@ -213,8 +206,7 @@ async def test_while_a_server_uses_the_machine_w_says_so_and_offers_only_copies(
     with accelerator_lease("chat", Path("shop")):
         await room.press("w", until=lambda: "This machine is in use by a chat or server" in room.screen_text)
         assert [option.name for option in room.screen._options] == ["Cancel", "mlx --lora", "peft"]
-        await room.choose("mlx --lora")
-        await room.until_notice("✓ Wrote tone. It is in exports/tone-mlx.")
+        await room.press(choose="mlx --lora", notice="✓ Wrote tone. It is in exports/tone-mlx.")
 
 
 async def test_a_running_export_is_in_the_header_leaves_only_copies_and_is_stopped(stocked, open_room, monkeypatch):

@@ -129,8 +129,7 @@ async def test_help_also_opens_over_a_dialog_and_scrolling_does_not_compute_a_pa
 
     async with open_room("home") as room:
         await room.press("o", until=lambda: isinstance(room.screen, PromptDialog))
-        await room.press("f1")
-        await room.until(lambda: room.screen.query("#rows") and "a new run" in room.text("#rows"))
+        await room.press("f1", until=lambda: room.screen.query("#rows") and "a new run" in room.text("#rows"))
         await room.press("escape", until=lambda: isinstance(room.screen, PromptDialog))
         await room.press("escape", mode="home")
         room.app.push_screen(PageScreen("Numbers", rows))

@@ -337,8 +337,7 @@ async def test_an_adapter_chosen_during_a_run_is_asked_about_once(loaded, client
     adapter(loaded.folder / "adapters" / "tone")
     async with open_room("adapters") as room:
         await use(room, "tone")
-        await room.choose("")
-        await room.until(lambda: "enter load tone" in intro(room))
+        await room.press(choose="", until=lambda: "enter load tone" in intro(room))
         await room.pilot.pause()
         assert room.mode == "chat", "waiting is an answer"
         assert not clients

@@ -227,8 +227,7 @@ async def test_tags_are_added_and_removed_and_the_dialog_names_the_marked_rows(r
     await room.press("t", "escape", mode="data")
     await room.press("space", "t", until=lambda: "Tag or untag row 1" in shown(room.app))
     await room.press("escape", "space", "t", until=lambda: "Tag or untag 2 marked rows" in shown(room.app))
-    await room.answer("cold")
-    await room.until(lambda: all("cold" in (session.source.decision(index).tags or ()) for index in (0, 1)))
+    await room.press(answer="cold", until=lambda: all("cold" in (session.source.decision(index).tags or ()) for index in (0, 1)))
 
 
 async def test_counts_from_before_a_decision_are_marked_and_a_repeated_check_shows_its_progress_and_its_error(
@@ -288,8 +287,7 @@ async def test_lengths_in_characters_say_which_rows_they_leave_out():
 
 async def test_an_invalid_row_cannot_be_tagged(room):
     source = room.staged
-    await room.press("end", "t", answer="hot")
-    await room.until_notice("✗ support-json.jsonl, line 14: there is no assistant turn at the end")
+    await room.press("end", "t", answer="hot", notice="✗ support-json.jsonl, line 14: there is no assistant turn at the end")
     assert not journal_path(source).exists()
 
 
@@ -332,9 +330,7 @@ async def test_all_selected_rows_are_decided_on_in_one_step(room):
     assert len(statuses(room)) == 6
     await room.press("u", notice="↶ 6 rows: reject undone.")
     assert len(statuses(room)) == 1
-    await room.press("*", choose="tag")
-    await room.answer("later")
-    await room.until_notice("✓ 6 rows tagged.")
+    await room.press("*", choose="tag", answer="later", notice="✓ 6 rows tagged.")
     assert sum("later" in (decision.tags or ()) for decision in session.source.decisions.values()) == 6
     await room.until(lambda: not room.app.jobs.busy)
 
@@ -362,10 +358,8 @@ async def test_rows_that_a_decision_took_from_the_filter_are_not_decided_on(room
     session = session_of(room)
     await filter_by(room, "tag:login status:pending", 6)
     await room.press("a", until=lambda: len(statuses(room)) == 1)
-    await room.press("*")
-    await room.until(lambda: "5 rows that match the filter" in room.screen_text)
-    await room.choose("reject")
-    await room.until_notice("✗ 5 rows rejected.")
+    await room.press("*", until=lambda: "5 rows that match the filter" in room.screen_text)
+    await room.press(choose="reject", notice="✗ 5 rows rejected.")
     assert len(session.selection.rows) == 6
     assert sorted(statuses(room).values()) == ["accepted", *["rejected"] * 5]
     await room.until(lambda: not room.app.jobs.busy)
@@ -405,8 +399,7 @@ async def test_after_a_fix_the_cursor_is_on_the_next_row_that_blocks_training(sh
     async with open_room("data") as room:
         session = await checked(room)
         await room.press(*["down"] * 10, "f", until=lambda: isinstance(room.screen, FixDialog))
-        await room.press("enter", notice="~ Row 11 edited.")
-        await room.until(lambda: session.row_index == 11)
+        await room.press("enter", notice="~ Row 11 edited.", until=lambda: session.row_index == 11)
         await room.press("f", until=lambda: "2 rows: rows with an empty answer" in room.screen_text)
 
 
@@ -663,8 +656,7 @@ async def test_an_import_asks_before_it_leaves_out_invalid_rows(room, shop, tmp_
     await room.choose("")
     assert not (shop.folder / "data").exists()
     await room.press("i", answer=str(other))
-    await room.choose("skip")
-    await room.until_notice("✓ Imported 3 rows to data/mixed.jsonl, 2 invalid rows skipped.")
+    await room.press(choose="skip", notice="✓ Imported 3 rows to data/mixed.jsonl, 2 invalid rows skipped.")
 
 
 async def test_a_missing_changed_and_emptied_source_is_noticed(shop, checks, open_room):
@@ -730,8 +722,7 @@ async def test_another_recipe_shows_its_rows_and_hides_the_undo_of_a_decision(sh
     async with open_room("data") as room:
         assert len((await checked(room)).source) == 10, "the main recipe comes first"
         await room.press("x", notice="✗ Row 1 rejected.")
-        await room.press("o", "down", "enter")
-        await room.until(lambda: ready(room) and len(session_of(room).source) == 1 and not room.notice)
+        await room.press("o", "down", "enter", until=lambda: ready(room) and len(session_of(room).source) == 1 and not room.notice)
 
 
 async def test_filter_order_and_cursor_survive_a_change_of_the_recipe(room, shop):

@@ -424,8 +424,7 @@ async def test_a_start_that_fails_is_reported(shop, open_room, monkeypatch):
     async with open_room("evaluate") as room:
         await rows_found(room)
         await room.press("n", choose="0")
-        await room.choose("0")
-        await room.until_notice("✗ The worker of x ended at once")
+        await room.press(choose="0", notice="✗ The worker of x ended at once")
         assert room.screen.rows.title == "Tuned fails"
 
 
@@ -600,8 +599,7 @@ async def test_the_recipe_as_it_is_now_can_be_chosen_if_it_evaluates_differently
             await room.until(lambda count=count: len(started) == count and not room.app.jobs.busy)  # type: ignore[misc]
         room.app.run_to_evaluate = Run(run)
         await room.press("H", "E", choose=str(run / "recipe.toml"))
-        await room.choose("0")
-        await room.until(lambda: len(started) == 3 and not room.app.jobs.busy)
+        await room.press(choose="0", until=lambda: len(started) == 3 and not room.app.jobs.busy)
         await room.press("n", choose="0")
         await room.choose("1")  # all held-out rows
         await room.until(lambda: len(started) == 4)
@@ -624,8 +622,7 @@ async def test_without_an_evaluation_enter_starts_one_on_a_later_visit_too(shop,
         await room.press("enter", choose="0")
         await room.until(lambda: isinstance(room.screen, ChoiceDialog) and "held-out rows" in room.screen._text)
         assert re.search(r"on (\d+) of \1 held-out rows", room.screen._text)
-        await room.choose("0")
-        await room.until(lambda: started == ["eval"])
+        await room.press(choose="0", until=lambda: started == ["eval"])
 
 
 async def test_an_evaluation_that_is_starting_is_not_another_task(shop, open_room, monkeypatch):
@@ -643,8 +640,7 @@ async def test_an_evaluation_that_is_starting_is_not_another_task(shop, open_roo
     copy_rows(shop)
     async with open_room("evaluate") as room:
         await room.press("enter", choose="0")
-        await room.choose("0")
-        await room.until(lambda: room.app.jobs.busy)
+        await room.press(choose="0", until=lambda: room.app.jobs.busy)
         room.screen.redraw()
         assert "Another task is running" not in room.text("#invite")
         gate.set()

@@ -76,11 +76,8 @@ async def test_variations_of_the_filtered_rows(shop, checks, open_room, started)
         assert [option.value for option in room.screen._options] == ["variations", "documents", "answers", "unanswered"]
         assert "4 rows that match the filter" in room.screen._options[0].about
         await room.choose("variations")
-        await room.choose("0")
-        await room.until_notice("● Generating")
-        await room.press("w", choose="documents")
-        await room.answer("no-such-folder")
-        await room.until_notice("✗ There are no documents at")
+        await room.press(choose="0", notice="● Generating")
+        await room.press("w", choose="documents", answer="no-such-folder", notice="✗ There are no documents at")
     rows = {row.id for row in read_file(load(file).source) if row.meta["tag"] == "login"}
     assert set(started[0][1].rows) == rows
 
@@ -92,8 +89,7 @@ async def test_missing_answers_are_written_by_the_base(shop, checks, open_room, 
         await room.until(lambda: room.screen.session is not None and room.screen.session.source.scanned == len(GOOD) + 1)
         await room.press("w", choose="unanswered")
         await room.until(lambda: room.mode == "" and room.screen._heading == "Which teacher should write up to 1 row?")
-        await room.choose("0")
-        await room.until_notice("● Generating")
+        await room.press(choose="0", notice="● Generating")
     ((_, request),) = started
     assert (request.task, request.prompts, request.count, request.teacher.base) == ("answers", "", ALL_PROMPTS, "smollm2-135m")
 
@@ -117,12 +113,10 @@ async def test_variations_are_of_thin_rows_unless_rows_are_chosen(shop, checks, 
             ((), "All training rows"),
         ]
         await room.choose("0")
-        await room.choose("0")
-        await room.until_notice("● Generating")
+        await room.press(choose="0", notice="● Generating")
         await room.press("w", choose="variations")
         await room.choose("All training rows")
-        await room.choose("0")
-        await room.until(lambda: len(started) == 2)
+        await room.press(choose="0", until=lambda: len(started) == 2)
     assert [request.rows for _, request in started] == [place.examples, ()]
 
 
@@ -151,8 +145,7 @@ async def test_a_finished_generation_leads_to_its_first_row_in_review(shop, chec
         shop.tell(folder, [("run.finished", {"summary": {"proposed": 1, "refused": {"empty": 2}}})])
         await room.observe(shop.snapshot(NOW + 5))
         await room.until_notice("✓ 1 row proposed, 2 rejected. Press R to review them, most useful first.")
-        await room.press("R")
-        await room.until(lambda: room.mode == "review" and room.screen.row is not None and room.screen.row.id == row.id)
+        await room.press("R", until=lambda: room.mode == "review" and room.screen.row is not None and room.screen.row.id == row.id)
         await room.until(lambda: "written by big" in " ".join(room.text("#origin").split()))
         assert "novelty 0.70" in room.text("#origin")
         await room.press("a", until=lambda: len(read_source(recipe.source).rows) == 11)

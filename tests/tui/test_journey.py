@@ -45,10 +45,6 @@ def workspace(tmp_path: Path, home: Path, tiny: Path) -> Path:
 class Walk(RoomDriver):
     """A user at the keyboard, who waits for workers."""
 
-    async def open(self, key: str, mode: str) -> None:
-        await self.press(key)
-        await self.until(lambda: self.mode == mode)
-
     @property
     def runs(self) -> tuple[RunView, ...]:
         return self.app.snapshot.runs
@@ -81,39 +77,33 @@ async def test_from_an_empty_folder_to_a_trained_adapter(workspace):
     async with opened(workspace) as user:
         # Home: one key creates the sample workspace
         assert "Start with the sample workspace" in user.text("#next-picture")
-        await user.press("enter")
-        await user.until(lambda: "support.jsonl" in user.text("#next-picture"))
+        await user.press("enter", until=lambda: "support.jsonl" in user.text("#next-picture"))
         edit_recipe(recipe, SMALL | QUICK)
         # Data: a child process checks every row; one is accepted
-        await user.open("D", "data")
+        await user.press("D", mode="data")
         await user.until(lambda: ready(user))
         assert user.app.sessions.session is not None
         assert user.app.sessions.session.browser is not None
         assert len(user.app.sessions.session.browser) == 836
-        await user.press("a")
-        await user.until_notice("✓ Row 1 accepted.")
+        await user.press("a", notice="✓ Row 1 accepted.")
         # Review: it opens on the next row, which is rejected
-        await user.open("R", "review")
+        await user.press("R", mode="review")
         await user.until(lambda: user.head("#read").startswith("▌ Row 2 "))
-        await user.press("x")
-        await user.until_notice("✗ Row 2 rejected.")
+        await user.press("x", notice="✗ Row 2 rejected.")
         # Plan: edits are written to the file, whose comments stay
-        await user.open("P", "plan")
+        await user.press("P", mode="plan")
         for key, value in EDITS.items():
             await user.set_key(key, value)
         await user.until(lambda: "This fits" in user.text("#plan-verdict"))
         assert load(recipe).model.base == "../tiny"
         assert "#" in recipe.read_text()
         # Evaluate: the base, before anything is trained
-        await user.open("E", "evaluate")
-        await user.press("enter")
-        await user.choose("0")
-        await user.choose("0")
-        await user.until(lambda: bool(user.app.snapshot.verdict))
+        await user.press("E", mode="evaluate")
+        await user.press("enter", choose="0")
+        await user.press(choose="0", until=lambda: bool(user.app.snapshot.verdict))
         # Train: a run, and its curve
-        await user.open("T", "train")
-        await user.press("n")
-        await user.choose("0")
+        await user.press("T", mode="train")
+        await user.press("n", choose="0")
         await user.choose("train")  # though the rows were checked before the edits
         await user.until(lambda: bool(user.runs) and user.run.run.state().step >= 3)  # as soon as it is on disk
         os.kill(user.run.run.state().pid, signal.SIGSTOP)  # it must not end while the app is closed
@@ -125,13 +115,10 @@ async def test_from_an_empty_folder_to_a_trained_adapter(workspace):
         await user.until(lambda: user.mode == "train" and bool(user.runs) and user.run.state.step >= before.state.step)
         assert "smoothed" in user.head("#chart")
         assert [step.step for step in user.run.state.steps] == list(range(1, user.run.state.step + 1))
-        await user.press("s")
-        await user.choose("stop")
-        await user.until_notice("■ support-json was asked to stop")
+        await user.press("s", choose="stop", notice="■ support-json was asked to stop")
         os.kill(before.state.pid, signal.SIGCONT)
         await user.until(lambda: user.run.status == "stopped" and "resume" in user.actions)
-        await user.press("r")
-        await user.until(lambda: user.run.status == "finished")
+        await user.press("r", until=lambda: user.run.status == "finished")
         assert user.run.state.step == user.run.state.total
 
 
@@ -154,34 +141,26 @@ async def test_from_a_trained_adapter_to_a_chat(workspace):
     train(workspace)
     async with opened(workspace) as user:
         # Evaluate: base against tuned, and from a number to a row
-        await user.open("E", "evaluate")
-        await user.press("enter")
-        await user.choose("0")
-        await user.choose("0")
-        await user.until(lambda: bool(user.app.snapshot.verdict and user.app.snapshot.verdict.outcome))
+        await user.press("E", mode="evaluate")
+        await user.press("enter", choose="0")
+        await user.press(choose="0", until=lambda: bool(user.app.snapshot.verdict and user.app.snapshot.verdict.outcome))
         await user.until(lambda: user.focus == "ev-list" and "row" in user.actions)
-        await user.press("enter")
-        await user.until(lambda: user.mode == "")
+        await user.press("enter", until=lambda: user.mode == "")
         await user.press("escape")
         # Blind: two votes without the arms' names
-        await user.open("B", "blind")
+        await user.press("B", mode="blind")
         await user.until(lambda: "begin" in user.actions)
-        await user.press("enter")
-        await user.choose("10")
-        await user.until(lambda: "0 of 3 answered" in user.head("#bl-questions"))
+        await user.press("enter", choose="10", until=lambda: "0 of 3 answered" in user.head("#bl-questions"))
         for vote, count in (("a", "1 of 3 answered"), ("=", "2 of 3 answered")):
             await user.press(vote)
             await user.until(lambda count=count: count in user.head("#bl-questions"))  # type: ignore[misc]
             await user.pilot.pause(0.2)  # a second vote at once counts as a bounced key
         # Adapters: it is there, and gets a name
-        await user.open("A", "adapters")
+        await user.press("A", mode="adapters")
         await user.until(lambda: "rename" in user.actions)
-        await user.press("e")
-        await user.answer("first-try")
-        await user.until_notice("✓")
+        await user.press("e", answer="first-try", notice="✓")
         # Chat: it answers
-        await user.press("o")
-        await user.until(lambda: user.mode == "chat" and user.focus == "chat-field")
+        await user.press("o", until=lambda: user.mode == "chat" and user.focus == "chat-field")
         await user.press(*"Where is my parcel?", "enter")
         chat = user.screen.chat
         await user.until(lambda: bool(chat.exchanges) and not chat.streaming)
@@ -189,7 +168,6 @@ async def test_from_a_trained_adapter_to_a_chat(workspace):
         assert (reply.adapter, reply.error, bool(reply.text)) == ("first-try", "", True)
         # Advice: the interview begins
         await user.press("escape")
-        await user.open("V", "advice")
+        await user.press("V", mode="advice")
         await user.until(lambda: "5 left" in user.head("#advice-interview"))
-        await user.press("down", "enter")
-        await user.until(lambda: "4 left" in user.head("#advice-interview"))
+        await user.press("down", "enter", until=lambda: "4 left" in user.head("#advice-interview"))

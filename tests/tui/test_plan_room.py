@@ -175,8 +175,7 @@ async def test_the_plan_follows_an_edit_and_rows_are_measured_once(shop, open_ro
 async def test_g_makes_the_recipe_fit_one_change_at_a_time(room, shop):
     await room.press("n", until=lambda: isinstance(room.screen, ChoiceDialog))
     assert room.screen._options[1].name == "Train anyway"
-    await room.press("escape")
-    await room.until(lambda: "grad_checkpoint = true" in room.text("#plan-side"))
+    await room.press("escape", until=lambda: "grad_checkpoint = true" in room.text("#plan-side"))
     assert "33% longer steps" in room.text("#plan-side")
     await room.press("f", notice="✓ grad_checkpoint is now true.")
     assert load(file_of(shop)).training.grad_checkpoint is True
@@ -216,8 +215,7 @@ async def test_rows_that_were_checked_with_another_recipe_are_named(shop, open_r
         await room.until(lambda: "! Not checked since" in room.text("#plan-side"))
         await room.press("n", until=lambda: isinstance(room.screen, ChoiceDialog))
         assert room.screen._text.startswith("Not checked since the recipe changed. This fits: ")
-        await room.choose("data")
-        await room.until(lambda: room.mode == "data")
+        await room.press(choose="data", until=lambda: room.mode == "data")
         assert started == []
 
 

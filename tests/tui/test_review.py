@@ -409,8 +409,7 @@ async def test_decisions_about_rows_that_are_not_in_the_source_are_announced(sho
     write(source, [{"prompt": f"Number {number}?", "completion": "Yes."} for number in range(20)])
     async with open_room("review") as room:
         await room.until(lambda: "2 decisions of the review are about rows that this source does not have." in room.notice)
-        await room.press("u")
-        await room.until(lambda: "2 rows: accept undone. It was about rows that are not in the source" in room.notice)
+        await room.press("u", until=lambda: "2 rows: accept undone. It was about rows that are not in the source" in room.notice)
 
 
 @opens(mode="data", settle=None)
@@ -544,8 +543,7 @@ async def test_a_long_file_name_keeps_the_line_number(room):
 async def test_a_second_annotator_starts_anew_and_is_compared(room):
     source = room.staged
     await room.press("a", notice="✓ Row 1 accepted.")
-    await room.press("y", choose="Another name")
-    await room.answer("ben")
+    await room.press("y", choose="Another name", answer="ben")
     await room.until(lambda: "as ben" in room.text("#progress") and "0 of 10 decided" in room.text("#progress"))
     await room.press("home", "x", notice="✗ Row 1 rejected.")
     await room.press("home", until=lambda: "disputed" in room.text("#origin"))

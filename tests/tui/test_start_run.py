@@ -64,8 +64,7 @@ async def test_rows_that_should_not_be_trained_on_are_named_before_a_run_starts(
     check_cache.save(shop.folder / "data" / "support.jsonl", check)
     async with open_room("train") as room:
         await room.press("n", until=lambda: says in " ".join(room.screen_text.split()))
-        await room.choose("data")
-        await room.until(lambda: room.mode == "data")
+        await room.press(choose="data", until=lambda: room.mode == "data")
         await room.press("T")
         assert not started
         await room.press("n", choose="train", until=lambda: started == ["support-json"])

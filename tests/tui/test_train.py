@@ -52,8 +52,7 @@ async def test_nothing_is_saved_before_the_first_step(shop, open_room, monkeypat
     async with open_room("train") as room:
         await room.press("s", until=lambda: isinstance(room.screen, ChoiceDialog))
         assert option_texts(room) == ["Let it finish, nothing changes", "Stop, nothing is saved"]
-        await room.choose("stop")
-        await room.until(lambda: room.notice == "■ support-json was asked to stop: nothing is saved.")
+        await room.press(choose="stop", until=lambda: room.notice == "■ support-json was asked to stop: nothing is saved.")
 
 
 async def test_stop_asks_first_and_its_default_changes_nothing(room, shop, monkeypatch):
@@ -88,8 +87,7 @@ async def test_a_run_that_was_asked_and_is_quiet_can_be_killed_after_a_warning(r
     assert "stop" in room.actions
     await room.press("s", until=lambda: isinstance(room.screen, ChoiceDialog))
     assert "This loses what follows checkpoint 600." in room.screen._text
-    await room.choose("stop")
-    await room.until_notice("■ support-json is exiting now, without saving.")
+    await room.press(choose="stop", notice="■ support-json is exiting now, without saving.")
 
 
 async def test_a_refused_stop_changes_nothing_also_while_the_app_is_busy(room, monkeypatch):
@@ -327,8 +325,7 @@ async def test_the_cursor_moves_by_a_step_where_columns_are_wider_than_steps(sho
 async def test_c_draws_another_run_beside_this_one_and_hides_it(room):
     await room.press("c", until=lambda: isinstance(room.screen, ChoiceDialog))
     assert "tone-soft, stopped, stopped, 5 d ago" in option_texts(room)
-    await room.choose("20261119-1010-tone-soft")
-    await room.until(lambda: "tone-soft" in room.head("#chart"))
+    await room.press(choose="20261119-1010-tone-soft", until=lambda: "tone-soft" in room.head("#chart"))
     assert "alone" in room.actions
     await room.press("left", until=lambda: "tone-soft –" in room.head("#chart"))
     await room.press("c", until=lambda: "compare" in room.actions)
