@@ -238,7 +238,7 @@ TOPICS = {
     "size": "Which size of {thing} fits a tall child, medium or large?",
     "washing": "How do I wash the {thing} without removing its wax coating?",
 }
-THINGS = (
+THINGS = [
     "tent",
     "boots",
     "jacket",
@@ -253,7 +253,7 @@ THINGS = (
     "paddle",
     "tarp",
     "vest",
-)
+]
 WRONG = ("Write a poem about the moon over Berlin.", "What is the capital of France?", "Compute 17 times 23.")
 
 

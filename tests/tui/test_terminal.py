@@ -20,15 +20,18 @@ from .terminal import plain, terminal
 
 pytestmark = pytest.mark.slow
 
-BROKEN = """
+APP = """
 import sys
+sys.argv = ["mlxtune"]
+from mlxtune.cli.start import main
+main()
+"""
+
+BROKEN = """
 from mlxtune.tui.rooms.home.screen import HomeRoom
 def broken(self, snapshot):
     raise ValueError("seven [b]is\\x1b[2J odd")
 HomeRoom.draw = broken
-sys.argv = ["mlxtune"]
-from mlxtune.cli.start import main
-main()
 """
 
 # A handler that never returns to the event loop, and a helper that ignores the end of its parent, like one that computes.
@@ -44,22 +47,15 @@ def stuck(self, snapshot):
     Path("stuck").touch()
     time.sleep(600)
 HomeRoom.draw = stuck
-sys.argv = ["mlxtune"]
-from mlxtune.cli.start import main
-main()
 """
 
 TRAINS = """
-import sys
 from pathlib import Path
 from mlxtune.recipe import load
 from mlxtune.runs import launch
 recipe = load(Path("recipes/tiny.toml"), ("training.steps=20000", "training.save_every=50", "training.validate_every=20000"))
 launch.START_TIMEOUT = 600.0
 launch.start(Path.cwd(), "train", recipe)
-sys.argv = ["mlxtune"]
-from mlxtune.cli.start import main
-main()
 """
 
 COUNTS_READERS = """
@@ -72,13 +68,6 @@ def count():
         Path("new").rename("readers")
         time.sleep(0.05)
 threading.Thread(target=count, daemon=True).start()
-"""
-
-APP = """
-import sys
-sys.argv = ["mlxtune"]
-from mlxtune.cli.start import main
-main()
 """
 
 
@@ -150,7 +139,7 @@ def test_the_end_of_its_input_alone_ends_the_app(tmp_path):
 def test_a_hangup_ends_an_app_that_cannot_exit_by_itself(tmp_path, closed):
     """The terminal is closed without a signal, or stays open after one."""
     (tmp_path / "work").mkdir()
-    with terminal(tmp_path / "work", tmp_path / "home", code=STUCK) as screen:
+    with terminal(tmp_path / "work", tmp_path / "home", code=STUCK + APP) as screen:
         screen.wait_for((tmp_path / "work" / "stuck").exists)
         helpers = children(screen.process.pid)
         assert helpers
@@ -164,7 +153,7 @@ def test_a_hangup_ends_an_app_that_cannot_exit_by_itself(tmp_path, closed):
 
 def test_a_run_goes_on_when_the_terminal_of_its_app_is_closed(workspace, home, monkeypatch):
     monkeypatch.setenv("MLXTUNE_HOME", str(home))
-    with terminal(workspace, home, code=TRAINS) as screen:
+    with terminal(workspace, home, code=TRAINS + APP) as screen:
         screen.until("▎ ")
         (run,) = registry.list_runs(workspace)
         try:
@@ -197,7 +186,7 @@ def is_alive(pid: int) -> bool:
 
 def test_an_internal_error_is_a_sentence_without_a_traceback(tmp_path):
     (tmp_path / "work").mkdir()
-    with terminal(tmp_path / "work", tmp_path / "home", code=BROKEN) as screen:
+    with terminal(tmp_path / "work", tmp_path / "home", code=BROKEN + APP) as screen:
         assert screen.end() == 4
         output = plain(screen.written).decode()
         assert "✗ Internal error: ValueError: seven [b]is␛[2J odd" in output

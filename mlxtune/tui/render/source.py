@@ -11,7 +11,7 @@ from mlxtune.data.checks.check_input import text_parts
 from mlxtune.data.rows import Message, Row, RowError
 from mlxtune.tui.paths import relative_paths
 from mlxtune.tui.render.output_text import output_rows
-from mlxtune.tui.render.text import cell, error_rows, invitation, key, line, lines, marked, paragraph, shorten
+from mlxtune.tui.render.text import cell, error_rows, key, line, lines, marked, paragraph, shorten
 from mlxtune.tui.source_session import SourceSession
 
 _MAX_SHOWN = 2000  # characters of a text beside a list
@@ -76,12 +76,3 @@ def source_unavailable(session: SourceSession, workspace: Path, in_data: bool, w
         rows = [paragraph(f"{session.ref.name} has no rows.", width, style="bold")]
     keys = line("  ", key("i", "import rows", "screen.import_rows"), "   ", key("o", "another recipe", "app.choose_recipe"))
     return lines(*rows, "", keys)
-
-
-def no_source(error: str, has_recipes: bool, width: int) -> Content:
-    """Describe the room while no source is selected, and the key that selects one."""
-    open_key = key("o", "choose a recipe" if has_recipes else "open a file", "app.choose_recipe")
-    keys = key("i", "import rows", "screen.import_rows"), open_key
-    if error:
-        return lines(*marked("✗", "$error", error, width), "", line("  ", keys[0], "   ", keys[1]))
-    return invitation(width, "No rows selected.", *keys)

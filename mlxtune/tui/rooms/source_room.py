@@ -19,7 +19,8 @@ from mlxtune.tui.generate_flow import choose_task
 from mlxtune.tui.notices import Notice
 from mlxtune.tui.open_flow import ask_for_map
 from mlxtune.tui.paths import relative_paths, unused
-from mlxtune.tui.render.source import no_source, source_unavailable
+from mlxtune.tui.render.source import source_unavailable
+from mlxtune.tui.render.text import invitation, key, line, lines, marked
 from mlxtune.tui.room import OTHER_RECIPE, Room
 from mlxtune.tui.session_manager import SOURCE_MODES, decision_notice, undo_or_redo
 from mlxtune.tui.source_session import SourceSession
@@ -116,9 +117,12 @@ class SourceRoom(Room):
     def _draw_unavailable(self, session: SourceSession | None, width: int) -> Content:
         if session is not None:
             return source_unavailable(session, self.app.workspace, self.mode == "data", width)
-        view = self.app.selection.recipe
-        error = relative_paths(self.app.workspace, view.error) if view else ""
-        return no_source(error, bool(self.app.snapshot.recipes), width)
+        view, choose = self.app.selection.recipe, "choose a recipe" if self.app.snapshot.recipes else "open a file"
+        keys = key("i", "import rows", "screen.import_rows"), key("o", choose, "app.choose_recipe")
+        if view and view.error:
+            error = relative_paths(self.app.workspace, view.error)
+            return lines(*marked("✗", "$error", error, width), "", line("  ", keys[0], "   ", keys[1]))
+        return invitation(width, "No rows selected.", *keys)
 
     @property
     def is_filtered(self) -> bool:

@@ -148,16 +148,6 @@ class ChoiceDialog(Dialog[Any]):
             self.dismiss(self._options[event.index].value)
 
 
-class PathField(Input):
-    """A field for a path in a :class:`PromptDialog`, which lists the paths that begin with what was typed."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("tab", "screen.complete", "complete the path", id="path.complete"),
-        Binding("up", "screen.candidate(-1)", "previous path", id="path.up"),
-        Binding("down", "screen.candidate(1)", "next path", id="path.down"),
-    ]
-
-
 class PromptDialog(Dialog[str]):
     """Asks the user for a line of text. Returns it, or an empty string on escape.
 
@@ -170,7 +160,9 @@ class PromptDialog(Dialog[str]):
     GROUP = "ask"
     ACTIONS = (
         Action("submit", "enter", lambda dialog: dialog.label, bound=False),
-        Action("complete", "tab", "complete", when="folder", bound=False),
+        Action("complete", "tab", lambda dialog: "complete" if dialog.folder else "", "complete the path"),
+        Action("candidate(-1)", "up", help="previous path", id="up"),
+        Action("candidate(1)", "down", help="next path", id="down"),
         Action("dismiss('')", "escape", "close", id="close"),
     )
 
@@ -187,10 +179,9 @@ class PromptDialog(Dialog[str]):
         self._submitting = False  # and so was enter
 
     def compose_body(self) -> ComposeResult:
-        text, field = self._text, PathField if self.folder else Input
-        if text:
+        if text := self._text:
             yield Panel((lambda width, _height: paragraph(text, width)) if isinstance(text, str) else text, classes="prose")
-        yield field(safe_text(self._value).translate(_ESCAPED), compact=True, select_on_focus=self._select)
+        yield Input(safe_text(self._value).translate(_ESCAPED), compact=True, select_on_focus=self._select)
         yield ListPanel(eager=True, id="candidates")
         yield Panel(id="wrong", classes="trouble")
 
