@@ -83,7 +83,7 @@ class ChoiceDialog(Dialog[Any]):
     """
 
     GROUP = "choice"
-    ACTIONS = (Action("choose", "enter", "choose", bound=False), Action("dismiss(None)", "escape", "close", id="close"))
+    ACTIONS = (Action("focused.choose", "enter", "choose", bound=False), Action("dismiss(None)", "escape", "close", id="close"))
 
     def __init__(
         self, title: str, text: str, options: Sequence[ChoiceOption], preview: Callable[[Any], object] = lambda value: None,
@@ -139,9 +139,6 @@ class ChoiceDialog(Dialog[Any]):
         option = self._options[index]
         about = cell(option.about, self._about_width(width), "$muted")
         return line(cell(option.name, self._name_width(width), "bold"), "   ", about).rstrip()
-
-    def action_choose(self) -> None:
-        self.query_one(ListPanel).action_choose()
 
     def on_list_panel_chosen(self, event: ListPanel.Chosen) -> None:
         if self.is_current:

@@ -106,7 +106,8 @@ class AdaptersRoom(Room):
         Action("use", "o", "chat", "chat with it", when="usable_adapter", command="chat {adapter}"),
         Action("detail", "g", "details", when="usable_adapter", late="wide",
                command="adapters show {adapter}"),
-        Action("compare", "c", "compare", "compare two adapters", when="can_compare", why="No other adapter.",
+        Action("compare", "c", "compare", "compare two adapters",
+               when=lambda room: room.usable_adapter and sum(not one.entry.problem for one in room._adapters) > 1, why="No other adapter.",
                command="adapters compare OTHER {adapter}"),
         Action("export", "w", "export", "fuse or export", when="usable_adapter",
                command="export FORMAT {adapter}"),
@@ -209,10 +210,6 @@ class AdaptersRoom(Room):
 
     def _show_library(self, view: LibraryView) -> None:
         self.library = view
-
-    @property
-    def can_compare(self) -> bool:
-        return self.usable_adapter is not None and sum(not other.entry.problem for other in self._adapters) > 1
 
     def on_list_panel_chosen(self) -> None:
         if self.wide:

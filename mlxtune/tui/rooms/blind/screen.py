@@ -93,11 +93,13 @@ class BlindRoom(Room):
         Action("vote('b')", "d", "B", "the right answer", when="pair", id="b"),
         Action("enter", "enter", lambda room: room.enter_label, "open or reveal", when="enter_label",
                command="blind EVALUATION"),
-        Action("undo", "u", "undo", when="can_undo", why="Nothing to undo."),
+        Action("undo", "u", "undo", when=lambda room: room.state == "end" or (room.state == "vote" and room._session.votes),
+               why="Nothing to undo."),
         Action("prompt", "g", "prompt", when="pair"),
         Action("export", "w", "export", "votes as preferences", when=lambda room: room.state == "result",
                command="blind EVALUATION --export FILE"),
-        Action("arms", "c", "compare", "two other arms", when="has_other_arms", why="No other arms."),
+        Action("arms", "c", "compare", "two other arms",
+               when=lambda room: room.state in ("choice", "result") and room._arms and len(room._arms.arms) > 2, why="No other arms."),
         Action("other", "o", "open", "another evaluation", when=lambda room: len(room.app.selection.evaluations) > 1,
                why="No other evaluation."),
         Action("scroll(1)", "down,j", help="down", id="down"),
@@ -221,14 +223,6 @@ class BlindRoom(Room):
             return ""
         status = self._arms.status
         return "begin" if status is None else "result" if status.opened else "continue"
-
-    @property
-    def can_undo(self) -> bool:
-        return self.state == "end" or (self.state == "vote" and self._session is not None and bool(self._session.votes))
-
-    @property
-    def has_other_arms(self) -> bool:
-        return self.state in ("choice", "result") and self._arms is not None and len(self._arms.arms) > 2
 
     def action_enter(self) -> None:
         session, arms = self._session, self._arms

@@ -105,7 +105,8 @@ class DataRoom(SourceRoom):
         Action("new_recipe", "n", "new recipe", "create a recipe",
                command="init --from FILE"),
         *SOURCE_ACTIONS,
-        Action("map_columns", "e", "map", "map the columns", when="can_map"),
+        Action("map_columns", "e", "map", "map the columns",
+               when=lambda room: (session := room.app.sessions.session) and session.error is None),
         Action("leave", "escape", help="back to rows"),
     )  # fmt: skip
 
@@ -376,10 +377,6 @@ class DataRoom(SourceRoom):
     @property
     def on_row(self) -> bool:
         return self.has_rows and not self.on_finding
-
-    @property
-    def can_map(self) -> bool:
-        return self.app.sessions.session is not None and self.app.sessions.session.error is None
 
     @property
     def can_check_again(self) -> bool:

@@ -61,7 +61,8 @@ class EvaluateRoom(Room):
                why=NO_RECIPE, needs_accelerator=True, command="eval {run}"),
         Action("metric", "m", "metric", when=lambda room: room.report and len(room.report.metrics) > 1,
                why="No other metric."),
-        Action("versus", "v", "versus", "show another answer", when="has_other_answers",
+        Action("versus", "v", "versus", "show another answer",
+               when=lambda room: room._row and room.rows and {*room._row.answers} - {room.rows.filter.arm},
                why="No other answer."),
         Action("review", "f", "review", "review similar rows", when="can_review"),
         Action("generate", "w", "write", "write similar rows",
@@ -283,10 +284,6 @@ class EvaluateRoom(Room):
     @property
     def has_others(self) -> bool:
         return len(self.app.selection.evaluations) > (1 if self.report else 0)
-
-    @property
-    def has_other_answers(self) -> bool:
-        return self._row is not None and self.rows is not None and len({self.rows.filter.arm, *self._row.answers}) > 1
 
     def action_enter(self) -> None:
         """Handle enter outside the lists."""

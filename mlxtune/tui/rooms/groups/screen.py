@@ -47,7 +47,7 @@ class GroupsRoom(SourceRoom):
         Action("open", "enter", "members", "show the members", when=lambda room: room.group and not room.on_members, bound=False),
         Action("open", "enter", "review", "open in Review", when=lambda room: room.group and room.on_members, bound=False),
         Action("keep", "f", "keep", "keep the marked rows, reject the others", when="group"),
-        Action("keep_diverse", "F", "diverse", "keep diverse rows", when="has_one_group"),
+        Action("keep_diverse", "F", "diverse", "keep diverse rows", when=lambda room: room.session and room._target_groups(room.session) == [room.group]),
         Action("ignore", "!", "mute", when=lambda room: room.group and room.shows_repeats,
                why="Not for clusters."),
         Action("decide('reject')", "x", "reject", when="group",
@@ -246,12 +246,6 @@ class GroupsRoom(SourceRoom):
     @property
     def shows_proposals(self) -> bool:
         return self._view == "proposals"
-
-    @property
-    def has_one_group(self) -> bool:
-        """Whether decisions are about the group under the cursor, because none is marked."""
-        session = self.session
-        return session is not None and self._target_groups(session) == [self.group]
 
     def on_markable_list_marked(self) -> None:
         self.draw_footer()
