@@ -161,11 +161,6 @@ def shown(app: MlxtuneApp) -> str:
     return "\n".join("".join(segment.text for segment in strip) for strip in app.screen._compositor.render_strips())
 
 
-def footer(app: MlxtuneApp) -> str:
-    """The footer's row, the pinned keys left out."""
-    return shown(app).splitlines()[-1].split("F1")[0].split("^p")[0].strip()
-
-
 async def until(pilot: Any, true: Callable[[], bool], seconds: float = PATIENCE) -> None:
     """Let the app work until something is true and laid out. A widget that is not there yet makes it false.
 

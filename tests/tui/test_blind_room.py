@@ -24,13 +24,12 @@ from . import evaluated
 from .driver import LARGE, NARROW, Gate, Opening, RoomDriver, any_size, opens, picture_sizes
 from .evaluated import base, tuned
 from .stage import Shop
-from .test_naughty import NAUGHTY
+from .test_naughty import ANSWER, assert_plain
 
 pytestmark = pytest.mark.slow
 
 ID = "20261124-1500-support-json"
 evaluation = partial(evaluated.evaluation, arms={"base": base, "base+kshot": lambda at, _: f"Sure, {at}.", "tuned": tuned})
-CONTROLS = "\x1b\x9b\x07\x00\r\t\u202e\u2066\u200f"
 
 
 @pytest.fixture(autouse=True)
@@ -334,14 +333,10 @@ async def test_preference_pairs_can_be_read_blind(room):
 
 @pytest.mark.parametrize("size", cases([(120, 36), (80, 24)], "120x36", name=lambda size: f"{size[0]}x{size[1]}"))
 async def test_hostile_answers_are_shown_as_text(shop, open_room, size):
-    text = NAUGHTY.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    evaluation(shop, arms={"base": lambda at, _: f"{at}", "tuned": lambda at, _: f"{at} {text}"})
+    evaluation(shop, arms={"base": lambda at, _: f"{at}", "tuned": lambda at, _: f"{at} {ANSWER}"})
     async with open_room("blind", size=size) as room:
         await begin(room)
-        for key in ("", "space", "a", "g", "escape"):
-            await room.press(*filter(None, [key]))
-            await room.pilot.pause()
-            assert not set(room.screen_text) & set(CONTROLS), key
+        await assert_plain(room, "space", "a", "g", "escape")
 
 
 @any_size

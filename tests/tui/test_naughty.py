@@ -13,7 +13,7 @@ from mlxtune.evaluation.report_builder import build
 from mlxtune.evaluation.scorers import Score
 from mlxtune.tui.rooms import ROOMS
 
-from .driver import NARROW, drive
+from .driver import NARROW, RoomDriver, drive
 from .stage import FINISHED, Shop
 from .terminal import open_in_terminal, plain, terminal
 
@@ -25,6 +25,15 @@ MARKUP = "[bold red]x[/] [@click=app.quit]go[/] $primary \\[a] :smile:"
 WIDE = "日本語のとても長い文字列👩‍👩‍👧‍👦é" * 8
 UNSAFE = "\x1b\x9b\x07\x00\r\t\u202e\u2066\u200f\u200b\ud800"
 NAUGHTY = f"{ESCAPES}{BIDI}{MARKUP}{WIDE}\t\0\ud800"
+ANSWER = NAUGHTY.replace("\ud800", "\ufffd")
+
+
+async def assert_plain(room: RoomDriver, *presses: str) -> None:
+    """Assert that no control character is on screen, now and after each key."""
+    for key in ("", *presses):
+        await room.press(*filter(None, [key]))
+        await room.pilot.pause()
+        assert not set(room.screen_text) & (set(UNSAFE) - {"\u200b"}), key
 
 
 def rows() -> Iterator[str]:
