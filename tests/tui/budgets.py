@@ -28,7 +28,6 @@ VERDICTS = {"bl-verdict", "ev-summary", "plan-verdict", "search-banner", "stats"
 
 
 def prose(screen: Screen[object]) -> dict[str, list[str]]:
-    """Return the runs of prose in each visible panel, by the panel's ID."""
     found: dict[str, list[str]] = {}
     for panel in screen.query(Panel):
         if _is_visible(panel) and panel.id not in DATA:
@@ -82,7 +81,6 @@ def runs_of_words(text: str) -> Iterator[str]:
 
 
 def count(text: str) -> int:
-    """Return the number of words in a text, without figures and their units."""
     words = [part.strip(EDGES) for part in text.split()]
     return sum(bool(WORD.fullmatch(word)) and word not in UNITS for word in words)
 

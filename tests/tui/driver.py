@@ -45,7 +45,6 @@ class RoomDriver:
 
     @property
     def screen(self) -> Any:
-        """The room, or the dialog above it."""
         return self.app.screen
 
     @property

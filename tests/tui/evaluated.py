@@ -152,7 +152,6 @@ def evaluation(
 
 
 def evaluating(shop: Shop, id: str = "20261124-1600-support-json", name: str = "support-json") -> Path:
-    """An evaluation at work: the base has answered, the adapter has begun to."""
     folder = shop.run(id, kind="eval", name=name, alive=True)
     story: list[Event] = [
         started("eval", name),

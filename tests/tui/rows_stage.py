@@ -181,7 +181,6 @@ def write(path: Path, rows: list[Any]) -> None:
 
 
 def ready(room: RoomDriver) -> bool:
-    """Whether the source is open, read to its end and checked."""
     session = room.app.sessions.session
     return (
         session is not None

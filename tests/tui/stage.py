@@ -34,7 +34,6 @@ FINISHED: Event = ("run.finished", {"summary": {}})
 
 
 def started(kind: str, name: str = "support-json", **more: Any) -> Event:
-    """The first event of a run."""
     return "run.started", {"kind": kind, "name": name, "base": "smollm2-135m", "pid": 1, "host": "mac", **more}
 
 
@@ -42,8 +41,6 @@ _JOURNALS: dict[str, bytes] = {}  # of runs, as they were first written
 
 
 class Shop:
-    """A workspace on disk, and the runs in it."""
-
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, stack: ExitStack) -> None:
         self.folder = folder
         self.monkeypatch, self._stack = monkeypatch, stack
@@ -106,7 +103,6 @@ class Shop:
             writer.close()
 
     def hold(self, folder: Path) -> None:
-        """Hold a run's lock, as a living worker does."""
         self._stack.enter_context(file_lock(folder / "run.lock", busy="busy"))
 
     def snapshot(self, now: float = NOW) -> Snapshot:

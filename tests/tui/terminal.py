@@ -131,7 +131,6 @@ def plain(written: bytes) -> bytes:
 def terminal(
     workspace: Path, home: Path, columns: int = 120, rows: int = 36, code: str = "", own_input: bool = False, **more: str
 ) -> Iterator[Terminal]:
-    """A :class:`Terminal` that ends with the block."""
     opened = Terminal(workspace, home, columns, rows, code, own_input, **more)
     try:
         yield opened

@@ -35,7 +35,6 @@ RUN = "20261124-1412-support-json"
 
 
 def adapter(folder: Path, rank: int = 8, parent: Path | None = None, created: str = "2026-11-22T09:00:00+0000") -> Path:
-    """Write an adapter folder in mlx-lm's layout, with one matrix."""
     folder.mkdir(parents=True)
     name = "model.layers.0.self_attn.q_proj"
     save_file(

@@ -378,7 +378,6 @@ async def test_a_dialog_is_centered_over_the_room(shop):
 
 @pytest.fixture
 def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """Settings with commands, and the words of each command that is run."""
     set_keys('[commands]\nf5 = "code {recipe}"\nf6 = "show {row}"\nu = "undo"\nf99 = "x"\nf7 = "no-such-program {run}"\n')
     ran: list[list[str]] = []
 

@@ -174,8 +174,6 @@ async def test_members_replace_the_groups_on_a_narrow_screen(shop, checks, open_
 
 
 class Clusters:
-    """A stand-in for the clustering process."""
-
     error: ModelError | None = None
 
     def __init__(self, recipe: Any) -> None:

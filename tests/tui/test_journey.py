@@ -123,7 +123,6 @@ async def test_from_an_empty_folder_to_a_trained_adapter(workspace):
 
 
 def train(workspace: Path) -> None:
-    """Train the sample recipe for a few steps without the app."""
     from mlxtune.workspace import control
 
     recipe = samples.create(workspace)

@@ -299,7 +299,6 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Ran:
 
 @pytest.fixture(autouse=True)
 def _nothing_starts(monkeypatch: pytest.MonkeyPatch, checks: Checks, clients: list[FakeClient]) -> None:
-    """Start and stop no worker, and measure nothing."""
     for name in (
         "workspace.control.train",
         "workspace.control.resume",

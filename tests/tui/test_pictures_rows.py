@@ -11,7 +11,6 @@ pytestmark = pytest.mark.slow
 
 
 def press(*keys: str, until: str) -> Callable[[RoomDriver], Awaitable[None]]:
-    """Press ``keys`` once the source is checked, and wait for a notice that begins with ``until``."""
 
     async def run(room: RoomDriver) -> None:
         await room.until(lambda: ready(room))
