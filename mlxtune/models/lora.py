@@ -62,17 +62,12 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     expected: dict[str, mx.array] = {}
     for name, module in adapter_modules(model).items():
         expected |= {f"{name}.{array}": module[array] for array in ADAPTER_ARRAYS if array in module}
-    check_fit(folder, expected, loaded)
-    model.update(tree_unflatten([(name, array.astype(expected[name].dtype)) for name, array in loaded.items()]))
-    mx.eval(model.parameters())
-
-
-def check_fit(folder: Path, expected: dict[str, mx.array], loaded: dict[str, mx.array]) -> None:
-    """Raise ``ModelError`` unless the arrays loaded from ``folder`` have the names and shapes that the model expects."""
     unmatched = sorted(expected.keys() ^ loaded.keys())
     unmatched = unmatched or [name for name in expected if expected[name].shape != loaded[name].shape]
     if unmatched:
         raise ModelError(f"The adapter in {folder} does not fit: {unmatched[0]} has no counterpart.", hint="Use its own base.")
+    model.update(tree_unflatten([(name, array.astype(expected[name].dtype)) for name, array in loaded.items()]))
+    mx.eval(model.parameters())
 
 
 def adapter_arrays(model: nn.Module) -> dict[str, mx.array]:
@@ -92,7 +87,7 @@ def load(model: nn.Module, folder: Path) -> None:
     read_header(folder / WEIGHTS)
     try:
         load_adapters(model, str(folder))
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise ModelError(f"The adapter in {folder} does not match this model: {error}") from error
     model.freeze()
     mx.eval(model.parameters())

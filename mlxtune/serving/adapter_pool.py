@@ -7,17 +7,15 @@ to a fresh load, whichever adapter was active before, and each adapter takes onl
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_unflatten
-from mlx_lm.tuner.utils import linear_to_lora_layers
 
-from mlxtune.adapters.layout import read_config, read_layout
+from mlxtune.adapters.layout import read_layout
 from mlxtune.core.errors import ModelError
 from mlxtune.core.files import FileStamp, file_stamp
-from mlxtune.models.lora import ADAPTER_ARRAYS, check_fit
+from mlxtune.models import lora
 from mlxtune.recipe.parent import CONFIG, WEIGHTS
 
 MAX_ADAPTERS = 16  # in memory, besides those of requests that are being answered
@@ -76,26 +74,12 @@ class AdapterPool:
 
     def _read(self, folder: Path) -> LoadedAdapter:
         layout = read_layout(folder)
-        parameters = read_config(folder / CONFIG)["lora_parameters"]
-        try:
-            linear_to_lora_layers(self.model, layout.num_layers, parameters, use_dora=layout.kind == "dora")
-        except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
-            raise ModelError(f"The adapter in {folder} does not match this model: {error}.") from error
+        lora.load(self.model, folder)
         modules = self._changed()
-        slots = {f"{name}.{own}": (module, own) for name, module in modules.items() for own in ADAPTER_ARRAYS if own in module}
-        arrays: Any = mx.load(str(folder / WEIGHTS))
-        check_fit(folder, {name: module[own] for name, (module, own) in slots.items()}, arrays)
-        if not modules:
-            raise ModelError(f"The adapter in {folder} adapts no module of this model.", hint="Its base may be a different one.")
-        for name, array in arrays.items():
-            module, own = slots[name]
-            module[own] = array
-        finite = mx.array([mx.isfinite(array).all() for array in arrays.values()])
-        for module in modules.values():
-            module.freeze()
-            module.eval()
-        mx.eval(finite, list(arrays.values()))
-        if not finite.all().item():
+        if unmatched := sorted(modules.keys() ^ layout.modules.keys()):
+            raise ModelError(f"The adapter in {folder} does not fit: {unmatched[0]} has no counterpart.", hint="Use its own base.")
+        arrays = [module[own] for module in modules.values() for own in lora.ADAPTER_ARRAYS if own in module]
+        if not mx.array([mx.isfinite(array).all() for array in arrays]).all().item():
             raise ModelError(f"The adapter in {folder} contains NaN or infinite values.", hint="Train it again, or use another.")
         return LoadedAdapter(folder, modules)
 

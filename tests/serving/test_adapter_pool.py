@@ -146,7 +146,7 @@ def test_an_invalid_adapter_is_refused_and_the_model_is_unchanged(
 def test_an_adapter_of_another_architecture_is_refused(tmp_path: Path, pool: AdapterPool) -> None:
     other = make(tmp_path / "model", "phi3", bits=0)
     folder = write_adapter(other, tmp_path / "adapter", AdapterSection(rank=4, targets=["qkv_proj"]), 1)
-    with pytest.raises(ModelError, match=r"changes nothing|no counterpart"):
+    with pytest.raises(ModelError, match=r"does not match this model"):
         pool.load(folder)
 
 
