@@ -23,6 +23,7 @@ import numpy.typing as npt
 from mlxtune.core.files import write_bytes
 from mlxtune.core.gpu_errors import suppress_model_errors
 from mlxtune.core.hashing import sha256_json
+from mlxtune.models import prefix_cache
 from mlxtune.models.cpu.streams import parallel_map
 from mlxtune.models.generate import Progress
 from mlxtune.models.head import BackboneHead, split_head
@@ -103,14 +104,7 @@ def mean_states(head: BackboneHead, rows: Sequence[Sequence[int]]) -> mx.array:
 
 def batches(tokens: Sequence[Sequence[int]]) -> Iterator[list[int]]:
     """Yield batches of indices of sequences with similar lengths."""
-    batch: list[int] = []
-    for index in sorted(range(len(tokens)), key=lambda index: len(tokens[index])):
-        if batch and (len(batch) == _ROWS or (len(batch) + 1) * len(tokens[index]) > _POSITIONS):
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
+    return prefix_cache.batches([len(one) for one in tokens], _ROWS, max_computed=_POSITIONS)
 
 
 @contextmanager
