@@ -78,8 +78,8 @@ def is_local(base: str, *, relative_to: Path = Path()) -> bool:
 
 
 def same_base(recorded: str, fingerprint: str) -> bool:
-    """Return whether two base fingerprints match: if nothing was ``recorded``, too, or both are layouts of a bundled model."""
-    return recorded in ("", fingerprint) or any({recorded, fingerprint} <= set(model.fingerprints) for model in bundled.MODELS)
+    """Return whether a base has the ``recorded`` fingerprint, or none was recorded."""
+    return recorded in ("", fingerprint)
 
 
 def _local_folder(base: str, relative_to: Path) -> Path | None:

