@@ -22,11 +22,11 @@ from mlxtune.core.errors import MlxtuneError, ModelError
 from mlxtune.core.gpu_errors import suppress_model_errors
 from mlxtune.core.sequences import grouped
 from mlxtune.models.cpu.streams import StreamPool, parallel_map, thread_pool
-from mlxtune.models.grammar import Grammar, GrammarState
+from mlxtune.models.grammar import Grammar, advance, allowed_tokens
 from mlxtune.models.head import BackboneHead
 from mlxtune.models.load import on_gpu
 from mlxtune.models.prefix_cache import BatchKVCache, PrefixCache, SharedPrefix, batches, part_size, same_logits
-from mlxtune.models.thoughts import AnswerBuilder, Ending, GeneratedAnswer, LoopRule, ThoughtSplitter
+from mlxtune.models.thoughts import AnswerBuilder, Ending, GeneratedAnswer, LoopRule
 
 CLEAR_EVERY = 256  # tokens after which free buffers are released: keys and values grow, so old buffers are rarely used again
 
@@ -184,8 +184,8 @@ class _BatchDecoder:
     ) -> None:
         self._head, self._rows, self._sampler, self._report, self._tell = head, rows, sampler, report, tell
         self._settings = rows[0].settings
-        matchers = [row.settings.matcher(row.prompt) for row in rows]
-        self._grammar = GrammarState(matchers) if any(matchers) else None
+        self._matchers = [row.settings.matcher(row.prompt) for row in rows]
+        self._constrained = any(self._matchers)
         self._answers: dict[int, GeneratedAnswer] = {}
 
     def decode(self) -> list[GeneratedAnswer]:
@@ -212,7 +212,7 @@ class _BatchDecoder:
                 lane.chosen = lane.chosen or self._choose(lane, lane.hidden)
         chosen = [lane.chosen for lane in lanes if lane.chosen]
         following: list[_Chosen | None] = [None] * len(lanes)
-        if on_gpu() and self._grammar is None:  # compute the next tokens while these are read
+        if on_gpu() and not self._constrained:  # compute the next tokens while these are read
             following = [self._choose_after(lane, tokens) for lane, (tokens, _) in zip(lanes, chosen, strict=True)]
             mx.async_eval(following)
         mx.eval(chosen)
@@ -231,11 +231,10 @@ class _BatchDecoder:
     def _choose(self, lane: _Lane, hidden: mx.array) -> _Chosen:
         """Return the next token of each row and whether its hidden state has a NaN, both lazily."""
         logits = self._head.logits(hidden)
-        if self._grammar:
-            allowed = self._grammar.allowed_tokens(lane.rows, logits.shape[-1])
-            for mask, row in zip(allowed, lane.rows, strict=True):
-                allow_thoughts(mask, self._rows[row].builder.splitter, self._settings.thought_starts)
-            logits = mx.where(mx.array(allowed), logits, -mx.inf)
+        if self._constrained:
+            starts, size = self._settings.thought_starts, logits.shape[-1]
+            allowed = [allowed_tokens(self._matchers[row], self._rows[row].builder.splitter, starts, size) for row in lane.rows]
+            logits = mx.where(mx.array(np.stack(allowed)), logits, -mx.inf)
         return self._sampler(logits, lane.rows), mx.isnan(hidden).any(axis=-1)
 
     def _choose_after(self, lane: _Lane, tokens: mx.array) -> _Chosen:
@@ -249,22 +248,14 @@ class _BatchDecoder:
             builder = self._rows[row].builder
             constrained = not builder.splitter.unconstrained
             ending: Ending = "stop" if token in stops else builder.add(token)
-            if self._grammar and token not in stops and constrained and not builder.splitter.unconstrained:
-                self._grammar.advance(row, token)
+            if self._matchers[row] and token not in stops and constrained and not builder.splitter.unconstrained:
+                advance(self._matchers[row], token)
             if ending:
                 self._answers[row] = builder.finish(ending)
                 self._tell(row, self._answers[row])
             else:
                 going_on.append(index)
         return going_on
-
-
-def allow_thoughts(mask: np.ndarray[Any, np.dtype[np.bool_]], splitter: ThoughtSplitter, starts: Collection[int]) -> None:
-    """Extend ``mask``, the tokens that a grammar allows next: by all tokens inside a thought, and by ``starts`` before the answer."""
-    if splitter.unconstrained:
-        mask[:] = True
-    elif not splitter.answering:
-        mask[list(starts)] = True
 
 
 def _prefill(rows: Sequence[_BatchRow], report: Callable[[int], None], lanes: int) -> list[_Lane]:

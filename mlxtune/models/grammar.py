@@ -1,10 +1,8 @@
 """Constrain answers to a JSON Schema: at each step, only tokens that the schema's grammar allows can be chosen."""
 
-from __future__ import annotations
-
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection
 from functools import lru_cache
 from typing import Any
 
@@ -13,6 +11,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from mlxtune.core.errors import InputError, MlxtuneError, ModelError
 from mlxtune.core.text import one_line
+from mlxtune.models.thoughts import ThoughtSplitter
 
 _TOO_COMPLEX = re.compile(r"(lexer|parser) error", re.IGNORECASE)  # how llguidance's messages about its limits begin
 
@@ -33,9 +32,6 @@ class Grammar:
             hint = "Generate without a grammar, or simplify the schema."
             raise InputError(f"The schema cannot be converted to a grammar: {one_line(reason, 200)}", hint=hint)
 
-    def start(self, rows: int) -> GrammarState:
-        return GrammarState([self.matcher() for _ in range(rows)])
-
     def matcher(self) -> Any:
         """Return llguidance's matcher of one answer."""
         return self._llguidance.LLMatcher(self._vocabulary, self._grammar)
@@ -55,29 +51,31 @@ def _vocabulary(tokenizer: TokenizerWrapper, stops: frozenset[int]) -> tuple[Any
         raise ModelError(f"llguidance does not support this tokenizer: {error}", hint="Generate without a grammar.") from error
 
 
-class GrammarState:
-    """The matchers of the answers of a batch; ``None`` for an answer that nothing constrains."""
+def allowed_tokens(
+    matcher: Any, splitter: ThoughtSplitter, thought_starts: Collection[int], vocab_size: int
+) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Return which next tokens the ``matcher`` of an answer allows, as bool ``(vocab_size,)``: only stop tokens once it is complete.
 
-    def __init__(self, matchers: Sequence[Any]) -> None:
-        self._matchers = matchers
+    All are allowed without a matcher and inside a thought, and before the answer, also those of ``thought_starts``.
+    """
+    if matcher is None or splitter.unconstrained:
+        return np.ones(vocab_size, bool)
+    bitmask = np.frombuffer(matcher.compute_bitmask(), np.uint8)
+    allowed = np.unpackbits(bitmask, count=vocab_size, bitorder="little").astype(
+        bool
+    )  # a model may have more embeddings than tokens
+    if not splitter.answering:
+        allowed[list(thought_starts)] = True
+    return allowed
 
-    def allowed_tokens(self, rows: Sequence[int], vocab_size: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        """Return which next tokens each of ``rows`` allows, as bool ``(rows, vocab_size)``: only stop tokens once complete."""
-        allowed = np.ones((len(rows), vocab_size), bool)
-        for mask, row in zip(allowed, rows, strict=True):
-            if matcher := self._matchers[row]:
-                bits = np.unpackbits(np.frombuffer(matcher.compute_bitmask(), np.uint8), bitorder="little")
-                mask[: len(bits)], mask[len(bits) :] = bits[:vocab_size], False  # a model may have more embeddings than tokens
-        return allowed
 
-    def advance(self, row: int, token: int) -> None:
-        """Append ``token`` to ``row``.
+def advance(matcher: Any, token: int) -> None:
+    """Append ``token`` to the answer of ``matcher``.
 
-        Raises ``InputError`` if the schema is too complex for llguidance's limits, and ``MlxtuneError`` if the grammar rejects it.
-        """
-        matcher = self._matchers[row]
-        if matcher and not matcher.consume_token(token):
-            reason = one_line(matcher.get_error(), 200)
-            if _TOO_COMPLEX.match(reason):
-                raise InputError(f"The schema is too complex to constrain an answer: {reason}", hint="Simplify the schema.")
-            raise MlxtuneError(f"The grammar rejected a token: {reason}")
+    Raises ``InputError`` if the schema is too complex for llguidance's limits, and ``MlxtuneError`` if the grammar rejects it.
+    """
+    if not matcher.consume_token(token):
+        reason = one_line(matcher.get_error(), 200)
+        if _TOO_COMPLEX.match(reason):
+            raise InputError(f"The schema is too complex to constrain an answer: {reason}", hint="Simplify the schema.")
+        raise MlxtuneError(f"The grammar rejected a token: {reason}")

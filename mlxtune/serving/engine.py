@@ -154,9 +154,9 @@ class Engine:
         if room < 1:
             raise protocol.too_long("The prompt", len(prompt), self.context)
         schema, sampling = request.schema, request.sampling
-        grammar = Grammar(self.loaded.tokenizer, schema, template.stop_tokens).start(1) if schema is not None else None
+        matcher = Grammar(self.loaded.tokenizer, schema, template.stop_tokens).matcher() if schema is not None else None
         seed = random.getrandbits(63) if sampling.seed is None else sampling.seed
-        active = ActiveRequest(request, prompt, template, entry, min(room, sampling.max_tokens), seed, self._decode, grammar)
+        active = ActiveRequest(request, prompt, template, entry, min(room, sampling.max_tokens), seed, self._decode, matcher)
         with self._changed:
             ahead = len(self._waiting)
             if ahead + self._active >= self.slots + self.queue:
@@ -346,7 +346,7 @@ class Engine:
         """Generate one token for each request of ``batch``. With ``look_ahead``, begin with the next ones if the device can."""
         requests = batch.requests
         self.pool.activate(requests[0].adapter)
-        if self.exact or any(request.grammar for request in requests):
+        if self.exact or any(request.matcher for request in requests):
             logits = self._logits(batch, mx.array([request.last_token for request in requests]))
             choices = self._choose_each(requests, logits)
         else:
@@ -428,7 +428,7 @@ class Engine:
             return [choice for row in rows for choice in self._choose_each(*row)]
 
     def _choose(self, requests: Sequence[ActiveRequest], logits: mx.array) -> list[TokenChoice]:
-        if any(request.grammar for request in requests):
+        if any(request.matcher for request in requests):
             logits = mx.concatenate([request.mask(logits[i : i + 1]) for i, request in enumerate(requests)])
         return choose_tokens(logits, [request.draw() for request in requests])
 

@@ -10,8 +10,7 @@ import mlx.nn as nn
 
 from mlxtune.adapters.entry import AdapterEntry
 from mlxtune.models.detokenizer import Decode, StreamingDetokenizer
-from mlxtune.models.generate import allow_thoughts
-from mlxtune.models.grammar import GrammarState
+from mlxtune.models.grammar import advance, allowed_tokens
 from mlxtune.models.template import ChatTemplate
 from mlxtune.models.thoughts import PROMPT_TAIL, ThoughtSplitter
 from mlxtune.models.tool_calls import CallSplitter
@@ -29,9 +28,9 @@ class ActiveRequest:
 
     def __init__(
         self, request: GenerateRequest, prompt: Sequence[int], template: ChatTemplate, entry: AdapterEntry | None, max_tokens: int,
-        seed: int, decode: Decode, grammar: GrammarState | None,
+        seed: int, decode: Decode, matcher: Any,
     ) -> None:  # fmt: skip
-        self.request, self.prompt, self.max_tokens, self.seed, self.grammar = request, list(prompt), max_tokens, seed, grammar
+        self.request, self.prompt, self.max_tokens, self.seed, self.matcher = request, list(prompt), max_tokens, seed, matcher
         self.template, self.entry = template, entry
         self.output: list[int] = []
         self.reasoning_tokens = 0
@@ -75,10 +74,9 @@ class ActiveRequest:
 
     def mask(self, logits: mx.array) -> mx.array:
         """Return ``logits`` ``(1, vocabulary)`` with tokens that the grammar does not allow at minus infinity."""
-        if self.grammar is None:
+        if self.matcher is None:
             return logits
-        allowed = self.grammar.allowed_tokens([0], logits.shape[-1])
-        allow_thoughts(allowed[0], self._splitter, self.template.thought_starts)
+        allowed = allowed_tokens(self.matcher, self._splitter, self.template.thought_starts, logits.shape[-1])
         return mx.where(mx.array(allowed), logits, -mx.inf)
 
     def logits_alone(self, model: nn.Module) -> mx.array:
@@ -104,8 +102,8 @@ class ActiveRequest:
         pieces = self._pieces(text, ended=reason is not None)
         if thinking or self._splitter.thinking:
             self.reasoning_tokens = len(self.output)
-        if self.grammar and not unconstrained and not self._splitter.unconstrained:
-            self.grammar.advance(0, token)
+        if self.matcher and not unconstrained and not self._splitter.unconstrained:
+            advance(self.matcher, token)
         return pieces, reason
 
     def _pieces(self, text: str, *, ended: bool) -> list[Piece | ToolCall]:
