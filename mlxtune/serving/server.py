@@ -58,29 +58,21 @@ _ANSWERS: dict[str, tuple[Parse, Format]] = {
 class Metrics:
     """Counts requests, answers and tokens, in Prometheus's text format. Every ``model`` is the base or an adapter."""
 
-    def __init__(self) -> None:
+    def __init__(self, gauges: Sequence[tuple[str, str, Callable[[], float]]]) -> None:
         prometheus.disable_created_metrics()  # type: ignore[no-untyped-call]
-        self._registry = prometheus.CollectorRegistry()
-
-        def counter(name: str, help: str, *labels: str) -> prometheus.Counter:
-            return prometheus.Counter(f"mlxtune_{name}", help, labels, registry=self._registry)
-
-        def histogram(name: str, help: str) -> prometheus.Histogram:
-            return prometheus.Histogram(f"mlxtune_{name}", help, buckets=_BUCKETS, registry=self._registry)
-
-        self._requests = counter("http_requests_total", "HTTP responses.", "path", "status")
-        self._answers = counter("answers_total", "Answers, by how they ended.", "model", "ended")
-        self._prompt_tokens = counter("prompt_tokens_total", "Prompt tokens, including those from the cache.", "model")
-        self._cached_tokens = counter("cached_prompt_tokens_total", "Prompt tokens from the cache of earlier prompts.", "model")
-        self._generated_tokens = counter("generated_tokens_total", "Generated tokens.", "model")
-        self._seconds = histogram("answer_seconds", "Time from a request to the end of its answer.")
-        self._first_token_seconds = histogram("first_token_seconds", "Time from a request to its first token.")
-
-    def add_gauge(self, name: str, help: str, value: Callable[[], float]) -> None:
-        prometheus.Gauge(f"mlxtune_{name}", help, registry=self._registry).set_function(value)
-
-    def add_request(self, path: str, status: int) -> None:
-        self._requests.labels(path, status).inc()
+        self.registry = prometheus.CollectorRegistry()
+        named: dict[str, Any] = {"namespace": "mlxtune", "registry": self.registry}
+        self.requests = prometheus.Counter("http_requests_total", "HTTP responses.", ["path", "status"], **named)
+        self._answers = prometheus.Counter("answers_total", "Answers, by how they ended.", ["model", "ended"], **named)
+        prompt, cached = "Prompt tokens, including those from the cache.", "Prompt tokens from the cache of earlier prompts."
+        self._prompt_tokens = prometheus.Counter("prompt_tokens_total", prompt, ["model"], **named)
+        self._cached_tokens = prometheus.Counter("cached_prompt_tokens_total", cached, ["model"], **named)
+        self._generated_tokens = prometheus.Counter("generated_tokens_total", "Generated tokens.", ["model"], **named)
+        timed = {**named, "buckets": _BUCKETS}
+        self._seconds = prometheus.Histogram("answer_seconds", "Time from a request to the end of its answer.", **timed)
+        self._first_token_seconds = prometheus.Histogram("first_token_seconds", "Time from a request to its first token.", **timed)
+        for name, help, value in gauges:
+            prometheus.Gauge(name, help, **named).set_function(value)
 
     def add_answer(self, model: str, event: Done | Failed) -> None:
         self._answers.labels(model, event.ended if isinstance(event, Done) else "failed").inc()
@@ -90,9 +82,6 @@ class Metrics:
             self._generated_tokens.labels(model).inc(event.tokens)
             self._seconds.observe(event.seconds)
             self._first_token_seconds.observe(event.waited + event.first)
-
-    def render(self) -> bytes:
-        return prometheus.generate_latest(self._registry)
 
 
 class Server:
@@ -104,10 +93,9 @@ class Server:
     ) -> None:  # fmt: skip
         self.host, self.workspace, self.capacity = host, workspace, slots + queue
         self.on_finish = on_finish
-        self.metrics = Metrics()
-        self.metrics.add_gauge("open_requests", "Requests without a response.", lambda: self._open)
-        self.metrics.add_gauge("model_loaded", "Whether the model is in memory.", lambda: self.host.loaded)
         self._open = 0  # requests without a response
+        is_open = ("open_requests", "Requests without a response.", lambda: self._open)
+        self.metrics = Metrics([is_open, ("model_loaded", "Whether the model is in memory.", lambda: self.host.loaded)])
         self._long_body = asyncio.Lock()
         self._last_seconds = 1.0  # duration of the last answer
 
@@ -130,7 +118,7 @@ class Server:
         return JSONResponse({"status": "ok", "base": self.host.ready.base, **state})
 
     async def show_metrics(self, _: Request) -> Response:
-        return Response(self.metrics.render(), media_type=prometheus.CONTENT_TYPE_PLAIN_0_0_4)
+        return Response(prometheus.generate_latest(self.metrics.registry), media_type=prometheus.CONTENT_TYPE_PLAIN_0_0_4)
 
     async def list_models(self, _: Request) -> Response:
         return JSONResponse({"object": "list", "data": [self._model(name) for name in await self._model_names()]})
@@ -258,7 +246,7 @@ class Server:
 
             async def counting_send(message: Message) -> None:
                 if message["type"] == "http.response.start":
-                    self.metrics.add_request(path, message["status"])
+                    self.metrics.requests.labels(path, message["status"]).inc()
                 await send(message)
 
             await app(scope, receive, counting_send)
