@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +17,7 @@ from mlxtune.models.detokenizer import partial_length
 
 Tools = Sequence[dict[str, Any]]
 _CALL_ID = re.compile(r"\[CALL_ID\]\w+(?=\[ARGS\])")  # Mistral Small 3.2 writes it, and mlx-lm takes the ID for the name
+_HARMONY = re.compile(r"(?:<\|channel\|>commentary )?to=functions\.([^\s<]+)[^{}]*<\|message\|>(.*)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -32,56 +33,48 @@ class FunctionCall:
         raise ValueError(f"not a call: {value!r}")
 
 
-class TaggedCalls:
-    """Calls between tags, which ``parse`` parses, as modules of ``mlx_lm.tool_parsers`` do. Some formats have only a start tag."""
+@dataclass(frozen=True)
+class CallFormat:
+    """How calls are written: they begin with one of ``starts``, ``anywhere`` in an answer, or only at its beginning.
 
-    anywhere = True
+    ``parse`` returns a text without its calls, and the calls, and raises any error for a malformed one.
+    """
 
-    def __init__(self, start: str, end: str, parse: Callable[[str, Tools], Any]) -> None:
-        self.starts, self._parse_calls = (start,), parse
-        start, end = re.escape(start), re.escape(end)
-        self._pattern = re.compile(f"{start}(.*?){end}" if end else f"{start}(.*?)(?={start}|$)", re.DOTALL)
-
-    def parse(self, text: str, tools: Tools) -> tuple[str, list[FunctionCall]]:
-        return self._pattern.sub("", text), list(self._calls(text, tools))
-
-    def _calls(self, text: str, tools: Tools) -> Iterator[FunctionCall]:
-        for body in self._pattern.findall(text):
-            parsed = self._parse_calls(_CALL_ID.sub("", body), list(tools))
-            yield from map(FunctionCall.parse, parsed if isinstance(parsed, list) else [parsed])
+    starts: tuple[str, ...]
+    parse: Callable[[str, Tools], tuple[str, list[FunctionCall]]]
+    anywhere: bool = False
 
 
-class LlamaCall:
-    """The call of Llama 3.1 and later: an answer that is JSON with a function's name and its ``parameters``."""
+def _tagged(start: str, end: str, parse_calls: Callable[[str, Tools], Any]) -> CallFormat:
+    """Return a format with tags, whose ``parse_calls`` is like those of ``mlx_lm.tool_parsers``. Some formats have only a start tag."""
+    first, last = re.escape(start), re.escape(end)
+    pattern = re.compile(f"{first}(.*?){last}" if end else f"{first}(.*?)(?={first}|$)", re.DOTALL)
 
-    starts = ("<|python_tag|>", "{")
-    anywhere = False
+    def parse(text: str, tools: Tools) -> tuple[str, list[FunctionCall]]:
+        calls: list[FunctionCall] = []
+        for body in pattern.findall(text):
+            parsed = parse_calls(_CALL_ID.sub("", body), list(tools))
+            calls += map(FunctionCall.parse, parsed if isinstance(parsed, list) else [parsed])
+        return pattern.sub("", text), calls
 
-    def parse(self, text: str, tools: Tools) -> tuple[str, list[FunctionCall]]:
-        call = FunctionCall.parse(json.loads(text.strip().removeprefix("<|python_tag|>")), "parameters")
-        if call.name not in {tool.get("function", tool).get("name") for tool in tools}:
-            raise ValueError(f"not a function: {call.name}")
-        return "", [call]
+    return CallFormat((start,), parse, anywhere=True)
 
 
-class HarmonyCall:
-    """The call of gpt-oss: a message to a function, such as `` to=functions.find<|channel|>commentary json<|message|>{}``.
+def _parse_llama(text: str, tools: Tools) -> tuple[str, list[FunctionCall]]:
+    """Parse the call of Llama 3.1 and later: an answer that is JSON with a function's name and its ``parameters``."""
+    call = FunctionCall.parse(json.loads(text.strip().removeprefix("<|python_tag|>")), "parameters")
+    if call.name not in {tool.get("function", tool).get("name") for tool in tools}:
+        raise ValueError(f"not a function: {call.name}")
+    return "", [call]
+
+
+def _parse_harmony(text: str, tools: Tools) -> tuple[str, list[FunctionCall]]:
+    """Parse the call of gpt-oss: a message to a function, such as `` to=functions.find<|channel|>commentary json<|message|>{}``.
 
     The channel may also come first, as in ``<|channel|>commentary to=functions.find <|constrain|>json<|message|>{}``.
     """
-
-    starts = ("to=functions.", "<|channel|>commentary")
-    anywhere = False
-    _PATTERN = re.compile(r"(?:<\|channel\|>commentary )?to=functions\.([^\s<]+)[^{}]*<\|message\|>(.*)", re.DOTALL)
-
-    def parse(self, text: str, tools: Tools) -> tuple[str, list[FunctionCall]]:
-        match = self._PATTERN.fullmatch(text.strip())
-        return ("", [FunctionCall.parse({"name": match[1], "arguments": json.loads(match[2])})]) if match else (text, [])
-
-
-# How calls are written. They begin with one of ``starts``: ``anywhere`` in an answer, or only at its beginning. ``parse`` returns a text
-# without its calls, and the calls, and raises any error for a malformed one.
-CallFormat = TaggedCalls | LlamaCall | HarmonyCall
+    match = _HARMONY.fullmatch(text.strip())
+    return ("", [FunctionCall.parse({"name": match[1], "arguments": json.loads(match[2])})]) if match else (text, [])
 
 
 def _parse_list(text: str, tools: Tools) -> list[dict[str, Any]]:
@@ -94,10 +87,10 @@ def _parse_list(text: str, tools: Tools) -> list[dict[str, Any]]:
 
 # Formats that mlx-lm has no parser for, by a part of the template that writes them.
 _OWN_FORMATS: dict[str, CallFormat] = {
-    """'"parameters": ' }}""": LlamaCall(),
-    '"functions." + tool_call.name': HarmonyCall(),
-    "<tool_calls>[": TaggedCalls("<tool_calls>", "</tool_calls>", _parse_list),  # Apriel's
-    "<|START_ACTION|>": TaggedCalls("<|START_ACTION|>", "<|END_ACTION|>", _parse_list),  # Command R's
+    """'"parameters": ' }}""": CallFormat(("<|python_tag|>", "{"), _parse_llama),
+    '"functions." + tool_call.name': CallFormat(("to=functions.", "<|channel|>commentary"), _parse_harmony),
+    "<tool_calls>[": _tagged("<tool_calls>", "</tool_calls>", _parse_list),  # Apriel's
+    "<|START_ACTION|>": _tagged("<|START_ACTION|>", "<|END_ACTION|>", _parse_list),  # Command R's
 }
 
 
@@ -109,7 +102,7 @@ class CallReader:
         self.format = next((format for part, format in _OWN_FORMATS.items() if part in source), None)
         if kind:
             parser: Any = importlib.import_module(f"mlx_lm.tool_parsers.{kind}")
-            self.format = TaggedCalls(parser.tool_call_start, parser.tool_call_end, parser.parse_tool_call)
+            self.format = _tagged(parser.tool_call_start, parser.tool_call_end, parser.parse_tool_call)
 
     def split(self, text: str, tools: Tools) -> tuple[str, list[FunctionCall]]:
         """Return ``text`` without the calls of ``tools`` in it, and the calls. A text with a malformed call has none."""
