@@ -30,6 +30,7 @@ import numpy as np
 from mlx.utils import tree_flatten, tree_map
 from mlx_lm.models.cache import ConcatenateKVCache, make_prompt_cache
 
+from mlxtune.core.gpu_errors import suppress_model_errors
 from mlxtune.models.cpu.exp import exp_of_negative
 
 CHUNK = 64  # positions whose logits are in memory at the same time
@@ -150,17 +151,16 @@ def split_head(model: nn.Module) -> BackboneHead:
         lambda tokens, cache=None: model(tokens, cache=cache), lambda logits: logits, plain_logp, plain_logp,
         "This architecture's head cannot be computed separately. All logits are computed at once.",
     )  # fmt: skip
-    head = next((head for parts in _find_parts(model) if (head := _verified_or_none(model, parts))), whole)
+    head = next((head for parts in _find_parts(model) if (head := _verified(model, parts))), whole)
     return _with_fresh_caches(head, model) if _shares_keys_through_caches(model) else head
 
 
 def _shares_keys_through_caches(model: nn.Module) -> bool:
     """Whether the model's results differ without a cache, because some layers read the keys of others from the cache."""
     tokens = mx.array([_TEST_TOKENS])
-    try:
+    with suppress_model_errors():
         return not _agree(model(tokens), expected := model(tokens, cache=make_prompt_cache(model)), expected)
-    except (ValueError, TypeError, AttributeError, KeyError, IndexError):
-        return False
+    return False
 
 
 def _with_fresh_caches(head: BackboneHead, model: nn.Module) -> BackboneHead:
@@ -185,18 +185,11 @@ def _find_parts(model: nn.Module) -> Iterator[_Parts | _InnerParts]:
             yield _InnerParts(model, outer, name)
 
 
-def _verified_or_none(model: nn.Module, parts: _Parts | _InnerParts) -> BackboneHead | None:
-    """Return the head of :func:`_verified`, or ``None`` for an unusual architecture. Running the whole model is always correct."""
-    try:
-        return _verified(model, parts)
-    except (ValueError, TypeError, AttributeError, KeyError, IndexError):
-        return None
-
-
+@suppress_model_errors()
 def _verified(model: nn.Module, parts: _Parts | _InnerParts) -> BackboneHead | None:
     """Return the first split that reproduces the model's logits on a few tokens.
 
-    ``None`` if there is none, or if the backbone returns the logits itself.
+    ``None`` if there is none, if the backbone returns the logits itself, or for an unusual architecture.
     """
     tokens = mx.array([_TEST_TOKENS])
     hidden, expected = parts.backbone(tokens, None)[0], model(tokens)[0]

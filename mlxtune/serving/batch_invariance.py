@@ -15,6 +15,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache, trim_prompt_cache
 
+from mlxtune.core.gpu_errors import suppress_model_errors
 from mlxtune.models.prefix_cache import complete_caches
 
 STEP = 64  # tokens per block; only this determines where a block starts
@@ -52,6 +53,7 @@ class BatchInvariantScorer:
         return logits
 
 
+@suppress_model_errors()
 def measure_deviation(model: nn.Module) -> float | None:
     """Return the largest difference in a logit between a row alone and in a batch, or ``None`` if rows cannot be batched.
 
@@ -67,20 +69,17 @@ def measure_deviation(model: nn.Module) -> float | None:
         model(mx.array([_TEST_TOKENS[:length]]), cache=caches)
         mx.eval([cache.state for cache in caches])
         singles.append(caches)
-    try:
-        merged = [layer[0].merge(list(layer)) for layer in zip(*singles, strict=True)]
-        largest, scale = 0.0, 1.0
-        for step in range(_TEST_STEPS):
-            tokens = mx.array([[_TEST_TOKENS[(length + step) % len(_TEST_TOKENS)]] for length in lengths])
-            batched = model(tokens, cache=merged)[:, -1].astype(mx.float32)
-            alone = [model(tokens[row : row + 1], cache=singles[row])[:, -1] for row in range(_TEST_ROWS)]
-            expected = mx.concatenate(alone).astype(mx.float32)
-            deviation: Any = mx.abs(batched - expected).max().item()
-            top: Any = mx.abs(expected).max().item()
-            scale = max(scale, top)
-            if not deviation <= MAX_DEVIATION * scale:  # also if NaN
-                return None
-            largest = max(largest, deviation)
-    except (ValueError, RuntimeError, TypeError, AttributeError, IndexError):
-        return None
+    merged = [layer[0].merge(list(layer)) for layer in zip(*singles, strict=True)]
+    largest, scale = 0.0, 1.0
+    for step in range(_TEST_STEPS):
+        tokens = mx.array([[_TEST_TOKENS[(length + step) % len(_TEST_TOKENS)]] for length in lengths])
+        batched = model(tokens, cache=merged)[:, -1].astype(mx.float32)
+        alone = [model(tokens[row : row + 1], cache=singles[row])[:, -1] for row in range(_TEST_ROWS)]
+        expected = mx.concatenate(alone).astype(mx.float32)
+        deviation: Any = mx.abs(batched - expected).max().item()
+        top: Any = mx.abs(expected).max().item()
+        scale = max(scale, top)
+        if not deviation <= MAX_DEVIATION * scale:  # also if NaN
+            return None
+        largest = max(largest, deviation)
     return max(largest, MIN_DEVIATION * scale)
