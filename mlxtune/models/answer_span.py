@@ -1,7 +1,5 @@
 """Find where an answer starts and ends in a rendered conversation, and verify that all content of the row is in the text."""
 
-from __future__ import annotations
-
 import json
 import re
 import unicodedata

@@ -1,7 +1,5 @@
 """The catalog of base models, with licenses, sizes and shapes, so that planning needs no download. Does not import mlx."""
 
-from __future__ import annotations
-
 import json
 import tomllib
 from collections.abc import Mapping

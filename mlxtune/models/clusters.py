@@ -4,8 +4,6 @@ With the bundled model, 85.2% of 8,175 requests of Bitext are in a cluster most 
 hidden states alone, it is 63.0%.
 """
 
-from __future__ import annotations
-
 import math
 import sys
 from contextlib import suppress

@@ -4,8 +4,6 @@ Templates differ in whether they render a system turn, whether a call's argument
 reasoning before an answer, and which call IDs they accept. Few of them say so: most drop what they do not expect.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

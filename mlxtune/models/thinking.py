@@ -1,7 +1,5 @@
 """Thinking modes: which variables of a chat template control reasoning, and which date it prints."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping, Sequence

@@ -7,8 +7,6 @@ An embedding is a text's mean hidden state in the base model (``models/text_vect
 this: a few dimensions are large for every text, so subtract the mean of your embeddings before comparing them.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 import time

@@ -6,8 +6,6 @@ computes the next tokens of a batch while the current ones are read. Other threa
 them (:meth:`Engine.cancel`); results are events.
 """
 
-from __future__ import annotations
-
 import base64
 import copy
 import json
