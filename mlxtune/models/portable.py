@@ -36,17 +36,12 @@ def message_converter(dialect: Dialect, controls: ThinkingControls, thinking: Th
     return f"{{%- set dialect = {json.dumps(read)} %}}{converter}"
 
 
-def plain_messages(row: PromptRow) -> list[dict[str, Any]]:
-    """Return the prompt of ``row`` as a program gets it."""
-    return [turn.as_dict() for turn in row.prompt]
-
-
-def plain_prompt(tokenizer: TokenizerWrapper, row: PromptRow, template: str = "") -> list[int]:
-    """Return the tokens of the prompt of ``row`` as a program renders them with ``template``, by default the tokenizer's own."""
-    replaced = {"chat_template": template} if template else {}
+def plain_prompt(tokenizer: TokenizerWrapper, row: PromptRow, template: str) -> list[int]:
+    """Return the tokens of the prompt of ``row`` as a program renders them with ``template``, or else the tokenizer's own."""
     tokens: list[int] = tokenizer.apply_chat_template(
-        plain_messages(row), tools=list(row.tools) or None, add_generation_prompt=True, return_dict=False, **replaced
-    )
+        [turn.as_dict() for turn in row.prompt], tools=list(row.tools) or None, chat_template=template or None,
+        add_generation_prompt=True, return_dict=False,
+    )  # fmt: skip
     return tokens
 
 

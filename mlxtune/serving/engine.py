@@ -119,12 +119,12 @@ class Engine:
 
     def __init__(
         self, loaded: LoadedModel, find_adapter: Callable[[str], AdapterEntry], on_event: Callable[[protocol.Event], None], *,
-        slots: int = 16, queue: int = 64, exact: bool = True, context: int = 0,
+        slots: int = 16, queue: int = 64, exact: bool = True,
     ) -> None:  # fmt: skip
         self.loaded, self.slots, self.queue, self.exact = loaded, slots, queue, exact
         self.pool = AdapterPool(loaded.model)
         text_config = loaded.source.config.get("text_config") or loaded.source.config
-        self.context = context or int(text_config.get("max_position_embeddings") or 8192)
+        self.context = int(text_config.get("max_position_embeddings") or 8192)
         deviation = measure_deviation(loaded.model)
         self.batchable = deviation is not None
         self.deviation = deviation or 0.0

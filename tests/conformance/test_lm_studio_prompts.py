@@ -14,7 +14,6 @@ from table import AVAILABLE, REPRESENTATIVE, open_chat
 from test_program_prompts import MODES, TWO_TEMPLATES
 
 from mlxtune.data.rows import PromptRow
-from mlxtune.models.portable import plain_messages
 from mlxtune.models.template import ChatTemplate
 
 ENGINE = Package(
@@ -54,7 +53,7 @@ def request(chat: ChatTemplate, row: PromptRow) -> dict[str, Any]:
     """Return what LM Studio renders for ``row``. Its messages have the arguments of calls as objects."""
     tokens = {f"{kind}_token": getattr(chat.tokenizer, f"{kind}_token") or "" for kind in ("bos", "eos")}
     tools = {"tools": list(row.tools)} if row.tools else {}
-    variables = {"messages": plain_messages(row), "add_generation_prompt": True, **tokens, **tools}
+    variables = {"messages": [turn.as_dict() for turn in row.prompt], "add_generation_prompt": True, **tokens, **tools}
     return {"template": chat.frozen_source, "variables": variables}
 
 

@@ -21,7 +21,7 @@ from mlxtune.core.text import one_line
 from mlxtune.data.rows import PromptRow
 from mlxtune.data.source import read_source
 from mlxtune.data.split import prompt_rows, split
-from mlxtune.models.portable import plain_messages, plain_prompt
+from mlxtune.models.portable import plain_prompt
 from mlxtune.models.resolve import resolve
 from mlxtune.models.template import ChatTemplate, TemplateSettings, load_template
 from mlxtune.runs.launch import TEMPLATE_FILE
@@ -50,7 +50,7 @@ def gguf_difference(chat: ChatTemplate, file: Path, rows: Sequence[PromptRow] = 
 
 def has_typed_tokens(chat: ChatTemplate, row: PromptRow) -> bool:
     """Return whether control tokens are typed in the prompt of ``row``. In training, they are text; programs read them as control tokens."""
-    return bool(chat.control.typed_in([plain_messages(row), list(row.tools)]))
+    return bool(chat.control.typed_in([[turn.as_dict() for turn in row.prompt], list(row.tools)]))
 
 
 def prompt_difference(
