@@ -19,7 +19,7 @@ from mlxtune.serving.client import Client
 from mlxtune.serving.engine import Engine
 from mlxtune.serving.http_server import listen, run
 from mlxtune.serving.model_host import ModelHost
-from mlxtune.serving.protocol import Accepted, Done, Event, Failed, GenerateRequest, Piece, Sampling
+from mlxtune.serving.protocol import Accepted, Done, Embedded, Event, Failed, GenerateRequest, Piece, Sampling
 from mlxtune.serving.server import Server
 
 SECTIONS = {
@@ -31,6 +31,12 @@ SECTIONS = {
 }
 
 NAMES, SLOTS, QUEUE = ("tiny", "all", "wide", "dora"), 8, 40  # of the server that the tests share: its models, and its limits
+
+# A JSON Schema for an answer of a random model, and its only key.
+SURE = {
+    "type": "object", "properties": {"sure": {"type": "boolean"}}, "required": ["sure"], "additionalProperties": False,
+    "x-guidance": {"whitespace_flexible": False},
+}  # fmt: skip
 
 # What a model says that calls a function.
 CALL = '{"name": "track", "arguments": {"order": "LF-7"}}'
@@ -62,18 +68,15 @@ def write_adapter(base: Path | str, folder: Path, section: AdapterSection, seed:
 
 
 class EventLog:
-    """Events by request; ``after`` is called with the number of finished requests when one finishes."""
+    """Events by request."""
 
-    def __init__(self, after: Callable[[int], Any] = lambda count: None) -> None:
+    def __init__(self) -> None:
         self.events: dict[str, list[Event]] = {}
-        self.after = after
         self.ended = 0
 
     def __call__(self, event: Event) -> None:
         self.events.setdefault(event.id, []).append(event)
-        if isinstance(event, Done | Failed):
-            self.ended += 1
-            self.after(self.ended)
+        self.ended += isinstance(event, Done | Embedded | Failed)
 
     def last(self, id: str) -> Any:
         return self.events[id][-1]
@@ -92,10 +95,25 @@ def make_request(
     return GenerateRequest(id, (Message("user", text),), adapter, Sampling(**{"max_tokens": 24, **sampling}), tuple(tools), schema)
 
 
-def run_requests(engine: Engine, requests: Sequence[GenerateRequest]) -> EventLog:
+def listen_to(engine: Engine, count: int, on_event: Callable[[Event, EventLog], Any] = lambda event, log: None) -> EventLog:
+    """Return the log of ``engine``, which closes it after ``count`` requests. ``on_event`` is called after each event."""
+    log = EventLog()
+
+    def listen(event: Event) -> None:
+        log(event)
+        on_event(event, log)
+        if log.ended == count:
+            engine.close()
+
+    engine._on_event = listen
+    return log
+
+
+def run_requests(
+    engine: Engine, requests: Sequence[GenerateRequest], on_event: Callable[[Event, EventLog], Any] = lambda event, log: None
+) -> EventLog:
     """Submit ``requests``, run ``engine`` until all are finished, and return the events."""
-    log = EventLog(lambda ended: engine.close() if ended == len(requests) else None)
-    engine._on_event = log
+    log = listen_to(engine, len(requests), on_event)
     for request in requests:
         engine.submit(request)
     engine.run()

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import openai
 import pytest
-from served import TOOLS, EventLog, make_request, openai_client, run_requests
+from served import SURE, TOOLS, listen_to, make_request, openai_client, run_requests
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 from waiting import wait_until
@@ -124,11 +124,7 @@ def test_an_answer_that_is_cut_off_is_incomplete(ai: openai.OpenAI) -> None:
 
 
 def test_a_response_honors_a_json_schema(ai: openai.OpenAI) -> None:
-    schema = {
-        "type": "object", "properties": {"sure": {"type": "boolean"}}, "required": ["sure"], "additionalProperties": False,
-        "x-guidance": {"whitespace_flexible": False},
-    }  # fmt: skip
-    text = {"format": {"type": "json_schema", "name": "answer", "schema": schema}}
+    text = {"format": {"type": "json_schema", "name": "answer", "schema": SURE}}
     response = ai.responses.create(model="tiny", input="Hello?", max_output_tokens=60, text=text)
     assert isinstance(json.loads(response.output_text)["sure"], bool)
     assert response.text.format.type == "json_schema"
@@ -184,18 +180,7 @@ def test_embeddings_between_answers_change_neither(make_engine) -> None:
     requests = [make_request(str(number), f"Question {number}?", "wide" if number % 2 else "") for number in range(3)]
     expected = run_requests(make_engine(), requests)
     engine = make_engine(queue=2)
-    log = EventLog()
-    embedded: list[Any] = []
-
-    def listen(event) -> None:
-        if isinstance(event, Embedded | Failed):
-            embedded.append(event)
-        else:
-            log(event)
-        if log.ended == 3 and len(embedded) == 2:
-            engine.close()
-
-    engine._on_event = listen
+    log = listen_to(engine, 5)
     for request in requests:
         engine.submit(request)
     engine.submit_embedding(EmbedRequest("e", tuple(f"{'word ' * size}?" for size in (1, 300, 2, 200, 3, 150))))
@@ -205,19 +190,18 @@ def test_embeddings_between_answers_change_neither(make_engine) -> None:
     engine.cancel("gone")
     engine.run()
     assert [log.text(request.id) for request in requests] == [expected.text(request.id) for request in requests]
-    assert {event.id: type(event) for event in embedded} == {"e": Embedded, "gone": Failed}
-    assert len(next(event for event in embedded if event.id == "e").vectors) == 6
+    assert isinstance(log.last("gone"), Failed)
+    assert len(log.last("e").vectors) == 6
 
 
 def test_without_a_queue_one_embedding_request_is_computed_at_a_time(make_engine) -> None:
     engine = make_engine(queue=0)
-    events: list[Any] = []
-    engine._on_event = lambda event: (events.append(event), engine.close())
+    log = listen_to(engine, 1)
     engine.submit_embedding(EmbedRequest("only", ("Hello",)))
     with pytest.raises(Exception, match="Too many requests"):
         engine.submit_embedding(EmbedRequest("full", ("Hello",)))
     engine.run()
-    assert [type(event) for event in events] == [Embedded]
+    assert isinstance(log.last("only"), Embedded)
 
 
 # The server

@@ -7,7 +7,7 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 from mlx_lm.models.cache import make_prompt_cache
-from served import EventLog, make_request, run_requests
+from served import SURE, EventLog, listen_to, make_request, run_requests
 from tiny_architectures import make
 
 from mlxtune.adapters.entry import AdapterEntry
@@ -19,7 +19,7 @@ from mlxtune.models.resolve import resolve
 from mlxtune.models.template import ChatTemplate
 from mlxtune.serving import engine as engines
 from mlxtune.serving.engine import Engine
-from mlxtune.serving.protocol import Done, Failed, Piece
+from mlxtune.serving.protocol import Done, Failed, GenerateRequest, Piece
 from mlxtune.serving.request import ActiveRequest
 
 pytestmark = pytest.mark.slow
@@ -66,20 +66,14 @@ def test_ties_are_decided_outside_the_batch(make_engine, monkeypatch) -> None:
 
 
 def test_a_later_turn_reuses_the_prompt_cache(make_engine) -> None:
-    engine = make_engine()
-    first = run_requests(engine, [make_request("1", "Tell me about the tents you have in stock.")])
-    other_engine = make_engine()
-    prompts = [
-        make_request("1", "Tell me about the tents you have in stock."),
-        make_request("2", "Tell me about the tents you have in Rome."),
-    ]
-    cached_engine = make_engine(slots=1)
-    both = run_requests(cached_engine, [*prompts, make_request("3", "Tell me about the tents you have in stock.", "all")])
-    assert both.text("1") == first.text("1")
+    stock, rome = (f"Tell me about the tents you have in {place}." for place in ("stock", "Rome"))
+    prompts = [make_request("1", stock), make_request("2", rome)]
+    both = run_requests(make_engine(slots=1), [*prompts, make_request("3", stock, "all")])
+    assert both.text("1") == run_requests(make_engine(), prompts[:1]).text("1")
     assert both.last("1").cached == 0
     assert both.last("2").cached > 30
     assert both.last("3").cached == 0  # another adapter has different keys and values
-    assert both.text("2") == run_requests(other_engine, [prompts[1]]).text("2")
+    assert both.text("2") == run_requests(make_engine(), prompts[1:]).text("2")
 
 
 @pytest.fixture
@@ -112,35 +106,33 @@ def test_computing_ahead_changes_no_answer(make_engine, gpu) -> None:
         assert ahead.last(request.id).tokens == exact.last(request.id).tokens
 
 
-@pytest.mark.parametrize("name", ["gemma3", "lfm2", "qwen3_5"])
-def test_computing_ahead_changes_no_answer_of_other_architectures(tmp_path: Path, gpu, name: str) -> None:
+@pytest.mark.parametrize("name", ["gemma2", "gemma3", "qwen3_5", "lfm2", "qwen3_moe"])
+def test_other_architectures_give_the_same_answers_in_a_batch_and_computed_ahead(tmp_path: Path, gpu, name: str) -> None:
     loaded = load(resolve(str(make(tmp_path / name, name))))
     requests = [make_request(str(number), text, max_tokens=9 + 4 * number) for number, text in enumerate(questions(4))]
 
-    def run(**options) -> EventLog:
-        find = lambda name: AdapterEntry(name, name, Path(name))  # noqa: E731
-        return run_requests(Engine(loaded, find, lambda event: None, **options), requests)
+    def run(*requests: GenerateRequest, **options) -> list[str]:
+        engine = Engine(loaded, lambda name: AdapterEntry(name, name, Path(name)), lambda event: None, **options)
+        log = run_requests(engine, requests)
+        assert all(isinstance(log.last(request.id), Done) for request in requests)
+        return [log.text(request.id) for request in requests]
 
-    ahead, exact = run(exact=False), run(exact=True)
+    together = run(*requests)
+    assert not gpu
+    assert run(*requests, exact=False) == together
     assert gpu
-    assert [ahead.text(request.id) for request in requests] == [exact.text(request.id) for request in requests]
+    assert [text for request in requests for text in run(request, slots=1)] == together
 
 
 def test_tokens_computed_ahead_are_reused_by_the_next_turn(make_engine, gpu) -> None:
     engine = make_engine(exact=False)
-    log = EventLog()
 
-    def listen(event) -> None:
-        log(event)
-        if isinstance(event, Piece) and event.id == "1" and log.last("1") is event and len(log.text("1")) > 3:
+    def cancel(event, log: EventLog) -> None:
+        if isinstance(event, Piece) and event.id == "1" and len(log.text("1")) > 3:
             engine.cancel("1")
-        if log.ended == 2:
-            engine.close()
 
-    engine._on_event = listen
-    engine.submit(make_request("0", "Go on and on.", max_tokens=30))
-    engine.submit(make_request("1", "And you, too: go on.", max_tokens=200))
-    engine.run()
+    requests = [("Go on and on.", 30), ("And you, too: go on.", 200)]
+    run_requests(engine, [make_request(str(id), text, max_tokens=most) for id, (text, most) in enumerate(requests)], cancel)
     assert gpu
     for entry in engine.prompt_cache._entries:  # what was stored is what its tokens compute
         caches = make_prompt_cache(engine.loaded.model)
@@ -183,29 +175,21 @@ def test_a_seed_reproduces_an_answer_in_any_batch(make_engine) -> None:
 def test_an_answer_is_truncated_at_max_tokens_and_at_the_context(make_engine) -> None:
     done = run_requests(make_engine(), [make_request("1", "Go on.", max_tokens=3)]).last("1")
     assert (done.ended, done.tokens) == ("length", 3)
-    engine = make_engine(context=done.prompt_tokens + 2)
+    engine = make_engine()
+    engine.context = done.prompt_tokens + 2
     assert run_requests(engine, [make_request("1", "Go on.", max_tokens=9)]).last("1").tokens == 2
+    engine.context = 5
     with pytest.raises(InputError, match=r"context is 5 tokens"):
-        make_engine(context=5).submit(make_request("1", "Go on."))
+        engine.submit(make_request("1", "Go on."))
 
 
 def test_a_long_prompt_is_prefilled_in_blocks_while_others_decode(make_engine, monkeypatch) -> None:
     monkeypatch.setattr(engines, "PREFILL_BLOCK", 8)
     order: list[str] = []
-    log = EventLog(lambda ended: engine.close() if ended == 2 else None)
-    engine = make_engine()
-
-    def listen(event) -> None:
-        if isinstance(event, Piece):
-            order.append(event.id)
-        log(event)
-
-    engine._on_event = listen
-    engine.submit(make_request("short", "Hi."))
-    engine.submit(make_request("long", "word " * 60))
-    engine.run()
+    requests = [make_request("short", "Hi."), make_request("long", "word " * 60)]
+    log = run_requests(make_engine(), requests, lambda event, log: isinstance(event, Piece) and order.append(event.id))
     assert order.index("long") > order.count("short") // 2
-    assert log.text("long") == run_requests(make_engine(), [make_request("long", "word " * 60)]).text("long")
+    assert log.text("long") == run_requests(make_engine(), requests[1:]).text("long")
 
 
 def test_an_idle_engine_releases_memory(make_engine, monkeypatch) -> None:
@@ -219,50 +203,31 @@ def test_an_idle_engine_releases_memory(make_engine, monkeypatch) -> None:
 
 def test_the_only_request_of_a_batch_can_be_canceled(make_engine, capsys) -> None:
     engine = make_engine()
-    log = EventLog()
-
-    def listen(event) -> None:
-        log(event)
-        if isinstance(event, Piece):
-            engine.cancel("0")
-        if log.ended:
-            engine.close()
-
-    engine._on_event = listen
-    engine.submit(make_request("0", "Go on and on.", max_tokens=200))
-    engine.run()
+    request = make_request("0", "Go on and on.", max_tokens=200)
+    log = run_requests(engine, [request], lambda event, log: isinstance(event, Piece) and engine.cancel("0"))
     assert log.last("0").ended == "cancelled"
     assert "Traceback" not in capsys.readouterr().err
 
 
 def test_canceled_requests_free_their_slots_and_stay_in_the_prompt_cache(make_engine, tiny_loaded) -> None:
     engine = make_engine(slots=2)
-    log = EventLog()
 
-    def listen(event) -> None:
-        log(event)
+    def cancel(event, log: EventLog) -> None:
         if isinstance(event, Piece) and event.id == "0":
             engine.cancel("0")  # decoding
             engine.cancel("2")  # waiting
-        if log.ended == 4:
-            engine.close()
 
-    engine._on_event = listen
-    for number in range(4):
-        engine.submit(make_request(str(number), "Go on and on.", max_tokens=200 if number == 0 else 8))
     engine.cancel("nobody")
-    engine.run()
+    log = run_requests(
+        engine, [make_request(str(number), "Go on and on.", max_tokens=8 if number else 200) for number in range(4)], cancel
+    )
     assert [log.last(str(number)).ended == "cancelled" for number in range(4)] == [True, False, True, False]
     assert log.last("0").tokens < 10
     assert log.last("2").tokens == 0
     assert engine._active == 0
-    answer_tokens = tiny_loaded.tokenizer.encode(log.text("0"), add_special_tokens=False)
-    assert (
-        engine.prompt_cache.lookup(
-            None, [*engine._encode(make_request("0", "Go on and on."), ChatTemplate(tiny_loaded.tokenizer)), *answer_tokens, 0]
-        )[1]
-        >= log.last("0").prompt_tokens
-    )
+    prompt = ChatTemplate(tiny_loaded.tokenizer).prompt(make_request("0", "Go on and on.").messages)
+    answer = tiny_loaded.tokenizer.encode(log.text("0"), add_special_tokens=False)
+    assert engine.prompt_cache.lookup(None, [*prompt, *answer, 0])[1] >= log.last("0").prompt_tokens
 
 
 def test_an_error_fails_only_the_requests_of_its_adapter(make_engine) -> None:
@@ -283,13 +248,9 @@ def test_an_error_fails_only_the_requests_of_its_adapter(make_engine) -> None:
 
 
 def test_a_schema_constrains_only_its_own_request(make_engine) -> None:
-    schema = {
-        "type": "object", "properties": {"kind": {"enum": ["order", "other"]}}, "required": ["kind"], "additionalProperties": False,
-        "x-guidance": {"whitespace_flexible": False},
-    }  # fmt: skip
-    requests = [make_request("1", "Which?", max_tokens=60, schema=schema), make_request("2", "Which?", max_tokens=20)]
+    requests = [make_request("1", "Which?", max_tokens=60, schema=SURE), make_request("2", "Which?", max_tokens=20)]
     log = run_requests(make_engine(), requests)
-    assert json.loads(log.text("1"))["kind"] in ("order", "other")
+    assert isinstance(json.loads(log.text("1"))["sure"], bool)
     assert log.last("1").ended == "stop"
     assert log.text("2") == run_requests(make_engine(), requests[1:]).text("2")
 
@@ -300,39 +261,20 @@ def test_memory_is_flat_over_many_requests(make_engine, monkeypatch) -> None:
     engine = make_engine(slots=4, queue=500)
     requests = [make_request(str(number), text, NAMES[number % 4], max_tokens=4) for number, text in enumerate(questions(120))]
     sizes: list[int] = []
-    log = EventLog(lambda ended: (sizes.append(mx.get_active_memory()), engine.close() if ended == len(requests) else None))
-    engine._on_event = log
-    for request in requests:
-        engine.submit(request)
-    engine.run()
+    run_requests(engine, requests, lambda event, log: isinstance(event, Done) and sizes.append(mx.get_active_memory()))
     assert engine.prompt_cache.nbytes <= 200_000
     assert max(sizes[60:]) < min(sizes[20:60]) + 500_000
 
 
 def test_other_threads_submit_while_it_runs(make_engine) -> None:
     engine = make_engine()
-    log = EventLog(lambda ended: engine.close() if ended == 6 else None)
-    engine._on_event = log
+    log = listen_to(engine, 6)
     threads = [
         threading.Thread(target=engine.submit, args=(make_request(str(number), "Hi.", NAMES[number % 4]),)) for number in range(6)
     ]
     threading.Timer(0.05, lambda: [thread.start() for thread in threads]).start()
     engine.run()
     assert sorted(log.events) == [str(number) for number in range(6)]
-
-
-@pytest.mark.parametrize("name", ["gemma2", "gemma3", "qwen3_5", "lfm2", "qwen3_moe"])
-def test_other_architectures_give_the_same_answers_in_a_batch(tmp_path: Path, name: str) -> None:
-    loaded = load(resolve(str(make(tmp_path / name, name))))
-    requests = [make_request(str(number), text, max_tokens=20) for number, text in enumerate(questions(4))]
-
-    def engine(slots: int) -> Engine:
-        return Engine(loaded, lambda name: AdapterEntry(name, name, Path(name)), lambda event: None, slots=slots)
-
-    together = run_requests(engine(4), requests)
-    for request in requests:
-        assert together.text(request.id) == run_requests(engine(1), [request]).text(request.id)
-        assert isinstance(together.last(request.id), Done)
 
 
 HOSTILE = {

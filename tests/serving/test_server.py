@@ -13,7 +13,7 @@ from typing import Any
 
 import openai
 import pytest
-from served import NAMES, QUEUE, SLOTS, listening
+from served import NAMES, QUEUE, SLOTS, SURE, listening
 from waiting import wait_until
 
 from mlxtune.core.errors import InputError
@@ -128,32 +128,15 @@ def test_seed_stop_and_turns_are_honored(ai: openai.OpenAI) -> None:
 
 
 def test_a_json_schema_is_honored(ai: openai.OpenAI) -> None:
-    schema = {
-        "type": "object", "properties": {"sure": {"type": "boolean"}}, "required": ["sure"], "additionalProperties": False,
-        "x-guidance": {"whitespace_flexible": False},
-    }  # fmt: skip
-    response_format = {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": schema}}
-    status_code = ai.chat.completions.create(**{**ASK, "max_tokens": 60}, response_format=response_format)
-    assert isinstance(json.loads(status_code.choices[0].message.content)["sure"], bool)
+    response_format = {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": SURE}}
+    answer = ai.chat.completions.create(**{**ASK, "max_tokens": 60}, response_format=response_format)
+    assert isinstance(json.loads(answer.choices[0].message.content)["sure"], bool)
     bad = {
         "type": "json_schema",
         "json_schema": {"name": "a", "schema": {"not": {"type": "string"}, "unevaluatedProperties": False}},
     }
     with pytest.raises(openai.BadRequestError, match="cannot be converted to a grammar"):
         ai.chat.completions.create(**ASK, response_format=bad)
-
-
-def test_without_llguidance_a_schema_is_refused(served) -> None:
-    """The model process's error becomes a 400."""
-    from mlxtune.serving.api import ApiError
-    from mlxtune.serving.protocol import Failed
-
-    event = Failed(
-        "1", InputError("Constraining answers to a JSON Schema requires llguidance.", hint="Run: pip install 'mlxtune[grammar]'")
-    )
-    refused = ApiError.from_event(event, 1)
-    assert refused.status == 400
-    assert "pip install 'mlxtune[grammar]'" in refused.message
 
 
 @pytest.mark.parametrize(
