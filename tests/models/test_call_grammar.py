@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mlx_lm.utils import load_tokenizer
-from tiny_model import CHATML, write_tokenizer
+from test_template import template as make_template
 
 from mlxtune.models.call_grammar import CallSyntax, call_syntax, calls_grammar
 from mlxtune.models.generate import GenerationSettings
@@ -33,9 +32,8 @@ SEVERAL = {"anyOf": [{}, {"type": "array"}]}
 
 @pytest.fixture(scope="module")
 def chat(tmp_path_factory: pytest.TempPathFactory) -> ChatTemplate:
-    folder = tmp_path_factory.mktemp("tokenizer")
-    write_tokenizer(folder, template=CHATML, stop="<|im_end|>", specials=("<tool_call>",))
-    return ChatTemplate(load_tokenizer(folder), TemplateSettings(source=SHIPPED_TEMPLATES["chatml-tools"].read_text()))
+    settings = TemplateSettings(source=SHIPPED_TEMPLATES["chatml-tools"].read_text())
+    return make_template(tmp_path_factory.mktemp("tokenizer"), specials=("<tool_call>",), settings=settings)
 
 
 def accepts(chat: ChatTemplate, schema: Any, *calls: Any) -> bool:
@@ -54,8 +52,7 @@ def accepts(chat: ChatTemplate, schema: Any, *calls: Any) -> bool:
 def test_the_syntax_of_calls_is_found_by_rendering_them(chat: ChatTemplate, tmp_path: Path) -> None:
     head, tail = '<tool_call>\n{"name": "', "}\n</tool_call>"
     assert call_syntax(chat) == CallSyntax(head, '", "arguments": ', tail, f"{tail}\n{head}")
-    write_tokenizer(tmp_path, template=CHATML, stop="<|im_end|>")
-    assert call_syntax(ChatTemplate(load_tokenizer(tmp_path))) is None  # it drops calls
+    assert call_syntax(make_template(tmp_path)) is None  # it drops calls
 
 
 def test_only_calls_of_the_declared_tools_are_accepted(chat: ChatTemplate) -> None:

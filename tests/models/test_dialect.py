@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 from mlx_lm.utils import load_tokenizer
-from tiny_model import CHATML, write_tokenizer
+from test_template import template as make_template
+from tiny_model import CHATML
+from tokenizers import Tokenizer, normalizers
+from tokenizers.processors import TemplateProcessing
 
 from mlxtune.core.errors import TemplateError
 from mlxtune.data.readers.formats import parse
@@ -59,14 +62,8 @@ TOOL = {"type": "function", "function": {"name": "find", "description": "Find it
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    folder = tmp_path_factory.mktemp("tokenizer")
-    write_tokenizer(folder, template=CHATML, stop="<|im_end|>")
-    return load_tokenizer(folder)
-
-
-@pytest.fixture
-def chat(tokenizer: Any) -> Any:
+def chat(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    tokenizer = make_template(tmp_path_factory.mktemp("tokenizer")).tokenizer
     return lambda source, thinking="off": ChatTemplate(tokenizer, TemplateSettings(thinking=thinking, source=source), "tiny")
 
 
@@ -92,14 +89,8 @@ def trained(chat: ChatTemplate, conversation: Conversation) -> list[str]:
 def test_system_turns_that_a_template_drops_or_rejects_are_folded(chat: Any, source: str, systems: str) -> None:
     template = chat(source)
     assert template.dialect.systems == systems
-    late = row(
-        ("developer", "Be kind."),
-        ("user", "Hi"),
-        ("assistant", "Yes?"),
-        ("system", "Be brief."),
-        ("user", "Rope?"),
-        ("assistant", "60 m."),
-    )
+    before = [("developer", "Be kind."), ("user", "Hi"), ("assistant", "Yes?")]
+    late = row(*before, ("system", "Be brief."), ("user", "Rope?"), ("assistant", "60 m."))
     (encoded,) = template.encode(late, 1000)
     text = template.tokenizer.decode(encoded.tokens.tolist())
     assert ("<|im_start|>system\nBe kind." in text) == (systems != "none")
@@ -135,8 +126,7 @@ def test_a_conversation_that_begins_with_the_assistant_trains_the_answers_that_h
 
 def test_the_end_of_the_turn_is_trained_behind_the_end_of_the_answer(tmp_path: Path) -> None:
     ended = (START + "{{ m.content }}" + END).replace("<|im_end|>", "<|END_RESPONSE|><|im_end|>")  # as Cohere's templates
-    write_tokenizer(tmp_path, template=ended, stop="<|im_end|>", specials=("<|END_RESPONSE|>",))
-    template = ChatTemplate(load_tokenizer(tmp_path))
+    template = make_template(tmp_path, ended, specials=("<|END_RESPONSE|>",))
     conversation = row(("user", "Hi"), ("assistant", "Yes?"), ("user", "Rope?"), ("assistant", "60 m."))
     assert trained(template, conversation) == ["Yes?<|END_RESPONSE|><|im_end|>60 m.<|END_RESPONSE|><|im_end|>"]
     assert template.answer(conversation.messages, (), LOCATION).answer == "60 m."
@@ -170,12 +160,8 @@ def test_arguments_are_rendered_in_the_form_that_the_template_takes(chat: Any, s
 
 def test_call_ids_are_made_up_or_shortened_and_results_name_their_call(chat: Any) -> None:
     template = chat(NINE.replace("{{ m.content }}", "{{ m.content }}{{ m.tool_call_id }}{{ m.name }}"))
-    turns = [
-        ("user", "Find it"),
-        call(),
-        {"role": "tool", "content": "here", "tool_call_id": "call_1234567890"},
-        ("assistant", "Found."),
-    ]
+    result = {"role": "tool", "content": "here", "tool_call_id": "call_1234567890"}
+    turns = [("user", "Find it"), call(), result, ("assistant", "Found.")]
     calling, answer = template.encode(row(*turns), 5000)[0].tokens, trained(template, row(*turns))
     text = template.tokenizer.decode(calling.tolist())
     id = text.split("CALL ")[1].split()[0]
@@ -211,11 +197,8 @@ def test_a_row_whose_content_is_not_rendered_is_refused(chat: Any, source: str, 
     ("source", "expected"), [(THINKING, "<think>It is wet.</think>Yes."), (INLINE, "<think>\nIt is wet.\n</think>\n\nYes.")]
 )
 def test_reasoning_is_trained_or_left_out(chat: Any, source: str, expected: str, key: str) -> None:
-    answer = {
-        "role": "assistant",
-        "content": "Yes." if key else "<think>\nIt is wet.\n</think>\n\nYes.",
-        **({key: "It is wet."} if key else {}),
-    }
+    parts = {"content": "Yes.", key: "It is wet."} if key else {"content": "<think>\nIt is wet.\n</think>\n\nYes."}
+    answer = {"role": "assistant", **parts}
     conversation = row(("user", "Is it wet?"), answer)
     assert trained(chat(source, "on"), conversation) == [f"{expected}<|im_end|>"]
     off = chat(source)
@@ -224,8 +207,7 @@ def test_reasoning_is_trained_or_left_out(chat: Any, source: str, expected: str,
 
 
 def test_a_thought_in_the_content_is_marked_with_the_tokens_of_the_vocabulary(tmp_path: Path) -> None:
-    write_tokenizer(tmp_path, template=INLINE, stop="<|im_end|>", plain=("<think>", "</think>"))
-    template = ChatTemplate(load_tokenizer(tmp_path), TemplateSettings(thinking="on"))
+    template = make_template(tmp_path, INLINE, plain=("<think>", "</think>"), settings=TemplateSettings(thinking="on"))
     conversation = row(("user", "Write <think>"), {"role": "assistant", "content": "</think>?", "reasoning": "Why <think>?"})
     (encoded,) = template.encode(conversation, 1000)
     start, end = template.tokenizer.convert_tokens_to_ids(["<think>", "</think>"])
@@ -325,9 +307,7 @@ def test_names_and_trimmed_or_composed_answers_are_noted(chat: Any, tmp_path: Pa
     padded = row(("user", "Hi"), ("assistant", "Yes?\n "))
     assert chat(CHATML).encode(padded, 1000)[0].notes == frozenset()
     assert chat(START + "{{ m.content | trim }}" + END).encode(padded, 1000)[0].notes == {TemplateNote.TRIMMED}
-    write_tokenizer(tmp_path, template=CHATML, stop="<|im_end|>")
-    from tokenizers import Tokenizer, normalizers
-
+    make_template(tmp_path)
     composing = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     composing.normalizer = normalizers.NFC()
     composing.save(str(tmp_path / "tokenizer.json"))
@@ -336,10 +316,7 @@ def test_names_and_trimmed_or_composed_answers_are_noted(chat: Any, tmp_path: Pa
 
 
 def test_text_that_begins_with_the_bos_token_gets_no_second_one(tmp_path: Path) -> None:
-    write_tokenizer(tmp_path, template=CHATML, stop="<|im_end|>", specials=("<s>",))
-    from tokenizers import Tokenizer
-    from tokenizers.processors import TemplateProcessing
-
+    make_template(tmp_path, specials=("<s>",))
     adding = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     bos = adding.token_to_id("<s>")
     adding.post_processor = TemplateProcessing(single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", bos)])

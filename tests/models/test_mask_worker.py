@@ -3,44 +3,27 @@
 from pathlib import Path
 
 import pytest
-from mlx_lm.utils import load_tokenizer
-from test_template import EXPECTED, REWRITES, TURNS
-from tiny_model import CHATML, write_tokenizer
+from test_template import EXPECTED, OPENED, REWRITES, TURNS, conversation, template
+from tiny_model import CHATML
 
 from mlxtune.core.errors import TemplateError
 from mlxtune.data.rows import Conversation, Location, Message, Preference, Row, TextRow, Unpaired
 from mlxtune.models.mask_worker import mask
-from mlxtune.models.template import ChatTemplate
-from mlxtune.planning.masks import TrainingMask, TurnTokens
 
 LOCATION = Location(Path("d.jsonl"), 1)
 ENDLESS = 10_000
 
 
-def template(folder: Path, name: str = "chatml") -> ChatTemplate:
-    text, stop, specials, _ = EXPECTED.get(name, (REWRITES, "<|im_end|>", (), []))
-    write_tokenizer(folder, template=text, stop=stop, specials=specials)
-    return ChatTemplate(load_tokenizer(folder))
-
-
-def turns(result: TrainingMask) -> list[TurnTokens]:
-    return list(result.turns)
-
-
-def chat(*texts: tuple[str, str]) -> Conversation:
-    return Conversation(LOCATION, {}, tuple(Message(role, text) for role, text in texts))
-
-
 @pytest.mark.parametrize("name", EXPECTED)
 def test_each_answer_and_its_stop_token_train(tmp_path: Path, name: str) -> None:
-    _, stop, _, pieces = EXPECTED[name]
-    chat_template = template(tmp_path, name)
-    result = mask(chat_template, chat(*TURNS), ENDLESS)
-    (encoded,) = chat_template.encode(chat(*TURNS), ENDLESS)
+    *parts, pieces = EXPECTED[name]
+    stop, chat = parts[1], template(tmp_path, *parts)
+    result = mask(chat, conversation(*TURNS), ENDLESS)
+    (encoded,) = chat.encode(conversation(*TURNS), ENDLESS)
     assert result.tokens == len(encoded.tokens)
     assert result.trained == int(encoded.trained.sum())
     answers = iter(text for text, trains in pieces if trains)
-    for (role, content), turn in zip(TURNS, turns(result), strict=True):
+    for (role, content), turn in zip(TURNS, result.turns, strict=True):
         if role == "assistant":
             assert content + stop == next(answers)
             assert (turn.trained, turn.stop, turn.pieces(content)) == (len(content) + 1, stop, list(content))
@@ -51,20 +34,20 @@ def test_each_answer_and_its_stop_token_train(tmp_path: Path, name: str) -> None
 
 def test_pieces_are_whole_characters_and_join_to_the_text(tmp_path: Path) -> None:
     text = " Ça va? 日本 👩‍👩‍👧 "
-    chat_template = template(tmp_path)
-    last = turns(mask(chat_template, chat(("user", "Hi"), ("assistant", text)), ENDLESS))[-1]
+    chat = template(tmp_path)
+    last = mask(chat, conversation(("user", "Hi"), ("assistant", text)), ENDLESS).turns[-1]
     assert "".join(last.pieces(text)) == text
     assert [piece for piece in last.pieces(text) if "日" in piece] == ["日"]
     assert last.trained == len(text.encode()) + 1
 
 
 def test_tokens_beyond_the_window_do_not_train(tmp_path: Path) -> None:
-    chat_template = template(tmp_path)
-    row = chat(("user", "Hi"), ("assistant", "abcdef"))
-    first = chat_template.encode(row, ENDLESS)[0].trained.argmax()
-    last = turns(mask(chat_template, row, int(first) + 4))[-1]
+    chat = template(tmp_path)
+    row = conversation(("user", "Hi"), ("assistant", "abcdef"))
+    first = chat.encode(row, ENDLESS)[0].trained.argmax()
+    last = mask(chat, row, int(first) + 4).turns[-1]
     assert (last.trained, last.truncated_at) == (4, 4)
-    assert turns(mask(chat_template, row, ENDLESS))[-1].truncated_at is None
+    assert mask(chat, row, ENDLESS).turns[-1].truncated_at is None
 
 
 @pytest.mark.parametrize(
@@ -77,7 +60,7 @@ def test_tokens_beyond_the_window_do_not_train(tmp_path: Path) -> None:
 )
 def test_parts_of_pairs_answers_and_texts(tmp_path: Path, row: Row, trained: list[int]) -> None:
     result = mask(template(tmp_path), row, ENDLESS)
-    assert [turn.trained for turn in turns(result)] == trained
+    assert [turn.trained for turn in result.turns] == trained
     assert result.trained == sum(trained)
 
 
@@ -87,20 +70,19 @@ def test_a_tool_call_trains_as_rendered(tmp_path: Path) -> None:
     calling = CHATML.replace(
         "{{ message.content }}", f"{{{{ message.content }}}}{{% if message.tool_calls %}}{rendered}{{% endif %}}"
     )
-    write_tokenizer(tmp_path, template=calling, stop="<|im_end|>", specials=())
     row = Conversation(LOCATION, {}, (Message("user", "Hi"), call, Message("tool", "3"), Message("assistant", "Three.")))
-    user, calls, tool, last = turns(mask(ChatTemplate(load_tokenizer(tmp_path)), row, ENDLESS))
+    user, calls, tool, last = mask(template(tmp_path, calling), row, ENDLESS).turns
     assert (calls.trained, calls.stop) == (len('find({"n": 1})') + 1, 'find({"n": 1})<|im_end|>')
     assert (user.trained, tool.trained, last.trained) == (0, 0, len("Three.") + 1)
 
 
 def test_answers_in_rows_of_their_own_are_shown_as_each_is_trained(tmp_path: Path) -> None:
-    chat_template = template(tmp_path, "rewrites")
-    result = mask(chat_template, chat(*TURNS), ENDLESS)
-    encoded = chat_template.encode(chat(*TURNS), ENDLESS)
+    chat = template(tmp_path, REWRITES)
+    result = mask(chat, conversation(*TURNS), ENDLESS)
+    encoded = chat.encode(conversation(*TURNS), ENDLESS)
     assert result.tokens == sum(len(one.tokens) for one in encoded)
     assert result.trained == sum(int(one.trained.sum()) for one in encoded)
-    for (role, content), turn in zip(TURNS, turns(result), strict=True):
+    for (role, content), turn in zip(TURNS, result.turns, strict=True):
         if role == "assistant":
             assert (turn.lead, turn.stop, turn.pieces(content)) == ("<think></think>", "<|im_end|>", list(content))
         else:
@@ -108,7 +90,5 @@ def test_answers_in_rows_of_their_own_are_shown_as_each_is_trained(tmp_path: Pat
 
 
 def test_a_mask_that_cannot_be_verified_is_refused(tmp_path: Path) -> None:
-    opened = REWRITES.replace("assistant\n{% endif %}", "assistant\n<think>{% endif %}").replace("<think></think>", "")
-    write_tokenizer(tmp_path, template=opened, stop="<|im_end|>", specials=())
     with pytest.raises(TemplateError, match="opens a thinking block"):
-        mask(ChatTemplate(load_tokenizer(tmp_path)), chat(*TURNS), ENDLESS)
+        mask(template(tmp_path, OPENED), conversation(*TURNS), ENDLESS)

@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlx_lm.utils import load_tokenizer
@@ -27,6 +28,7 @@ REWRITES = (  # keeps thinking only in the last turn, as some reasoning models d
     "{% if message.role == 'assistant' and loop.last %}<think></think>{% endif %}{{ message.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+OPENED = REWRITES.replace("assistant\n{% endif %}", "assistant\n<think>{% endif %}").replace("<think></think>", "")
 ENDLESS = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
 
 TURNS = [
@@ -61,9 +63,21 @@ EXPECTED = {
 }  # fmt: skip
 
 
-def template(folder: Path, text: str, stop: str, specials: tuple[str, ...] = ()) -> ChatTemplate:
-    write_tokenizer(folder, template=text, stop=stop, specials=specials)
-    return ChatTemplate(load_tokenizer(folder))
+def template(
+    folder: Path, text: str = CHATML, stop: str = "<|im_end|>", specials: tuple[str, ...] = (), plain: tuple[str, ...] = (), **options: Any
+) -> ChatTemplate:  # fmt: skip
+    write_tokenizer(folder, template=text, stop=stop, specials=specials, plain=plain)
+    return ChatTemplate(load_tokenizer(folder), **options)
+
+
+@pytest.fixture(scope="module")
+def chat(tmp_path_factory: pytest.TempPathFactory) -> ChatTemplate:
+    return template(tmp_path_factory.mktemp("chatml"))
+
+
+@pytest.fixture(scope="module")
+def rewriting(chat: ChatTemplate) -> ChatTemplate:
+    return ChatTemplate(chat.tokenizer, TemplateSettings(source=REWRITES))
 
 
 def conversation(*turns: tuple[str, str]) -> Conversation:
@@ -84,22 +98,20 @@ def test_only_assistant_turns_train_with_their_stop_token(tmp_path: Path, name: 
     assert encoded.trained.tolist() == trained
 
 
-def test_a_template_that_rewrites_earlier_turns_trains_each_answer_in_a_row_of_its_own(tmp_path: Path) -> None:
-    chat = template(tmp_path, REWRITES, "<|im_end|>")
+def test_a_template_that_rewrites_earlier_turns_trains_each_answer_in_a_row_of_its_own(rewriting: ChatTemplate) -> None:
     row = conversation(*TURNS[:4])
-    encoded = chat.encode(row, 1000)
+    encoded = rewriting.encode(row, 1000)
     assert [one.turn for one in encoded] == [2, 4]
     for one, answer in zip(encoded, ("Yes?", "60 m."), strict=True):
         start = int(one.trained.argmax())
-        assert one.tokens[:start].tolist() == chat.prompt(row.messages[: one.turn - 1])
-        assert chat.tokenizer.decode(one.tokens[one.trained].tolist()) == f"<think></think>{answer}<|im_end|>"
+        assert one.tokens[:start].tolist() == rewriting.prompt(row.messages[: one.turn - 1])
+        assert rewriting.tokenizer.decode(one.tokens[one.trained].tolist()) == f"<think></think>{answer}<|im_end|>"
         assert (one.id, one.notes) == (row.id, {TemplateNote.TURNS})
-    assert "<think>" not in chat.tokenizer.decode(encoded[1].tokens[: int(encoded[1].trained.argmax())].tolist())
+    assert "<think>" not in rewriting.tokenizer.decode(encoded[1].tokens[: int(encoded[1].trained.argmax())].tolist())
 
 
-def test_data_turns_chooses_which_answers_are_trained_and_how(tmp_path: Path) -> None:
-    write_tokenizer(tmp_path, template=CHATML, stop="<|im_end|>")
-    tokenizer, row = load_tokenizer(tmp_path), conversation(*TURNS)
+def test_data_turns_chooses_which_answers_are_trained_and_how(chat: ChatTemplate) -> None:
+    tokenizer, row = chat.tokenizer, conversation(*TURNS)
     spans = {
         mode: [(one.turn, tokenizer.decode(one.tokens[one.trained].tolist())) for one in ChatTemplate(tokenizer, TemplateSettings(turns=mode)).encode(row, 1000)]
         for mode in ("auto", "all", "each", "last")
@@ -113,8 +125,7 @@ def test_data_turns_chooses_which_answers_are_trained_and_how(tmp_path: Path) ->
     assert 'data.turns to "auto"' in caught.value.hint
 
 
-def test_a_turn_with_weight_0_is_only_read(tmp_path: Path) -> None:
-    chat = template(tmp_path, CHATML, "<|im_end|>")
+def test_a_turn_with_weight_0_is_only_read(chat: ChatTemplate) -> None:
     turns = [Message(role, text, trained=text != "Yes?") for role, text in TURNS]
     row = Conversation(Location(Path("rows.jsonl"), 7), {}, tuple(turns))
     (encoded,) = chat.encode(row, 1000)
@@ -122,11 +133,10 @@ def test_a_turn_with_weight_0_is_only_read(tmp_path: Path) -> None:
     assert row.id == conversation(*TURNS).id
 
 
-def test_later_answers_that_do_not_fit_are_left_out_and_noted(tmp_path: Path) -> None:
-    chat = template(tmp_path, REWRITES, "<|im_end|>")
+def test_later_answers_that_do_not_fit_are_left_out_and_noted(rewriting: ChatTemplate) -> None:
     row = conversation(*TURNS)
-    whole = chat.encode(row, 1000)
-    encoded = chat.encode(row, len(whole[0].tokens))
+    whole = rewriting.encode(row, 1000)
+    encoded = rewriting.encode(row, len(whole[0].tokens))
     assert [one.turn for one in encoded] == [2]
     assert TemplateNote.CUT in encoded[0].notes
 
@@ -150,8 +160,7 @@ def test_a_template_that_refuses_a_role_raises_its_message(tmp_path: Path, turns
         chat.prompt([Message(role, text) for role, text in turns])
 
 
-def test_a_prompt_that_fills_the_window_is_refused_and_a_long_answer_is_truncated(tmp_path: Path) -> None:
-    chat = template(tmp_path, CHATML, "<|im_end|>")
+def test_a_prompt_that_fills_the_window_is_refused_and_a_long_answer_is_truncated(chat: ChatTemplate) -> None:
     row = conversation(("user", "x" * 50), ("assistant", "y" * 50))
     with pytest.raises(DataError, match="the prompt fills the window of 40 tokens"):
         chat.encode(row, 40)
@@ -160,15 +169,13 @@ def test_a_prompt_that_fills_the_window_is_refused_and_a_long_answer_is_truncate
     assert len(encoded.tokens) == 100
 
 
-def test_text_trains_from_its_second_token_to_its_stop(tmp_path: Path) -> None:
-    chat = template(tmp_path, CHATML, "<|im_end|>")
+def test_text_trains_from_its_second_token_to_its_stop(chat: ChatTemplate) -> None:
     (encoded,) = chat.encode(TextRow(Location(Path("a"), 1), {}, "abc"), 100)
     assert encoded.trained.tolist() == [False, True, True, True]
     assert encoded.tokens[-1] == chat.tokenizer.eos_token_id
 
 
-def test_a_long_text_is_divided_into_windows_that_train_each_token_once(tmp_path: Path) -> None:
-    chat = template(tmp_path, CHATML, "<|im_end|>")
+def test_a_long_text_is_divided_into_windows_that_train_each_token_once(chat: ChatTemplate) -> None:
     row = TextRow(Location(Path("a"), 1), {}, "".join(chr(97 + index % 26) for index in range(100)))
     (whole,) = chat.encode(row, 1000)
     windows = chat.encode(row, 16)
@@ -212,26 +219,20 @@ def test_a_pair_is_its_prompt_and_two_answers_with_stop_tokens(tmp_path: Path, n
     assert (pair.id, pair.location.line, pair.full_length) == (row.id, 3, len(pair.tokens))
 
 
-def test_earlier_turns_of_a_pair_may_be_rewritten(tmp_path: Path) -> None:
-    chat = template(tmp_path, REWRITES, "<|im_end|>")
+def test_earlier_turns_of_a_pair_may_be_rewritten(rewriting: ChatTemplate) -> None:
     row = preference(TURNS[:3], "60 m.", "No.")
-    pair = chat.encode_pair(row, 1000)
-    assert pair.prompt.tolist() == chat.prompt(row.prompt)
-    assert chat.tokenizer.decode(pair.chosen.tolist()) == "<think></think>60 m.<|im_end|>"
+    pair = rewriting.encode_pair(row, 1000)
+    assert pair.prompt.tolist() == rewriting.prompt(row.prompt)
+    assert rewriting.tokenizer.decode(pair.chosen.tolist()) == "<think></think>60 m.<|im_end|>"
 
 
 def test_a_pair_whose_prompt_is_not_a_prefix_is_refused(tmp_path: Path) -> None:
-    chat = template(
-        tmp_path,
-        REWRITES.replace("assistant\n{% endif %}", "assistant\n<think>{% endif %}").replace("<think></think>", ""),
-        "<|im_end|>",
-    )
+    chat = template(tmp_path, OPENED)
     with pytest.raises(TemplateError, match=r"pairs\.jsonl, line 3: the generation prompt of turn 2 opens a thinking block"):
         chat.encode_pair(preference("Hi", "Yes?", "No."), 1000)
 
 
-def test_only_completions_are_truncated(tmp_path: Path) -> None:
-    chat = template(tmp_path, CHATML, "<|im_end|>")
+def test_only_completions_are_truncated(chat: ChatTemplate) -> None:
     row = preference("x" * 50, "y" * 9, "z" * 90)
     prompt = chat.prompt(row.prompt)
     untruncated = chat.encode_pair(row, 1000)
@@ -257,14 +258,12 @@ def test_only_completions_are_truncated(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_a_pair_without_a_difference_is_refused_with_its_location(
-    tmp_path: Path, chosen: str, rejected: str, window: int, words: str
+    chat: ChatTemplate, chosen: str, rejected: str, window: int, words: str
 ) -> None:
-    chat = template(tmp_path, CHATML, "<|im_end|>")
     with pytest.raises(DataError, match=rf"^pairs\.jsonl, line 3: .*{words}"):
         chat.encode_pair(preference("Is it wet?", chosen, rejected), window)
 
 
-def test_line_breaks_and_case_count_as_differences(tmp_path: Path) -> None:
-    chat = template(tmp_path, CHATML, "<|im_end|>")
+def test_line_breaks_and_case_count_as_differences(chat: ChatTemplate) -> None:
     assert not chat.encode_pair(preference("List", "- a\n- b", "- a - b"), 1000).truncated
     assert not chat.encode_pair(preference("Shout", "YES", "yes"), 1000).truncated

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mlx_lm.utils import load_tokenizer
-from tiny_model import CHATML, write_tokenizer
+from test_template import template as make_template
 
 from mlxtune.core.errors import TemplateError
 from mlxtune.data.readers.formats import parse
@@ -34,16 +33,13 @@ GEMMA = (
 
 def gemma(folder: Path, template: str) -> ChatTemplate:
     """Return the chat template of a model with Gemma 3's control tokens, replaced by the shipped ``template`` if it is not empty."""
-    write_tokenizer(folder, template=GEMMA, stop="<end_of_turn>", specials=("<start_of_turn>",))
-    source = SHIPPED_TEMPLATES[template].read_text() if template else ""
-    return ChatTemplate(load_tokenizer(folder), TemplateSettings(source=source), "gemma")
+    settings = TemplateSettings(source=SHIPPED_TEMPLATES[template].read_text() if template else "")
+    return make_template(folder, GEMMA, "<end_of_turn>", ("<start_of_turn>",), settings=settings)
 
 
 @pytest.fixture(scope="module")
 def chat(tmp_path_factory: pytest.TempPathFactory) -> ChatTemplate:
-    folder = tmp_path_factory.mktemp("tokenizer")
-    write_tokenizer(folder, template=CHATML, stop="<|im_end|>")
-    return ChatTemplate(load_tokenizer(folder), TemplateSettings(source=read_template(RECIPE)))
+    return make_template(tmp_path_factory.mktemp("tokenizer"), settings=TemplateSettings(source=read_template(RECIPE)))
 
 
 def row(*calls: dict[str, Any], content: str = "") -> Conversation:
