@@ -5,7 +5,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from mlxtune.core.sequences import common_length
 from mlxtune.data.readers.formats import BREAK
@@ -31,10 +31,10 @@ class AnswerSpan:
 
 
 class MissingPart(NamedTuple):
-    """A part of a row that is missing in its rendered text. ``part`` names it in an error message."""
+    """A part of an answer that is missing in its rendered text. ``name`` is for an error message."""
 
-    code: Literal["text", "reasoning", "call", "tool"]
-    part: str
+    name: str
+    is_reasoning: bool = False
 
 
 class RewrittenAnswerError(Exception):
@@ -103,30 +103,30 @@ def _after_header(prompt: str, text: str, dialect: Dialect) -> str:
 def missing_in_answer(answer: str, message: Message, *, thinking: bool) -> MissingPart | None:
     """Return the part of ``message`` that is missing in the rendered ``answer``, if any."""
     if message.content.strip() not in answer:
-        return MissingPart("text", "its text")
+        return MissingPart("its text")
     if thinking and (reasoning := message.extra.get(REASONING)) and reasoning.strip() not in answer:
-        return MissingPart("reasoning", "its reasoning")
+        return MissingPart("its reasoning", is_reasoning=True)
     for call in message.extra.get("tool_calls", ()):
         if lacking := _missing_in_call(answer, call):
-            return MissingPart("call", lacking)
+            return MissingPart(lacking)
     return None
 
 
-def missing_in_text(text: str, messages: Sequence[Message], tools: Sequence[dict[str, Any]]) -> MissingPart | None:
-    """Return the part of the context turns or of ``tools`` that is missing in the rendered ``text``, if any."""
+def missing_in_text(text: str, messages: Sequence[Message], tools: Sequence[dict[str, Any]]) -> str:
+    """Return the name of a part of the context turns or of ``tools`` that is missing in the rendered ``text``, or ``""``."""
     for number, message in enumerate(messages, 1):
         if message.role != "assistant" and not _contains(text, message.content):
-            return MissingPart("text", f"the text of turn {number} ({message.role})")
+            return f"the text of turn {number} ({message.role})"
         for call in message.extra.get("tool_calls", ()):
             if lacking := _missing_in_call(text, call):
-                return MissingPart("call", f"{lacking} in turn {number}")
+                return f"{lacking} in turn {number}"
     for tool in tools:
         function = tool.get("function", tool)
         parameters = (function.get("parameters") or {}).get("properties") or {}
         for word in (function.get("name"), function.get("description"), *parameters):
             if word and not _contains(text, str(word)):
-                return MissingPart("tool", f"“{word}” of the tool {function.get('name')}")
-    return None
+                return f"“{word}” of the tool {function.get('name')}"
+    return ""
 
 
 def notes(answer: str, message: Message, decode: Callable[[], str]) -> Iterator[TemplateNote]:

@@ -349,12 +349,12 @@ class ChatTemplate:
             problem = f"the chat template of {self.name} ends turn {number} {_ENDLESS}."
             raise TemplateError(problem, location=location, hint=self._endless_hint) from None
         if lacking := answer_span.missing_in_answer(span.answer, message, thinking=self.settings.thinking != "off"):
-            problem = f"the chat template of {self.name} drops or changes {lacking.part} in turn {number}"
-            hint = _REASONING_HINT if lacking.code == "reasoning" else "Name a template in model.template that renders it."
+            problem = f"the chat template of {self.name} drops or changes {lacking.name} in turn {number}"
+            hint = _REASONING_HINT if lacking.is_reasoning else "Name a template in model.template that renders it."
             raise TemplateError(f"{problem}: it trains on {one_line(span.answer, 60)!r}.", location=location, hint=hint)
-        if lacking := answer_span.missing_in_text(self.control.plain(text), messages[:-1], tools):
+        if part := answer_span.missing_in_text(self.control.plain(text), messages[:-1], tools):
             hint = self._switch_hint(messages) or "Remove it from the row, or name a template in model.template that renders it."
-            raise TemplateError(f"the chat template of {self.name} drops or changes {lacking.part}.", location=location, hint=hint)
+            raise TemplateError(f"the chat template of {self.name} drops or changes {part}.", location=location, hint=hint)
         return span
 
     def _check_tools(self, messages: Sequence[Message], tools: Tools, location: Location) -> None:
