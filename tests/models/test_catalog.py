@@ -106,28 +106,23 @@ def test_gated_delta_layers_experts_and_per_layer_embeddings_have_their_own_weig
     assert [weight.shape for weight in gemma.weights if "embed_tokens_per_layer" in weight.name] == [(262144, 35 * 256)]
 
 
-@pytest.mark.parametrize(("id", "size"), BYTES.items())
-def test_sizes_match_the_hub(id: str, size: float) -> None:
-    assert BASES[id].nbytes == pytest.approx(size, rel=0.005)
-
-
-@pytest.mark.parametrize(("id", "billions"), PARAMETERS.items())
-def test_parameters_match_the_model_card(id: str, billions: float) -> None:
-    assert BASES[id].shapes.parameters == pytest.approx(billions * 1e9, rel=0.015)
-
-
-@pytest.mark.parametrize(("id", "numbers"), OTHER_PARTS.items())
-def test_download_sizes_are_the_text_model_and_its_other_parts(id: str, numbers: float) -> None:
-    assert BASES[id].hub_nbytes - BASES[id].nbytes == pytest.approx(2 * numbers, rel=0.15)
-
-
-@pytest.mark.parametrize(("id", "words"), WORDS.items())
-def test_parameter_counts_match_the_hub(id: str, words: float) -> None:
-    counted = 0
-    for weight in BASES[id].shapes.weights:
-        packed = weight.numbers * weight.bits // 32
-        counted += packed + (weight.nbytes - 4 * packed) // 2
-    assert counted == pytest.approx(words, rel=0.005)
+@pytest.mark.parametrize(
+    ("measure", "id", "expected", "tolerance"),
+    [
+        *(("nbytes", *base, 0.005) for base in BYTES.items()),
+        *(("words", *base, 0.005) for base in WORDS.items()),
+        *(("parameters", id, billions * 1e9, 0.015) for id, billions in PARAMETERS.items()),
+        *(("download", id, 2 * numbers, 0.15) for id, numbers in OTHER_PARTS.items()),
+    ],
+)
+def test_sizes_match_the_hub_and_the_model_cards(measure: str, id: str, expected: float, tolerance: float) -> None:
+    base, weights = BASES[id], BASES[id].shapes.weights
+    packed = [weight.numbers * weight.bits // 32 for weight in weights]
+    counted = {
+        "nbytes": base.nbytes, "parameters": base.shapes.parameters, "download": base.hub_nbytes - base.nbytes,
+        "words": sum(words + (weight.nbytes - 4 * words) // 2 for words, weight in zip(packed, weights, strict=True)),
+    }  # fmt: skip
+    assert counted[measure] == pytest.approx(expected, rel=tolerance)
 
 
 @pytest.mark.real
