@@ -90,7 +90,6 @@ def _json(text: str) -> tuple[Any, int]:
 
 
 def _arguments(schema: Any, function: Mapping[str, Any]) -> Any:
-    """Return the schema of the arguments of ``function``."""
     schema = schema if isinstance(schema, dict) else {}
     definitions = schema.get("$defs", {})
     for branch in schema.get("oneOf") or schema.get("anyOf") or [schema]:

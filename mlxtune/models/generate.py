@@ -189,7 +189,6 @@ class _BatchDecoder:
         self._answers: dict[int, GeneratedAnswer] = {}
 
     def decode(self) -> list[GeneratedAnswer]:
-        """Return the answers to the prompts."""
         pool, generated = thread_pool(), 0
         lanes = _prefill(self._rows, self._report, max(1, min(pool.size, len(self._rows) // MIN_LANE_ROWS)))
         try:

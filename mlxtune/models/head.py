@@ -403,7 +403,6 @@ class _HeadMatrix:
         return [self.head[name] for name in names if self.head.get(name) is not None]
 
     def logits(self, scale: float, cap: float) -> Logits:
-        """Return a function from hidden states to scaled and capped logits."""
         return lambda hidden: _scale_and_cap(self.product(hidden, *self.arrays), scale, cap)
 
     def product(self, x: mx.array, *arrays: mx.array) -> mx.array:

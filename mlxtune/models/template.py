@@ -123,7 +123,6 @@ class ChatTemplate:
 
     @cached_property
     def thinking(self) -> ThinkingControls:
-        """How the template controls reasoning."""
         return thinking_controls(self.source) if self.source else ThinkingControls()
 
     def thinking_limit(self, tokens: int) -> int:

@@ -81,7 +81,6 @@ class ThinkingControls:
         return "off" if not on else "keep" if any(kept or [default == "keep"]) else "on"
 
     def effect(self, mode: Thinking) -> ThinkingEffect:
-        """Return what ``mode`` does with this template."""
         if not self.reasons:
             return ""
         if not (self.switch or self.effort or self.words[0]):

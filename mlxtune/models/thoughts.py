@@ -176,7 +176,6 @@ class AnswerBuilder:
         return "loop" if is_loop else ""
 
     def finish(self, ended: Ending) -> GeneratedAnswer:
-        """Return the answer without its thoughts."""
         thought, answer = split_thought(self._decode(self._tokens), self._prompt)
         tokens = len(self._tokens) - self._thought_tokens
         return GeneratedAnswer(answer, ended, thought, self._thought_tokens if thought else 0, tokens)

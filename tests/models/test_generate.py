@@ -14,20 +14,23 @@ from mlx_lm import stream_generate
 from mlx_lm.utils import load as load_stock
 from mlx_lm.utils import load_model, load_tokenizer
 
-from mlxtune.core.errors import InputError, MlxtuneError
+from mlxtune.core.errors import MlxtuneError
 from mlxtune.models import generate as generation
 from mlxtune.models import likelihood, prefix_cache
+from mlxtune.models.cpu import streams
 from mlxtune.models.cpu.streams import StreamPool
+from mlxtune.models.generate import GenerationSettings, TokenSampler
 from mlxtune.models.grammar import Grammar
 from mlxtune.models.likelihood import negative_log_likelihoods
-from mlxtune.models.load import LoadedModel
+from mlxtune.models.load import LoadedModel, load
+from mlxtune.models.resolve import resolve
 
 
 def generate(*args, **options) -> list[tuple[str, str]]:
     """Return each answer's text and why it ended."""
     events = {name: options.pop(name) for name in ("progress", "on_batch") if name in options}
     *loaded, prompts = args
-    request = generation.PromptGroup(prompts, prefix=options.pop("prefix", None), settings=generation.GenerationSettings(**options))
+    request = generation.PromptGroup(prompts, prefix=options.pop("prefix", None), settings=GenerationSettings(**options))
     return [(answer.text, answer.ended) for answer in generation.generate(*loaded, [request], **events)]
 
 
@@ -132,7 +135,7 @@ def test_requests_with_different_prefixes_and_grammars_share_a_batch(name: str, 
     tokenizer = load_tokenizer(folder)
     cache, stops, window = prefix_cache.PrefixCache(model), frozenset(tokenizer.eos_token_ids), tiny_architectures.WINDOW
     schema = Grammar(tokenizer, {"enum": ["a", "bcd", 12345]}, stops)
-    limits = generation.GenerationSettings(max_tokens=window + 4, stops=stops, batch_size=8)
+    limits = GenerationSettings(max_tokens=window + 4, stops=stops, batch_size=8)
     requests = [
         generation.PromptGroup(prompts, replace(limits, max_tokens=most, grammar=grammar), cache(prompts))
         for start, lengths, most, grammar in (
@@ -279,15 +282,6 @@ def test_a_random_model_with_a_grammar_matches_the_schema(model: Any, tokenizer:
     assert unconstrained != results
 
 
-def test_a_schema_without_a_grammar_is_refused(tokenizer: Any) -> None:
-    with pytest.raises(InputError, match="cannot be converted to a grammar"):
-        Grammar(
-            tokenizer,
-            {"type": "object", "not": {"type": "string"}, "unevaluatedProperties": False},
-            frozenset(tokenizer.eos_token_ids),
-        )
-
-
 @pytest.mark.parametrize("plain", [True, False])
 def test_likelihoods_equal_a_full_forward_pass(model: Any, monkeypatch, plain: bool) -> None:
     pairs = [([70, 71, 72], [80, 81]), ([70, 71, 73, 74], [90]), ([70, 71], [95, 96, 97, 98])]
@@ -348,3 +342,47 @@ def test_long_and_short_answers_are_scored_in_turn(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(likelihood, "thread_pool", lambda: StreamPool(size))
     batches = [[index] for index in range(5)]
     assert list(likelihood._alternating(batches)) == [[index] for index in order]
+
+
+PROBABILITIES = [0.5, 0.3, 0.2]
+
+
+def _tokens(seeds: list[int], steps: int) -> list[list[int]]:
+    """Return ``steps`` samples for each seed, from rows that are chosen together."""
+    sampler, logits = TokenSampler(seeds), mx.log(mx.array([PROBABILITIES] * len(seeds)))
+    return np.array([np.array(sampler(logits, range(len(seeds)))) for _ in range(steps)]).T.tolist()
+
+
+@pytest.mark.slow
+def test_samples_follow_the_distribution_and_the_seed() -> None:
+    first, second, other, greedy = _tokens([3, 3, 4, 0], 2000)
+    assert first == second != other
+    for samples in (first, other):
+        assert np.abs(np.bincount(samples, minlength=3) / 2000 - PROBABILITIES).max() < 0.04
+    assert set(greedy) == {0}
+    first_tokens = [row[0] for row in _tokens(list(range(1, 2001)), 1)]
+    assert np.abs(np.bincount(first_tokens, minlength=3) / 2000 - PROBABILITIES).max() < 0.04
+
+
+def test_samples_do_not_depend_on_the_other_rows() -> None:
+    together = _tokens([5, 0, 9], 20)
+    assert together == [_tokens([seed], 20)[0] for seed in (5, 0, 9)]
+
+
+@pytest.mark.parametrize("mlx_lm", [False, True])
+def test_sampled_answers_do_not_depend_on_the_batch_or_the_number_of_cores(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, mlx_lm: bool
+) -> None:
+    loaded = load(resolve(str(tiny)))
+    prompts = [[5 + row, *range(9, 9 + row % 3)] for row in range(20)]
+    if mlx_lm:
+        monkeypatch.setattr(generation, "PrefixCache", lambda model: lambda prompts: None)
+
+    def answers(batch_size: int, cores: int) -> list[str]:
+        monkeypatch.setattr(streams._local, "pool", streams.StreamPool(cores), raising=False)
+        settings = GenerationSettings(max_tokens=8, stops=frozenset({0}), batch_size=batch_size)
+        request = generation.PromptGroup(prompts, settings, seeds=[row % 4 and row for row in range(20)])
+        outputs = generation.generate(loaded.model, loaded.tokenizer, [request])
+        return [output.text for output in outputs]
+
+    assert answers(20, 2) == answers(20, 1) == answers(3, 1)

@@ -38,7 +38,6 @@ _SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn
 
 
 def convert(source: Path, target: Path) -> None:
-    """Convert the verified GGUF file in ``source`` to an MLX model folder."""
     reader = gguf.GGUFReader(source / GGUF)
     target.mkdir(parents=True)
     weights = dict(_weights(reader))

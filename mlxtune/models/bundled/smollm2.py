@@ -32,7 +32,6 @@ _CONFIG: dict[str, Any] = {
 
 
 def convert(source: Path, target: Path) -> None:
-    """Convert the verified GGUF file in ``source`` to an MLX model folder."""
     loaded: Any
     metadata: Any
     loaded, metadata = mx.load(str(source / GGUF), return_metadata=True)
