@@ -13,7 +13,7 @@ from mlx_lm.tuner.utils import linear_to_lora_layers, load_adapters
 from mlxtune.core.errors import ModelError, RecipeError
 from mlxtune.core.files import write_bytes, write_json
 from mlxtune.core.safetensors import read_header
-from mlxtune.core.text import nearest
+from mlxtune.core.text import suggest
 from mlxtune.planning.shapes import NOT_ADAPTED
 from mlxtune.recipe import AdapterSection
 from mlxtune.recipe.parent import CONFIG, WEIGHTS
@@ -139,5 +139,4 @@ def _target_hint(target: str, candidates: dict[str, nn.Module]) -> str:
     names = sorted({name.rsplit(".", 1)[-1] for name in candidates})
     if target == "lm_head" and "embed_tokens" in names:
         return "Use embed_tokens, because the head is tied to the embedding."
-    suggestion = nearest(target, names)
-    return f"Did you mean {suggestion}?" if suggestion else f"Choose from {', '.join(names)}."
+    return suggest(target, names)

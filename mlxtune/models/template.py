@@ -166,11 +166,11 @@ class ChatTemplate:
 
     @cached_property
     def _end_tokens(self) -> frozenset[int] | None:
-        return dialects.end_tokens(self.tokenizer, lambda messages: self.render(messages, (), generation_prompt=False))
+        return dialects.end_tokens(self.tokenizer, self.render)
 
     @cached_property
     def _closing(self) -> frozenset[int]:
-        return dialects.closing_tokens(self.tokenizer, lambda messages: self.render(messages, (), generation_prompt=False))
+        return dialects.closing_tokens(self.tokenizer, self.render)
 
     @cached_property
     def _stops(self) -> dict[int, str]:
@@ -183,7 +183,7 @@ class ChatTemplate:
 
     def check_trainable(self) -> None:
         """Raise ``TemplateError`` if there is no template, or if it has no token that ends an answer, like GLM-4's."""
-        self.render([Message("user", "Hi")], (), generation_prompt=True)
+        self.render([Message("user", "Hi")], generation_prompt=True)
         if self._end_tokens == frozenset():
             raise TemplateError(f"The chat template of {self.name} ends answers {_ENDLESS}.", hint=self._endless_hint)
 
@@ -412,7 +412,7 @@ class ChatTemplate:
                     found.update(answer_span.notes(span.answer, turn, decode))
         return frozenset(found)
 
-    def render(self, messages: Sequence[Message], tools: Tools, *, generation_prompt: bool) -> str:
+    def render(self, messages: Sequence[Message], tools: Tools = (), *, generation_prompt: bool = False) -> str:
         """Render ``messages`` to text, with the generation prompt appended if requested. Raises ``TemplateError``."""
         return self.control.plain(self._rendered(messages, tools, generation_prompt=generation_prompt))
 
