@@ -61,9 +61,7 @@ def allowed_tokens(
     if matcher is None or splitter.unconstrained:
         return np.ones(vocab_size, bool)
     bitmask = np.frombuffer(matcher.compute_bitmask(), np.uint8)
-    allowed = np.unpackbits(bitmask, count=vocab_size, bitorder="little").astype(
-        bool
-    )  # a model may have more embeddings than tokens
+    allowed = np.unpackbits(bitmask, count=vocab_size, bitorder="little").view(bool)  # 0 for embeddings that are no tokens
     if not splitter.answering:
         allowed[list(thought_starts)] = True
     return allowed
