@@ -47,17 +47,14 @@ def resolve(base: str, *, relative_to: Path = Path(), progress: Progress = quiet
     Folders are looked up relative to ``relative_to`` first, then to the working directory. Raises ``ModelError`` if the
     model does not exist or cannot be fine-tuned, or the folder contains no model, and ``MachineError`` if the download fails.
     """
+    check_name(base, relative_to=relative_to)
+    if not fetch and not is_local(base, relative_to=relative_to):
+        raise ModelError(f"{base} is not on this machine.", hint=f"Download it: mlxtune models pull {base}")
     if model := bundled.find(base):
-        if not fetch and not install.is_ready(model):
-            raise ModelError(f"{base} is not on this machine.", hint=f"Download it: mlxtune models pull {base}")
         return _open(base, install.ensure(model, progress))
     if folder := _local_folder(base, relative_to):
         return _open(base, folder.resolve())
-    check_name(base, relative_to=relative_to)
-    cached = hub.cached(base)
-    if cached is None and not fetch:
-        raise ModelError(f"{base} is not on this machine.", hint=f"Download it: mlxtune models pull {base}")
-    return _open(base, cached or hub.pull(base, progress))
+    return _open(base, hub.cached(base) or hub.pull(base, progress))
 
 
 def check_name(base: str, *, relative_to: Path = Path()) -> None:
