@@ -13,7 +13,7 @@ from mlx_lm.tuner.utils import linear_to_lora_layers, load_adapters
 from mlxtune.core.errors import ModelError, RecipeError
 from mlxtune.core.files import write_bytes, write_json
 from mlxtune.core.safetensors import read_header
-from mlxtune.core.text import suggest
+from mlxtune.core.text import one_line, suggest
 from mlxtune.planning.shapes import NOT_ADAPTED
 from mlxtune.recipe import AdapterSection
 from mlxtune.recipe.parent import CONFIG, WEIGHTS
@@ -88,7 +88,7 @@ def load(model: nn.Module, folder: Path) -> None:
     try:
         load_adapters(model, str(folder))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise ModelError(f"The adapter in {folder} does not match this model: {error}") from error
+        raise ModelError(f"The adapter in {folder} does not match this model: {one_line(str(error), 200)}") from error
     model.freeze()
     mx.eval(model.parameters())
     model.eval()
