@@ -44,7 +44,6 @@ from mlxtune.data.split import SplitName
 
 ORDERS = ("row", "findings", "longest", "shortest")
 _WORK_SECONDS, _PAUSE_SECONDS = 0.002, 0.0005
-_MAX_SINGLE_CHANGES = 200  # maximum number of changes in a step for its rows to be looked up one by one
 _MAX_TAGS = 1000  # distinct tags
 _OPENING_ROWS = 10_000  # first rows whose beginnings are counted
 _MAX_OPENING = 400  # characters; a longer beginning is not noticed
@@ -70,7 +69,9 @@ class SourceBrowser(Closeable):
         self.state = ReviewState()
         self.revision = 0  # changes with the decisions, but only once all of them follow the new state
         self.annotator = ""  # whose decisions are shown; empty for the newest ones
-        self._hashes = HashIndex(len(self.records))
+        self._keys: list[str] = []  # of the scanned rows in the review
+        self._index_of: dict[str, int] = {}  # by key
+        self._copies: Counter[str] = Counter()  # of each content, by hash
         self._lengths = np.zeros(len(self.records), np.int32)
         self._is_row = bytearray(len(self.records))
         self._tags: Counter[str] = Counter()
@@ -145,7 +146,9 @@ class SourceBrowser(Closeable):
             record = self.records.record(index)
             if isinstance(record, DataError) and not isinstance(record, RowError):
                 raise record
-            self._hashes.put(index, record.hash)
+            self._copies[record.hash] += 1
+            key = key_of_copy(record.hash, self._copies[record.hash])
+            self._keys.append(key)
             if isinstance(record, DataError):
                 self._bad_count += 1
             else:
@@ -155,14 +158,14 @@ class SourceBrowser(Closeable):
                     self._tags.update(row_tags(record))
                 if index < _OPENING_ROWS:
                     self._openings.update(_openings(last_prompt(record))[0])
+            self._index_of[key] = index
             self.scanned = index + 1
-            if record.hash in self.state.affected_hashes:  # a newer state sees this row, because it counts as scanned
+            if key in self.state.affected_keys:  # a newer state sees this row, because it counts as scanned
                 self._update_decision(index)
             if throttle.pause():
                 if stop():
                     return
                 yield self.scanned
-        self._hashes.sort(self.scanned)
         yield self.scanned
 
     # Decisions
@@ -170,14 +173,12 @@ class SourceBrowser(Closeable):
     def apply_review(self, state: ReviewState, step: ReviewStep | None = None) -> None:
         """Switch to ``state``. ``step`` is the only change, if known."""
         self.state = state
-        if step is None or len(step.changes) > _MAX_SINGLE_CHANGES:
+        if step is None:
             self._decisions = {}
-            candidates = self._hashes.among(state.affected_hashes, self.scanned)
+            keys = state.affected_keys
         else:
-            hashes = {hash for change in step.changes for one in change if one for hash in (one.row, one.after)}
-            parts = [self._hashes.rows(hash.partition("#")[0], self.scanned) for hash in hashes]
-            candidates = np.unique(np.concatenate(parts)) if parts else np.zeros(0, np.int64)
-        for index in candidates.tolist():
+            keys = {key for change in step.changes for one in change if one for key in (one.row, one.after)}
+        for index in self.rows_with_keys(keys):
             self._update_decision(index)
         self.revision += 1
 
@@ -209,15 +210,11 @@ class SourceBrowser(Closeable):
 
     def rows_with_keys(self, keys: Iterable[str]) -> list[int]:
         """Return the scanned rows that have one of the review ``keys``."""
-        wanted = set(keys)
-        candidates = {int(index) for key in wanted for index in self._hashes.rows(key.partition("#")[0], self.scanned)}
-        return sorted(index for index in candidates if self.key(index) in wanted)
+        return sorted(self._index_of[key] for key in set(keys) if key in self._index_of)
 
     def rows_with_hash_prefix(self, digits: str) -> list[int]:
-        """Return the scanned rows whose content hash begins with ``digits``; only the first 16 digits count."""
-        low, high = (np.uint64(int(digits[:16].ljust(16, fill), 16)) for fill in "0f")
-        first_words = self._hashes.words[: self.scanned, 0]
-        return [int(index) for index in np.flatnonzero((first_words >= low) & (first_words <= high))]
+        """Return the scanned rows whose content hash begins with ``digits``."""
+        return [index for index, key in enumerate(self._keys) if key.startswith(digits)]
 
     def _update_decision(self, index: int) -> None:
         decision = self.state.decision(self.key(index))
@@ -228,8 +225,7 @@ class SourceBrowser(Closeable):
 
     def key(self, index: int) -> str:
         """Return a scanned row's key in the review."""
-        hash = self._hashes.hash(index)
-        return key_of_copy(hash, 1 + len(self._hashes.rows(hash, index)))
+        return self._keys[index]
 
     # Findings
 
@@ -467,49 +463,6 @@ class LazyRow:
     @property
     def tokens(self) -> int:
         return self._browser.tokens(self.index)
-
-
-_UNSORTED_ROWS = 4096  # searching this many rows is faster than sorting them
-
-
-class HashIndex:
-    """Row numbers by content hash. One thread fills it in order; any thread may query the first ``end`` rows."""
-
-    def __init__(self, count: int) -> None:
-        self.words = np.zeros((count, 4), np.uint64)  # of the hash; zeros for an invalid record
-        self._sorted = (np.zeros(0, np.int64), np.zeros(0, np.uint64))  # the first rows sorted by their first word, and those words
-
-    def put(self, index: int, hash: str) -> None:
-        """Add row ``index``, which must be higher than all before it."""
-        self.words[index] = np.frombuffer(bytes.fromhex(hash), ">u8")
-        sorted_rows = len(self._sorted[0])
-        if index + 1 - sorted_rows > max(_UNSORTED_ROWS, sorted_rows // 4):
-            self.sort(index + 1)
-
-    def sort(self, end: int) -> None:
-        """Sort the first ``end`` rows, so that a query does not have to search them one by one."""
-        order = np.argsort(self.words[:end, 0], kind="stable")
-        self._sorted = (order, self.words[order, 0])
-
-    def hash(self, index: int) -> str:
-        hash: str = self.words[index].astype(">u8").tobytes().hex()
-        return hash
-
-    def rows(self, hash: str, end: int) -> IntArray:
-        """Return the rows among the first ``end`` that have ``hash``, in order."""
-        words = np.frombuffer(bytes.fromhex(hash), ">u8").astype(np.uint64)
-        order, first_words = self._sorted
-        low, high = np.searchsorted(first_words, words[0], "left"), np.searchsorted(first_words, words[0], "right")
-        unsorted = len(order) + np.flatnonzero(self.words[len(order) : end, 0] == words[0])
-        candidates = np.concatenate([order[low:high], unsorted])
-        rows: IntArray = candidates[(candidates < end) & (self.words[candidates] == words).all(axis=1)]
-        return rows
-
-    def among(self, hashes: Iterable[str], end: int) -> IntArray:
-        """Return the rows among the first ``end`` that may have one of ``hashes``."""
-        wanted = np.array([int(hash[:16], 16) for hash in hashes], np.uint64)
-        rows: IntArray = np.flatnonzero(np.isin(self.words[:end, 0], wanted))
-        return rows
 
 
 class Throttle:

@@ -153,9 +153,9 @@ class ReviewState:
         return muted
 
     @cached_property
-    def affected_hashes(self) -> frozenset[str]:
-        """The content hashes of rows with a decision. A copy of such a row has the same hash."""
-        return frozenset(key.partition("#")[0] for key in self.decisions) | self._edited.keys()
+    def affected_keys(self) -> frozenset[str]:
+        """The keys of the rows that may have a decision."""
+        return frozenset(self.decisions) | self._edited.keys()
 
     def decision(self, key: str) -> Decision:
         """Return the decision about a row of the source. A row that is identical to the edit of an older row inherits its decision."""

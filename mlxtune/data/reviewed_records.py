@@ -39,7 +39,7 @@ class ReviewedRecords:
         self._decisions: dict[int, Decision] = {}
 
     def __iter__(self) -> Iterator[ReviewedRecord]:
-        affected = self._state.affected_hashes
+        affected = {key.partition("#")[0] for key in self._state.affected_keys}
         copies: Counter[str] = Counter()
         for index, (part, record) in enumerate((part, record) for part, file in self.records.files for record in file):
             decision = NO_DECISION

@@ -12,7 +12,7 @@ from tiny_model import write_rows as write
 from mlxtune.core.errors import DataError
 from mlxtune.data import filters
 from mlxtune.data.access.records import RecordFile, SourceRecords
-from mlxtune.data.browser import ORDERS, HashIndex, SourceBrowser
+from mlxtune.data.browser import ORDERS, SourceBrowser
 from mlxtune.data.checks.check_input import TokenCount
 from mlxtune.data.checks.report import CheckResult, CheckVerdict, Skip
 from mlxtune.data.checks.run import CheckRules, check
@@ -72,6 +72,7 @@ def test_rows_have_review_keys(source: Path) -> None:
     assert len(browser) == 6
     assert browser.bad_count == 1
     assert {index: browser.keyed_row(index) for index in expected} == expected
+    assert browser.rows_with_keys(key for key, _ in expected.values()) == list(expected)
     assert [key.partition("#")[2] for key, _ in expected.values()] == ["", "", "2", "", "3"]
     key, unreadable = browser.keyed_row(2)
     assert isinstance(unreadable, RowError)
@@ -154,20 +155,6 @@ def test_decisions_can_change_during_iteration(source: Path) -> None:
     assert tags == {"shipping": 1, "product": 1}
     tags["late"] += 1
     assert "late" not in browser.tags
-
-
-def test_keys_are_found_in_sorted_and_unsorted_rows(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mlxtune.data.browser._UNSORTED_ROWS", 2)
-    write(source, [*ROWS, *ROWS, *ROWS])
-    browser, expected = scanned_browser(source), read_all(source)
-    assert {index: browser.keyed_row(index) for index in expected} == expected
-    assert browser.rows_with_keys(key for key, _ in expected.values()) == list(expected)
-    hashes = HashIndex(18)
-    for index, (_, row) in expected.items():
-        hashes.put(index, row.hash)
-        assert [*hashes.rows(row.hash, index + 1)] == [
-            other for other in expected if other <= index and expected[other][1].hash == row.hash
-        ]
 
 
 def finding_rows(browser: SourceBrowser) -> dict[str, list[int]]:
