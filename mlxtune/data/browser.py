@@ -72,8 +72,7 @@ class SourceBrowser(Closeable):
         self._keys: list[str] = []  # of the scanned rows in the review
         self._index_of: dict[str, int] = {}  # by key
         self._copies: Counter[str] = Counter()  # of each content, by hash
-        self._lengths = np.zeros(len(self.records), np.int32)
-        self._is_row = bytearray(len(self.records))
+        self._lengths = np.full(len(self.records), -1, np.int32)  # in characters; -1 if a record is not a row, or not scanned
         self._tags: Counter[str] = Counter()
         self._openings: Counter[str] = Counter()  # number of prompts by first line, and by first word if it ends with a colon
         self._decisions: dict[int, Decision] = {}
@@ -100,12 +99,12 @@ class SourceBrowser(Closeable):
     @property
     def rows(self) -> list[int]:
         """The record numbers of the scanned rows."""
-        return sorted([*np.flatnonzero(np.frombuffer(self._is_row, np.uint8)).tolist(), *self._repaired])
+        return sorted([*np.flatnonzero(self._lengths >= 0).tolist(), *self._repaired])
 
     @property
     def _repaired(self) -> list[int]:
         """The unreadable records that an edit made rows."""
-        return [index for index, one in self.decisions.items() if one.record is not None and not self._is_row[index]]
+        return [index for index, one in self.decisions.items() if one.record is not None and self._lengths[index] < 0]
 
     @property
     def bad_count(self) -> int:
@@ -114,7 +113,7 @@ class SourceBrowser(Closeable):
 
     def is_row(self, index: int) -> bool:
         """Return whether a record is known to be a row, or was edited to be one."""
-        return bool(self._is_row[index]) or self.decision(index).record is not None
+        return bool(self._lengths[index] >= 0) or self.decision(index).record is not None
 
     def may_decide(self, index: int) -> bool:
         """Return whether a record is a row, or may be one because :meth:`scan` has not reached it."""
@@ -153,7 +152,6 @@ class SourceBrowser(Closeable):
                 self._bad_count += 1
             else:
                 self._lengths[index] = len(row_text(record))
-                self._is_row[index] = 1
                 if len(self._tags) < _MAX_TAGS:
                     self._tags.update(row_tags(record))
                 if index < _OPENING_ROWS:
@@ -312,7 +310,7 @@ class SourceBrowser(Closeable):
 
     def length(self, index: int) -> int:
         """Return a row's length in the source, in characters, or 0 if it is unknown."""
-        return int(self._lengths[index])
+        return max(0, int(self._lengths[index]))
 
     @property
     def lengths(self) -> IntArray:
@@ -320,9 +318,7 @@ class SourceBrowser(Closeable):
         if counted := self._counted:
             lengths = counted.tokens.astype(np.int64)
         else:
-            scanned = self.scanned  # another thread may increase it
-            is_row = np.frombuffer(self._is_row, np.uint8)[:scanned] > 0
-            lengths = np.where(is_row, self._lengths[:scanned], -1).astype(np.int64)
+            lengths = self._lengths.astype(np.int64)
         left_out = {index for index, decision in self.decisions.items() if decision.status in EXCLUDED}
         lengths[[index for index in left_out | self._unmeasured if index < len(lengths)]] = -1
         return lengths[lengths >= 0]

@@ -375,9 +375,10 @@ def test_rows_with_unknown_keys_are_refused(tmp_path: Path) -> None:
     assert report.statistics.rows == 0
 
 
-def test_an_empty_file_is_bad_input(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv"])
+def test_an_empty_file_is_bad_input(name: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has no rows"):
-        check(write(tmp_path / "rows.jsonl", []))
+        check(write(tmp_path / name, []))
 
 
 def test_safe_fixes_write_a_clean_file_and_keep_the_source(tmp_path: Path) -> None:

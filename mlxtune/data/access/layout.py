@@ -4,7 +4,6 @@ import csv
 import json
 import re
 import shlex
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -129,9 +128,10 @@ def _csv_layout(data: FileBytes) -> FileLayout:
         raise DataError(
             f"The header of {data.path} cannot be read: {one_line(str(error), 80)}.", hint="Save the file as UTF-8."
         ) from error
-    name, count = Counter(header).most_common(1)[0]
-    if count > 1:
-        raise DataError(f"{data.path} has two columns named {one_line(name, 30) or '“” (empty)'}.", hint="Rename one of them.")
+    if repeated := [name for name in header if header.count(name) > 1]:
+        raise DataError(
+            f"{data.path} has two columns named {one_line(repeated[0], 30) or '“” (empty)'}.", hint="Rename one of them."
+        )
     names: dict[str, FileNote] = {";": "semicolons", "\t": "tabs"}
     notes = (names[delimiter],) if delimiter in names and data.path.suffix.lower() == ".csv" else ()
     return FileLayout("csv", notes, header=header, delimiter=delimiter)
