@@ -11,7 +11,7 @@ def read_instruction(record: Record) -> str:
     """Return the instruction, followed by the input if there is one. Some files have the whole question in the input."""
     extra_input = record.get("input")
     if extra_input is not None and not isinstance(extra_input, str):
-        raise InvalidRecord("input must be a string.", "Write it as a string, or leave it empty.")
+        raise InvalidRecord("input must be a string.")
     if extra_input and record.get("instruction") == "":
         return text_field(record, "input")
     instruction = text_field(record, "instruction")
@@ -23,7 +23,7 @@ def _read(record: Record, location: Location) -> Conversation:
     if not isinstance(pairs, list) or not all(
         isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair) for pair in pairs
     ):
-        raise InvalidRecord("history must be a list of [question, answer] pairs.", "Correct it, or remove it.")
+        raise InvalidRecord("history must be a list of [question, answer] pairs.")
     messages = [
         *(turn for question, answer in pairs for turn in (Message("user", question), assistant_message(answer))),
         Message("user", read_instruction(record)),

@@ -35,7 +35,7 @@ def read_unpaired(record: Record, location: Location) -> Unpaired:
     value = record.get("label")
     label = _LABELS.get(str(value).strip().lower()) if isinstance(value, bool | int | str) else None
     if label is None:
-        raise InvalidRecord("label must be true or false.", "Set it to true if the completion is desirable, otherwise to false.")
+        raise InvalidRecord("label must be true or false.")
     if key := next((key for key in _CONVERSATIONS if key in record), None):
         *turns, answer = check_answered(read_turns(record[key], key))
         completion = answer_text(answer, f"the last turn of {key}")

@@ -170,7 +170,7 @@ def _read(record: Record, location: Location) -> Row:
     if status == "accept" and "tokens" in record:
         values.setdefault("completion", [])  # Prodigy leaves out the spans of a text without entities
     if "completion" not in values:
-        raise InvalidRecord("nobody has answered this record yet.", "Answer it, or leave it out.", "no-answer")
+        raise InvalidRecord("nobody has answered this record yet.", kind="no-answer")
     answer = _answer(values["completion"], values["prompt"])
     return completion.read({**values, "completion": answer, "meta": meta}, location)
 

@@ -135,12 +135,10 @@ def _check_encodable(row: Row) -> None:
         text = _ENCODE([row.content, row.meta])
         text.encode()
     except UnicodeEncodeError as error:
-        raise InvalidRecord("the text has a lone surrogate, which is not a character.", "Save the row again as UTF-8.") from error
+        raise InvalidRecord("the text has a lone surrogate, which is not a character.") from error
     except (ValueError, RecursionError) as error:
-        raise InvalidRecord(
-            "the row has a number or nesting that JSON does not allow.", "Correct it, or remove the row."
-        ) from error
+        raise InvalidRecord("the row has a number or nesting that JSON does not allow.") from error
     if BREAK in text:
-        raise InvalidRecord("the text has U+FDD0, which is not a character.", "Remove it: mlxtune uses it to mark control tokens.")
+        raise InvalidRecord("the text has U+FDD0, which is not a character.")
     if "\\u0000" in text and _NUL.search(text):
-        raise InvalidRecord("the text has a NUL character.", "Remove it: many programs treat it as the end of the text.")
+        raise InvalidRecord("the text has a NUL character.")

@@ -57,21 +57,19 @@ _CONVERSATION_KEYS = {"chosen_messages": "chosen", "rejected_messages": "rejecte
 
 def _check_different(same: bool, keys: str) -> None:
     if same:
-        raise InvalidRecord(f"{keys} are identical.", "Remove the row, or write a worse answer.", "same-pair")
+        raise InvalidRecord(f"{keys} are identical.", kind="same-pair")
 
 
 def _merge_prompts(given: Sequence[Message], shared: Sequence[Message]) -> Sequence[Message]:
     """Return the prompt that is ``given`` explicitly or ``shared`` by both answers. If both exist, they must match."""
     if not given and not shared:
-        reason = "there is no prompt, and chosen and rejected do not share a turn."
-        raise InvalidRecord(reason, "Add the prompt, as text or as a list of turns.", "different-prompts")
+        raise InvalidRecord("there is no prompt, and chosen and rejected do not share a turn.", kind="different-prompts")
     if not given or not shared:
         return given or shared
     plain = [[(turn.role, turn.content.strip()) for turn in one if not turn.is_system] for one in (given, shared)]
     systems = {turn.content.strip() for turn in (*given, *shared) if turn.is_system}
     if plain[0] != plain[1] or len(systems) > 1:
-        reason = "the prompt differs from the turns that chosen and rejected share."
-        raise InvalidRecord(reason, "Make them identical, or remove the prompt.", "different-prompts")
+        raise InvalidRecord("the prompt differs from the turns that chosen and rejected share.", kind="different-prompts")
     return max(given, shared, key=len)
 
 
@@ -82,8 +80,9 @@ def _split_implicit_prompt(record: Record, chosen: str, rejected: str) -> tuple[
     shared = chosen[: common_length(chosen, rejected)]
     end = max(shared.rfind(" "), shared.rfind("\n"))
     if end < 0 or not shared[:end].strip():
-        reason = "there is no prompt, and chosen and rejected do not begin with the same words."
-        raise InvalidRecord(reason, "Add the prompt.", "different-prompts")
+        raise InvalidRecord(
+            "there is no prompt, and chosen and rejected do not begin with the same words.", kind="different-prompts"
+        )
     return shared[:end], chosen[end:], rejected[end:]
 
 

@@ -17,14 +17,13 @@ TARGET_KEYS = ("completion", "output", "text", "chosen", "rejected", "preferred_
 
 @dataclass(eq=False)
 class InvalidRecord(Exception):
-    """The reason why a record cannot be used, with a hint. ``kind`` is the ID of a check in ``checks/unreadable.py``, and ``at``
-    the place of the fault in the record.
+    """The reason why a record cannot be used; the caller, which knows the location, raises a ``RowError``.
 
-    The caller knows the location and raises a ``RowError``.
+    ``kind`` is the ID of a check in ``checks/unreadable.py``, and ``at`` the place of the fault in the record.
     """
 
     reason: str
-    hint: str
+    hint: str = "Correct the row, or remove it."
     kind: str = "bad-row"
     at: int | None = None
 
@@ -67,7 +66,7 @@ def text_field(record: Record, key: str) -> str:
     """Return the text under ``key``, which must not be blank."""
     value = record.get(key)
     if not isinstance(value, str) or not value.strip():
-        raise InvalidRecord(f"{key} must be a non-empty string.", "Add it, or remove the row.", empty_kind(key))
+        raise InvalidRecord(f"{key} must be a non-empty string.", kind=empty_kind(key))
     return value
 
 
@@ -91,9 +90,9 @@ def with_system(messages: Sequence[Message], record: Record) -> tuple[Message, .
     if system is None or (isinstance(system, str) and not system.strip()):
         return tuple(messages)
     if not isinstance(system, str):
-        raise InvalidRecord("system must be a string.", "Write it as a string, or remove it.")
+        raise InvalidRecord("system must be a string.")
     if messages[0].is_system:
         if messages[0].content.strip() == system.strip():
             return tuple(messages)
-        raise InvalidRecord("system differs from the system turn.", "Keep one of them.")
+        raise InvalidRecord("system differs from the system turn.")
     return (Message("system", system), *messages)

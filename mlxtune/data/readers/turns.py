@@ -84,8 +84,7 @@ def turns_or_text(record: Record, key: str, role: str) -> tuple[Message, ...]:
         return read_turns(turns, key)
     value = answer_value(value) if role == "assistant" else value
     if not isinstance(value, str) or not value.strip():
-        reason = f"{key} must be a non-empty string or a list of turns."
-        raise InvalidRecord(reason, "Add it, or remove the row.", empty_kind(key))
+        raise InvalidRecord(f"{key} must be a non-empty string or a list of turns.", kind=empty_kind(key))
     return (assistant_message(value) if role == "assistant" else Message(role, value),)
 
 
@@ -138,8 +137,9 @@ def _assistant(turn: Mapping[str, Any], content: Any, extra: dict[str, Any], num
     """Return an assistant turn with its reasoning in one place, wherever the record has it, and with its weight."""
     weight = turn.get("weight")
     if weight not in (None, 0, 1):
-        reason = f"turn {number} has the weight {one_line(str(weight), 10)}, but a weight is 0 (only read) or 1 (trained)."
-        raise InvalidRecord(reason, "Set it to 0 or 1.")
+        raise InvalidRecord(
+            f"turn {number} has the weight {one_line(str(weight), 10)}, but a weight is 0 (only read) or 1 (trained)."
+        )
     texts = [turn[key] for key in REASONING_KEYS if turn.get(key) not in (None, "")]
     if isinstance(content, list):
         texts += [part.get("thinking") for part in content if isinstance(part, dict) and part.get("type") == "thinking"]
@@ -148,10 +148,10 @@ def _assistant(turn: Mapping[str, Any], content: Any, extra: dict[str, Any], num
     inline, answer = split_reasoning(_content_text(content, number))
     texts += [inline] if inline else []
     if not all(isinstance(text, str) for text in texts):
-        raise InvalidRecord(f"the reasoning of turn {number} must be text.", "Write it as a string, or remove it.")
+        raise InvalidRecord(f"the reasoning of turn {number} must be text.")
     different = list(dict.fromkeys(text.strip() for text in texts if text.strip()))
     if len(different) > 1:
-        raise InvalidRecord(f"turn {number} has two different texts of reasoning.", "Keep one of them.")
+        raise InvalidRecord(f"turn {number} has two different texts of reasoning.")
     return Message("assistant", answer, {**extra, **dict.fromkeys([REASONING] * len(different), *different)}, weight != 0)
 
 
@@ -181,9 +181,7 @@ def _content_text(content: Any, number: int) -> str:
         if texts := [part for part in parts if isinstance(part, str)]:
             content = "".join(texts) if len(texts) == len(parts) else None
     if not isinstance(content, str):
-        raise InvalidRecord(
-            f"the content of turn {number} must be text.", "Only text is trained on. Replace it, or remove the row."
-        )
+        raise InvalidRecord(f"the content of turn {number} must be text.")
     return content
 
 
@@ -199,7 +197,7 @@ def _tool_calls(value: Any, number: int) -> list[dict[str, Any]]:
         given = function.get("arguments", function.get("parameters", {}))
         arguments = _parse_json(_parse_json(given, name), name)  # some files encode them twice
         if not isinstance(arguments, dict):
-            raise InvalidRecord(f"the arguments of a call in turn {number} must be an object.", 'Write them as {"name": value, …}.')
+            raise InvalidRecord(f"the arguments of a call in turn {number} must be an object.")
         described = {**{key: value for key, value in function.items() if key != "parameters"}, "arguments": arguments}
         calls.append({"type": "function", "function": described} if function is call else {**call, "function": described})
     return calls
@@ -217,7 +215,7 @@ def _parse_json(value: Any, name: str) -> Any:
     try:
         return loads(value)
     except ValueError as error:
-        raise InvalidRecord(f"there is invalid JSON in the {name}: {one_line(str(error), 80)}.", "Correct the JSON.") from error
+        raise InvalidRecord(f"there is invalid JSON in the {name}: {one_line(str(error), 80)}.") from error
 
 
 def read_tools(value: Any) -> tuple[dict[str, Any], ...]:
@@ -229,7 +227,7 @@ def read_tools(value: Any) -> tuple[dict[str, Any], ...]:
     if not tools:
         return ()
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-        raise InvalidRecord("tools must be a list of objects.", "Each object describes one function with its name and parameters.")
+        raise InvalidRecord("tools must be a list of objects.")
     return tuple({"type": "function", "function": tool} if "name" in tool and "function" not in tool else tool for tool in tools)
 
 
@@ -259,19 +257,17 @@ def _with_calls(turn: Message, names: Set[Any]) -> Message:
 def check_answered(messages: tuple[Message, ...]) -> tuple[Message, ...]:
     """Return ``messages`` if they are in a valid order and end with an assistant turn."""
     if messages[-1].role != "assistant":
-        reason = "there is no assistant turn at the end, so there is nothing to train on."
-        raise InvalidRecord(reason, "Add the answer, or remove the row.", "no-answer")
+        raise InvalidRecord("there is no assistant turn at the end, so there is nothing to train on.", kind="no-answer")
     _check_order(messages)
     if not any(message.role == "assistant" and message.trained for message in messages):
-        reason = "every assistant turn has a weight of 0, so there is nothing to train on."
-        raise InvalidRecord(reason, "Set the weight of a turn to 1, or remove the row.", "no-answer")
+        raise InvalidRecord("every assistant turn has a weight of 0, so there is nothing to train on.", kind="no-answer")
     return messages
 
 
 def check_prompt(messages: tuple[Message, ...]) -> tuple[Message, ...]:
     """Return ``messages`` if they are in a valid order and end with a turn to answer."""
     if messages[-1].role not in ("user", "tool"):
-        raise InvalidRecord(f"the prompt ends with the {messages[-1].role}'s turn.", "End it with the user's turn.", "role-order")
+        raise InvalidRecord(f"the prompt ends with the {messages[-1].role}'s turn.", kind="role-order")
     _check_order(messages)
     return messages
 
@@ -280,23 +276,21 @@ def _check_order(messages: Sequence[Message]) -> None:
     """Reject two user or assistant turns in a row, empty assistant turns, and conversations without a user turn."""
     for before, after in itertools.pairwise(messages):
         if before.role == after.role and before.role in ("assistant", "user"):
-            raise InvalidRecord(
-                f"there are two {before.role} turns in a row.", "Join them, or add a turn between them.", "role-order"
-            )
+            raise InvalidRecord(f"there are two {before.role} turns in a row.", kind="role-order")
     if any(turn.role == "assistant" and not turn.content.strip() and "tool_calls" not in turn.extra for turn in messages):
-        raise InvalidRecord("an assistant turn is empty.", "Write the answer, or remove the row.", "empty-target")
+        raise InvalidRecord("an assistant turn is empty.", kind="empty-target")
     if not any(message.role == "user" for message in messages):
-        raise InvalidRecord("there is no user turn.", "Add the user's message.", "role-order")
+        raise InvalidRecord("there is no user turn.", kind="role-order")
 
 
 def answer_text(message: Message, key: str) -> str:
     """Return the text of an answer to compare, with its reasoning: a non-empty assistant turn without tool calls."""
     if message.role != "assistant":
-        raise InvalidRecord(f"{key} ends with the {message.role}'s turn.", "End it with the assistant's turn.", "no-answer")
+        raise InvalidRecord(f"{key} ends with the {message.role}'s turn.", kind="no-answer")
     if "tool_calls" in message.extra:
-        raise InvalidRecord(f"{key} calls a tool, but it must be text.", "Write the answer, or remove the row.")
+        raise InvalidRecord(f"{key} calls a tool, but it must be text.")
     if not message.content.strip():
-        raise InvalidRecord(f"{key} must be a non-empty answer.", "Write the answer, or remove the row.", "empty-target")
+        raise InvalidRecord(f"{key} must be a non-empty answer.", kind="empty-target")
     return join_reasoning(message.extra.get(REASONING, ""), message.content)
 
 
@@ -304,7 +298,7 @@ def single_answer(record: Record, key: str) -> str:
     """Return the text of the one assistant turn under ``key``."""
     turns = turns_or_text(record, key, "assistant")
     if len(turns) != 1:
-        raise InvalidRecord(f"{key} must be one assistant turn, not {describe_turns(turns)}.", "Keep only the answer.")
+        raise InvalidRecord(f"{key} must be one assistant turn, not {describe_turns(turns)}.")
     return answer_text(turns[0], key)
 
 
