@@ -85,7 +85,6 @@ class SourceBrowser(Closeable):
     # Rows
 
     def lazy_row(self, index: int) -> LazyRow:
-        """Return a row for a filter. It is read only if needed."""
         return LazyRow(self, index)
 
     def preview(self, row: Row) -> str:
@@ -130,9 +129,7 @@ class SourceBrowser(Closeable):
         if isinstance(row, DataError) and not isinstance(row, RowError):
             raise row
         if index >= self.scanned:
-            raise DataError(
-                f"Row {index + 1:,} has not been read yet ({self.scanned:,} of {len(self):,}).", hint="Try again in a moment."
-            )
+            raise DataError(f"Row {index + 1:,} has not been read yet.", hint="Try again in a moment.")
         return self.key(index), row
 
     def scan(self, stop: Stop = lambda: False) -> Iterator[int]:
@@ -190,16 +187,13 @@ class SourceBrowser(Closeable):
         return sum(not self.decision(index).is_undecided and self.is_row(index) for index in self.decisions)
 
     def count_orphans(self) -> int:
-        """Return the number of decisions about rows that are not among the scanned ones."""
         return sum(not decision.is_empty for decision in self.state.orphans(map(self.key, self.decisions)))
 
     @property
     def tags(self) -> Counter[str]:
-        """The number of scanned rows that have each tag in the source."""
         return Counter(self._tags)
 
     def last_step(self, index: int) -> ReviewStep | None:
-        """Return the most recent decision about a row."""
         decision = self._decisions.get(index)
         if decision is None:
             return None
@@ -207,11 +201,9 @@ class SourceBrowser(Closeable):
         return next((step for step in steps if any(after.row == decision.row for _, after in step.changes)), None)
 
     def rows_with_keys(self, keys: Iterable[str]) -> list[int]:
-        """Return the scanned rows that have one of the review ``keys``."""
         return sorted(self._index_of[key] for key in set(keys) if key in self._index_of)
 
     def rows_with_hash_prefix(self, digits: str) -> list[int]:
-        """Return the scanned rows whose content hash begins with ``digits``."""
         return [index for index, key in enumerate(self._keys) if key.startswith(digits)]
 
     def _update_decision(self, index: int) -> None:
@@ -222,7 +214,6 @@ class SourceBrowser(Closeable):
             self._decisions[index] = decision
 
     def key(self, index: int) -> str:
-        """Return a scanned row's key in the review."""
         return self._keys[index]
 
     # Findings
@@ -295,11 +286,9 @@ class SourceBrowser(Closeable):
         return [index for index, findings in by_row.items() if any(one.check == check for one in findings)]
 
     def split(self, index: int) -> SplitName | None:
-        """Return a row's split when the checks ran, or ``None`` if it is unknown."""
         return self.check_result.split_of(index) if self.check_result else None
 
     def is_held_out(self, index: int) -> bool:
-        """Return whether a row was held out when the checks ran."""
         return self.split(index) == "test"
 
     def tokens(self, index: int) -> int:
@@ -468,7 +457,6 @@ class Throttle:
         self._until = time.perf_counter() + _WORK_SECONDS
 
     def pause(self) -> bool:
-        """Pause if it is time to do so, and return whether it did."""
         if time.perf_counter() < self._until:
             return False
         time.sleep(_PAUSE_SECONDS)

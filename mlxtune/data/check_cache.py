@@ -98,7 +98,6 @@ def _checks(source: Path, files: list[list[Any]]) -> list[dict[str, Any]]:
 
 
 def _stamps(source: Path) -> tuple[list[list[Any]], list[int]]:
-    """Return the path and the stamp of each of the source's files, and the stamp of its review."""
     files = [[str(file.resolve()), *(file_stamp(file) or ())] for file in all_files(source).values()]
     return files, [*(file_stamp(journal_path(source)) or ())]
 

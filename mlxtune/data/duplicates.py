@@ -127,7 +127,6 @@ class _UnionFind:
         return one != two
 
     def settle(self) -> None:
-        """Update ``of``."""
         while not np.array_equal(above := self.of[self.of], self.of):
             self.of[:] = above
 

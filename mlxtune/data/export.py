@@ -139,7 +139,6 @@ def native_record(row: Row) -> dict[str, Any]:
 
 
 def jsonl_bytes(records: Iterable[dict[str, Any]]) -> bytes:
-    """Encode ``records`` as JSON Lines in UTF-8."""
     return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode()
 
 
@@ -255,7 +254,6 @@ def _sharegpt_turn(turn: dict[str, Any]) -> dict[str, Any]:
 
 
 def _columns(row: Row) -> dict[str, Any] | None:
-    """Return the row as columns of text, if it has one answer."""
     record = export_record(row, "trl")
     if isinstance(row, Conversation):
         *prompt, answer = record.pop("messages")

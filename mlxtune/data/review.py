@@ -93,7 +93,6 @@ class Decision:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing has been decided about the row."""
         nothing = (self.tags, self.record, self.meta) == (None, None, None)
         return self.status == "pending" and not self.note and not self.dismissed and nothing
 
@@ -143,7 +142,6 @@ class ReviewState:
 
     @cached_property
     def muted(self) -> Mapping[str, str]:
-        """The muted checks, each with the reason."""
         muted: dict[str, str] = {}
         for step in self.steps:
             for check in step.checks:

@@ -326,7 +326,6 @@ def row_turns(row: Row) -> tuple[Message, ...]:
 
 
 def row_tools(row: Row) -> list[Any]:
-    """Return the tools and the calls of the row; empty if it has none."""
     if isinstance(row, TextRow):
         return []
     return [*row.tools, *(call for turn in row_turns(row) for call in turn.extra.get("tool_calls", ()))]
@@ -364,7 +363,6 @@ def is_deeper(value: Any, levels: int) -> bool:
 
 
 def json_strings(value: Any, skipped_keys: tuple[str, ...] = ()) -> Iterator[str]:
-    """Yield every text in a JSON value."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, list):

@@ -9,6 +9,7 @@ import pytest
 
 from mlxtune.core.errors import InputError
 from mlxtune.data import samples
+from mlxtune.data.duplicates import links
 from mlxtune.data.rows import Row
 from mlxtune.data.source import read_source
 from mlxtune.data.split import group_name, split
@@ -30,10 +31,6 @@ def _rows(name: str) -> tuple[Row, ...]:
     return read_source(FOLDER / name).rows
 
 
-def _prompt_text(row: Row) -> str:
-    return row.prompt_content[-1]["content"]
-
-
 def test_the_samples_have_enough_rows():
     assert len(_rows("support.jsonl")) >= 400
     assert len(_rows("support-pairs.jsonl")) >= 150
@@ -44,24 +41,10 @@ def test_prompts_are_unique_across_both_files():
     assert len({group_name(row, "") for row in rows}) == len(rows)
 
 
-@pytest.mark.slow
 def test_near_duplicates_are_rare():
-    rows = (*_rows("support.jsonl"), *_rows("support-pairs.jsonl"))
-    grams = []
-    for row in rows:
-        text = " ".join(_prompt_text(row).casefold().split())
-        grams.append({text[index : index + 5] for index in range(max(1, len(text) - 4))})
-    duplicates = set()
-    # a Jaccard of 0.8 needs sizes within a fifth of each other
-    order = sorted(range(len(grams)), key=lambda index: len(grams[index]))
-    for index, first in enumerate(order):
-        for second in order[index + 1 :]:
-            if len(grams[second]) * 0.8 > len(grams[first]):
-                break
-            shared = len(grams[first] & grams[second])
-            if shared >= 0.8 * (len(grams[first]) + len(grams[second]) - shared):
-                duplicates |= {first, second}
-    assert len(duplicates) < 0.02 * len(rows), [_prompt_text(rows[index]) for index in sorted(duplicates)][:6]
+    texts = [row.prompt_content[-1]["content"] for row in (*_rows("support.jsonl"), *_rows("support-pairs.jsonl"))]
+    duplicates = {texts[row] for pair in links(texts) for row in pair[:2]}
+    assert len(duplicates) < 0.02 * len(texts), sorted(duplicates)[:6]
 
 
 def test_every_reference_and_chosen_answer_passes_the_contract():

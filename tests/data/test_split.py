@@ -81,17 +81,6 @@ def test_the_test_split_does_not_depend_on_the_validation_fraction():
     assert one.test == two.test
 
 
-def test_rows_with_one_prompt_stay_together():
-    rows = [
-        _row(text, str(number))
-        for number in range(50)
-        for text in (f"Where {_unique_text(number)}?", f"  where\n{_unique_text(number).upper()}? ")
-    ]
-    assigned = _assignments(split(_source(rows), DATA))
-    for one, two in zip(rows[::2], rows[1::2], strict=True):
-        assert assigned[one.hash] == assigned[two.hash]
-
-
 def test_a_row_trains_the_prompt_of_each_trained_turn():
     talk = _talk("one", "two", "three")
     own, first, second = prompt_hashes(talk)
@@ -144,10 +133,11 @@ def test_an_earlier_turn_is_not_evaluated_if_a_near_copy_of_it_is_trained():
     assert [row.prompt[-1].content for row in prompts] == ["Else?", other, "More?"]
 
 
-def test_a_new_conversation_with_a_near_copy_of_a_sealed_prompt_is_not_trained(tmp_path):
+@pytest.mark.parametrize("mark", ["?", "!"], ids=["copy", "near copy"])
+def test_a_new_conversation_with_a_sealed_prompt_is_not_trained(tmp_path, mark):
     rows = [_row(f"{_unique_text(number)} {_unique_text(number)[::-1]}?") for number in range(60)]
     sealed = _split_and_record(tmp_path / "d.jsonl", rows, seal=True).test
-    talks = [_talk(row.messages[0].content.replace("?", "!"), _unique_text(index + 500)) for index, row in enumerate(sealed)]
+    talks = [_talk(row.messages[0].content.replace("?", mark), _unique_text(index + 500)) for index, row in enumerate(sealed)]
     splits = split(Source(tmp_path / "d.jsonl", {"all": (*rows, *talks)}), DATA)
     assert {row.hash for row in talks} <= {row.hash for row in splits.test}
 
@@ -172,28 +162,14 @@ def test_splits_defined_by_files_are_kept():
     assert splits.valid
 
 
-def test_a_test_prompt_in_a_train_file_is_refused():
-    train = [*(_row(f"t{number}") for number in range(40)), _row("HELD  out?")]
+@pytest.mark.parametrize("row", [_row("HELD  out?"), _talk("HELD  out?", "More?")], ids=["whole", "first turn"])
+def test_a_test_prompt_in_a_train_file_is_refused(row):
+    train = [*map(_row, map(_unique_text, range(40))), row]
+    source = _source([], train=train, valid=[_row("v")], test=[_row("held out?", "other")])
     with pytest.raises(DataError, match=r"1 training row is also in the test split: d\.jsonl, line 1"):
-        split(_source([], train=train, valid=[_row("v")], test=[_row("held out?", "other")]), DATA)
-
-
-def test_a_test_prompt_inside_a_training_conversation_is_refused():
-    rows = {"train": [*map(_row, map(_unique_text, range(40))), _talk("HELD  out?", "More?")], "valid": [_row("v")]}
-    source = _source([], **rows, test=[_row("held out?", "other")])
-    with pytest.raises(DataError, match="1 training row is also in the test split"):
         split(source, DATA)
-    assert split(source, dataclasses.replace(DATA, turns="last")).test
-
-
-def test_a_new_conversation_with_a_sealed_prompt_is_not_trained(tmp_path):
-    source = Source(tmp_path / "d.jsonl", {"all": tuple(BASE)})
-    splits = split(source, DATA)
-    record_splits(source, DATA, splits, seal=True)
-    sealed = splits.test[0].messages[0].content
-    rows = [row for row in BASE if row != splits.test[0]]
-    later = split(Source(tmp_path / "d.jsonl", {"all": (*rows, _talk(sealed, "More?"))}), DATA)
-    assert sealed in {row.messages[1].content for row in later.test}
+    if len(row.messages) > 2:
+        assert split(source, dataclasses.replace(DATA, turns="last")).test
 
 
 def test_reserved_rows_are_groups_of_test_rows_that_never_move():
@@ -239,14 +215,16 @@ def test_rows_are_not_hashed_once_per_pair(monkeypatch):
 LONG = "Please tell me where my parcel with the two blue tents and the stove is by now, it left the shop days ago"
 
 
-def test_near_duplicates_stay_together():
-    rows = [_row(f"{_unique_text(number)} {LONG[number % 40 :]}{end}") for number in range(80) for end in ("", ".")]
-    assert all(
-        jaccard(str(one.prompt_content), str(two.prompt_content)) >= 0.8 for one, two in zip(rows[::2], rows[1::2], strict=True)
+@pytest.mark.parametrize(
+    "change", [lambda text: f"  {text.upper()}\n ", lambda text: f"{text}."], ids=["same prompt", "near-duplicate"]
+)
+def test_rows_with_nearly_one_prompt_stay_together(change):
+    texts = [f"{_unique_text(number)} {LONG[number % 40 :]}" for number in range(80)]
+    assert all(jaccard(text, change(text)) >= 0.8 for text in texts)
+    assigned = _assignments(
+        split(_source([_row(one, end) for text in texts for one, end in ((text, "a"), (change(text), "b"))]), DATA)
     )
-    assigned = _assignments(split(_source(rows), DATA))
-    for one, two in zip(rows[::2], rows[1::2], strict=True):
-        assert assigned[one.hash] == assigned[two.hash]
+    assert all(assigned[_row(text, "a").hash] == assigned[_row(change(text), "b").hash] for text in texts)
 
 
 def test_rows_of_one_template_are_not_near_duplicates():

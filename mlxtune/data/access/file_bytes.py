@@ -32,9 +32,7 @@ class FileBytes:
     def __init__(self, path: Path) -> None:
         self.path = path
         if path.exists() and not path.is_file():  # opening a pipe would wait for a writer
-            raise DataError(
-                f"{path} is {'a folder' if path.is_dir() else 'not a file'}.", hint="Specify a file, or save the rows to one."
-            )
+            raise DataError(f"{path} is {'a folder' if path.is_dir() else 'not a file'}.", hint="Specify a file.")
         try:
             self._file: IO[bytes] = path.open("rb")
         except FileNotFoundError as error:
@@ -66,9 +64,7 @@ class FileBytes:
         except OSError as error:
             raise DataError(f"{self.path} cannot be read: {error.strerror}.", hint="Check the disk that it is on.") from error
         if self._stat() != self._state or len(data) < end - start:
-            raise DataError(
-                f"{self.path} changed while it was being read.", hint="Try again when no other program is writing to it."
-            )
+            raise DataError(f"{self.path} changed while it was being read.", hint="Try again.")
         return data
 
     def lines(self) -> Iterator[str]:

@@ -42,7 +42,6 @@ class RecordFile(Closeable):
         return len(self._spans)
 
     def location(self, index: int) -> Location:
-        """Return the location of record ``index``, counted from 0."""
         return Location(self.path, int(self._spans.lines[index]), index + 1 if self._layout.kind == "array" else None)
 
     def raw(self, index: int, text: str | None = None) -> Any:
@@ -81,7 +80,6 @@ class RecordFile(Closeable):
             return error
 
     def __iter__(self) -> Iterator[Row | DataError]:
-        """Yield all records in order."""
         return map(self.record, range(len(self)))
 
     def close(self) -> None:
@@ -113,7 +111,6 @@ class SourceRecords(Closeable):
         return self.files[number][1], index - self._starts[number]
 
     def part(self, index: int) -> str:
-        """Return the part of the source that a record is in."""
         return self.files[bisect_right(self._starts, index) - 1][0]
 
     def record(self, index: int) -> Row | DataError:

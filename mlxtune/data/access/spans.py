@@ -39,7 +39,6 @@ class RecordSpans:
         return len(self.starts)
 
     def select(self, rows: Mask | slice) -> RecordSpans:
-        """Return the spans that ``rows`` selects."""
         return RecordSpans(self.starts[rows], self.ends[rows], self.lines[rows])
 
 

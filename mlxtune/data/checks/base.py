@@ -46,8 +46,6 @@ BY_HAND = Fix("hand", "edit")
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One kind of finding."""
-
     id: str
     severity: Severity
     title: str  # a plural noun phrase for lists
@@ -75,8 +73,6 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A match in a text."""
-
     start: int
     end: int
     replacement: str | None = None  # written by the fix
@@ -108,8 +104,6 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A problem in one row or in the source."""
-
     check: str
     severity: Severity
     rows: tuple[int, ...]  # record numbers: first the row to fix, then the rows that explain it

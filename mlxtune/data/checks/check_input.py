@@ -83,7 +83,6 @@ class CheckInput:
 
     @cached_property
     def target(self) -> str:
-        """The text that the row teaches."""
         return target_text(self.row)
 
 

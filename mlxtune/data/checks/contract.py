@@ -21,7 +21,6 @@ def metric_check(id: str) -> Check:
 
 
 def contract_findings(row_input: CheckInput, scorer: ContractScorer) -> Iterator[Finding]:
-    """Yield a finding for each required metric that the row's answer fails."""
     part, answer = scored_answer(row_input.row)
     if not part:
         return

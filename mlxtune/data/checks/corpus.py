@@ -163,11 +163,9 @@ def labels(row: Row, target: str) -> Iterator[tuple[str, Any]]:
 
 
 def json_fields(answer: str) -> dict[str, Any]:
-    """Return the fields of an answer that is a JSON object."""
     return (json_object(answer) if answer.startswith("{") else None) or {}
 
 
 def json_object(text: str) -> dict[str, Any] | None:
-    """Return a text that is a JSON object as a dictionary, or ``None``."""
     value = json_value(text)
     return value if isinstance(value, dict) else None

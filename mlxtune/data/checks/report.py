@@ -125,7 +125,6 @@ class CheckResult:
     free: FreeRates | None = None  # unknown without a recipe
 
     def split_of(self, index: int) -> SplitName | None:
-        """Return a record's split, or ``None`` if it is unknown."""
         own = self.splits[index] if index < len(self.splits) else ""
         return next((name for name in SPLIT_NAMES if name == own), None)
 
@@ -200,7 +199,6 @@ class CheckReport(CheckResult):
         return improvement(self.statistics, self.findings, self.verdict.to_review)
 
     def rows(self, severity: Severity) -> int:
-        """Return the number of records that have a finding with this severity."""
         return len(_rows(self.findings, severity))
 
 
@@ -275,7 +273,6 @@ def report_json(report: CheckReport, fixed: dict[str, Any] | None = None) -> dic
 
 
 def length_summary(report: CheckReport) -> dict[str, Any]:
-    """Return quantiles of the row lengths and their unit."""
     unit = "tokens" if report.max_tokens else "characters"
     quantiles = [int(value) for value in np.percentile(report.lengths or (0,), (0, 50, 95, 100))]
     return {

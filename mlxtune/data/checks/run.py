@@ -95,7 +95,6 @@ class _CheckRun:
         self.accepted: set[int] = set()
 
     def check_rows(self, progress: Progress) -> None:
-        """Run the single-row checks and the contract on every record."""
         for item in self.reviewed:
             if isinstance(item.record, DataError):
                 self.findings.append(unreadable(item.index, item.record))
@@ -127,7 +126,6 @@ class _CheckRun:
             self.corpus.add(row_input, split, rules.turns, published=item.part == "test")
 
     def check_corpus(self, progress: Progress) -> None:
-        """Run the checks over all rows, and sort the findings."""
         of_corpus = (function(self.corpus) for function in CORPUS_CHECKS)
         for number, found in enumerate(chain(of_corpus, [self.rules.found])):
             self.findings += [one for one in found if not (one.rows and one.rows[0] in self.corpus.published)]
@@ -177,7 +175,6 @@ def recheck(
 
 
 def _row_findings(row_input: CheckInput) -> Iterator[Finding]:
-    """Run the single-row checks."""
     parts = [(part, _text_hits(part.text, part.is_answer)) for part in row_input.parts]
     hits = ((check.id, (part, hit)) for part, found in parts for check, own in found for hit in own)
     for id, row_hits in grouped(hits).items():

@@ -49,7 +49,6 @@ def entropy(text: str) -> float:
 
 
 def mask(secret: str) -> str:
-    """Return the first four characters of ``secret`` and its length."""
     return f"{secret[:4]}…({len(secret)} characters)"
 
 

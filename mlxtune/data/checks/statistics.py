@@ -54,7 +54,6 @@ def _groups(corpus: Corpus) -> int:
 
 
 def tier(groups: int) -> Tier:
-    """Return the rating for a number of distinct prompts."""
     return next(name for limit, name in _TIERS if groups < limit)
 
 

@@ -140,7 +140,6 @@ def known_rows(context: GenerationContext, recipe: Recipe) -> Iterator[tuple[str
 
 
 def prompt_only(subject: Subject, file: Path) -> Conversation:
-    """Return the prompt of ``subject`` as a row without an answer."""
     return Conversation(Location(file, 1), {}, (*subject.prompt, Message("assistant", "")))
 
 
@@ -215,8 +214,6 @@ def _examples(
 
 @dataclass(frozen=True)
 class _TrainRow:
-    """A training row as a filter sees it."""
-
     row: Row
     decision: Decision
     findings: tuple[str, ...] = ()

@@ -79,7 +79,6 @@ def find_quote(passage: Passage, quote: str) -> tuple[int, int] | None:
 
 
 def _texts(folder: Path) -> Iterator[tuple[str, str]]:
-    """Yield the name of each document in ``folder`` (or of one file), and its text."""
     if not folder.exists():
         raise DataError(f"There are no documents at {folder}.", hint="Use a folder with Markdown, text, or PDF files.")
     root = folder if folder.is_dir() else folder.parent

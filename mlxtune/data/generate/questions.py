@@ -72,7 +72,6 @@ class TeacherQuestion:
 
     @property
     def key(self) -> str:
-        """The key that identifies the question in the journal."""
         return sha256_json([self.about, self.seed, self.messages, self.tools])[:32]
 
 
@@ -189,7 +188,6 @@ def answer_questions(
 
 
 def flaw_messages(subject: Subject) -> ChatMessages:
-    """Return the messages that ask for an answer that is worse than ``subject.good`` by its flaw."""
     conversation = "\n\n".join(f"[{turn.role}]\n{_text(turn)}" for turn in subject.prompt)
     return _instruction(
         {"conversation": conversation, "good answer": subject.good},

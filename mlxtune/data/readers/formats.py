@@ -81,7 +81,6 @@ def check_mapping(mapping: Mapping[str, str]) -> None:
 
 
 def check_format(name: str) -> None:
-    """Raise ``DataError`` unless ``name`` is ``auto`` or a format."""
     if name != "auto" and name not in FORMATS:
         raise DataError(f"Unknown format {one_line(name, 30)}.", hint=suggest(name, ("auto", *FORMATS)))
 

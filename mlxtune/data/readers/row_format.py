@@ -43,7 +43,6 @@ class RowFormat:
     places: Callable[[Record], Mapping[str, str]] = lambda record: {}
 
     def is_readable(self, record: Record) -> bool:
-        """Return whether ``record`` is a valid row."""
         try:
             return bool(self.read(record, Location(Path(), 0)))
         except InvalidRecord:
@@ -63,7 +62,6 @@ def answer_value(value: Any) -> Any:
 
 
 def text_field(record: Record, key: str) -> str:
-    """Return the text under ``key``, which must not be blank."""
     value = record.get(key)
     if not isinstance(value, str) or not value.strip():
         raise InvalidRecord(f"{key} must be a non-empty string.", kind=empty_kind(key))

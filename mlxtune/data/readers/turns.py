@@ -295,7 +295,6 @@ def answer_text(message: Message, key: str) -> str:
 
 
 def single_answer(record: Record, key: str) -> str:
-    """Return the text of the one assistant turn under ``key``."""
     turns = turns_or_text(record, key, "assistant")
     if len(turns) != 1:
         raise InvalidRecord(f"{key} must be one assistant turn, not {describe_turns(turns)}.")
@@ -303,5 +302,4 @@ def single_answer(record: Record, key: str) -> str:
 
 
 def describe_turns(messages: Sequence[Message]) -> str:
-    """Return ``one assistant turn`` or ``3 turns``, for messages."""
     return f"one {messages[0].role} turn" if len(messages) == 1 else plural(len(messages), "turn")

@@ -188,7 +188,6 @@ class ArgumentScanner:
         return re.sub(r"\\(.)", r"\1", match[1][1:-1]) if match[1].startswith('"') else match[1]
 
     def number(self, what: str) -> int:
-        """Read a whole number."""
         word = self.word(what)
         try:
             return int(word.replace(",", ""))
@@ -196,7 +195,6 @@ class ArgumentScanner:
             raise self.error(f"{self.verb.name}: {one_line(word, 30)} is not {what}.") from None
 
     def keyword(self, word: str) -> bool:
-        """Read ``word`` if it comes next."""
         match = re.compile(rf"\s*{word}(?=\s|\||$)").match(self.text, self.position)
         if self.at_end or match is None:
             return False
