@@ -102,7 +102,7 @@ def parse(text: str) -> Filter:
     terms = list(_terms(text.rstrip()))
     matches = _either(terms) if terms else lambda row: True
     if terms:
-        raise _invalid(terms[0][0], "Open the parenthesis, or put it in quotes.")
+        raise _invalid(terms[0][0])
     return matches
 
 
@@ -116,13 +116,13 @@ def _terms(text: str) -> Iterator[_Term]:
         if not match:
             rest = text[start:].strip()
             quoted = re.match(r"-?(?:[\w.-]+:)?[\"/]", rest)
-            raise _invalid(rest, "Close the quote or the slash." if quoted else 'Put text in quotes: "a:b"')
+            raise _invalid(rest, "Close the quote or the slash.") if quoted else _invalid(rest)
         sign = match[1] or match[2] or (match["word"] if match["word"] in ("or", "OR") else "")
         yield (sign.lower(), None) if sign else (match[0].strip(), _parse_term(match))
         start = match.end()
 
 
-def _invalid(rest: str, hint: str) -> InputError:
+def _invalid(rest: str, hint: str = 'Complete it, or put text in quotes: "a:b"') -> InputError:
     return InputError(f"The filter is invalid, starting at: {one_line(rest, 40)}", hint=hint)
 
 
@@ -140,7 +140,7 @@ def _all(terms: list[_Term]) -> Filter:
     while terms and not (terms[0][1] is None and terms[0][0] in ("or", ")")):
         found.append(_one(terms))
     if not found:
-        raise _invalid(terms[0][0] if terms else "or", 'Write a term on both sides of or, or put "or" in quotes.')
+        raise _invalid(terms[0][0] if terms else "or")
     return lambda row: all(matches(row) for matches in found)
 
 
@@ -149,13 +149,13 @@ def _one(terms: list[_Term]) -> Filter:
     if matches is not None:
         return matches
     if not terms:
-        raise _invalid(sign, "Write a term after it, or put it in quotes.")
+        raise _invalid(sign)
     if sign == "-":
         denied = _one(terms)
         return lambda row: not denied(row)
     inner = _either(terms)
     if not terms or terms.pop(0)[0] != ")":
-        raise _invalid(sign, "Close the parenthesis, or put it in quotes.")
+        raise _invalid(sign)
     return inner
 
 

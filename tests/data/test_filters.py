@@ -97,7 +97,7 @@ def test_an_invalid_filter_is_reported(text, words):
 @pytest.mark.parametrize(
     ("text", "hint"),
     [
-        (":", 'Put text in quotes: "a:b"'),
+        (":", 'Complete it, or put text in quotes: "a:b"'),
         ('-"a', "Close the quote or the slash."),
         ("finding:speak-as-an-ai", "Did you mean self-reference?"),
     ],

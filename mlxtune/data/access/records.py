@@ -3,6 +3,7 @@
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -91,17 +92,13 @@ class SourceRecords(Closeable):
 
     def __init__(self, path: Path, format: str, mapping: Mapping[str, str]) -> None:
         """Raises ``DataError`` if a file as a whole cannot be read."""
-        self._open_files = ExitStack()
         self.files: list[tuple[str, RecordFile]] = []
-        with ExitStack() as undo:
-            undo.push(self._open_files)
+        with ExitStack() as files:
             for part, file in all_files(path).items():
                 settings = ("auto", NO_MAPPING) if part == GENERATED else (format, mapping)
-                self.files.append((part, self._open_files.enter_context(RecordFile(file, *settings))))
-            undo.pop_all()
-        self._starts = [0]
-        for _, records in self.files:
-            self._starts.append(self._starts[-1] + len(records))
+                self.files.append((part, files.enter_context(RecordFile(file, *settings))))
+            self._open_files = files.pop_all()
+        self._starts = [*accumulate((len(records) for _, records in self.files), initial=0)]
 
     def __len__(self) -> int:
         return self._starts[-1]
