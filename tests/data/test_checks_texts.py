@@ -39,65 +39,15 @@ def test_keys_of_known_services(secret: str) -> None:
     assert matched_text(secrets, f"Here it is: {secret}. Use it") == [secret]
 
 
-@pytest.mark.parametrize(
-    ("text", "secret"),
-    [
-        ("password: hunter2Xk9!qLmZ", "hunter2Xk9!qLmZ"),
-        ('api_key = "9f8e7d6c5b4a39281706f5e4d3c2b1a0"', "9f8e7d6c5b4a39281706f5e4d3c2b1a0"),
-        ("postgres://admin:" + "s3cretPw9@db.local/x", "admin:s3cretPw9"),
-    ],
-)
-def test_random_values_next_to_a_secret_name(text: str, secret: str) -> None:
-    assert matched_text(secrets, text) == [secret]
-
-
 def test_a_private_key_is_one_match() -> None:
     key = "-----BEGIN RSA PRIVATE KEY-----\n" + "MIIEow+/abc\n" * 5 + "-----END RSA PRIVATE KEY-----"
     assert matched_text(secrets, f"see\n{key}\nthere") == [key]
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "I forgot my password, please reset it.",
-        "The key is under the mat; the secret is to wait 10 minutes.",
-        "api_key = YOUR_API_KEY_1234567890",
-        "password: ********",
-        "Your access token expires in 3600s, see https://example.com/docs/tokens?page=2",
-        "a sk-learn-like-interface-for-everyone is not a key",
-        "commit 9f8e7d6c5b4a39281706f5e4d3c2b1a0d4e5f6a7 fixes it",
-        "tokens: 1,024 per batch, batch_tokens=2048",
-        "See http://localhost:8080/path@2x.png",
-        "token = tokenizer.encode(text1)[0]",
-        "ftp://username:password@ftp.shop.com/Repository",
-        "see postgres://admin:s3cretPw9@db.example.com/x",
-        "AKIA" + "IOSFODNN7EXAMPLE is the key in the documentation",
-        '{"password": "aB3#fG7!kL9@"}',
-        "password: A1b2C3d4E5f6",
-        "password is aBcD1234EfGh",
-        "sk-" + "1234567890abcdef1234567890abcdef",
-    ],
-)
-def test_text_about_secrets_does_not_match(text: str) -> None:
-    assert matched_text(secrets, text) == []
 
 
 def test_entropy_and_mask() -> None:
     assert entropy("aaaa") == 0.0
     assert entropy("abcd") == 2.0
     assert mask("sk-1234567") == "sk-1…(10 characters)"
-
-
-def test_emails() -> None:
-    assert matched_text(emails, "to a.b+c@mail.northpeak.co.uk, or @home, a@b, x@y.z1") == ["a.b+c@mail.northpeak.co.uk"]
-
-
-@pytest.mark.parametrize(
-    "email",
-    ["ada@example.com", "yourname@yourdomain.com", "your_email@gmail.com", "boss@company.com", "x@shop.test", "j@cs.example.edu"],
-)
-def test_examples_of_emails_do_not_match(email: str) -> None:
-    assert matched_text(emails, f"Write to {email} today.") == []
 
 
 @pytest.mark.parametrize(
@@ -109,28 +59,6 @@ def test_examples_of_emails_do_not_match(email: str) -> None:
 )  # fmt: skip
 def test_phone_numbers(number: str) -> None:
     assert matched_text(phones, f"Call {number}, or write.") == [number]
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "2020-10-12",
-        "10 20 30 40 50 60",
-        "01 02 03 04 05 06",
-        "3.14159265358979",
-        "order 4711-0815-99",
-        "1,000,000,000",
-        "192.168.100.200",
-        "ISBN 978-3-16-148410-0",
-        "7 + 1234567890",
-        "(555) 123-4567",
-        "(123) 456-7891",
-        "+1 (512) 555-0202",
-        "1-800-799-7233",
-    ],
-)
-def test_other_numbers_are_not_phone_numbers(text: str) -> None:
-    assert matched_text(phones, f"It is {text} today") == []
 
 
 def test_cards_need_an_issuer_and_a_valid_check_digit() -> None:
@@ -173,13 +101,6 @@ def test_ibans_need_a_valid_length_and_checksum() -> None:
 def test_mojibake_has_a_replacement(garbled: str, expected: str | None) -> None:
     hits = [hit.replacement for hit in mojibake(garbled)]
     assert (hits[0] if hits else None) == expected
-
-
-@pytest.mark.parametrize(
-    "text", ["café", "naïve Ångström", "ÀÉÎ", "«CAFÉ»", "São Paulo", "über", "Привет", "日本語", "5 Â", "Ελλάδα"]
-)
-def test_accents_are_not_mojibake(text: str) -> None:
-    assert matched_text(mojibake, text) == []
 
 
 def test_invisible_characters() -> None:
@@ -226,27 +147,6 @@ def test_refusals(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        "I am sorry to hear that the pole broke.",
-        "We cannot send it before Monday.",
-        "As an AI researcher she writes a lot.",
-        "Sorry, that size is sold out.",
-        "Ask our staff for assistance.",
-        "I’m sorry, I won’t keep you any longer.",
-        "I don’t know what you mean.",
-        "Unfortunately, the tent cannot be repaired.",
-        "I can't help but smile.",
-        "You cannot give up now.",
-        "I cannot recommend it enough.",
-        "I won't be late.",
-    ],
-)
-def test_what_only_sounds_like_a_refusal(text: str) -> None:
-    assert matched_text(refusals, text) == []
-
-
-@pytest.mark.parametrize(
     ("prompt", "answer", "expected"),
     [
         ("Is it warm?", "As an AI language model, I have no body.", True),
@@ -277,26 +177,6 @@ def test_placeholders(text: str) -> None:
     assert matched_text(placeholders, text)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        r"\frac{{a}}{{b}}",
-        "`{{ value }}` is Jinja",
-        "```\n{{ x }}\n```",
-        "see [name](http://a.b)",
-        "<b>bold</b>",
-        "my todo list",
-        "{'a': {'b': 1}}",
-        "a sequence {x_n} in [a, b]",
-        "x = 1  # TODO: check x",
-        "name[Cocum], area[city centre], email[address]",
-        "<<<ORDER_START>>> ID: 77 <<<ORDER_END>>>",
-    ],
-)
-def test_code_and_markup_are_not_placeholders(text: str) -> None:
-    assert matched_text(placeholders, text) == []
-
-
 def test_loops() -> None:
     assert matched_text(loops, "Well: we ask the courier, we ask the courier, we ask the courier, we ask the courier.") == [
         "we ask the courier, we ask the courier, we ask the courier, we ask the courier"
@@ -312,9 +192,14 @@ def test_loops() -> None:
         assert matched_text(loops, text) == []
 
 
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [
+FOUND = {
+    secrets: [
+        ("password: hunter2Xk9!qLmZ", ["hunter2Xk9!qLmZ"]),
+        ('api_key = "9f8e7d6c5b4a39281706f5e4d3c2b1a0"', ["9f8e7d6c5b4a39281706f5e4d3c2b1a0"]),
+        ("postgres://admin:" + "s3cretPw9@db.local/x", ["admin:s3cretPw9"]),
+    ],
+    emails: [("to a.b+c@mail.northpeak.co.uk, or @home, a@b, x@y.z1", ["a.b+c@mail.northpeak.co.uk"])],
+    government_ids: [
         ("My SSN is 219-09-9871.", ["219-09-9871"]),
         ("NINO QQ 12 34 56 C, or AB 12 34 56 C", ["AB 12 34 56 C"]),
         ("CPF 529.982.247-25", ["529.982.247-25"]),
@@ -330,14 +215,7 @@ def test_loops() -> None:
         ("Order 219-09-98712, part 000-12-3456", []),
         ("Enter it as 123-45-6789; never use 078-05-1120.", []),  # made up, and printed on a sample card
     ],
-)
-def test_government_ids(text: str, found: list[str]) -> None:
-    assert matched_text(government_ids, text) == found
-
-
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [
+    addresses: [
         ("My address is 4211 Birchwood Lane, Apt 3B, Portland.", ["4211 Birchwood Lane, Apt 3B"]),
         ("Please ship it to 87 King's Road, London, not to 9 Elm Ct.", ["87 King's Road", "9 Elm Ct"]),
         ("I live at 15 Rue de la Paix. Ich wohne in der Schillerstraße 23.", ["15 Rue de la Paix", "Schillerstraße 23"]),
@@ -350,14 +228,7 @@ def test_government_ids(text: str, found: list[str]) -> None:
         ("Send it to 123 Main Street.", []),  # a stand-in
         ("He lost his house in the 1929 Wall Street crash. She lives on Sesame Street.", []),
     ],
-)
-def test_home_addresses(text: str, found: list[str]) -> None:
-    assert matched_text(addresses, text) == found
-
-
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [
+    residue: [
         ("<p>Hello&nbsp;there</p>", ["<p>", "&nbsp;", "</p>"]),
         ("pythonCopy code\nprint(1)", ["Copy code"]),
         ("ChatGPT said:\nIt is warm.", ["ChatGPT said:"]),
@@ -366,6 +237,88 @@ def test_home_addresses(text: str, found: list[str]) -> None:
         ('{"reply": "It is warm.\\nChatGPT can make mistakes."}', ["ChatGPT can make mistakes"]),
         ("a < b && c > d; R&D", []),
     ],
-)
-def test_residue_of_web_pages(text: str, found: list[str]) -> None:
-    assert matched_text(residue, text) == found
+}
+
+
+@pytest.mark.parametrize(("check", "text", "found"), [(check, *case) for check, cases in FOUND.items() for case in cases])
+def test_what_a_check_finds(check, text: str, found: list[str]) -> None:
+    assert matched_text(check, text) == found
+
+
+NOT_FOUND = {
+    secrets: [
+        "I forgot my password, please reset it.",
+        "The key is under the mat; the secret is to wait 10 minutes.",
+        "api_key = YOUR_API_KEY_1234567890",
+        "password: ********",
+        "Your access token expires in 3600s, see https://example.com/docs/tokens?page=2",
+        "a sk-learn-like-interface-for-everyone is not a key",
+        "commit 9f8e7d6c5b4a39281706f5e4d3c2b1a0d4e5f6a7 fixes it",
+        "tokens: 1,024 per batch, batch_tokens=2048",
+        "See http://localhost:8080/path@2x.png",
+        "token = tokenizer.encode(text1)[0]",
+        "ftp://username:password@ftp.shop.com/Repository",
+        "see postgres://admin:s3cretPw9@db.example.com/x",
+        "AKIA" + "IOSFODNN7EXAMPLE is the key in the documentation",
+        '{"password": "aB3#fG7!kL9@"}',
+        "password: A1b2C3d4E5f6",
+        "password is aBcD1234EfGh",
+        "sk-" + "1234567890abcdef1234567890abcdef",
+    ],
+    emails: [
+        "ada@example.com",
+        "yourname@yourdomain.com",
+        "your_email@gmail.com",
+        "boss@company.com",
+        "x@shop.test",
+        "j@cs.example.edu",
+    ],
+    phones: [
+        "2020-10-12",
+        "10 20 30 40 50 60",
+        "01 02 03 04 05 06",
+        "3.14159265358979",
+        "order 4711-0815-99",
+        "1,000,000,000",
+        "192.168.100.200",
+        "ISBN 978-3-16-148410-0",
+        "7 + 1234567890",
+        "(555) 123-4567",
+        "(123) 456-7891",
+        "+1 (512) 555-0202",
+        "1-800-799-7233",
+    ],
+    mojibake: ["café", "naïve Ångström", "ÀÉÎ", "«CAFÉ»", "São Paulo", "über", "Привет", "日本語", "5 Â", "Ελλάδα"],
+    refusals: [
+        "I am sorry to hear that the pole broke.",
+        "We cannot send it before Monday.",
+        "As an AI researcher she writes a lot.",
+        "Sorry, that size is sold out.",
+        "Ask our staff for assistance.",
+        "I’m sorry, I won’t keep you any longer.",
+        "I don’t know what you mean.",
+        "Unfortunately, the tent cannot be repaired.",
+        "I can't help but smile.",
+        "You cannot give up now.",
+        "I cannot recommend it enough.",
+        "I won't be late.",
+    ],
+    placeholders: [
+        r"\frac{{a}}{{b}}",
+        "`{{ value }}` is Jinja",
+        "```\n{{ x }}\n```",
+        "see [name](http://a.b)",
+        "<b>bold</b>",
+        "my todo list",
+        "{'a': {'b': 1}}",
+        "a sequence {x_n} in [a, b]",
+        "x = 1  # TODO: check x",
+        "name[Cocum], area[city centre], email[address]",
+        "<<<ORDER_START>>> ID: 77 <<<ORDER_END>>>",
+    ],
+}
+
+
+@pytest.mark.parametrize(("check", "text"), [(check, text) for check, texts in NOT_FOUND.items() for text in texts])
+def test_what_only_looks_alike_is_not_found(check, text: str) -> None:
+    assert matched_text(check, text) == matched_text(check, f"It is {text} today") == []
