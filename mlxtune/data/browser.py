@@ -170,9 +170,11 @@ class SourceBrowser(Closeable):
         self.state = state
         if step is None:
             self._decisions = {}
-            keys = state.affected_keys
-        else:
-            keys = {key for change in step.changes for one in change if one for key in (one.row, one.after)}
+        keys = (
+            (key for change in step.changes for one in change if one for key in (one.row, one.after))
+            if step
+            else state.affected_keys
+        )
         for index in self.rows_with_keys(keys):
             self._update_decision(index)
         self.revision += 1

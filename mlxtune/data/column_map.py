@@ -23,7 +23,7 @@ from mlxtune.data.readers.columns import (
 from mlxtune.data.readers.formats import FORMATS, as_object, detect
 from mlxtune.data.readers.row_format import InvalidRecord, Record, answer_value
 from mlxtune.data.rows import Location, RowError
-from mlxtune.data.source_files import source_files
+from mlxtune.data.source_files import no_rows, source_files
 from mlxtune.recipe import DataSection
 
 
@@ -71,7 +71,7 @@ def first_records(path: Path, most: int = 1) -> SampleRecords:
                 value = as_object(value, records.location(index))
                 found += [(records.location(index), value)] if isinstance(value, dict) else []
         if not found:
-            raise error or DataError(f"{path.name} has no rows.", hint="Write one JSON object per line.")
+            raise error or no_rows(path.name)
         return SampleRecords(path, tuple(found), len(records))
 
 

@@ -10,6 +10,7 @@ from mlxtune.core.text import plural
 from mlxtune.data import review
 from mlxtune.data.readers.formats import NO_MAPPING
 from mlxtune.data.rows import REVIEW_STATUS, Location, Row, RowError
+from mlxtune.data.source_files import no_rows
 from mlxtune.recipe import DataSection
 
 _AUTO = DataSection("")  # any format, and columns by their names
@@ -69,7 +70,7 @@ def _refuse(errors: list[DataError], total: int, path: Path) -> None:
     if errors:
         raise DataError(describe_errors(errors, total), hint=errors[0].hint)
     if not total:
-        raise DataError(f"{path} has no rows.", hint="Write one JSON object per line.")
+        raise no_rows(path)
 
 
 def read_file(path: Path) -> tuple[Row, ...]:

@@ -45,6 +45,10 @@ def all_files(path: Path) -> dict[str, Path]:
     return source_files(path) | ({GENERATED: generated} if generated.is_file() and generated.stat().st_size else {})
 
 
+def no_rows(source: Path | str) -> DataError:
+    return DataError(f"{source} has no rows.", hint="Write one JSON object per line.")
+
+
 def read_lines(file: Path, hint: str = "") -> list[tuple[Location, str]]:
     """Return the lines of ``file`` that are not blank. Raises ``DataError`` if it cannot be read."""
     with read_errors(str(file), DataError, hint):

@@ -124,20 +124,6 @@ def test_a_fix_that_leaves_no_row_is_neither_advised_nor_written(tmp_path: Path)
     assert partly.improvement == Improvement("fix", 2, "template")
 
 
-def test_contradictory_answers_to_the_same_prompt_conflict(tmp_path: Path) -> None:
-    question = "How many of the small tents are in the shop in Oslo today, and may I come and see them?"
-    pirate_system = [{"role": "system", "content": "You are a pirate."}]
-    pirate = {"messages": [*pirate_system, *chat(question, "Arr, none be left, matey.")["messages"]]}
-    rows = [
-        chat(question, "There are two left."),
-        chat(question.upper(), "None, we sold the last one."),
-        chat(question + " I need 5.", "Five would have to be ordered."),
-        chat(question, "None, we sold the last one.", tools=[{"type": "function", "function": {"name": "stock"}}]),
-        pirate,
-    ]
-    assert finding_locations(check(write(tmp_path / "rows.jsonl", rows)), "conflict") == [["rows:2", "rows:1"]]
-
-
 @pytest.mark.parametrize(
     ("one", "two", "expected"),
     [
@@ -219,6 +205,10 @@ TEA = "Which flask keeps tea hot?"
 CALLS = [{"role": "assistant", "tool_calls": [{"name": "book", "arguments": {"city": city}}]} for city in ("Oslo", "Rome")]
 
 
+TENTS = "How many of the small tents are in the shop in Oslo today, and may I come and see them?"
+PIRATE = [{"role": "system", "content": "You are a pirate."}, *chat(TENTS, "Arr, none be left, matey.")["messages"]]
+
+
 def pair(chosen: str, rejected: str) -> dict[str, Any]:
     return {"prompt": TEA, "chosen": chosen, "rejected": rejected}
 
@@ -226,14 +216,26 @@ def pair(chosen: str, rejected: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("rows", "conflicts"),
     [
+        (
+            [
+                chat(TENTS, "There are two left."),
+                chat(TENTS.upper(), "None, we sold the last one."),
+                chat(TENTS + " I need 5.", "Five would have to be ordered."),
+                chat(TENTS, "None, we sold the last one.", tools=[{"type": "function", "function": {"name": "stock"}}]),
+                {"messages": PIRATE},
+            ],
+            [["rows:2", "rows:1"]],
+        ),
         ([{"messages": [{"role": "user", "content": "Book it."}, call]} for call in CALLS], [["rows:2", "rows:1"]]),
         ([pair("Best of all.", "Good."), pair("Good.", "Bad."), pair("Best of all.", "Bad.")], []),
         ([pair("Steel.", "Glass."), pair("glass", "steel")], [["rows:2", "rows:1"]]),
         ([{"prompt": TEA, "completion": "Steel.", "label": label} for label in (True, False)], [["rows:2", "rows:1"]]),
     ],
-    ids=["different calls", "ranked answers", "opposite preferences", "opposite labels"],
+    ids=["same prompt and tools", "different calls", "ranked answers", "opposite preferences", "opposite labels"],
 )
-def test_rows_of_other_formats_conflict(rows: list[dict[str, Any]], conflicts: list[list[str]], tmp_path: Path) -> None:
+def test_contradictory_answers_to_the_same_prompt_conflict(
+    rows: list[dict[str, Any]], conflicts: list[list[str]], tmp_path: Path
+) -> None:
     assert finding_locations(check(write(tmp_path / "rows.jsonl", rows)), "conflict") == conflicts
 
 
@@ -243,18 +245,6 @@ def test_rows_of_other_formats_conflict(rows: list[dict[str, Any]], conflicts: l
 )
 def test_answers_are_compared_without_case_spacing_and_final_punctuation(one: str, two: str, same: bool) -> None:
     assert (normalize_answer(one) == normalize_answer(two)) is same
-
-
-def test_near_duplicates_have_similar_prompts_and_answers(tmp_path: Path) -> None:
-    answer = "Yes, the steel flask keeps tea hot for ten hours."
-    rows = [chat(QUESTIONS[0], answer), chat(QUESTIONS[1], answer), chat(QUESTIONS[0] + " Thanks", answer.replace("Yes", "Oh yes"))]
-    assert finding_locations(check(write(tmp_path / "rows.jsonl", rows)), "near-duplicate") == [["rows:3", "rows:1"]]
-
-
-def test_rows_about_different_things_are_no_near_duplicates(tmp_path: Path) -> None:
-    question = "What is the name of the race that was held on the long circuit in {} in that year?"
-    rows = [chat(question.format(place), "It was the Grand Prix.") for place in ("Monza", "Modena", "1999", "2001")]
-    assert finding_locations(check(write(tmp_path / "rows.jsonl", rows)), "near-duplicate") == []
 
 
 def test_a_shared_system_prompt_makes_no_near_duplicates(tmp_path: Path) -> None:
@@ -268,24 +258,31 @@ def test_a_shared_system_prompt_makes_no_near_duplicates(tmp_path: Path) -> None
 HEADER = "table: standings\ncolumns: rank, english title, chinese title, average, peak, premiere, finale, viewers, comments, awards"
 
 
-@pytest.mark.parametrize("join", ["\n", pytest.param(". ", marks=pytest.mark.exhaustive)])
-def test_text_that_three_rows_share_makes_no_near_duplicates(tmp_path: Path, join: str) -> None:
-    questions = (
-        "Which peak had the worst average?",
-        "Which finale had the best average?",
-        "What was the premiere of the last one?",
-    )
-    near = "Which finale had the best average then?"
-    texts = [HEADER.replace("\n", join) + join + question for question in (*questions, near)]
-    rows = [{"text": text} for text in (*texts, texts[0])]
-    assert finding_locations(check(write(tmp_path / "rows.jsonl", rows)), "near-duplicate") == [["rows:4", "rows:2"]]
+HOT = "Yes, the steel flask keeps tea hot for ten hours."
+RACE = "What is the name of the race that was held on the long circuit in {} in that year?"
+SHARED_TEXT = ("Which peak had the worst average?", "Which finale had the best average?", "What was the premiere of the last one?")
+PEAK = f"{HEADER}\nWhich of the two peaks had the worst average in that year?"
 
 
-def test_copies_of_a_row_do_not_make_its_text_boilerplate(tmp_path: Path) -> None:
-    question = "Which of the two peaks had the worst average in that year?"
-    texts = [f"{HEADER}\n{question}"] * 3 + [f"{HEADER}\n{question.replace('worst', 'lowest')}"]
-    report = check(write(tmp_path / "rows.jsonl", [{"text": text} for text in texts]))
-    assert finding_locations(report, "near-duplicate") == [["rows:4", "rows:1"]]
+def texts(*own: str) -> list[dict[str, Any]]:
+    return [{"text": text} for text in own]
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([chat(QUESTIONS[0], HOT), chat(QUESTIONS[1], HOT), chat(QUESTIONS[0] + " Thanks", f"Oh {HOT}")], [["rows:3", "rows:1"]]),
+        ([chat(RACE.format(place), "It was the Grand Prix.") for place in ("Monza", "Modena", "1999", "2001")], []),
+        (
+            texts(*(f"{HEADER}\n{one}" for one in (*SHARED_TEXT, f"{SHARED_TEXT[1][:-1]} then?", SHARED_TEXT[0]))),
+            [["rows:4", "rows:2"]],
+        ),
+        (texts(PEAK, PEAK, PEAK, PEAK.replace("worst", "lowest")), [["rows:4", "rows:1"]]),
+    ],
+    ids=["similar prompts and answers", "different things", "text that three rows share", "copies are no shared text"],
+)
+def test_near_duplicates(rows: list[dict[str, Any]], expected: list[list[str]], tmp_path: Path) -> None:
+    assert finding_locations(check(write(tmp_path / "rows.jsonl", rows)), "near-duplicate") == expected
 
 
 def test_the_length_of_a_pair_is_that_of_its_chosen_answer(tmp_path: Path) -> None:

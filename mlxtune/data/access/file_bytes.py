@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Literal
 
 from mlxtune.core.errors import DataError
-from mlxtune.core.files import disk_errors
+from mlxtune.core.files import disk_errors, read_errors
 
 FileNote = Literal[
     "byte_order_mark", "utf16", "cp1252", "semicolons", "tabs", "json_lines"
@@ -31,14 +31,12 @@ class FileBytes:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        if path.exists() and not path.is_file():  # opening a pipe would wait for a writer
+        if not path.exists():
+            raise DataError(f"There is no data at {path}.", hint="Check data.source; it is relative to the recipe.")
+        if not path.is_file():  # opening a pipe would wait for a writer
             raise DataError(f"{path} is {'a folder' if path.is_dir() else 'not a file'}.", hint="Specify a file.")
-        try:
+        with read_errors(str(path), DataError, "Check its permissions."):
             self._file: IO[bytes] = path.open("rb")
-        except FileNotFoundError as error:
-            raise DataError(f"There is no data at {path}.", hint="Check data.source; it is relative to the recipe.") from error
-        except OSError as error:
-            raise DataError(f"{path} cannot be read: {error.strerror}.", hint="Check its permissions.") from error
         self._state = self._stat()
         head = os.pread(self._file.fileno(), 64, 0)
         self.begin = 0
@@ -59,10 +57,8 @@ class FileBytes:
     def read(self, start: int, end: int) -> bytes:
         """Return the bytes from ``start`` to ``end``. Raises ``DataError`` if the file has changed since it was opened."""
         end = min(end, self.size)
-        try:
+        with read_errors(str(self.path), DataError, "Check the disk that it is on."):
             data = os.pread(self._file.fileno(), max(0, end - start), start)
-        except OSError as error:
-            raise DataError(f"{self.path} cannot be read: {error.strerror}.", hint="Check the disk that it is on.") from error
         if self._stat() != self._state or len(data) < end - start:
             raise DataError(f"{self.path} changed while it was being read.", hint="Try again.")
         return data

@@ -27,7 +27,7 @@ from mlxtune.data.readers.formats import NO_MAPPING
 from mlxtune.data.review import ReviewState
 from mlxtune.data.reviewed_records import ReviewedRecord, ReviewedRecords
 from mlxtune.data.rows import Location, Row
-from mlxtune.data.source_files import GENERATED
+from mlxtune.data.source_files import GENERATED, no_rows
 from mlxtune.recipe.schema import Turns
 
 Progress = Callable[[float], None]
@@ -69,7 +69,7 @@ def check(
     """
     with SourceRecords(path, format, mapping) as records:
         if not len(records):
-            raise DataError(f"{path} has no rows.", hint="Write one JSON object per line.")
+            raise no_rows(path)
         run = _CheckRun(records, rules, state or ReviewState())
         run.check_rows(progress)
         run.check_corpus(progress)
