@@ -19,7 +19,7 @@ from mlxtune.recipe.schema import DataSection
 LOCATION = Location(Path("x.jsonl"), 4)
 USER, ANSWER = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
 SYSTEM, OTHER = {"role": "system", "content": "s"}, {"role": "assistant", "content": "b"}
-Q, A = Message("user", "q"), Message("assistant", "a")
+S, Q, A = Message("system", "s"), Message("user", "q"), Message("assistant", "a")
 
 
 def call(arguments: Any, **more: Any) -> dict[str, Any]:
@@ -31,20 +31,56 @@ def call(arguments: Any, **more: Any) -> dict[str, Any]:
     }
 
 
-# chat
+TOOL = {"type": "function", "function": {"name": "find", "description": "d", "parameters": {"type": "object", "properties": {}}}}
+CALLED = {"tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}]}
+SHAREGPT_CALL = [{"from": "human", "value": "q"}, {"from": "function_call", "value": '{"name": "f", "arguments": {"x": 1}}'}]
+TALK = "\n\nHuman: q\n\nAssistant: a\n\nHuman: and\nthen?\n\nAssistant:"
 
 
-def test_chat_keeps_turns_tools_and_metadata():
-    tool = {"type": "function", "function": {"name": "f"}}
-    row = parse({"messages": [SYSTEM, USER, ANSWER], "tools": [tool], "meta": {"k": 1}, "source": "z"}, LOCATION)
-    assert row == Conversation(LOCATION, {"source": "z", "k": 1}, (Message("system", "s"), Q, A), (tool,))
+def conversation(*messages: Message, tools: tuple[dict[str, Any], ...] = (), **meta: Any) -> Conversation:
+    return Conversation(LOCATION, meta, messages, tools)
 
 
-def test_content_parts_are_joined():
-    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
-    row = parse({"messages": [{"role": "user", "content": parts}, ANSWER]}, LOCATION)
-    assert isinstance(row, Conversation)
-    assert row.messages[0].content == "ab"
+def preference(chosen: str, rejected: str, *prompt: Message, **meta: Any) -> Preference:
+    return Preference(LOCATION, meta, prompt, chosen, rejected)
+
+
+@pytest.mark.parametrize(
+    ("record", "row"),
+    [
+        ({"messages": [SYSTEM, USER, ANSWER], "tools": [TOOL], "meta": {"k": 1}, "b": "z"}, conversation(S, Q, A, tools=(TOOL,), b="z", k=1)),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "q"}, {"type": "text", "text": "r"}]}, ANSWER]},
+         conversation(Message("user", "qr"), A)),
+        ({"messages": [USER, {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": '{"x": 1}'}},
+                       {"role": "function", "name": "f", "content": "5"}, ANSWER]},
+         conversation(Q, Message("assistant", "", CALLED), Message("tool", "5", {"name": "f"}), A)),
+        ({"messages": [USER, {**ANSWER, REASONING: "hm", "refusal": None}]}, conversation(Q, Message("assistant", "a", {REASONING: "hm"}))),
+        ({"prompt": "q", "completion": "<think>\n\n</think>\n\na"}, conversation(Q, A)),
+        ({"text": " a\nb ", "id": 3}, TextRow(LOCATION, {"id": 3}, " a\nb ")),
+        ({"instruction": "Add.", "input": "1 2", "output": "3", "system": "s", "history": [["q", "a"]], "id": 1},
+         conversation(S, Q, A, Message("user", "Add.\n1 2"), Message("assistant", "3"), id=1)),
+        ({"instruction": "q", "input": "", "output": "a", "system": ""}, conversation(Q, A)),
+        *(({"conversations": [*SHAREGPT_CALL, {"from": name, "value": "[5]"}, {"from": "gpt", "value": "a"}],
+            "tools": json.dumps([TOOL["function"]]), "system": "s"},
+           conversation(S, Q, Message("assistant", "", CALLED), Message("tool", "[5]"), A, tools=(TOOL,)))
+          for name in ("observation", "tool", "function")),
+        ({"chosen": "The sky is blue.", "rejected": "The sky is green."},  # TRL's own example
+         preference(" blue.", " green.", Message("user", "The sky is"))),
+        ({"chosen": "The sky is blue.", "rejected": "The sky is black."}, preference(" blue.", " black.", Message("user", "The sky is"))),
+        ({"input": {"messages": [SYSTEM, USER], "tools": [], "n": True}, "preferred_output": [ANSWER], "non_preferred_output": [OTHER]},
+         preference("a", "b", S, Q, n=True)),
+        ({"prompt": "q", "completion": "a", "label": "spam"}, conversation(Q, A, label="spam")),
+        *((pair, preference("yes", "no", Q, A, Message("user", "and\nthen?"))) for pair in (
+            {"chosen": f"{TALK} yes", "rejected": f"{TALK} no"}, {"prompt": TALK, "chosen": " yes", "rejected": " no"},
+            {"prompt": TALK, "chosen": f"{TALK} yes", "rejected": f"{TALK} no"},
+        )),
+        ({"text": "Human: q\n\nAssistant: a"}, conversation(Q, A)),
+        ({"prompt": "\n\nHuman: q\n\nAssistant:", "completion": " a"}, conversation(Q, A)),
+        ({"prompt": "\n\nHuman: q\n\nAssistant:", "completion": " a", "label": False}, Unpaired(LOCATION, {}, (Q,), "a", False)),
+    ],
+)  # fmt: skip
+def test_a_record_is_read_as_a_row(record: dict[str, Any], row: Any) -> None:
+    assert parse(record, LOCATION) == row
 
 
 def test_tool_call_arguments_may_be_an_object_or_a_string():
@@ -60,20 +96,6 @@ def test_tool_call_arguments_may_be_an_object_or_a_string():
     assert first.hash == second.hash
 
 
-def test_a_function_call_becomes_a_tool_call():
-    turns = [USER, {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": "{}"}}]
-    row = parse({"messages": [*turns, {"role": "function", "name": "f", "content": "5"}, ANSWER]}, LOCATION)
-    assert isinstance(row, Conversation)
-    assert row.messages[1].extra == {"tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {}}}]}
-    assert row.messages[2] == Message("tool", "5", {"name": "f"})
-
-
-def test_reasoning_content_is_kept_for_the_template():
-    row = parse({"messages": [USER, {**ANSWER, "reasoning_content": "hm", "refusal": None}]}, LOCATION)
-    assert isinstance(row, Conversation)
-    assert row.messages[1].as_dict() == {**ANSWER, "reasoning_content": "hm"}
-
-
 # completion, text, alpaca
 
 
@@ -81,21 +103,6 @@ def test_reasoning_content_is_kept_for_the_template():
 @pytest.mark.parametrize("completion", ["a", [ANSWER]])
 def test_a_completion_becomes_a_conversation(prompt, completion):
     assert parse({"prompt": prompt, "completion": completion}, LOCATION) == Conversation(LOCATION, {}, (Q, A))
-
-
-def test_text_is_kept_unchanged():
-    assert parse({"text": " a\nb ", "id": 3}, LOCATION) == TextRow(LOCATION, {"id": 3}, " a\nb ")
-
-
-def test_alpaca_instruction_and_input_are_joined():
-    record = {"instruction": "Add.", "input": "1 2", "output": "3", "system": "s", "history": [["q", "a"]], "id": 1}
-    row = parse(record, LOCATION)
-    assert row == Conversation(
-        LOCATION, {"id": 1}, (Message("system", "s"), Q, A, Message("user", "Add.\n1 2"), Message("assistant", "3"))
-    )
-    plain = parse({"instruction": "q", "input": "", "output": "a", "system": ""}, LOCATION)
-    assert plain == Conversation(LOCATION, {}, (Q, A))
-    assert plain.hash == parse({"prompt": "q", "completion": "a"}, LOCATION).hash
 
 
 # sharegpt
@@ -107,21 +114,6 @@ def test_sharegpt_names_become_roles():
     assert isinstance(row, Conversation)
     assert [turn.role for turn in row.messages] == ["system", *["user", "assistant"] * 4]
     assert [turn.content for turn in row.messages] == [text for _, text in turns]
-
-
-@pytest.mark.parametrize("name", ["observation", "tool", "function"])
-def test_sharegpt_calls_and_observations_become_tool_turns(name):
-    tools = [{"name": "f", "parameters": {}}]
-    turns = [
-        {"from": "human", "value": "q"},
-        {"from": "function_call", "value": '{"name": "f", "arguments": {"x": 1}}'},
-        {"from": name, "value": "[5]"},
-        {"from": "gpt", "value": "a"},
-    ]
-    row = parse({"conversations": turns, "tools": json.dumps(tools), "system": "s"}, LOCATION)
-    tool_calls = [{"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}]
-    messages = (Message("system", "s"), Q, Message("assistant", "", {"tool_calls": tool_calls}), Message("tool", "[5]"), A)
-    assert row == Conversation(LOCATION, {}, messages, ({"type": "function", "function": tools[0]},))
 
 
 # preference
@@ -140,22 +132,6 @@ def test_shared_turns_are_the_prompt(prompt):
     assert row == Preference(LOCATION, {}, (Message("system", "s"), Q), "a", "b")
 
 
-def test_a_shared_text_prefix_is_the_prompt_and_ends_at_a_word():
-    example = {"chosen": "The sky is blue.", "rejected": "The sky is green."}  # TRL's own example
-    assert parse(example, LOCATION) == Preference(LOCATION, {}, (Message("user", "The sky is"),), " blue.", " green.")
-    similar = parse({"chosen": "The sky is blue.", "rejected": "The sky is black."}, LOCATION)
-    assert similar == Preference(LOCATION, {}, (Message("user", "The sky is"),), " blue.", " black.")
-
-
-def test_openai_preference_is_a_pair():
-    record = {
-        "input": {"messages": [SYSTEM, USER], "tools": [], "parallel_tool_calls": True},
-        "preferred_output": [ANSWER],
-        "non_preferred_output": [OTHER],
-    }
-    assert parse(record, LOCATION) == Preference(LOCATION, {"parallel_tool_calls": True}, (Message("system", "s"), Q), "a", "b")
-
-
 @pytest.mark.parametrize("label", [True, "true", "True"])
 @pytest.mark.parametrize("wrap", [str, lambda text: [{"role": "assistant", "content": text}]])
 def test_a_labeled_completion_is_unpaired(wrap, label):
@@ -163,30 +139,6 @@ def test_a_labeled_completion_is_unpaired(wrap, label):
     assert row == Unpaired(LOCATION, {}, (Q,), "a", True)
     assert parse({"prompt": "q", "completion": "a", "label": False}, LOCATION).hash != row.hash
     assert parse({"prompt": "q", "completion": "a", "label": 0}, LOCATION, "unpaired") == Unpaired(LOCATION, {}, (Q,), "a", False)
-
-
-def test_other_labels_are_metadata():
-    assert parse({"prompt": "q", "completion": "a", "label": "spam"}, LOCATION) == Conversation(LOCATION, {"label": "spam"}, (Q, A))
-
-
-# transcripts
-
-
-def test_transcripts_of_a_pair_differ_in_their_last_turn():
-    prefix = "\n\nHuman: q\n\nAssistant: a\n\nHuman: and\nthen?\n\nAssistant:"
-    row = parse({"chosen": f"{prefix} yes", "rejected": f"{prefix} no"}, LOCATION)
-    assert row == Preference(LOCATION, {}, (Q, A, Message("user", "and\nthen?")), "yes", "no")
-    assert row == parse({"prompt": prefix, "chosen": " yes", "rejected": " no"}, LOCATION)
-    assert row == parse({"prompt": prefix, "chosen": f"{prefix} yes", "rejected": f"{prefix} no"}, LOCATION)
-
-
-def test_a_transcript_is_a_conversation():
-    transcript = "Human: q\n\nAssistant: a"
-    assert parse({"text": transcript}, LOCATION) == Conversation(LOCATION, {}, (Q, A))
-    assert parse({"prompt": "\n\nHuman: q\n\nAssistant:", "completion": " a"}, LOCATION) == Conversation(LOCATION, {}, (Q, A))
-    labeled = {"prompt": "\n\nHuman: q\n\nAssistant:", "completion": " a", "label": False}
-    assert parse(labeled, LOCATION) == Unpaired(LOCATION, {}, (Q,), "a", False)
-    assert parse({"text": transcript}, LOCATION, "text") == TextRow(LOCATION, {}, transcript)
 
 
 # format detection
@@ -404,11 +356,6 @@ def test_reasoning_is_read_into_one_place(answer: dict[str, Any]) -> None:
     assert parse(row.content, LOCATION) == dataclasses.replace(row, format="chat")
 
 
-def test_an_empty_thought_is_no_reasoning() -> None:
-    row = parse({"prompt": "Wet?", "completion": "<think>\n\n</think>\n\nYes."}, LOCATION)
-    assert row.messages[1] == Message("assistant", "Yes.")
-
-
 def test_a_pair_keeps_its_reasoning_in_one_form_and_its_reference_has_none() -> None:
     turn = {"role": "assistant", "content": "Yes.", "reasoning": "Rain."}
     row = parse({"prompt": "Wet?", "chosen": [turn], "rejected": "No."}, LOCATION)
@@ -454,9 +401,6 @@ def test_llamafactory_v1_parts_are_read() -> None:
     assert parse(pair, LOCATION) == Preference(LOCATION, {}, (Q,), "a", "b")
     with pytest.raises(RowError, match="must be text"):
         parse({"messages": [turn("user", ("image_url", "x.png")), ANSWER]}, LOCATION)
-
-
-TOOL = {"type": "function", "function": {"name": "find", "description": "d", "parameters": {"type": "object", "properties": {}}}}
 
 
 @pytest.mark.parametrize("turns", [{"messages": [SYSTEM, USER, ANSWER]}, {"conversations": [SYSTEM, USER, ANSWER]}])

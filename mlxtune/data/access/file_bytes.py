@@ -67,7 +67,8 @@ class FileBytes:
         """Yield all lines, one character per byte. Raises ``DataError`` if the file has changed since it was opened."""
         self._file.seek(self.begin)
         text = io.TextIOWrapper(self._file, "latin-1", newline="\n")
-        yield from text
+        with read_errors(str(self.path), DataError, "Check the disk that it is on."):
+            yield from text
         text.detach()
         self.read(self.size, self.size)
 
