@@ -52,20 +52,17 @@ def test_an_empty_file_is_refused(tmp_path, text):
         read_source(tmp_path / "d.jsonl")
 
 
-def test_a_bad_row_is_reported(tmp_path):
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [(['{"prompt": '], "line 2: not valid JSON"), ([{"bad": 1}] * 8, "lines 2, 3, 4, 5, 6, and 3 more: no known format")],
+)
+def test_bad_rows_are_counted_and_each_reason_is_given_once_with_five_places(tmp_path, bad, reason):
     with pytest.raises(DataError) as caught:
-        read_file(_lines(tmp_path / "d.jsonl", ROW, '{"prompt": '))
-    assert "d.jsonl, line 2: not valid JSON" in str(caught.value)
-    assert caught.value.hint
-
-
-def test_bad_rows_are_counted_and_each_reason_is_given_once_with_five_places(tmp_path):
-    with pytest.raises(DataError) as caught:
-        read_file(_lines(tmp_path / "d.jsonl", ROW, *[{"bad": number} for number in range(8)]))
+        read_file(_lines(tmp_path / "d.jsonl", ROW, *bad))
     text = str(caught.value)
-    assert text.startswith("8 of 9 rows cannot be used:")
-    assert "d.jsonl, lines 2, 3, 4, 5, 6, and 3 more: " in text
+    assert text.startswith(f"{len(bad)} of {len(bad) + 1} rows cannot be used:\n  d.jsonl, {reason}")
     assert len(text.splitlines()) == 2
+    assert caught.value.hint
 
 
 def test_bad_rows_are_counted_for_each_file(tmp_path):
