@@ -11,8 +11,9 @@ _MASK = Fix("put", "mask", safe=True, everywhere=True)
 _MASK_UNSAFE = Fix("put", "mask", everywhere=True)
 
 
-def _check(id: str, title: str, name: str, fix: Fix = _MASK, *, short: str = "") -> Check:
-    return Check(id, "warn", title, f"The model may learn and repeat this {name}.", fix, "@", short, illustrates="any")
+def _check(id: str, article: str, name: str, fix: Fix = _MASK, *, short: str = "") -> Check:
+    wording = f"The model may learn and repeat this {name}."
+    return Check(id, "warn", f"rows with {article} {name}", wording, fix, "@", short, illustrates="any")
 
 
 _PATTERNS = read_patterns(__package__, "personal.toml")
@@ -22,7 +23,7 @@ _FOUR_DIGITS = re.compile(r"\d(?:[A-Z .-]?\d){3}")  # every ID matches this
 _BEFORE_ADDRESS = 60  # characters
 
 
-@family.text_check(_check("email", "rows with an email address", "email address"))
+@family.text_check(_check("email", "an", "email address"))
 def emails(text: str) -> Iterator[Hit]:
     if "@" in text:
         for match in _PATTERNS["email"].finditer(text):
@@ -31,7 +32,7 @@ def emails(text: str) -> Iterator[Hit]:
                 yield Hit(*match.span(), "[EMAIL]")
 
 
-@family.text_check(_check("phone", "rows with a phone number", "phone number"))
+@family.text_check(_check("phone", "a", "phone number"))
 def phones(text: str) -> Iterator[Hit]:
     for match in _PATTERNS["phone"].finditer(text) if _DIGITS.search(text) else ():
         start, end = match.span("bare" if match["bare"] else 0)
@@ -41,7 +42,7 @@ def phones(text: str) -> Iterator[Hit]:
             yield Hit(start, end, "[PHONE]")
 
 
-@family.text_check(_check("card", "rows with a card number", "card number"))
+@family.text_check(_check("card", "a", "card number"))
 def cards(text: str) -> Iterator[Hit]:
     for match in _PATTERNS["card"].finditer(text) if _DIGITS.search(text) else ():
         digits = [int(char) for char in match[0] if char.isdigit()]
@@ -49,7 +50,7 @@ def cards(text: str) -> Iterator[Hit]:
             yield Hit(*match.span(), "[CARD]", f"{match[0][:4]}…")
 
 
-@family.text_check(_check("iban", "rows with an IBAN", "IBAN", short="IBAN"))
+@family.text_check(_check("iban", "an", "IBAN", short="IBAN"))
 def ibans(text: str) -> Iterator[Hit]:
     for match in _PATTERNS["iban"].finditer(text):
         length = next((int(length) for length, countries in _IBANS.items() if countries.match(match[0])), 0)
@@ -59,14 +60,14 @@ def ibans(text: str) -> Iterator[Hit]:
             yield Hit(match.start(), end, "[IBAN]", f"{match[0][:4]}…")
 
 
-@family.text_check(_check("government-id", "rows with a government ID", "ID number", _MASK_UNSAFE, short="ID"))
+@family.text_check(_check("government-id", "a", "government ID", _MASK_UNSAFE, short="ID"))
 def government_ids(text: str) -> Iterator[Hit]:
     for match in _PATTERNS["id"].finditer(text) if _FOUR_DIGITS.search(text) else ():
         start, end = match.span("document") if match["document"] else match.span()
         yield Hit(start, end, "[ID]", f"{text[start : start + 2]}…")
 
 
-@family.text_check(_check("address", "rows with a home address", "address", _MASK_UNSAFE))
+@family.text_check(_check("address", "a", "home address", _MASK_UNSAFE))
 def addresses(text: str) -> Iterator[Hit]:
     if not re.search(r"\d", text):
         return
