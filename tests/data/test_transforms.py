@@ -143,7 +143,7 @@ def test_merge_adds_the_rows_of_a_file(tmp_path):
         (r"replace /a/\1/", "no group 1"), (r"replace /(a)/\g<b>/", "no group b"), ('replace "a" "b', "quote"), ('replace "" "b"', "empty"),
         ("replace /a/b/ in moon", "unknown role"), ("trim x", "unexpected x"), ("sample", "needs"), ("sample many", "not a number"),
         ("sample 0", "at least 1"), ("cap category x", "not a number"), ("keep", "needs a filter"), ("keep status:x", "Unknown status"),
-        ("system fly x", "unknown action"), ("system set nothing.txt", "does not exist"), ("turn drop 0", "from 1"), ("turn fly 2", "unknown"),
+        ("system fly x", "unknown action"), ("system set nothing.txt", "does not exist"), ("turn drop 0", "at least 1"), ("turn fly 2", "unknown"),
         ("merge nothing", "does not exist"), ("@nothing", "cannot be read"), ("set a", "needs a value"), ("dedupe best", "unknown rule best"),
     ],
 )  # fmt: skip

@@ -64,21 +64,14 @@ def _parse_filter(keep: bool) -> Callable[[ArgumentScanner], Rewrite]:
 
 
 def _parse_sample(scanner: ArgumentScanner) -> Selection:
-    limit = _limit(scanner)
+    limit = scanner.number("a number of rows", 1)
     key = scanner.word("a key") if scanner.keyword("per") else ""
     return _at_most(scanner, limit, (lambda row: row_value(row, key) or "") if key else lambda row: "", key)
 
 
 def _parse_cap(scanner: ArgumentScanner) -> Selection:
     key = scanner.word("a key")
-    return _at_most(scanner, _limit(scanner), lambda row: row_value(row, key), key)
-
-
-def _limit(scanner: ArgumentScanner) -> int:
-    limit = scanner.number("a number of rows")
-    if limit < 1:
-        raise scanner.error(f"{scanner.verb.name}: the number of rows must be at least 1.")
-    return limit
+    return _at_most(scanner, scanner.number("a number of rows", 1), lambda row: row_value(row, key), key)
 
 
 def _at_most(scanner: ArgumentScanner, limit: int, value_of: Callable[[Row], str | None], key: str) -> Selection:

@@ -111,9 +111,7 @@ def _with_turns(row: Row, turns: Turns) -> Row:
 
 
 def _parse_system(scanner: ArgumentScanner) -> Rewrite:
-    action = scanner.word("set, prepend, append or drop")
-    if action not in ("set", "prepend", "append", "drop"):
-        raise scanner.error(f"system: unknown action {one_line(action, 30)}.")
+    action = scanner.action("set", "prepend", "append", "drop")
     text = "" if action == "drop" else _read_text(scanner, scanner.word("a file"))
     return Rewrite(lambda row: [_change_system(row.current, action, text)], scanner.where)
 
@@ -146,13 +144,9 @@ def _change_system(row: Row, action: str, text: str) -> Row:
 
 
 def _parse_turn(scanner: ArgumentScanner) -> Rewrite:
-    action = scanner.word("drop, cut or split")
-    if action not in _TURN_ACTIONS:
-        raise scanner.error(f"turn: unknown action {one_line(action, 30)}.")
+    action = scanner.action(*_TURN_ACTIONS)
     every = action == "split" and scanner.keyword("every")
-    number = scanner.number("the number of a turn")
-    if number < 1:
-        raise scanner.error("turn: turns are numbered from 1.")
+    number = scanner.number("the number of a turn", 1)
     if every:
         return Rewrite(lambda row: _split_every(row.current, number), scanner.where)
     function = _TURN_ACTIONS[action]

@@ -5,6 +5,7 @@ A step is a pure function of the rows that reach it. Steps stream: only :class:`
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -187,12 +188,23 @@ class ArgumentScanner:
         self.position = match.end()
         return re.sub(r"\\(.)", r"\1", match[1][1:-1]) if match[1].startswith('"') else match[1]
 
-    def number(self, what: str) -> int:
+    def number(self, what: str, least: float = -math.inf) -> int:
+        """Read a whole number that is at least ``least``."""
         word = self.word(what)
         try:
-            return int(word.replace(",", ""))
+            number = int(word.replace(",", ""))
         except ValueError:
             raise self.error(f"{self.verb.name}: {one_line(word, 30)} is not {what}.") from None
+        if number < least:
+            raise self.error(f"{self.verb.name}: {what} must be at least {least}.")
+        return number
+
+    def action(self, *choices: str) -> str:
+        """Read one of the words ``choices``."""
+        word = self.word("an action")
+        if word not in choices:
+            raise self.error(f"{self.verb.name}: unknown action {one_line(word, 30)}.")
+        return word
 
     def keyword(self, word: str) -> bool:
         match = re.compile(rf"\s*{word}(?=\s|\||$)").match(self.text, self.position)
