@@ -1,6 +1,7 @@
 """Conversations whose answers are rows of their own: split as one, counted, traceable, and refused with reasons that help."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from loops import write_recipe
 from tiny_model import CHATML
 
 from mlxtune.core.errors import DataError, TemplateError
+from mlxtune.data.source import read_file
 from mlxtune.data.template_notes import TemplateNote
 from mlxtune.models.resolve import resolve
 from mlxtune.models.template import TemplateSettings, load_template
@@ -44,20 +46,22 @@ def test_answers_of_a_conversation_share_its_split_and_are_counted(tiny, tmp_pat
     assert certificate["totals"]["visits"] == 4
 
 
+def encode_rows(tiny: Path, given: Recipe, *numbers: int) -> None:
+    rows = read_file(given.source)
+    encode(load_template(resolve(str(tiny)), TemplateSettings.from_recipe(given)), [rows[number] for number in numbers], given)
+
+
 def test_all_turns_at_once_are_refused_with_what_to_do(tiny, tmp_path):
     given = write_recipe(tmp_path, tiny, [turns(2)] * 9, 2, REWRITES, turns="all")
-    template = load_template(resolve(str(tiny)), TemplateSettings.from_recipe(given))
-    rows = [template_row(given, number) for number in range(3)]
     with pytest.raises(TemplateError, match="3 of 3 rows cannot be used") as caught:
-        encode(template, rows, given)
+        encode_rows(tiny, given, 0, 1, 2)
     assert 'data.turns to "auto"' in caught.value.hint
 
 
 def test_a_template_that_ends_no_answer_is_refused_once(tiny, tmp_path):
     given = write_recipe(tmp_path, tiny, [turns(0)], 2, ENDLESS)
-    template = load_template(resolve(str(tiny)), TemplateSettings.from_recipe(given))
     with pytest.raises(TemplateError) as caught:
-        encode(template, [template_row(given, 0)] * 5, given)
+        encode_rows(tiny, given, *[0] * 5)
     assert "ends answers without a stop token" in caught.value.message
     assert "rows cannot be used" not in caught.value.message
 
@@ -66,14 +70,7 @@ def test_rows_of_different_kinds_of_errors_are_a_data_error(tiny, tmp_path):
     call = {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
     rows = [[turns(0)[0], call], [{"role": "user", "content": "x" * 600}, turns(0)[1]]]
     given = write_recipe(tmp_path, tiny, rows, 2, max_tokens=300)
-    template = load_template(resolve(str(tiny)), TemplateSettings.from_recipe(given))
     with pytest.raises(DataError, match="2 of 2 rows cannot be used") as caught:
-        encode(template, [template_row(given, number) for number in range(2)], given)
+        encode_rows(tiny, given, 0, 1)
     assert "line 1: the row has tools" in caught.value.message
     assert "line 2: the prompt fills the window" in caught.value.message
-
-
-def template_row(given: Recipe, number: int) -> Any:
-    from mlxtune.data.source import read_file
-
-    return read_file(given.source)[number]
