@@ -122,14 +122,8 @@ def shop(tmp_path: Path, source: ModelFolder) -> Callable[..., Path]:
 def reported_score(hits: int) -> dict[str, Any]:
     """Return a score in a lineage: one of four rows passed before training, and ``hits`` after it."""
     rate = {"metric": "contract", "hits": 1, "total": 4, "low": 0.0, "high": 0.5, "failures": {}, "mean": None}
-    score = {
-        "outcome": "better",
-        "verdict": to_json(Verdict("better", "change", "contract")),
-        "rows": 4,
-        "made": "2026-11-24",
-        "rival": "base",
-    }
-    return {**score, "before": [rate], "after": [rate | {"hits": hits}]}
+    score = {"outcome": "better", "verdict": to_json(Verdict("better", "change", "contract")), "rows": 4, "rival": "base"}
+    return score | {"made": "2026-11-24", "before": [rate], "after": [rate | {"hits": hits}]}
 
 
 def shaken(base: Path, folder: Path, section: AdapterSection, strength: float = 0.2) -> Path:
@@ -137,12 +131,15 @@ def shaken(base: Path, folder: Path, section: AdapterSection, strength: float = 
     model, _ = load_model(base)
     settings = lora.add(model, section, seed=1)
     mx.random.seed(3)
-    lora.save(
-        folder,
-        {name: array + strength * mx.random.normal(array.shape) for name, array in lora.adapter_arrays(model).items()},
-        settings,
-    )
+    arrays = {name: array + strength * mx.random.normal(array.shape) for name, array in lora.adapter_arrays(model).items()}
+    lora.save(folder, arrays, settings)
     return folder
+
+
+def in_float32(model: Any) -> Any:
+    """Convert all floating-point parameters of ``model``, and return it."""
+    model.apply(lambda array: array.astype(mx.float32) if mx.issubdtype(array.dtype, mx.floating) else array)
+    return model
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,8 @@ from mlxtune.models.load import LoadedModel, load
 from mlxtune.models.resolve import ModelFolder, resolve
 from mlxtune.recipe import AdapterSection
 
+from .conftest import in_float32, shaken
+
 PROMPT = [(7 * place) % 250 for place in range(2 * WINDOW)]
 COUNT = 6
 GEMMA = {"query_pre_attn_scalar": 16}
@@ -78,21 +80,6 @@ def tiny_base(folder: Path, name: str, **config: Any) -> ModelFolder:
     return resolve(str(folder))
 
 
-def random_adapter(base: ModelFolder, folder: Path, **section: Any) -> Path:
-    """Write an adapter with random weights for all linear modules of ``base``."""
-    model, _ = load_model(base.folder)
-    settings = lora.add(model, AdapterSection(rank=4, **section), seed=1)
-    mx.random.seed(3)
-    arrays = {name: array + 0.2 * mx.random.normal(array.shape) for name, array in lora.adapter_arrays(model).items()}
-    lora.save(folder, arrays, settings)
-    return folder
-
-
-def in_float32(model: Any) -> Any:
-    model.apply(lambda array: array.astype(mx.float32) if mx.issubdtype(array.dtype, mx.floating) else array)
-    return model
-
-
 def assert_same_answer(server: Llama, model: Any, prompt: list[int], tolerance: float, count: int = COUNT) -> None:
     """Check log-probabilities and greedy tokens, up to the first tie within ``tolerance``."""
     tokens, likeliest = server.greedy(prompt, count)
@@ -110,7 +97,7 @@ def assert_same_answer(server: Llama, model: Any, prompt: list[int], tolerance: 
 def test_fused_model_and_adapter_answer_as_in_mlx(tmp_path: Path, name: str) -> None:
     architecture, config = CONFIGS[name]
     base = tiny_base(tmp_path / "base", architecture, **config)
-    adapter = random_adapter(base, tmp_path / "adapter")
+    adapter = shaken(base.folder, tmp_path / "adapter", AdapterSection(rank=4))
     model, config = fuse.fuse(base, adapter, requantize=False)
     gguf.write_gguf(model, config, base, tmp_path / "fused.gguf", "f32")
     plain, config = load_model(base.folder)
@@ -175,7 +162,7 @@ def test_k_quants_mix_types_as_llama_quantize(precision: str, tensor: str, row: 
 )
 def test_adapter_that_llama_cpp_cannot_add_is_refused(tmp_path: Path, section: dict[str, Any], why: str) -> None:
     base = tiny_base(tmp_path / "base", "smollm2")
-    adapter = random_adapter(base, tmp_path / "adapter", **section)
+    adapter = shaken(base.folder, tmp_path / "adapter", AdapterSection(rank=4, **section))
     for attempt in (lambda: gguf.check(base, adapter), lambda: gguf.write_lora_gguf(base, adapter, tmp_path / "adapter.gguf")):
         with pytest.raises(ModelError, match=why) as caught:
             attempt()

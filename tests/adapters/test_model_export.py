@@ -45,7 +45,7 @@ from mlxtune.recipe import AdapterSection
 from mlxtune.runs import events
 from mlxtune.runs.worker import Worker
 
-from .conftest import arrays, config, launched, shaken, write
+from .conftest import arrays, config, in_float32, launched, shaken, write
 
 pytestmark = pytest.mark.slow
 
@@ -55,8 +55,7 @@ TOKENS = mx.array([[70, 71, 72, 80, 81, 90]])
 def applied(base: Path, adapter: Path) -> np.ndarray:
     """Return stock mlx-lm's logits for the base dequantized to float32 with the adapter applied."""
     model, _ = load_model(base)
-    model.apply(lambda array: array.astype(mx.float32) if mx.issubdtype(array.dtype, mx.floating) else array)
-    model = load_adapters(dequantize_model(model), str(adapter))
+    model = load_adapters(dequantize_model(in_float32(model)), str(adapter))
     model.eval()
     return np.array(model(TOKENS))
 

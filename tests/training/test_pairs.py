@@ -8,13 +8,12 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-import mlx.optimizers as optim
 import numpy as np
 import pytest
 from exhaustive import cases
 from mlx.utils import tree_flatten
 from mlx_lm.utils import load_model
-from test_sft import assert_equal, padded_shapes, shaken
+from test_sft import assert_equal, padded_shapes, shaken, summed
 from tiny_architectures import ARCHITECTURES, make
 
 from mlxtune.data.batching import group_pairs, pair_batch_widths
@@ -27,7 +26,6 @@ from mlxtune.models.load import load
 from mlxtune.models.resolve import resolve
 from mlxtune.recipe import AdapterSection, MethodSection
 from mlxtune.training.layer_stack import LayerStack
-from mlxtune.training.optimizer import Stepper
 from mlxtune.training.preference import batches as pair_batches
 from mlxtune.training.preference import losses
 from mlxtune.training.preference.forward import PairCache, can_share_prompts, logps
@@ -125,20 +123,14 @@ def own_loss_and_gradients(
     assert stack.can_skip_frozen() or not ways.frozen
     cache = PairCache(stack, rows, ways.prefix, budget=20_000, folder=folder) if ways.frozen else None
     objective = losses.PreferenceObjective(by, ways.shared, ways.prefix, ways.lanes)
-    stepper = Stepper(stack, optim.SGD(0.0), objective, clip=0.0, compiled=ways.compiled)
-    sums: Any = None
-    model.train()
     groups = [range(3), [3], range(4, len(rows))]
     shapes = padded_shapes(objective, rows, groups) if ways.padded else {}
     batches = objective.collate(rows, groups, range(len(rows)), shapes)
-    for batch in batches:
-        sums = stepper.add(batch.arrays(cache), sums)
-    mx.eval(sums)
+    assert sum(len(batch.counts) for batch in batches) == len(rows)
+    result, _ = summed(stack, objective, batches, cache, compiled=ways.compiled)
     if cache:
         cache.close()
-    count = sum(len(batch.counts) for batch in batches)
-    assert count == len(rows)
-    return sums[0][0].item() / count, {name: array / count for name, array in tree_flatten(sums[1])}
+    return result
 
 
 def prepared(tiny: Path, prefix: int) -> tuple[nn.Module, list[EncodedPair], tuple[float, dict[str, mx.array]]]:

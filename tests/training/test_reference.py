@@ -62,12 +62,18 @@ def stacked(tiny: Path, section: AdapterSection = LORA, *, moved: bool = False, 
     return LayerStack(model, split_head(model), StreamPool(more.pop("lanes", 1)), **more)
 
 
+def scored(
+    stack: LayerStack, pairs: list[EncodedPair], base: str = "tiny", *, share_prompts: bool = True, **more: Any
+) -> list[EncodedPair]:
+    return reference.reference_logps(stack, pairs, base, share_prompts=share_prompts, **more)
+
+
 @pytest.mark.parametrize("section", [LORA, DORA, EMBEDDED], ids=["lora", "dora", "embedding"])
 def test_initial_reference_equals_base(tiny, section):
     base, _ = load_model(tiny)
     stack = stacked(tiny, section, lanes=2, checkpointed=True)
     stack.model.train()
-    reference_values = reference.reference_logps(stack, unknown(), "tiny", share_prompts=True)
+    reference_values = scored(stack, unknown())
     np.testing.assert_allclose(values(reference_values), plain(base, unknown()), rtol=1e-5)
     assert stack.checkpointed
     assert stack.model.training
@@ -82,11 +88,9 @@ def test_parent_adapter_is_reference_or_is_disabled(tiny, section):
     stack.model.train()  # the reference must still use no dropout
     before = {name: array.tolist() for name, array in lora.adapter_arrays(stack.model).items()}
     assert np.abs(np.array(parent) - np.array(plain(base, unknown()))).max() > 0.05
-    np.testing.assert_allclose(values(reference.reference_logps(stack, unknown(), "tiny", share_prompts=True)), parent, rtol=1e-5)
+    np.testing.assert_allclose(values(scored(stack, unknown())), parent, rtol=1e-5)
     with reference.adapters_disabled(stack.model):
-        np.testing.assert_allclose(
-            values(reference.reference_logps(stack, unknown(), "tiny", share_prompts=True)), plain(base, unknown()), rtol=1e-5
-        )
+        np.testing.assert_allclose(values(scored(stack, unknown())), plain(base, unknown()), rtol=1e-5)
     assert {name: array.tolist() for name, array in lora.adapter_arrays(stack.model).items()} == before
     stack.model.eval()
     assert plain(stack.model, unknown()) == parent
@@ -96,58 +100,54 @@ def test_parent_adapter_is_reference_or_is_disabled(tiny, section):
 def test_shared_prefix_reference_matches_plain(tiny, shared):
     base, _ = load_model(tiny)
     rows = unknown(prefix=20)
-    reference_values = reference.reference_logps(stacked(tiny, lanes=2), rows, "tiny", share_prompts=shared)
+    reference_values = scored(stacked(tiny, lanes=2), rows, share_prompts=shared)
     np.testing.assert_allclose(values(reference_values), plain(base, rows), rtol=1e-5)
 
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_reference_is_reused_across_ranks(tiny, shared, monkeypatch):
-    first = reference.reference_logps(stacked(tiny), unknown(), "tiny", share_prompts=shared)
+    first = scored(stacked(tiny), unknown(), share_prompts=shared)
     monkeypatch.setattr(reference, "logps", lambda *_: pytest.fail("computed again"))
     wider = stacked(tiny, AdapterSection(rank=8, alpha=2, layers=1))
-    again = reference.reference_logps(wider, unknown()[::-1], "tiny", share_prompts=shared)
+    again = scored(wider, unknown()[::-1], share_prompts=shared)
     assert values(again) == values(first)[::-1]
     assert all(pair.reference_logps is None for pair in unknown())
 
 
 def test_only_used_pairs_are_scored(tiny):
-    everything = reference.reference_logps(stacked(tiny), unknown(), "all", share_prompts=True)
+    everything = scored(stacked(tiny), unknown(), "all")
     progress: list[tuple[int, int]] = []
-    used = reference.reference_logps(
-        stacked(tiny), unknown(), "some", share_prompts=True, used=[1, 4], progress=lambda *both: progress.append(both)
-    )
+    used = scored(stacked(tiny), unknown(), "some", used=[1, 4], progress=lambda *both: progress.append(both))
     assert [index for index, pair in enumerate(used) if pair.reference_logps] == [1, 4]
     np.testing.assert_allclose(
         [used[1].reference_logps, used[4].reference_logps], values([everything[1], everything[4]]), rtol=1e-5
     )
     assert (progress[0], progress[-1]) == ((0, 2), (2, 2))
-    more = reference.reference_logps(stacked(tiny), unknown(), "some", share_prompts=True)
+    more = scored(stacked(tiny), unknown(), "some")
     assert values([more[1], more[4]]) == values([used[1], used[4]])
     np.testing.assert_allclose(values(more), values(everything), rtol=1e-5)
 
 
 def test_changed_base_parent_or_tokens_recompute_reference(tiny, own_home):
-    reference.reference_logps(stacked(tiny), unknown(), "tiny", share_prompts=True)
+    scored(stacked(tiny), unknown())
 
     def files() -> int:
         return len(list((own_home / "references").glob("*.jsonl")))
 
     assert files() == 1
-    reference.reference_logps(stacked(tiny), unknown(), "tiny, 4 bits", share_prompts=True)
-    reference.reference_logps(stacked(tiny, moved=True), unknown(), "tiny", share_prompts=True)
-    reference.reference_logps(stacked(tiny, DORA), unknown(), "tiny", share_prompts=True)
+    scored(stacked(tiny), unknown(), "tiny, 4 bits")
+    scored(stacked(tiny, moved=True), unknown())
+    scored(stacked(tiny, DORA), unknown())
     assert files() == 4
     cut = [replace(pair, chosen=pair.chosen[:-1]) if len(pair.chosen) > 1 else pair for pair in unknown()]
     base, _ = load_model(tiny)
-    np.testing.assert_allclose(
-        values(reference.reference_logps(stacked(tiny), cut, "tiny", share_prompts=True)), plain(base, cut), rtol=1e-5
-    )
+    np.testing.assert_allclose(values(scored(stacked(tiny), cut)), plain(base, cut), rtol=1e-5)
     assert files() == 4
 
 
 def test_interrupted_pass_resumes_bit_identically(tiny, own_home, monkeypatch):
     monkeypatch.setenv("MLXTUNE_HOME", str(own_home / "whole"))
-    whole = reference.reference_logps(stacked(tiny), unknown(), "tiny", share_prompts=True)
+    whole = scored(stacked(tiny), unknown())
     monkeypatch.setenv("MLXTUNE_HOME", str(own_home))
     calls: list[tuple[int, int]] = []
 
@@ -157,15 +157,13 @@ def test_interrupted_pass_resumes_bit_identically(tiny, own_home, monkeypatch):
             raise Interrupted(0)
 
     with pytest.raises(Interrupted):
-        reference.reference_logps(stacked(tiny), unknown(), "tiny", share_prompts=True, progress=progress)
+        scored(stacked(tiny), unknown(), progress=progress)
     file = reference.cache_file("tiny", stacked(tiny).model)
     assert len(journal.read(file)) == 2
     with file.open("a") as torn:
         torn.write('{"logps":{"half')
     calls[:] = [(0, 0)] * 3
-    assert values(reference.reference_logps(stacked(tiny), unknown(), "tiny", share_prompts=True, progress=progress)) == values(
-        whole
-    )
+    assert values(scored(stacked(tiny), unknown(), progress=progress)) == values(whole)
     assert calls[-1] == (9, 9)
 
 
@@ -174,7 +172,7 @@ def test_frozen_layers_run_once_for_reference_and_training(tiny, tmp_path, monke
     stack = stacked(tiny, AdapterSection(rank=4, alpha=8, layers=1), lanes=2)
     pairs = unknown(prefix=prefix)
     cache = PairCache(stack, pairs, prefix, budget=10_000, folder=tmp_path)
-    reference_values = reference.reference_logps(stack, pairs, "tiny", share_prompts=True, cache=cache)
+    reference_values = scored(stack, pairs, cache=cache)
     base, _ = load_model(tiny)
     np.testing.assert_allclose(values(reference_values), plain(base, pairs), rtol=1e-5)
     monkeypatch.setattr(cache, "_compute", lambda _: pytest.fail("computed again"))
@@ -189,7 +187,7 @@ def test_pair_with_non_finite_reference_is_named(tiny):
     stack = stacked(tiny)
     stack.model.model.norm.weight = stack.model.model.norm.weight * mx.nan
     with pytest.raises(MlxtuneError, match="rows, line 0: the reference model's log-probability of this pair is NaN or infinite"):
-        reference.reference_logps(stack, unknown(), "tiny", share_prompts=True)
+        scored(stack, unknown())
 
 
 @pytest.mark.parametrize("loss", cases(["sigmoid", "ipo", "hinge", "robust", "simpo", "orpo"], "sigmoid"))
@@ -197,7 +195,7 @@ def test_training_on_pairs_starts_at_zero_and_learns_preferences(tiny, loss):
     """Before the first step policy and reference are equal, so every reward is 0. After training every pair is ranked correctly."""
     by = MethodSection(loss=[loss], beta=0.5, label_smoothing=0.1)
     stack = stacked(tiny, AdapterSection(rank=4, alpha=8))
-    pairs = reference.reference_logps(stack, unknown(3, 5), "tiny", share_prompts=True)
+    pairs = scored(stack, unknown(3, 5))
     (batch,) = collate(pairs, [range(5)], share_prompts=True)
     arrays = batch.arrays()
     stepper = Stepper(stack, optim.Adam(1e-2), losses.PreferenceObjective(by, share_prompts=True), clip=1.0, compiled=False)

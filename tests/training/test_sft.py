@@ -27,6 +27,7 @@ from mlxtune.recipe import AdapterSection
 from mlxtune.training import sft
 from mlxtune.training.frozen_cache import FrozenCache
 from mlxtune.training.layer_stack import LayerStack
+from mlxtune.training.objective import TrainingBatch
 from mlxtune.training.optimizer import Stepper
 from mlxtune.training.preference.losses import Objective
 
@@ -85,17 +86,26 @@ def own_loss_and_gradients(model: nn.Module, rows: list[Encoded], ways: Ways) ->
     assert stack.can_share_prefix()
     assert stack.can_skip_frozen() or not ways.frozen
     objective = sft.SFTObjective(prefix, ways.lanes)
-    stepper = Stepper(stack, optim.SGD(0.0), objective, clip=0.0, compiled=ways.compiled)
     frozen = FrozenCache(stack, rows, prefix, budget=20_000, folder=Path(tempfile.gettempdir())) if ways.frozen else None
-    half, sums, trained = len(rows) // 2, None, 0
-    model.train()
+    half = len(rows) // 2
     groups = [part for group in (range(half), range(half, len(rows))) for part in objective.separate(rows, group)]
-    for batch in objective.collate(rows, groups, range(len(rows)), padded_shapes(objective, rows, groups) if ways.padded else {}):
-        sums = stepper.add(batch.arrays(frozen), sums)
-        trained += sum(tokens for _, tokens in batch.counts.values())
-    assert sums is not None
+    batches = objective.collate(rows, groups, range(len(rows)), padded_shapes(objective, rows, groups) if ways.padded else {})
+    return summed(stack, objective, batches, frozen, compiled=ways.compiled)[0]
+
+
+def summed(
+    stack: LayerStack, objective: Objective, batches: Sequence[TrainingBatch], cache: FrozenCache | None = None, *, compiled: bool = False
+) -> tuple[tuple[float, dict[str, mx.array]], mx.array]:  # fmt: skip
+    """Return the loss and gradients of one step of ``batches`` from the training loop's parts, divided by its weight, and the metrics."""
+    stepper = Stepper(stack, optim.SGD(0.0), objective, clip=0.0, compiled=compiled)
+    sums: Any = None
+    stack.model.train()
+    for batch in batches:
+        sums = stepper.add(batch.arrays(cache), sums)
     mx.eval(sums)
-    return sums[0][0].item() / trained, {name: array / trained for name, array in tree_flatten(sums[1])}
+    (loss, metrics), gradients = sums
+    weight = sum(objective.weight(batch.counts) for batch in batches)
+    return (loss.item() / weight, {name: array / weight for name, array in tree_flatten(gradients)}), metrics
 
 
 def assert_equal(own: tuple[float, dict[str, mx.array]], plain: tuple[float, dict[str, mx.array]], tolerance: float) -> None:
