@@ -10,6 +10,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
+import test_sft
 from exhaustive import cases
 from mlx.utils import tree_flatten
 from mlx_lm.utils import load_model
@@ -91,16 +92,9 @@ def plain_loss_and_gradients(
 
 
 @dataclass(frozen=True)
-class Ways:
-    """Enabled optimizations."""
-
-    shared: bool = True
+class Ways(test_sft.Ways):
     prefix: int = 0
-    lanes: int = 1
-    checkpointed: bool = False
-    frozen: bool = False
-    compiled: bool = False
-    padded: bool = False
+    shared: bool = True
 
 
 EACH = [Ways(shared=False), Ways(), Ways(lanes=2), Ways(checkpointed=True), Ways(frozen=True), Ways(padded=True)]
