@@ -39,10 +39,11 @@ class RecordingCache:
         return keys, values
 
     def make_mask(self, length: int, *, return_array: bool = False, **_: Any) -> Any:
-        return create_causal_mask(length) if return_array else "causal"
+        """Return a causal mask. MLX aligns ``"causal"`` at the bottom right, so every row sees all earlier positions."""
+        return create_causal_mask(length, self.offset) if return_array else "causal"
 
 
-class TrainingPrefixCache:
+class TrainingPrefixCache(RecordingCache):
     """A layer's cache during the pass over rows. Each row attends to the recorded prefix, then to itself."""
 
     def __init__(self, keys: mx.array, values: mx.array) -> None:
@@ -51,10 +52,6 @@ class TrainingPrefixCache:
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         return self._join(self.keys, keys), self._join(self.values, values)
-
-    def make_mask(self, length: int, *, return_array: bool = False, **_: Any) -> Any:
-        """Return a causal mask. MLX aligns ``"causal"`` at the bottom right, so every row sees the whole prefix."""
-        return create_causal_mask(length, self.offset) if return_array else "causal"
 
     @staticmethod
     def _join(prefix: mx.array, own: mx.array) -> mx.array:

@@ -18,7 +18,7 @@ from mlxtune.training.objective import Arrays
 KeysAndValues = list[list[mx.array]]  # of each layer, (rows, heads, tokens, width)
 
 
-class SegmentCache(TrainingPrefixCache, RecordingCache):
+class SegmentCache(TrainingPrefixCache):
     """A layer's cache during the pass over a segment. Attends to earlier segments, and records its own keys and values."""
 
     def __init__(self, keys: mx.array, values: mx.array) -> None:
