@@ -1,13 +1,12 @@
 """A run with ``training.wait_for`` waits while the machine runs on its battery or is too hot, and can be stopped meanwhile."""
 
 import os
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
 import pytest
-from waiting import kill_worker, wait_until
+from waiting import wait_until
 
 from mlxtune.planning import machine
 from mlxtune.planning.machine import PowerState
@@ -32,17 +31,14 @@ sys.exit(worker.main())
 
 
 @pytest.fixture
-def unplugged(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def unplugged(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file that exists while the worker's machine runs on its battery."""
     (workspace / "battery_worker.py").write_text(BATTERY_WORKER)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(workspace), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setitem(registry.RUN_KINDS, "train", replace(registry.RUN_KINDS["train"], module="battery_worker"))
     file = workspace / "unplugged"
     file.touch()
-    yield file
-    for run in registry.list_runs(workspace):
-        if run.status() in ("running", "waiting"):
-            kill_worker(run)
+    return file
 
 
 def kinds(run: Run) -> list[str]:

@@ -2,18 +2,17 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from waiting import kill_worker, wait_until
+from waiting import wait_until
 
 from mlxtune.core import files
 from mlxtune.evaluation.holdout import ledger
 from mlxtune.recipe import load
 from mlxtune.runs import launch, registry
-from mlxtune.runs.locks import is_locked
 from mlxtune.runs.registry import Run
 from mlxtune.runs.state import RunWarning
 from mlxtune.training.search import board as boards
@@ -62,15 +61,6 @@ sys.exit(search_worker.run_worker(search_worker.Path(sys.argv[1]), search_worker
 SMALL = ("training.epochs=0", "training.steps=8", "training.save_every=2", "evaluation.regression=", "search.trials=3")
 
 
-@pytest.fixture
-def workspace(workspace: Path) -> Iterator[Path]:
-    """The shared workspace. Searches that a failed test leaves behind are killed, so that they do not block the next test."""
-    yield workspace
-    for run in registry.list_runs(workspace, None):
-        if is_locked(run.lock):
-            kill_worker(run)
-
-
 def start(workspace: Path, *overrides: str) -> Run:
     return control.search(workspace, load(workspace / "recipes" / "tiny.toml", (*SMALL, *overrides)))
 
@@ -85,18 +75,26 @@ def weights(folder: Path) -> bytes:
     return (folder / "adapters.safetensors").read_bytes()
 
 
-def results(run: Run) -> dict[tuple[int, int], tuple[object, ...]]:
-    """Return everything that a search measured, except times."""
+def board_of(run: Run) -> boards.Board:
     board = boards.read_board(run.folder)
     assert board
-    return {key: (result.passed, result.nats, result.tokens) for key, result in board.results.items()}
+    return board
+
+
+def leaderboard_of(run: Run) -> leaderboard.Leaderboard:
+    board = leaderboard.read_leaderboard(run.folder)
+    assert board
+    return board
+
+
+def results(run: Run) -> dict[tuple[int, int], tuple[object, ...]]:
+    """Return everything that a search measured, except times."""
+    return {key: (result.passed, result.nats, result.tokens) for key, result in board_of(run).results.items()}
 
 
 @pytest.mark.usefixtures("workers_in_process")
 def test_the_selected_trial_is_a_run_that_is_evaluated_once(workspace):
-    search = finish(start(workspace))
-    board = leaderboard.read_leaderboard(search.folder)
-    assert board
+    board = leaderboard_of(finish(start(workspace)))
     assert board.outcome
     run = Run(workspace / "runs" / board.outcome.run)
     assert run.status() == "finished"
@@ -126,18 +124,14 @@ def test_epochs_and_replay_are_searched(workspace, tmp_path):
         f"data.replay_prompts={prompts}",
     )
     search = finish(start(workspace, "training.steps=0", "training.epochs=1", "training.batch_size=4", "search.trials=4", *varied))
-    board = boards.read_board(search.folder)
-    assert board
-    lengths = {(trial.values["epochs"], trial.values["replay"]): trial.rungs[-1] for trial in board.plan.trials}
+    trials = board_of(search).plan.trials
+    lengths = {(trial.values["epochs"], trial.values["replay"]): trial.rungs[-1] for trial in trials}
     assert len(lengths) > 2
-    assert all(
-        lengths[2, share] == 2 * length for (epochs, share), length in lengths.items() if epochs == 1 and (2, share) in lengths
-    )
-    for trial in board.plan.trials:
+    assert all(length == 2 * lengths.get((1, share), length / 2) for (epochs, share), length in lengths.items() if epochs == 2)
+    for trial in trials:
         rows = json.loads((boards.trial_folder(search.folder, trial.number) / "data.json").read_text())["train"]
         assert any(row.get("replay") for row in rows) == bool(trial.values["replay"])
-    shown = leaderboard.read_leaderboard(search.folder)
-    assert shown
+    shown = leaderboard_of(search)
     assert shown.outcome
     run = Run(workspace / "runs" / shown.outcome.run)
     again = finish(launch.start(workspace, "train", run.recipe()))
@@ -145,9 +139,7 @@ def test_epochs_and_replay_are_searched(workspace, tmp_path):
 
 
 def entries(run: Run) -> dict[int, leaderboard.Entry]:
-    board = leaderboard.read_leaderboard(run.folder)
-    assert board
-    return {entry.number: entry for entry in board.entries}
+    return {entry.number: entry for entry in leaderboard_of(run).entries}
 
 
 @pytest.fixture
@@ -196,9 +188,7 @@ def test_preference_training_is_searched(workspace):
     (workspace / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     method = ("method.kind=dpo", 'method.loss=["sigmoid", "sft"]', "data.source=../pairs.jsonl")
     references = set((files.home() / "references").glob("*.jsonl"))
-    search = finish(start(workspace, *method, "search.trials=2"))
-    board = boards.read_board(search.folder)
-    assert board
+    board = board_of(finish(start(workspace, *method, "search.trials=2")))
     assert set(board.plan.trials[1].values) == {"learning_rate", "rank", "layers", "batch_size", "beta", "sft_weight"}
     assert board.top_rung == 2
     assert len(set((files.home() / "references").glob("*.jsonl")) - references) <= 1, "the reference is the same for all trials"
@@ -213,9 +203,7 @@ def test_a_trial_is_dropped_and_the_evaluation_loads_no_second_model_and_asks_no
     )
     search = start(workspace, *endpoint)
     boards.choose(search.folder, "drop", 2)
-    finish(search)
-    board = leaderboard.read_leaderboard(search.folder)
-    assert board
+    board = leaderboard_of(finish(search))
     assert entries(search)[2].status == "dropped"
     assert board.outcome
     assert board.outcome.held_out
@@ -233,9 +221,7 @@ def test_a_null_search_announces_no_winner(workspace):
         "search.seed=[1, 2, 3, 4]",
         "search.trials=4",
     )
-    search = finish(start(workspace, *same))
-    board = leaderboard.read_leaderboard(search.folder)
-    assert board
+    board = leaderboard_of(finish(start(workspace, *same)))
     assert board.decision
     assert board.parameters == ("seed",)
     assert len({entry.loss for entry in board.entries}) > 1
@@ -247,8 +233,7 @@ def test_a_null_search_announces_no_winner(workspace):
 @pytest.mark.usefixtures("workers_in_process")
 def test_the_budget_limits_the_trials(workspace):
     search = finish(start(workspace, "search.budget=21 steps"))
-    board = boards.read_board(search.folder)
-    assert board
+    board = board_of(search)
     assert (board.limit, board.top_rung) == (2, 2)  # two trials up to the end instead of three up to the middle
     assert board.trained_steps <= 21
     assert search.state().warnings[0] == RunWarning("budget_limits_trials", {"budget": "21 steps", "trials": 2})

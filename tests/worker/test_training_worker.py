@@ -1,13 +1,12 @@
 """Real training workers on the tiny model: detached from their parent, stopped with a checkpoint, and killed."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from in_process_workers import run_workers_here
 from keyed_rows import with_keys
-from waiting import kill_worker, wait_for_state
+from waiting import wait_for_state
 
 from mlxtune.adapters import library
 from mlxtune.core.errors import InputError
@@ -19,20 +18,10 @@ from mlxtune.evaluation.holdout import ledger
 from mlxtune.models.resolve import resolve
 from mlxtune.recipe import load
 from mlxtune.runs import events, launch, registry
-from mlxtune.runs.locks import is_locked
 from mlxtune.runs.registry import Run
 from mlxtune.workspace import control
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def workspace(workspace: Path) -> Iterator[Path]:
-    """The shared workspace. Runs that a failed test leaves behind are stopped, so that they do not block the next test."""
-    yield workspace
-    for run in registry.list_runs(workspace):
-        if is_locked(run.lock):
-            kill_worker(run)
 
 
 def start(workspace: Path, *overrides: str) -> Run:
