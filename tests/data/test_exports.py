@@ -12,7 +12,6 @@ from mlxtune.data.checks.check_input import CheckInput
 from mlxtune.data.checks.lengths import cut_off
 from mlxtune.data.column_map import column_use, named_columns
 from mlxtune.data.importer import import_rows
-from mlxtune.data.readers.columns import guess_mapping
 from mlxtune.data.readers.formats import parse
 from mlxtune.data.rows import Conversation, Location, Preference, Row, RowError, prompt_text
 from mlxtune.data.source import read_file, read_source
@@ -98,25 +97,6 @@ def test_two_answers_with_a_verdict_are_a_pair(record: dict[str, Any]) -> None:
 def test_a_record_that_does_not_say_what_to_learn_is_refused(record: dict[str, Any], words: str) -> None:
     with pytest.raises(RowError, match=words):
         parse(record, LOCATION)
-
-
-@pytest.mark.parametrize(
-    ("record", "mapping"),
-    [
-        ({"input.text": "q", "output.text": "a", "id": 1}, {"prompt": "input.text", "completion": "output.text"}),
-        ({"data": ["q", "a", "q", "a"]}, {"messages": "data"}),
-        ({"data": ["q"], "text": "a"}, {}),
-        ({"cats": {"A": 1.0, "B": 0.0}, "text": "q"}, {"prompt": "text", "completion": "cats"}),
-        ({"prompt": "q", "text": "a", "prompt_class": "x"}, {"prompt": "prompt", "completion": "text"}),
-        ({"question": "q", "answer": {"name": "f", "parameters": {}}}, {"prompt": "question", "completion": "answer"}),
-        (
-            {"context": "c", "question": "q", "answers": {"text": ["a"], "answer_start": [1]}},
-            {"instruction": "question", "input": "context", "output": "answers.text"},
-        ),
-    ],
-)
-def test_columns_with_values_of_many_kinds_are_guessed(record: dict[str, Any], mapping: dict[str, str]) -> None:
-    assert guess_mapping(record) == mapping
 
 
 def test_decisions_of_a_labeling_tool_are_kept(tmp_path: Path) -> None:

@@ -443,6 +443,17 @@ def test_a_map_reaches_nested_columns() -> None:
         ({"System Prompt": "s", "user_text": "q", "reply": "a"}, {"prompt": "user_text", "completion": "reply"}),
         ({"id": "1", "code": "x = 1; y = 2"}, {"text": "code"}),
         ({"n": 1}, {}),
+        ({"input.text": "q", "output.text": "a", "id": 1}, {"prompt": "input.text", "completion": "output.text"}),
+        ({"data": ["q", "a", "q", "a"]}, {"messages": "data"}),
+        ({"data": ["q"], "text": "a"}, {}),
+        ({"cats": {"A": 1.0, "B": 0.0}, "text": "q"}, {"prompt": "text", "completion": "cats"}),
+        ({"prompt": "q", "text": "a", "prompt_class": "x"}, {"prompt": "prompt", "completion": "text"}),
+        ({"question": "q", "answer": {"name": "f", "parameters": {}}}, {"prompt": "question", "completion": "answer"}),
+        (
+            {"context": "c", "question": "q", "answers": {"text": ["a"], "answer_start": [1]}},
+            {"instruction": "question", "input": "context", "output": "answers.text"},
+        ),
+        ({"text": "q", "label": 3}, {"prompt": "text", "completion": "label"}),
         ({"input": {"": "a"}, "meta.x": {"y": "longest"}, "x": {"a.b": "longer"}, "code": "x"}, {"text": "code"}),
     ],
 )

@@ -67,10 +67,6 @@ def test_an_answer_that_is_not_text_is_serialized_whole(value: Any, text: str, k
     assert row.messages == (Q, Message("assistant", text))
 
 
-def test_a_label_may_be_a_number() -> None:
-    assert guess_mapping({"text": "Lock it.", "label": 3}) == {"prompt": "text", "completion": "label"}
-
-
 def test_the_last_turn_may_be_in_another_column() -> None:
     for answer in ("answer", "response"):
         record = {"messages": json.dumps([ASKED]), answer: "Done.", "id": 7}
