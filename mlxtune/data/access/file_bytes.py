@@ -4,7 +4,6 @@ They are read on demand rather than memory-mapped: if another program truncates 
 """
 
 import codecs
-import io
 import os
 import re
 import tempfile
@@ -19,7 +18,7 @@ FileNote = Literal[
     "byte_order_mark", "utf16", "cp1252", "semicolons", "tabs", "json_lines"
 ]  # how a file was read, if it needed conversion
 
-BLOCK = 4 << 20  # bytes that are read at once
+BLOCK = 4 << 20  # bytes per step of a scan
 
 
 class FileBytes:
@@ -63,14 +62,10 @@ class FileBytes:
             raise DataError(f"{self.path} changed while it was being read.", hint="Try again.")
         return data
 
-    def lines(self) -> Iterator[str]:
-        """Yield all lines, one character per byte. Raises ``DataError`` if the file has changed since it was opened."""
-        self._file.seek(self.begin)
-        text = io.TextIOWrapper(self._file, "latin-1", newline="\n")
-        with read_errors(str(self.path), DataError, "Check the disk that it is on."):
-            yield from text
-        text.detach()
-        self.read(self.size, self.size)
+    def blocks(self, begin: int) -> Iterator[tuple[int, bytes]]:
+        """Yield ``(offset, bytes)`` from ``begin`` to the end in blocks."""
+        for start in range(begin, self.size, BLOCK):
+            yield start, self.read(start, start + BLOCK)
 
     def close(self) -> None:
         self._file.close()

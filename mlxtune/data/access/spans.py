@@ -1,12 +1,14 @@
 """Find where the records of a file begin and end: lines, CSV records, or elements of a JSON array.
 
-Only record boundaries are parsed, so a broken record does not affect the others.
+Only record boundaries are parsed, in blocks of the file's bytes, so a broken record does not affect the others.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import re
+from array import array
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
@@ -25,6 +27,8 @@ IntArray = np.ndarray[Any, np.dtype[np.int64]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 _ROWS = 0.9  # least share of rows among the lines after an unclosed quote
+_WHITESPACE = b" \t\r\n"
+_IS_SPACE = np.isin(np.arange(256), list(_WHITESPACE))
 
 
 @dataclass(frozen=True)
@@ -38,23 +42,51 @@ class RecordSpans:
     def __len__(self) -> int:
         return len(self.starts)
 
-    def select(self, rows: Mask | slice) -> RecordSpans:
+    def select(self, rows: IntArray | Mask | slice) -> RecordSpans:
         return RecordSpans(self.starts[rows], self.ends[rows], self.lines[rows])
+
+
+def _concatenate(parts: list[RecordSpans]) -> RecordSpans:
+    starts, ends, lines = (
+        np.concatenate([getattr(part, name) for part in parts]).astype(np.int64) for name in ("starts", "ends", "lines")
+    )
+    return RecordSpans(starts, ends, lines)
 
 
 def line_spans(data: FileBytes) -> RecordSpans:
     """Return the spans of all lines that are not blank, without their line feeds."""
-    spans, is_blank = _all_lines(data)
-    return spans.select(~is_blank)
+    parts = []
+    for spans, base, block in _scan_lines(data):
+        keep = spans.ends > spans.starts
+        text = np.frombuffer(block, np.uint8)
+        in_block = np.flatnonzero(keep & (spans.starts >= base))
+        # only lines that begin with whitespace, or before the block, are read
+        doubtful = [*np.flatnonzero(keep & (spans.starts < base)), *in_block[_IS_SPACE[text[spans.starts[in_block] - base]]]]
+        for index in doubtful:
+            keep[index] = not _is_blank(data, int(spans.starts[index]), int(spans.ends[index]))
+        parts.append(spans if keep.all() else spans.select(keep))
+    return _concatenate(parts)
 
 
-def _all_lines(data: FileBytes) -> tuple[RecordSpans, Mask]:
-    """Return the spans of all lines without their line feeds, and which of them are blank."""
-    sizes = np.fromiter(map(len, data.lines()), np.int64)
-    starts = data.begin + sizes.cumsum() - sizes
-    last = data.size - data.read(max(data.begin, data.size - 1), data.size).count(b"\n")
-    spans = RecordSpans(starts, np.append(starts[1:] - 1, last)[: len(starts)], np.arange(1, 1 + len(starts)))
-    return spans, np.fromiter(map(str.isspace, data.lines()), bool)
+def _scan_lines(data: FileBytes) -> Iterator[tuple[RecordSpans, int, bytes]]:
+    """Yield the lines that end in each block, with the block's offset and bytes, and finally the rest after the last line feed."""
+    first, line = data.begin, 1  # the current record's offset and line
+    for base, block in data.blocks(data.begin):
+        text = np.frombuffer(block, np.uint8)
+        breaks = np.flatnonzero(text == ord("\n"))
+        heads, numbers = np.append(first, breaks + base + 1), np.arange(line, line + 1 + len(breaks))
+        yield RecordSpans(heads[:-1], breaks + base, numbers[:-1]), base, block
+        first, line = int(heads[-1]), int(numbers[-1])
+    yield RecordSpans(np.array([first]), np.array([data.size]), np.array([line])), data.size, b""
+
+
+def _is_blank(data: FileBytes, start: int, end: int) -> bool:
+    step = 256
+    while start < end:
+        if data.read(start, min(end, start + step)).strip(_WHITESPACE):
+            return False
+        start, step = start + step, min(step * 16, LIMIT)
+    return True
 
 
 def csv_spans(data: FileBytes, delimiter: str) -> RecordSpans:
@@ -63,16 +95,18 @@ def csv_spans(data: FileBytes, delimiter: str) -> RecordSpans:
     Blank lines are skipped. After an unclosed quote, reading resumes at the next line if that is a row by itself; with two columns, which
     a line of text may look like, only if nearly all lines up to the next quote are.
     """
-    lines, are_blank = _all_lines(data)
-    texts = (line if len(line) <= LIMIT else "\n" for line in data.lines())
-    counts = np.fromiter(_csv_records(texts, delimiter), np.int64)
-    ends = counts.cumsum()
-    spans = RecordSpans(lines.starts[ends - counts], lines.ends[ends - 1], ends - counts + 1)
-    return spans.select(~are_blank[ends - counts])
+    counts, fields = np.fromiter(_csv_records(_csv_lines(data), delimiter), np.dtype((np.int64, 2))).T
+    lines = _concatenate([spans for spans, _, _ in _scan_lines(data)])
+    lasts = counts.cumsum()
+    spans = RecordSpans(lines.starts[lasts - counts], lines.ends[lasts - 1], lasts - counts + 1)
+    keep = np.ones(len(spans), bool)
+    for index in np.flatnonzero(fields < 2):  # they may be blank lines
+        keep[index] = not _is_blank(data, int(spans.starts[index]), int(spans.ends[index]))
+    return spans.select(keep)
 
 
-def _csv_records(lines: Iterator[str], delimiter: str) -> Iterator[int]:
-    """Yield the number of lines of each record, also of one that the ``csv`` module rejects."""
+def _csv_records(lines: Iterator[str], delimiter: str) -> Iterator[tuple[int, int]]:
+    """Yield the lines and the fields of each record; a record that the ``csv`` module rejects has no fields."""
     waiting, read, width = deque[str](), list[str](), 0
 
     def feed() -> Iterator[str]:
@@ -93,9 +127,9 @@ def _csv_records(lines: Iterator[str], delimiter: str) -> Iterator[int]:
         is_broken = len(read) > 1 and _field_count("".join(read), delimiter) != width > 1
         if is_broken and _are_rows(read[1:], delimiter, width):  # a quote was not closed
             waiting.extendleft(reversed(read[1:]))
-            reader = csv.reader(feed(), delimiter=delimiter)
+            reader, fields = csv.reader(feed(), delimiter=delimiter), 0
             del read[1:]
-        yield len(read)
+        yield len(read), fields
 
 
 def _are_rows(lines: list[str], delimiter: str, width: int) -> bool:
@@ -115,10 +149,25 @@ def _field_count(text: str, delimiter: str) -> int:
     return 0
 
 
-# A string, up to the end of the file if it is not closed; an escape outside strings, which is not JSON; or a mark of the structure.
-_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|\\["\\]|[][{},]', re.DOTALL)
+def _csv_lines(data: FileBytes) -> Iterator[str]:
+    """Yield lines for the ``csv`` module, one character per byte. A line above ``LIMIT`` is empty; its record is rejected."""
+    pending, dropped = "", False  # an unfinished line
+    for _, block in data.blocks(data.begin):
+        head, feed, rest = block.decode("latin-1").rpartition("\n")
+        if feed:
+            yield from io.StringIO(("" if dropped else pending) + head + feed, newline="\n")
+            pending, dropped = "", False
+        pending += rest
+        if len(pending) > LIMIT:
+            pending, dropped = "", True
+    if pending or dropped:
+        yield pending
+
+
+# A string, up to the end of the block if it is longer; an escape outside strings, which is not JSON; or a mark of the structure.
+_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|(\\?)\Z)|\\(?:["\\]|\Z)|[][{},]', re.DOTALL)
 _NESTING = {b"[": 1, b"{": 1, b"]": -1, b"}": -1}  # change in depth
-_NOT_SPACE = re.compile(rb"[^ \t\r\n]|\Z")
+_NOT_SPACE = re.compile(rb"[^ \t\r\n]")
 
 
 def array_spans(data: FileBytes, bracket: int) -> RecordSpans:
@@ -127,28 +176,60 @@ def array_spans(data: FileBytes, bracket: int) -> RecordSpans:
     Text after the array is one more span, which begins with the closing bracket and so is not JSON. A file cut off after a complete
     element gets an empty span at its end. Raises ``DataError`` if the array is never closed and has no element.
     """
-    text = data.read(bracket + 1, data.size)
-    depth, ends = 1, []
-    for match in _TOKEN.finditer(text):
-        depth += _NESTING.get(match[0], 0)
-        if not depth or (depth == 1 and match[0] == b","):
-            ends.append(match.start())
-        if not depth:
+    scan = _ArrayScan(1 + data.read(data.begin, bracket).count(b"\n"))
+    for base, block in data.blocks(bracket + 1):
+        scan.step(base, block)
+        if not scan.depth:
             break
-    if depth:
-        ends.append(len(text))
-    starts = [found.start() for at in (0, *(end + 1 for end in ends[:-1])) if (found := _NOT_SPACE.search(text, at))]
-    end = ends[-1]  # of the array
-    is_empty = len(ends) == 1 and starts == ends
-    if depth and is_empty:
-        reason = f"{data.path} is not valid JSON: the array is never closed."
-        raise DataError(reason, hint="A .json file must contain one array of rows.")
-    has_more = depth == 1 and starts[-1] < end if depth else text[end + 1 :].strip()
-    if is_empty:
-        starts, ends = [], []
-    if has_more:
-        starts, ends = [*starts, end], [*ends, len(text)]
-    begins = np.array(starts, np.int64)
-    breaks = np.flatnonzero(np.frombuffer(text, np.uint8) == ord("\n"))
-    lines = 1 + data.read(data.begin, bracket).count(b"\n") + np.searchsorted(breaks, begins)
-    return RecordSpans(bracket + 1 + begins, bracket + 1 + np.array(ends, np.int64), lines)
+    if not scan.starts:
+        raise DataError(
+            f"{data.path} is not valid JSON: the array is never closed.", hint="A .json file must contain one array of rows."
+        )
+    whole = scan.after_comma or (scan.depth == 1 and not scan.carry.startswith(b'"'))  # if the file was cut off
+    if scan.depth and not scan.after_comma:
+        scan.ends.append(data.size)
+    spans = RecordSpans(*(np.array(part, np.int64) for part in (scan.starts, scan.ends, scan.lines)))
+    rest = scan.ends[-1] if not scan.depth else data.size
+    if not scan.depth:
+        if len(spans) == 1 and spans.starts[0] == rest:
+            spans = spans.select(slice(1, None))
+        whole = not _is_blank(data, rest + 1, data.size)
+    return _concatenate([spans, RecordSpans(np.array([rest]), np.array([data.size]), np.array([scan.line]))]) if whole else spans
+
+
+class _ArrayScan:
+    """The elements of an array that were found so far, and the state between two blocks."""
+
+    def __init__(self, line: int) -> None:
+        self.starts, self.ends, self.lines = array("q"), array("q"), array("q")
+        self.line = line  # the next block's first line; the closing bracket's line once that is found
+        self.depth = 1  # 0 after the closing bracket
+        self.carry = b""  # the beginning of what continues in the next block: a string, or an escape
+
+    @property
+    def after_comma(self) -> bool:
+        """Whether there was only whitespace since the last comma."""
+        return len(self.starts) == len(self.ends)
+
+    def step(self, base: int, block: bytes) -> None:
+        """Scan the next block, at offset ``base``."""
+        text, base = self.carry + block, base - len(self.carry)
+        commas = [-1] if self.after_comma else []
+        self.carry = b""
+        for match in _TOKEN.finditer(text):
+            token, at = match[0], match.start()
+            self.depth += _NESTING.get(token, 0)
+            if match[1] is not None or token == b"\\":
+                self.carry = token[:1] + (match[1] or b"")
+            elif not self.depth:
+                self.ends.append(base + at)
+                text = text[: at + 1]
+                break
+            elif token == b"," and self.depth == 1:
+                self.ends.append(base + at)
+                commas.append(at)
+        starts = [found.start() for comma in commas if (found := _NOT_SPACE.search(text, comma + 1))]
+        breaks = np.flatnonzero(np.frombuffer(text, np.uint8) == ord("\n"))
+        self.starts.extend(base + start for start in starts)
+        self.lines.extend(int(line) for line in self.line + np.searchsorted(breaks, starts))
+        self.line += len(breaks)
