@@ -29,8 +29,10 @@ def blind(
     second: SecondArm = "tuned",
     n: Annotated[int | None, option("--n", "Number of pairs, fixed before the first vote. Default: 40.", min=1)] = None,
     seed: Annotated[int | None, option("--seed", "Random seed of the rows and sides.")] = None,
-    target: Annotated[Path | None, option("--export", "Write preference pairs.")] = None,
-    question: Annotated[Literal["format", "voice", "send"], option("--question", "The exported question.")] = HEADLINE_QUESTION,  # type: ignore[assignment]
+    target: Annotated[Path | None, option("--export", "Write the votes as preference pairs.")] = None,
+    question: Annotated[
+        Literal["format", "voice", "send"], option("--question", "The question whose votes are exported.")
+    ] = HEADLINE_QUESTION,  # type: ignore[assignment]
     json: Json = False,
 ) -> None:
     """Vote on anonymous answers shown side by side. Keys: a, b, t (tie), u (undo), q (stop). Votes can be piped in.

@@ -21,7 +21,7 @@ def compare(
     first: Annotated[str, argument("Evaluation or run.")],
     second: Annotated[str, argument("The candidate.")],
     more: Annotated[list[str] | None, argument("Further candidates.")] = None,
-    gate: Annotated[bool, option("--gate", "Exit 1 unless better.")] = False,
+    gate: Annotated[bool, option("--gate", "Exit 1 unless the candidate is better.")] = False,
     json: Json = False,
 ) -> None:
     """Compare evaluations row by row with the first one. Their rows, schema, template, and decoding must be the same."""

@@ -94,9 +94,9 @@ class SplitOptions:
 
 @dataclass(frozen=True)
 class MuteOptions:
-    mute: Annotated[str, option("--mute", "Mute this check; requires --reason.", metavar="CHECK")] = ""
+    mute: Annotated[str, option("--mute", "Stop reporting this check; requires --reason.", metavar="CHECK")] = ""
     reason: Annotated[str, option("--reason", "Why, with --mute.")] = ""
-    unmute: Annotated[str, option("--unmute", "Unmute this check.", metavar="CHECK")] = ""
+    unmute: Annotated[str, option("--unmute", "Report this check again.", metavar="CHECK")] = ""
 
 
 @app.command("check")
@@ -104,8 +104,8 @@ class MuteOptions:
 def check(
     source: SourceArgument,
     muting: MuteOptions,
-    fix: Annotated[bool, option("--fix", "Record safe fixes.")] = False,
-    also: Annotated[list[str] | None, option("--also", "With --fix: this check, too.", metavar="CHECK")] = None,
+    fix: Annotated[bool, option("--fix", "Record all safe fixes in the review.")] = False,
+    also: Annotated[list[str] | None, option("--also", "With --fix: apply this check's fix, too.", metavar="CHECK")] = None,
     base: Annotated[bool, option("--base", "Also find answers that the recipe's base finds unlikely after their prompts.")] = False,
     format: Format = "auto",
     map: Map = None,

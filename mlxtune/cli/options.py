@@ -49,7 +49,9 @@ class ModelOptions:
     local: Annotated[str, option("--local", "A model on this machine: an alias, a Hub ID, or a folder.")] = ""
     model: Annotated[str, option("--model", "The endpoint's model.")] = ""
     url: Annotated[str, option("--url", "An OpenAI-compatible endpoint.")] = OFFICIAL
-    key_env: Annotated[str, option("--key-env", "The API key's variable.", show_default=f"{OFFICIAL_KEY} or {KEY}")] = ""
+    key_env: Annotated[
+        str, option("--key-env", "The environment variable with the API key.", show_default=f"{OFFICIAL_KEY} or {KEY}")
+    ] = ""
     price_in: Annotated[float, option("--price-in", "$ per 1M prompt tokens.", min=0)] = 0.0
     price_out: Annotated[float, option("--price-out", "$ per 1M reply tokens.", min=0)] = 0.0
     cap: Annotated[float | None, option("--cap", "Maximum dollars.", min=0)] = None

@@ -36,7 +36,7 @@ def plan(
     recipe: RecipeFile,
     overrides: Overrides = None,
     probe: Annotated[bool, option("--probe", "Run two steps on the largest batch, and use the measured memory and time.")] = False,
-    watts: Annotated[float, option("--watts", "Training power draw.", min=0.0)] = 0.0,
+    watts: Annotated[float, option("--watts", "Measured power draw while training.", min=0.0)] = 0.0,
     electricity_price: Annotated[float | None, option("--electricity-price", "Dollars per kWh.", min=0.0)] = None,
     json: Json = False,
 ) -> None:

@@ -43,9 +43,9 @@ class StatusOptions:
     accept: Annotated[bool, option("--accept", "Accept the rows.")] = False
     reject: Annotated[bool, option("--reject", "Reject the rows.")] = False
     skip: Annotated[bool, option("--skip", "Decide later.")] = False
-    swap: Annotated[bool, option("--swap", "Pairs: swap answers.")] = False
-    tie: Annotated[bool, option("--tie", "Pairs: a tie.")] = False
-    bad: Annotated[bool, option("--both-bad", "Pairs: both bad.")] = False
+    swap: Annotated[bool, option("--swap", "Pairs: the rejected answer is better.")] = False
+    tie: Annotated[bool, option("--tie", "Pairs: neither answer is better.")] = False
+    bad: Annotated[bool, option("--both-bad", "Pairs: both answers are bad.")] = False
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class EditOptions:
     tag: Annotated[list[str] | None, option("--tag", "Add a tag.")] = None
     untag: Annotated[list[str] | None, option("--untag", "Remove a tag.")] = None
     note: Annotated[str | None, option("--note", "Set a note.")] = None
-    undo: Annotated[bool, option("--undo", "Undo a decision.")] = False
-    redo: Annotated[bool, option("--redo", "Redo a decision.")] = False
+    undo: Annotated[bool, option("--undo", "Undo the newest decision.")] = False
+    redo: Annotated[bool, option("--redo", "Redo the undone decision.")] = False
     reason: Annotated[str, option("--reason", "The reason.")] = ""
 
     @property
@@ -75,7 +75,7 @@ class SelectOptions:
     filter: Filter = ""
     all: Annotated[bool, option("--all", "All matching rows.")] = False
     yes: Yes = False
-    who: Annotated[str, option("--as", "As this annotator.", metavar="NAME", show_default=False)] = ""
+    who: Annotated[str, option("--as", "Decide as this annotator.", metavar="NAME", show_default=False)] = ""
     list_: Annotated[bool, option("--list", "List matching rows.")] = False
 
 
