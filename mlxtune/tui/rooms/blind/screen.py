@@ -256,8 +256,8 @@ class BlindRoom(Room):
 
     def _show_session(self, opened: tuple[BlindSession, BlindResult | None]) -> None:
         self._close_session()
-        self._session, self._result = opened
-        self._scroll = 0
+        (self._session, self._result), self._scroll = opened, 0
+        self.redraw()
         self.call_after_refresh(self.redraw)  # the subtitles need the sides' heights
 
     def _show_result(self, result: BlindResult) -> None:
