@@ -11,7 +11,7 @@ outputs do, but not mlxtune's scores of the reference, which the peer computes a
 A *submission* is a call that hands a graph to MLX (``mx.eval``, ``mx.async_eval``, or reading a number that is not computed), a *wait*
 is one that returns only when results are there, and a *node* is an operation of such a graph; fused operations are one. A step of
 generation and evaluation is one token of every answer. No peer trains on KTO's rows. ``PYTHON`` is the interpreter of an environment
-with mlx-train-perf, whose kernels exist only on Metal, so its loss in chunks is counted.
+with mlxtune's packages and mlx-train-perf, which pins an older mlx. Its kernels exist only on Metal, so its loss in chunks is counted.
 """
 
 from __future__ import annotations
