@@ -198,7 +198,7 @@ def test_training_on_pairs_starts_at_zero_and_learns_preferences(tiny, loss):
     pairs = scored(stack, unknown(3, 5))
     (batch,) = collate(pairs, [range(5)], share_prompts=True)
     arrays = batch.arrays()
-    stepper = Stepper(stack, optim.Adam(1e-2), losses.PreferenceObjective(by, share_prompts=True), clip=1.0, compiled=False)
+    stepper = Stepper(stack, optim.Adam(1e-3), losses.PreferenceObjective(by, share_prompts=True), clip=1.0, compiled=False)
     rewards = []
     for _ in range(25):
         (_, sums), gradients = stepper.add(arrays)
