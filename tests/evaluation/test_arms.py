@@ -150,7 +150,7 @@ def test_grammar_has_its_token_limit_on_validation_rows_too(monkeypatch):
     monkeypatch.setattr(
         arm_runner, "generate_answers", lambda arm, loaded, rows, options, *_, **__: limits.append(options.max_tokens)
     )
-    worker: Any = SimpleNamespace(recipe=_recipe(""), folder=Path("evals/e"))
+    worker: Any = SimpleNamespace(recipe=_recipe(""), folder=Path("evals/e"), progress_reporter=lambda *_: None)
     loaded: Any = SimpleNamespace(model=None)
     template: Any = SimpleNamespace(settings=TemplateSettings())
     runner = arm_runner.ArmRunner(worker, loaded, template, AnswerBudget(20, grammar_tokens=90), frozenset(), None)
