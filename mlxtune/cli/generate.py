@@ -183,7 +183,9 @@ def _show_thin_rows(places: Sequence[ThinRows], recipe: Path, *, json: bool) -> 
         about = f"{plural(len(place.examples), 'training row')}: {one_line(place.sample, 50)}"
         rows.append((Cell(str(number)), Cell(thin_rows_text(place)), Cell(about, "muted")))
     draw((Table("Too few rows", plural(len(places), "area"), (Column(right=True), Column(), Column()), tuple(rows)),))
-    info("Like the first:  ", (f"mlxtune data generate {os.path.relpath(recipe)} --thin 1 --local {_TEACHER}", "primary"))
+    info(
+        "Write rows like the first:  ", (f"mlxtune data generate {os.path.relpath(recipe)} --thin 1 --local {_TEACHER}", "primary")
+    )
 
 
 def _choose_thin_rows(
