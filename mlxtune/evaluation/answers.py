@@ -62,11 +62,9 @@ class Answer:
         """The score on preference, if both likelihoods were computed."""
         if self.margin is None:
             return None
-        return (
-            PASS
-            if self.margin > 0
-            else Score(False, "prefers_the_rejected", f"the rejected answer is more likely by {-self.margin:.3f} nats per token")
-        )
+        if self.margin > 0:
+            return PASS
+        return Score(False, "prefers_the_rejected", f"the rejected answer is more likely by {-self.margin:.3f} nats per token")
 
 
 @dataclass(frozen=True)

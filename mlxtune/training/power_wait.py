@@ -32,13 +32,13 @@ class PowerWait:
     def __call__(self) -> None:
         if not (self._for_power or self._for_cooling) or time.monotonic() < self._next_check:
             return
-        start, told = time.monotonic(), None
-        while (reason := self._reason(told)) and not self._listener.stopping:
-            if reason != told:
+        start, reported = time.monotonic(), None
+        while (reason := self._reason(reported)) and not self._listener.stopping:
+            if reason != reported:
                 self._listener.emit("run.waiting", reason=reason)
-                told = reason
+                reported = reason
             time.sleep(POLL)
-        if told:
+        if reported:
             self._listener.emit("run.continued")
             self.waited += time.monotonic() - start
         self._next_check = time.monotonic() + INTERVAL

@@ -275,18 +275,18 @@ def test_prose_answer_gets_new_paragraph():
 @pytest.mark.parametrize("at", ["/note", "last paragraph"])
 def test_disclaimer_is_added_where_rule_expects_it(at):
     answer = json.dumps({"reply": "A long reply that says much.", "note": "Short."})
-    mended = add_missing_disclaimers(answer, [Disclaimer("No legal advice.", at=at)])
+    completed = add_missing_disclaimers(answer, [Disclaimer("No legal advice.", at=at)])
     if at == "/note":
-        assert mended is not None
-        assert json.loads(mended) == {"reply": "A long reply that says much.", "note": "Short. No legal advice."}
+        assert completed is not None
+        assert json.loads(completed) == {"reply": "A long reply that says much.", "note": "Short. No legal advice."}
     else:  # the last string is not the longest one, so the disclaimer would still be in the wrong place
-        assert mended is None
+        assert completed is None
 
 
 def test_all_missing_disclaimers_are_added_at_once():
-    mended = add_missing_disclaimers('{"category": "safety", "reply": "Only with a flue."}', [GUIDANCE, NO_ADVICE])
-    assert mended is not None
-    assert json.loads(mended)["reply"] == "Only with a flue. This is general guidance. No legal advice."
+    completed = add_missing_disclaimers('{"category": "safety", "reply": "Only with a flue."}', [GUIDANCE, NO_ADVICE])
+    assert completed is not None
+    assert json.loads(completed)["reply"] == "Only with a flue. This is general guidance. No legal advice."
 
 
 def test_plain_phrase_is_used_when_first_is_regex():

@@ -72,7 +72,7 @@ def import_adapter(
 
 
 def find_base(folder: Path, base: str, progress: Progress = quiet) -> ModelFolder:
-    """Return ``base``, or else the one that the adapter names. Raise ``ModelError`` if it names none that is on this machine."""
+    """Return ``base``, or else the base that the adapter names. Raise ``ModelError`` if it names none that is on this machine."""
     if base:
         return resolve(base, progress=progress)
     lineage, config = read_lineage(folder), read_config(folder / CONFIG)

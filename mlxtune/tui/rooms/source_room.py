@@ -46,7 +46,7 @@ SOURCE_ACTIONS = (
     OTHER_RECIPE,
     Action("import_rows", "i", "import",
            command="data import FILE --out data/NAME.jsonl"),
-    Action("generate", "w", "write", "generate rows", when="can_generate", why="These rows have no recipe.",
+    Action("generate", "w", "write", "let a teacher write rows", when="can_generate", why="These rows have no recipe.",
            needs_accelerator=True, command="data generate {recipe}"),
 )  # fmt: skip
 _INLINE_ROWS = 200  # maximum rows for which undo and redo run in the event loop

@@ -85,7 +85,7 @@ DEBOUNCE = 0.05  # seconds after which the same key is another vote
 class BlindRoom(Room):
     """Holds a session's lock while it is open. Every vote is written to disk immediately."""
 
-    ABOUT = "compare answers without names"
+    ABOUT = "compare two arms without knowing which is which"
     CSS_PATH = "style.tcss"
     ACTIONS = (
         Action("vote('a')", "a", "A", "the left answer", when="pair", id="a"),

@@ -65,7 +65,7 @@ class EvaluateRoom(Room):
                when=lambda room: room._row and room.rows and {*room._row.answers} - {room.rows.filter.arm},
                why="No other answer."),
         Action("review", "f", "review", "review similar rows", when="can_review"),
-        Action("generate", "w", "write", "write similar rows",
+        Action("generate", "w", "write", "let a teacher write similar rows",
                when=lambda room: room.can_review and room.app.runs.can_start, needs_accelerator=True,
                command="data generate {recipe}"),
         Action("stop", "s", "stop", when=lambda room: room.running("eval"), why="No evaluation running.",
@@ -73,7 +73,7 @@ class EvaluateRoom(Room):
         Action("compare", "c", "compare", "compare two reports", when=lambda room: room.report and room.has_others,
                command="compare OTHER {evaluation}"),
         Action("other", "o", "open", "open another report", when="has_others", why="No other report."),
-        Action("html", "O", "html", when="report.html", command="report {evaluation} --open"),
+        Action("html", "O", "html", "show the HTML report", when="report.html", command="report {evaluation} --open"),
         Action("off_task", "g", "off task", "the off-task answers", when="report.report.off_task",
                why="Not measured."),
     )  # fmt: skip

@@ -99,7 +99,7 @@ class PlanRoom(Room):
     CSS_PATH = "style.tcss"
     SIDE = "#plan-side"
     SAVED: ClassVar = {"_key_path": str}
-    ABOUT = "a recipe's cost"
+    ABOUT = "a recipe and its cost"
     ACTIONS = (
         Action("edit", "enter", "edit", when="form", bound=False,
                command="plan {recipe} --set KEY=VALUE"),
@@ -108,7 +108,7 @@ class PlanRoom(Room):
                when=lambda room: room.form and room.app.runs.can_start and not room.why_wait,
                why=lambda room: _TRAIN_LATER if room.why_wait == _NOT_READY else room.why_wait,
                needs_accelerator=True, command="train {recipe}"),
-        Action("fetch_base", "b", "download", "download its base", when="can_fetch", why="The base is here.",
+        Action("fetch_base", "b", "download", "download its base", when="can_fetch", why="The base is on this machine.",
                needs_accelerator=True, command="models pull BASE"),
         Action("probe", ".", "probe", "measure two steps", when="can_probe", why=lambda room: room.why_wait,
                needs_accelerator=True, command="plan {recipe} --probe"),

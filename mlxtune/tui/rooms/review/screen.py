@@ -41,26 +41,26 @@ _ONLY_PAIRS = "Not a pair."
 class ReviewRoom(SourceRoom):
     """Every decision takes one key, shows a one-line notice, and moves on to the next undecided row."""
 
-    ABOUT = "row by row"
+    ABOUT = "decide on rows one by one"
     CSS_PATH = "style.tcss"
     SIDE = "#details"
     AUTO_FOCUS = "#reader"
     ACTIONS = (
         Action("keep", "ctrl+s", "save", when="_edited_part"),
         Action("leave", "escape", "leave", "keep a draft", when="_edited_part", bound=False),
-        Action("disclaimer", "f", "disclaimer", when="with_disclaimers"),
+        Action("disclaimer", "f", "disclaimer", "add the missing disclaimer", when="with_disclaimers"),
         Action(
-            "decide('accept')", "a", lambda room: "left" if room.has_pair else "accept", "accept, or left",
+            "decide('accept')", "a", lambda room: "left" if room.has_pair else "accept", "accept the row, or the left answer",
             when="row", id="accept",
             command="data review {source} {row} --accept",
         ),
-        Action("decide('swap')", "d", "right", "right is better", when="has_pair", id="prefer-right",
+        Action("decide('swap')", "d", "right", "the right answer is better", when="has_pair", id="prefer-right",
                command="data review {source} {row} --swap"),
-        Action("decide('tie')", "=", "tie", "both equally good", when="has_pair", why=_ONLY_PAIRS, id="tie",
+        Action("decide('tie')", "=", "tie", "both equally good: the pair is not used", when="has_pair", why=_ONLY_PAIRS, id="tie",
                command="data review {source} {row} --tie"),
-        Action("decide('bad')", "0", "bad", "both are bad", when="has_pair", why=_ONLY_PAIRS, id="bad",
+        Action("decide('bad')", "0", "bad", "both bad: the pair is not used", when="has_pair", why=_ONLY_PAIRS, id="bad",
                command="data review {source} {row} --both-bad"),
-        Action("decide('reject')", "x", "reject", when="session", late="has_pair",
+        Action("decide('reject')", "x", "reject", "reject the row, so that it is not used", when="session", late="has_pair",
                id="reject", command="data review {source} {row} --reject"),
         Action("skip", "space", "skip", "decide later", when="row",
                command="data review {source} {row} --skip"),
@@ -75,10 +75,10 @@ class ReviewRoom(SourceRoom):
         ),
         Action("tag", "t", "tag", "tag or untag", when="row",
                command="data review {source} {row} --tag TAG"),
-        Action("swap", "%", "swap", when="has_pair", why=_ONLY_PAIRS),
+        Action("swap", "%", "swap", "swap the answers on the screen", when="has_pair", why=_ONLY_PAIRS),
         Action("note", "#", "note", "note on the row", when="row", command="data review {source} {row} --note NOTE"),
         REDO,
-        Action("annotator", "y", "annotator", "decide as another", when="session",
+        Action("annotator", "y", "annotator", "decide under another name", when="session",
                command="data review {source} --as NAME"),
         Action("transform", ":", "change", "change many rows", when="session",
                command="data apply {source} PIPELINE"),

@@ -32,7 +32,7 @@ class SearchPage(PageScreen):
     GROUP = "search"
     ACTIONS = (
         Action("choose('drop')", "x", "drop", when="view.alive", id="drop"),
-        Action("choose('pin')", "a", "pin", "keep the trial", when="view.alive", id="pin"),
+        Action("choose('pin')", "a", "pin", "keep the trial from being pruned", when="view.alive", id="pin"),
         Action("stop", "s", "stop", when="view.alive", command="runs stop SEARCH"),
         Action("resume", "r", "resume", "continue the search", when="can_resume", needs_accelerator=True,
                command="runs resume SEARCH"),

@@ -48,7 +48,7 @@ class TrainRoom(Room):
     SAVED: ClassVar = {"zoomed": bool, "_metric_id": str, "_compared_id": str}
     ABOUT = "progress and result"
     ACTIONS = (
-        Action("stop", "s", "stop", "save and stop", when="stoppable",
+        Action("stop", "s", "stop", "save a checkpoint and stop", when="stoppable",
                why=lambda room: "It is stopping." if room.app.runs.stopping else room.app.runs.in_use or "Nothing is running.",
                command="runs stop {live}"),
         Action("resume", "r", "resume",
