@@ -50,9 +50,7 @@ class Coefficients:
     ahead: float = 1.9  # such arrays of each of the next two chunks, which MLX allocates before the current ones are done
     backward: float = 1.8  # times one layer's activations: added by its backward pass
     freezing: float = 1.5  # times one layer's activations: needed by frozen layers that fill the cache, although they save nothing
-    update: float = (
-        4.1  # times the adapter: its gradients, one array of them for their norm, the clipped gradients, and the new values
-    )
+    update: float = 4.1  # times the adapter: its gradients, the array for their norm, the clipped gradients, and the new values
 
 
 # In 16 bits, the head computes its gradient in more operations, for which MLX also allocates ahead: see models.head.
