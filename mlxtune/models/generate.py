@@ -211,7 +211,8 @@ class _BatchDecoder:
                 lane.chosen = lane.chosen or self._choose(lane, lane.hidden)
         chosen = [lane.chosen for lane in lanes if lane.chosen]
         following: list[_Chosen | None] = [None] * len(lanes)
-        if on_gpu() and not self._constrained:  # compute the next tokens while these are read
+        may_continue = any(self._rows[row].builder.may_continue for lane in lanes for row in lane.rows)
+        if on_gpu() and not self._constrained and may_continue:  # compute the next tokens while these are read
             following = [self._choose_after(lane, tokens) for lane, (tokens, _) in zip(lanes, chosen, strict=True)]
             mx.async_eval(following)
         mx.eval(chosen)

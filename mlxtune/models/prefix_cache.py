@@ -42,9 +42,10 @@ class SharedPrefix:
         A single row is computed in pieces of :data:`STEP` tokens, so that its whole attention matrix is never in memory.
         """
         width = max(map(len, tails))
+        is_padded = any(len(tail) < width for tail in tails)
         padding = mx.array([width - len(tail) for tail in tails])
         tokens = mx.array([[0] * (width - len(tail)) + list(tail) for tail in tails])
-        caches = [BatchKVCache(cache, len(self), padding, self.grouped_mask) for cache in self.caches]
+        caches = [BatchKVCache(cache, len(self), padding, is_padded, self.grouped_mask) for cache in self.caches]
         return forward_in_steps(self.head, tokens, caches, STEP if len(tails) == 1 else width), caches
 
 
@@ -178,9 +179,10 @@ class BatchKVCache:
     mlx-lm's batch cache would pad the prefix of every row, and cannot be split, joined or indexed.
     """
 
-    def __init__(self, prefix: KVCache, prefix_length: int, padding: mx.array, grouped_mask: bool) -> None:
+    def __init__(self, prefix: KVCache, prefix_length: int, padding: mx.array, is_padded: bool, grouped_mask: bool) -> None:
         """``prefix`` holds ``prefix_length`` tokens. ``padding`` ``(rows,)`` is the left padding of each tail."""
-        self.prefix_length, self.padding, self.length, self.grouped_mask = prefix_length, padding, 0, grouped_mask
+        self.prefix_length, self.length, self.grouped_mask = prefix_length, 0, grouped_mask
+        self.padding, self.is_padded = padding, is_padded
         self.window = prefix.window if isinstance(prefix, SlidingKVCache) else None
         self.keys: mx.array | None = None
         self.values: mx.array | None = None
@@ -189,14 +191,15 @@ class BatchKVCache:
             self.keys, self.values = (mx.repeat(array, padding.shape[0], axis=0) for array in (keys, values))
 
     @property
-    def offset(self) -> mx.array:
-        """The position of each row's next token, ``(rows,)``."""
-        return self.prefix_length + self.length - self.padding
+    def offset(self) -> mx.array | int:
+        """The position of each row's next token, ``(rows,)``, or of all rows' if they have no padding."""
+        end = self.prefix_length + self.length
+        return end - self.padding if self.is_padded else end
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         end = self.prefix_length + self.length
         new = keys.shape[2]
-        if new > 1:  # padding has negative positions, for which some architectures compute NaN, and 0 times NaN is NaN
+        if new > 1 and self.is_padded:  # at negative positions, some architectures compute NaN, and 0 times NaN is NaN
             is_token = (mx.arange(self.length, self.length + new) >= self.padding[:, None])[:, None, :, None]
             keys, values = (mx.where(is_token, array, 0) for array in (keys, values))
         if self.keys is None or self.values is None:
@@ -211,18 +214,21 @@ class BatchKVCache:
         self.length += new
         return self.keys[:, :, : end + new], self.values[:, :, : end + new]
 
-    def make_mask(self, length: int, window_size: int | None = None, **_: Any) -> mx.array:
+    def make_mask(self, length: int, window_size: int | None = None, **_: Any) -> mx.array | None:
         """Return the causal mask without padding: bool ``(rows, 1, length, columns)``, with an extra axis if ``grouped_mask``.
 
-        With a window, each token attends to itself and the ``window_size - 1`` tokens before it.
+        With a window, each token attends to itself and the ``window_size - 1`` tokens before it. A token that attends to all needs
+        no mask.
         """
-        end = self.prefix_length + self.length
+        end, window = self.prefix_length + self.length, window_size or self.window
+        if length == 1 and not self.is_padded and (not window or end < window):
+            return None
         columns, padding = mx.arange(end + length), self.padding[:, None]
         queries = mx.arange(end, end + length)[:, None]
         in_prefix = columns[None] < self.prefix_length
         visible = in_prefix | (columns[None] >= self.prefix_length + padding)
         mask = (columns[None] <= queries)[None] & visible[:, None]
-        if window := window_size or self.window:
+        if window:
             positions = columns[None] - mx.where(in_prefix, 0, padding)
             mask &= (queries - padding[:, :, None]) < positions[:, None] + window
         mask = mask[:, None]
@@ -236,6 +242,7 @@ class BatchKVCache:
         length = max(part.length for part in parts)
         joined = copy.copy(parts[0])
         joined.length = length
+        joined.is_padded = any(part.is_padded or part.length < length for part in parts)
         joined.padding = mx.concatenate([part.padding + (length - part.length) for part in parts])
         joined.keys, joined.values = (
             mx.concatenate([part._widened(array, length) for part, array in zip(parts, arrays, strict=True)])

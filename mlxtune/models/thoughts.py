@@ -155,6 +155,11 @@ class AnswerBuilder:
             return self.max_tokens
         return self.max_tokens + self.thinking_tokens + max(map(len, MARKERS))  # a marker is in neither limit until it is complete
 
+    @property
+    def may_continue(self) -> bool:
+        """Whether a further token may be followed by another."""
+        return self.count + 1 < self.most_tokens
+
     def add(self, token: int) -> Ending:
         """Append ``token``. Return why the answer has to end after it, or ``""``."""
         self._tokens.append(token)

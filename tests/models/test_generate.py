@@ -120,8 +120,11 @@ def test_sliding_windows_share_prefixes_and_equal_single_prompts(name: str, tmp_
         prefix = [90 + at % 7 for at in range(prefix_length)]
         prompts = [[*prefix, *range(60, 60 + length)] for length in (1, 2, 9, window, 30, 30)]
         assert prefix_cache.PrefixCache(model)(prompts) is not None
-        results = generate(model, tokenizer, prompts, max_tokens=window + 4, stops=frozenset(tokenizer.eos_token_ids), batch_size=4)
-        assert [text for text, _ in results] == [alone(model, tokenizer, prompt, window + 4) for prompt in prompts]
+        stops = frozenset(tokenizer.eos_token_ids)
+        expected = [alone(model, tokenizer, prompt, window + 4) for prompt in prompts]
+        for batch_size in (1, 4):  # without and with padding
+            results = generate(model, tokenizer, prompts, max_tokens=window + 4, stops=stops, batch_size=batch_size)
+            assert [text for text, _ in results] == expected
         pairs = [(prompt, [*range(100, 100 + length)]) for prompt, length in zip(prompts, (1, 30, 3, 2, 5, 9), strict=True)]
         likelihoods = negative_log_likelihoods(model, pairs, batch_size=4)
         assert likelihoods == pytest.approx([full_nll(model, *pair) for pair in pairs], rel=1e-4)
