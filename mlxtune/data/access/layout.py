@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shlex
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -128,7 +129,7 @@ def _csv_layout(data: FileBytes) -> FileLayout:
         raise DataError(
             f"The header of {data.path} cannot be read: {one_line(str(error), 80)}.", hint="Save the file as UTF-8."
         ) from error
-    if repeated := [name for name in header if header.count(name) > 1]:
+    if repeated := [name for name, columns in Counter(header).items() if columns > 1]:
         raise DataError(
             f"{data.path} has two columns named {one_line(repeated[0], 30) or '“” (empty)'}.", hint="Rename one of them."
         )
