@@ -25,7 +25,7 @@ _RUN_STATES: dict[str, StageState] = {
     "finished": "done", "stopped": "partly", "failed": "failed", "crashed": "failed", "quiet": "warning",
 }  # fmt: skip
 _PLAN_STATES: dict[str, StageState] = {"go": "done", "warn": "warning", "refuse": "failed"}
-_VERDICT_STATES: dict[str, StageState] = {"better": "done", "worse": "failed", "cannot_tell": "undecided", "": "partly"}
+_VERDICT_STATES: dict[str, StageState] = {"better": "done", "worse": "failed", "": "partly"}  # of any other outcome: undecided
 
 
 class WorkflowStage(NamedTuple):
@@ -133,7 +133,7 @@ def _evaluate(snapshot: Snapshot) -> WorkflowStage:
     if view and view.alive:
         return WorkflowStage("Evaluate", "evaluate", "running", answering_text(view.state) or "loading the model")
     if verdict and (verdict.outcome or (view and view.status == "finished")):
-        state = "warning" if verdict.caveat else _VERDICT_STATES[verdict.outcome]
+        state = "warning" if verdict.caveat else _VERDICT_STATES.get(verdict.outcome, "undecided")
         return WorkflowStage("Evaluate", "evaluate", state, one_line(verdict.name), word(verdict.outcome) or "only the base")
     if view:
         state = _RUN_STATES.get(view.status, "running")
