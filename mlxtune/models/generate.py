@@ -211,8 +211,9 @@ class _BatchDecoder:
                 lane.chosen = lane.chosen or self._choose(lane, lane.hidden)
         chosen = [lane.chosen for lane in lanes if lane.chosen]
         following: list[_Chosen | None] = [None] * len(lanes)
-        may_continue = any(self._rows[row].builder.may_continue for lane in lanes for row in lane.rows)
-        if on_gpu() and not self._constrained and may_continue:  # compute the next tokens while these are read
+        builders = (self._rows[row].builder for lane in lanes for row in lane.rows)
+        if on_gpu() and not self._constrained and any(builder.may_continue for builder in builders):
+            # compute the next tokens while these are read
             following = [self._choose_after(lane, tokens) for lane, (tokens, _) in zip(lanes, chosen, strict=True)]
             mx.async_eval(following)
         mx.eval(chosen)

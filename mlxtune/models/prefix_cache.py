@@ -192,7 +192,7 @@ class BatchKVCache:
 
     @property
     def offset(self) -> mx.array | int:
-        """The position of each row's next token, ``(rows,)``, or of all rows' if they have no padding."""
+        """The position of each row's next token, ``(rows,)``, or one position for all rows if none is padded."""
         end = self.prefix_length + self.length
         return end - self.padding if self.is_padded else end
 
@@ -217,8 +217,8 @@ class BatchKVCache:
     def make_mask(self, length: int, window_size: int | None = None, **_: Any) -> mx.array | None:
         """Return the causal mask without padding: bool ``(rows, 1, length, columns)``, with an extra axis if ``grouped_mask``.
 
-        With a window, each token attends to itself and the ``window_size - 1`` tokens before it. A token that attends to all needs
-        no mask.
+        With a window, each token attends to itself and the ``window_size - 1`` tokens before it. ``None`` for
+        single tokens that attend to everything before them.
         """
         end, window = self.prefix_length + self.length, window_size or self.window
         if length == 1 and not self.is_padded and (not window or end < window):

@@ -157,7 +157,7 @@ class AnswerBuilder:
 
     @property
     def may_continue(self) -> bool:
-        """Whether a further token may be followed by another."""
+        """Whether the answer can have more than one further token."""
         return self.count + 1 < self.most_tokens
 
     def add(self, token: int) -> Ending:

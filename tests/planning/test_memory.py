@@ -297,7 +297,7 @@ def test_a_gelu_gate_saves_more_than_a_swiglu_gate(tmp_path: Path, family: str, 
         layer = saved(shape, settings, activations.NATIVE if compute == "native" else activations.CPU, 1)
         expected.append((shape.depth + memory.Coefficients().backward) * layer.nbytes(BatchShape(1, 128, 0, 1)))
         measured += step_peaks(folder, compute, settings, 128)
-    assert expected[1] - expected[0] == pytest.approx(measured[1] - measured[0], rel=0.21)  # GELU in MLX: 0.2 above
+    assert expected[1] - expected[0] == pytest.approx(measured[1] - measured[0], rel=0.21)  # 0.2 above for MLX's own GELU
 
 
 @pytest.mark.slow
