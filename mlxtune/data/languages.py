@@ -40,7 +40,8 @@ def language(text: str) -> str:
             if share >= _MIXED:
                 return ""
     words = re.findall(r"[^\W\d_]+", text.casefold())
-    counts = Counter(name for word in dict.fromkeys(words) for name in _LANGUAGES_OF.get(word, ()))
+    frequent = [word for word in dict.fromkeys(words) if word in _LANGUAGES_OF]
+    counts = Counter(name for word in frequent for name in _LANGUAGES_OF[word])
     (first, most), (second, fewer) = [*counts.most_common(2), ("", 0), ("", 0)][:2]
     ours = _OWN.get(first, set())
     own, other = [word for word in words if word in ours], (_ALL.get(second, set()) - ours).intersection(words)

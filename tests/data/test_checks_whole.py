@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -473,6 +476,19 @@ def test_an_answer_without_the_form_of_the_others(usual: str, other: str, reason
     ]
     found = [one for one in check(write(tmp_path / "rows.jsonl", rows)).findings if one.check == "form"]
     assert [(one.rows, one.reason) for one in found] == [((7,), reason)]
+
+
+def test_of_two_missing_forms_the_same_one_is_named_whatever_the_hashes(tmp_path: Path) -> None:
+    answers = [
+        '{"id": 7}' if number == 7 else f'{{"id": {number}, "total": 1, "sure": true, "open": false}}' for number in range(30)
+    ]
+    file = write(tmp_path / "rows.jsonl", [chat(f"What is order {number}?", answer) for number, answer in enumerate(answers)])
+    script = f"from pathlib import Path; from mlxtune.data.checks.run import check; print(*(one.values.get('form') for one in check(Path({str(file)!r})).findings))"
+    for seed in "0123":
+        done = subprocess.run(
+            [sys.executable, "-c", script], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, text=True
+        )
+        assert "open" in done.stdout.split(), done.stderr
 
 
 @pytest.mark.parametrize(

@@ -156,6 +156,11 @@ class CheckFamily:
         return function
 
 
+def contains_any(text: str, words: Iterable[str]) -> bool:
+    """Return whether one of ``words`` is in ``text``. Few texts have any, so this is worth asking before a slow pattern is searched."""
+    return any(map(text.__contains__, words))
+
+
 def text_finding(check: Check, row: CheckInput, hits: Iterable[tuple[TextPart, Hit]]) -> Iterator[Finding]:
     """Yield one finding that covers all ``hits`` in a row, if there are any. Illustrations are left out of it, or they are a note."""
     matches = list(hits)

@@ -54,8 +54,11 @@ class Corpus:
     pairs: dict[int, tuple[int, int]] = field(default_factory=dict)  # characters in chosen and rejected, by rank
     short_answers: dict[int, tuple[str, str]] = field(default_factory=dict)  # part and text of answers that may be labels, by rank
     forms: dict[int, frozenset[Form]] = field(default_factory=dict)  # of the answers, by rank
+    sentences: array[int] = field(default_factory=lambda: array("q"))  # hashes of the first and last sentences of the answers
+    sentence_ranks: array[int] = field(default_factory=lambda: array("i"))  # the rank of each sentence's row
     tags: dict[str, Counter[str] | None] = field(default_factory=dict)
     template_notes: Counter[str] = field(default_factory=Counter)
+    _distinct_forms: dict[frozenset[Form], frozenset[Form]] = field(default_factory=dict)
 
     @cached_property
     def copies(self) -> dict[int, int]:
@@ -117,7 +120,10 @@ class Corpus:
         self.template_notes.update(row_input.tokens.notes if row_input.tokens else ())
         part, answer = scored_answer(row)
         if not published and answer:
-            self.forms[len(self.indices) - 1] = forms_of(answer)
+            forms, sentences = forms_of(answer)
+            self.forms[len(self.indices) - 1] = self._distinct_forms.setdefault(forms, forms)
+            self.sentences.extend(map(hash, sentences))
+            self.sentence_ranks.extend([len(self.indices) - 1] * len(sentences))
         if isinstance(row, Conversation) and is_label(target):
             self.short_answers[len(self.indices) - 1] = part, sys.intern(target)
         if isinstance(row, Preference):

@@ -37,22 +37,22 @@ MOST_ODDS = 50.0
 
 
 def ending(text: str) -> tuple[str, str] | None:
-    """Return how a text ends, and its last word if that shows something, or ``None`` if it is too short to tell.
+    """Return how a text ends, and the last word of one that does not end whole if it shows something, or ``None`` if it is too short to tell.
 
     It is ``whole``, ``broken`` off within brackets, a fence, or a list, or ``cut`` after a word or sign that something follows.
     Without a stop, it is ``open`` if its other sentences or items have one, and ``bare`` if it may be a sentence.
     """
     text = text.rstrip()
-    before, _, line = text.rpartition("\n")
-    word = match[1].casefold() if (match := _LAST.search(line[-_LONGEST_WORD:])) else ""
     if _CUT_JSON.match(text) and (text.endswith(("}", "]")) or _is_open(text, "{}", "[]")):
         return "other" if text.endswith(("}", "]")) else "broken", ""
     if _words(text) < _MIN_WORDS:
         return None
-    return _line_ending(line, before, word), word if _words(text) >= _LONG else ""
+    before, _, line = text.rpartition("\n")
+    end = _line_ending(line, before)
+    return end, _last_word(line).casefold() if end != "whole" and _words(text) >= _LONG else ""
 
 
-def _line_ending(line: str, before: str, word: str) -> str:
+def _line_ending(line: str, before: str) -> str:
     text = f"{before}\n{line}"
     is_lone_marker = bool(_LONE_MARKER.fullmatch(line) and (line[-1] not in ".)" or _NUMBERED.search(before)))
     if line.endswith(("```", *_STOPS[:7])) or _SIGNATURE.search(text[-200:]):
@@ -79,6 +79,7 @@ def _line_ending(line: str, before: str, word: str) -> str:
     if _is_open(re.sub(r"[:;=]'?-?\(", "", line), "()"):
         return "broken"
     has_ended = _ENDED.search(sentence)
+    word = _last_word(line)
     if not word or any(map(str.isdigit, word)) or words[-1][0] in "#@" or (_FORMULA.search(line) and not has_ended):
         return "other"
     stops = [one.rstrip().endswith(_STOPS) for one in similar if not one.rstrip().endswith(":")]
@@ -103,8 +104,12 @@ def _words(text: str) -> int:
 
 def _continues(line: str, others: frozenset[str] = frozenset()) -> bool:
     """Return whether the last word or sign of a line says that something follows, or is one of the ``others``."""
-    match = _LAST.search(line[-_LONGEST_WORD:])
-    return line.rstrip()[-1:] in (*",;&–—=+，、；",) or bool(match and match[1] != "A" and match[1].casefold() in _LINKING | others)
+    word = _last_word(line)
+    return line.rstrip()[-1:] in (*",;&–—=+，、；",) or (word != "A" and word.casefold() in _LINKING | others)
+
+
+def _last_word(line: str) -> str:
+    return match[1] if (match := _LAST.search(line[-_LONGEST_WORD:])) else ""
 
 
 def cut_odds(texts: Iterable[str], words: Iterable[str]) -> dict[str, float]:

@@ -20,11 +20,11 @@ WORD = "last word"  # of an answer that does not end whole
 Form = tuple[str, str]  # its kind, and what the answers have
 
 
-def forms_of(answer: str) -> frozenset[Form]:
-    """Return the forms of an answer. Of the sentences in it, or in each text of a JSON answer, the first and the last count."""
+def forms_of(answer: str) -> tuple[frozenset[Form], frozenset[str]]:
+    """Return the forms of an answer, and the first and the last sentence in it, or in each text of a JSON answer."""
     value = _json(answer)
     texts = [answer] if value is None else [*json_strings(value)]
-    found: set[Form] = {("sentence", own[end]) for text in texts if (own := [*sentences(text)]) for end in (0, -1)}
+    found: set[Form] = set()
     if value is not None:
         found |= {("json", ""), *(("key", str(key)) for key in (value if isinstance(value, dict) else ()))}
     elif "\n" in (text := answer.strip()):
@@ -36,7 +36,7 @@ def forms_of(answer: str) -> frozenset[Form]:
         found.add((LANGUAGE, name))
     if end := ending(prose) or (None if value is None else ("whole", "")):
         found |= {(ENDING, end[0])} | ({(WORD, end[1])} if end[0] != "whole" else set())
-    return frozenset(found)
+    return frozenset(found), frozenset(own[end] for text in texts if (own := [*sentences(text)]) for end in (0, -1))
 
 
 def longest_text(answer: str) -> str:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from importlib.resources import files
 
-from mlxtune.data.checks.base import Check, CheckFamily, Fix, Hit
+from mlxtune.data.checks.base import Check, CheckFamily, Fix, Hit, contains_any
 from mlxtune.data.checks.personal import is_reserved_domain
 
 family = CheckFamily()
@@ -60,7 +60,7 @@ def mask(secret: str) -> str:
 )  # fmt: skip
 def secrets(text: str) -> Iterator[Hit]:
     end_of_last = 0
-    for match in _FORMATS.finditer(text) if any(prefix in text for prefix in _PREFIXES) else ():
+    for match in _FORMATS.finditer(text) if contains_any(text, _PREFIXES) else ():
         name = match.lastgroup or ""
         if name == "API_key" and not any(char.isdigit() for char in match[0]):
             continue  # hyphenated words after sk-
@@ -69,8 +69,7 @@ def secrets(text: str) -> Iterator[Hit]:
             continue
         yield _hit(start, end, name, text, certain=name != "password_in_a_URL")
         end_of_last = end
-    lower = text.lower()
-    if not any(word in lower for word in _WORDS):
+    if not contains_any(text.lower(), _WORDS):
         return
     for match in _NAMED.finditer(text):
         start, end = match.span("value")

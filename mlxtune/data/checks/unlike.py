@@ -7,7 +7,7 @@ from mlxtune.data.checks.base import BY_HAND, DROP, Check, CheckFamily, Finding
 from mlxtune.data.checks.check_input import scored_answer
 from mlxtune.data.checks.corpus import Corpus
 from mlxtune.data.checks.endings import MOST_ODDS, cut_odds
-from mlxtune.data.checks.forms import ENDING, MIN_ANSWERS, SHARE, WORD
+from mlxtune.data.checks.forms import ENDING, MIN_ANSWERS, SHARE, WORD, Form, forms_of
 
 family = CheckFamily()
 _WHOLE = 0.5  # of the answers, at least, end like a sentence
@@ -31,22 +31,32 @@ _MID_SENTENCE = family.register(Check("mid-sentence", "warn", "answers that brea
 def unlike(corpus: Corpus) -> Iterator[Finding]:
     """Find answers that break off, and others that lack a form that at least 90% of the answers have, unless there is a contract."""
     forms = corpus.forms
-    counts = Counter(form for own in forms.values() for form in own)
-    shared = [
-        form
-        for kind in _FORM_WORDING
-        for form, count in counts.most_common()
-        if form[0] == kind and len(forms) >= MIN_ANSWERS and SHARE * len(forms) <= count < len(forms)
-    ]
+    shared = {form: ranks for form, ranks in _shared(corpus).items() if len(forms) >= MIN_ANSWERS and len(ranks) < len(forms)}
     lasts = {form for form in shared if form[0] == "last"}
     endings = {rank: "whole" if lasts & own else end for rank, own in forms.items() for kind, end in own if kind == ENDING}
     cut = _cut(corpus, endings) if len(endings) >= MIN_ANSWERS else set()
     for rank in sorted(cut):
         yield _MID_SENTENCE.finding(corpus.indices[rank], values={"share": 1 - len(cut) / len(endings)})
-    for rank, own in forms.items() if not corpus.has_contract else ():
-        if rank not in cut and (missing := next((form for form in shared if form not in own), None)):
-            values = {"share": counts[missing] / len(forms), "form": missing[1]}
+    for rank in forms if not corpus.has_contract else ():
+        if rank not in cut and (missing := next((form for form, ranks in shared.items() if rank not in ranks), None)):
+            values = {"share": len(shared[missing]) / len(forms), "form": missing[1]}
             yield _FORM.finding(corpus.indices[rank], reason=missing[0], values=values)
+
+
+def _shared(corpus: Corpus) -> dict[Form, set[int]]:
+    """Return the forms and sentences that at least 90% of the answers have, the most frequent of each kind first, and their ranks."""
+    import numpy as np
+
+    least, kinds = SHARE * len(corpus.forms), [*_FORM_WORDING]
+    counts = Counter(form for own in corpus.forms.values() for form in own if form[0] in kinds)
+    shared = {form: {rank for rank, own in corpus.forms.items() if form in own} for form, count in counts.items() if count >= least}
+    hashes, ranks = np.asarray(corpus.sentences), np.asarray(corpus.sentence_ranks)
+    distinct, times = np.unique(hashes, return_counts=True)
+    for sentence in distinct[times >= least].tolist():
+        with_it = set(ranks[hashes == sentence].tolist())
+        answer = scored_answer(corpus.read(corpus.indices[min(with_it)]))[1]
+        shared[next(("sentence", text) for text in forms_of(answer)[1] if hash(text) == sentence)] = with_it
+    return dict(sorted(shared.items(), key=lambda item: (kinds.index(item[0][0]), -len(item[1]), item[0])))
 
 
 def _cut(corpus: Corpus, endings: dict[int, str]) -> set[int]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from mlxtune.core.files import read_patterns
 from mlxtune.core.text import one_line
-from mlxtune.data.checks.base import BY_HAND, DROP, Check, CheckFamily, Evidence, Hit, Span
+from mlxtune.data.checks.base import BY_HAND, DROP, Check, CheckFamily, Evidence, Hit, Span, contains_any
 from mlxtune.data.checks.check_input import CheckInput
 from mlxtune.data.checks.illustration import FENCE
 
@@ -24,6 +24,7 @@ _DECLINE_WORDS = (
     "declin", "refus", "refrain", "pass on", "rather not", "not to", "turn", "able", "not ", "n't", "n’t", "lack", "approp", "ethic", "wrong",
     "irresp", "outside", "beyond", "against", "violat", "my ", "nothing",
 )  # fmt: skip
+_APOLOGY_WORDS = ("sorry", "apolog", "afraid", "unfort")
 _SELF_WORDS = (" ai", "language model", "intelligence", "virtual assistant", "cutoff", "cut-off", "cut off", "only goes")
 _BOILERPLATE_WORDS = (
     "hope", "feel free", "hesitate", "let me know", "anything else", "sure", "certainly", "of course", "absolutely", "great question",
@@ -44,11 +45,9 @@ _MIN_LETTERS = 12  # in all repeats combined
     answers_only=True,
 )
 def refusals(text: str) -> Iterator[Hit]:
-    beginning = text[:_BEGINNING].lower()
-    found = _PATTERNS["declines"].search(text[:_BEGINNING]) if any(word in beginning for word in _DECLINE_WORDS) else None
-    if match := found or (
-        _PATTERNS["apology"].search(text) if any(word in text.lower() for word in ("sorry", "apolog", "afraid", "unfort")) else None
-    ):
+    beginning = text[:_BEGINNING]
+    found = _PATTERNS["declines"].search(beginning) if contains_any(beginning.lower(), _DECLINE_WORDS) else None
+    if match := found or (_PATTERNS["apology"].search(text) if contains_any(text.lower(), _APOLOGY_WORDS) else None):
         yield Hit(*match.span())
 
 
@@ -64,7 +63,7 @@ def self_references(row_input: CheckInput) -> Iterator[Evidence]:
     for part in row_input.parts:
         if part.role == "user":
             prompt = part.text
-        elif part.is_answer and any(word in part.text.lower() for word in _SELF_WORDS):
+        elif part.is_answer and contains_any(part.text.lower(), _SELF_WORDS):
             match = _PATTERNS["self_reference"].search(part.text)
             if match and not _ABOUT_IDENTITY.search(prompt):
                 span = Span(part.name, *match.span(), one_line(part.text[max(0, match.start() - 20) : match.end() + 20], 80))
@@ -76,14 +75,13 @@ def self_references(row_input: CheckInput) -> Iterator[Evidence]:
     Check("boilerplate", "warn", "answers with boilerplate", "“{phrase}” is a stock chatbot phrase."), answers_only=True
 )
 def boilerplate(text: str) -> Iterator[Hit]:
-    lower = text.lower()
-    for match in _PATTERNS["boilerplate"].finditer(text) if any(word in lower for word in _BOILERPLATE_WORDS) else ():
+    for match in _PATTERNS["boilerplate"].finditer(text) if contains_any(text.lower(), _BOILERPLATE_WORDS) else ():
         yield Hit(*match.span(), values={"phrase": match[0]})
 
 
 @family.text_check(Check("placeholder", "warn", "rows with placeholders", "“{phrase}” was not filled in.", DROP, illustrates="any"))
 def placeholders(text: str) -> Iterator[Hit]:
-    if not any(char in text for char in ("{", "[", "<", "orem ", "TODO", "FIXME", "TBD", "TKTK")):
+    if not contains_any(text, ("{", "[", "<", "orem ", "TODO", "FIXME", "TBD", "TKTK")):
         return
     plain = FENCE.sub(lambda match: " " * len(match[0]), text)
     formatted = _FORMAT.search(text)
@@ -98,7 +96,7 @@ def placeholders(text: str) -> Iterator[Hit]:
     answers_only=True,
 )
 def residue(text: str) -> Iterator[Hit]:
-    for match in _PATTERNS["residue"].finditer(text) if any(mark in text for mark in ("<", "&", "Copy ", "ChatGPT")) else ():
+    for match in _PATTERNS["residue"].finditer(text) if contains_any(text, ("<", "&", "Copy ", "ChatGPT")) else ():
         yield Hit(*match.span(), values={"phrase": match[0]})
 
 
@@ -122,9 +120,9 @@ def loops(text: str) -> Iterator[Hit]:
         return
     spans: list[tuple[int, int]] = []
     for period in range(1, min(_MAX_PERIOD, len(words) // _MIN_REPEATS) + 1):
-        same = list(map(operator.eq, words, words[period:]))
-        if sum(same) < period * (_MIN_REPEATS - 1):
+        if sum(map(operator.eq, words, words[period:])) < period * (_MIN_REPEATS - 1):
             continue
+        same = map(operator.eq, words, words[period:])
         run = 0
         for index, equal in enumerate([*same, False]):
             if equal:
