@@ -478,7 +478,7 @@ def test_an_answer_without_the_form_of_the_others(usual: str, other: str, reason
     assert [(one.rows, one.reason) for one in found] == [((7,), reason)]
 
 
-def test_of_two_missing_forms_the_same_one_is_named_whatever_the_hashes(tmp_path: Path) -> None:
+def test_a_finding_names_the_same_missing_form_with_any_hash_seed(tmp_path: Path) -> None:
     answers = [
         '{"id": 7}' if number == 7 else f'{{"id": {number}, "total": 1, "sure": true, "open": false}}' for number in range(30)
     ]

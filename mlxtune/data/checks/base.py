@@ -157,7 +157,7 @@ class CheckFamily:
 
 
 def contains_any(text: str, words: Iterable[str]) -> bool:
-    """Return whether one of ``words`` is in ``text``. Few texts have any, so this is worth asking before a slow pattern is searched."""
+    """Return whether ``text`` contains any of ``words``: a cheap test before searching for a slow pattern."""
     return any(map(text.__contains__, words))
 
 

@@ -58,7 +58,7 @@ class Corpus:
     sentence_ranks: array[int] = field(default_factory=lambda: array("i"))  # the rank of each sentence's row
     tags: dict[str, Counter[str] | None] = field(default_factory=dict)
     template_notes: Counter[str] = field(default_factory=Counter)
-    _distinct_forms: dict[frozenset[Form], frozenset[Form]] = field(default_factory=dict)
+    _distinct_forms: dict[frozenset[Form], frozenset[Form]] = field(default_factory=dict)  # many answers share one set
 
     @cached_property
     def copies(self) -> dict[int, int]:

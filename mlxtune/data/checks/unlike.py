@@ -3,6 +3,8 @@
 from collections import Counter
 from collections.abc import Iterator
 
+import numpy as np
+
 from mlxtune.data.checks.base import BY_HAND, DROP, Check, CheckFamily, Finding
 from mlxtune.data.checks.check_input import scored_answer
 from mlxtune.data.checks.corpus import Corpus
@@ -30,33 +32,34 @@ _MID_SENTENCE = family.register(Check("mid-sentence", "warn", "answers that brea
 @family.corpus_check
 def unlike(corpus: Corpus) -> Iterator[Finding]:
     """Find answers that break off, and others that lack a form that at least 90% of the answers have, unless there is a contract."""
-    forms = corpus.forms
-    shared = {form: ranks for form, ranks in _shared(corpus).items() if len(forms) >= MIN_ANSWERS and len(ranks) < len(forms)}
-    lasts = {form for form in shared if form[0] == "last"}
+    forms, lacking = corpus.forms, _lacking(corpus)
+    lasts = {form for form in lacking if form[0] == "last"}
     endings = {rank: "whole" if lasts & own else end for rank, own in forms.items() for kind, end in own if kind == ENDING}
     cut = _cut(corpus, endings) if len(endings) >= MIN_ANSWERS else set()
     for rank in sorted(cut):
         yield _MID_SENTENCE.finding(corpus.indices[rank], values={"share": 1 - len(cut) / len(endings)})
     for rank in forms if not corpus.has_contract else ():
-        if rank not in cut and (missing := next((form for form, ranks in shared.items() if rank not in ranks), None)):
-            values = {"share": len(shared[missing]) / len(forms), "form": missing[1]}
+        if rank not in cut and (missing := next((form for form, ranks in lacking.items() if rank in ranks), None)):
+            values = {"share": (len(forms) - len(lacking[missing])) / len(forms), "form": missing[1]}
             yield _FORM.finding(corpus.indices[rank], reason=missing[0], values=values)
 
 
-def _shared(corpus: Corpus) -> dict[Form, set[int]]:
-    """Return the forms and sentences that at least 90% of the answers have, the most frequent of each kind first, and their ranks."""
-    import numpy as np
-
-    least, kinds = SHARE * len(corpus.forms), [*_FORM_WORDING]
+def _lacking(corpus: Corpus) -> dict[Form, set[int]]:
+    """Map each form that at least 90% of the answers have, but not all, to the ranks without it, the fewest of a kind first."""
+    total, kinds = len(corpus.forms), [*_FORM_WORDING]
+    if total < MIN_ANSWERS:
+        return {}
     counts = Counter(form for own in corpus.forms.values() for form in own if form[0] in kinds)
-    shared = {form: {rank for rank, own in corpus.forms.items() if form in own} for form, count in counts.items() if count >= least}
+    shared = [form for form, count in counts.items() if SHARE * total <= count < total]
+    lacking = {form: {rank for rank, own in corpus.forms.items() if form not in own} for form in shared}
     hashes, ranks = np.asarray(corpus.sentences), np.asarray(corpus.sentence_ranks)
     distinct, times = np.unique(hashes, return_counts=True)
-    for sentence in distinct[times >= least].tolist():
-        with_it = set(ranks[hashes == sentence].tolist())
-        answer = scored_answer(corpus.read(corpus.indices[min(with_it)]))[1]
-        shared[next(("sentence", text) for text in forms_of(answer)[1] if hash(text) == sentence)] = with_it
-    return dict(sorted(shared.items(), key=lambda item: (kinds.index(item[0][0]), -len(item[1]), item[0])))
+    for sentence in distinct[(times >= SHARE * total) & (times < total)].tolist():
+        having = ranks[hashes == sentence].tolist()
+        answer = scored_answer(corpus.read(corpus.indices[having[0]]))[1]
+        form = next(("sentence", text) for text in forms_of(answer)[1] if hash(text) == sentence)
+        lacking[form] = corpus.forms.keys() - having
+    return dict(sorted(lacking.items(), key=lambda item: (kinds.index(item[0][0]), len(item[1]), item[0])))
 
 
 def _cut(corpus: Corpus, endings: dict[int, str]) -> set[int]:
@@ -64,8 +67,6 @@ def _cut(corpus: Corpus, endings: dict[int, str]) -> set[int]:
 
     The doubtful ones are a mixture of answers that were cut anywhere and of whole ones, in the share that fits their last words best.
     """
-    import numpy as np
-
     whole, broken = ([rank for rank, end in endings.items() if end == kind] for kind in ("whole", "broken"))
     few = (1 - SHARE) * len(endings)
     if len(whole) < _WHOLE * len(endings):

@@ -122,9 +122,8 @@ def loops(text: str) -> Iterator[Hit]:
     for period in range(1, min(_MAX_PERIOD, len(words) // _MIN_REPEATS) + 1):
         if sum(map(operator.eq, words, words[period:])) < period * (_MIN_REPEATS - 1):
             continue
-        same = map(operator.eq, words, words[period:])
         run = 0
-        for index, equal in enumerate([*same, False]):
+        for index, equal in enumerate([*map(operator.eq, words, words[period:]), False]):
             if equal:
                 run += 1
                 continue
