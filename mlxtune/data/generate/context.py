@@ -42,6 +42,16 @@ class GenerationContext:
     examples: tuple[Conversation | Preference, ...]
     system: str
 
+    def new_subject(self, prompt: str, rows: Sequence[PromptRow] = ()) -> Subject:
+        """Return a subject for a new prompt, with the system turn and the metadata that ``rows`` share."""
+        system = shared_system_prompt(rows) if rows else self.system
+        head = (Message("system", system),) if system else ()
+        meta = questions.common_meta(rows) if rows else {}
+        return Subject((*head, Message("user", prompt)), rows[0].tools if rows else (), meta, tuple(row.id for row in rows))
+
+    def without_answer(self, subject: Subject) -> Conversation:
+        return Conversation(Location(self.source.path, 1), {}, (*subject.prompt, Message("assistant", "")))
+
 
 @dataclass(frozen=True)
 class FirstStage:
@@ -139,22 +149,10 @@ def known_rows(context: GenerationContext, recipe: Recipe) -> Iterator[tuple[str
             yield from ((kind, row) for row in rows)
 
 
-def prompt_only(subject: Subject, file: Path) -> Conversation:
-    return Conversation(Location(file, 1), {}, (*subject.prompt, Message("assistant", "")))
-
-
-def new_subject(context: GenerationContext, prompt: str, rows: Sequence[PromptRow] = ()) -> Subject:
-    """Return a subject for a new prompt, with the system turn and the metadata that ``rows`` share."""
-    system = shared_system_prompt(rows) if rows else context.system
-    head = (Message("system", system),) if system else ()
-    meta = questions.common_meta(rows) if rows else {}
-    return Subject((*head, Message("user", prompt)), rows[0].tools if rows else (), meta, tuple(row.id for row in rows))
-
-
 def _prompt_subjects(context: GenerationContext, request: GenerationRequest) -> list[Subject]:
     file = user_path(request.prompts)
     if file.suffix == ".txt":
-        return [new_subject(context, line.strip()) for _, line in read_lines(file, "Correct --prompts.")]
+        return [context.new_subject(line.strip()) for _, line in read_lines(file, "Correct --prompts.")]
     result = []
     for _, messages in read_prompts(file, "--prompts"):
         head = () if messages[0].is_system or not context.system else (Message("system", context.system),)

@@ -23,15 +23,7 @@ from mlxtune.data.checks.corpus import is_label, json_fields
 from mlxtune.data.checks.labels import label_set
 from mlxtune.data.duplicates import jaccard
 from mlxtune.data.generate import questions
-from mlxtune.data.generate.context import (
-    FirstStage,
-    GenerationContext,
-    first_stage,
-    known_rows,
-    load_context,
-    new_subject,
-    prompt_only,
-)
+from mlxtune.data.generate.context import FirstStage, GenerationContext, first_stage, known_rows, load_context
 from mlxtune.data.generate.lineage import KEY, Lineage
 from mlxtune.data.generate.prompt_rules import PromptRules
 from mlxtune.data.generate.questions import Subject, TeacherQuestion
@@ -115,14 +107,14 @@ class _Generation:
                 if reply := replies.get(question.key):
                     candidates += self._new_subjects(first, question, reply)
         kept: list[Subject] = []
-        repeated = self.known.repeated([prompt_only(subject, self.context.source.path) for subject in candidates])
+        repeated = self.known.repeated(list(map(self.context.without_answer, candidates)))
         for subject, known in zip(candidates, repeated, strict=True):
             fault = self.rules.fault(subject.prompt[-1].content) if first.questions else ""
             if kind := fault or (f"repeats_{known}" if known else ""):
                 self._refuse(kind, subject.prompt[-1].content)
             else:
                 kept.append(subject)
-        rows = [Proposal(number, prompt_only(subject, self.context.source.path)) for number, subject in enumerate(kept)]
+        rows = [Proposal(number, self.context.without_answer(subject)) for number, subject in enumerate(kept)]
         kept = [kept[one.subject] for one in ranked(rows, self.context.train)] if first.questions else kept
         kept = kept[: first.most_subjects(self.request.count)]
         record = {"subjects": [asdict(subject) for subject in kept], "refused": [asdict(one) for one in self.refusals]}
@@ -259,7 +251,7 @@ class _Generation:
             prompts = questions.read_prompts_reply(reply.text)
             if not prompts:
                 self._refuse("wrong_form", reply.text)
-            return [new_subject(self.context, prompt, rows) for prompt in prompts]
+            return [self.context.new_subject(prompt, rows) for prompt in prompts]
         passage = first.passages[question.about]
         found = questions.read_document_reply(reply.text, passage)
         if not found:
@@ -270,7 +262,7 @@ class _Generation:
                 self._refuse("no_source", prompt)
             else:
                 context = f"Answer from this passage only:\n{passage.text}"
-                subjects.append(replace(new_subject(self.context, prompt), source=span, context=context))
+                subjects.append(replace(self.context.new_subject(prompt), source=span, context=context))
         return subjects
 
     def _graded(self, proposals: Sequence[Proposal]) -> list[Proposal]:
