@@ -325,6 +325,13 @@ def row_turns(row: Row) -> tuple[Message, ...]:
     return () if isinstance(row, TextRow) else row.messages if isinstance(row, Conversation) else row.prompt
 
 
+def with_turns(row: Row, turns: tuple[Message, ...]) -> Row:
+    """Return ``row`` with other :func:`row_turns`."""
+    if isinstance(row, TextRow):
+        return row
+    return replace(row, messages=turns) if isinstance(row, Conversation) else replace(row, prompt=turns)
+
+
 def row_tools(row: Row) -> list[Any]:
     if isinstance(row, TextRow):
         return []
