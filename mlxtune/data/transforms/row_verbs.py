@@ -16,16 +16,7 @@ from mlxtune.data.checks.contract import PREFIX
 from mlxtune.data.checks.corpus import ANSWER, is_label, json_fields
 from mlxtune.data.rows import REVIEW_STATUS, Row, prompt_hash, row_tags
 from mlxtune.data.source import read_source
-from mlxtune.data.transforms.transform import (
-    Addition,
-    ArgumentScanner,
-    PipelineRow,
-    Rewrite,
-    Selection,
-    Verb,
-    no_change,
-    unknown_key,
-)
+from mlxtune.data.transforms.transform import Addition, ArgumentScanner, PipelineRow, Rewrite, Selection, Verb, unknown_key
 
 _DEFAULT_SEED = 0
 Metadata = dict[str, Any]
@@ -49,7 +40,7 @@ def row_value(row: Row, key: str) -> str | None:
 def _parse_where(scanner: ArgumentScanner) -> Rewrite:
     text = scanner.filter()
     scanner.where = filters.parse(text) if text else None
-    return Rewrite(no_change)
+    return Rewrite(lambda row: [row.current])
 
 
 def _parse_filter(keep: bool) -> Callable[[ArgumentScanner], Rewrite]:
