@@ -160,7 +160,7 @@ def test_refusals(text: str) -> None:
 )
 def test_answers_that_speak_as_an_ai(prompt: str, answer: str, expected: bool) -> None:
     row = Conversation(Location(Path("rows.jsonl"), 1), {}, (Message("user", prompt), Message("assistant", answer)))
-    assert bool(list(self_references(CheckInput(0, row)))) is expected
+    assert bool(self_references(CheckInput(0, row))) is expected
 
 
 def test_boilerplate() -> None:

@@ -178,9 +178,9 @@ def _row_findings(row_input: CheckInput) -> Iterator[Finding]:
     parts = [(part, _text_hits(part.text, part.is_answer)) for part in row_input.parts]
     hits = ((check.id, (part, hit)) for part, found in parts for check, own in found for hit in own)
     for id, row_hits in grouped(hits).items():
-        yield from text_finding(CHECKS[id], row_input, row_hits)
+        yield text_finding(CHECKS[id], row_input, row_hits)
     for check, function in ROW_CHECKS:
-        for one in function(row_input):
+        if one := function(row_input):
             yield check.finding(row_input.index, spans=one.spans, reason=one.reason, values=one.values)
 
 

@@ -57,7 +57,7 @@ def refusals(text: str) -> Iterator[Hit]:
         "The answer presents itself as an AI model. The tuned model would do the same.", BY_HAND, short="as an AI",
     )
 )  # fmt: skip
-def self_references(row_input: CheckInput) -> Iterator[Evidence]:
+def self_references(row_input: CheckInput) -> Evidence | None:
     """Find answers that present themselves as an AI model, unless the prompt asks about that."""
     prompt = ""
     for part in row_input.parts:
@@ -67,8 +67,8 @@ def self_references(row_input: CheckInput) -> Iterator[Evidence]:
             match = _PATTERNS["self_reference"].search(part.text)
             if match and not _ABOUT_IDENTITY.search(prompt):
                 span = Span(part.name, *match.span(), one_line(part.text[max(0, match.start() - 20) : match.end() + 20], 80))
-                yield Evidence((span,))
-                return
+                return Evidence((span,))
+    return None
 
 
 @family.text_check(
