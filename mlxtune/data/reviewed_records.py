@@ -12,22 +12,23 @@ from mlxtune.data.rows import Row, RowError
 
 @dataclass(frozen=True)
 class ReviewedRecord:
-    """A record by number, in the part of the source that it is in. ``decision`` is ``None`` if nothing was decided about it."""
+    """A record by number, in the part of the source that it is in. ``decision`` is :data:`NO_DECISION` if nothing was decided about it."""
 
     index: int
     part: str
     record: Row | DataError
-    decision: Decision | None
+    decision: Decision
 
     @property
     def is_left_out(self) -> bool:
         """Whether the record is rejected, or a proposal that was not accepted."""
-        decision = self.decision or NO_DECISION
-        return decision.status in EXCLUDED if isinstance(self.record, DataError) else is_left_out(self.record, decision)
+        if isinstance(self.record, DataError):
+            return self.decision.status in EXCLUDED
+        return is_left_out(self.record, self.decision)
 
     @property
     def is_edited(self) -> bool:
-        return self.decision is not None and self.decision.record is not None
+        return self.decision.record is not None
 
 
 class ReviewedRecords:
@@ -47,7 +48,7 @@ class ReviewedRecords:
                 copies[hash] += 1
                 decision = self._state.decision(key_of_copy(hash, copies[hash]))
             if decision.is_empty:
-                yield ReviewedRecord(index, part, record, None)
+                yield ReviewedRecord(index, part, record, NO_DECISION)
             else:
                 self._decisions[index] = decision
                 yield ReviewedRecord(index, part, _apply(record, decision), decision)

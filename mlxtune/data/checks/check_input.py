@@ -81,10 +81,6 @@ class CheckInput:
         own_parts = (*text_parts(self.row), *_inner_parts(self.row))
         return tuple(part for own in own_parts for part in (own, *_resolve_escapes(own)) if part.text)
 
-    @cached_property
-    def target(self) -> str:
-        return target_text(self.row)
-
 
 def target_text(row: Row) -> str:
     """Return the text that ``row`` teaches: its last answer, or both answers of a pair."""

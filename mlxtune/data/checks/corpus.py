@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mlxtune.data.checks.check_input import CheckInput, scored_answer
+from mlxtune.data.checks.check_input import CheckInput, scored_answer, target_text
 from mlxtune.data.checks.forms import Form, forms_of
 from mlxtune.data.duplicates import Pair, components, near_duplicate_links, normalize_text
 from mlxtune.data.rows import Conversation, Preference, Row, TextRow, earlier_prompts, json_value, messages_text, prompt_text
@@ -101,7 +101,7 @@ class Corpus:
 
     def add(self, row_input: CheckInput, split: str, turns: Turns = "auto", *, published: bool = False) -> None:
         """Record the facts about a row, of which ``turns`` are trained. One that is ``published`` is in a test file."""
-        rank, row, target = len(self.indices), row_input.row, row_input.target
+        rank, row, target = len(self.indices), row_input.row, target_text(row_input.row)
         prompt = prompt_text(row)
         hashes = [hash(passage) for passage in passages(prompt) if len(passage) >= _MIN_PASSAGE]
         self.passages.extend(hashes)

@@ -118,7 +118,7 @@ class _CheckRun:
             self.findings += contract_findings(row_input, rules.scorer)
         if item.is_edited:
             self.edited[index] = row.hash
-        if item.decision is not None and item.decision.status == "accepted":
+        if item.decision.status == "accepted":
             self.accepted.add(index)
         if item.is_left_out:
             self.left_out.add(index)

@@ -58,10 +58,10 @@ class FirstStage:
     """The first questions, and the passages or example groups that they are about, or the subjects if the prompts are already
     known."""
 
-    questions: tuple[TeacherQuestion, ...] = ()
-    groups: tuple[tuple[PromptRow, ...], ...] = ()
-    passages: tuple[Passage, ...] = ()
-    subjects: tuple[Subject, ...] = ()
+    questions: Sequence[TeacherQuestion] = ()
+    groups: Sequence[Sequence[PromptRow]] = ()
+    passages: Sequence[Passage] = ()
+    subjects: Sequence[Subject] = ()
 
     def most_subjects(self, count: int) -> int:
         """Return the highest number of prompts that are answered for ``count`` rows."""
@@ -107,26 +107,25 @@ def first_stage(context: GenerationContext, recipe: Recipe, request: GenerationR
     an answer."""
     if request.task == "variations":
         groups = questions.example_groups(context.examples, request.count, request.seed)
-        asked = questions.variation_questions(groups, request.about, request.seed)
-        return FirstStage(tuple(asked), groups=tuple(map(tuple, groups)))
+        return FirstStage(questions.variation_questions(groups, request.about, request.seed), groups)
     if request.task == "documents":
         passages = read_passages(user_path(request.documents))
         needed = max(1, -(-int(questions.SPARE * request.count) // questions.PER_QUESTION))
         step = max(1, len(passages) // needed)
         chosen = passages[::step][:needed]  # spread over the documents
         asked = questions.document_questions(chosen, context.examples, request.about, request.seed)
-        return FirstStage(tuple(asked), passages=tuple(chosen))
+        return FirstStage(asked, passages=chosen)
     if request.task == "pairs":
-        return FirstStage(subjects=tuple(questions.pair_subjects(context.examples, request.count, request.seed)))
+        return FirstStage(subjects=questions.pair_subjects(context.examples, request.count, request.seed))
     if request.task == "retries":
         rows = [row for row in context.examples if isinstance(row, Conversation)][: request.count]
-        subjects = (
+        subjects = [
             Subject(row.prompt, row.tools, questions.common_meta([row]), (row.id,), reference=row.reference) for row in rows
-        )
-        return FirstStage(subjects=tuple(subjects))
+        ]
+        return FirstStage(subjects=subjects)
     if request.task == "answers":
         asked_for = _prompt_subjects(context, request) if request.prompts else unanswered(context.source.path, recipe.data)
-        return FirstStage(subjects=tuple(asked_for[: request.count]))
+        return FirstStage(subjects=asked_for[: request.count])
     return FirstStage()
 
 
@@ -137,15 +136,14 @@ def known_rows(context: GenerationContext, recipe: Recipe) -> Iterator[tuple[str
     held_out = {row.hash for row in (*context.splits.test, *context.splits.valid)}
     with SourceRecords(context.source.path, recipe.data.format, recipe.data.map) as records:
         for item in ReviewedRecords(records, state):
-            status = item.decision.status if item.decision else "pending"
             versions = [item.record, *([records.record(item.index)] if item.is_edited else [])]
             rows = [row for row in versions if not isinstance(row, DataError)]
             if item.part in ("test", "valid") or not held_out.isdisjoint(row.hash for row in rows):
                 kind = HELD_OUT
-            elif status in EXCLUDED:
+            elif item.decision.status in EXCLUDED:
                 kind = "rejected"
             else:
-                kind = "proposed" if item.part == GENERATED and status != "accepted" else "training"
+                kind = "proposed" if item.part == GENERATED and item.decision.status != "accepted" else "training"
             yield from ((kind, row) for row in rows)
 
 
