@@ -224,7 +224,8 @@ class SourceBrowser(Closeable):
         """Return the findings about a row that are not muted. The single-row checks run again on content that they have not seen."""
         if self.check_result is None:
             return ()
-        findings = tuple(one for one in self.check_result.by_row.get(index, ()) if not self._is_resolved(one))
+        checked = self.check_result.by_row.get(index, ())
+        findings = tuple(one for one in checked if not is_resolved(one.check, one.rows, self._decisions))
         if not self._is_checked(index):
             row = self.lazy_row(index).current_or_error
             key = (index, "" if isinstance(row, DataError) else row.hash)
@@ -245,12 +246,6 @@ class SourceBrowser(Closeable):
         record = self.lazy_row(index).current_or_error
         return isinstance(record, DataError) or is_left_out(record, self.decision(index))
 
-    def _is_resolved(self, finding: Finding) -> bool:
-        """Return whether a finding about several rows was dismissed for all of them, or all but its first row are left out."""
-        if len(finding.rows) < 2 or not self._decisions:
-            return False
-        return is_resolved(finding.check, [self._decisions.get(index) or NO_DECISION for index in finding.rows])
-
     @property
     def verdict(self) -> ReviewVerdict | None:
         """The verdict of the checks after the review, or ``None`` if they have not run."""
@@ -268,7 +263,7 @@ class SourceBrowser(Closeable):
         muted = self.state.muted
         changed = decisions.keys() | result.edited.keys()
         unchanged = (one for one in result.found if one.check not in muted and not (one.rows and one.rows[0] in changed))
-        findings = [one for one in unchanged if not self._is_resolved(one)]
+        findings = [one for one in unchanged if not is_resolved(one.check, one.rows, decisions)]
         findings += [one for index in sorted(changed - left_out) for one in self.findings(index)]
         findings.sort(key=report_order)
         rows = grouped((one.check, one.rows[0]) for one in findings if one.rows and one.severity != "note")

@@ -1,12 +1,12 @@
 """Read a source's records in one pass, with the review applied: records are edited, and rejected ones are marked as left out."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mlxtune.core.errors import DataError
 from mlxtune.data.access.records import SourceRecords
-from mlxtune.data.review import EXCLUDED, NO_DECISION, Decision, ReviewState, apply_decision, is_left_out, is_resolved, key_of_copy
+from mlxtune.data.review import EXCLUDED, NO_DECISION, Decision, ReviewState, apply_decision, is_left_out, key_of_copy
 from mlxtune.data.rows import Row, RowError
 
 
@@ -32,12 +32,12 @@ class ReviewedRecord:
 
 
 class ReviewedRecords:
-    """The records of a source after its review. Iterate over them before calling :meth:`row`, which needs the decisions found then."""
+    """The records of a source after its review. Iterate over them before calling :meth:`row`, which needs the ``decisions`` found then."""
 
     def __init__(self, records: SourceRecords, state: ReviewState) -> None:
         self.records = records
         self._state = state
-        self._decisions: dict[int, Decision] = {}
+        self.decisions: dict[int, Decision] = {}
 
     def __iter__(self) -> Iterator[ReviewedRecord]:
         affected = {key.partition("#")[0] for key in self._state.affected_keys}
@@ -50,17 +50,12 @@ class ReviewedRecords:
             if decision.is_empty:
                 yield ReviewedRecord(index, part, record, NO_DECISION)
             else:
-                self._decisions[index] = decision
+                self.decisions[index] = decision
                 yield ReviewedRecord(index, part, _apply(record, decision), decision)
-
-    def is_resolved(self, check: str, rows: Sequence[int]) -> bool:
-        """Return whether a finding of ``check`` about several records no longer needs a decision."""
-        decisions = [self._decisions.get(index) or NO_DECISION for index in rows]
-        return len(rows) > 1 and is_resolved(check, decisions)
 
     def row(self, index: int) -> Row:
         """Read a record that the iteration has already reached as a row. Raises ``RowError`` if it is invalid."""
-        return apply_decision(self.records.record(index), self._decisions.get(index, NO_DECISION))
+        return apply_decision(self.records.record(index), self.decisions.get(index, NO_DECISION))
 
 
 def _apply(record: Row | DataError, decision: Decision) -> Row | DataError:

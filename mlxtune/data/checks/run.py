@@ -24,7 +24,7 @@ from mlxtune.data.checks.registry import CHECKS, CORPUS_CHECKS, ROW_CHECKS, TEXT
 from mlxtune.data.checks.report import CheckReport, FileCount, MutedCheck, Skip
 from mlxtune.data.checks.unreadable import unreadable
 from mlxtune.data.readers.formats import NO_MAPPING
-from mlxtune.data.review import ReviewState
+from mlxtune.data.review import ReviewState, is_resolved
 from mlxtune.data.reviewed_records import ReviewedRecord, ReviewedRecords
 from mlxtune.data.rows import Location, Row
 from mlxtune.data.source_files import GENERATED, no_rows
@@ -134,7 +134,8 @@ class _CheckRun:
 
     def _is_shown(self, finding: Finding) -> bool:
         left_out = bool(finding.rows) and finding.rows[0] in self.left_out
-        return finding.check not in self.state.muted and not left_out and not self.reviewed.is_resolved(finding.check, finding.rows)
+        resolved = is_resolved(finding.check, finding.rows, self.reviewed.decisions)
+        return finding.check not in self.state.muted and not left_out and not resolved
 
     def report(self, path: Path) -> CheckReport:
         tokens = self.rules.tokens or ()

@@ -62,7 +62,7 @@ def recorded_edits(edits: Iterable[RowEdit], key: Callable[[int], str], hint: st
     for edit in edits:
         if edit.error:
             continue
-        if not edit.is_recordable:
+        if edit.before is None or len(edit.after) > 1:
             raise InputError("A review cannot add rows to its source, so this needs a new file.", hint=hint)
         result[key(edit.index)] = edit.after[0] if edit.after else None
     return result
