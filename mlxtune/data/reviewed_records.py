@@ -12,7 +12,7 @@ from mlxtune.data.rows import Row, RowError
 
 @dataclass(frozen=True)
 class ReviewedRecord:
-    """A record by number, in the part of the source that it is in. ``decision`` is :data:`NO_DECISION` if nothing was decided about it."""
+    """A record by number, with its part of the source. ``decision`` is ``NO_DECISION`` if nothing was decided about it."""
 
     index: int
     part: str
@@ -32,7 +32,7 @@ class ReviewedRecord:
 
 
 class ReviewedRecords:
-    """The records of a source after its review. Iterate over them before calling :meth:`row`, which needs the ``decisions`` found then."""
+    """The records of a source after its review. Iterate over them before :meth:`row`, which needs the ``decisions`` found then."""
 
     def __init__(self, records: SourceRecords, state: ReviewState) -> None:
         self.records = records

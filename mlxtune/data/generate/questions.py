@@ -91,8 +91,8 @@ def variation_questions(groups: Sequence[Sequence[PromptRow]], about: str, seed:
 def document_questions(passages: Sequence[Passage], examples: Sequence[PromptRow], about: str, seed: int) -> list[TeacherQuestion]:
     """Return one question per passage: write prompts that the passage answers, each with a quote."""
     task = (
-        f"Write up to {PER_QUESTION} messages that a person could send and that the passage answers, in the form of the messages above, "
-        f"if there are any.{_topic(about)} Reply with a JSON list of objects and nothing else: "
+        f"Write up to {PER_QUESTION} messages that a person could send and that the passage answers, in the form of the "
+        f"messages above, if there are any.{_topic(about)} Reply with a JSON list of objects and nothing else: "
         '[{"question": "…", "quote": "a sentence copied letter by letter from the passage that answers it"}]'
     )
     shown = _messages(examples[:SHOTS])
