@@ -169,12 +169,9 @@ class SourceBrowser(Closeable):
         """Switch to ``state``. ``step`` is the only change, if known."""
         self.state = state
         if step is None:
-            self._decisions = {}
-        keys = (
-            (key for change in step.changes for one in change if one for key in (one.row, one.after))
-            if step
-            else state.affected_keys
-        )
+            self._decisions, keys = {}, state.affected_keys
+        else:
+            keys = frozenset(key for change in step.changes for one in change if one for key in (one.row, one.after))
         for index in self.rows_with_keys(keys):
             self._update_decision(index)
         self.revision += 1
@@ -301,10 +298,7 @@ class SourceBrowser(Closeable):
     @property
     def lengths(self) -> IntArray:
         """The known lengths of the rows that no decision excludes, ``(rows,)``: in tokens if counted, else in characters."""
-        if counted := self._counted:
-            lengths = counted.tokens.astype(np.int64)
-        else:
-            lengths = self._lengths.astype(np.int64)
+        lengths = (counted.tokens if (counted := self._counted) else self._lengths).astype(np.int64)
         left_out = {index for index, decision in self.decisions.items() if decision.status in EXCLUDED}
         lengths[[index for index in left_out | self._unmeasured if index < len(lengths)]] = -1
         return lengths[lengths >= 0]

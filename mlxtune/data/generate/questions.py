@@ -122,7 +122,7 @@ def example_groups(rows: Sequence[PromptRow], count: int, seed: int) -> list[lis
     size = SHOTS + 1
     groups = [kind[start : start + size] for kind in by_kind.values() for start in range(0, len(kind), size)]
     groups.sort(key=lambda group: unit_interval(seed, "group", group[0].hash))
-    return [groups[number % len(groups)] for number in range(needed)] if groups else []
+    return list(islice(cycle(groups), needed))
 
 
 def common_meta(rows: Sequence[PromptRow]) -> dict[str, Any]:
