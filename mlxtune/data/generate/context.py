@@ -41,6 +41,7 @@ class GenerationContext:
     train: tuple[Conversation | Preference, ...]
     examples: tuple[Conversation | Preference, ...]
     system: str
+    review: ReviewState
 
     def new_subject(self, prompt: str, rows: Sequence[PromptRow] = ()) -> Subject:
         """Return a subject for a new prompt, with the system turn and the metadata that ``rows`` share."""
@@ -80,8 +81,9 @@ def load_context(recipe: Recipe, request: GenerationRequest) -> GenerationContex
     if request.task == "retries" and {"answer", "fields", "calls"} & {*recipe.evaluation.correct}:
         hint = "Name a teacher that writes new rows: --local NAME, --adapter NAME, or --model NAME --url URL."
         raise InputError("By evaluation.correct, each row has only one correct answer, so no other is proposed.", hint=hint)
-    examples = _examples(train, request, review.load(source.path), source)
-    return GenerationContext(source, splits, train, examples, shared_system_prompt(train))
+    state = review.load(source.path)
+    examples = _examples(train, request, state, source)
+    return GenerationContext(source, splits, train, examples, shared_system_prompt(train), state)
 
 
 def training_rows(recipe: Recipe) -> tuple[Conversation | Preference, ...]:
@@ -132,10 +134,9 @@ def first_stage(context: GenerationContext, recipe: Recipe, request: GenerationR
 def known_rows(context: GenerationContext, recipe: Recipe) -> Iterator[tuple[str, Row]]:
     """Yield every row of the source, both the original and the edited version, with the reason why a generated row must not repeat
     it."""
-    state = review.load(context.source.path)
     held_out = {row.hash for row in (*context.splits.test, *context.splits.valid)}
     with SourceRecords(context.source.path, recipe.data.format, recipe.data.map) as records:
-        for item in ReviewedRecords(records, state):
+        for item in ReviewedRecords(records, context.review):
             versions = [item.record, *([records.record(item.index)] if item.is_edited else [])]
             rows = [row for row in versions if not isinstance(row, DataError)]
             if item.part in ("test", "valid") or not held_out.isdisjoint(row.hash for row in rows):

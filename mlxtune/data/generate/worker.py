@@ -16,7 +16,6 @@ from typing import Any
 from mlxtune.core.files import read_json, write_json, write_text
 from mlxtune.core.hashing import sha256_json
 from mlxtune.core.json_fields import from_json, to_json
-from mlxtune.data import review
 from mlxtune.data.checks.check_input import target_text
 from mlxtune.data.checks.contract import ContractScorer
 from mlxtune.data.checks.corpus import is_label, json_fields
@@ -88,7 +87,7 @@ class _Generation:
         self.known = KnownTexts(known_rows(context, worker.recipe))
         self.rules = PromptRules(context.train)
         # the languages of the rows say more than those of one row
-        self.muted = {*review.load(context.source.path).muted, *(["language"] if self.rules.languages else [])}
+        self.muted = {*context.review.muted, *(["language"] if self.rules.languages else [])}
         self.capped = False
 
     def choose_subjects(self, first: FirstStage) -> list[Subject]:
