@@ -38,7 +38,7 @@ from mlxtune.data.generate.selection import (
     propose,
     ranked,
 )
-from mlxtune.data.generate.teachers import EndpointTeacher, LocalTeacher, Teacher, TeacherCall, TeacherReply
+from mlxtune.data.generate.teachers import EndpointTeacher, LocalTeacher, Teacher, TeacherReply
 from mlxtune.data.readers.turns import with_calls
 from mlxtune.data.rows import Conversation, Location, Message, Preference, PromptRow, Row, assistant_message
 from mlxtune.data.source_files import generated_path
@@ -210,7 +210,7 @@ class _Generation:
     def ask(self, stage: str, asked: Sequence[TeacherQuestion]) -> dict[str, TeacherReply]:
         """Return the replies to the questions of a stage by key. Those that are already in the journal are not asked again."""
         size = self.teacher.batch_size
-        calls = [TeacherCall(stage, tuple(asked[at : at + size])) for at in range(0, len(asked), size)]
+        batches = [asked[at : at + size] for at in range(0, len(asked), size)]
         file = self.worker.folder / CALLS
         before = read_calls(file)
         name, total = self.teacher.name, len(asked)
@@ -220,26 +220,28 @@ class _Generation:
 
         def progress(count: int, _: int) -> None:
             nonlocal done
-            done = sum(len(call.questions) for call in calls[:count])
+            done = sum(map(len, batches[:count]))
             report(done, total)
 
-        def paid(call: TeacherCall) -> PaidCall:
-            worst = sum(self.teacher.meter.worst_case(question.messages) for question in call.questions)
+        def paid(batch: Sequence[TeacherQuestion]) -> PaidCall:
+            key = sha256_json([stage, *(question.key for question in batch)])[:32]
+            worst = sum(self.teacher.meter.worst_case(question.messages) for question in batch)
             answered = lambda ended, _: report(min(total, done + ended), total)  # noqa: E731
-            return PaidCall(call.key, {"stage": stage}, worst, lambda: self.teacher.ask(call, answered))
+            return PaidCall(key, {"stage": stage}, worst, lambda: self.teacher.ask(batch, answered))
 
+        calls = list(map(paid, batches))
         try:
             known = {*before.replies, *before.lost}
-            make_calls([*map(paid, calls)], self.teacher.meter, file, progress, workers=self.teacher.workers, done=known)
+            make_calls(calls, self.teacher.meter, file, progress, workers=self.teacher.workers, done=known)
         except CostCapReached as error:
             self.capped = True
             self.worker.warn("generation_capped", error=error.message)
         self.worker.emit("arm.finished", arm=name, rows=total, of="question", cached=False, seconds=0.0)
         journal, result = read_calls(file).replies, {}
-        for call in calls:
+        for call, batch in zip(calls, batches, strict=True):
             match journal.get(call.key):  # a damaged record has no replies
-                case {"replies": [*replies]} if len(replies) == len(call.questions):
-                    for question, one in zip(call.questions, replies, strict=True):
+                case {"replies": [*replies]} if len(replies) == len(batch):
+                    for question, one in zip(batch, replies, strict=True):
                         result[question.key] = TeacherReply(str(one["text"]), str(one["ended"]), int(one["seed"]))
         return result
 
