@@ -109,7 +109,7 @@ class Corpus:
         self.indices.append(row_input.index)
         self.prompts.append(normalize_text(prompt))
         context: Any = row.text if isinstance(row, TextRow) else [[turn.as_dict() for turn in row.prompt], row.tools]
-        text = " ".join(json.dumps(context, ensure_ascii=False).casefold().split())
+        text = normalize_text(json.dumps(context, ensure_ascii=False))
         self.contexts.append(int.from_bytes(hashlib.blake2b(text.encode(errors="replace"), digest_size=7).digest()))
         if earlier := earlier_prompts(row, turns):
             self.earlier[rank] = [hash(normalize_text(messages_text(prompt))) for prompt in earlier]
