@@ -16,7 +16,7 @@ from mlxtune.core.sequences import grouped
 from mlxtune.data import check_cache
 from mlxtune.data.access.records import SourceRecords
 from mlxtune.data.checks import statistics
-from mlxtune.data.checks.base import Check, Finding, Hit, text_finding
+from mlxtune.data.checks.base import Finding, Hit, text_finding
 from mlxtune.data.checks.check_input import CheckInput, TokenCount
 from mlxtune.data.checks.contract import ContractScorer, contract_findings
 from mlxtune.data.checks.corpus import Corpus
@@ -96,10 +96,11 @@ class _CheckRun:
 
     def check_rows(self, progress: Progress) -> None:
         for item in self.reviewed:
+            if item.is_left_out:
+                self.left_out.add(item.index)
             if isinstance(item.record, DataError):
                 self.findings.append(unreadable(item.index, item.record))
-                self.left_out |= {item.index} if item.is_left_out else set()
-                self.invalid_left_out += item.is_left_out
+                self.invalid_left_out += item.index in self.left_out
             else:
                 self._check_row(item, item.record)
             if not (item.index + 1) % _PROGRESS_ROWS:
@@ -120,9 +121,7 @@ class _CheckRun:
             self.edited[index] = row.hash
         if item.decision.status == "accepted":
             self.accepted.add(index)
-        if item.is_left_out:
-            self.left_out.add(index)
-        else:
+        if index not in self.left_out:
             self.corpus.add(row_input, split, rules.turns, published=item.part == "test")
 
     def check_corpus(self, progress: Progress) -> None:
@@ -176,8 +175,7 @@ def recheck(
 
 
 def _row_findings(row_input: CheckInput) -> Iterator[Finding]:
-    parts = [(part, _text_hits(part.text, part.is_answer)) for part in row_input.parts]
-    hits = ((check.id, (part, hit)) for part, found in parts for check, own in found for hit in own)
+    hits = ((id, (part, hit)) for part in row_input.parts for id, hit in _text_hits(part.text, part.is_answer))
     for id, row_hits in grouped(hits).items():
         yield text_finding(CHECKS[id], row_input, row_hits)
     for check, function in ROW_CHECKS:
@@ -186,6 +184,6 @@ def _row_findings(row_input: CheckInput) -> Iterator[Finding]:
 
 
 @lru_cache(256)  # many rows begin with the same system prompt
-def _text_hits(text: str, is_answer: bool) -> list[tuple[Check, list[Hit]]]:
-    found = [(check, list(function(text))) for check, function, answers_only in TEXT_CHECKS if is_answer or not answers_only]
-    return [(check, hits) for check, hits in found if hits]
+def _text_hits(text: str, is_answer: bool) -> list[tuple[str, Hit]]:
+    checks = [(check.id, function) for check, function, answers_only in TEXT_CHECKS if is_answer or not answers_only]
+    return [(id, hit) for id, function in checks for hit in function(text)]
