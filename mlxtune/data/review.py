@@ -483,15 +483,8 @@ class ReviewSession(Closeable):
         return self._append("redo", redoes=self.state.undone_steps[-1].seq) if self.state.undone_steps else None
 
     def _append(self, action: str, reason: str = "", **fields: Any) -> ReviewStep:
-        event = {
-            "v": VERSION,
-            "seq": self.state.next_seq,
-            "t": round(time.time(), 3),
-            "who": self.who,
-            "action": action,
-            "reason": reason,
-        }
-        self._own_events.append(self._write(event | fields))
+        stamp = {"v": VERSION, "seq": self.state.next_seq, "t": round(time.time(), 3), "who": self.who}
+        self._own_events.append(self._write({**stamp, "action": action, "reason": reason, **fields}))
         self._journal.sync()
         return (self.state.undone_steps if action == "undo" else self.state.steps)[-1]
 

@@ -82,9 +82,8 @@ def write_outcome(browser: SourceBrowser, edits: Iterable[RowEdit], out: Path) -
     def rows() -> Iterator[Row]:
         for index in browser.rows:
             row = browser.lazy_row(index)
-            if is_left_out(row.row, row.decision):
-                continue
-            yield from by_index.get(index, (row.current,))
+            if not is_left_out(row.row, row.decision):
+                yield from by_index.get(index, (row.current,))
         yield from added
 
     records = [native_record(row) for row in rows()]
