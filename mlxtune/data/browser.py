@@ -182,6 +182,11 @@ class SourceBrowser(Closeable):
         return dict(self._decisions)
 
     @property
+    def excluded(self) -> set[int]:
+        """The rows that the newest decisions exclude."""
+        return {index for index, decision in self.decisions.items() if decision.status in EXCLUDED}
+
+    @property
     def decided_count(self) -> int:
         return sum(not self.decision(index).is_undecided and self.is_row(index) for index in self.decisions)
 
@@ -299,14 +304,13 @@ class SourceBrowser(Closeable):
     def lengths(self) -> IntArray:
         """The known lengths of the rows that no decision excludes, ``(rows,)``: in tokens if counted, else in characters."""
         lengths = (counted.tokens if (counted := self._counted) else self._lengths).astype(np.int64)
-        left_out = {index for index, decision in self.decisions.items() if decision.status in EXCLUDED}
-        lengths[[index for index in left_out | self._unmeasured if index < len(lengths)]] = -1
+        lengths[[index for index in self.excluded | self._unmeasured if index < len(lengths)]] = -1
         return lengths[lengths >= 0]
 
     @property
     def unmeasured_count(self) -> int:
         """The number of edited rows, not excluded, whose lengths are not known before they are checked again."""
-        return sum(self.decision(index).status not in EXCLUDED for index in self._unmeasured)
+        return len(self._unmeasured - self.excluded)
 
     @property
     def _unmeasured(self) -> set[int]:
