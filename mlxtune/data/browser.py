@@ -169,12 +169,9 @@ class SourceBrowser(Closeable):
         """Switch to ``state``. ``step`` is the only change, if known."""
         self.state = state
         if step is None:
-            self._decisions = {}
-        keys = (
-            (key for change in step.changes for one in change if one for key in (one.row, one.after))
-            if step
-            else state.affected_keys
-        )
+            self._decisions, keys = {}, state.affected_keys
+        else:
+            keys = frozenset(key for change in step.changes for one in change if one for key in (one.row, one.after))
         for index in self.rows_with_keys(keys):
             self._update_decision(index)
         self.revision += 1
@@ -183,6 +180,11 @@ class SourceBrowser(Closeable):
     def decisions(self) -> Mapping[int, Decision]:
         """A copy of all decisions by row, because other threads add decisions."""
         return dict(self._decisions)
+
+    @property
+    def excluded(self) -> set[int]:
+        """The rows that the newest decisions exclude."""
+        return {index for index, decision in self.decisions.items() if decision.status in EXCLUDED}
 
     @property
     def decided_count(self) -> int:
@@ -224,7 +226,8 @@ class SourceBrowser(Closeable):
         """Return the findings about a row that are not muted. The single-row checks run again on content that they have not seen."""
         if self.check_result is None:
             return ()
-        findings = tuple(one for one in self.check_result.by_row.get(index, ()) if not self._is_resolved(one))
+        checked = self.check_result.by_row.get(index, ())
+        findings = tuple(one for one in checked if not is_resolved(one.check, one.rows, self._decisions))
         if not self._is_checked(index):
             row = self.lazy_row(index).current_or_error
             key = (index, "" if isinstance(row, DataError) else row.hash)
@@ -245,12 +248,6 @@ class SourceBrowser(Closeable):
         record = self.lazy_row(index).current_or_error
         return isinstance(record, DataError) or is_left_out(record, self.decision(index))
 
-    def _is_resolved(self, finding: Finding) -> bool:
-        """Return whether a finding about several rows was dismissed for all of them, or all but its first row are left out."""
-        if len(finding.rows) < 2 or not self._decisions:
-            return False
-        return is_resolved(finding.check, [self._decisions.get(index) or NO_DECISION for index in finding.rows])
-
     @property
     def verdict(self) -> ReviewVerdict | None:
         """The verdict of the checks after the review, or ``None`` if they have not run."""
@@ -268,7 +265,7 @@ class SourceBrowser(Closeable):
         muted = self.state.muted
         changed = decisions.keys() | result.edited.keys()
         unchanged = (one for one in result.found if one.check not in muted and not (one.rows and one.rows[0] in changed))
-        findings = [one for one in unchanged if not self._is_resolved(one)]
+        findings = [one for one in unchanged if not is_resolved(one.check, one.rows, decisions)]
         findings += [one for index in sorted(changed - left_out) for one in self.findings(index)]
         findings.sort(key=report_order)
         rows = grouped((one.check, one.rows[0]) for one in findings if one.rows and one.severity != "note")
@@ -306,18 +303,14 @@ class SourceBrowser(Closeable):
     @property
     def lengths(self) -> IntArray:
         """The known lengths of the rows that no decision excludes, ``(rows,)``: in tokens if counted, else in characters."""
-        if counted := self._counted:
-            lengths = counted.tokens.astype(np.int64)
-        else:
-            lengths = self._lengths.astype(np.int64)
-        left_out = {index for index, decision in self.decisions.items() if decision.status in EXCLUDED}
-        lengths[[index for index in left_out | self._unmeasured if index < len(lengths)]] = -1
+        lengths = (counted.tokens if (counted := self._counted) else self._lengths).astype(np.int64)
+        lengths[[index for index in self.excluded | self._unmeasured if index < len(lengths)]] = -1
         return lengths[lengths >= 0]
 
     @property
     def unmeasured_count(self) -> int:
         """The number of edited rows, not excluded, whose lengths are not known before they are checked again."""
-        return sum(self.decision(index).status not in EXCLUDED for index in self._unmeasured)
+        return len(self._unmeasured - self.excluded)
 
     @property
     def _unmeasured(self) -> set[int]:

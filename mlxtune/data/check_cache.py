@@ -9,6 +9,7 @@ from typing import Any, Literal
 from mlxtune.core.errors import MlxtuneError
 from mlxtune.core.files import file_stamp, home, read_state, write_json
 from mlxtune.core.hashing import sha256_json
+from mlxtune.core.json_fields import from_json, to_json
 from mlxtune.data.readers.formats import NO_MAPPING
 from mlxtune.data.review import journal_path
 from mlxtune.data.source_files import all_files
@@ -36,6 +37,15 @@ class CheckOutcome:
     def needs_attention(self) -> bool:
         """Whether training should wait: rows block it, or they were not checked with this recipe."""
         return self.changed == "recipe" or self.outcome == "blocked"
+
+
+@dataclass(frozen=True)
+class _CachedCheck:
+    """An outcome, how the source was read for it (the format and the map), and the stamp of the review's journal."""
+
+    read: tuple[str, dict[str, str]]
+    review: tuple[int, ...]
+    outcome: CheckOutcome
 
 
 def outcome_for(recipe: Recipe, checks: Sequence[CheckOutcome]) -> CheckOutcome | None:
@@ -67,39 +77,35 @@ def save(source: Path, outcome: CheckOutcome, format: str = "auto", mapping: Map
     """Cache the ``outcome`` of a source that was read in ``format`` and with ``mapping``. Disk errors are ignored."""
     with suppress(MlxtuneError, OSError):
         files, review = _stamps(source)
-        check = {"read": [format, dict(mapping)], "review": review, "outcome": asdict(outcome)}
-        others = [one for one in _checks(source, files) if (one["read"], one["outcome"]["rules"]) != (check["read"], outcome.rules)]
-        write_json(_cache_file(source), {"v": _VERSION, "files": files, "checks": [check, *others][:_MOST]})
+        check = _CachedCheck((format, dict(mapping)), review, outcome)
+        others = [one for one in _checks(source, files) if (one.read, one.outcome.rules) != (check.read, outcome.rules)]
+        write_json(_cache_file(source), {"v": _VERSION, "files": files, "checks": to_json([check, *others][:_MOST])})
 
 
 def load(source: Path, format: str = "auto", mapping: Mapping[str, str] = NO_MAPPING) -> tuple[CheckOutcome, ...]:
     """Return the outcomes of the last checks of a source as it is now, read in ``format`` and with ``mapping``, newest first."""
-    with suppress(MlxtuneError, OSError, KeyError, TypeError):
+    with suppress(MlxtuneError, OSError):
         files, review = _stamps(source)
         return tuple(
-            CheckOutcome(**one["outcome"] | {"changed": "" if one["review"] == review else "review"})
+            replace(one.outcome, changed="" if one.review == review else "review")
             for one in _checks(source, files)
-            if one["read"] == [format, dict(mapping)]
+            if one.read == (format, dict(mapping))
         )
     return ()
 
 
-def _checks(source: Path, files: list[list[Any]]) -> list[dict[str, Any]]:
-    """Return the cached checks of a source whose files have these stamps, newest first: how it was ``read``, the stamp of its
-    ``review``, and the ``outcome``."""
-    with suppress(MlxtuneError, KeyError, TypeError):
+def _checks(source: Path, files: list[list[Any]]) -> list[_CachedCheck]:
+    """Return the cached checks of a source whose files have these stamps, newest first."""
+    with suppress(MlxtuneError, KeyError, TypeError, ValueError):
         entry = read_state(_cache_file(source), _VERSION)
         if entry.get("files") == files:
-            return [
-                {"read": one["read"], "review": one["review"], "outcome": vars(CheckOutcome(**one["outcome"]))}
-                for one in entry["checks"]
-            ]
+            return [from_json(_CachedCheck, one) for one in entry["checks"]]
     return []
 
 
-def _stamps(source: Path) -> tuple[list[list[Any]], list[int]]:
+def _stamps(source: Path) -> tuple[list[list[Any]], tuple[int, ...]]:
     files = [[str(file.resolve()), *(file_stamp(file) or ())] for file in all_files(source).values()]
-    return files, [*(file_stamp(journal_path(source)) or ())]
+    return files, (*(file_stamp(journal_path(source)) or ()),)
 
 
 def _cache_file(source: Path) -> Path:

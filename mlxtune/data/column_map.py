@@ -173,9 +173,10 @@ def check_contents(sample: SampleRecords, mapping: Mapping[str, str]) -> None:
         values = _values(sample, column)
         texts = [value for value in values if value not in (None, "", [])]
         links = [text for text in texts if isinstance(text, str) and _NOT_WRITTEN.fullmatch(text.strip())]
+        are_links = 2 * len(links) > len(texts)
         is_constant = key == "prompt" and len(values) >= _FEW and all(text == texts[0] for text in texts)
-        if 2 * len(texts) < len(sample.records) or 2 * len(links) > len(texts) or is_constant:
-            what = "has links or IDs" if links else "has the same value in all rows" if is_constant else "is mostly empty"
+        if 2 * len(texts) < len(sample.records) or are_links or is_constant:
+            what = "has links or IDs" if are_links else "has the same value in all rows" if is_constant else "is mostly empty"
             reason = f"The column {one_line(column, 40)} of {one_line(sample.path.name)} is named like the {key}, but it {what}."
             raise DataError(reason, hint=f"Name the columns, such as: {mapping_option(mapping)}")
 

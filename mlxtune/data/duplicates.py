@@ -14,9 +14,12 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
+
+from mlxtune.core.sequences import grouped
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Pair = tuple[int, int, float]
@@ -94,7 +97,7 @@ def near_duplicate_links(texts: Sequence[str], weights: Counter[int] | None = No
         for index, count in (weights or {}).items():
             sizes[labels[index]] += count
         templates = {label for label, count in sizes.items() if count > max(TEMPLATE_SHARE * total, _MIN_TEMPLATE_ROWS)}
-        members = {label: [index for index, other in enumerate(labels) if other == label] for label in sorted(templates)}
+        members = grouped((label, index) for index, label in enumerate(labels) if label in templates)
         if all(len(indices) == 1 for indices in members.values()):
             break
         found = [pair for pair in found if labels[pair[0]] not in templates]
@@ -137,14 +140,9 @@ class _UnionFind:
 
 
 def _verify(folded: Sequence[str], pairs: Iterable[tuple[int, int]], threshold: float) -> Iterator[Pair]:
-    cache: dict[int, frozenset[str]] = {}
+    shingles_of = lru_cache(400)(lambda text: shingles(folded[text]))
     for one, two in pairs:
-        if len(cache) > 400:
-            cache.clear()
-        for text in (one, two):
-            if text not in cache:
-                cache[text] = shingles(folded[text])
-        if (share := similarity(cache[one], cache[two])) >= threshold:
+        if (share := similarity(shingles_of(one), shingles_of(two))) >= threshold:
             yield one, two, share
 
 

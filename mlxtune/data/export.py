@@ -197,11 +197,8 @@ class Layout:
         for variants in (rows, [replace(row, meta={"meta": row.meta}) for row in rows]):
             records = [self.record(row) or {} for row in variants]  # no format reads an empty record
             blank = dict.fromkeys(itertools.chain(*records), "") if self.suffix == ".csv" else {}
-            refused = [
-                row
-                for one, row in zip(records, rows, strict=True)
-                if not (self.is_lossless or (one and _is_held(blank | one, row)))
-            ]
+            pairs = zip(records, rows, strict=True)
+            refused = [row for one, row in pairs if not (self.is_lossless or (one and _is_held(blank | one, row)))]
             if not refused:
                 return self.encode(records)
         raise DataError(f"{refused[0].location}: {name} cannot hold this row.", hint="Use --to trl, or reject the row.")

@@ -59,8 +59,8 @@ T = TypeVar("T")
 class SearchTime:
     """The time that patterns may still take, for all texts together: a pattern may need exponential time."""
 
-    def __init__(self, seconds: float = 10.0) -> None:
-        self.seconds = self._left = seconds
+    def __init__(self) -> None:
+        self.seconds = self._left = 10.0
 
     def limit(self, search: Callable[[float], T], pattern: str) -> T:
         """Return the result of ``search``, which gets the seconds that it may take. Raises ``InputError`` if it takes longer."""

@@ -103,7 +103,6 @@ def most_diverse(texts: Sequence[str], count: int) -> list[int]:
     while len(chosen) < min(count, len(texts)):
         newest = sets[chosen[-1]]
         distances = [min(known, 1 - similarity(newest, own)) for known, own in zip(distances, sets, strict=True)]
-        for position in chosen:
-            distances[position] = -1.0
+        distances[chosen[-1]] = -1.0
         chosen.append(max(range(len(texts)), key=lambda position: distances[position]))
     return sorted(chosen)

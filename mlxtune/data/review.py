@@ -106,12 +106,15 @@ def is_left_out(row: Row, decision: Decision) -> bool:
     return decision.status in EXCLUDED or (decision.status != "accepted" and is_proposal)
 
 
-def is_resolved(check: str, decisions: Sequence[Decision]) -> bool:
-    """Return whether a finding of ``check`` about rows with these ``decisions``, the row to fix first, no longer needs a decision.
+def is_resolved(check: str, rows: Sequence[int], decisions: Mapping[int, Decision]) -> bool:
+    """Return whether a finding of ``check`` about several ``rows``, the one to fix first, no longer needs a decision.
 
-    It was dismissed for all of them, or only the first row is left.
+    It was dismissed for all of them, or only the first row is left. ``decisions`` are indexed by row.
     """
-    return all(check in one.dismissed for one in decisions) or all(one.status in EXCLUDED for one in decisions[1:])
+    if len(rows) < 2 or not decisions:
+        return False
+    own = [decisions.get(row, NO_DECISION) for row in rows]
+    return all(check in one.dismissed for one in own) or all(one.status in EXCLUDED for one in own[1:])
 
 
 @dataclass(frozen=True)
@@ -480,15 +483,8 @@ class ReviewSession(Closeable):
         return self._append("redo", redoes=self.state.undone_steps[-1].seq) if self.state.undone_steps else None
 
     def _append(self, action: str, reason: str = "", **fields: Any) -> ReviewStep:
-        event = {
-            "v": VERSION,
-            "seq": self.state.next_seq,
-            "t": round(time.time(), 3),
-            "who": self.who,
-            "action": action,
-            "reason": reason,
-        }
-        self._own_events.append(self._write(event | fields))
+        stamp = {"v": VERSION, "seq": self.state.next_seq, "t": round(time.time(), 3), "who": self.who}
+        self._own_events.append(self._write({**stamp, "action": action, "reason": reason, **fields}))
         self._journal.sync()
         return (self.state.undone_steps if action == "undo" else self.state.steps)[-1]
 

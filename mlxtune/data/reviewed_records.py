@@ -1,42 +1,43 @@
 """Read a source's records in one pass, with the review applied: records are edited, and rejected ones are marked as left out."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mlxtune.core.errors import DataError
 from mlxtune.data.access.records import SourceRecords
-from mlxtune.data.review import EXCLUDED, NO_DECISION, Decision, ReviewState, apply_decision, is_left_out, is_resolved, key_of_copy
+from mlxtune.data.review import EXCLUDED, NO_DECISION, Decision, ReviewState, apply_decision, is_left_out, key_of_copy
 from mlxtune.data.rows import Row, RowError
 
 
 @dataclass(frozen=True)
 class ReviewedRecord:
-    """A record by number, in the part of the source that it is in. ``decision`` is ``None`` if nothing was decided about it."""
+    """A record by number, with its part of the source. ``decision`` is ``NO_DECISION`` if nothing was decided about it."""
 
     index: int
     part: str
     record: Row | DataError
-    decision: Decision | None
+    decision: Decision
 
     @property
     def is_left_out(self) -> bool:
         """Whether the record is rejected, or a proposal that was not accepted."""
-        decision = self.decision or NO_DECISION
-        return decision.status in EXCLUDED if isinstance(self.record, DataError) else is_left_out(self.record, decision)
+        if isinstance(self.record, DataError):
+            return self.decision.status in EXCLUDED
+        return is_left_out(self.record, self.decision)
 
     @property
     def is_edited(self) -> bool:
-        return self.decision is not None and self.decision.record is not None
+        return self.decision.record is not None
 
 
 class ReviewedRecords:
-    """The records of a source after its review. Iterate over them before calling :meth:`row`, which needs the decisions found then."""
+    """The records of a source after its review. Iterate over them before :meth:`row`, which needs the ``decisions`` found then."""
 
     def __init__(self, records: SourceRecords, state: ReviewState) -> None:
         self.records = records
         self._state = state
-        self._decisions: dict[int, Decision] = {}
+        self.decisions: dict[int, Decision] = {}
 
     def __iter__(self) -> Iterator[ReviewedRecord]:
         affected = {key.partition("#")[0] for key in self._state.affected_keys}
@@ -47,19 +48,14 @@ class ReviewedRecords:
                 copies[hash] += 1
                 decision = self._state.decision(key_of_copy(hash, copies[hash]))
             if decision.is_empty:
-                yield ReviewedRecord(index, part, record, None)
+                yield ReviewedRecord(index, part, record, NO_DECISION)
             else:
-                self._decisions[index] = decision
+                self.decisions[index] = decision
                 yield ReviewedRecord(index, part, _apply(record, decision), decision)
-
-    def is_resolved(self, check: str, rows: Sequence[int]) -> bool:
-        """Return whether a finding of ``check`` about several records no longer needs a decision."""
-        decisions = [self._decisions.get(index) or NO_DECISION for index in rows]
-        return len(rows) > 1 and is_resolved(check, decisions)
 
     def row(self, index: int) -> Row:
         """Read a record that the iteration has already reached as a row. Raises ``RowError`` if it is invalid."""
-        return apply_decision(self.records.record(index), self._decisions.get(index, NO_DECISION))
+        return apply_decision(self.records.record(index), self.decisions.get(index, NO_DECISION))
 
 
 def _apply(record: Row | DataError, decision: Decision) -> Row | DataError:

@@ -131,7 +131,8 @@ class _Row:
     @property
     def prompt_content(self) -> Any:
         """The prompt without system turns, as a JSON value. Rows with identical prompts belong in the same split."""
-        raise NotImplementedError
+        assert isinstance(self, PromptRow)
+        return _without_system(self.prompt)
 
     @property
     def identity(self) -> Any:
@@ -163,10 +164,6 @@ class Conversation(_Row):
     @property
     def identity(self) -> Any:
         return {"messages": [message.as_dict() for message in self.messages], "tools": list(self.tools)}
-
-    @property
-    def prompt_content(self) -> Any:
-        return _without_system(self.messages[:-1])
 
     @property
     def prompt(self) -> tuple[Message, ...]:
@@ -210,10 +207,6 @@ class Preference(_Row):
         return {"prompt": [message.as_dict() for message in self.prompt], "chosen": self.chosen, "rejected": self.rejected, **tools}
 
     @property
-    def prompt_content(self) -> Any:
-        return _without_system(self.prompt)
-
-    @property
     def reference(self) -> str:
         """The chosen answer, without its reasoning."""
         return split_reasoning(self.chosen)[1]
@@ -236,10 +229,6 @@ class Unpaired(_Row):
         tools = {"tools": list(self.tools)} if self.tools else {}
         prompt = [message.as_dict() for message in self.prompt]
         return {"prompt": prompt, "completion": self.completion, "label": self.label, **tools}
-
-    @property
-    def prompt_content(self) -> Any:
-        return _without_system(self.prompt)
 
     @property
     def reference(self) -> str | None:
@@ -323,6 +312,13 @@ def row_text(row: Row) -> str:
 def row_turns(row: Row) -> tuple[Message, ...]:
     """Return the turns of the row, without the answers that a pair compares; none of plain text."""
     return () if isinstance(row, TextRow) else row.messages if isinstance(row, Conversation) else row.prompt
+
+
+def with_turns(row: Row, turns: tuple[Message, ...]) -> Row:
+    """Return ``row`` with other :func:`row_turns`."""
+    if isinstance(row, TextRow):
+        return row
+    return replace(row, messages=turns) if isinstance(row, Conversation) else replace(row, prompt=turns)
 
 
 def row_tools(row: Row) -> list[Any]:

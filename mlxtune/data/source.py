@@ -57,9 +57,9 @@ def read_source(
                 errors.append(item.record)
             else:
                 rows[item.part].append(item.record)
-                if item.decision is not None and item.is_edited:
+                if item.is_edited:
                     edited[item.record.hash] = item.decision.row.partition("#")[0]
-                if (item.decision.status if item.decision else item.record.meta.get(REVIEW_STATUS)) == "accepted":
+                if (item.record.meta.get(REVIEW_STATUS) if item.decision.is_empty else item.decision.status) == "accepted":
                     accepted.add(item.record.location)
         empty = next((file.path for _, file in records.files if not len(file)), None)
         _refuse([] if skip_invalid else errors, 0 if empty else len(records), empty or path)

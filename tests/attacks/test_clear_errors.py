@@ -21,7 +21,7 @@ from mlxtune.core.files import write_bytes
 from mlxtune.core.hashing import sha256_file
 from mlxtune.core.text import one_line, safe_text
 from mlxtune.data.generate.questions import TeacherQuestion
-from mlxtune.data.generate.teachers import EndpointTeacher, TeacherCall
+from mlxtune.data.generate.teachers import EndpointTeacher
 from mlxtune.data.transforms import pipeline
 from mlxtune.evaluation.judge import endpoint
 from mlxtune.runs import launch, registry
@@ -33,7 +33,7 @@ Cli = Callable[..., Any]
 def test_half_characters_of_a_teacher_are_replaced():
     teacher = object.__new__(EndpointTeacher)
     teacher._client = SimpleNamespace(complete=lambda *_, **__: SimpleNamespace(text="a\ud800b", ended="stop"))  # type: ignore[assignment]
-    reply = teacher.ask(TeacherCall("", (TeacherQuestion(0, 1, [{"role": "user", "content": "x"}]),)), lambda *_: None)
+    reply = teacher.ask([TeacherQuestion(0, 1, [{"role": "user", "content": "x"}])], lambda *_: None)
     assert reply["replies"][0]["text"] == "a?b"
 
 

@@ -255,6 +255,15 @@ def test_an_edited_row_has_an_unknown_token_count(source: Path) -> None:
     assert browser.decision(0) == Decision("", "")
 
 
+def test_a_row_that_another_annotator_excluded_is_not_unmeasured(source: Path) -> None:
+    browser = scanned_browser(source)
+    with ReviewSession(source, who="Ann") as review:
+        decide(browser, review, "edit", [4], record=chat("Is it warm?", "No."))
+        decide(browser, review, "reject", [4])
+    browser.annotator = "Bo"
+    assert browser.unmeasured_count == 0
+
+
 def test_a_revision_ends_when_all_its_decisions_are_applied(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     browser = scanned_browser(source)
     seen: list[int] = []

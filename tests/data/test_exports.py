@@ -8,6 +8,7 @@ import pytest
 from tiny_model import write_rows
 
 from mlxtune.core.errors import DataError
+from mlxtune.data.checks.base import Evidence
 from mlxtune.data.checks.check_input import CheckInput
 from mlxtune.data.checks.lengths import cut_off
 from mlxtune.data.column_map import column_use, named_columns
@@ -127,7 +128,7 @@ def test_an_accepted_text_without_spans_has_no_entities() -> None:
 
 def test_an_answer_that_an_api_cut_off_is_found() -> None:
     row = parse({"messages": [HI], "choices": CHOICE}, LOCATION)
-    assert [item.values for item in cut_off(CheckInput(0, row))] == [{"value": "length"}]
+    assert cut_off(CheckInput(0, row)) == Evidence(values={"value": "length"})
 
 
 def test_windows_1252_is_converted_and_utf_8_with_one_damaged_byte_is_not(tmp_path: Path) -> None:
@@ -150,6 +151,10 @@ def test_windows_1252_is_converted_and_utf_8_with_one_damaged_byte_is_not(tmp_pa
             "answer .* has links or IDs",
         ),
         ([{"question": f"q {number}", "answer": "a" if number == 0 else ""} for number in range(3)], "answer .* is mostly empty"),
+        (
+            [{"question": f"q {number}", "answer": ["http://a.b", "a", "b", *[""] * 6][number]} for number in range(9)],
+            "answer .* is mostly empty",  # one of three answers is a link
+        ),
         ([{"source": "wiki", "answer": f"a {number}"} for number in range(10)], "source .* has the same value in all rows"),
     ],
 )

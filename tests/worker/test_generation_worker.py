@@ -26,7 +26,7 @@ from mlxtune.data import review
 from mlxtune.data.access.records import SourceRecords
 from mlxtune.data.export import jsonl_bytes, native_record
 from mlxtune.data.generate import start
-from mlxtune.data.generate.context import load_context, new_subject
+from mlxtune.data.generate.context import load_context
 from mlxtune.data.generate.lineage import lineage_of
 from mlxtune.data.generate.prompt_rules import LONGER
 from mlxtune.data.generate.questions import answer_questions
@@ -339,7 +339,7 @@ def test_the_highest_cost_includes_the_longest_prompt_that_a_teacher_may_write(r
     request = GenerationRequest("variations", spec, 8, 1)
     context = load_context(recipe, request)
     longest = LONGER * max(len(last_prompt(row)) for row in context.train)
-    subject = new_subject(context, "y" * longest, context.train[:1])
+    subject = context.new_subject("y" * longest, context.train[:1])
     ((_, (question,)),) = answer_questions([subject], context.train, 1, 7)
     assert start.quote(recipe, request).dollars >= 10 * make_meter(spec).worst_case(question.messages)
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from mlxtune.core.errors import DataError
 from mlxtune.core.text import one_line, plural
 from mlxtune.data.access.file_bytes import FileBytes, FileNote, is_cp1252
-from mlxtune.data.access.spans import RecordSpans, array_spans, csv_spans, line_spans
+from mlxtune.data.access.spans import Spans, array_spans, csv_spans, line_spans
 from mlxtune.data.readers.row_format import InvalidRecord
 from mlxtune.data.readers.turns import loads
 
@@ -32,12 +32,12 @@ class FileLayout:
     header: tuple[str, ...] = ()
     delimiter: str = ""
 
-    def spans(self, data: FileBytes) -> RecordSpans:
+    def spans(self, data: FileBytes) -> Spans:
         """Return the spans of the records. Raises ``DataError`` if the file as a whole is invalid."""
         if self.kind == "lines":
             return line_spans(data)
         if self.kind == "csv":
-            return csv_spans(data, self.delimiter).select(slice(1, None))
+            return csv_spans(data, self.delimiter)[:, 1:]
         return array_spans(data, self.bracket)
 
     def value(self, raw: bytes) -> Any:

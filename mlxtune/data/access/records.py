@@ -40,14 +40,14 @@ class RecordFile(Closeable):
         self.notes: tuple[FileNote, ...] = (*self._data.notes, *self._layout.notes)
 
     def __len__(self) -> int:
-        return len(self._spans)
+        return len(self._spans[0])
 
     def location(self, index: int) -> Location:
-        return Location(self.path, int(self._spans.lines[index]), index + 1 if self._layout.kind == "array" else None)
+        return Location(self.path, int(self._spans[2, index]), index + 1 if self._layout.kind == "array" else None)
 
     def raw(self, index: int, text: str | None = None) -> Any:
         """Return a record, or ``text`` in its place, as it is in the file. Raises the errors of :meth:`row`."""
-        location, start, end = self.location(index), int(self._spans.starts[index]), int(self._spans.ends[index])
+        location, (start, end) = self.location(index), self._spans[:2, index].tolist()
         if text is None and end - start > LIMIT:
             reason = f"the row is {size(end - start)} long, but the limit is {size(LIMIT)}."
             raise RowError(location, reason, hint="Split the row, or look for a missing quote or line break.")
@@ -65,8 +65,8 @@ class RecordFile(Closeable):
         try:
             return parse(self.raw(index, text), self.location(index), self._format, self._mapping)
         except RowError as error:
-            start = int(self._spans.starts[index])
-            error.raw = self._data.read(start, min(int(self._spans.ends[index]), start + LIMIT))
+            start, end = self._spans[:2, index].tolist()
+            error.raw = self._data.read(start, min(end, start + LIMIT))
             own = error.raw.decode("cp1252" if error.kind == "encoding" else "utf-8", "replace")
             error.text = own if text is None else text
             if error.kind == "encoding":

@@ -12,7 +12,6 @@ from array import array
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,60 +23,39 @@ LIMIT = 32 << 20  # the largest record that is parsed, in bytes
 csv.field_size_limit(LIMIT)  # a process-wide setting; the csv module's default is 128 KiB per field
 
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
-Mask = np.ndarray[Any, np.dtype[np.bool_]]
+Spans = IntArray  # (3, records): each record's first byte, the byte after its last, and its first line (1-based)
 
 _ROWS = 0.9  # least share of rows among the lines after an unclosed quote
 _WHITESPACE = b" \t\r\n"
 _IS_SPACE = np.isin(np.arange(256), list(_WHITESPACE))
 
 
-@dataclass(frozen=True)
-class RecordSpans:
-    """``(records,)`` arrays of each record's first byte, the byte after its last, and its first line (1-based)."""
-
-    starts: IntArray
-    ends: IntArray
-    lines: IntArray
-
-    def __len__(self) -> int:
-        return len(self.starts)
-
-    def select(self, rows: IntArray | Mask | slice) -> RecordSpans:
-        return RecordSpans(self.starts[rows], self.ends[rows], self.lines[rows])
-
-
-def _concatenate(parts: list[RecordSpans]) -> RecordSpans:
-    starts, ends, lines = (
-        np.concatenate([getattr(part, name) for part in parts]).astype(np.int64) for name in ("starts", "ends", "lines")
-    )
-    return RecordSpans(starts, ends, lines)
-
-
-def line_spans(data: FileBytes) -> RecordSpans:
+def line_spans(data: FileBytes) -> Spans:
     """Return the spans of all lines that are not blank, without their line feeds."""
     parts = []
     for spans, base, block in _scan_lines(data):
-        keep = spans.ends > spans.starts
+        starts, ends, _ = spans
+        keep = ends > starts
         text = np.frombuffer(block, np.uint8)
-        in_block = np.flatnonzero(keep & (spans.starts >= base))
+        in_block = np.flatnonzero(keep & (starts >= base))
         # only lines that begin with whitespace, or before the block, are read
-        doubtful = [*np.flatnonzero(keep & (spans.starts < base)), *in_block[_IS_SPACE[text[spans.starts[in_block] - base]]]]
+        doubtful = [*np.flatnonzero(keep & (starts < base)), *in_block[_IS_SPACE[text[starts[in_block] - base]]]]
         for index in doubtful:
-            keep[index] = not _is_blank(data, int(spans.starts[index]), int(spans.ends[index]))
-        parts.append(spans if keep.all() else spans.select(keep))
-    return _concatenate(parts)
+            keep[index] = not _is_blank(data, *spans[:2, index].tolist())
+        parts.append(spans if keep.all() else spans[:, keep])
+    return np.concatenate(parts, axis=1)
 
 
-def _scan_lines(data: FileBytes) -> Iterator[tuple[RecordSpans, int, bytes]]:
+def _scan_lines(data: FileBytes) -> Iterator[tuple[Spans, int, bytes]]:
     """Yield the lines that end in each block, with the block's offset and bytes, and finally the rest after the last line feed."""
     first, line = data.begin, 1  # the current record's offset and line
     for base, block in data.blocks(data.begin):
         text = np.frombuffer(block, np.uint8)
         breaks = np.flatnonzero(text == ord("\n"))
         heads, numbers = np.append(first, breaks + base + 1), np.arange(line, line + 1 + len(breaks))
-        yield RecordSpans(heads[:-1], breaks + base, numbers[:-1]), base, block
+        yield np.stack([heads[:-1], breaks + base, numbers[:-1]]), base, block
         first, line = int(heads[-1]), int(numbers[-1])
-    yield RecordSpans(np.array([first]), np.array([data.size]), np.array([line])), data.size, b""
+    yield np.array([[first], [data.size], [line]]), data.size, b""
 
 
 def _is_blank(data: FileBytes, start: int, end: int) -> bool:
@@ -89,20 +67,20 @@ def _is_blank(data: FileBytes, start: int, end: int) -> bool:
     return True
 
 
-def csv_spans(data: FileBytes, delimiter: str) -> RecordSpans:
+def csv_spans(data: FileBytes, delimiter: str) -> Spans:
     """Return the spans of CSV records, including the header. As in the ``csv`` module, a quoted field may contain line feeds.
 
     Blank lines are skipped. After an unclosed quote, reading resumes at the next line if that is a row by itself; with two columns, which
     a line of text may look like, only if nearly all lines up to the next quote are.
     """
     counts, fields = np.fromiter(_csv_records(_csv_lines(data), delimiter), np.dtype((np.int64, 2))).T
-    lines = _concatenate([spans for spans, _, _ in _scan_lines(data)])
+    starts, ends, _ = np.concatenate([spans for spans, _, _ in _scan_lines(data)], axis=1)
     lasts = counts.cumsum()
-    spans = RecordSpans(lines.starts[lasts - counts], lines.ends[lasts - 1], lasts - counts + 1)
-    keep = np.ones(len(spans), bool)
+    spans = np.stack([starts[lasts - counts], ends[lasts - 1], lasts - counts + 1])
+    keep = np.ones(len(counts), bool)
     for index in np.flatnonzero(fields < 2):  # they may be blank lines
-        keep[index] = not _is_blank(data, int(spans.starts[index]), int(spans.ends[index]))
-    return spans.select(keep)
+        keep[index] = not _is_blank(data, *spans[:2, index].tolist())
+    return spans[:, keep]
 
 
 def _csv_records(lines: Iterator[str], delimiter: str) -> Iterator[tuple[int, int]]:
@@ -170,7 +148,7 @@ _NESTING = {b"[": 1, b"{": 1, b"]": -1, b"}": -1}  # change in depth
 _NOT_SPACE = re.compile(rb"[^ \t\r\n]")
 
 
-def array_spans(data: FileBytes, bracket: int) -> RecordSpans:
+def array_spans(data: FileBytes, bracket: int) -> Spans:
     """Return the spans of the elements of the JSON array that opens at byte ``bracket``.
 
     Text after the array is one more span, which begins with the closing bracket and so is not JSON. A file cut off after a complete
@@ -188,13 +166,13 @@ def array_spans(data: FileBytes, bracket: int) -> RecordSpans:
     whole = scan.after_comma or (scan.depth == 1 and not scan.carry.startswith(b'"'))  # if the file was cut off
     if scan.depth and not scan.after_comma:
         scan.ends.append(data.size)
-    spans = RecordSpans(*(np.array(part, np.int64) for part in (scan.starts, scan.ends, scan.lines)))
+    spans = np.array([scan.starts, scan.ends, scan.lines], np.int64)
     rest = scan.ends[-1] if not scan.depth else data.size
     if not scan.depth:
-        if len(spans) == 1 and spans.starts[0] == rest:
-            spans = spans.select(slice(1, None))
+        if scan.starts[0] == rest:  # an empty array
+            spans = spans[:, 1:]
         whole = not _is_blank(data, rest + 1, data.size)
-    return _concatenate([spans, RecordSpans(np.array([rest]), np.array([data.size]), np.array([scan.line]))]) if whole else spans
+    return np.append(spans, [[rest], [data.size], [scan.line]], axis=1) if whole else spans
 
 
 class _ArrayScan:

@@ -6,7 +6,7 @@ A finding has no sentence of its own: its check declares the wording once, with 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, get_args
@@ -113,7 +113,7 @@ class Finding:
 
 
 TextCheck = Callable[[str], Iterable[Hit]]
-RowCheck = Callable[[CheckInput], Iterable[Evidence]]
+RowCheck = Callable[[CheckInput], Evidence | None]
 CorpusCheck = Callable[[Corpus], Iterable[Finding]]
 
 
@@ -141,7 +141,7 @@ class CheckFamily:
         return add
 
     def row_check(self, check: Check) -> Callable[[RowCheck], RowCheck]:
-        """Declare a check for a whole row. The function yields its evidence, at most once."""
+        """Declare a check for a whole row. The function returns its evidence, if any."""
         self.register(check)
 
         def add(function: RowCheck) -> RowCheck:
@@ -161,15 +161,18 @@ def contains_any(text: str, words: Iterable[str]) -> bool:
     return any(map(text.__contains__, words))
 
 
-def text_finding(check: Check, row: CheckInput, hits: Iterable[tuple[TextPart, Hit]]) -> Iterator[Finding]:
-    """Yield one finding that covers all ``hits`` in a row, if there are any. Illustrations are left out of it, or they are a note."""
-    matches = list(hits)
-    leaked = [(part, hit) for part, hit in matches if hit.certain or not is_illustration(row, part, hit.start, check.illustrates)]
-    if matches := leaked or matches:
-        spans = tuple(_span(part, hit) for part, hit in (matches if check.fix.kind == "put" else matches[:_MAX_SPANS]))
-        first = matches[0][1]
-        severity: Severity | None = None if leaked else "note"
-        yield check.finding(row.index, spans=spans, reason=first.reason, values=first.values, severity=severity)
+def text_finding(check: Check, row: CheckInput, hits: Sequence[tuple[TextPart, Hit]]) -> Finding:
+    """Return one finding that covers all ``hits`` in a row. Illustrations are left out of it, or they are a note."""
+    leaked = [(part, hit) for part, hit in hits if hit.certain or not is_illustration(row, part, hit.start, check.illustrates)]
+    matches = leaked or hits
+    severity: Severity = check.severity if leaked else "note"
+    spans = tuple(_span(part, hit) for part, hit in (matches if check.fix.kind == "put" else matches[:_MAX_SPANS]))
+    return Finding(check.id, severity, (row.index,), spans, matches[0][1].reason, matches[0][1].values)
+
+
+def whole_span(part: str, text: str) -> Span:
+    """Return a span of the whole ``text`` of a part."""
+    return Span(part, 0, len(text), text[:_EXCERPT])
 
 
 def _span(part: TextPart, hit: Hit) -> Span:

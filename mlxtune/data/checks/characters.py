@@ -107,7 +107,7 @@ _SCRIPT_WORDING = {
 
 
 @family.row_check(Check("mixed-script", "warn", "rows that mix scripts", _SCRIPT_WORDING, DROP, short="scripts"))
-def mixed_script(row_input: CheckInput) -> Iterator[Evidence]:
+def mixed_script(row_input: CheckInput) -> Evidence | None:
     """Find a word with lookalike letters, a text in three scripts, or an answer in a script that is new in the conversation."""
     known_scripts: set[str] = set()
     earlier_texts: list[str] = []
@@ -122,15 +122,13 @@ def mixed_script(row_input: CheckInput) -> Iterator[Evidence]:
             for script in scripts:
                 words.setdefault(script, []).append(match)
             if len(scripts & {"LATIN", "CYRILLIC", "GREEK"}) > 1 and len(match[0]) > 2 and set(match[0]) & _LOOKALIKES:
-                yield Evidence((Span(part.name, *match.span(), match[0]),), "lookalikes", {"word": match[0]})
-                return
+                return Evidence((_span(part.name, match),), "lookalikes", {"word": match[0]})
         longer = {script: [match for match in matches if len(match[0]) > 1] for script, matches in words.items()}
         families: dict[str, re.Match[str]] = {}
         for script in (script for script, matches in longer.items() if matches and script != "GREEK"):
             families.setdefault("HAN" if script in _EAST_ASIAN else script, words[script][0])
         if len(families) > 2 and not NAMED_LANGUAGE.search(" ".join((*earlier_texts, part.text))):
-            yield Evidence((_span(part.name, max(families.values(), key=re.Match.start)),), "three")
-            return
+            return Evidence((_span(part.name, max(families.values(), key=re.Match.start)),), "three")
         new_scripts = [  # Latin and Greek (as symbols) are common with any other, East Asian ones with each other
             script
             for script in longer
@@ -143,10 +141,10 @@ def mixed_script(row_input: CheckInput) -> Iterator[Evidence]:
         letter_count = sum(len(match[0]) for matches in words.values() for match in matches)
         for script in new_scripts if known_scripts and not NAMED_LANGUAGE.search(" ".join(earlier_texts)) else ():
             if sum(len(match[0]) for match in words[script]) / letter_count < 0.5:
-                yield Evidence((_span(part.name, longer[script][0]),), "switch", {"script": script.capitalize()})
-                return
+                return Evidence((_span(part.name, longer[script][0]),), "switch", {"script": script.capitalize()})
         earlier_texts.append(part.text)
         known_scripts |= set(words)
+    return None
 
 
 def _span(part: str, match: re.Match[str]) -> Span:

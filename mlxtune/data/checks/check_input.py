@@ -8,7 +8,6 @@ from typing import Any
 from mlxtune.data.rows import (
     REASONING,
     Conversation,
-    Message,
     Preference,
     Row,
     TextRow,
@@ -16,6 +15,7 @@ from mlxtune.data.rows import (
     json_strings,
     json_value,
     row_turns,
+    with_turns,
 )
 
 # For TextPart.is_of
@@ -80,10 +80,6 @@ class CheckInput:
         """All texts in the row, with those inside its turns, and the decoded strings of JSON texts whose escapes hide characters."""
         own_parts = (*text_parts(self.row), *_inner_parts(self.row))
         return tuple(part for own in own_parts for part in (own, *_resolve_escapes(own)) if part.text)
-
-    @cached_property
-    def target(self) -> str:
-        return target_text(self.row)
 
 
 def target_text(row: Row) -> str:
@@ -160,27 +156,22 @@ def _rewrite_value(value: Any, name: str, rewrite: Callable[[str, str, str], str
 
 def rewrite_texts(row: Row, rewrite: Callable[[str, str], str]) -> Row:
     """Return ``row`` with every text replaced by ``rewrite(part_name, text)``; parts are named as in :attr:`CheckInput.parts`."""
-
-    def turns(messages: tuple[Message, ...]) -> tuple[Message, ...]:
-        return tuple(
-            replace(
-                turn,
-                content=rewrite(f"turn {number}", turn.content),
-                extra=_rewrite_extra(turn.extra, f"turn {number}", lambda name, text, _: rewrite(name, text)),
-            )
-            for number, turn in enumerate(messages, 1)
+    turns = (
+        replace(
+            turn,
+            content=rewrite(f"turn {number}", turn.content),
+            extra=_rewrite_extra(turn.extra, f"turn {number}", lambda name, text, _: rewrite(name, text)),
         )
-
-    match row:
+        for number, turn in enumerate(row_turns(row), 1)
+    )
+    match row := with_turns(row, tuple(turns)):
         case TextRow():
             return replace(row, text=rewrite("text", row.text))
-        case Conversation():
-            return replace(row, messages=turns(row.messages))
         case Preference():
-            chosen, rejected = rewrite("chosen", row.chosen), rewrite("rejected", row.rejected)
-            return replace(row, prompt=turns(row.prompt), chosen=chosen, rejected=rejected)
+            return replace(row, chosen=rewrite("chosen", row.chosen), rejected=rewrite("rejected", row.rejected))
         case Unpaired():
-            return replace(row, prompt=turns(row.prompt), completion=rewrite("completion", row.completion))
+            return replace(row, completion=rewrite("completion", row.completion))
+    return row
 
 
 def _resolve_escapes(part: TextPart) -> Iterator[TextPart]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 
-from mlxtune.data.checks.base import DROP, Check, Finding, Span
+from mlxtune.data.checks.base import DROP, Check, Finding, whole_span
 from mlxtune.data.checks.check_input import CheckInput, scored_answer
 
 PREFIX = "contract-"
@@ -25,6 +25,5 @@ def contract_findings(row_input: CheckInput, scorer: ContractScorer) -> Iterator
     if not part:
         return
     for metric, failure in scorer(answer).items():
-        span = Span(part, 0, len(answer), answer[:60])
         check = metric_check(PREFIX + metric.replace("_", "-"))
-        yield check.finding(row_input.index, spans=(span,), values={"failure": failure})
+        yield check.finding(row_input.index, spans=(whole_span(part, answer),), values={"failure": failure})

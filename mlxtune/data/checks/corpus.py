@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mlxtune.data.checks.check_input import CheckInput, scored_answer
+from mlxtune.data.checks.check_input import CheckInput, scored_answer, target_text
 from mlxtune.data.checks.forms import Form, forms_of
 from mlxtune.data.duplicates import Pair, components, near_duplicate_links, normalize_text
 from mlxtune.data.rows import Conversation, Preference, Row, TextRow, earlier_prompts, json_value, messages_text, prompt_text
@@ -101,18 +101,18 @@ class Corpus:
 
     def add(self, row_input: CheckInput, split: str, turns: Turns = "auto", *, published: bool = False) -> None:
         """Record the facts about a row, of which ``turns`` are trained. One that is ``published`` is in a test file."""
-        row, target = row_input.row, row_input.target
+        rank, row, target = len(self.indices), row_input.row, target_text(row_input.row)
         prompt = prompt_text(row)
         hashes = [hash(passage) for passage in passages(prompt) if len(passage) >= _MIN_PASSAGE]
         self.passages.extend(hashes)
-        self.passage_ranks.extend([len(self.indices)] * len(hashes))
+        self.passage_ranks.extend([rank] * len(hashes))
         self.indices.append(row_input.index)
         self.prompts.append(normalize_text(prompt))
         context: Any = row.text if isinstance(row, TextRow) else [[turn.as_dict() for turn in row.prompt], row.tools]
-        text = " ".join(json.dumps(context, ensure_ascii=False).casefold().split())
+        text = normalize_text(json.dumps(context, ensure_ascii=False))
         self.contexts.append(int.from_bytes(hashlib.blake2b(text.encode(errors="replace"), digest_size=7).digest()))
         if earlier := earlier_prompts(row, turns):
-            self.earlier[len(self.indices) - 1] = [hash(normalize_text(messages_text(prompt))) for prompt in earlier]
+            self.earlier[rank] = [hash(normalize_text(messages_text(prompt))) for prompt in earlier]
         self.splits.append(split)
         self.hashes += bytes.fromhex(row.hash[: 2 * _HASH_BYTES])
         self.lengths.append(sum(len(part.text) for part in row_input.parts if part.exact))
@@ -121,13 +121,13 @@ class Corpus:
         part, answer = scored_answer(row)
         if not published and answer:
             forms, sentences = forms_of(answer)
-            self.forms[len(self.indices) - 1] = self._distinct_forms.setdefault(forms, forms)
+            self.forms[rank] = self._distinct_forms.setdefault(forms, forms)
             self.sentences.extend(map(hash, sentences))
-            self.sentence_ranks.extend([len(self.indices) - 1] * len(sentences))
+            self.sentence_ranks.extend([rank] * len(sentences))
         if isinstance(row, Conversation) and is_label(target):
-            self.short_answers[len(self.indices) - 1] = part, sys.intern(target)
+            self.short_answers[rank] = part, sys.intern(target)
         if isinstance(row, Preference):
-            self.pairs[len(self.indices) - 1] = (len(row.chosen), len(row.rejected))
+            self.pairs[rank] = (len(row.chosen), len(row.rejected))
         if published:
             self.published.add(row_input.index)
         for key, value in labels(row, target) if not published else ():

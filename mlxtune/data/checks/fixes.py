@@ -29,13 +29,6 @@ class RowChange:
     before: str
     after: str
 
-    def to_json(self) -> dict[str, Any]:
-        location = self.location
-        return {
-            "file": location.file.name, "line": location.line, "checks": list(self.checks), "before": self.before,
-            "after": self.after or None,
-        }  # fmt: skip
-
 
 @dataclass(frozen=True)
 class FixResult:
@@ -45,7 +38,11 @@ class FixResult:
     by_hand: tuple[tuple[Location, Finding], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        changes = [change.to_json() for change in self.changes]
+        changes = [
+            {"file": one.location.file.name, "line": one.location.line, "checks": list(one.checks), "before": one.before,
+             "after": one.after or None}
+            for one in self.changes
+        ]  # fmt: skip
         by_hand = [{"file": place.file.name, "line": place.line, "check": finding.check} for place, finding in self.by_hand]
         return {"changes": changes, "by_hand": by_hand}
 

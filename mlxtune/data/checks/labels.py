@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 from rapidfuzz import distance, fuzz
 
 from mlxtune.data.checks.base import DROP, Check, CheckFamily, Finding, Fix, Span
@@ -86,8 +87,6 @@ def _doubtful(texts: Sequence[str], own: Sequence[str]) -> list[tuple[int, str, 
     and ranked by the log odds, as in confident learning (Northcutt et al. 2021, arXiv:1911.00068). cleanlab would need scikit-learn and
     pandas.
     """
-    import numpy as np
-
     names = sorted(set(own))
     label = np.array([names.index(one) for one in own])
     numbers: dict[str, int] = {}

@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-from mlxtune.data.checks.base import DROP, Check, CheckFamily, Evidence, Finding, Span
+from mlxtune.data.checks.base import DROP, Check, CheckFamily, Evidence, Finding, Span, whole_span
 from mlxtune.data.checks.characters import NAMED_LANGUAGE
 from mlxtune.data.checks.check_input import CheckInput
 from mlxtune.data.checks.corpus import Corpus
@@ -21,7 +21,7 @@ _LANGUAGE = Check("language", "warn", "answers in another language than their pr
 
 
 @family.row_check(_LANGUAGE)
-def other_language(row_input: CheckInput) -> Iterator[Evidence]:
+def other_language(row_input: CheckInput) -> Evidence | None:
     """Find an answer in another language than the last prompt, unless a language is named."""
     for prompt, answer, span in _answers(row_input):
         if (
@@ -29,8 +29,8 @@ def other_language(row_input: CheckInput) -> Iterator[Evidence]:
             and expected != answer
             and (expected not in SCRIPTS or not re.search("[A-Za-z]{4}", prompt))
         ):
-            yield Evidence((span,), "prompt", {"prompt": expected, "answer": answer})
-            return
+            return Evidence((span,), "prompt", {"prompt": expected, "answer": answer})
+    return None
 
 
 @family.corpus_check
@@ -58,4 +58,4 @@ def _answers(row_input: CheckInput) -> Iterator[tuple[str, str, Span]]:
         elif part.is_answer and (answer := language(longest_text(part.text))):
             is_code = len(CODE.findall(part.text[:LONGEST])) > 1
             if not is_code and part.text.strip() not in prompt and not NAMED_LANGUAGE.search(earlier):
-                yield prompt, answer, Span(part.name, 0, len(part.text), part.text[:60])
+                yield prompt, answer, whole_span(part.name, part.text)

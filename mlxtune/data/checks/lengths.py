@@ -29,10 +29,11 @@ _SKIPPED = Check(
 )  # fmt: skip
 
 
-def _no_room(row: CheckInput, *, skipped: bool) -> Iterator[Evidence]:
+def _no_room(row: CheckInput, *, skipped: bool) -> Evidence | None:
     tokens = row.tokens if row.skip_too_long is skipped else None
-    if tokens and not tokens.error and tokens.prompt >= row.max_tokens:
-        yield Evidence(values={"tokens": tokens.prompt, "window": row.max_tokens})
+    if not tokens or tokens.error or tokens.prompt < row.max_tokens:
+        return None
+    return Evidence(values={"tokens": tokens.prompt, "window": row.max_tokens})
 
 
 family.row_check(_FILLED)(partial(_no_room, skipped=False))
@@ -45,20 +46,20 @@ family.row_check(_SKIPPED)(partial(_no_room, skipped=True))
         "{tokens:,} tokens; the last {cut:,} would be truncated, including the stop token.", DROP,
     )
 )  # fmt: skip
-def truncated(row: CheckInput) -> Iterator[Evidence]:
+def truncated(row: CheckInput) -> Evidence | None:
     tokens = None if isinstance(row.row, TextRow) else row.tokens  # a text is divided into windows
-    if tokens and not tokens.error and tokens.prompt < row.max_tokens < tokens.total:
-        yield Evidence(values={"tokens": tokens.total, "cut": tokens.total - row.max_tokens})
+    if not tokens or tokens.error or not tokens.prompt < row.max_tokens < tokens.total:
+        return None
+    return Evidence(values={"tokens": tokens.total, "cut": tokens.total - row.max_tokens})
 
 
 @family.row_check(
     Check("cut-off", "warn", "answers that an API cut off", "The API stopped this answer at its token limit ({value}).", DROP)
 )
-def cut_off(row: CheckInput) -> Iterator[Evidence]:
+def cut_off(row: CheckInput) -> Evidence | None:
     """Find answers that a chat API stopped at the limit of tokens, if the row says so."""
     value = row.row.meta.get("finish_reason", row.row.meta.get("stop_reason"))
-    if value in ("length", "max_tokens"):
-        yield Evidence(values={"value": value})
+    return Evidence(values={"value": value}) if value in ("length", "max_tokens") else None
 
 
 _OUTLIER = family.register(

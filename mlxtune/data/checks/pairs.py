@@ -5,7 +5,7 @@ import statistics
 import unicodedata
 from collections.abc import Iterator
 
-from mlxtune.data.checks.base import DROP_UNUSABLE, Check, CheckFamily, Evidence, Finding, Span
+from mlxtune.data.checks.base import DROP_UNUSABLE, Check, CheckFamily, Evidence, Finding, whole_span
 from mlxtune.data.checks.check_input import CheckInput
 from mlxtune.data.checks.corpus import Corpus
 from mlxtune.data.rows import Preference
@@ -24,12 +24,11 @@ _SAME_WORDING = {
 
 
 @family.row_check(Check("same-pair", "block", "pairs with identical answers", _SAME_WORDING, DROP_UNUSABLE, "✗", short="same pair"))
-def same_pair(row_input: CheckInput) -> Iterator[Evidence]:
+def same_pair(row_input: CheckInput) -> Evidence | None:
     row = row_input.row
-    if isinstance(row, Preference) and normalize_answer(row.chosen) == normalize_answer(row.rejected):
-        yield Evidence(
-            (Span("chosen", 0, len(row.chosen), row.chosen[:60]), Span("rejected", 0, len(row.rejected), row.rejected[:60]))
-        )
+    if not isinstance(row, Preference) or normalize_answer(row.chosen) != normalize_answer(row.rejected):
+        return None
+    return Evidence((whole_span("chosen", row.chosen), whole_span("rejected", row.rejected)))
 
 
 def normalize_answer(text: str) -> str:

@@ -133,10 +133,9 @@ class CheckResult:
         return {name: self.splits.count(name) for name in SPLIT_NAMES}
 
     @cached_property
-    def by_row(self) -> Mapping[int, tuple[Finding, ...]]:
+    def by_row(self) -> Mapping[int, Sequence[Finding]]:
         """The findings to fix in each record, most severe first."""
-        by_row = grouped((finding.rows[0], finding) for finding in self.found if finding.rows)
-        return {index: tuple(findings) for index, findings in by_row.items()}
+        return grouped((finding.rows[0], finding) for finding in self.found if finding.rows)
 
     def to_json(self) -> dict[str, Any]:
         names = [item.name for item in fields(CheckResult) if item.name not in ("found", "tokens", "edited")]

@@ -16,7 +16,7 @@ from mlxtune.core.sequences import grouped
 from mlxtune.data import check_cache
 from mlxtune.data.access.records import SourceRecords
 from mlxtune.data.checks import statistics
-from mlxtune.data.checks.base import Check, Finding, Hit, text_finding
+from mlxtune.data.checks.base import Finding, Hit, text_finding
 from mlxtune.data.checks.check_input import CheckInput, TokenCount
 from mlxtune.data.checks.contract import ContractScorer, contract_findings
 from mlxtune.data.checks.corpus import Corpus
@@ -24,7 +24,7 @@ from mlxtune.data.checks.registry import CHECKS, CORPUS_CHECKS, ROW_CHECKS, TEXT
 from mlxtune.data.checks.report import CheckReport, FileCount, MutedCheck, Skip
 from mlxtune.data.checks.unreadable import unreadable
 from mlxtune.data.readers.formats import NO_MAPPING
-from mlxtune.data.review import ReviewState
+from mlxtune.data.review import ReviewState, is_resolved
 from mlxtune.data.reviewed_records import ReviewedRecord, ReviewedRecords
 from mlxtune.data.rows import Location, Row
 from mlxtune.data.source_files import GENERATED, no_rows
@@ -96,10 +96,11 @@ class _CheckRun:
 
     def check_rows(self, progress: Progress) -> None:
         for item in self.reviewed:
+            if item.is_left_out:
+                self.left_out.add(item.index)
             if isinstance(item.record, DataError):
                 self.findings.append(unreadable(item.index, item.record))
-                self.left_out |= {item.index} if item.is_left_out else set()
-                self.invalid_left_out += item.is_left_out
+                self.invalid_left_out += item.index in self.left_out
             else:
                 self._check_row(item, item.record)
             if not (item.index + 1) % _PROGRESS_ROWS:
@@ -118,11 +119,9 @@ class _CheckRun:
             self.findings += contract_findings(row_input, rules.scorer)
         if item.is_edited:
             self.edited[index] = row.hash
-        if item.decision is not None and item.decision.status == "accepted":
+        if item.decision.status == "accepted":
             self.accepted.add(index)
-        if item.is_left_out:
-            self.left_out.add(index)
-        else:
+        if index not in self.left_out:
             self.corpus.add(row_input, split, rules.turns, published=item.part == "test")
 
     def check_corpus(self, progress: Progress) -> None:
@@ -134,7 +133,8 @@ class _CheckRun:
 
     def _is_shown(self, finding: Finding) -> bool:
         left_out = bool(finding.rows) and finding.rows[0] in self.left_out
-        return finding.check not in self.state.muted and not left_out and not self.reviewed.is_resolved(finding.check, finding.rows)
+        resolved = is_resolved(finding.check, finding.rows, self.reviewed.decisions)
+        return finding.check not in self.state.muted and not left_out and not resolved
 
     def report(self, path: Path) -> CheckReport:
         tokens = self.rules.tokens or ()
@@ -175,16 +175,15 @@ def recheck(
 
 
 def _row_findings(row_input: CheckInput) -> Iterator[Finding]:
-    parts = [(part, _text_hits(part.text, part.is_answer)) for part in row_input.parts]
-    hits = ((check.id, (part, hit)) for part, found in parts for check, own in found for hit in own)
+    hits = ((id, (part, hit)) for part in row_input.parts for id, hit in _text_hits(part.text, part.is_answer))
     for id, row_hits in grouped(hits).items():
-        yield from text_finding(CHECKS[id], row_input, row_hits)
+        yield text_finding(CHECKS[id], row_input, row_hits)
     for check, function in ROW_CHECKS:
-        for one in function(row_input):
+        if one := function(row_input):
             yield check.finding(row_input.index, spans=one.spans, reason=one.reason, values=one.values)
 
 
 @lru_cache(256)  # many rows begin with the same system prompt
-def _text_hits(text: str, is_answer: bool) -> list[tuple[Check, list[Hit]]]:
-    found = [(check, list(function(text))) for check, function, answers_only in TEXT_CHECKS if is_answer or not answers_only]
-    return [(check, hits) for check, hits in found if hits]
+def _text_hits(text: str, is_answer: bool) -> list[tuple[str, Hit]]:
+    checks = [(check.id, function) for check, function, answers_only in TEXT_CHECKS if is_answer or not answers_only]
+    return [(id, hit) for id, function in checks for hit in function(text)]

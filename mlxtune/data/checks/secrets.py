@@ -43,9 +43,10 @@ _PLACEHOLDER = re.compile(
 _MIN_ALPHABETICAL = 5  # letters
 
 
-def entropy(text: str) -> float:
-    """Return the Shannon entropy of the characters in ``text``, in bits per character."""
-    return -sum(count / len(text) * math.log2(count / len(text)) for count in Counter(text).values())
+def entropy(counts: Counter[str]) -> float:
+    """Return the Shannon entropy of kinds that occur this often, in bits."""
+    total = counts.total()
+    return -sum(count / total * math.log2(count / total) for count in counts.values())
 
 
 def mask(secret: str) -> str:
@@ -85,7 +86,7 @@ def _random(value: str) -> bool:
         return False
     if len(letters) >= _MIN_ALPHABETICAL and letters == sorted(letters):
         return False  # letters in alphabetical order: a made-up example such as A1b2C3d4E5f6
-    return len(value) >= 10 and entropy(value) >= min(_MIN_ENTROPY, 0.85 * math.log2(len(value)))
+    return len(value) >= 10 and entropy(Counter(value)) >= min(_MIN_ENTROPY, 0.85 * math.log2(len(value)))
 
 
 def _hit(start: int, end: int, kind: str, text: str, *, certain: bool = False) -> Hit:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from mlxtune.data.checks.base import Check, CheckFamily, Finding
 from mlxtune.data.checks.corpus import Corpus
+from mlxtune.data.checks.secrets import entropy
 
 MIN_PROMPTS = 200
 GOOD_PROMPTS = 1000
@@ -59,8 +60,7 @@ def tier(groups: int) -> Tier:
 
 def effective_number(counts: Counter[str]) -> float:
     """Return the number of equally frequent kinds with the same entropy: 2 to the power of the entropy in bits (Hill 1973)."""
-    total = counts.total()
-    return 2 ** -sum(count / total * math.log2(count / total) for count in counts.values()) if total else 0.0
+    return 2 ** entropy(counts) if counts else 0.0
 
 
 def tag_counts(corpus: Corpus) -> dict[str, dict[str, int]]:

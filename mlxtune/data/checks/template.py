@@ -11,17 +11,15 @@ family = CheckFamily()
 
 
 @family.row_check(Check("template", "block", "rows that the template rejects", "{error:all}", DROP, "✗"))
-def template(row: CheckInput) -> Iterator[Evidence]:
-    if row.tokens and row.tokens.error:
-        yield Evidence(values={"error": row.tokens.error})
+def template(row: CheckInput) -> Evidence | None:
+    return Evidence(values={"error": row.tokens.error}) if row.tokens and row.tokens.error else None
 
 
 @family.row_check(
     Check(TemplateNote.CONTROL, "warn", "messages with control tokens", TemplateNote.CONTROL.sentence, BY_HAND, short="special")
 )
-def control_tokens(row: CheckInput) -> Iterator[Evidence]:
-    if row.tokens and TemplateNote.CONTROL in row.tokens.notes:
-        yield Evidence()
+def control_tokens(row: CheckInput) -> Evidence | None:
+    return Evidence() if row.tokens and TemplateNote.CONTROL in row.tokens.notes else None
 
 
 _TITLES = {  # of changes that concern most rows or none, which are reported once

@@ -57,7 +57,7 @@ def refusals(text: str) -> Iterator[Hit]:
         "The answer presents itself as an AI model. The tuned model would do the same.", BY_HAND, short="as an AI",
     )
 )  # fmt: skip
-def self_references(row_input: CheckInput) -> Iterator[Evidence]:
+def self_references(row_input: CheckInput) -> Evidence | None:
     """Find answers that present themselves as an AI model, unless the prompt asks about that."""
     prompt = ""
     for part in row_input.parts:
@@ -67,8 +67,8 @@ def self_references(row_input: CheckInput) -> Iterator[Evidence]:
             match = _PATTERNS["self_reference"].search(part.text)
             if match and not _ABOUT_IDENTITY.search(prompt):
                 span = Span(part.name, *match.span(), one_line(part.text[max(0, match.start() - 20) : match.end() + 20], 80))
-                yield Evidence((span,))
-                return
+                return Evidence((span,))
+    return None
 
 
 @family.text_check(
@@ -122,14 +122,11 @@ def loops(text: str) -> Iterator[Hit]:
     for period in range(1, min(_MAX_PERIOD, len(words) // _MIN_REPEATS) + 1):
         if sum(map(operator.eq, words, words[period:])) < period * (_MIN_REPEATS - 1):
             continue
-        run = 0
-        for index, equal in enumerate([*map(operator.eq, words, words[period:]), False]):
-            if equal:
-                run += 1
-                continue
-            first, length = index - run, run
-            run = 0
-            if length < period * (_MIN_REPEATS - 1):
+        end = 0
+        for equal, run in itertools.groupby(map(operator.eq, words, words[period:])):
+            first, length = end, len([*run])
+            end += length
+            if not equal or length < period * (_MIN_REPEATS - 1):
                 continue
             spans = spans or [match.span() for match in _WORD.finditer(text)]
             if len(spans) != len(words):
@@ -139,6 +136,6 @@ def loops(text: str) -> Iterator[Hit]:
             times = 1 + (alike.index(False) if False in alike else len(alike))
             letters = sum(char.isalpha() for word in words[first : first + period] for char in word)
             if times >= (_MIN_REPEATS if period > 1 else _MIN_WORD_REPEATS) and letters * times >= _MIN_LETTERS:
-                end = spans[first + times * period - 1][1]
-                yield Hit(spans[first][0], end, reason="words", values={"words": period, "times": times})
+                last = first + times * period - 1
+                yield Hit(spans[first][0], spans[last][1], reason="words", values={"words": period, "times": times})
                 return

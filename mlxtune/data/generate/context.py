@@ -41,6 +41,17 @@ class GenerationContext:
     train: tuple[Conversation | Preference, ...]
     examples: tuple[Conversation | Preference, ...]
     system: str
+    review: ReviewState
+
+    def new_subject(self, prompt: str, rows: Sequence[PromptRow] = ()) -> Subject:
+        """Return a subject for a new prompt, with the system turn and the metadata that ``rows`` share."""
+        system = shared_system_prompt(rows) if rows else self.system
+        head = (Message("system", system),) if system else ()
+        meta = questions.common_meta(rows) if rows else {}
+        return Subject((*head, Message("user", prompt)), rows[0].tools if rows else (), meta, tuple(row.id for row in rows))
+
+    def without_answer(self, subject: Subject) -> Conversation:
+        return Conversation(Location(self.source.path, 1), {}, (*subject.prompt, Message("assistant", "")))
 
 
 @dataclass(frozen=True)
@@ -48,10 +59,10 @@ class FirstStage:
     """The first questions, and the passages or example groups that they are about, or the subjects if the prompts are already
     known."""
 
-    questions: tuple[TeacherQuestion, ...] = ()
-    groups: tuple[tuple[PromptRow, ...], ...] = ()
-    passages: tuple[Passage, ...] = ()
-    subjects: tuple[Subject, ...] = ()
+    questions: Sequence[TeacherQuestion] = ()
+    groups: Sequence[Sequence[PromptRow]] = ()
+    passages: Sequence[Passage] = ()
+    subjects: Sequence[Subject] = ()
 
     def most_subjects(self, count: int) -> int:
         """Return the highest number of prompts that are answered for ``count`` rows."""
@@ -70,8 +81,9 @@ def load_context(recipe: Recipe, request: GenerationRequest) -> GenerationContex
     if request.task == "retries" and {"answer", "fields", "calls"} & {*recipe.evaluation.correct}:
         hint = "Name a teacher that writes new rows: --local NAME, --adapter NAME, or --model NAME --url URL."
         raise InputError("By evaluation.correct, each row has only one correct answer, so no other is proposed.", hint=hint)
-    examples = _examples(train, request, review.load(source.path), source)
-    return GenerationContext(source, splits, train, examples, shared_system_prompt(train))
+    state = review.load(source.path)
+    examples = _examples(train, request, state, source)
+    return GenerationContext(source, splits, train, examples, shared_system_prompt(train), state)
 
 
 def training_rows(recipe: Recipe) -> tuple[Conversation | Preference, ...]:
@@ -97,64 +109,49 @@ def first_stage(context: GenerationContext, recipe: Recipe, request: GenerationR
     an answer."""
     if request.task == "variations":
         groups = questions.example_groups(context.examples, request.count, request.seed)
-        asked = questions.variation_questions(groups, request.about, request.seed)
-        return FirstStage(tuple(asked), groups=tuple(map(tuple, groups)))
+        return FirstStage(questions.variation_questions(groups, request.about, request.seed), groups)
     if request.task == "documents":
         passages = read_passages(user_path(request.documents))
         needed = max(1, -(-int(questions.SPARE * request.count) // questions.PER_QUESTION))
         step = max(1, len(passages) // needed)
         chosen = passages[::step][:needed]  # spread over the documents
         asked = questions.document_questions(chosen, context.examples, request.about, request.seed)
-        return FirstStage(tuple(asked), passages=tuple(chosen))
+        return FirstStage(asked, passages=chosen)
     if request.task == "pairs":
-        return FirstStage(subjects=tuple(questions.pair_subjects(context.examples, request.count, request.seed)))
+        return FirstStage(subjects=questions.pair_subjects(context.examples, request.count, request.seed))
     if request.task == "retries":
         rows = [row for row in context.examples if isinstance(row, Conversation)][: request.count]
-        subjects = (
+        subjects = [
             Subject(row.prompt, row.tools, questions.common_meta([row]), (row.id,), reference=row.reference) for row in rows
-        )
-        return FirstStage(subjects=tuple(subjects))
+        ]
+        return FirstStage(subjects=subjects)
     if request.task == "answers":
         asked_for = _prompt_subjects(context, request) if request.prompts else unanswered(context.source.path, recipe.data)
-        return FirstStage(subjects=tuple(asked_for[: request.count]))
+        return FirstStage(subjects=asked_for[: request.count])
     return FirstStage()
 
 
 def known_rows(context: GenerationContext, recipe: Recipe) -> Iterator[tuple[str, Row]]:
     """Yield every row of the source, both the original and the edited version, with the reason why a generated row must not repeat
     it."""
-    state = review.load(context.source.path)
     held_out = {row.hash for row in (*context.splits.test, *context.splits.valid)}
     with SourceRecords(context.source.path, recipe.data.format, recipe.data.map) as records:
-        for item in ReviewedRecords(records, state):
-            status = item.decision.status if item.decision else "pending"
+        for item in ReviewedRecords(records, context.review):
             versions = [item.record, *([records.record(item.index)] if item.is_edited else [])]
             rows = [row for row in versions if not isinstance(row, DataError)]
             if item.part in ("test", "valid") or not held_out.isdisjoint(row.hash for row in rows):
                 kind = HELD_OUT
-            elif status in EXCLUDED:
+            elif item.decision.status in EXCLUDED:
                 kind = "rejected"
             else:
-                kind = "proposed" if item.part == GENERATED and status != "accepted" else "training"
+                kind = "proposed" if item.part == GENERATED and item.decision.status != "accepted" else "training"
             yield from ((kind, row) for row in rows)
-
-
-def prompt_only(subject: Subject, file: Path) -> Conversation:
-    return Conversation(Location(file, 1), {}, (*subject.prompt, Message("assistant", "")))
-
-
-def new_subject(context: GenerationContext, prompt: str, rows: Sequence[PromptRow] = ()) -> Subject:
-    """Return a subject for a new prompt, with the system turn and the metadata that ``rows`` share."""
-    system = shared_system_prompt(rows) if rows else context.system
-    head = (Message("system", system),) if system else ()
-    meta = questions.common_meta(rows) if rows else {}
-    return Subject((*head, Message("user", prompt)), rows[0].tools if rows else (), meta, tuple(row.id for row in rows))
 
 
 def _prompt_subjects(context: GenerationContext, request: GenerationRequest) -> list[Subject]:
     file = user_path(request.prompts)
     if file.suffix == ".txt":
-        return [new_subject(context, line.strip()) for _, line in read_lines(file, "Correct --prompts.")]
+        return [context.new_subject(line.strip()) for _, line in read_lines(file, "Correct --prompts.")]
     result = []
     for _, messages in read_prompts(file, "--prompts"):
         head = () if messages[0].is_system or not context.system else (Message("system", context.system),)

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import cycle, groupby, islice
 from typing import Any
@@ -80,37 +80,35 @@ class TeacherQuestion:
 
 def variation_questions(groups: Sequence[Sequence[PromptRow]], about: str, seed: int) -> list[TeacherQuestion]:
     """Return one question per group of example rows: write new prompts of the same kind."""
-    topic = f" They are about: {about}." if about else ""
-    return [
-        TeacherQuestion(
-            number, _seed(seed, number),
-            _instruction(
-                {f"message {index}": last_prompt(row) for index, row in enumerate(rows, 1)},
-                f"Write {PER_QUESTION} new messages that other people could send in the same place, in the same form and language."
-                f"{topic} Each is about a different case, with its own details, and repeats none of the messages above. "
-                "Reply with a JSON list of strings and nothing else.",
-            ),
-        )
-        for number, rows in enumerate(groups)
-    ]  # fmt: skip
+    task = (
+        f"Write {PER_QUESTION} new messages that other people could send in the same place, in the same form and language."
+        f"{_topic(about)} Each is about a different case, with its own details, and repeats none of the messages above. "
+        "Reply with a JSON list of strings and nothing else."
+    )
+    return _prompt_questions(map(_messages, groups), task, seed)
 
 
 def document_questions(passages: Sequence[Passage], examples: Sequence[PromptRow], about: str, seed: int) -> list[TeacherQuestion]:
     """Return one question per passage: write prompts that the passage answers, each with a quote."""
-    topic = f" They are about: {about}." if about else ""
-    shown = {f"message {index}": last_prompt(row) for index, row in enumerate(examples[:SHOTS], 1)}
-    return [
-        TeacherQuestion(
-            number, _seed(seed, number),
-            _instruction(
-                {"passage": passage.text, **shown},
-                f"Write up to {PER_QUESTION} messages that a person could send and that the passage answers, in the form of the messages "
-                f"above, if there are any.{topic} Reply with a JSON list of objects and nothing else: "
-                '[{"question": "…", "quote": "a sentence copied letter by letter from the passage that answers it"}]',
-            ),
-        )
-        for number, passage in enumerate(passages)
-    ]  # fmt: skip
+    task = (
+        f"Write up to {PER_QUESTION} messages that a person could send and that the passage answers, in the form of the "
+        f"messages above, if there are any.{_topic(about)} Reply with a JSON list of objects and nothing else: "
+        '[{"question": "…", "quote": "a sentence copied letter by letter from the passage that answers it"}]'
+    )
+    shown = _messages(examples[:SHOTS])
+    return _prompt_questions(({"passage": passage.text, **shown} for passage in passages), task, seed)
+
+
+def _prompt_questions(materials: Iterable[dict[str, str]], task: str, seed: int) -> list[TeacherQuestion]:
+    return [TeacherQuestion(number, _seed(seed, number), _instruction(one, task)) for number, one in enumerate(materials)]
+
+
+def _topic(about: str) -> str:
+    return f" They are about: {about}." if about else ""
+
+
+def _messages(rows: Sequence[PromptRow]) -> dict[str, str]:
+    return {f"message {number}": last_prompt(row) for number, row in enumerate(rows, 1)}
 
 
 def example_groups(rows: Sequence[PromptRow], count: int, seed: int) -> list[list[PromptRow]]:
@@ -124,7 +122,7 @@ def example_groups(rows: Sequence[PromptRow], count: int, seed: int) -> list[lis
     size = SHOTS + 1
     groups = [kind[start : start + size] for kind in by_kind.values() for start in range(0, len(kind), size)]
     groups.sort(key=lambda group: unit_interval(seed, "group", group[0].hash))
-    return [groups[number % len(groups)] for number in range(needed)] if groups else []
+    return list(islice(cycle(groups), needed))
 
 
 def common_meta(rows: Sequence[PromptRow]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mlxtune.core.files import write_bytes
@@ -163,7 +163,7 @@ def ranked(proposals: Sequence[Proposal], train: Sequence[Row]) -> list[Proposal
         chosen = max(remaining, key=lambda number: (proposals[number].grade - closest[number], -number))
         remaining.remove(chosen)
         scores = proposals[chosen].scores | {"novelty": round(1 - closest[chosen], 3)}
-        result.append(Proposal(proposals[chosen].subject, proposals[chosen].row, scores))
+        result.append(replace(proposals[chosen], scores=scores))
         for number in remaining:
             closest[number] = max(closest[number], similarity(sets[chosen], sets[number]))
     return result

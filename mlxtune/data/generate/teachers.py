@@ -6,14 +6,13 @@ The calls, the cost cap, consent, and key rules are those of the judge (``evalua
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxtune.core.errors import InputError
-from mlxtune.core.hashing import sha256_json
 from mlxtune.core.text import one_line
 from mlxtune.data.generate.questions import TeacherQuestion
 from mlxtune.data.generate.request import TeacherSpec
@@ -38,18 +37,6 @@ class TeacherReply:
     text: str
     ended: str
     seed: int
-
-
-@dataclass(frozen=True)
-class TeacherCall:
-    """Questions that are answered together."""
-
-    stage: str
-    questions: tuple[TeacherQuestion, ...]
-
-    @property
-    def key(self) -> str:
-        return sha256_json([self.stage, *(question.key for question in self.questions)])[:32]
 
 
 def require_teacher(spec: TeacherSpec) -> None:
@@ -89,9 +76,9 @@ class EndpointTeacher:
         self.meter = make_meter(spec)
         self._client = EndpointClient(spec.url, spec.model, api_key(spec.url, spec.key_env), self.meter)
 
-    def ask(self, call: TeacherCall, progress: Callable[[int, int], None]) -> dict[str, Any]:
-        """Return the reply to the call's only question as the journal stores it. Raises as :meth:`EndpointClient.complete` does."""
-        (question,) = call.questions
+    def ask(self, questions: Sequence[TeacherQuestion], progress: Callable[[int, int], None]) -> dict[str, Any]:
+        """Return the reply to the only question as the journal stores it. Raises as :meth:`EndpointClient.complete` does."""
+        (question,) = questions
         completion = self._client.complete(question.messages, seed=question.seed)
         text = split_thought(completion.text)[1].encode("utf-8", "replace").decode()  # no file can have lone surrogates
         return {"replies": [{"text": text, "ended": completion.ended, "seed": question.seed}]}
@@ -120,22 +107,22 @@ class LocalTeacher:
         settings = TemplateSettings.from_recipe(recipe) if spec.adapter else TemplateSettings(date=recipe.data.date)
         self._template: ChatTemplate = load_template(loaded.source, settings, loaded.tokenizer)
 
-    def ask(self, call: TeacherCall, progress: Callable[[int, int], None]) -> dict[str, Any]:
-        """Return the replies to the call's questions, which are computed together."""
+    def ask(self, questions: Sequence[TeacherQuestion], progress: Callable[[int, int], None]) -> dict[str, Any]:
+        """Return the replies to the questions, which are computed together."""
         from mlxtune.models.generate import GenerationSettings, PromptGroup, generate
 
-        constrained = all(question.is_answer for question in call.questions)
-        seeds = [question.seed for question in call.questions]
+        constrained = all(question.is_answer for question in questions)
+        seeds = [question.seed for question in questions]
         settings = GenerationSettings(
             max_tokens=self._max_tokens if constrained else REPLY_TOKENS, stops=self._template.stop_tokens, batch_size=BATCH_SIZE,
             thinking_tokens=self._template.thinking_limit(THINKING_TOKENS), grammar=self._grammar if constrained else None,
             thought_starts=self._template.thought_starts,
         )  # fmt: skip
-        prompts = [self._template.question(question.messages, question.tools) for question in call.questions]
+        prompts = [self._template.question(question.messages, question.tools) for question in questions]
         outputs = generate(
             self._loaded.model, self._loaded.tokenizer, [PromptGroup(prompts, settings, seeds=seeds)], progress=progress
         )
-        read, answered = self._template.calls.read, zip(outputs, call.questions, strict=True)
+        read, answered = self._template.calls.read, zip(outputs, questions, strict=True)
         replies = [{"text": read(one.text, asked.tools), "ended": one.ended, "seed": asked.seed} for one, asked in answered]
         return {"replies": replies}
 

@@ -16,22 +16,13 @@ from typing import Any
 from mlxtune.core.files import read_json, write_json, write_text
 from mlxtune.core.hashing import sha256_json
 from mlxtune.core.json_fields import from_json, to_json
-from mlxtune.data import review
 from mlxtune.data.checks.check_input import target_text
 from mlxtune.data.checks.contract import ContractScorer
 from mlxtune.data.checks.corpus import is_label, json_fields
 from mlxtune.data.checks.labels import label_set
 from mlxtune.data.duplicates import jaccard
 from mlxtune.data.generate import questions
-from mlxtune.data.generate.context import (
-    FirstStage,
-    GenerationContext,
-    first_stage,
-    known_rows,
-    load_context,
-    new_subject,
-    prompt_only,
-)
+from mlxtune.data.generate.context import FirstStage, GenerationContext, first_stage, known_rows, load_context
 from mlxtune.data.generate.lineage import KEY, Lineage
 from mlxtune.data.generate.prompt_rules import PromptRules
 from mlxtune.data.generate.questions import Subject, TeacherQuestion
@@ -47,7 +38,7 @@ from mlxtune.data.generate.selection import (
     propose,
     ranked,
 )
-from mlxtune.data.generate.teachers import EndpointTeacher, LocalTeacher, Teacher, TeacherCall, TeacherReply
+from mlxtune.data.generate.teachers import EndpointTeacher, LocalTeacher, Teacher, TeacherReply
 from mlxtune.data.readers.turns import with_calls
 from mlxtune.data.rows import Conversation, Location, Message, Preference, PromptRow, Row, assistant_message
 from mlxtune.data.source_files import generated_path
@@ -96,7 +87,7 @@ class _Generation:
         self.known = KnownTexts(known_rows(context, worker.recipe))
         self.rules = PromptRules(context.train)
         # the languages of the rows say more than those of one row
-        self.muted = {*review.load(context.source.path).muted, *(["language"] if self.rules.languages else [])}
+        self.muted = {*context.review.muted, *(["language"] if self.rules.languages else [])}
         self.capped = False
 
     def choose_subjects(self, first: FirstStage) -> list[Subject]:
@@ -115,14 +106,14 @@ class _Generation:
                 if reply := replies.get(question.key):
                     candidates += self._new_subjects(first, question, reply)
         kept: list[Subject] = []
-        repeated = self.known.repeated([prompt_only(subject, self.context.source.path) for subject in candidates])
+        repeated = self.known.repeated(list(map(self.context.without_answer, candidates)))
         for subject, known in zip(candidates, repeated, strict=True):
             fault = self.rules.fault(subject.prompt[-1].content) if first.questions else ""
             if kind := fault or (f"repeats_{known}" if known else ""):
                 self._refuse(kind, subject.prompt[-1].content)
             else:
                 kept.append(subject)
-        rows = [Proposal(number, prompt_only(subject, self.context.source.path)) for number, subject in enumerate(kept)]
+        rows = [Proposal(number, self.context.without_answer(subject)) for number, subject in enumerate(kept)]
         kept = [kept[one.subject] for one in ranked(rows, self.context.train)] if first.questions else kept
         kept = kept[: first.most_subjects(self.request.count)]
         record = {"subjects": [asdict(subject) for subject in kept], "refused": [asdict(one) for one in self.refusals]}
@@ -219,7 +210,7 @@ class _Generation:
     def ask(self, stage: str, asked: Sequence[TeacherQuestion]) -> dict[str, TeacherReply]:
         """Return the replies to the questions of a stage by key. Those that are already in the journal are not asked again."""
         size = self.teacher.batch_size
-        calls = [TeacherCall(stage, tuple(asked[at : at + size])) for at in range(0, len(asked), size)]
+        batches = [asked[at : at + size] for at in range(0, len(asked), size)]
         file = self.worker.folder / CALLS
         before = read_calls(file)
         name, total = self.teacher.name, len(asked)
@@ -229,26 +220,28 @@ class _Generation:
 
         def progress(count: int, _: int) -> None:
             nonlocal done
-            done = sum(len(call.questions) for call in calls[:count])
+            done = sum(map(len, batches[:count]))
             report(done, total)
 
-        def paid(call: TeacherCall) -> PaidCall:
-            worst = sum(self.teacher.meter.worst_case(question.messages) for question in call.questions)
+        def paid(batch: Sequence[TeacherQuestion]) -> PaidCall:
+            key = sha256_json([stage, *(question.key for question in batch)])[:32]
+            worst = sum(self.teacher.meter.worst_case(question.messages) for question in batch)
             answered = lambda ended, _: report(min(total, done + ended), total)  # noqa: E731
-            return PaidCall(call.key, {"stage": stage}, worst, lambda: self.teacher.ask(call, answered))
+            return PaidCall(key, {"stage": stage}, worst, lambda: self.teacher.ask(batch, answered))
 
+        calls = list(map(paid, batches))
         try:
             known = {*before.replies, *before.lost}
-            make_calls([*map(paid, calls)], self.teacher.meter, file, progress, workers=self.teacher.workers, done=known)
+            make_calls(calls, self.teacher.meter, file, progress, workers=self.teacher.workers, done=known)
         except CostCapReached as error:
             self.capped = True
             self.worker.warn("generation_capped", error=error.message)
         self.worker.emit("arm.finished", arm=name, rows=total, of="question", cached=False, seconds=0.0)
         journal, result = read_calls(file).replies, {}
-        for call in calls:
+        for call, batch in zip(calls, batches, strict=True):
             match journal.get(call.key):  # a damaged record has no replies
-                case {"replies": [*replies]} if len(replies) == len(call.questions):
-                    for question, one in zip(call.questions, replies, strict=True):
+                case {"replies": [*replies]} if len(replies) == len(batch):
+                    for question, one in zip(batch, replies, strict=True):
                         result[question.key] = TeacherReply(str(one["text"]), str(one["ended"]), int(one["seed"]))
         return result
 
@@ -259,7 +252,7 @@ class _Generation:
             prompts = questions.read_prompts_reply(reply.text)
             if not prompts:
                 self._refuse("wrong_form", reply.text)
-            return [new_subject(self.context, prompt, rows) for prompt in prompts]
+            return [self.context.new_subject(prompt, rows) for prompt in prompts]
         passage = first.passages[question.about]
         found = questions.read_document_reply(reply.text, passage)
         if not found:
@@ -270,7 +263,7 @@ class _Generation:
                 self._refuse("no_source", prompt)
             else:
                 context = f"Answer from this passage only:\n{passage.text}"
-                subjects.append(replace(new_subject(self.context, prompt), source=span, context=context))
+                subjects.append(replace(self.context.new_subject(prompt), source=span, context=context))
         return subjects
 
     def _graded(self, proposals: Sequence[Proposal]) -> list[Proposal]:

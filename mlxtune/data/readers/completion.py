@@ -6,17 +6,8 @@ conversation is the completion.
 
 from dataclasses import replace
 
+from mlxtune.data.readers import turns
 from mlxtune.data.readers.row_format import InvalidRecord, Record, RowFormat, metadata, with_system
-from mlxtune.data.readers.turns import (
-    answer_text,
-    check_answered,
-    check_prompt,
-    read_tools,
-    read_turns,
-    single_answer,
-    turns_or_text,
-    with_calls,
-)
 from mlxtune.data.rows import Conversation, Location, Unpaired
 
 _CONVERSATIONS = ("messages", "conversations")
@@ -24,11 +15,11 @@ _LABELS = {"true": True, "1": True, "false": False, "0": False}
 
 
 def read(record: Record, location: Location) -> Conversation:
-    prompt = (replace(turn, trained=turn.role != "assistant") for turn in turns_or_text(record, "prompt", "user"))
-    messages = with_system((*prompt, *turns_or_text(record, "completion", "assistant")), record)
-    tools = read_tools(record.get("tools"))
+    prompt = (replace(turn, trained=turn.role != "assistant") for turn in turns.turns_or_text(record, "prompt", "user"))
+    messages = with_system((*prompt, *turns.turns_or_text(record, "completion", "assistant")), record)
+    tools = turns.read_tools(record.get("tools"))
     meta = metadata(record, "prompt", "completion", "tools", "system")
-    return Conversation(location, meta, check_answered(with_calls(messages, tools)), tools)
+    return Conversation(location, meta, turns.check_answered(turns.with_calls(messages, tools)), tools)
 
 
 def read_unpaired(record: Record, location: Location) -> Unpaired:
@@ -37,12 +28,12 @@ def read_unpaired(record: Record, location: Location) -> Unpaired:
     if label is None:
         raise InvalidRecord("label must be true or false.")
     if key := next((key for key in _CONVERSATIONS if key in record), None):
-        *turns, answer = check_answered(read_turns(record[key], key))
-        completion = answer_text(answer, f"the last turn of {key}")
+        *given, answer = turns.check_answered(turns.read_turns(record[key], key))
+        completion = turns.answer_text(answer, f"the last turn of {key}")
     else:
-        turns, completion = [*turns_or_text(record, "prompt", "user")], single_answer(record, "completion")
-    prompt = check_prompt(with_system(turns, record))
-    tools = read_tools(record.get("tools"))
+        given, completion = [*turns.turns_or_text(record, "prompt", "user")], turns.single_answer(record, "completion")
+    prompt = turns.check_prompt(with_system(given, record))
+    tools = turns.read_tools(record.get("tools"))
     meta = metadata(record, "prompt", "completion", "label", "tools", "system", *_CONVERSATIONS)
     return Unpaired(location, meta, prompt, completion, label, tools)
 

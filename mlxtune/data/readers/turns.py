@@ -105,12 +105,8 @@ def _turn(turn: Any, number: int) -> Message:
         raise InvalidRecord(f'turn {number} has the unknown role "{one_line(str(role), 30)}".', f"Valid roles: {', '.join(ROLES)}.")
     if content is None and calls:
         content = ""
-    extra = _extra(turn)
-    if calls:
-        extra = {"tool_calls": _tool_calls(calls, number), **extra}
-    if role != "assistant":
-        return Message(role, _content_text(content, number), extra)
-    return _assistant(turn, content, extra, number)
+    extra = {**({"tool_calls": _tool_calls(calls, number)} if calls else {}), **_extra(turn)}
+    return _message(role, turn, content, extra, number)
 
 
 def _from_llamafactory(turn: Mapping[str, Any], number: int) -> dict[str, Any]:
@@ -133,8 +129,10 @@ def _from_llamafactory(turn: Mapping[str, Any], number: int) -> dict[str, Any]:
     return {**result, "content": parts or None, **({"tool_calls": calls} if calls else {})}
 
 
-def _assistant(turn: Mapping[str, Any], content: Any, extra: dict[str, Any], number: int) -> Message:
-    """Return an assistant turn with its reasoning in one place, wherever the record has it, and with its weight."""
+def _message(role: str, turn: Mapping[str, Any], content: Any, extra: dict[str, Any], number: int) -> Message:
+    """Return a turn; an assistant turn with its reasoning in one place, wherever the record has it, and with its weight."""
+    if role != "assistant":
+        return Message(role, _content_text(content, number), extra)
     weight = turn.get("weight")
     if weight not in (None, 0, 1):
         raise InvalidRecord(
@@ -164,11 +162,7 @@ def _sharegpt_turn(turn: Mapping[str, Any], number: int) -> Message:
         )
     if role == "call":
         return Message("assistant", "", {"tool_calls": _tool_calls(_parse_json(value, f"call in turn {number}"), number)})
-    return (
-        _assistant(turn, value, _extra(turn), number)
-        if role == "assistant"
-        else Message(role, _content_text(value, number), _extra(turn))
-    )
+    return _message(role, turn, value, _extra(turn), number)
 
 
 def _extra(turn: Mapping[str, Any]) -> dict[str, Any]:

@@ -46,11 +46,6 @@ class RowEdit:
     after: tuple[Row, ...]
     error: str = ""
 
-    @property
-    def is_recordable(self) -> bool:
-        """Whether a review can record the edit: it turns one row into at most one."""
-        return self.before is not None and len(self.after) < 2
-
 
 @dataclass(frozen=True)
 class Pipeline:

@@ -62,7 +62,7 @@ def recorded_edits(edits: Iterable[RowEdit], key: Callable[[int], str], hint: st
     for edit in edits:
         if edit.error:
             continue
-        if not edit.is_recordable:
+        if edit.before is None or len(edit.after) > 1:
             raise InputError("A review cannot add rows to its source, so this needs a new file.", hint=hint)
         result[key(edit.index)] = edit.after[0] if edit.after else None
     return result
@@ -82,9 +82,8 @@ def write_outcome(browser: SourceBrowser, edits: Iterable[RowEdit], out: Path) -
     def rows() -> Iterator[Row]:
         for index in browser.rows:
             row = browser.lazy_row(index)
-            if is_left_out(row.row, row.decision):
-                continue
-            yield from by_index.get(index, (row.current,))
+            if not is_left_out(row.row, row.decision):
+                yield from by_index.get(index, (row.current,))
         yield from added
 
     records = [native_record(row) for row in rows()]

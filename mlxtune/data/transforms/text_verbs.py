@@ -12,7 +12,7 @@ from mlxtune.core.files import read_text, user_path
 from mlxtune.core.text import one_line, suggest
 from mlxtune.data.checks.characters import invisible
 from mlxtune.data.checks.check_input import ROLES, rewrite_texts, text_parts
-from mlxtune.data.rows import Conversation, Message, Row, TextRow, row_turns
+from mlxtune.data.rows import Conversation, Message, Row, TextRow, row_turns, with_turns
 from mlxtune.data.transforms.transform import ArgumentScanner, PipelineRow, Rewrite, Verb
 
 _SPACES = re.compile("[\u00a0\u2000-\u200a\u202f\u205f]")
@@ -100,16 +100,6 @@ def normalize(text: str) -> str:
     return text
 
 
-def _with_turns(row: Row, turns: Turns) -> Row:
-    match row:
-        case TextRow():
-            return row
-        case Conversation():
-            return replace(row, messages=turns)
-        case _:
-            return replace(row, prompt=turns)
-
-
 def _parse_system(scanner: ArgumentScanner) -> Rewrite:
     action = scanner.action("set", "prepend", "append", "drop")
     text = "" if action == "drop" else _read_text(scanner, scanner.word("a file"))
@@ -135,12 +125,12 @@ def _change_system(row: Row, action: str, text: str) -> Row:
     old = turns[0].content if turns and turns[0].is_system else None
     rest = turns if old is None else turns[1:]
     if action == "drop":
-        return row if old is None else _with_turns(row, rest)
+        return row if old is None else with_turns(row, rest)
     if action == "prepend" and old:
         text = old if old == text or old.startswith(f"{text}\n\n") else f"{text}\n\n{old}"
     if action == "append" and old:
         text = old if old == text or old.endswith(f"\n\n{text}") else f"{old}\n\n{text}"
-    return row if old == text else _with_turns(row, (Message("system", text), *rest))
+    return row if old == text else with_turns(row, (Message("system", text), *rest))
 
 
 def _parse_turn(scanner: ArgumentScanner) -> Rewrite:
@@ -159,7 +149,7 @@ def _parse_turn(scanner: ArgumentScanner) -> Rewrite:
 
 def _drop_turn(row: Row, index: int) -> list[Row]:
     turns = row_turns(row)
-    return [_with_turns(row, (*turns[:index], *turns[index + 1 :]))]
+    return [with_turns(row, (*turns[:index], *turns[index + 1 :]))]
 
 
 def _cut_turns(row: Row, index: int) -> list[Row]:
@@ -169,7 +159,7 @@ def _cut_turns(row: Row, index: int) -> list[Row]:
         turns = _until_answer(turns)
         if not turns:
             raise DataError(f"{row.location}: no answer is left before turn {index + 1}.")
-    return [_with_turns(row, turns)]
+    return [with_turns(row, turns)]
 
 
 def _split_turns(row: Row, index: int) -> list[Row]:
@@ -179,7 +169,7 @@ def _split_turns(row: Row, index: int) -> list[Row]:
     system = row.messages[:1] if row.messages[0].is_system else ()
     parts = [_until_answer(row.messages[:index]), (*system, *row.messages[index:])]
     whole = [part for part in parts if len(part) > len(system) and part[-1].role == "assistant"]
-    return [_with_turns(row, part) for part in whole] if len(whole) == len(parts) and index > len(system) else [row]
+    return [with_turns(row, part) for part in whole] if len(whole) == len(parts) and index > len(system) else [row]
 
 
 def _split_every(row: Row, number: int) -> list[Row]:
@@ -191,7 +181,7 @@ def _split_every(row: Row, number: int) -> list[Row]:
     for turn in row.messages[len(system) :]:
         is_new = len(parts[-1]) >= number and turn.role == "user" and parts[-1][-1].role == "assistant"
         parts[-1:] = [parts[-1], (turn,)] if is_new else [(*parts[-1], turn)]
-    return [row] if len(parts) == 1 else [_with_turns(row, (*system, *part)) for part in parts]
+    return [row] if len(parts) == 1 else [with_turns(row, (*system, *part)) for part in parts]
 
 
 def _until_answer(turns: Turns) -> Turns:

@@ -127,10 +127,6 @@ class Addition:
         return stream
 
 
-def no_change(row: PipelineRow) -> list[Row]:
-    return [row.current]
-
-
 Step = Rewrite | Selection | Addition
 
 
@@ -148,8 +144,9 @@ class Verb:
 
 
 _WORD = re.compile(r'\s*("(?:\\.|[^"\\])*"|[^\s|]+)')
-_SPACE = re.compile(r"[^\S\n]*")
-_DELIMITED = re.compile(r"/((?:\\.|[^/\\\n])+)/((?:\\.|[^/\\\n])*)/([i]*)(?=\s|\||$)")
+_END = re.compile(r"[^\S\n]*(?:[|\n]|\Z)")
+_SLASH = re.compile(r"[^\S\n]*/")
+_DELIMITED = re.compile(rf"{_SLASH.pattern}((?:\\.|[^/\\\n])+)/((?:\\.|[^/\\\n])*)/([i]*)(?=\s|\||$)")
 _FILTER = re.compile(r'(?:\s*(?:[-(]*(?:[\w.-]+:)?(?:/(?:\\.|[^/\\\n])+/i?|"[^"\n]*")|[^\s|]+))*')
 
 
@@ -170,9 +167,7 @@ class ArgumentScanner:
     @property
     def at_end(self) -> bool:
         """Whether the step has no more arguments: a bar, a line break or the end of the text follows."""
-        space = _SPACE.match(self.text, self.position)
-        assert space
-        return space.end() == len(self.text) or self.text[space.end()] in "|\n"
+        return _END.match(self.text, self.position) is not None
 
     def error(self, message: str) -> InputError:
         """Return an error about the step, with its usage as the hint."""
@@ -215,11 +210,9 @@ class ArgumentScanner:
 
     def delimited(self) -> tuple[str, str, str] | None:
         """Read ``/pattern/replacement/flags`` if it comes next."""
-        start = _SPACE.match(self.text, self.position)
-        assert start
-        if self.text[start.end() : start.end() + 1] != "/":
+        if not _SLASH.match(self.text, self.position):
             return None
-        match = _DELIMITED.match(self.text, start.end())
+        match = _DELIMITED.match(self.text, self.position)
         if match is None:
             raise self.error(f"{self.verb.name}: write /pattern/replacement/, and \\/ for a slash.")
         self.position = match.end()
@@ -228,13 +221,9 @@ class ArgumentScanner:
 
     def filter(self) -> str:
         """Read a filter: the rest of the step. Bars inside quotes and slashes belong to it."""
-        match = _FILTER.match(self.text, self.position, self._line_end)
+        end = self.text.find("\n", self.position)
+        match = _FILTER.match(self.text, self.position, len(self.text) if end < 0 else end)
         assert match
         self.position = match.end()
         self.fields |= fields(match[0])
         return match[0].strip()
-
-    @property
-    def _line_end(self) -> int:
-        end = self.text.find("\n", self.position)
-        return len(self.text) if end < 0 else end
