@@ -122,20 +122,13 @@ class EvaluationEvidence:
 
 
 @dataclass(frozen=True)
-class AnswerPair:
-    """A held-out row with two arms' answers; ``reference`` may be empty. Rows in the same ``group`` are not independent.
+class AnswerPair(EvaluatedRow):
+    """A held-out row with two arms' answers. Rows in the same ``group`` are not independent."""
 
-    ``required`` has the names of the conditional disclaimers that the reference requires.
-    """
-
-    id: str
-    prompt: tuple[Message, ...]
-    reference: str
-    group: str
-    first: str
-    second: str
-    tools: tuple[Any, ...] = ()
-    required: tuple[str, ...] = ()
+    reference: str  # empty if there is none
+    first: str = ""
+    second: str = ""
+    required: tuple[str, ...] = ()  # the names of the conditional disclaimers that the reference requires
 
 
 def save_evidence(
@@ -211,11 +204,10 @@ def load_pairs(folder: Path, first: str, second: str) -> tuple[AnswerPair, ...]:
             raise InputError(f"{folder.name} has no arm named {one_line(arm, 40)}.", hint=suggest(arm, evidence.answers))
     one, two = ({answer.id: answer.output for answer in evidence.answers[arm]} for arm in (first, second))
     rules = evidence.recipe.evaluation.disclaimers
-    required = {row.id: required_by(row.reference or "", rules) for row in evidence.rows}
+    rows = [(row, row.reference or "") for row in evidence.rows if row.id in one and row.id in two]
     return tuple(
-        AnswerPair(row.id, row.prompt, row.reference or "", row.group, one[row.id], two[row.id], row.tools, required[row.id])
-        for row in evidence.rows
-        if row.id in one and row.id in two
+        AnswerPair(**vars(row) | {"reference": text}, first=one[row.id], second=two[row.id], required=required_by(text, rules))
+        for row, text in rows
     )
 
 
