@@ -1,10 +1,4 @@
-"""Find the rows behind any number in a report, and group the failed ones by what is wrong with them and what would help.
-
-rows = Drilldown(folder)
-rows.rows_for("schema", "tuned", passed=False)                the rows behind a rate
-rows.cell("contract", "base", "tuned", "broken")              the rows in a cell of a 2×2 table
-rows.highlight(row, "schema", "tuned")                        the characters of the answer to highlight
-"""
+"""Find the rows behind any number in a report, and group the failed ones by what is wrong with them and what would help."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mlxtune.core.errors import InputError
-from mlxtune.core.files import read_json, write_bytes, write_text
-from mlxtune.core.hashing import sha256_file, sha256_json
+from mlxtune.core.files import write_bytes, write_text
+from mlxtune.core.hashing import sha256_file
 from mlxtune.core.json_fields import from_json, optional, to_json
 from mlxtune.core.sequences import grouped
 from mlxtune.core.text import one_line, suggest
@@ -276,11 +276,6 @@ def load_nearest(folder: Path) -> dict[str, tuple[NearestRow, ...]]:
     """Load ``nearest.jsonl``, keyed by row ID. Raises ``InputError`` if it is malformed."""
     read = lambda record: (str(record["id"]), tuple(from_json(NearestRow, row) for row in record["nearest"]))  # noqa: E731
     return dict(read_records(folder / NEAREST, read))
-
-
-def schema_hash(folder: Path) -> str:
-    """Return the hex SHA-256 of the schema as canonical JSON, or ``""`` if there is none."""
-    return sha256_json(read_json(folder / SCHEMA)) if (folder / SCHEMA).is_file() else ""
 
 
 def _row(record: Any) -> EvaluatedRow:

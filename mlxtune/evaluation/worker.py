@@ -7,7 +7,6 @@ it names the first one, and validation decides which one is compared.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -328,7 +327,7 @@ def _facts(worker: Worker, inputs: _Inputs, loaded: LoadedModel, template: ChatT
         "name": recipe.name, "base": loaded.source.name, "base_fingerprint": loaded.source.fingerprint,
         "run": worker.request.get("run", ""), "adapter": str(inputs.adapter or ""),
         "rows": len(inputs.rows), "row_ids": [row.id for row in inputs.rows], "source": str(recipe.source),
-        "schema": sha256_json(json.loads(recipe.schema_file.read_text())) if recipe.schema_file else "",
+        "schema": history.schema_hash(recipe),
         "contract": history.contract_hash(recipe), "required": inputs.contract.required_metrics,
         "template": sha256_json(settings.source or str(loaded.tokenizer.chat_template)),
         "decoding": decoding(budget.max_tokens, budget.grammar_tokens), "compute": loaded.description,
