@@ -94,7 +94,7 @@ def evaluate(worker: Worker) -> dict[str, Any]:
     except MachineError as error:
         worker.warn("split_not_recorded", error=error.message)
     vectors = _vectors(worker, inputs, loaded)
-    compared = outputs.comparable_pairs(loaded, recipe, [*inputs.rows, *inputs.validation])
+    compared = outputs.comparable_pairs(template, [*inputs.rows, *inputs.validation], recipe.data.max_tokens)
     runner = ArmRunner(worker, loaded, template, budget, compared, inputs.contract.schema_document)
     measured = _answer(worker, inputs, _without_weaker(worker, inputs, arms, runner, facts), runner, facts)
     _add_free_arms(measured, inputs, recipe, facts, vectors)
@@ -302,9 +302,7 @@ def _budget(
     from mlxtune.evaluation.outputs import answer_room
 
     section, known = worker.recipe.evaluation, [*inputs.splits.train, *inputs.splits.valid]
-    size = partial(
-        answer_room, loaded=loaded, rows=inputs.rows, settings=template.settings, thinking_tokens=section.thinking_tokens
-    )
+    size = partial(answer_room, loaded=loaded, template=template, rows=inputs.rows, thinking_tokens=section.thinking_tokens)
     room = size(arms)
     if (
         room is not None
