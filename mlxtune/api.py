@@ -28,7 +28,6 @@ from mlxtune.data.rows import Message
 from mlxtune.data.split import with_recorded_settings
 from mlxtune.evaluation import history
 from mlxtune.evaluation import report as reports
-from mlxtune.evaluation.check_process import check_source
 from mlxtune.evaluation.report import EvaluationReport
 from mlxtune.models import bundled
 from mlxtune.models.resolve import resolve
@@ -57,6 +56,8 @@ def check_data(source: Recipe | str | Path) -> CheckReport:
 
     With a recipe, the rows are also checked against its contract, and their tokens are counted.
     """
+    from mlxtune.evaluation.check_process import check_source
+
     if isinstance(source, Recipe):
         return check_source(source.source, source.data, source)
     path = Path(source)

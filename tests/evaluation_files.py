@@ -10,7 +10,7 @@ from mlxtune.data.source import read_source
 from mlxtune.evaluation import evidence, nearest_rows, report_builder
 from mlxtune.evaluation.answers import Answer, ArmAnswers, score_answers
 from mlxtune.evaluation.contract import Contract
-from mlxtune.evaluation.history import contract_hash
+from mlxtune.evaluation.history import contract_hash, schema_hash
 from mlxtune.evaluation.holdout import ledger
 from mlxtune.evaluation.scorers import Score
 from mlxtune.present.report import publish
@@ -61,7 +61,7 @@ def write_evaluation(workspace: Path, *, pairs: bool = False, contract: bool = T
     facts = {
         "name": "shop", "base": "m", "base_fingerprint": "0" * 64, "run": "r", "adapter": "a", "rows": count,
         "headline": headline, "row_ids": [row.id for row in rows], "required": rules.required_metrics,
-        "source": str(source), "schema": evidence.schema_hash(folder),
+        "source": str(source), "schema": schema_hash(recipe),
         "contract": contract_hash(recipe), "decoding": {"kind": "greedy", "max_tokens": 256}, "compute": "float32 on the CPU",
         "left_out": {name: "no_answers" for name in ("constant", "copier") if name not in arms},
     }  # fmt: skip

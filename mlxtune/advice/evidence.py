@@ -7,11 +7,9 @@ from pathlib import Path
 from mlxtune.advice.next_step import sample_name
 from mlxtune.advice.rules import Fact
 from mlxtune.core.errors import DataError, InputError
-from mlxtune.core.files import read_json
-from mlxtune.core.hashing import sha256_json
 from mlxtune.data.rows import Preference
 from mlxtune.evaluation.arms import BASE, GRAMMAR, GRAMMAR_KSHOT, GRAMMAR_PROMPT, KSHOT, PROMPT, TUNED, contest
-from mlxtune.evaluation.history import Evaluation, contract_hash, evaluations
+from mlxtune.evaluation.history import Evaluation, contract_hash, evaluations, schema_hash
 from mlxtune.evaluation.report import Rate
 from mlxtune.evaluation.scorers import CONTRACT, CORRECT, PREFERENCE
 from mlxtune.evaluation.statistics.intervals import LEVEL
@@ -139,7 +137,7 @@ def _arms(workspace: Path, recipe: Recipe) -> tuple[dict[str, dict[str, Measured
     """Return the newest rate per metric and arm from comparable evaluations of ``recipe``, and the IDs of the others."""
     arms: dict[str, dict[str, Measured]] = {}
     ignored = []
-    contract, schema = contract_hash(recipe), sha256_json(read_json(recipe.schema_file)) if recipe.schema_file else ""
+    contract, schema = contract_hash(recipe), schema_hash(recipe)
     for evaluation in _of_base(workspace, recipe):
         id, facts = evaluation.run.id, evaluation.report.facts
         if evaluation.name not in (recipe.name, sample_name(recipe.name)):

@@ -34,16 +34,15 @@ _DEPTH = 64
 _ESCAPE = re.compile(r"\\(?:u[dD][89abAB]..\\u....|u....|[^u]|u?.{0,3}\Z)")  # the last one may be incomplete
 
 
-def auto_limit(longest: int, room: int | None = None) -> int:
-    """Return the limit for a longest reference answer of ``longest`` tokens, if ``room`` tokens are left in the model's context."""
+def answer_limits(section: EvaluationSection, longest: int, schema: Any, room: int | None = None) -> tuple[int, int]:
+    """Return the limit for a longest reference answer of ``longest`` tokens, if ``room`` tokens are left in the model's context, and
+    that under a grammar of ``schema``: enough for its longest answer at a token per character, if it has a length."""
+    if section.max_tokens != AUTO:
+        return section.max_tokens, section.max_tokens
     limit = max(FACTOR * longest, longest + MINIMUM_EXTRA) if longest else WITHOUT_REFERENCE
-    return limit if room is None else max(1, min(limit, room))
-
-
-def grammar_limit(limit: int, schema: Any, room: int | None = None) -> int:
-    """Return the limit under a grammar of ``schema``: enough for its longest answer at a token per character, if it has a length."""
+    limit = limit if room is None else max(1, min(limit, room))
     needed = min(longest_json(schema) or 0, GRAMMAR_FACTOR * limit)
-    return max(limit, needed if room is None else min(needed, room))
+    return limit, max(limit, needed if room is None else min(needed, room))
 
 
 @dataclass(frozen=True)
@@ -64,9 +63,8 @@ def answer_budget(
         return AnswerBudget(section.max_tokens)
     references = {row.reference for row in rows if not isinstance(row, TextRow)}
     longest = max((count_tokens(text) for text in references if text), default=0)
-    limit = auto_limit(longest, room)
-    wide, widest = grammar_limit(limit, schema, room), grammar_limit(auto_limit(longest), schema)
-    is_limited = limit < auto_limit(longest) or wide < widest
+    limit, wide = answer_limits(section, longest, schema, room)
+    is_limited = (limit, wide) != answer_limits(section, longest, schema)
     return AnswerBudget(limit, longest, room if is_limited else None, wide if wide > limit else None)
 
 

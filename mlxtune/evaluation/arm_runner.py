@@ -81,7 +81,7 @@ class ArmRunner:
     def continue_answers(self, arm: Arm, rows: Sequence[PromptRow], measured: ArmAnswers) -> ArmAnswers:
         """Return ``measured``, the answers of ``arm`` to ``rows``, in which those that were cut off and might have passed are longer."""
         options, before = self._options, measured.answers
-        room = answer_room([arm], self._loaded, rows, settings=options.settings, thinking_tokens=options.thinking_tokens)
+        room = answer_room([arm], self._loaded, self._template, rows, options.thinking_tokens)
         most = self._grammar_tokens if arm.schema is not None else options.max_tokens
         factor = LONGER if room is None else min(LONGER, room // most)
         cut = [index for index, one in enumerate(before) if one.ended == "length" and is_undecided(one)]
@@ -134,7 +134,7 @@ class ArmRunner:
         options, row = self._options, Unpaired(Location(Path(), 0), {}, (Message("user", request),), "", False)
         if endpoint is None:
             alone = Arm(BASE)
-            room = answer_room([alone], self._loaded, [row], settings=options.settings, thinking_tokens=options.thinking_tokens)
+            room = answer_room([alone], self._loaded, self._template, [row], options.thinking_tokens)
             limit = REFLECTION_TOKENS if room is None else max(1, min(REFLECTION_TOKENS, room))
             answers, cost = self._generate(alone, [row], replace(options, max_tokens=limit), tell, of="row"), 0.0
         else:

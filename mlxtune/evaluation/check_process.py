@@ -3,30 +3,33 @@
 ``start_check`` runs the check in a child process, so the app stays responsive and keeps running if memory runs out.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any, TypedDict
 
 from mlxtune.core.child_process import Progress, Request, StoppableCall, serve
 from mlxtune.core.errors import InputError, MachineError, MlxtuneError
 from mlxtune.core.text import one_line
 from mlxtune.data import review
 from mlxtune.data.check_cache import rules_hash
+from mlxtune.data.checks.base import Finding
+from mlxtune.data.checks.check_input import TokenCount
+from mlxtune.data.checks.contract import ContractScorer
+from mlxtune.data.checks.mismatch import mismatches
+from mlxtune.data.checks.report import CheckReport, CheckResult, Skip
+from mlxtune.data.checks.run import CheckRules, check
 from mlxtune.data.column_map import column_use
 from mlxtune.data.source import read_source
 from mlxtune.data.split import SPLIT_NAMES, Splits, load_membership, split, with_recorded_settings
+from mlxtune.evaluation.contract import Contract
+from mlxtune.evaluation.free_arms import free_rates
+from mlxtune.evaluation.scorers import ModelAnswer
+from mlxtune.models.resolve import resolve
+from mlxtune.planning import measurements
 from mlxtune.recipe import DataSection, Recipe, load
-
-if TYPE_CHECKING:  # checks load numpy
-    from mlxtune.data.checks.base import Finding
-    from mlxtune.data.checks.check_input import TokenCount
-    from mlxtune.data.checks.contract import ContractScorer
-    from mlxtune.data.checks.report import CheckReport, CheckResult, Skip
 
 
 class CheckRequest(TypedDict, total=False):
@@ -48,10 +51,6 @@ def check_source(
 
     The recipe's model is downloaded for its tokenizer unless ``fetch`` is false. The report includes what :func:`find_mismatches` ``found``.
     """
-    from mlxtune.data.checks.report import Skip
-    from mlxtune.data.checks.run import CheckRules, check
-    from mlxtune.evaluation.free_arms import free_rates
-
     skipped: dict[str, Skip] = {"mismatch": Skip("uninformed")} if found is None else {}
     scorer, tokens = contract_scorer(recipe, skipped), _tokens(recipe, skipped, progress, fetch)
     splits = _splits(recipe, path, data, skipped)
@@ -71,9 +70,6 @@ def find_mismatches(recipe_file: Path, data: DataSection, progress: Progress) ->
 
     A child process loads it. Raises as :meth:`StoppableCall.result` does.
     """
-    from mlxtune.data.checks.mismatch import mismatches
-    from mlxtune.models.resolve import resolve
-
     recipe = load(recipe_file)
     resolve(recipe.model.base, relative_to=recipe.folder, progress=progress)
     params = {"recipe": str(recipe_file), "format": data.format, "map": dict(data.map)}
@@ -86,10 +82,6 @@ def contract_scorer(recipe: Recipe | None, skipped: dict[str, Skip]) -> Contract
 
     Raises ``InputError`` for an invalid contract.
     """
-    from mlxtune.data.checks.report import Skip
-    from mlxtune.evaluation.contract import Contract
-    from mlxtune.evaluation.scorers import ModelAnswer
-
     if recipe is None or not recipe.has_contract:
         skipped["contract"] = Skip("no_recipe" if recipe is None else "no_contract")
         return None
@@ -107,10 +99,6 @@ def contract_scorer(recipe: Recipe | None, skipped: dict[str, Skip]) -> Contract
 
 def _tokens(recipe: Recipe | None, skipped: dict[str, Skip], progress: Progress, fetch: bool) -> list[TokenCount | None] | None:
     """Return the token count of every record, or ``None`` and a reason in ``skipped`` if there is no tokenizer."""
-    from mlxtune.data.checks.report import Skip
-    from mlxtune.models.resolve import resolve
-    from mlxtune.planning import measurements
-
     if recipe is None:
         skipped["tokens"] = Skip("no_recipe")
         return None
@@ -125,8 +113,6 @@ def _tokens(recipe: Recipe | None, skipped: dict[str, Skip], progress: Progress,
 
 def _splits(recipe: Recipe | None, path: Path, data: DataSection, skipped: dict[str, Skip]) -> Splits | None:
     """Return the splits, or ``None`` if neither a recipe nor an earlier split defines them."""
-    from mlxtune.data.checks.report import Skip
-
     reason = Skip("no_splits")
     if recipe or (path.is_file() and load_membership(path).splits):
         try:
@@ -138,8 +124,6 @@ def _splits(recipe: Recipe | None, path: Path, data: DataSection, skipped: dict[
 
 
 def start_check(request: CheckRequest) -> StoppableCall[CheckResult]:
-    from mlxtune.data.checks.report import CheckResult
-
     return StoppableCall("mlxtune.evaluation.check_process", "check", request, CheckResult.from_json, name="The check process")
 
 

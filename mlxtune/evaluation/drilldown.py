@@ -1,11 +1,4 @@
-"""Find the rows behind any number in a report, and group the failed ones by what is wrong with them and what would help.
-
-rows = Drilldown(folder)
-rows.rows_for("schema", "tuned", passed=False)                the rows behind a rate
-rows.rows_for("schema", "tuned", kind="/priority enum")       the rows with one class of failure
-rows.cell("contract", "base", "tuned", "broken")              the rows in a cell of a 2×2 table
-rows.highlight(row, "schema", "tuned")                        the characters of the answer to highlight
-"""
+"""Find the rows behind any number in a report, and group the failed ones by what is wrong with them and what would help."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -78,16 +71,11 @@ class Drilldown:
             scores = {arm: score for arm in answers if (score := self._score(metric, row, answers[arm])) is not None}
             yield ScoredRow(row, answers, scores, self._nearest.get(row.id, ()))
 
-    def rows_for(self, metric: str, arm: str, *, passed: bool | None = None, kind: str = "") -> list[ScoredRow]:
-        """Return the rows behind an arm's rate: all rows, those that passed or failed, or those with one class of failure."""
+    def rows_for(self, metric: str, arm: str, *, passed: bool | None = None) -> list[ScoredRow]:
+        """Return the rows behind an arm's rate: all rows, or those that passed or failed."""
         self._require_arms(arm)
-        return [
-            row
-            for row in self.rows(metric)
-            if (score := row.scores.get(arm)) is not None
-            and (passed is None or score.passed == passed)
-            and (not kind or (not score.passed and kind in score.kinds))
-        ]
+        scored = (row for row in self.rows(metric) if arm in row.scores)
+        return [row for row in scored if passed is None or row.has_passed(arm) == passed]
 
     def cell(self, metric: str, first: str, second: str, cell: CellName) -> list[ScoredRow]:
         """Return the rows in one cell of two arms' 2×2 table."""

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mlxtune.core.errors import InputError
-from mlxtune.core.files import read_json, write_bytes, write_text
-from mlxtune.core.hashing import sha256_file, sha256_json
+from mlxtune.core.files import write_bytes, write_text
+from mlxtune.core.hashing import sha256_file
 from mlxtune.core.json_fields import from_json, optional, to_json
 from mlxtune.core.sequences import grouped
 from mlxtune.core.text import one_line, suggest
@@ -122,20 +122,13 @@ class EvaluationEvidence:
 
 
 @dataclass(frozen=True)
-class AnswerPair:
-    """A held-out row with two arms' answers; ``reference`` may be empty. Rows in the same ``group`` are not independent.
+class AnswerPair(EvaluatedRow):
+    """A held-out row with two arms' answers. Rows in the same ``group`` are not independent."""
 
-    ``required`` has the names of the conditional disclaimers that the reference requires.
-    """
-
-    id: str
-    prompt: tuple[Message, ...]
-    reference: str
-    group: str
-    first: str
-    second: str
-    tools: tuple[Any, ...] = ()
-    required: tuple[str, ...] = ()
+    reference: str  # empty if there is none
+    first: str = ""
+    second: str = ""
+    required: tuple[str, ...] = ()  # the names of the conditional disclaimers that the reference requires
 
 
 def save_evidence(
@@ -211,11 +204,10 @@ def load_pairs(folder: Path, first: str, second: str) -> tuple[AnswerPair, ...]:
             raise InputError(f"{folder.name} has no arm named {one_line(arm, 40)}.", hint=suggest(arm, evidence.answers))
     one, two = ({answer.id: answer.output for answer in evidence.answers[arm]} for arm in (first, second))
     rules = evidence.recipe.evaluation.disclaimers
-    required = {row.id: required_by(row.reference or "", rules) for row in evidence.rows}
+    rows = [(row, row.reference or "") for row in evidence.rows if row.id in one and row.id in two]
     return tuple(
-        AnswerPair(row.id, row.prompt, row.reference or "", row.group, one[row.id], two[row.id], row.tools, required[row.id])
-        for row in evidence.rows
-        if row.id in one and row.id in two
+        AnswerPair(**vars(row) | {"reference": text}, first=one[row.id], second=two[row.id], required=required_by(text, rules))
+        for row, text in rows
     )
 
 
@@ -284,11 +276,6 @@ def load_nearest(folder: Path) -> dict[str, tuple[NearestRow, ...]]:
     """Load ``nearest.jsonl``, keyed by row ID. Raises ``InputError`` if it is malformed."""
     read = lambda record: (str(record["id"]), tuple(from_json(NearestRow, row) for row in record["nearest"]))  # noqa: E731
     return dict(read_records(folder / NEAREST, read))
-
-
-def schema_hash(folder: Path) -> str:
-    """Return the hex SHA-256 of the schema as canonical JSON, or ``""`` if there is none."""
-    return sha256_json(read_json(folder / SCHEMA)) if (folder / SCHEMA).is_file() else ""
 
 
 def _row(record: Any) -> EvaluatedRow:

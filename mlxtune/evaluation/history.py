@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from mlxtune.core.errors import InputError, MlxtuneError
-from mlxtune.core.files import FileStamp, file_stamp
+from mlxtune.core.files import FileStamp, file_stamp, read_json
 from mlxtune.core.hashing import sha256_json
 from mlxtune.core.json_fields import from_json, to_json
 from mlxtune.evaluation.report import FILE, Caveat, EvaluationReport, Rate, ReportFacts, load, promotion_caveat
@@ -188,6 +188,11 @@ class ChangedTerms:
 def contract_hash(recipe: Recipe) -> str:
     """Return the hex SHA-256 of the contract apart from its schema."""
     return sha256_json({key: value for key, value in asdict(recipe.evaluation).items() if key not in _NOT_CONTRACT})
+
+
+def schema_hash(recipe: Recipe) -> str:
+    """Return the hex SHA-256 of the schema as canonical JSON, or ``""`` if there is none."""
+    return sha256_json(read_json(recipe.schema_file)) if recipe.schema_file else ""
 
 
 def differences(before: ReportFacts, now: ReportFacts) -> list[ChangedTerm]:

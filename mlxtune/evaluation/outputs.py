@@ -29,7 +29,6 @@ from mlxtune.models.load import LoadedModel
 from mlxtune.models.prefix_cache import PrefixCache, SharedPrefix
 from mlxtune.models.template import ChatTemplate, TemplateSettings, load_template
 from mlxtune.models.thoughts import GeneratedAnswer
-from mlxtune.recipe import Recipe
 from mlxtune.recipe.parent import CONFIG, WEIGHTS
 from mlxtune.runs.events import HELD_OUT_ROW, TIMED, TOKEN, WAITING
 
@@ -76,21 +75,18 @@ class Latency:
         return self.first + self.further * max(0, tokens - 1)
 
 
-def comparable_pairs(loaded: LoadedModel, recipe: Recipe, rows: Sequence[PromptRow]) -> frozenset[str]:
+def comparable_pairs(template: ChatTemplate, rows: Sequence[PromptRow], max_tokens: int) -> frozenset[str]:
     """Return the IDs of the preference pairs whose answers fit the training window. Raises ``DataError`` for an unusable pair."""
-    template = load_template(loaded.source, TemplateSettings.from_recipe(recipe), loaded.tokenizer)
-    pairs = (row for row in rows if isinstance(row, Preference))
-    return frozenset(pair.id for pair in pairs if template.can_compare(pair, recipe.data.max_tokens))
+    return frozenset(row.id for row in rows if isinstance(row, Preference) and template.can_compare(row, max_tokens))
 
 
 def answer_room(
-    arms: Sequence[Arm], loaded: LoadedModel, rows: Sequence[PromptRow], *, settings: TemplateSettings, thinking_tokens: int
+    arms: Sequence[Arm], loaded: LoadedModel, template: ChatTemplate, rows: Sequence[PromptRow], thinking_tokens: int
 ) -> int | None:
     """Return how many tokens the model's context leaves for an answer after the longest prompt of ``arms``, if it has a limit."""
     context = _context_length(loaded)
     if context is None:
         return None
-    template = load_template(loaded.source, settings, loaded.tokenizer)
     longest = max(len(template.prompt(arm.prompt_for(row), row.tools)) for arm in arms for row in rows)
     return context - longest - template.thinking_limit(thinking_tokens)
 

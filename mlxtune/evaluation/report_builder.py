@@ -2,9 +2,9 @@
 
 import time
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from mlxtune.evaluation.answers import MAX_CUT, ArmAnswers, SeedAnswers, is_undecided
 from mlxtune.evaluation.arms import GRAMMAR, is_free, is_tuned
@@ -136,22 +136,19 @@ def both_passed(
     metric: str, first: ScoredRows, second: ScoredRows, groups: Sequence[Hashable]
 ) -> tuple[list[tuple[bool, bool]], list[Hashable]]:
     """Return whether each arm passed, for the rows to which ``metric`` applies in both arms, and the groups of those rows."""
-    rows = [
-        (one[metric].passed, two[metric].passed, group)
-        for one, two, group in zip(first, second, groups, strict=True)
-        if metric in one and metric in two
-    ]
-    return [(one, two) for one, two, _ in rows], [group for *_, group in rows]
+    passed = ([row[metric].passed if metric in row else None for row in scored] for scored in (first, second))
+    return _complete(passed, groups)
 
 
 def _margins(arms: Sequence[ArmAnswers], groups: Sequence[Hashable]) -> tuple[list[tuple[float, ...]], list[Hashable]]:
     """Return the margin of each arm, for the pairs that all of them compared, and the groups of those pairs."""
-    rows = []
-    for group, *answers in zip(groups, *(arm.answers for arm in arms), strict=False):
-        margins = tuple(answer.margin for answer in answers if answer.margin is not None)
-        if len(margins) == len(answers):
-            rows.append((margins, group))
-    return [margins for margins, _ in rows], [group for _, group in rows]
+    return _complete(([answer.margin for answer in arm.answers] for arm in arms), groups)
+
+
+def _complete(columns: Iterable[Sequence[Any]], groups: Sequence[Hashable]) -> tuple[list[Any], list[Hashable]]:
+    """Return the rows of ``columns`` that lack no value, and their groups."""
+    rows = [(row, group) for row, group in zip(zip(*columns, strict=True), groups, strict=True) if None not in row]
+    return [row for row, _ in rows], [group for _, group in rows]
 
 
 def _margin(arm: ArmAnswers, groups: Sequence[Hashable]) -> ClusterMean | None:

@@ -179,16 +179,13 @@ class BestBaseline:
     others: Sequence[Sequence[bool]] = ()  # whether the answers of the other tuned arms pass
     level: float = LEVEL
 
-    @property
-    def arms(self) -> int:
-        return 1 + len(self.others)
-
     def comparison(self) -> Comparison:
         """Compare the arm with the best baseline: the change from ``rival``, and the interval of the change from the best one."""
-        lower, upper = self._compare(self.level / self.arms), self._compare(self.level / len(self.baselines))
+        arms = 1 + len(self.others)
+        lower, upper = self._compare(self.level / arms), self._compare(self.level / len(self.baselines))
         rival = lower[list(self.baselines).index(self.rival)]
         if rival.change > 0:
-            adjusted = self.arms * max(item.p if item.change > 0 else 1.0 for item in lower)
+            adjusted = arms * max(item.p if item.change > 0 else 1.0 for item in lower)
         else:
             adjusted = len(upper) * min(item.p if item.change < 0 else 1.0 for item in upper)
         low, high = min(item.low for item in lower), min(item.high for item in upper)

@@ -30,14 +30,14 @@ from mlxtune.data.source import Source, read_source
 from mlxtune.data.split import Splits, sample_rows, split
 from mlxtune.evaluation import evidence as saved
 from mlxtune.evaluation import report
-from mlxtune.evaluation.answer_budget import LONGER, auto_limit, grammar_limit
+from mlxtune.evaluation.answer_budget import LONGER, answer_limits
 from mlxtune.evaluation.answers import Answer, ArmAnswers, SeedAnswers, score_answers, score_seed
 from mlxtune.evaluation.arms import BASE, ENDPOINT, STRONGEST, TUNED, default_arms, has_grammar, is_tuned
 from mlxtune.evaluation.blind.blind_session import revealed_choices
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.evidence import FILES, OUTPUTS, QUESTIONS, SEEDS, VALIDATION, EvaluatedRow, EvaluationEvidence, load_rows
 from mlxtune.evaluation.free_arms import free_arm_problems, stored_strongest
-from mlxtune.evaluation.history import contract_hash
+from mlxtune.evaluation.history import contract_hash, schema_hash
 from mlxtune.evaluation.holdout import ledger
 from mlxtune.evaluation.holdout.contamination import load_trained
 from mlxtune.evaluation.judge import judge_report, judge_session
@@ -46,7 +46,7 @@ from mlxtune.evaluation.report import FILE, PAGES, ReportFacts, continued_arms, 
 from mlxtune.evaluation.report_builder import build
 from mlxtune.models.resolve import resolve
 from mlxtune.present.report import render_pages
-from mlxtune.recipe import AUTO, Recipe, read_template
+from mlxtune.recipe import Recipe, read_template
 
 Record = dict[str, Any]  # the content of report.json, which may be damaged
 
@@ -158,7 +158,8 @@ def _numbers(
     folder: Path, stored: Record, evidence: EvaluationEvidence, contract: Contract, scored: Mapping[str, Sequence[Answer]]
 ) -> Iterator[str]:
     """Yield each difference between the stored report and one rebuilt from the stored answers."""
-    limit, wide = _answer_limits(evidence, stored, contract)
+    section, longest, room = evidence.recipe.evaluation, stored["facts"].get("longest_reference", 0), stored["facts"].get("room")
+    limit, wide = answer_limits(section, longest, contract.schema_document, room)
     for arm, own in evidence.answers.items():
         most = (wide if has_grammar(arm) else limit) * (LONGER if arm in stored["facts"].get("continued", {}) else 1)
         for answer in () if arm.startswith(ENDPOINT) else own:  # an endpoint counts tokens in its own way
@@ -166,7 +167,7 @@ def _numbers(
                 yield f"outputs.jsonl, {arm}, {answer.id}: the answer has {answer.answer_tokens} tokens, more than the limit of {most}."
     facts: ReportFacts = {
         "name": evidence.recipe.name, "base": evidence.recipe.model.base, "rows": len(evidence.rows),
-        "row_ids": [row.id for row in evidence.rows], "schema": saved.schema_hash(folder), "contract": contract_hash(evidence.recipe),
+        "row_ids": [row.id for row in evidence.rows], "schema": schema_hash(evidence.recipe), "contract": contract_hash(evidence.recipe),
         "headline": contract.headline(evidence.recipe, has_preferences=evidence.has_pairs), "required": contract.required_metrics,
         "decoding": decoding(limit, wide),
     }  # fmt: skip
@@ -229,15 +230,6 @@ def _seed_choice(stored: Record, current: Record, seeds: Sequence[SeedAnswers], 
         own, other = ([{name: score.passed for name, score in one.scores.items()} for one in arm] for arm in (seed.held_out, tuned))
         if seed.run == chosen and own != other:
             yield f"seeds.jsonl: the held-out answers of {one_line(chosen, 80)} are not scored like those of {TUNED} in outputs.jsonl."
-
-
-def _answer_limits(evidence: EvaluationEvidence, stored: Record, contract: Contract) -> tuple[int, int]:
-    """Return the limit of an answer, and that under a grammar."""
-    limit, room = evidence.recipe.evaluation.max_tokens, stored["facts"].get("room")
-    if limit != AUTO:
-        return limit, limit
-    limit = auto_limit(stored["facts"].get("longest_reference", 0), room)
-    return limit, grammar_limit(limit, contract.schema_document, room)
 
 
 def verify_judges(evaluation: Path) -> Iterator[str]:

@@ -7,7 +7,6 @@ it names the first one, and validation decides which one is compared.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -95,7 +94,7 @@ def evaluate(worker: Worker) -> dict[str, Any]:
     except MachineError as error:
         worker.warn("split_not_recorded", error=error.message)
     vectors = _vectors(worker, inputs, loaded)
-    compared = outputs.comparable_pairs(loaded, recipe, [*inputs.rows, *inputs.validation])
+    compared = outputs.comparable_pairs(template, [*inputs.rows, *inputs.validation], recipe.data.max_tokens)
     runner = ArmRunner(worker, loaded, template, budget, compared, inputs.contract.schema_document)
     measured = _answer(worker, inputs, _without_weaker(worker, inputs, arms, runner, facts), runner, facts)
     _add_free_arms(measured, inputs, recipe, facts, vectors)
@@ -303,9 +302,7 @@ def _budget(
     from mlxtune.evaluation.outputs import answer_room
 
     section, known = worker.recipe.evaluation, [*inputs.splits.train, *inputs.splits.valid]
-    size = partial(
-        answer_room, loaded=loaded, rows=inputs.rows, settings=template.settings, thinking_tokens=section.thinking_tokens
-    )
+    size = partial(answer_room, loaded=loaded, template=template, rows=inputs.rows, thinking_tokens=section.thinking_tokens)
     room = size(arms)
     if (
         room is not None
@@ -328,7 +325,7 @@ def _facts(worker: Worker, inputs: _Inputs, loaded: LoadedModel, template: ChatT
         "name": recipe.name, "base": loaded.source.name, "base_fingerprint": loaded.source.fingerprint,
         "run": worker.request.get("run", ""), "adapter": str(inputs.adapter or ""),
         "rows": len(inputs.rows), "row_ids": [row.id for row in inputs.rows], "source": str(recipe.source),
-        "schema": sha256_json(json.loads(recipe.schema_file.read_text())) if recipe.schema_file else "",
+        "schema": history.schema_hash(recipe),
         "contract": history.contract_hash(recipe), "required": inputs.contract.required_metrics,
         "template": sha256_json(settings.source or str(loaded.tokenizer.chat_template)),
         "decoding": decoding(budget.max_tokens, budget.grammar_tokens), "compute": loaded.description,

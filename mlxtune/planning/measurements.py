@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -31,14 +30,14 @@ class StepCost(TypedDict):
 
 def row_lengths(recipe: Recipe) -> DatasetLengths:
     """Return the lengths of the recipe's rows. Raises the worker's errors, and ``MachineError`` if the process dies."""
-    return from_json(DatasetLengths, _measure("lengths", {"recipe": dump(recipe)}))
+    return from_json(DatasetLengths, _measure("lengths", recipe))
 
 
 def record_tokens(recipe: Recipe) -> list[TokenCount | None]:
     """Return the length of each record of the source; ``None`` for invalid rows. Raises the errors of :func:`row_lengths`."""
     from mlxtune.data.checks.check_input import TokenCount
 
-    return [count and from_json(TokenCount, count) for count in _measure("tokens", {"recipe": dump(recipe)})]
+    return [count and from_json(TokenCount, count) for count in _measure("tokens", recipe)]
 
 
 def start_steps(recipe: Recipe, batch: BatchShape, *, grouped: int, checkpointed: bool) -> StoppableCall[StepCost]:
@@ -47,6 +46,6 @@ def start_steps(recipe: Recipe, batch: BatchShape, *, grouped: int, checkpointed
     return StoppableCall(_MODULE, "steps", params, lambda cost: cost, name=_NAME)
 
 
-def _measure(method: str, params: Mapping[str, Any]) -> Any:
+def _measure(method: str, recipe: Recipe) -> Any:
     with ChildProcess(_MODULE, name=_NAME) as child:
-        return child.call(method, params)
+        return child.call(method, {"recipe": dump(recipe)})

@@ -10,15 +10,7 @@ import pytest
 from scripted_model import make_scripted
 
 from mlxtune.data.rows import Conversation, Location, Message, Preference, Row, TextRow, Unpaired
-from mlxtune.evaluation.answer_budget import (
-    AnswerBudget,
-    answer_budget,
-    auto_limit,
-    grammar_limit,
-    longest_json,
-    longest_repetition,
-    loop_rule,
-)
+from mlxtune.evaluation.answer_budget import AnswerBudget, answer_budget, answer_limits, longest_json, longest_repetition, loop_rule
 from mlxtune.evaluation.answers import answer_statistics
 from mlxtune.evaluation.arms import Arm
 from mlxtune.evaluation.outputs import AnswerOptions, generate_answers
@@ -81,8 +73,7 @@ def test_limits_follow_from_the_stored_facts():
     for longest, room, length in product([1, 100, 400], [None, 50, 150, 300, 450, 700, 5000], [None, 10, 400, 10**6]):
         schema = {"type": "string"} | ({"maxLength": length} if length else {})
         budget = _budget(_row(longest), room=room, schema=schema)
-        limit = auto_limit(budget.longest_reference or 0, budget.room)
-        limits = (limit, grammar_limit(limit, schema, budget.room))
+        limits = answer_limits(EvaluationSection(), budget.longest_reference or 0, schema, budget.room)
         assert limits == (budget.max_tokens, budget.grammar_tokens or budget.max_tokens), (longest, room, length)
 
 

@@ -22,8 +22,12 @@ from mlxtune.present.comparison import tally_text
 PROMPT = (Message("system", "Be kind."), Message("user", "Where is it?"))
 
 
+def _pair(id: str, first: str, second: str) -> AnswerPair:
+    return AnswerPair(id, 1, f"g{id[1:]}", "ref", PROMPT, first=first, second=second)
+
+
 def _pairs(count: int) -> list[AnswerPair]:
-    return [AnswerPair(f"r{at}", PROMPT, "ref", f"g{at}", f"base says {at}", f"tuned says {at} at length") for at in range(count)]
+    return [_pair(f"r{at}", f"base says {at}", f"tuned says {at} at length") for at in range(count)]
 
 
 def _vote_all(session: BlindSession, prefer) -> None:
@@ -167,7 +171,7 @@ def test_sample_size_is_fixed_before_first_vote(evaluation):
 def test_a_changed_key_answer_or_header_ends_a_session(evaluation):
     with BlindSession(evaluation, "base", "tuned", _pairs(6), seed=3) as session:
         key, header = session.folder / "key.json", session.folder / "session.json"
-    changed = [AnswerPair("r0", PROMPT, "ref", "g0", "other", "words"), *_pairs(6)[1:]]
+    changed = [_pair("r0", "other", "words"), *_pairs(6)[1:]]
     with pytest.raises(InputError, match="changed after this session"):
         BlindSession(evaluation, "base", "tuned", changed)
     sides = json.loads(key.read_text())
@@ -181,7 +185,7 @@ def test_a_changed_key_answer_or_header_ends_a_session(evaluation):
 
 
 def test_identical_answers_are_neither_shown_nor_counted(evaluation):
-    same = [AnswerPair(f"s{at}", PROMPT, "ref", f"g{at}", "one", "one") for at in range(5)]
+    same = [_pair(f"s{at}", "one", "one") for at in range(5)]
     assert count_differing([*_pairs(12), *same]) == 12
     with pytest.raises(InputError, match="identical answers"):
         BlindSession(evaluation, "base", "tuned", same)
@@ -204,7 +208,7 @@ def test_arm_name_cannot_escape_evaluations_folder(evaluation, arm):
 
 def test_decided_votes_become_preference_pairs(evaluation):
     pairs = _pairs(12)
-    pairs[0] = AnswerPair("r0", PROMPT, "ref", "g0", "base says 0", " ")
+    pairs[0] = _pair("r0", "base says 0", " ")
     with BlindSession(evaluation, "base", "tuned", pairs, 12, seed=3) as session:
         wants = itertools.cycle(["first", "second", "tie"])  # questions per pair: format, voice, send
         _vote_all(session, lambda now: next(wants))

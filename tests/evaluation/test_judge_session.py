@@ -26,7 +26,9 @@ RUBRIC = Rubric((RubricQuestion("thanks", "Does it thank?"), RubricQuestion("voi
 def _rows(count: int, first: str = "plain {at}", second: str = "Thank you, {at}") -> list[AnswerPair]:
     prompt = (Message("user", "Where?"),)
     return [
-        AnswerPair(f"r{at}", prompt, f"Dear customer, {at}", f"g{at // 2}", first.format(at=at), second.format(at=at))
+        AnswerPair(
+            f"r{at}", at, f"g{at // 2}", f"Dear customer, {at}", prompt, first=first.format(at=at), second=second.format(at=at)
+        )
         for at in range(count)
     ]
 
@@ -358,7 +360,10 @@ def _strict(material, question):
 
 
 def test_a_question_about_the_reference_is_tried_on_known_answers(evaluation):
-    rows = [*_rows(30, second="Dear customer, {at}"), AnswerPair("bare", (Message("user", "Hi"),), "", "g", "a", "b")]
+    rows = [
+        *_rows(30, second="Dear customer, {at}"),
+        AnswerPair("bare", 1, "g", "", (Message("user", "Hi"),), first="a", second="b"),
+    ]
     report = _judged(evaluation, _strict, rows, rubric=CORRECT)
     known = report.known["correct"]
     assert (known.accepted, known.right, known.rejected, known.wrong) == (20, 20, 20, 20)

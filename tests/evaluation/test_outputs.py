@@ -26,7 +26,7 @@ from mlxtune.models.prefix_cache import PrefixCache
 from mlxtune.models.resolve import resolve
 from mlxtune.models.template import ChatTemplate, TemplateSettings
 from mlxtune.models.thoughts import GeneratedAnswer
-from mlxtune.recipe import AdapterSection, parse
+from mlxtune.recipe import AdapterSection
 
 PLACE = Location(Path("d.jsonl"), 1)
 ROWS = [Conversation(PLACE, {}, (Message("user", f"Question {at}?"), Message("assistant", "ok " * (at + 1)))) for at in range(5)]
@@ -122,11 +122,11 @@ def test_both_answers_of_pair_get_likelihood(loaded, tmp_path):
 
 
 def test_comparable_pairs_fit_window_and_differ(loaded):
-    recipe = parse('name = "x"\n[model]\nbase = "m"\n[data]\nsource = "d"\nmax_tokens = 64\n')
+    template = ChatTemplate(loaded.tokenizer)
     short, long = (Preference(PLACE, {}, (Message("user", text),), "here", "there") for text in ("Where?", "Where? " * 99))
-    assert outputs.comparable_pairs(loaded, recipe, [short, long, ROWS[0]]) == {short.id}
+    assert outputs.comparable_pairs(template, [short, long, ROWS[0]], 64) == {short.id}
     with pytest.raises(DataError, match="are identical"):
-        outputs.comparable_pairs(loaded, recipe, [Preference(PLACE, {}, short.prompt, "here", "here ")])
+        outputs.comparable_pairs(template, [Preference(PLACE, {}, short.prompt, "here", "here ")], 64)
 
 
 def test_progress_names_current_work(loaded, tmp_path):

@@ -13,7 +13,7 @@ from mlxtune.data.source import read_source
 from mlxtune.evaluation import evidence, nearest_rows, report_builder
 from mlxtune.evaluation.answers import Answer, ArmAnswers, score_answers
 from mlxtune.evaluation.contract import Contract
-from mlxtune.evaluation.history import contract_hash
+from mlxtune.evaluation.history import contract_hash, schema_hash
 from mlxtune.evaluation.holdout import ledger
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt, compare_off_task
 from mlxtune.present.report import publish
@@ -131,7 +131,7 @@ def evaluation(
     facts: dict[str, Any] = {
         "name": name, "base": "smollm2-135m", "base_fingerprint": "0" * 64, "run": run, "adapter": adapter,
         "rows": rows, "headline": metric, "row_ids": ids, "required": contract.required_metrics, "holdout": to_json(history),
-        "source": "data/support.jsonl", "schema": evidence.schema_hash(folder), "contract": contract_hash(recipe),
+        "source": "data/support.jsonl", "schema": schema_hash(recipe), "contract": contract_hash(recipe),
         "decoding": {"kind": "greedy", "max_tokens": 112}, "compute": "4-bit weights, computed in float32 on the CPU",
     }  # fmt: skip
     if off_task:

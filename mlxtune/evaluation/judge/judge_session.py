@@ -209,11 +209,10 @@ def dollars_spent(session: JudgeSession) -> float:
 def run_judge(
     session: JudgeSession, ask: AskJudge, meter: CostMeter, progress: Callable[[int, int], None], *, workers: int = 1
 ) -> dict[str, Grade]:  # fmt: skip
-    """Ask the remaining questions, ``workers`` at a time, and return all grades, keyed by call key.
+    """Ask the remaining questions as :func:`make_calls` does, and return all grades, keyed by call key.
 
-    With one worker, ``ask`` is called in the calling thread. A question that was sent before a crash may have been billed: its
-    worst-case cost is counted and it is not asked again. Raises ``InputError`` without consent to send rows, any error from
-    ``ask``, and ``MachineError`` after three lost replies in a row. Replies so far are saved.
+    A question that was sent before a crash may have been billed: its worst-case cost is counted and it is not asked again. Raises
+    ``InputError`` without consent to send rows.
     """
     if session.host and not session.consent:
         raise InputError(f"Sending rows to {session.host} needs your consent.", hint="Consent with --send.")

@@ -39,7 +39,7 @@ class OffTaskPrompt:
 
     A correct answer contains at least one of the words in ``accept`` (if there are any) and none of those in ``reject``; its first
     number that is not in the prompt is ``number`` (its last one, if the prompt contains ``number``); and the regular expression
-    ``pattern`` matches somewhere in it. It passes all ``checks`` (see ``instructions``). Conditions that are empty or ``None`` always hold. An answer has at most ``max_tokens``.
+    ``pattern`` matches somewhere in it. It passes all ``checks`` (see :data:`CHECKS`). Conditions that are empty or ``None`` always hold. An answer has at most ``max_tokens``.
     """
 
     id: str
@@ -253,7 +253,7 @@ class OffTaskChange:
     low: float  # a one-sided 95% limit of the change in the rate, as is ``high``
     change: float
     high: float
-    power: float  # the probability of *held* if nothing was forgotten and ``statistics.power.FLIPPED`` of the answers change
+    power: float  # the probability of *held* if nothing was forgotten and ``statistics.significance.FLIPPED`` of the answers change
     outcome: OffTaskOutcome
 
 

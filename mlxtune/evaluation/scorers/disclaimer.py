@@ -8,8 +8,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mlxtune.core.text import one_line
+from mlxtune.data.rows import json_strings
 from mlxtune.evaluation.scorers import PASS, ModelAnswer, Score, Scorer, in_words
-from mlxtune.evaluation.scorers.json_parser import InvalidJSON, field_value, find_json, parse_json, resolve_pointer, string_values
+from mlxtune.evaluation.scorers.json_parser import InvalidJSON, field_value, find_json, parse_json, resolve_pointer
 from mlxtune.evaluation.scorers.negation import discount_reason
 from mlxtune.evaluation.scorers.output_text import strip_thinking, visible_texts
 from mlxtune.evaluation.scorers.phrase_match import PatternTimeout, find_phrase, truncated_inside
@@ -90,7 +91,7 @@ def _texts(answer: ModelAnswer, at: str) -> list[str]:
     output = strip_thinking(answer.output)
     if at.startswith("/"):
         match = find_json(output)
-        return string_values(resolve_pointer(match[0], at)) if match else []
+        return [*json_strings(resolve_pointer(match[0], at))] if match else []
     texts = visible_texts(output)
     if at == "anywhere":
         return texts
@@ -117,7 +118,7 @@ def _added(answer: str, sentence: str, at: str) -> str:
         value: Any = parse_json(answer)
     except InvalidJSON:
         return f"{answer.rstrip()}\n\n{sentence}" if answer.strip() else answer
-    field = resolve_pointer(value, at) if at.startswith("/") else max(string_values(value), key=len, default=None)
+    field = resolve_pointer(value, at) if at.startswith("/") else max(json_strings(value), key=len, default=None)
     if not isinstance(field, str):
         return answer
     separator = "\n\n" if at == "last paragraph" else " "

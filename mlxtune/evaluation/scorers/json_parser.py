@@ -7,6 +7,7 @@ small for a double become decimals.
 import json
 import math
 import re
+from collections.abc import Iterator
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
@@ -42,7 +43,7 @@ def parse_json(text: str) -> Any:
     """Return the value of a text that is entirely JSON. Raises ``InvalidJSON`` and nothing else."""
     if half := _SURROGATE.search(text):
         raise InvalidJSON("not_utf8", f"lone surrogate at {_position(text, half.start())}", half.start())
-    if _deeper(text, DEPTH):
+    if text.count("[") + text.count("{") > DEPTH and any(depth > DEPTH for depth, _ in _depths(text)):
         raise InvalidJSON("too_deep", f"nested more than {DEPTH} levels deep")
     try:
         return json.loads(text, parse_constant=_reject_constant, parse_int=_integer, parse_float=_real)
@@ -52,16 +53,12 @@ def parse_json(text: str) -> Any:
         raise find_syntax_error(text) or InvalidJSON("number_too_large", str(error)) from None
 
 
-def _deeper(text: str, limit: int) -> bool:
-    """Return whether brackets outside strings are nested more than ``limit`` levels deep."""
-    if text.count("[") + text.count("{") <= limit:
-        return False
+def _depths(text: str, start: int = 0) -> Iterator[tuple[int, int]]:
+    """Yield the number of open brackets outside strings after each bracket or string, and the index after it."""
     depth = 0
-    for match in BRACKETS.finditer(text):
+    for match in BRACKETS.finditer(text, start):
         depth += 1 if match[0] in "[{" else -1 if match[0] in "]}" else 0
-        if depth > limit:
-            return True
-    return False
+        yield depth, match.end()
 
 
 def _reject_constant(name: str) -> Any:
@@ -190,8 +187,7 @@ def find_json(text: str) -> tuple[Any, str, str] | None:
         opening = _OPENING.search(text, index)
         if not opening:
             return None
-        end = _balanced(text, opening.start())
-        if end:
+        if end := next((end for depth, end in _depths(text, opening.start()) if not depth), 0):  # its bracket is closed
             try:
                 return parse_json(text[opening.start() : end]), text[: opening.start()], text[end:]
             except InvalidJSON:
@@ -201,29 +197,6 @@ def find_json(text: str) -> tuple[Any, str, str] | None:
         else:
             index = opening.end()
     return None
-
-
-def _balanced(text: str, start: int) -> int:
-    """Return the index after the bracket that closes the one at ``start``, or 0 if none does."""
-    depth = 0
-    for match in BRACKETS.finditer(text, start):
-        bracket = match[0]
-        depth += 1 if bracket in "[{" else -1 if bracket in "]}" else 0
-        if not depth:
-            return match.end()
-    return 0
-
-
-def string_values(value: Any) -> list[str]:
-    """Return every string in a JSON value, in reading order, at any depth."""
-    texts, stack = [], [value]
-    while stack:
-        item = stack.pop()
-        if isinstance(item, str):
-            texts.append(item)
-        elif isinstance(item, dict | list):
-            stack.extend(reversed(list(item.values()) if isinstance(item, dict) else item))
-    return texts
 
 
 def resolve_pointer(value: Any, pointer: str, missing: Any = None) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from fractions import Fraction
 
@@ -69,10 +69,7 @@ class FoundNumber:
 
     factor: Fraction
     rest: str
-    span: tuple[int, int]
-
-    def equals(self, other: FoundNumber) -> bool:
-        return (self.factor, self.rest) == (other.factor, other.rest)
+    span: tuple[int, int] = field(compare=False)
 
 
 def find_number(text: str) -> FoundNumber | None:
@@ -138,6 +135,6 @@ def score_number(answer: ModelAnswer) -> Score:
         return Score(False, answer.interruption, f"{in_words(answer.interruption)} before its final number, {wanted}")
     if found is None:
         return Score(False, "no_number", f"contains no number, {wanted}")
-    if not found.equals(expected):
+    if found != expected:
         return Score(False, "other_number", f"the final number is {output[slice(*found.span)]}, {wanted}")
     return PASS

@@ -4,7 +4,8 @@ import re
 import unicodedata
 from functools import lru_cache
 
-from mlxtune.evaluation.scorers.json_parser import find_json, string_values
+from mlxtune.data.rows import json_strings
+from mlxtune.evaluation.scorers.json_parser import find_json
 
 _TYPOGRAPHY = str.maketrans(
     dict.fromkeys("‘’‚‛′`´", "'") | dict.fromkeys("“”„‟″«»", '"') | dict.fromkeys("‐‑‒–—―−", "-")
@@ -56,4 +57,4 @@ def visible_texts(output: str) -> list[str]:
     if not match or not (isinstance(match[0], dict) or not (match[1] + match[2]).strip()):
         return [output]
     value, before, after = match
-    return [text for text in (before, *string_values(value), after) if text.strip()]
+    return [text for text in (before, *json_strings(value), after) if text.strip()]

@@ -7,8 +7,9 @@ from functools import partial
 import regex
 
 from mlxtune.core.text import one_line
+from mlxtune.data.rows import json_strings
 from mlxtune.evaluation.scorers import PASS, ModelAnswer, Score, Scorer, in_words
-from mlxtune.evaluation.scorers.json_parser import find_json, resolve_pointer, string_values
+from mlxtune.evaluation.scorers.json_parser import find_json, resolve_pointer
 from mlxtune.evaluation.scorers.output_text import strip_thinking
 from mlxtune.evaluation.scorers.phrase_match import TIME_LIMIT, contains_words
 from mlxtune.recipe import Length
@@ -25,7 +26,7 @@ def score_forbidden(answer: ModelAnswer, phrases: Sequence[str]) -> Score:
     match = find_json(answer.output)
     text = answer.output.replace(r"\n", "\n")
     unescaped = _ESCAPE.sub(lambda escape: chr(int(escape[1], 16)) if escape[1] else " ", text)
-    texts = [answer.output, unescaped, *(string_values(match[0]) if match else ())]
+    texts = [answer.output, unescaped, *(json_strings(match[0]) if match else ())]
     for phrase in phrases:
         if any(contains_words(text, phrase) for text in texts):
             return Score(False, "forbidden", f"it contains “{phrase}”", is_final=True)

@@ -214,8 +214,8 @@ _RUBRIC = Rubric(
 _TARGETS = ("thanks", "voice", "a pair")
 _ROWS = tuple(
     AnswerPair(
-        f"row {number}", (Message("user", f"Where is parcel {number}?"),), f"Dear customer, {number}", f"{number}",
-        f"plain {number}", f"Thank you, {number}",
+        f"row {number}", number, f"{number}", f"Dear customer, {number}", (Message("user", f"Where is parcel {number}?"),),
+        first=f"plain {number}", second=f"Thank you, {number}",
     )
     for number in range(4)
 )  # fmt: skip
