@@ -24,10 +24,11 @@ from mlxtune.recipe import Recipe, dump, parse
 from mlxtune.runs import events, registry
 from mlxtune.runs.registry import Run
 from mlxtune.training import checkpoint, setup, worker
+from mlxtune.training.encode import EncodedRows
 from mlxtune.training.frozen_cache import FrozenCache
 from mlxtune.training.layer_stack import LayerStack
 from mlxtune.training.loop import RunListener, TrainingLoop
-from mlxtune.training.setup import TrainingSetup
+from mlxtune.training.setup import Foundation, TrainingSetup
 from mlxtune.training.sft import SFTObjective
 
 STEPS = 3
@@ -106,7 +107,8 @@ def assemble(recipe: Recipe, folder: Path, worker: RunListener) -> TrainingSetup
     loaded = load_model(folder, worker)
     loop = build_loop(loaded, recipe, folder)
     assert loop.stack.can_skip_frozen()
-    return TrainingSetup(loop, loaded, make_template(), Splits((), (), ()), {})
+    nothing = EncodedRows([], [])
+    return TrainingSetup(Foundation(Splits((), (), ()), loaded, make_template(), nothing, nothing), loop, [])
 
 
 def install() -> Any:
