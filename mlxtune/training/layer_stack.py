@@ -145,6 +145,16 @@ class LayerStack:
         return outputs[-1]
 
     @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Disable dropout."""
+        training = self.model.training
+        try:
+            self.model.eval()
+            yield
+        finally:
+            self.model.train(training)
+
+    @contextmanager
     def _replaced(self, layers: Sequence[Any]) -> Iterator[None]:
         """Replace the model's layers. If it keeps them in several lists, ``layers`` must have as many."""
         originals = [(module, name, module[name]) for module, name in self._lists]
@@ -200,7 +210,7 @@ class LayerStack:
     def _agrees(reference: Callable[[], mx.array], other: Callable[[], mx.array]) -> bool:
         with suppress_model_errors():
             expected = reference()
-            return bool(mx.allclose(expected, other(), rtol=1e-2, atol=1e-2 * magnitude(expected)).item())
+            return close(other(), expected)
         return False
 
 
@@ -214,6 +224,10 @@ def _layer_lists(model: nn.Module) -> list[tuple[nn.Module, str]]:
         if isinstance(value, list) and value and all(id(item) in place for item in value)
     }
     return [lists[start] for start in sorted(lists)]
+
+
+def close(actual: mx.array, expected: mx.array) -> bool:
+    return bool(mx.allclose(expected, actual, rtol=1e-2, atol=1e-2 * magnitude(expected)).item())
 
 
 def plain_attention(model: nn.Module) -> bool:

@@ -271,7 +271,7 @@ class _TrainingRun:
         mx.async_eval(lazy)
         following = self._prepare(plans)
         mx.eval(lazy)
-        loss, norm = _number(total) / weight, _number(lazy_norm)
+        loss, norm = float(total) / weight, float(lazy_norm)
         self.coverage.count(counts)
         self.listener.emit(
             "step", step=step, epoch=plan.epoch, loss=_finite(loss), rate=rate, norm=_finite(norm), tokens=trained,
@@ -345,7 +345,7 @@ class _TrainingRun:
             loss, metrics = loop.objective(loop.stack, batch.arrays(self.valid_cache))
             sums = sums + metrics
             mx.eval(loss, sums)
-            losses[index] = _number(loss)
+            losses[index] = float(loss)
             counts[0] += loop.objective.weight(batch.counts)
             counts[1] += sum(trained for _, trained in batch.counts.values())
         loop.stack.model.train()
@@ -440,11 +440,6 @@ class _TrainingRun:
             return self.done
         self.validation_loss = self.best.loss
         return self.best.step
-
-
-def _number(scalar: mx.array) -> float:
-    value: Any = scalar.item()
-    return float(value)
 
 
 def _finite(value: float) -> float | None:
