@@ -24,7 +24,8 @@ from mlx_lm.models.cache import KVCache, make_prompt_cache
 from mlxtune.core.gpu_errors import suppress_model_errors
 from mlxtune.models.cpu.streams import StreamPool
 from mlxtune.models.head import BackboneHead, magnitude
-from mlxtune.training.recompute import LayerProxy, RecomputedLayer
+from mlxtune.models.hooked_module import HookedModule
+from mlxtune.training.recompute import RecomputedLayer
 
 
 class RecordingCache:
@@ -129,7 +130,7 @@ class LayerStack:
         if frozen_outputs is not None:  # the input of the first layer
             layers = layers[self.first_adapted :]
             first = layers[0]
-            layers[0] = _HookedLayer(first, lambda _, *args, **kwargs: first(frozen_outputs, *args, **kwargs))
+            layers[0] = HookedModule(first, lambda _, *args, **kwargs: first(frozen_outputs, *args, **kwargs))
         if until is None:
             with self._replaced(layers):
                 return self.head.backbone(tokens, caches)
@@ -139,7 +140,7 @@ class LayerStack:
             outputs.append(last(*args, **kwargs))  # which the backbone would normalize
             return outputs[-1]
 
-        layers[-1] = _HookedLayer(last, record)
+        layers[-1] = HookedModule(last, record)
         with self._replaced(layers):
             self.head.backbone(tokens, caches)
         return outputs[-1]
@@ -175,7 +176,7 @@ class LayerStack:
             called.add(id(layer))
             return layer(*args, **kwargs)
 
-        with self._replaced([_HookedLayer(layer, partial(call, layer)) for layer in layers]):
+        with self._replaced([HookedModule(layer, partial(call, layer)) for layer in layers]):
             self.head.backbone(mx.array([[1, 5]]), None)
         return called >= {id(layer) for layer in layers[self.first_adapted :]}
 
@@ -233,14 +234,3 @@ def close(actual: mx.array, expected: mx.array) -> bool:
 def plain_attention(model: nn.Module) -> bool:
     """Whether every layer attends to all earlier positions. A sliding window would pass a short trial but differ on a long row."""
     return all(type(cache) is KVCache for cache in make_prompt_cache(model))
-
-
-class _HookedLayer(LayerProxy):
-    """A layer of the model, with ``call`` in place of its own computation."""
-
-    def __init__(self, layer: Any, call: Callable[..., Any]) -> None:
-        super().__init__(layer)
-        self.call = call
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.call(*args, **kwargs)
