@@ -381,7 +381,7 @@ class ChatTemplate:
             lacking = "renders it only in turns that call a tool"
         if lacking:
             problem = f"turn {number} has reasoning, but the chat template of {self.name} {lacking}."
-            raise TemplateError(f"{problem}", location=location, hint=_REASONING_HINT)
+            raise TemplateError(problem, location=location, hint=_REASONING_HINT)
 
     def _switch_hint(self, messages: Sequence[Message]) -> str:
         """Return a hint if a turn contains a word that the template interprets and removes, as those of SmolLM3 and Nemotron Nano

@@ -42,7 +42,6 @@ class FrozenCache:
         return [group for kind in separate(range(len(kinds)), kinds) for group in group_by_length(lengths, kind, **limits)]
 
     def collate(self, indices: Sequence[int]) -> TrainingBatch:
-        """Return a batch of the rows at ``indices``."""
         return collate(self.rows, indices, self.prefix, self.stack.streams.size)
 
     def run(self, batch: TrainingBatch, part: Any) -> mx.array:

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxtune import __version__
-from mlxtune.adapters.entry import data_hash
-from mlxtune.adapters.layout import LINEAGE
+from mlxtune.adapters.entry import data_hash, read_lineage
 from mlxtune.core.errors import Interrupted
 from mlxtune.core.files import read_json, write_json
 from mlxtune.core.hashing import sha256_file, sha256_json
@@ -161,9 +160,7 @@ def _parent_lineage(recipe: Recipe) -> dict[str, Any] | None:
     if not recipe.adapter.parent:
         return None
     folder = recipe.path(recipe.adapter.parent)
-    file = folder / LINEAGE
-    lineage = read_json(file) if file.is_file() else {}
-    return {"folder": str(folder), "sha256": sha256_file(folder / WEIGHTS), "lineage": lineage}
+    return {"folder": str(folder), "sha256": sha256_file(folder / WEIGHTS), "lineage": read_lineage(folder)}
 
 
 def main() -> int:

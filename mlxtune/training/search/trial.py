@@ -34,16 +34,17 @@ from mlxtune.training.worker import write_data
 
 
 class TrialListener(EventWriter):
-    """Writes a trial's events, and stops its training loop if the search requires it."""
+    """Writes a trial's events, and stops its training loop if the search stops or the user drops the trial."""
 
-    def __init__(self, worker: Worker, folder: Path, should_stop: Callable[[], bool]) -> None:
+    def __init__(self, worker: Worker, number: int) -> None:
+        folder = trial_folder(worker.folder, number)
         folder.mkdir(parents=True, exist_ok=True)
         super().__init__(folder)
-        self._worker, self._should_stop = worker, should_stop
+        self._worker, self._number = worker, number
 
     @property
     def stopping(self) -> bool:
-        return self._worker.stopping or self._should_stop()
+        return self._worker.stopping or self._number in boards.choices(self._worker.folder)[0]
 
 
 @dataclass
@@ -67,16 +68,16 @@ class TrialRunner(Closeable):
         rows = [*self.base.splits.train, *self.base.splits.valid]
         return answer_budget(self.recipe.evaluation, rows, self.base.template.count_tokens).max_tokens
 
-    def run(self, trial: Trial, rung: int, should_stop: Callable[[], bool]) -> RungResult:
+    def run(self, trial: Trial, rung: int) -> RungResult:
         """Train ``trial`` up to ``rung`` and score it. It continues from its newest checkpoint.
 
-        Raise ``Interrupted`` after saving a checkpoint if ``should_stop`` or the worker says so, or other apps need the memory, and
-        another ``MlxtuneError`` if the trial cannot be trained or needs too much memory itself.
+        Raise ``Interrupted`` after saving a checkpoint if its listener says so, or other apps need the memory, and another
+        ``MlxtuneError`` if the trial cannot be trained or needs too much memory itself.
         """
         start, waited = time.monotonic(), self.pause.waited
         folder, target, total = trial_folder(self.worker.folder, trial.number), trial.rungs[rung], trial.rungs[-1]
         recipe = with_values(self.recipe, trial.values)
-        listener, setup = TrialListener(self.worker, folder, should_stop), None
+        listener, setup = TrialListener(self.worker, trial.number), None
         try:
             write_text(folder / "recipe.toml", dump(boards.rung_recipe(recipe, total, total)))
             setup = self._setup(recipe, folder, listener)
