@@ -72,7 +72,7 @@ def train(worker: Worker | PeerWorker, launcher: Launcher | PeerWorker) -> Train
         loops = loop_rule(references, loaded.tokenizer, contract.schema_document) if recipe.evaluation.stop_loops else None
         sampler = Sampler(
             loaded, base.template, valid, recipe.training.samples, budget.max_tokens, recipe.evaluation.thinking_tokens,
-            worker.emit, loop.baseline_passes, contract, loops,
+            worker.emit, loop.baseline_passes, contract, recipe.has_contract, loops,
         )  # fmt: skip
         loop.sample, loop.count_correct = sampler, partial(sampler.count_correct, contract.headline(recipe, has_preferences=False))
         report_data(worker, setup)
