@@ -297,7 +297,7 @@ def _joined(parts: list[list[BatchKVCache]]) -> list[BatchKVCache]:
     joined = []
     for layer in range(len(parts[0])):
         joined.append(BatchKVCache.concatenate([caches[layer] for caches in parts]))
-        mx.eval(joined[-1].keys, joined[-1].values)
+        mx.eval(joined[-1].arrays)
         for caches in parts:
             caches[layer] = joined[-1]  # frees the part
     return joined
