@@ -121,14 +121,12 @@ def _suffix_states(
     prefix: SharedPrefix, caches: Sequence[BatchKVCache], suffixes: Sequence[tuple[int, Sequence[int]]]
 ) -> dict[int, list[mx.array]]:
     """Return the hidden states of all but the last token of each suffix, by index. A suffix continues its row of ``caches``."""
-    longer = [i for i, (_, tokens) in enumerate(suffixes) if len(tokens) > 1]
+    longer = [(i, line, tokens[:-1]) for i, (line, tokens) in enumerate(suffixes) if len(tokens) > 1]
     states: dict[int, list[mx.array]] = {}
-    lengths = [len(suffixes[i][1]) - 1 for i in longer]
-    for batch in batches(lengths, len(longer), extra=len(prefix), max_computed=part_size()):
-        some = [longer[i] for i in batch]
-        width = max(len(suffixes[i][1]) for i in some) - 1
-        tokens = mx.array([[*suffixes[i][1][:-1], *[0] * (width + 1 - len(suffixes[i][1]))] for i in some])
-        lines = mx.array([suffixes[i][0] for i in some])
-        hidden = forward_in_steps(prefix.head, tokens, [cache.select(lines) for cache in caches])
-        states |= {i: [hidden[row, : len(suffixes[i][1]) - 1]] for row, i in enumerate(some)}
+    for batch in batches([len(own) for *_, own in longer], len(longer), extra=len(prefix), max_computed=part_size()):
+        indices, lines, inputs = zip(*(longer[place] for place in batch), strict=True)
+        width = max(map(len, inputs))
+        tokens = mx.array([[*own, *[0] * (width - len(own))] for own in inputs])
+        hidden = forward_in_steps(prefix.head, tokens, [cache.select(mx.array(lines)) for cache in caches])
+        states |= {i: [hidden[row, : len(own)]] for row, (i, own) in enumerate(zip(indices, inputs, strict=True))}
     return states

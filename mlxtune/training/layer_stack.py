@@ -9,7 +9,7 @@ part of the graph, and the rows attend to them. This computes the same sums in a
 which every position attends to all earlier positions: see ``can_share_prefix``.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
@@ -185,19 +185,20 @@ class LayerStack:
         if not plain_attention(self.model):
             return False
         tokens = mx.array([[1, 5, 2, 9, 4, 7], [1, 5, 2, 9, 3, 8]])
-        return self._agrees(
-            lambda: self.hidden_states(tokens)[:, 4:], lambda: self.hidden_states(tokens[:, 4:], self.run_prefix(tokens[0, :4])[0])
-        )
+        with suppress_model_errors():
+            shared = self.hidden_states(tokens[:, 4:], self.run_prefix(tokens[0, :4])[0])
+            return close(shared, self.hidden_states(tokens)[:, 4:])
+        return False
 
     def can_skip_frozen(self) -> bool:
         """Whether the frozen layers can run separately from the rest, verified on a few tokens."""
         if not self.first_adapted or len(self._lists) != 1 or not plain_attention(self.model):
             return False
         tokens = mx.array([[1, 5, 2, 9, 4, 7]])
-        return self._agrees(
-            lambda: self.hidden_states(tokens),
-            lambda: self.hidden_states(tokens, None, self.hidden_states(tokens, until=self.first_adapted)),
-        )
+        with suppress_model_errors():
+            frozen = self.hidden_states(tokens, until=self.first_adapted)
+            return close(self.hidden_states(tokens, None, frozen), self.hidden_states(tokens))
+        return False
 
     def _first_adapted(self) -> int:
         """Return the index of the lowest layer with trainable parameters; 0 if anything below the layers is trainable."""
@@ -206,13 +207,6 @@ class LayerStack:
         names = [name for name, _ in tree_flatten(self.model.trainable_parameters())]
         outside = len(names) - inside - sum("lm_head." in name for name in names)
         return adapted[0] if adapted and not outside else 0
-
-    @staticmethod
-    def _agrees(reference: Callable[[], mx.array], other: Callable[[], mx.array]) -> bool:
-        with suppress_model_errors():
-            expected = reference()
-            return close(other(), expected)
-        return False
 
 
 def _layer_lists(model: nn.Module) -> list[tuple[nn.Module, str]]:
