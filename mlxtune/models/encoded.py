@@ -59,9 +59,7 @@ class EncodedPair:
     @property
     def trained(self) -> TokenMask:
         """Which of ``tokens`` are targets. In an unpaired row, only its own completion is trained on."""
-        index = np.arange(len(self.prompt) + len(self.chosen) + len(self.rejected))
-        own = index < len(self.prompt) + len(self.chosen)
-        return (index >= len(self.prompt)) & (own if self.label is not None else True)
+        return np.repeat([False, True, self.label is None], [len(self.prompt), len(self.chosen), len(self.rejected)])
 
     @property
     def full_length(self) -> int:

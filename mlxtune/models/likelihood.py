@@ -52,7 +52,7 @@ def negative_log_likelihoods(
     ``on_answer`` is called with the index of each pair and its likelihood as soon as it is computed.
     """
     prefix = prefix or PrefixCache(model)([prompt for prompt, _ in pairs])
-    nlls = [0.0] * len(pairs)
+    nlls: dict[int, float] = {}
     if prefix is None:
         for index, (prompt, answer) in enumerate(pairs):
             tokens = mx.array([[*prompt, *answer[:-1]]])
@@ -60,12 +60,11 @@ def negative_log_likelihoods(
             logps = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
             nlls[index] = -float(mx.take_along_axis(logps, mx.array(list(answer))[:, None], axis=-1).sum())
             on_answer(index, nlls[index])
-            progress(index + 1, len(pairs))
-        return nlls
+            progress(len(nlls), len(pairs))
+        return [*nlls.values()]
     groups = _group_by_prompt(pairs, len(prefix), batch_size)
     # each additional answer in a group continues from its own copy of the group's keys and values
     copies = max((len(group.rows) - 1) * (len(prefix) + len(group.shared_tokens)) for group in groups)
-    done = 0
     some = batches([group.positions for group in groups], batch_size, extra=len(prefix) + copies, max_computed=part_size())
     for batch, sums in parallel_map(lambda batch: _logps(prefix, [groups[i] for i in batch]), _alternating(list(some))):
         rows = [row for i in batch for row in groups[i].rows]
@@ -73,9 +72,8 @@ def negative_log_likelihoods(
         for row, logp in zip(rows, values, strict=True):
             nlls[row] = -logp
             on_answer(row, nlls[row])
-        done += len(rows)
-        progress(done, len(pairs))
-    return nlls
+        progress(len(nlls), len(pairs))
+    return [nlls[row] for row in range(len(pairs))]
 
 
 def _alternating(batches: list[list[int]]) -> Iterator[list[int]]:

@@ -191,7 +191,7 @@ class ReferenceKL:
 
     def _hidden_states(self, progress: Callable[[int, int], None] = lambda done, total: None) -> list[mx.array]:
         """Return the hidden states ``(tokens, width)`` that predict the chosen completions, for each part."""
-        sizes = [sum(len(part.rows) for part in batch.parts) for batch in self.batches]
+        sizes = [len(batch.counts) for batch in self.batches]
         with self.stack.evaluating():
             states = []
             progress(0, sum(sizes))
