@@ -57,7 +57,6 @@ class CatalogModel:
 
     @property
     def context(self) -> int:
-        """The longest input in tokens."""
         return int(self._text_config["max_position_embeddings"])
 
     @property

@@ -273,7 +273,6 @@ def with_tools_in_system(turns: Sequence[TurnDict], tools: Tools) -> list[TurnDi
 
 
 def with_word_in_system(turns: Sequence[TurnDict], word: str) -> list[TurnDict]:
-    """Return ``turns`` with ``word`` at the end of the system turn."""
     system, *rest = turns if turns and turns[0]["role"] == "system" else [{"role": "system", "content": ""}, *turns]
     return [{**system, "content": f"{system['content']}\n{word}".lstrip("\n")}, *rest]
 

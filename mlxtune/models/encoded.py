@@ -47,7 +47,6 @@ class EncodedPair:
 
     @property
     def tokens(self) -> Tokens:
-        """Prompt, chosen and rejected, concatenated."""
         return np.concatenate([self.prompt, self.chosen, self.rejected])
 
     @property
@@ -60,18 +59,14 @@ class EncodedPair:
     @property
     def trained(self) -> TokenMask:
         """Which of ``tokens`` are targets. In an unpaired row, only its own completion is trained on."""
-        index = np.arange(len(self.prompt) + len(self.chosen) + len(self.rejected))
-        own = index < len(self.prompt) + len(self.chosen)
-        return (index >= len(self.prompt)) & (own if self.label is not None else True)
+        return np.repeat([False, True, self.label is None], [len(self.prompt), len(self.chosen), len(self.rejected)])
 
     @property
     def full_length(self) -> int:
-        """Number of tokens in all three parts before truncation."""
         return len(self.prompt) + sum(self.full_lengths)
 
     @property
     def reference_means(self) -> tuple[float, float]:
-        """``reference_logps`` per token of each completion."""
         assert self.reference_logps is not None
         chosen, rejected = self.reference_logps
         return chosen / len(self.chosen), rejected / len(self.rejected)

@@ -243,7 +243,8 @@ class _BatchDecoder:
 
     def _read(self, lane: _Lane, tokens: mx.array, has_nan: mx.array) -> list[int]:
         """Add the chosen tokens to the answers. Return the indices of the rows that continue."""
-        _check_nan(bool(np.array(has_nan).any()))  # has_nan.any() would be an operation after those of the next tokens
+        if np.array(has_nan).any():  # has_nan.any() would be an operation after those of the next tokens
+            raise nan_error()
         going_on, stops = [], self._settings.stops
         for index, (row, token) in enumerate(zip(lane.rows, np.array(tokens).tolist(), strict=True)):
             builder = self._rows[row].builder
@@ -296,7 +297,7 @@ def _joined(parts: list[list[BatchKVCache]]) -> list[BatchKVCache]:
     joined = []
     for layer in range(len(parts[0])):
         joined.append(BatchKVCache.concatenate([caches[layer] for caches in parts]))
-        mx.eval(joined[-1].keys, joined[-1].values)
+        mx.eval(joined[-1].arrays)
         for caches in parts:
             caches[layer] = joined[-1]  # frees the part
     return joined
@@ -324,7 +325,8 @@ def _generate_with_mlx_lm(
     for row, token, logprobs, stopped in steps(model, prompts, settings, sampler, answers):
         ending: Ending = "stop" if stopped else builders[row].add(token)
         if ending:
-            _check_nan(bool(mx.isnan(logprobs).any()))
+            if mx.isnan(logprobs).any():
+                raise nan_error()
             answers[row] = builders[row].finish(ending)
             on_answer(row, answers[row])
         on_token(max(builder.count for prompt, builder in enumerate(builders) if prompt == row or prompt not in answers))
@@ -385,8 +387,3 @@ def _batches_correctly(model: nn.Module) -> bool:
 
 def nan_error() -> MlxtuneError:
     return MlxtuneError("The model produced NaNs, perhaps because its adapter is corrupt.", hint="Run: mlxtune adapters show NAME")
-
-
-def _check_nan(has_nan: bool) -> None:
-    if has_nan:
-        raise nan_error()

@@ -32,6 +32,7 @@ from mlx_lm.models.cache import ConcatenateKVCache, make_prompt_cache
 
 from mlxtune.core.gpu_errors import suppress_model_errors
 from mlxtune.models.cpu.exp import exp_of_negative
+from mlxtune.models.hooked_module import HookedModule
 
 CHUNK = 64  # positions whose logits are in memory at the same time
 
@@ -53,15 +54,15 @@ class BackboneHead:
 
     ``backbone(tokens, cache or None)`` returns hidden states ``(batch, tokens, width)``, ``logits(hidden)`` the logits, and
     ``logp(hidden, targets)`` log-probabilities ``(positions,)``; ``logp_no_grad`` returns the same without a gradient.
-    ``warning`` is a message for the user if the fast path did not match the model's own forward pass. If the model cannot be
-    split, ``backbone`` is the whole model and its "hidden states" are the logits.
+    ``is_fast`` is False if the fast path did not match the model's own forward pass. If the model cannot be split, ``backbone`` is
+    the whole model and its "hidden states" are the logits.
     """
 
     backbone: Callable[..., mx.array]
     logits: Logits
     logp: LogProbabilities
     logp_no_grad: LogProbabilities
-    warning: str = ""
+    is_fast: bool = True
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,8 @@ class _Parts:
     def logits(self, hidden: mx.array) -> mx.array:
         """Run the part of the model after its backbone on ``hidden`` ``(..., width)``."""
         head_only = copy.copy(self.outer)
-        setattr(head_only, self.name, _FixedBackbone(self.backbone, hidden.reshape(1, -1, hidden.shape[-1])))
+        positions = hidden.reshape(1, -1, hidden.shape[-1])
+        setattr(head_only, self.name, HookedModule(self.backbone, lambda *_, **__: positions))
         out: mx.array = head_only(hidden)
         return out.reshape(*hidden.shape[:-1], -1)
 
@@ -128,19 +130,6 @@ class _InnerParts:
             self.outer[self.norm] = original
 
 
-class _FixedBackbone:
-    """Stands in for a backbone and returns given hidden states."""
-
-    def __init__(self, backbone: nn.Module, hidden: mx.array) -> None:
-        self.backbone, self.hidden = backbone, hidden
-
-    def __call__(self, *_: Any, **__: Any) -> mx.array:
-        return self.hidden
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.backbone, name)
-
-
 def split_head(model: nn.Module) -> BackboneHead:
     """Split ``model`` into backbone and head, using the fastest method that matches the model's own forward pass.
 
@@ -148,9 +137,8 @@ def split_head(model: nn.Module) -> BackboneHead:
     through the model's own code. A model that cannot be split runs as a whole. Call this after adapters are added.
     """
     whole = BackboneHead(
-        lambda tokens, cache=None: model(tokens, cache=cache), lambda logits: logits, plain_logp, plain_logp,
-        "This architecture's head cannot be computed separately. All logits are computed at once.",
-    )  # fmt: skip
+        lambda tokens, cache=None: model(tokens, cache=cache), lambda logits: logits, plain_logp, plain_logp, is_fast=False
+    )
     head = next((head for parts in _find_parts(model) if (head := _verified(model, parts))), whole)
     return _with_fresh_caches(head, model) if _shares_keys_through_caches(model) else head
 
@@ -209,9 +197,8 @@ def _verified(model: nn.Module, parts: _Parts | _InnerParts) -> BackboneHead | N
         if _agree(logits(states), expected, expected) and _agree(logp(states, targets), plain_logp(expected, targets), expected):
             return BackboneHead(parts.backbone, logits, logp, fused_logp_no_grad(head, scale=scale, cap=cap))
     trained = any(tree_flatten(module.trainable_parameters()) for module in parts.head_modules)
-    warning = "" if trained else "This architecture's head is not a plain matrix multiplication. It is computed twice, in chunks."
     logp = chunked_logp(parts.logits, parts.head_modules)
-    return BackboneHead(parts.backbone, parts.logits, logp, logp, warning)
+    return BackboneHead(parts.backbone, parts.logits, logp, logp, is_fast=trained)
 
 
 def _logit_scaling(outer: nn.Module) -> tuple[float, float]:

@@ -52,7 +52,7 @@ def negative_log_likelihoods(
     ``on_answer`` is called with the index of each pair and its likelihood as soon as it is computed.
     """
     prefix = prefix or PrefixCache(model)([prompt for prompt, _ in pairs])
-    nlls = [0.0] * len(pairs)
+    nlls: dict[int, float] = {}
     if prefix is None:
         for index, (prompt, answer) in enumerate(pairs):
             tokens = mx.array([[*prompt, *answer[:-1]]])
@@ -60,12 +60,11 @@ def negative_log_likelihoods(
             logps = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
             nlls[index] = -float(mx.take_along_axis(logps, mx.array(list(answer))[:, None], axis=-1).sum())
             on_answer(index, nlls[index])
-            progress(index + 1, len(pairs))
-        return nlls
+            progress(len(nlls), len(pairs))
+        return [*nlls.values()]
     groups = _group_by_prompt(pairs, len(prefix), batch_size)
     # each additional answer in a group continues from its own copy of the group's keys and values
     copies = max((len(group.rows) - 1) * (len(prefix) + len(group.shared_tokens)) for group in groups)
-    done = 0
     some = batches([group.positions for group in groups], batch_size, extra=len(prefix) + copies, max_computed=part_size())
     for batch, sums in parallel_map(lambda batch: _logps(prefix, [groups[i] for i in batch]), _alternating(list(some))):
         rows = [row for i in batch for row in groups[i].rows]
@@ -73,9 +72,8 @@ def negative_log_likelihoods(
         for row, logp in zip(rows, values, strict=True):
             nlls[row] = -logp
             on_answer(row, nlls[row])
-        done += len(rows)
-        progress(done, len(pairs))
-    return nlls
+        progress(len(nlls), len(pairs))
+    return [nlls[row] for row in range(len(pairs))]
 
 
 def _alternating(batches: list[list[int]]) -> Iterator[list[int]]:
@@ -121,14 +119,12 @@ def _suffix_states(
     prefix: SharedPrefix, caches: Sequence[BatchKVCache], suffixes: Sequence[tuple[int, Sequence[int]]]
 ) -> dict[int, list[mx.array]]:
     """Return the hidden states of all but the last token of each suffix, by index. A suffix continues its row of ``caches``."""
-    longer = [i for i, (_, tokens) in enumerate(suffixes) if len(tokens) > 1]
+    longer = [(i, line, tokens[:-1]) for i, (line, tokens) in enumerate(suffixes) if len(tokens) > 1]
     states: dict[int, list[mx.array]] = {}
-    lengths = [len(suffixes[i][1]) - 1 for i in longer]
-    for batch in batches(lengths, len(longer), extra=len(prefix), max_computed=part_size()):
-        some = [longer[i] for i in batch]
-        width = max(len(suffixes[i][1]) for i in some) - 1
-        tokens = mx.array([[*suffixes[i][1][:-1], *[0] * (width + 1 - len(suffixes[i][1]))] for i in some])
-        lines = mx.array([suffixes[i][0] for i in some])
-        hidden = forward_in_steps(prefix.head, tokens, [cache.select(lines) for cache in caches])
-        states |= {i: [hidden[row, : len(suffixes[i][1]) - 1]] for row, i in enumerate(some)}
+    for batch in batches([len(own) for *_, own in longer], len(longer), extra=len(prefix), max_computed=part_size()):
+        indices, lines, inputs = zip(*(longer[place] for place in batch), strict=True)
+        width = max(map(len, inputs))
+        tokens = mx.array([[*own, *[0] * (width - len(own))] for own in inputs])
+        hidden = forward_in_steps(prefix.head, tokens, [cache.select(mx.array(lines)) for cache in caches])
+        states |= {i: [hidden[row, : len(own)]] for row, (i, own) in enumerate(zip(indices, inputs, strict=True))}
     return states

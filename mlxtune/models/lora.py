@@ -46,7 +46,6 @@ def remove(model: nn.Module) -> None:
 
 
 def adapter_modules(model: nn.Module) -> dict[str, Any]:
-    """Return the modules of ``model`` that have an adapter, by name."""
     return {name: module for name, module in model.named_modules() if "lora_a" in module}
 
 
@@ -95,7 +94,6 @@ def load(model: nn.Module, folder: Path) -> None:
 
 
 def to_bytes(arrays: dict[str, mx.array]) -> bytes:
-    """Return ``arrays`` as the bytes of a safetensors file."""
     file: Any = io.BytesIO()
     mx.save_safetensors(file, arrays, metadata={"format": "mlx"})
     data: bytes = file.getvalue()

@@ -78,10 +78,8 @@ def _answer_turns(
     if tokens != sequence.tokens:
         raise DataError(_NOT_ALIGNED, hint=_COUNTS_ONLY)
     trained = [any(span.start <= index < span.end for span in trained_spans) for index in range(len(tokens))]
-    ends = [span.end for span in trained_spans]
-    parts = [(message.content, message.role == "assistant" and message.trained) for message in messages]
-    first_trained = len(messages) - 1 if len(ends) == 1 else 0
-    parts = [(content, is_answer and number >= first_trained) for number, (content, is_answer) in enumerate(parts)]
+    first = len(messages) - 1 if len(trained_spans) == 1 else 0  # turn that may be trained
+    parts = [(turn.content, number >= first and turn.role == "assistant" and turn.trained) for number, turn in enumerate(messages)]
     text = template.control.plain(sequence.text)
     return _turns(template, text, parts, tokens[:end], spans[:end], trained[:end], max_tokens)
 

@@ -184,11 +184,9 @@ class BatchKVCache:
         self.prefix_length, self.length, self.grouped_mask = prefix_length, 0, grouped_mask
         self.padding, self.is_padded = padding, is_padded
         self.window = prefix.window if isinstance(prefix, SlidingKVCache) else None
-        self.keys: mx.array | None = None
-        self.values: mx.array | None = None
-        if prefix_length:
-            keys, values = (array[:, :, :prefix_length] for array in prefix.state[:2])
-            self.keys, self.values = (mx.repeat(array, padding.shape[0], axis=0) for array in (keys, values))
+        prefixes = [array[:, :, :prefix_length] for array in prefix.state[:2]] if prefix_length else []
+        # keys and values; none before the first token
+        self.arrays = [mx.repeat(array, padding.shape[0], axis=0) for array in prefixes]
 
     @property
     def offset(self) -> mx.array | int:
@@ -198,21 +196,21 @@ class BatchKVCache:
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         end = self.prefix_length + self.length
-        new = keys.shape[2]
+        new, both = keys.shape[2], [keys, values]
         if new > 1 and self.is_padded:  # at negative positions, some architectures compute NaN, and 0 times NaN is NaN
             is_token = (mx.arange(self.length, self.length + new) >= self.padding[:, None])[:, None, :, None]
-            keys, values = (mx.where(is_token, array, 0) for array in (keys, values))
-        if self.keys is None or self.values is None:
-            self.keys, self.values = (mx.zeros((*array.shape[:2], 0, array.shape[3]), array.dtype) for array in (keys, values))
-        if end + new > self.keys.shape[2]:  # grow in steps, with one copy for many tokens
-            self.keys, self.values = (
+            both = [mx.where(is_token, array, 0) for array in both]
+        self.arrays = self.arrays or [mx.zeros((*array.shape[:2], 0, array.shape[3]), array.dtype) for array in both]
+        if end + new > self.arrays[0].shape[2]:  # grow in steps, with one copy for many tokens
+            self.arrays = [
                 mx.concatenate([old[:, :, :end], mx.zeros((*like.shape[:2], max(new, 64), like.shape[3]), like.dtype)], axis=2)
-                for old, like in ((self.keys, keys), (self.values, values))
-            )
-        self.keys[:, :, end : end + new] = keys
-        self.values[:, :, end : end + new] = values
+                for old, like in zip(self.arrays, both, strict=True)
+            ]
+        for array, own in zip(self.arrays, both, strict=True):
+            array[:, :, end : end + new] = own
         self.length += new
-        return self.keys[:, :, : end + new], self.values[:, :, : end + new]
+        keys, values = (array[:, :, : end + new] for array in self.arrays)
+        return keys, values
 
     def make_mask(self, length: int, window_size: int | None = None, **_: Any) -> mx.array | None:
         """Return the causal mask without padding: bool ``(rows, 1, length, columns)``, with an extra axis if ``grouped_mask``.
@@ -244,33 +242,25 @@ class BatchKVCache:
         joined.length = length
         joined.is_padded = any(part.is_padded or part.length < length for part in parts)
         joined.padding = mx.concatenate([part.padding + (length - part.length) for part in parts])
-        joined.keys, joined.values = (
-            mx.concatenate([part._widened(array, length) for part, array in zip(parts, arrays, strict=True)])
-            for arrays in ([part.keys for part in parts], [part.values for part in parts])
-        )
+        joined.arrays = [mx.concatenate(list(arrays)) for arrays in zip(*(part._widened(length) for part in parts), strict=True)]
         return joined
 
-    def _widened(self, array: mx.array | None, length: int) -> mx.array:
-        """Return keys or values with the tail left-padded to ``length``."""
-        assert array is not None
-        end = self.prefix_length + self.length
-        if length == self.length:
-            return array[:, :, :end]
-        rows, heads, _, width = array.shape
-        gap = mx.zeros((rows, heads, length - self.length, width), array.dtype)
-        return mx.concatenate([array[:, :, : self.prefix_length], gap, array[:, :, self.prefix_length : end]], axis=2)
+    def _widened(self, length: int) -> Iterator[mx.array]:
+        """Yield the keys and the values with the tail left-padded to ``length``."""
+        start, end = self.prefix_length, self.prefix_length + self.length
+        for array in self.arrays:
+            gap = mx.zeros((*array.shape[:2], length - self.length, array.shape[3]), array.dtype)
+            parts = [array[:, :, :start], gap, array[:, :, start:end]]
+            yield mx.concatenate(parts, axis=2) if length > self.length else array[:, :, :end]
 
     def without_prefix(self) -> BatchKVCache:
         """Return the same keys and values as tails that begin with the prefix, so that they can be joined with those of other prefixes."""
-        assert self.keys is not None
-        assert self.values is not None
         other, start = copy.copy(self), self.prefix_length
         other.prefix_length, other.length = 0, start + self.length
         columns, padding = mx.arange(other.length), self.padding[:, None]
         moved = mx.where(columns < padding, start + columns, mx.where(columns < padding + start, columns - padding, columns))
-        other.keys, other.values = (
-            mx.take_along_axis(array[:, :, : other.length], moved[:, None, :, None], axis=2) for array in (self.keys, self.values)
-        )
+        moved = moved[:, None, :, None]
+        other.arrays = [mx.take_along_axis(array[:, :, : other.length], moved, axis=2) for array in self.arrays]
         return other
 
     def select(self, rows: mx.array) -> BatchKVCache:
@@ -280,6 +270,4 @@ class BatchKVCache:
         return other
 
     def filter(self, rows: mx.array) -> None:
-        assert self.keys is not None
-        assert self.values is not None
-        self.keys, self.values, self.padding = self.keys[rows], self.values[rows], self.padding[rows]
+        self.arrays, self.padding = [array[rows] for array in self.arrays], self.padding[rows]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -107,12 +108,10 @@ class ChatTemplate:
         """Return the probes and ``rows`` that can be rendered and trained, with the tokens of their prompts."""
         rendered: list[tuple[PromptRow, list[int]]] = []
         for row in (*probes(self.dialect, self.settings.thinking), *rows):
-            try:
+            with suppress(TemplateError):
                 if isinstance(row, Conversation):
                     self.answer(row.messages, row.tools, row.location)
                 rendered.append((row, self.prompt(row.prompt, row.tools)))
-            except TemplateError:
-                continue
         return rendered
 
     @cached_property
@@ -254,11 +253,10 @@ class ChatTemplate:
 
     def can_compare(self, pair: Preference, max_tokens: int) -> bool:
         """Return whether a held-out pair's likelihoods can be compared. Raises the other errors of :meth:`encode_pair`."""
-        try:
+        with suppress(TooLongError):
             self.encode_pair(pair, max_tokens)
-        except TooLongError:
-            return False
-        return True
+            return True
+        return False
 
     def encode_unpaired(self, row: Row, other: Row, max_tokens: int) -> EncodedPair:
         """Encode ``row`` with the completion of ``other``, perhaps the same, as ``rejected``. Raises as :meth:`encode_pair`."""
@@ -383,7 +381,7 @@ class ChatTemplate:
             lacking = "renders it only in turns that call a tool"
         if lacking:
             problem = f"turn {number} has reasoning, but the chat template of {self.name} {lacking}."
-            raise TemplateError(f"{problem}", location=location, hint=_REASONING_HINT)
+            raise TemplateError(problem, location=location, hint=_REASONING_HINT)
 
     def _switch_hint(self, messages: Sequence[Message]) -> str:
         """Return a hint if a turn contains a word that the template interprets and removes, as those of SmolLM3 and Nemotron Nano

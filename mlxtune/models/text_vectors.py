@@ -13,7 +13,6 @@ import zipfile
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -56,7 +55,7 @@ def text_vectors(
     missing = [key for key in tokens if key not in known]
     if missing:
         head = split_head(loaded.model)
-        if head.warning:
+        if not head.is_fast:
             return None
         with first_layers(loaded.model, head):
             states = _mean_states(head, [tokens[key][:limit] for key in missing], progress)
@@ -83,14 +82,11 @@ def standardized(vectors: Vectors) -> Vectors:
 
 def _mean_states(head: BackboneHead, tokens: Sequence[Sequence[int]], progress: Progress) -> list[Vectors]:
     """Return the mean hidden state of each sequence. Padding is on the right, where no earlier token sees it."""
-    means: list[Any] = [None] * len(tokens)
-    done = 0
+    means: dict[int, Vectors] = {}
     for batch, states in parallel_map(lambda batch: mean_states(head, [tokens[index] for index in batch]), batches(tokens)):
-        for index, row in zip(batch, np.array(states), strict=True):
-            means[index] = row
-        done += len(batch)
-        progress(done, len(tokens))
-    return means
+        means |= zip(batch, np.array(states), strict=True)
+        progress(len(means), len(tokens))
+    return [means[index] for index in range(len(tokens))]
 
 
 def mean_states(head: BackboneHead, rows: Sequence[Sequence[int]]) -> mx.array:

@@ -21,11 +21,6 @@ from mlxtune.training.sft import collate, input_lengths
 GROUP_TOKENS = 4096  # tokens computed together
 
 
-def fill_rows(batch: TrainingBatch, part: Any, count: int) -> list[int]:
-    """Return the rows of ``part`` and as many repeats of a row as padding needs. Their outputs have no effect on other rows."""
-    return [*part.rows, *[next(iter(batch.counts))] * (count - len(part.rows))]
-
-
 class FrozenCache:
     """Hidden states per row, stored in memory up to ``budget`` bytes, then in a scratch file in ``folder``."""
 
@@ -47,7 +42,6 @@ class FrozenCache:
         return [group for kind in separate(range(len(kinds)), kinds) for group in group_by_length(lengths, kind, **limits)]
 
     def collate(self, indices: Sequence[int]) -> TrainingBatch:
-        """Return a batch of the rows at ``indices``."""
         return collate(self.rows, indices, self.prefix, self.stack.streams.size)
 
     def run(self, batch: TrainingBatch, part: Any) -> mx.array:
@@ -64,9 +58,11 @@ class FrozenCache:
             mx.eval(self._prefix_output, [(cache.keys, cache.values) for cache in self.prefix_caches])
         for number in sorted({self._position[index][0] for part in batch.parts for index in part.rows} - self._blocks.keys()):
             self._compute(number)
-        blocks = [part.inputs if isinstance(part.inputs, mx.array) else part.inputs[0] for part in batch.parts]
-        filled = (fill_rows(batch, part, block.shape[0]) for part, block in zip(batch.parts, blocks, strict=True))
-        parts = [self._gather(rows, block.shape[1]) for rows, block in zip(filled, blocks, strict=True)]
+        filler = next(iter(batch.counts))  # a row that is repeated where there is padding, which has no effect on other rows
+        parts = []
+        for part in batch.parts:
+            count, width = (part.inputs if isinstance(part.inputs, mx.array) else part.inputs[0]).shape
+            parts.append(self._gather([*part.rows, *[filler] * (count - len(part.rows))], width))
         return parts if batch.prefix is None or self._prefix_output is None else [self._prefix_output, *parts]
 
     def close(self) -> None:

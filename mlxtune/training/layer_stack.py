@@ -9,7 +9,7 @@ part of the graph, and the rows attend to them. This computes the same sums in a
 which every position attends to all earlier positions: see ``can_share_prefix``.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
@@ -24,7 +24,8 @@ from mlx_lm.models.cache import KVCache, make_prompt_cache
 from mlxtune.core.gpu_errors import suppress_model_errors
 from mlxtune.models.cpu.streams import StreamPool
 from mlxtune.models.head import BackboneHead, magnitude
-from mlxtune.training.recompute import LayerProxy, RecomputedLayer
+from mlxtune.models.hooked_module import HookedModule
+from mlxtune.training.recompute import RecomputedLayer
 
 
 class RecordingCache:
@@ -129,7 +130,7 @@ class LayerStack:
         if frozen_outputs is not None:  # the input of the first layer
             layers = layers[self.first_adapted :]
             first = layers[0]
-            layers[0] = _HookedLayer(first, lambda _, *args, **kwargs: first(frozen_outputs, *args, **kwargs))
+            layers[0] = HookedModule(first, lambda _, *args, **kwargs: first(frozen_outputs, *args, **kwargs))
         if until is None:
             with self._replaced(layers):
                 return self.head.backbone(tokens, caches)
@@ -139,10 +140,20 @@ class LayerStack:
             outputs.append(last(*args, **kwargs))  # which the backbone would normalize
             return outputs[-1]
 
-        layers[-1] = _HookedLayer(last, record)
+        layers[-1] = HookedModule(last, record)
         with self._replaced(layers):
             self.head.backbone(tokens, caches)
         return outputs[-1]
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Disable dropout."""
+        training = self.model.training
+        try:
+            self.model.eval()
+            yield
+        finally:
+            self.model.train(training)
 
     @contextmanager
     def _replaced(self, layers: Sequence[Any]) -> Iterator[None]:
@@ -165,7 +176,7 @@ class LayerStack:
             called.add(id(layer))
             return layer(*args, **kwargs)
 
-        with self._replaced([_HookedLayer(layer, partial(call, layer)) for layer in layers]):
+        with self._replaced([HookedModule(layer, partial(call, layer)) for layer in layers]):
             self.head.backbone(mx.array([[1, 5]]), None)
         return called >= {id(layer) for layer in layers[self.first_adapted :]}
 
@@ -174,19 +185,20 @@ class LayerStack:
         if not plain_attention(self.model):
             return False
         tokens = mx.array([[1, 5, 2, 9, 4, 7], [1, 5, 2, 9, 3, 8]])
-        return self._agrees(
-            lambda: self.hidden_states(tokens)[:, 4:], lambda: self.hidden_states(tokens[:, 4:], self.run_prefix(tokens[0, :4])[0])
-        )
+        with suppress_model_errors():
+            shared = self.hidden_states(tokens[:, 4:], self.run_prefix(tokens[0, :4])[0])
+            return close(shared, self.hidden_states(tokens)[:, 4:])
+        return False
 
     def can_skip_frozen(self) -> bool:
         """Whether the frozen layers can run separately from the rest, verified on a few tokens."""
         if not self.first_adapted or len(self._lists) != 1 or not plain_attention(self.model):
             return False
         tokens = mx.array([[1, 5, 2, 9, 4, 7]])
-        return self._agrees(
-            lambda: self.hidden_states(tokens),
-            lambda: self.hidden_states(tokens, None, self.hidden_states(tokens, until=self.first_adapted)),
-        )
+        with suppress_model_errors():
+            frozen = self.hidden_states(tokens, until=self.first_adapted)
+            return close(self.hidden_states(tokens, None, frozen), self.hidden_states(tokens))
+        return False
 
     def _first_adapted(self) -> int:
         """Return the index of the lowest layer with trainable parameters; 0 if anything below the layers is trainable."""
@@ -195,13 +207,6 @@ class LayerStack:
         names = [name for name, _ in tree_flatten(self.model.trainable_parameters())]
         outside = len(names) - inside - sum("lm_head." in name for name in names)
         return adapted[0] if adapted and not outside else 0
-
-    @staticmethod
-    def _agrees(reference: Callable[[], mx.array], other: Callable[[], mx.array]) -> bool:
-        with suppress_model_errors():
-            expected = reference()
-            return bool(mx.allclose(expected, other(), rtol=1e-2, atol=1e-2 * magnitude(expected)).item())
-        return False
 
 
 def _layer_lists(model: nn.Module) -> list[tuple[nn.Module, str]]:
@@ -216,17 +221,10 @@ def _layer_lists(model: nn.Module) -> list[tuple[nn.Module, str]]:
     return [lists[start] for start in sorted(lists)]
 
 
+def close(actual: mx.array, expected: mx.array) -> bool:
+    return bool(mx.allclose(expected, actual, rtol=1e-2, atol=1e-2 * magnitude(expected)).item())
+
+
 def plain_attention(model: nn.Module) -> bool:
     """Whether every layer attends to all earlier positions. A sliding window would pass a short trial but differ on a long row."""
     return all(type(cache) is KVCache for cache in make_prompt_cache(model))
-
-
-class _HookedLayer(LayerProxy):
-    """A layer of the model, with ``call`` in place of its own computation."""
-
-    def __init__(self, layer: Any, call: Callable[..., Any]) -> None:
-        super().__init__(layer)
-        self.call = call
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.call(*args, **kwargs)

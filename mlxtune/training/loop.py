@@ -91,7 +91,7 @@ class TrainingLoop:
     closes_caches: bool = True  # at the end
     guard: MemoryGuard | None = None
     sample: Callable[[int], bool] = field(default=lambda step: False)  # answers a few prompts; whether the format was lost
-    count_correct: Callable[[], int] | None = None  # how many answers to validation rows meet the contract
+    count_correct: Callable[[], int] = field(default=lambda: 0)  # how many answers to validation rows meet the contract
     baseline_passes: list[bool] = field(default_factory=list)  # which of these answers passed the contract before the first step
     reference_kl: Callable[[], float | None] | None = None  # the policy's distance from the reference
     pause: Callable[[], None] = field(default=lambda: None)  # called before each step
@@ -106,7 +106,6 @@ class TrainingLoop:
 
     @cached_property
     def total_steps(self) -> int:
-        """The number of optimizer steps in the whole run."""
         if self.section.steps:
             return self.section.steps
         return sum(math.ceil(len(self.epoch_batches(epoch)) / self.section.accumulate) for epoch in range(self.section.epochs))
@@ -271,7 +270,7 @@ class _TrainingRun:
         mx.async_eval(lazy)
         following = self._prepare(plans)
         mx.eval(lazy)
-        loss, norm = _number(total) / weight, _number(lazy_norm)
+        loss, norm = float(total) / weight, float(lazy_norm)
         self.coverage.count(counts)
         self.listener.emit(
             "step", step=step, epoch=plan.epoch, loss=_finite(loss), rate=rate, norm=_finite(norm), tokens=trained,
@@ -345,7 +344,7 @@ class _TrainingRun:
             loss, metrics = loop.objective(loop.stack, batch.arrays(self.valid_cache))
             sums = sums + metrics
             mx.eval(loss, sums)
-            losses[index] = _number(loss)
+            losses[index] = float(loss)
             counts[0] += loop.objective.weight(batch.counts)
             counts[1] += sum(trained for _, trained in batch.counts.values())
         loop.stack.model.train()
@@ -432,19 +431,13 @@ class _TrainingRun:
         if not best:
             self.listener.warn("best_checkpoint_damaged", step=self.best.step)
             return self.done
-        count_correct = self.loop.count_correct or (lambda: 0)
-        correct, last = count_correct(), dict(tree_flatten(model.trainable_parameters()))
+        correct, last = self.loop.count_correct(), dict(tree_flatten(model.trainable_parameters()))
         checkpoint.restore(best, model)
-        if count_correct() < correct:
+        if self.loop.count_correct() < correct:
             model.load_weights(list(last.items()), strict=False)
             return self.done
         self.validation_loss = self.best.loss
         return self.best.step
-
-
-def _number(scalar: mx.array) -> float:
-    value: Any = scalar.item()
-    return float(value)
 
 
 def _finite(value: float) -> float | None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -13,6 +14,13 @@ from mlxtune.recipe import AdapterSection, TrainingSection
 from mlxtune.training.layer_stack import LayerStack
 from mlxtune.training.segments import segment_gradients
 
+_OPTIMIZERS: dict[str, Callable[..., optim.Optimizer]] = {
+    "adamw": partial(optim.AdamW, bias_correction=True),
+    "adafactor": partial(optim.Adafactor, relative_step=False, scale_parameter=False),
+    "lion": optim.Lion,
+    "muon": optim.Muon,
+}
+
 
 def make(section: TrainingSection, adapter: AdapterSection) -> optim.Optimizer:
     """Return the recipe's optimizer; for LoRA+, one for A and one for B. Its learning rate is 0 until :func:`set_rate` is called.
@@ -20,9 +28,8 @@ def make(section: TrainingSection, adapter: AdapterSection) -> optim.Optimizer:
     The optimizer is AdamW (Loshchilov and Hutter 2017, arXiv:1711.05101), Adafactor (Shazeer and Stern 2018, arXiv:1804.04235),
     Lion (Chen et al. 2023, arXiv:2302.06675) or Muon (Jordan et al. 2024).
     """
-    if adapter.lora_plus == 1:
-        return _single(section)
-    return optim.MultiOptimizer([_single(section), _single(section)], [lambda name, _: name.endswith("lora_b")])
+    new = partial(_OPTIMIZERS[section.optimizer], learning_rate=0.0, weight_decay=section.weight_decay)
+    return new() if adapter.lora_plus == 1 else optim.MultiOptimizer([new(), new()], [lambda name, _: name.endswith("lora_b")])
 
 
 def set_rate(optimizer: optim.Optimizer, rate: float, adapter: AdapterSection) -> None:
@@ -55,19 +62,6 @@ def learning_rate(section: TrainingSection, step: int, total: int) -> float:
         case "wsd":
             decay_steps = max(1, math.ceil(section.decay * total))
             return section.learning_rate * min(1.0, (total - step) / decay_steps)
-
-
-def _single(section: TrainingSection) -> optim.Optimizer:
-    decay = section.weight_decay
-    match section.optimizer:
-        case "adamw":
-            return optim.AdamW(learning_rate=0.0, weight_decay=decay, bias_correction=True)
-        case "adafactor":
-            return optim.Adafactor(learning_rate=0.0, weight_decay=decay, relative_step=False, scale_parameter=False)
-        case "lion":
-            return optim.Lion(learning_rate=0.0, weight_decay=decay)
-        case "muon":
-            return optim.Muon(learning_rate=0.0, weight_decay=decay)
 
 
 Loss = Callable[[LayerStack, Any], tuple[mx.array, mx.array]]

@@ -43,7 +43,6 @@ def preflight(workspace: Path, recipe: Recipe, progress: Progress = lambda what,
 
 
 def require_searchable(recipe: Recipe) -> None:
-    """Raise ``InputError`` if the recipe cannot be searched."""
     budget = parse_budget(recipe.search.budget)
     if budget and budget.unit == "Wh" and not typical_watts(this_machine().chip)[0]:
         raise RecipeError(

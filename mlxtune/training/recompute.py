@@ -13,22 +13,10 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
-
-class LayerProxy:
-    """Replaces a layer in a model's list. Forwards attribute access and type checks to it, which some architectures rely on."""
-
-    def __init__(self, layer: Any) -> None:
-        self.layer = layer
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.layer, name)
-
-    @property  # type: ignore[misc]  # a type check asks for this attribute
-    def __class__(self) -> Any:
-        return type(self.layer)
+from mlxtune.models.hooked_module import ModuleProxy
 
 
-class RecomputedLayer(LayerProxy):
+class RecomputedLayer(ModuleProxy):
     """A layer that keeps only its inputs and is recomputed for the backward pass.
 
     Recomputation waits for the incoming gradient, and all of the layer's gradients are computed before the gradient is passed to the
@@ -44,7 +32,7 @@ class RecomputedLayer(LayerProxy):
             layer.update_modules(tree_unflatten(dropouts))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        layer, dropout_keys = self.layer, self.keys
+        layer, dropout_keys = self.module, self.keys
         key = mx.random.randint(0, 2**31 - 1, (2,)).astype(mx.uint32)
         own = tree_flatten(layer.trainable_parameters())
         inputs: list[mx.array] = []
@@ -89,8 +77,6 @@ _Copies = dict[int, tuple[Any, Any]]  # ID of an object -> the object and what r
 
 
 def _collect(arrays: list[mx.array]) -> Callable[[mx.array], mx.array]:
-    """Return a function that appends its argument to ``arrays`` and returns it."""
-
     def collect(array: mx.array) -> mx.array:
         arrays.append(array)
         return array

@@ -23,8 +23,8 @@ MAX_BROKEN = 0.25  # fraction of the samples that may start to fail the contract
 class Sampler:
     """Generates answers to the first ``count`` of ``rows`` with the current model and emits ``sample`` events.
 
-    With a ``contract``, it records in ``baseline_passes`` which answers passed before the first step, and warns when too many of
-    them fail: a preference loss can keep falling while the model unlearns its format.
+    If they are ``checked``, because the recipe has a contract, it records in ``baseline_passes`` which answers passed before the first
+    step, and warns when too many of them fail: a preference loss can keep falling while the model unlearns its format.
     """
 
     loaded: LoadedModel
@@ -35,7 +35,8 @@ class Sampler:
     thinking_tokens: int
     emit: Callable[..., None]
     baseline_passes: list[bool]
-    contract: Contract | None = None
+    contract: Contract
+    checked: bool
     loops: LoopRule | None = None
 
     def __call__(self, step: int) -> bool:
@@ -48,12 +49,14 @@ class Sampler:
             verdict: dict[str, Any] = {"outcome": _OUTCOMES.get(answer.ended, "cut_off")}
             if verdict["outcome"] == "cut_off":
                 verdict["limit"] = self.thinking_tokens if answer.ended == THINKING_LIMIT else self.max_tokens
-            if self.contract:
+            if self.checked:
                 scores = self._score(row, text, answer)
                 score = scores.get(CONTRACT) or scores.get(CORRECT, PASS)
                 passes.append(score.passed)
                 verdict = {"outcome": "passes"} if score.passed else {"outcome": "fails", "failure": score.kind}
             self.emit("sample", step=step, row=row.id, prompt=row.prompt[-1].content, output=text, **verdict)
+        if not self.checked:
+            return False
         if not self.baseline_passes:
             self.baseline_passes.extend(passes)
         net_broken = sum(before - now for before, now in zip(self.baseline_passes, passes, strict=True))
@@ -85,5 +88,4 @@ class Sampler:
         return [(row, self.template.calls.read(answer.text, row.tools), answer) for row, answer in zip(rows, answers, strict=True)]
 
     def _score(self, row: PromptRow, text: str, answer: GeneratedAnswer) -> dict[str, Score]:
-        assert self.contract
         return self.contract.score(evaluated_rows([row])[0].answer(text, answer.ended))

@@ -40,15 +40,6 @@ REVIEW = "review.json"  # in the folder of a run
 CACHE_MEMORY_DIVISOR = 8  # the frozen layers' outputs may use 1/8 of the memory; the rest goes to disk
 
 
-@dataclass
-class TrainingSetup:
-    loop: TrainingLoop
-    loaded: load.LoadedModel
-    template: ChatTemplate
-    splits: Splits
-    skipped: list[SkippedRow]  # rows that are not trained on
-
-
 @dataclass(frozen=True)
 class Foundation:
     """The parts shared by all adapters that are trained on the same data and base."""
@@ -62,6 +53,13 @@ class Foundation:
     @property
     def skipped(self) -> list[SkippedRow]:
         return [*self.train.skipped, *self.valid.skipped]
+
+
+@dataclass(frozen=True)
+class TrainingSetup:
+    base: Foundation
+    loop: TrainingLoop
+    skipped: list[SkippedRow]  # rows that are not trained on
 
 
 def prepare(recipe: Recipe, folder: Path, worker: RunListener) -> TrainingSetup:
@@ -119,7 +117,7 @@ def build_loop(base: Foundation, recipe: Recipe, folder: Path, worker: RunListen
         _load_parent(recipe, loaded, worker)
     loaded.model.eval()  # the checks below compare two computations, which would differ with dropout
     model_head = head.split_head(loaded.model)
-    if model_head.warning:
+    if not model_head.is_fast:
         worker.warn("head_computed_twice")
     stack = LayerStack(loaded.model, model_head, streams.StreamPool(streams.default_size()))
     can_share = stack.can_share_prefix()
@@ -154,7 +152,7 @@ def build_loop(base: Foundation, recipe: Recipe, folder: Path, worker: RunListen
         reference = f"{loaded.source.fingerprint}/{recipe.model.quantize}/{loaded.compute}"
         with adapters_disabled(loaded.model) if recipe.method.reference == "base" else nullcontext():
             learned = _score_reference(loop, recipe, objective, reference, worker)
-    return TrainingSetup(loop, loaded, base.template, base.splits, [*base.skipped, *learned])
+    return TrainingSetup(base, loop, [*base.skipped, *learned])
 
 
 def _load_parent(recipe: Recipe, loaded: load.LoadedModel, worker: RunListener) -> None:

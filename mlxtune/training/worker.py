@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxtune import __version__
-from mlxtune.adapters.entry import data_hash
-from mlxtune.adapters.layout import LINEAGE
+from mlxtune.adapters.entry import data_hash, read_lineage
 from mlxtune.core.errors import Interrupted
 from mlxtune.core.files import read_json, write_json
 from mlxtune.core.hashing import sha256_file, sha256_json
@@ -63,22 +62,22 @@ def train(worker: Worker | PeerWorker, launcher: Launcher | PeerWorker) -> Train
         if worker.stopping:
             raise Interrupted(start)
     setup = prepare(recipe, worker.folder, worker)
-    loop, loaded = setup.loop, setup.loaded
+    loop, base = setup.loop, setup.base
+    loaded, valid = base.loaded, base.splits.valid
     if launcher.is_leader:
         loop.pause = pause
         contract = Contract.from_recipe(recipe)
-        budget = answer_budget(recipe.evaluation, [*setup.splits.train, *setup.splits.valid], setup.template.count_tokens)
-        references = (row.reference for row in setup.splits.valid if isinstance(row, PromptRow))
+        budget = answer_budget(recipe.evaluation, [*base.splits.train, *valid], base.template.count_tokens)
+        references = (row.reference for row in valid if isinstance(row, PromptRow))
         loops = loop_rule(references, loaded.tokenizer, contract.schema_document) if recipe.evaluation.stop_loops else None
         sampler = Sampler(
-            loaded, setup.template, setup.splits.valid, recipe.training.samples, budget.max_tokens,
-            recipe.evaluation.thinking_tokens, worker.emit, loop.baseline_passes, contract,
-            loops,
+            loaded, base.template, valid, recipe.training.samples, budget.max_tokens, recipe.evaluation.thinking_tokens,
+            worker.emit, loop.baseline_passes, contract, recipe.has_contract, loops,
         )  # fmt: skip
         loop.sample, loop.count_correct = sampler, partial(sampler.count_correct, contract.headline(recipe, has_preferences=False))
         report_data(worker, setup)
         loop.adapter_config["model"] = str(loaded.source.folder)
-        loop.lineage = make_lineage(worker.folder, recipe, setup)
+        loop.lineage = make_lineage(worker.folder, recipe, base)
     parent = _parent_lineage(recipe)
     loop.origin = checkpoint.make_origin(recipe, loaded.source.fingerprint, parent["sha256"] if parent else "")
     loop.hosts = hosts.init_group(launcher, start)
@@ -98,7 +97,7 @@ def report_data(worker: Worker | PeerWorker, setup: TrainingSetup) -> None:
     rows = write_data(worker.folder, worker.recipe, setup, loop.valid)
     replayed = sum(bool(row.get("replay")) for row in rows)
     worker.emit(
-        "data.ready", train=len(loop.train) - replayed, valid=len(loop.valid), test=len(setup.splits.test),
+        "data.ready", train=len(loop.train) - replayed, valid=len(loop.valid), test=len(setup.base.splits.test),
         tokens=sum(row["tokens"] for row in rows), trained=sum(row["trained"] for row in rows),
         truncated=sum(row.truncated for row in (*loop.train, *loop.valid)), skipped=len(setup.skipped),
         conversations=len({(row["id"], row["line"]) for row in rows if not row.get("replay")}), **({"replayed": replayed} if replayed else {}), steps=loop.total_steps, epochs=loop.epochs, checkpointed=loop.stack.checkpointed,
@@ -110,7 +109,8 @@ def write_data(folder: Path, recipe: Recipe, setup: TrainingSetup, valid: Sequen
     """Write ``data.json``: rows by their use, and the hashes of all prompts that training sees. Return the train rows."""
     from mlxtune.training.coverage import row_labels
 
-    generated = {row.id for row in setup.splits.train if lineage_of(row)}
+    splits = setup.base.splits
+    generated = {row.id for row in splits.train if lineage_of(row)}
     rows = [
         {
             "id": row.id, "line": row.location.line, "tokens": len(row.tokens), "trained": int(row.trained.sum()),
@@ -118,22 +118,22 @@ def write_data(folder: Path, recipe: Recipe, setup: TrainingSetup, valid: Sequen
         }
         for row in setup.loop.train
     ]  # fmt: skip
-    replayed = (prompt.row("") for prompt in replay_prompts(recipe, setup.splits.train))
-    used = chain(setup.splits.train, setup.splits.valid, replayed)
+    replayed = (prompt.row("") for prompt in replay_prompts(recipe, splits.train))
+    used = chain(splits.train, splits.valid, replayed)
     record = {
         "source": str(recipe.source), "train": rows, "valid": [row.id for row in valid],
-        "test": [row.id for row in setup.splits.test], "skipped": {row.id: row.reason for row in setup.skipped},
+        "test": [row.id for row in splits.test], "skipped": {row.id: row.reason for row in setup.skipped},
         "prompts": sorted({hash for row in used for hash in prompt_hashes(row, recipe.data.turns)}),
     }  # fmt: skip
     write_json(folder / "data.json", record)
     return rows
 
 
-def make_lineage(folder: Path, recipe: Recipe, setup: TrainingSetup | Foundation) -> dict[str, Any]:
+def make_lineage(folder: Path, recipe: Recipe, base: Foundation) -> dict[str, Any]:
     """Return the lineage that the adapters of the run in ``folder`` share, with which an adapter's folder is self-contained."""
     from mlxtune.models.thinking import prints_date
 
-    source, settings, dated = setup.loaded.source, setup.template.settings, prints_date(setup.template.source)
+    source, settings, dated = base.loaded.source, base.template.settings, prints_date(base.template.source)
     data = read_json(folder / "data.json")
     replayed = sum(bool(row.get("replay")) for row in data["train"])
     generated = {row["id"] for row in data["train"] if row.get("generated")}
@@ -141,7 +141,7 @@ def make_lineage(folder: Path, recipe: Recipe, setup: TrainingSetup | Foundation
     return {
         "v": 1, "mlxtune": __version__, "run": folder.name, "base": source.name, "base_fingerprint": source.fingerprint,
         "method": recipe.method.kind, "recipe_hash": recipe_hash(recipe, dated), "data_hash": data_hash(data),
-        "parent": _parent_lineage(recipe), "system": shared_system_prompt(setup.splits.train),
+        "parent": _parent_lineage(recipe), "system": shared_system_prompt(base.splits.train),
         **({"replay_rows": replayed} if replayed else {}),
         **({"generated_rows": len(generated), "training_rows": len(rows)} if generated else {}),  # of the source
         "thinking": settings.thinking, "date": settings.date if dated else "", "template": settings.source,
@@ -160,9 +160,7 @@ def _parent_lineage(recipe: Recipe) -> dict[str, Any] | None:
     if not recipe.adapter.parent:
         return None
     folder = recipe.path(recipe.adapter.parent)
-    file = folder / LINEAGE
-    lineage = read_json(file) if file.is_file() else {}
-    return {"folder": str(folder), "sha256": sha256_file(folder / WEIGHTS), "lineage": lineage}
+    return {"folder": str(folder), "sha256": sha256_file(folder / WEIGHTS), "lineage": read_lineage(folder)}
 
 
 def main() -> int:

@@ -24,10 +24,11 @@ from mlxtune.recipe import Recipe, dump, parse
 from mlxtune.runs import events, registry
 from mlxtune.runs.registry import Run
 from mlxtune.training import checkpoint, setup, worker
+from mlxtune.training.encode import EncodedRows
 from mlxtune.training.frozen_cache import FrozenCache
 from mlxtune.training.layer_stack import LayerStack
 from mlxtune.training.loop import RunListener, TrainingLoop
-from mlxtune.training.setup import TrainingSetup
+from mlxtune.training.setup import Foundation, TrainingSetup
 from mlxtune.training.sft import SFTObjective
 
 STEPS = 3
@@ -90,7 +91,7 @@ def build_loop(loaded: LoadedModel, recipe: Recipe, folder: Path) -> TrainingLoo
     adapter = lora.add(loaded.model, recipe.adapter, recipe.training.seed)
     parts = split_head(loaded.model)
     stack, encoded = LayerStack(loaded.model, parts), rows()
-    assert not parts.warning
+    assert parts.is_fast
     skips = stack.can_skip_frozen()
     loop = TrainingLoop(folder, stack, recipe.training, recipe.adapter, adapter, encoded[:11], encoded[11:], SFTObjective())
     loop.cache = lambda rows: FrozenCache(stack, rows, 0, budget=5000, folder=folder) if skips else None
@@ -106,7 +107,8 @@ def assemble(recipe: Recipe, folder: Path, worker: RunListener) -> TrainingSetup
     loaded = load_model(folder, worker)
     loop = build_loop(loaded, recipe, folder)
     assert loop.stack.can_skip_frozen()
-    return TrainingSetup(loop, loaded, make_template(), Splits((), (), ()), {})
+    nothing = EncodedRows([], [])
+    return TrainingSetup(Foundation(Splits((), (), ()), loaded, make_template(), nothing, nothing), loop, [])
 
 
 def install() -> Any:

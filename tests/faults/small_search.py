@@ -52,7 +52,7 @@ def load_foundation(recipe: Recipe, worker: RunListener, reviewed: Path) -> Foun
 
 
 def build_loop(base: Foundation, recipe: Recipe, folder: Path, listener: RunListener) -> TrainingSetup:
-    return TrainingSetup(small.build_loop(base.loaded, recipe, folder), base.loaded, base.template, base.splits, {})
+    return TrainingSetup(base, small.build_loop(base.loaded, recipe, folder), [])
 
 
 def score(runner: trial.TrialRunner, trial: Any, adapter: Path) -> tuple[tuple[bool, ...], float, int]:

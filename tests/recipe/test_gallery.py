@@ -151,14 +151,14 @@ def train_two_steps(recipe: Recipe, tiny: Path, folder: Path) -> Path:
     folder.mkdir()
     listener = Listener()
     prepared = prepare(short, folder, listener)
-    before = {name: mx.array(array) for name, array in lora.adapter_arrays(prepared.loaded.model).items()}
+    before = {name: mx.array(array) for name, array in lora.adapter_arrays(prepared.base.loaded.model).items()}
     prepared.loop.run(listener)
     steps = [event for event in listener.events if event["type"] == "step"]
     assert [event["step"] for event in steps] == [1, 2]
     assert all(math.isfinite(event["loss"]) for event in steps)
-    after = lora.adapter_arrays(prepared.loaded.model)
+    after = lora.adapter_arrays(prepared.base.loaded.model)
     assert any(not mx.array_equal(before[name], after[name]) for name in after)
-    lora.save(folder / "adapter", after, prepared.loop.adapter_config | {"model": str(prepared.loaded.source.folder)})
+    lora.save(folder / "adapter", after, prepared.loop.adapter_config | {"model": str(prepared.base.loaded.source.folder)})
     return folder / "adapter"
 
 

@@ -187,7 +187,7 @@ def test_generation(bits16):
             for model in (bits16.native, bits16.exact)
         )
         bits16.require_accurate(logits.astype(mx.float32), plain, expected)
-        assert {array.dtype for cache in caches for array in (cache.keys, cache.values)} == {hidden.dtype} == {bits16.dtype}
+        assert {array.dtype for cache in caches for array in cache.arrays} == {hidden.dtype} == {bits16.dtype}
 
 
 @pytest.mark.parametrize("compiled", cases([False, True], "False"))

@@ -88,7 +88,7 @@ def test_base_answers_are_mixed_in_counted_and_cached(tiny, tmp_path, with_syste
     setup.loop.run(listener, None)  # type: ignore[arg-type]
     record = write_data(tmp_path / "run", recipe, setup, setup.loop.valid)
     assert sum("replay" in row for row in record) == len(replayed)
-    prompts = {hash for row in (*setup.splits.train, *setup.splits.valid) for hash in prompt_hashes(row)}
+    prompts = {hash for row in (*setup.base.splits.train, *setup.base.splits.valid) for hash in prompt_hashes(row)}
     recorded = set(read_json(tmp_path / "run" / "data.json")["prompts"])
     assert prompts < recorded, "the prompts of replay are recorded, too"
     certificate = read_json(tmp_path / "run" / "certificate.json")
@@ -174,7 +174,7 @@ def test_only_line_feeds_end_the_lines_of_a_prompt_file(tmp_path):
 
 
 def test_prompt_of_a_held_out_row_is_refused(tiny, tmp_path):
-    held_out = _prepare(_recipe(tmp_path, tiny), tmp_path)[0].splits.test[0]
+    held_out = _prepare(_recipe(tmp_path, tiny), tmp_path)[0].base.splits.test[0]
     assert isinstance(held_out, Conversation)
     (tmp_path / "own.jsonl").write_text(json.dumps({"messages": [turn.as_dict() for turn in held_out.messages]}) + "\n")
     with pytest.raises(DataError, match="also in the test split"):

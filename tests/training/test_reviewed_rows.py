@@ -30,7 +30,7 @@ def test_rejected_rows_are_skipped_and_edits_are_used(workspace):
     before = _assembled(workspace)
     source = workspace / "chat.jsonl"
     by_place = {row.location: row for row in read_file(source)}
-    first, second = (by_place[row.location] for row in before.splits.train[:2])
+    first, second = (by_place[row.location] for row in before.base.splits.train[:2])
     with ReviewSession(source) as window:
         window.decide("reject", with_keys([first]))
         content = json.loads(json.dumps(second.content))
@@ -40,19 +40,19 @@ def test_rejected_rows_are_skipped_and_edits_are_used(workspace):
     trained = {row.id for row in after.loop.train}
     assert first.id not in trained
     assert second.id not in trained
-    assert {row.reference for row in after.splits.train} >= {"edited"}
-    assert len(trained) == len(before.splits.train) - 1
-    assert after.splits.test == before.splits.test
+    assert {row.reference for row in after.base.splits.train} >= {"edited"}
+    assert len(trained) == len(before.base.splits.train) - 1
+    assert after.base.splits.test == before.base.splits.test
 
 
 def test_sealed_rows_are_never_trained_on(workspace):
-    sealed = _assembled(workspace).splits.test
+    sealed = _assembled(workspace).base.splits.test
     recipe = load(workspace / "recipes" / "tiny.toml", [])
     source = read_source(recipe.source)
     assert json.loads((workspace / "chat.split.json").read_text())["splits"]
     record_splits(source, recipe.data, split(source, recipe.data), seal=True)
     other = _assembled(workspace, **{"data.seed": 11, "data.holdout": 0.05})
-    assert not {row.hash for row in sealed} & {row.hash for row in (*other.splits.train, *other.splits.valid)}
+    assert not {row.hash for row in sealed} & {row.hash for row in (*other.base.splits.train, *other.base.splits.valid)}
     folder = workspace / "chat"
     folder.mkdir()
     lines = recipe.source.read_text().splitlines(keepends=True)
@@ -70,12 +70,12 @@ def test_pairs_train_as_reviewed(workspace):
     with pytest.raises(pytest.fail.Exception, match="high_learning_rate"):
         _assembled(workspace, **given | {"training.learning_rate": 1e-3})
     before = _assembled(workspace, **given)
-    first, second = before.splits.train[:2]
+    first, second = before.base.splits.train[:2]
     with ReviewSession(source) as window:
         window.decide("reject", with_keys([first]))
         window.decide("swap", with_keys([second]))
     after = _assembled(workspace, **given)
     assert {row.id for row in before.loop.train} - {row.id for row in after.loop.train} == {first.id, second.id}
-    (swapped,) = (row for row in after.splits.train if row.prompt == second.prompt)
+    (swapped,) = (row for row in after.base.splits.train if row.prompt == second.prompt)
     assert (swapped.chosen, swapped.rejected) == (second.rejected, second.chosen)
     assert swapped.id in {row.id for row in after.loop.train}

@@ -31,7 +31,8 @@ def sampler(monkeypatch: pytest.MonkeyPatch, *answers: list[str], contract: Cont
         if type in ("sample", "warning"):
             events.append(fields)
 
-    return Sampler(SimpleNamespace(model=model, tokenizer=None), template, ROWS, 8, 9, 9, emit, [], contract), events
+    loaded, checked = SimpleNamespace(model=model, tokenizer=None), contract is not None
+    return Sampler(loaded, template, ROWS, 8, 9, 9, emit, [], contract or Contract(EvaluationSection()), checked), events
 
 
 def test_losing_contract_passes_gives_warning(monkeypatch):

@@ -32,9 +32,9 @@ def test_answers_of_a_conversation_share_its_split_and_are_counted(tiny, tmp_pat
     listener = Listener()
     (tmp_path / "run").mkdir()
     prepared = prepare(given, tmp_path / "run", listener)
-    train, valid, test = prepared.loop.train, prepared.loop.valid, prepared.splits.test
-    source = {row.id: row for row in (*prepared.splits.train, *prepared.splits.valid)}
-    for rows, own in ((train, prepared.splits.train), (valid, prepared.splits.valid)):
+    train, valid, test = prepared.loop.train, prepared.loop.valid, prepared.base.splits.test
+    source = {row.id: row for row in (*prepared.base.splits.train, *prepared.base.splits.valid)}
+    for rows, own in ((train, prepared.base.splits.train), (valid, prepared.base.splits.valid)):
         expected = [(row.id, turn) for row in own for turn in range(2, len(row.messages) + 1, 2)]
         assert [(row.id, row.turn or 2) for row in rows] == expected
     assert not {row.id for row in train} & {row.id for row in (*valid, *test)}

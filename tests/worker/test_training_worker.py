@@ -73,6 +73,16 @@ def test_run_trains_and_is_evaluated(workspace: Path, monkeypatch: pytest.Monkey
     assert library.find(workspace, run.id).score.folder == evaluation.folder  # type: ignore[union-attr]
 
 
+def test_without_a_contract_samples_say_how_answers_ended(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_workers_here(monkeypatch)
+    run = start(workspace, "evaluation.forbid=[]", "training.steps=2", "training.validate_every=2")
+    wait_for_state(run, lambda state: state.ended)
+    state = run.state()
+    assert run.status(state) == "finished", (state.error, run.log_tail(20))
+    assert not run.recipe().has_contract
+    assert {sample.outcome for sample in state.samples} in ({"ended"}, {"cut_off"}, {"ended", "cut_off"})
+
+
 def test_stopped_run_resumes_from_its_checkpoint(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = start(workspace, *LONG)
     wait_for_state(run, lambda state: state.step >= 3)

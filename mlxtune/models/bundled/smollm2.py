@@ -4,7 +4,6 @@
 are in float32, which would promote every hidden state; they are stored in float16 like the scales, which represents them exactly.
 """
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -74,7 +73,7 @@ def _write_tokenizer(metadata: dict[str, Any], target: Path) -> None:
         "pad_token": "<|im_end|>", "unk_token": "<|endoftext|>", "model_max_length": 8192, "clean_up_tokenization_spaces": False,
         "chat_template": metadata["tokenizer.chat_template"],
     }  # fmt: skip
-    (target / "tokenizer_config.json").write_text(json.dumps(settings, indent=2, ensure_ascii=False))
+    write_json(target / "tokenizer_config.json", settings)
 
 
 if __name__ == "__main__":

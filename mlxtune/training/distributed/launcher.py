@@ -204,16 +204,12 @@ class PeerWorker:
         self.folder = folder
         self.recipe: Recipe = Run(folder).recipe()
         self.request = launch.read_request(folder)
-        self._stop = threading.Event()
+        self.stopping = False
         # The main thread may be waiting inside MLX, where no exception can reach it.
         self._channel = Channel(on_close=lambda: os._exit(Interrupted.exit_code))
 
-    @property
-    def stopping(self) -> bool:
-        return self._stop.is_set()
-
     def stop(self, *_: object) -> None:
-        self._stop.set()
+        self.stopping = True
 
     def report_start(self, kind: str, **_: Any) -> None:
         print(f"{kind} {self.folder.name}: process {os.getpid()} on {socket.gethostname()}", flush=True)

@@ -119,6 +119,7 @@ def _part(all_pairs: Sequence[EncodedPair], indices: Sequence[int], share_prompt
     target_index = np.zeros((2 * count, completion or padded_length(int(lengths.max()))), np.int32)
     mask = np.arange(target_index.shape[1]) < lengths.reshape(-1, 1)
     positions, targets = list[int](), list[int]()
+    reference, labels = np.zeros((count, 2), np.float32), np.zeros(count, np.float32)
 
     def predict(tokens: Any, first: int) -> range:
         """Add ``tokens``, predicted from position ``first`` onward, to the targets, and return their indices there."""
@@ -127,6 +128,8 @@ def _part(all_pairs: Sequence[EncodedPair], indices: Sequence[int], share_prompt
         return range(len(targets) - len(tokens), len(targets))
 
     for line, pair in enumerate(pairs):
+        reference[line] = pair.reference_logps or (np.nan, np.nan)  # not a number, so a loss that needs it fails
+        labels[line] = bool(pair.label)
         first, common = len(pair.prompt) - 1 - prefix, pair.common_length if share_prompts else 0
         order = (0, 0) if share_prompts else (0, 1) if _chosen_is_longer(pair) else (1, 0)
         start, other = (sum(one.size for one in inputs[:block]) + line * inputs[block].shape[1] for block in order)
@@ -140,10 +143,6 @@ def _part(all_pairs: Sequence[EncodedPair], indices: Sequence[int], share_prompt
         else:
             rejected[: len(pair.rejected)] = predict(pair.rejected, other + first)
     padding = [0] * ((size or padded_length(len(targets))) - len(targets))
-    reference, labels = np.zeros((count, 2), np.float32), np.zeros(count, np.float32)
-    for line, pair in enumerate(pairs):
-        reference[line] = pair.reference_logps or (np.nan, np.nan)  # not a number, so a loss that needs it fails
-        labels[line] = bool(pair.label)
     padded_positions, padded_targets = (mx.array(np.array(one + padding, np.int32)) for one in (positions, targets))
     real = (np.arange(count) < len(pairs)).astype(np.float32)
     return PairPart(

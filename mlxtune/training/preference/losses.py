@@ -54,12 +54,10 @@ class PairScores:
 
     @property
     def chosen_mean(self) -> mx.array:
-        """c / |c|"""
         return self.chosen / self.chosen_length
 
     @property
     def rejected_mean(self) -> mx.array:
-        """r / |r|"""
         return self.rejected / self.rejected_length
 
 

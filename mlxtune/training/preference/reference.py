@@ -52,7 +52,7 @@ def adapter_hash(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, module in sorted(adapters.items()):
         digest.update(f"{name}\0{module.scale}\0".encode())
-        for part in ("lora_a", "lora_b", "m"):
+        for part in lora.ADAPTER_ARRAYS:
             if part in module:
                 digest.update(np.array(module[part].view(mx.uint8)).tobytes())
     return digest.hexdigest()
@@ -67,19 +67,6 @@ def adapters_disabled(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.update_modules(tree_unflatten(list(adapters.items())))
-
-
-@contextmanager
-def without_gradients(stack: LayerStack) -> Iterator[None]:
-    """Disable dropout and gradient checkpointing."""
-    training, checkpointed = stack.model.training, stack.checkpointed
-    try:
-        stack.model.eval()
-        stack.checkpointed = False
-        yield
-    finally:
-        stack.model.train(training)
-        stack.checkpointed = checkpointed
 
 
 def reference_logps(
@@ -101,17 +88,15 @@ def reference_logps(
     """
     used = range(len(pairs)) if used is None else used
     parts = {index: (pairs[index].prompt, pairs[index].chosen, pairs[index].rejected) for index in used}
-    file, keys = (
-        cache_file(base, stack.model),
-        {index: sha256_json([part.tolist() for part in own]) for index, own in parts.items()},
-    )
+    keys = {index: sha256_json([part.tolist() for part in own]) for index, own in parts.items()}
+    file = cache_file(base, stack.model)
     known = _read(file)
     if not known.keys() >= set(keys.values()):
         with file_lock(file.with_suffix(".lock"), busy="Another run is computing the same reference.", timeout=LOCK_TIMEOUT):
             known = _read(file)
             prefix = cache.prefix if cache else shared_prefix(pairs) if share_prompts else 0
             done = 0
-            with journal.Journal(file) as writer, without_gradients(stack):
+            with journal.Journal(file) as writer, stack.evaluating():
                 for group in inference_groups(pairs, prefix, used, share_prompts=share_prompts):
                     progress(done, len(used))
                     done += len(group)
@@ -198,8 +183,7 @@ class ReferenceKL:
             for policy, reference in zip(self._hidden_states(), self.reference, strict=True)
             for start in range(0, policy.shape[0], CHUNK)
         ]
-        sums: list[Any] = [part.item() for _, part in parallel_map(self._kl_sum, chunks)]
-        return sum(sums) / sum(policy.shape[0] for policy, _ in chunks)
+        return sum(float(part) for _, part in parallel_map(self._kl_sum, chunks)) / sum(policy.shape[0] for policy, _ in chunks)
 
     def _kl_sum(self, states: tuple[mx.array, mx.array]) -> mx.array:
         policy, reference = (nn.log_softmax(self.stack.head.logits(hidden).astype(mx.float32)) for hidden in states)
@@ -207,8 +191,8 @@ class ReferenceKL:
 
     def _hidden_states(self, progress: Callable[[int, int], None] = lambda done, total: None) -> list[mx.array]:
         """Return the hidden states ``(tokens, width)`` that predict the chosen completions, for each part."""
-        sizes = [sum(len(part.rows) for part in batch.parts) for batch in self.batches]
-        with without_gradients(self.stack):
+        sizes = [len(batch.counts) for batch in self.batches]
+        with self.stack.evaluating():
             states = []
             progress(0, sum(sizes))
             for number, batch in enumerate(self.batches):

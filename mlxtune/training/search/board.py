@@ -102,7 +102,6 @@ class Board:
         return self.plan.trials[number - 1]
 
     def is_out(self, number: int) -> bool:
-        """Whether a trial failed or was dropped."""
         return number in self.failures or number in self.dropped
 
     def ranking(self, rung: int) -> list[int]:
@@ -163,7 +162,6 @@ class Board:
 
     @property
     def trained_steps(self) -> int:
-        """The total number of optimizer steps behind all results."""
         return sum(result.trained for result in self.results.values())
 
 

@@ -143,12 +143,8 @@ def _train_all(worker: Worker, runner: TrialRunner, board: Board) -> Board:
             worker.warn("budget_spent", budget=worker.recipe.search.budget)
             break
         worker.emit("trial.started", trial=number, steps=trial.rungs[rung], values=dict(trial.values))
-
-        def should_stop(number: int = number) -> bool:
-            return number in boards.choices(worker.folder)[0]
-
         try:
-            result = runner.run(trial, rung, should_stop)
+            result = runner.run(trial, rung)
         except Interrupted as stop:
             if worker.stopping or stop.reason:  # a reason means that other apps need the memory
                 raise Interrupted(board.trained_steps, stop.reason) from stop

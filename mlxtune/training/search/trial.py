@@ -34,16 +34,17 @@ from mlxtune.training.worker import write_data
 
 
 class TrialListener(EventWriter):
-    """Writes a trial's events, and stops its training loop if the search requires it."""
+    """Writes a trial's events, and stops its training loop if the search stops or the user drops the trial."""
 
-    def __init__(self, worker: Worker, folder: Path, should_stop: Callable[[], bool]) -> None:
+    def __init__(self, worker: Worker, number: int) -> None:
+        folder = trial_folder(worker.folder, number)
         folder.mkdir(parents=True, exist_ok=True)
         super().__init__(folder)
-        self._worker, self._should_stop = worker, should_stop
+        self._worker, self._number = worker, number
 
     @property
     def stopping(self) -> bool:
-        return self._worker.stopping or self._should_stop()
+        return self._worker.stopping or self._number in boards.choices(self._worker.folder)[0]
 
 
 @dataclass
@@ -67,20 +68,16 @@ class TrialRunner(Closeable):
         rows = [*self.base.splits.train, *self.base.splits.valid]
         return answer_budget(self.recipe.evaluation, rows, self.base.template.count_tokens).max_tokens
 
-    @cached_property
-    def contract(self) -> Contract:
-        return Contract.from_recipe(self.recipe)
-
-    def run(self, trial: Trial, rung: int, should_stop: Callable[[], bool]) -> RungResult:
+    def run(self, trial: Trial, rung: int) -> RungResult:
         """Train ``trial`` up to ``rung`` and score it. It continues from its newest checkpoint.
 
-        Raise ``Interrupted`` after saving a checkpoint if ``should_stop`` or the worker says so, or other apps need the memory, and
-        another ``MlxtuneError`` if the trial cannot be trained or needs too much memory itself.
+        Raise ``Interrupted`` after saving a checkpoint if its listener says so, or other apps need the memory, and another
+        ``MlxtuneError`` if the trial cannot be trained or needs too much memory itself.
         """
         start, waited = time.monotonic(), self.pause.waited
         folder, target, total = trial_folder(self.worker.folder, trial.number), trial.rungs[rung], trial.rungs[-1]
         recipe = with_values(self.recipe, trial.values)
-        listener, setup = TrialListener(self.worker, folder, should_stop), None
+        listener, setup = TrialListener(self.worker, trial.number), None
         try:
             write_text(folder / "recipe.toml", dump(boards.rung_recipe(recipe, total, total)))
             setup = self._setup(recipe, folder, listener)
@@ -92,8 +89,8 @@ class TrialRunner(Closeable):
             if resume is None or resume.step < target:
                 self._train(setup, boards.rung_section(recipe.training, target, total), branch, listener, resume)
             else:
-                checkpoint.restore(resume, setup.loaded.model)
-            lora.save(branch / "adapter", lora.adapter_arrays(setup.loaded.model), setup.loop.adapter_config)
+                checkpoint.restore(resume, self.base.loaded.model)
+            lora.save(branch / "adapter", lora.adapter_arrays(self.base.loaded.model), setup.loop.adapter_config)
             trained = time.monotonic()
             passed, nats, tokens = self._score(trial, branch / "adapter")
             shutil.rmtree(branch / "checkpoints", ignore_errors=True)
@@ -153,19 +150,19 @@ class TrialRunner(Closeable):
 
     def _score(self, trial: Trial, adapter: Path) -> tuple[tuple[bool, ...], float, int]:
         """Return which validation rows are answered correctly or, without references, pass the contract, and the total loss in nats and tokens of their reference answers."""
-        loaded, section = self.base.loaded, self.recipe.evaluation
+        loaded, section, contract = self.base.loaded, self.recipe.evaluation, Contract.from_recipe(self.recipe)
         loaded.model.eval()
         try:
             settings, cache = TemplateSettings.from_recipe(self.recipe), self.worker.folder / "cache"
             options = AnswerOptions(
                 settings, self.max_tokens, section.thinking_tokens, section.batch_size, cache, section.stop_loops,
-                self.contract.schema_document,
+                contract.schema_document,
             )  # fmt: skip
             tell = partial(self.worker.progress_reporter, f"trial {trial.number}")
             answers = generate_answers(Arm(f"trial {trial.number}", adapter), loaded, self.rows, options, tell).answers
         finally:
             loaded.model.train()
-        scored = score_answers(self.contract, evaluated_rows(self.rows), answers)
+        scored = score_answers(contract, evaluated_rows(self.rows), answers)
         passed = tuple((answer.scores.get(CORRECT) or answer.scores[CONTRACT]).passed for answer in scored)
         return passed, *reference_likelihood(answers)
 
