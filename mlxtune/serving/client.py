@@ -28,7 +28,7 @@ from mlxtune.serving.protocol import GREEDY, Done, Embedded, EmbedRequest, Event
 EventListener = Callable[[Event], None]
 
 
-class PendingAnswer:
+class PendingAnswer(Iterator[Event]):
     """An answer in progress. Iterate over its events; the last is ``Done``, ``Embedded``, or ``Failed``."""
 
     def __init__(self, id: str, cancel: Callable[[str], None]) -> None:
@@ -36,9 +36,6 @@ class PendingAnswer:
         self._cancel = cancel
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._ended = False
-
-    def __iter__(self) -> Iterator[Event]:
-        return self
 
     def __next__(self) -> Event:
         """Wait for the next event. After Ctrl-C, you can call it again to wait for a canceled answer to end."""
