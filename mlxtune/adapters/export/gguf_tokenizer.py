@@ -134,9 +134,9 @@ class GgufTokenizer:
     def _check_sentencepiece(self) -> None:
         for part in (*_parts(self.json, "normalizer", "normalizers"), *_parts(self.json, "pre_tokenizer", "pretokenizers")):
             match part:
-                case {"type": "Prepend"} | {"type": "Metaspace", "split": False} | {"type": "Replace", "pattern": {"String": " "}}:
+                case {"type": "Prepend"} | {"type": "Metaspace", "split": False}:
                     pass
-                case {"type": "Split", "pattern": {"String": " "}}:  # there is no space behind the normalizer
+                case {"type": "Replace" | "Split", "pattern": {"String": " "}}:  # a normalizer leaves no space to split at
                     pass
                 case _:
                     raise not_as_gguf("its tokenizer is not SentencePiece's")
