@@ -104,7 +104,6 @@ def public_lineage(folder: Path, base: PublishedBase) -> dict[str, Any]:
 
 
 def adapter_lineage(lineage: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the adapter's entry in an export's lineage."""
     adapter = lineage.get("adapter")
     return adapter if isinstance(adapter, dict) else {}
 

@@ -243,8 +243,6 @@ class _ExportJob:
     def add_program_files(self, folder: Path) -> None:
         """Write what the program needs beside the model, and name the file as it does."""
         request = self.worker.request
-        if not request["program"]:
-            return
         file = gguf.LORA_FILE if self.form == "gguf-lora" else start.GGUF_FILE
         if request["program"] == "ollama":
             rows, longest = self.rows.rows, max(len(self.chat.prompt(row.prompt, row.tools)) for row in self.rows.rows)
