@@ -12,7 +12,7 @@ from mlxtune import __version__
 from mlxtune.adapters.entry import AdapterEntry, read_lineage, score_from_lineage
 from mlxtune.adapters.importers import peft
 from mlxtune.adapters.importers.checks import check_finite, check_fits, check_folder
-from mlxtune.adapters.layout import LINEAGE, read_config, read_layout
+from mlxtune.adapters.layout import LINEAGE, parse_layout, read_config
 from mlxtune.adapters.library import FOLDER, check_name, find, lock_library, require_free_name
 from mlxtune.core.child_process import Progress, quiet
 from mlxtune.core.errors import ModelError
@@ -39,8 +39,7 @@ def import_adapter(
     taken.
     """
     name = check_name(name or folder.resolve().name)
-    weights = peft.FILE if (folder / peft.FILE).exists() and not (folder / WEIGHTS).exists() else WEIGHTS
-    check_folder(folder, weights)
+    weights = check_folder(folder, WEIGHTS, peft.FILE)
     config = read_config(folder / CONFIG)
     if (is_peft := "peft_type" in config) != (weights == peft.FILE):
         maker = "PEFT" if is_peft else "mlx-lm"
@@ -93,8 +92,7 @@ def _copy_weights(weights: Path, config: Mapping[str, Any], source: ModelFolder,
     if weights.name == peft.FILE:
         config = peft.convert(target, config, source)
         (target / peft.FILE).unlink()
-    write_json(target / CONFIG, dict(config))
-    layout = read_layout(target)
+    layout = parse_layout(config, read_header(target / WEIGHTS), target)
     check_fits(layout, source)
     check_finite(target / WEIGHTS)
     write_json(target / CONFIG, layout.config | {"model": str(source.folder)})
