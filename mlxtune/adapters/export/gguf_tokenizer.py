@@ -56,12 +56,10 @@ def write_tokenizer(writer: GGUFWriter, source: ModelFolder, rows: int, template
     writer.add_tokenizer_model("gpt2" if split else "gemma4" if raw_merges else "llama")
     writer.add_token_list([text for text, _ in tokens])
     writer.add_token_types([type for _, type in tokens])
-    if split:
-        writer.add_tokenizer_pre(split)
+    writer.add_tokenizer_pre(split or "default")
     if split or raw_merges:
         writer.add_token_merges([" ".join(merge) for merge in tokenizer.merges])
     if not split:
-        writer.add_tokenizer_pre("default")
         writer.add_token_scores(tokenizer.scores([text for text, _ in tokens]))
         writer.add_add_space_prefix(tokenizer.adds_space)
     loaded: Any = load_tokenizer(source.folder, eos_token_ids=source.eos_token_ids)
