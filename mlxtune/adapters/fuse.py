@@ -34,8 +34,8 @@ def fuse(
     """Return the base ``source`` with ``adapter`` fused into its weights (lazily), and its configuration.
 
     ``quantize`` is the number of bits to which its weights are quantized on load, as in training. With ``requantize``, adapted
-    modules are requantized as before; otherwise the whole model is dequantized, and quantized again to ``bits`` if that is not 0. Raise ``ModelError`` if the adapter does not match
-    the base.
+    modules are requantized as before; otherwise the whole model is dequantized, and quantized again to ``bits`` if that is not 0.
+    Raise ``ModelError`` if the adapter does not match the base.
     """
     model, config = load_model(source.folder, lazy=True)
     if quantize and not config.get("quantization"):

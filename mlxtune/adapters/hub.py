@@ -37,8 +37,6 @@ _METADATA = (CONFIG, LINEAGE)  # files fetched in addition to the weights
 
 @dataclass(frozen=True)
 class PushResult:
-    """A pushed repository: its address, commit, visibility and files."""
-
     url: str
     commit: str
     private: bool

@@ -329,13 +329,10 @@ def _edit(workspace: Path, which: str) -> Iterator[tuple[AdapterEntry, Callable[
         yield find(workspace, which), append
 
 
-def _keys(workspace: Path) -> Iterator[str]:
-    for folder in sorted(workspace.glob("runs/*/adapter")):
-        if (folder / WEIGHTS).exists():
-            yield folder.relative_to(workspace).as_posix()
-    for folder in sorted(workspace.glob(f"{FOLDER}/*")):
-        if folder.is_dir() and not folder.name.startswith("."):
-            yield folder.relative_to(workspace).as_posix()
+def _keys(workspace: Path) -> list[str]:
+    trained = [folder for folder in workspace.glob("runs/*/adapter") if (folder / WEIGHTS).exists()]
+    imported = [folder for folder in workspace.glob(f"{FOLDER}/[!.]*") if folder.is_dir()]
+    return [folder.relative_to(workspace).as_posix() for folder in (*sorted(trained), *sorted(imported))]
 
 
 def _fold(workspace: Path) -> _LibraryState:

@@ -12,12 +12,12 @@ from typing import Any, Literal
 from mlxtune.adapters.entry import AdapterEntry, read_lineage, score_from_lineage
 from mlxtune.adapters.layout import LINEAGE, read_layout
 from mlxtune.core.child_process import StoppableCall
-from mlxtune.core.files import new_folder, read_json, write_json, write_text
+from mlxtune.core.files import read_json, write_json, write_text
 from mlxtune.core.hashing import sha256_file
 from mlxtune.core.json_fields import to_json
 from mlxtune.models import bundled
 from mlxtune.models.resolve import ModelFolder
-from mlxtune.recipe.parent import CONFIG, WEIGHTS
+from mlxtune.recipe.parent import CONFIG
 from mlxtune.runs import registry
 from mlxtune.runs.launch import TEMPLATE_FILE
 
@@ -94,14 +94,6 @@ def write_publishable(entry: AdapterEntry, base: PublishedBase, folder: Path, ca
     return [CONFIG, LINEAGE, README, *write_template(entry, folder, library)]
 
 
-def write_adapter(entry: AdapterEntry, folder: Path, card: Card) -> list[str]:
-    """Write only the adapter into a new ``folder``, as published, and return its files. Raise ``InputError`` if it exists."""
-    with new_folder(folder) as scratch:
-        names = write_publishable(entry, published_base(entry.base), scratch, card)
-        shutil.copyfile(entry.weights, scratch / WEIGHTS)
-    return [WEIGHTS, *names]
-
-
 def public_lineage(folder: Path, base: PublishedBase) -> dict[str, Any]:
     """Return the lineage of the export in ``folder`` without local paths."""
     lineage = read_lineage(folder)
@@ -112,7 +104,6 @@ def public_lineage(folder: Path, base: PublishedBase) -> dict[str, Any]:
 
 
 def adapter_lineage(lineage: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the adapter's entry in an export's lineage."""
     adapter = lineage.get("adapter")
     return adapter if isinstance(adapter, dict) else {}
 

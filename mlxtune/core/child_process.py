@@ -97,19 +97,6 @@ class Reply:
 Listener = Callable[[Reply], None]
 
 
-class Call:
-    def __init__(self) -> None:
-        self._replies: queue.SimpleQueue[Reply] = queue.SimpleQueue()
-
-    def result(self, on_progress: Callable[[Any], None] = lambda value: None) -> Any:
-        """Wait for the result. Raise the child's error, or ``MachineError`` if the process died."""
-        while (reply := self._replies.get()).kind == "progress":
-            on_progress(reply.value)
-        if reply.kind == "error":
-            raise reply.value
-        return reply.value
-
-
 class ChildProcess:
     """A child process and the requests sent to it. All methods may be called from any thread.
 
@@ -143,10 +130,9 @@ class ChildProcess:
     def alive(self) -> bool:
         return self.exit_error is None and self.process.poll() is None
 
-    def request(self, method: str, params: Mapping[str, Any] | None = None, listener: Listener | None = None) -> Call:
+    def request(self, method: str, params: Mapping[str, Any], listener: Listener) -> None:
         """Send a request and return immediately. The reader thread calls ``listener`` with each reply; it must return quickly."""
-        call, id = Call(), next(self._ids)
-        listener = listener or call._replies.put
+        id = next(self._ids)
         with self._lock:
             exit_error = self.exit_error
             if exit_error is None:
@@ -154,14 +140,19 @@ class ChildProcess:
         if exit_error:
             listener(Reply("error", exit_error))
         else:
-            self._write({"id": id, "method": method, "params": params or {}})
-        return call
+            self._write({"id": id, "method": method, "params": params})
 
     def call(
         self, method: str, params: Mapping[str, Any] | None = None, on_progress: Callable[[Any], None] = lambda value: None
     ) -> Any:  # fmt: skip
-        """Send a request and wait for its result. Raise the same errors as :meth:`Call.result`."""
-        return self.request(method, params).result(on_progress)
+        """Send a request and wait for its result. Raise the child's error, or ``MachineError`` if the process died."""
+        replies: queue.SimpleQueue[Reply] = queue.SimpleQueue()
+        self.request(method, params or {}, replies.put)
+        while (reply := replies.get()).kind == "progress":
+            on_progress(reply.value)
+        if reply.kind == "error":
+            raise reply.value
+        return reply.value
 
     def notify(self, method: str, params: Mapping[str, Any]) -> None:
         """Send a request that gets no reply."""
@@ -255,14 +246,13 @@ class StoppableCall(Generic[Result]):
     """One request to a child process that ends with it. One thread waits for the result (``read`` from JSON); any thread can stop it."""
 
     def __init__(self, module: str, method: str, params: Mapping[str, Any], read: Callable[[Any], Result], *, name: str) -> None:
-        self._stopped, self._read = False, read
+        self._request, self._read, self._stopped = (method, params), read, False
         self._child = ChildProcess(module, name=name)
-        self._call = self._child.request(method, params)
 
     def result(self, progress: Progress = quiet) -> Result | None:
         """Return the result, or ``None`` if the process was stopped. Raise its error, or ``MachineError`` if it died."""
         try:
-            value = self._call.result(lambda update: progress(*update))
+            value = self._child.call(*self._request, lambda update: progress(*update))
             return None if value is None else self._read(value)
         except MachineError:
             if self._stopped:

@@ -80,8 +80,6 @@ class Interrupted(MlxtuneError):
 class MachineError(MlxtuneError):
     """A disk error, a memory error, or a dead process."""
 
-    exit_code = 4
-
 
 class GpuError(MachineError):
     """The GPU or its driver stopped the work."""

@@ -17,13 +17,11 @@ RELAXED_WATCHDOG = "AGX_RELAX_CDM_CTXSTORE_TIMEOUT"  # read by Apple's GPU drive
 SMALLER_COMMANDS = {"MLX_MAX_OPS_PER_BUFFER": 10, "MLX_MAX_MB_PER_BUFFER": 10}  # MLX's defaults are 20 to 50, depending on the chip
 
 _SMALLER_BATCHES = "Use smaller batches (training.batch_tokens, evaluation.batch_size), shorter texts, or a smaller model."
-
-
-_DISPLAY = f"Let the display sleep meanwhile. {_SMALLER_BATCHES}"
+_WATCHDOG = f"Let the display sleep meanwhile. {_SMALLER_BATCHES}"
 _AGAIN = "Try again. If it fails again, restart the Mac, and report the last line of the log."
-_KINDS = (  # the text of an error, and a message and a hint in plain language; the first two come from the watchdog
-    (r"Impacting ?Interactivity", "macOS stopped the GPU work because the display needed the GPU.", _DISPLAY),
-    (r"CallbackErrorTimeout|Caused GPU Timeout Error", "macOS stopped the GPU work because one command took too long.", _DISPLAY),
+_KINDS = (  # the text of an error, and a message and a hint in plain language
+    (r"Impacting ?Interactivity", "macOS stopped the GPU work because the display needed the GPU.", _WATCHDOG),
+    (r"CallbackErrorTimeout|Caused GPU Timeout Error", "macOS stopped the GPU work because one command took too long.", _WATCHDOG),
     (
         r"CallbackErrorOutOfMemory|Command buffer execution failed: Insufficient Memory", "The GPU ran out of memory.",
         f"Close other apps. {_SMALLER_BATCHES}",
@@ -35,12 +33,12 @@ _KINDS = (  # the text of an error, and a message and a hint in plain language; 
 
 def gpu_error(text: str) -> GpuError | None:
     """Return the GPU error that ``text`` describes, or ``None``."""
-    found = next(((index, kind) for index, kind in enumerate(_KINDS) if re.search(kind[0], text)), None)
-    if found is None:
-        return None
-    is_watchdog, (_, message, hint) = found[0] < 2, found[1]
-    relax = f" Remove relax_gpu_watchdog from {settings.path()}." if is_watchdog and not settings.load().relax_gpu_watchdog else ""
-    return GpuError(message, hint=hint + relax)
+    for pattern, message, hint in _KINDS:
+        if re.search(pattern, text):
+            if hint is _WATCHDOG and not settings.load().relax_gpu_watchdog:
+                hint = f"{hint} Remove relax_gpu_watchdog from {settings.path()}."
+            return GpuError(message, hint=hint)
+    return None
 
 
 @contextmanager

@@ -107,7 +107,6 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def truncate_torn_line(path: Path) -> None:
-    """Remove an incomplete last line from ``path``."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:

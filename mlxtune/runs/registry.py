@@ -145,6 +145,7 @@ class Run:
         locked = is_locked(self.lock)
         if state is None or not (locked or state.ended):  # a worker writes its last event before it releases the lock
             state = (read or self.state)()
+            locked = locked or is_locked(self.lock)  # it may have restarted in the meantime
         now = time.time() if now is None else now
         if locked and not state.ended:  # a worker that wrote its terminal event is about to release it
             if state.updated and now - state.updated > QUIET_AFTER:

@@ -267,10 +267,9 @@ class RunState:
             if one and kind == WAITING:
                 self.answering = replace(one, waiting=event["done"])
             elif one:
-                is_new = not one.longest or event["done"] < one.longest
-                start = (now, event["done"]) if is_new else (one.batch_started, one.batch_first)
-                tokens = event["done"]
-                self.answering = replace(one, longest=tokens, most=event["total"], batch_started=start[0], batch_first=start[1])
+                if not one.longest or event["done"] < one.longest:  # of another batch
+                    one = replace(one, batch_started=now, batch_first=event["done"])
+                self.answering = replace(one, longest=event["done"], most=event["total"])
             return
         if event["type"] == "arm.progress":
             done, total = event["done"], event["total"]

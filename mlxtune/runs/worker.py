@@ -61,6 +61,12 @@ class Worker:
             self.emit("sleep.prevented", pid=self.sleep_guard)
         self._started = True
 
+    def report_end(self, error: MlxtuneError) -> None:
+        if isinstance(error, Interrupted):
+            self.emit("run.stopped", step=error.step, reason=error.reason)
+        else:
+            self.emit("run.failed", error=error.message, hint=error.hint, code=error.exit_code)
+
     def progress_reporter(self, arm: str, of: str) -> Callable[[int, int], None]:
         """Return a progress callback that emits rate-limited events about ``of`` and honors stop requests."""
         last = 0.0
@@ -122,12 +128,8 @@ def run_nested(outer: Worker, folder: Path, work: Callable[[Worker], Mapping[str
         worker._stop = outer._stop
         try:
             summary = work(worker)
-        except Interrupted as stop:
-            worker.emit("run.stopped", step=stop.step, reason=stop.reason)
-            raise
         except Exception as error:
-            failure = _as_failure(error, folder)
-            worker.emit("run.failed", error=failure.message, hint=failure.hint, code=failure.exit_code)
+            worker.report_end(_as_failure(error, folder))
             raise
         worker.emit("run.finished", summary=dict(summary))
 
@@ -153,15 +155,12 @@ def _run(folder: Path, work: Callable[[Worker], Mapping[str, Any]]) -> int:
                     summary = work(worker)
                 worker.emit("run.finished", summary=dict(summary))
                 return 0
-            except Interrupted as stop:
-                worker.emit("run.stopped", step=stop.step, reason=stop.reason)
-                return stop.exit_code
             except Exception as error:
                 failure = _as_failure(error, folder)
                 if isinstance(failure, GpuError) and not worker.stopping and _RESTARTED not in os.environ:
                     worker.emit("run.restarting", error=failure.message, hint=failure.hint)
                     return _RESTART
-                worker.emit("run.failed", error=failure.message, hint=failure.hint, code=failure.exit_code)
+                worker.report_end(failure)
                 return failure.exit_code
     except MlxtuneError as error:
         print(f"{error.message} {error.hint}".strip(), file=sys.stderr)

@@ -23,10 +23,10 @@ MAX_ADAPTERS = 16  # in memory, besides those of requests that are being answere
 
 @dataclass(frozen=True, eq=False)
 class LoadedAdapter:
-    """An adapter in memory: its ``modules``, keyed by the base modules that they replace."""
+    """An adapter in memory: its ``modules``, keyed by the base modules that they replace, and the ``stamps`` of its files."""
 
-    folder: Path
     modules: dict[str, nn.Module]
+    stamps: list[FileStamp | None]
 
 
 class AdapterPool:
@@ -35,7 +35,7 @@ class AdapterPool:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self._base: dict[str, nn.Module] = {name: module for name, module in model.named_modules() if name}
-        self._loaded: dict[Path, tuple[list[FileStamp | None], LoadedAdapter]] = {}  # least recently used first
+        self._loaded: dict[Path, LoadedAdapter] = {}  # least recently used first
         self.active: LoadedAdapter | None = None
 
     def load(self, folder: Path) -> LoadedAdapter:
@@ -47,18 +47,18 @@ class AdapterPool:
         if None in stamps:
             raise ModelError(f"There is no adapter at {folder}.", hint="Use an adapter folder in mlx-lm's layout.")
         known = self._loaded.pop(folder, None)
-        if known is None or known[0] != stamps:
+        if known is None or known.stamps != stamps:
             before = self.active
             self.activate(None)
             try:
-                known = stamps, self._read(folder)
+                known = LoadedAdapter(self._read(folder), stamps)
             finally:
                 self._replace({name: self._base[name] for name in self._changed()})
                 self.activate(before)
         self._loaded[folder] = known
         if len(self._loaded) > MAX_ADAPTERS:
             del self._loaded[next(iter(self._loaded))]
-        return known[1]
+        return known
 
     def activate(self, adapter: LoadedAdapter | None) -> None:
         """Activate ``adapter``, or the base alone for ``None``."""
@@ -70,9 +70,9 @@ class AdapterPool:
 
     @property
     def adapters(self) -> list[LoadedAdapter]:
-        return [adapter for _, adapter in self._loaded.values()]
+        return list(self._loaded.values())
 
-    def _read(self, folder: Path) -> LoadedAdapter:
+    def _read(self, folder: Path) -> dict[str, nn.Module]:
         layout = read_layout(folder)
         lora.load(self.model, folder)
         modules = self._changed()
@@ -81,7 +81,7 @@ class AdapterPool:
         arrays = [module[own] for module in modules.values() for own in lora.ADAPTER_ARRAYS if own in module]
         if not mx.array([mx.isfinite(array).all() for array in arrays]).all().item():
             raise ModelError(f"The adapter in {folder} contains NaN or infinite values.", hint="Train it again, or use another.")
-        return LoadedAdapter(folder, modules)
+        return modules
 
     def _changed(self) -> dict[str, nn.Module]:
         """Return the modules of the model in place of the base's."""

@@ -98,11 +98,9 @@ def parameters(body: Any, supported: Collection[str], defaults: Mapping[str, Any
         raise ApiError(400, "The request body must be a JSON object.")
     given = {name: value for name, value in body.items() if value is not None}
     for name, value in given.items():
-        if name in supported or name in METADATA:
+        if name in supported or name in METADATA or (name in defaults and value == defaults[name]):
             continue
         if name in defaults:
-            if value == defaults[name]:
-                continue
             raise ApiError(400, f"{name} is not supported.", code="unsupported_parameter", param=name)
         shown, suggestion = one_line(name, 60), nearest(name, supported, 0.6)
         message = f"There is no parameter named {shown}" + (f"; did you mean {suggestion}?" if suggestion else ".")

@@ -57,7 +57,6 @@ class ChatSession:
             self.system = system
 
     def set_system(self, system: str) -> None:
-        """Set the user's ``system`` prompt; empty for none."""
         self.system, self.custom_system = system, True
 
     def undo(self) -> str:

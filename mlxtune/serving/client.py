@@ -28,17 +28,13 @@ from mlxtune.serving.protocol import GREEDY, Done, Embedded, EmbedRequest, Event
 EventListener = Callable[[Event], None]
 
 
-class PendingAnswer:
+class PendingAnswer(Iterator[Event]):
     """An answer in progress. Iterate over its events; the last is ``Done``, ``Embedded``, or ``Failed``."""
 
-    def __init__(self, id: str, cancel: Callable[[str], None]) -> None:
-        self.id = id
+    def __init__(self, cancel: Callable[[], None]) -> None:
         self._cancel = cancel
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._ended = False
-
-    def __iter__(self) -> Iterator[Event]:
-        return self
 
     def __next__(self) -> Event:
         """Wait for the next event. After Ctrl-C, you can call it again to wait for a canceled answer to end."""
@@ -50,7 +46,7 @@ class PendingAnswer:
 
     def cancel(self) -> None:
         """Cancel the answer; its last event still arrives."""
-        self._cancel(self.id)
+        self._cancel()
 
 
 class Client(Closeable):
@@ -67,7 +63,6 @@ class Client(Closeable):
     ) -> None:  # fmt: skip
         self._on_event = on_event
         self._ids = itertools.count(1)
-        self._pending: dict[str, EventListener] = {}
         self._ready: Future[Ready] = Future()
         self._error: MlxtuneError | None = None
         self._closing = False
@@ -93,17 +88,17 @@ class Client(Closeable):
 
     def send(self, request: GenerateRequest | EmbedRequest, *, on_event: EventListener | None = None) -> PendingAnswer:
         """Send ``request``. Returns immediately, even before the base is loaded; answers are generated in parallel."""
-        request = replace(request, id=str(next(self._ids)))
-        answer = PendingAnswer(request.id, lambda id: self._child.notify("cancel", {"id": id}))
-        listener = self._pending[answer.id] = on_event or answer._events.put
+        id = str(next(self._ids))
+        answer = PendingAnswer(lambda: self._child.notify("cancel", {"id": id}))
+        listener = on_event or answer._events.put
 
         def on_reply(reply: Reply) -> None:
-            if reply.kind != "progress":
-                self._pending.pop(answer.id, None)
             is_error = reply.kind == "error"
-            listener(Failed(answer.id, self._error or reply.value) if is_error else protocol.event_from_json(reply.value))
+            listener(Failed(id, self._error or reply.value) if is_error else protocol.event_from_json(reply.value))
 
-        self._child.request("embed" if isinstance(request, EmbedRequest) else "generate", to_json(request), on_reply)
+        self._child.request(
+            "embed" if isinstance(request, EmbedRequest) else "generate", to_json(replace(request, id=id)), on_reply
+        )
         return answer
 
     @property

@@ -29,12 +29,11 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlxtune.adapters import library
-from mlxtune.serving import completions, responses
+from mlxtune.serving import completions, protocol, responses
 from mlxtune.serving.access_guard import guarded
 from mlxtune.serving.api import AnswerRequest, ApiError, CompletedAnswer, Document, get_model, require_flat
-from mlxtune.serving.client import PendingAnswer
 from mlxtune.serving.model_host import ModelHost
-from mlxtune.serving.protocol import Accepted, Done, Embedded, EmbedRequest, Event, Failed, Piece, ToolCall, too_long
+from mlxtune.serving.protocol import Accepted, Done, Embedded, EmbedRequest, Event, Failed, GenerateRequest, Piece, ToolCall
 
 MAX_BODY = 4 * 2**20  # bytes of a request
 BODY_TIMEOUT = 60.0  # seconds
@@ -132,14 +131,8 @@ class Server:
             base, *adapters = await self._model_names()
             body = await _read_body(request)
             wanted = await self._parse(body, lambda value: completions.parse_embedding_request(value, base, adapters))
-            async with self.host.client() as client:
-                events = _EventQueue(request)
-                pending = await asyncio.to_thread(client.send, EmbedRequest("", wanted.inputs), on_event=events.put)
-                try:
-                    event = await events.next()
-                finally:
-                    pending.cancel()
-                    events.close()
+            async with self._events(request, EmbedRequest("", wanted.inputs)) as events:
+                event = await events.next()
             if isinstance(event, Failed):
                 self.on_finish(wanted.model, event)
                 raise ApiError.from_event(event, self._retry_after)
@@ -157,19 +150,29 @@ class Server:
             bound = characters // (2 * self.host.ready.longest_token)  # a template may leave out a part
             least = bound if isinstance(given, str) else max(bound, len(given))
             if least > (context := self.host.ready.context):
-                raise self._failure(wanted.model, Failed("", too_long("The prompt", least, context, "at least ")))
-            client = await stack.enter_async_context(self.host.client())
-            events = _EventQueue(request)
+                raise self._failure(wanted.model, Failed("", protocol.too_long("The prompt", least, context, "at least ")))
             adapter = "" if wanted.model == self.host.ready.base else wanted.model
-            answer = await asyncio.to_thread(client.send, replace(wanted.request, adapter=adapter), on_event=events.put)
+            events = await stack.enter_async_context(self._events(request, replace(wanted.request, adapter=adapter)))
             response = format(wanted, self.host.ready.fingerprint)
-            chunks = self._chunks(wanted, response, answer, events, stack.pop_all())
+            chunks = self._chunks(wanted, response, events, stack.pop_all())
         first = await anext(chunks)
         if wanted.stream:
             stream = _server_sent_events(first, chunks, response.done_marker)
             return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
         await chunks.aclose()
         return JSONResponse(first)
+
+    @contextlib.asynccontextmanager
+    async def _events(self, request: Request, wanted: GenerateRequest | EmbedRequest) -> AsyncIterator[_EventQueue]:
+        """Send ``wanted`` to the model process, yield its events, and cancel it at the end."""
+        async with self.host.client() as client:
+            events = _EventQueue(request)
+            pending = await asyncio.to_thread(client.send, wanted, on_event=events.put)
+            try:
+                yield events
+            finally:
+                pending.cancel()
+                events.close()
 
     async def _parse(self, body: bytes, parse: Callable[[Any], Parsed]) -> Parsed:
         """Parse ``body`` in a thread; long ones one at a time, so that many do not take the time of the others."""
@@ -188,9 +191,8 @@ class Server:
             self._open -= 1
 
     async def _chunks(
-        self, wanted: AnswerRequest, response: ResponseFormat, answer: PendingAnswer, events: _EventQueue,
-        stack: contextlib.AsyncExitStack,
-    ) -> Chunks:  # fmt: skip
+        self, wanted: AnswerRequest, response: ResponseFormat, events: _EventQueue, stack: contextlib.AsyncExitStack
+    ) -> Chunks:
         """Yield the documents of a response: one, or many for a stream. Closes ``stack`` afterward.
 
         Raises ``ApiError`` before the first document if there is no answer, and ``ClientDisconnect`` when the client disconnects.
@@ -224,8 +226,6 @@ class Server:
             for document in response.end(complete) if wanted.stream else [response.document(complete)]:
                 yield document
         finally:
-            answer.cancel()
-            events.close()
             await stack.aclose()
 
     def _failure(self, model: str, event: Event) -> ApiError:

@@ -14,8 +14,8 @@ import pytest
 from faults.operations import FILLING, How, Operations
 
 from mlxtune.adapters import library
+from mlxtune.adapters.export import export_worker as exporting
 from mlxtune.adapters.export import lmstudio, logits
-from mlxtune.adapters.export import worker as exporting
 from mlxtune.adapters.export.compared_rows import ComparedRows
 from mlxtune.adapters.export.fidelity import ComparedAnswers
 from mlxtune.adapters.export.formats import FORMATS, ExportFormat, copy_adapter

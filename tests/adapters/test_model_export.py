@@ -25,8 +25,8 @@ from transformers import AutoTokenizer
 from waiting import wait_until
 
 from mlxtune.adapters import fuse, library
+from mlxtune.adapters.export import export_worker as exporting
 from mlxtune.adapters.export import fidelity, finish, gguf, logits, start
-from mlxtune.adapters.export import worker as exporting
 from mlxtune.adapters.export.compared_rows import EXPORTED, ComparedRows
 from mlxtune.adapters.export.fidelity import ComparedAnswers, Fidelity, LogitDistance, TriedSize
 from mlxtune.core import journal

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from tiny_model import CHATML
 
+from mlxtune.adapters.export import export_worker as exporting
 from mlxtune.adapters.export import fidelity, lmstudio, ollama
-from mlxtune.adapters.export import worker as exporting
 from mlxtune.adapters.export.compared_rows import ComparedRows
 from mlxtune.adapters.export.start import GGUF_FILE
 from mlxtune.cli.export import show_export

@@ -13,8 +13,8 @@ from llama_cpp import Llama, llama
 from mlx_lm.utils import dequantize_model, load_model
 
 from mlxtune.adapters import library
+from mlxtune.adapters.export import export_worker as exporting
 from mlxtune.adapters.export import fidelity, gguf, start, verify_worker
-from mlxtune.adapters.export import worker as exporting
 from mlxtune.adapters.export.endpoint_prompts import api_url, served_model
 from mlxtune.adapters.export.tried import find_export, tried_exports
 from mlxtune.adapters.publish import published_base

@@ -1,6 +1,7 @@
 """Child processes: requests, progress, results, typed errors, batches, and every way a process can end."""
 
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 from waiting import PATIENCE
 
 from mlxtune.core import child_process
-from mlxtune.core.child_process import ChildProcess, kill_children, python_command, python_environment
+from mlxtune.core.child_process import ChildProcess, Reply, kill_children, python_command, python_environment
 from mlxtune.core.errors import DataError, InputError, MachineError, MlxtuneError, TooLongError, error_from_json, error_to_json
 
 WORKER = """
@@ -115,8 +116,10 @@ def test_a_listener_gets_the_replies_of_its_own_request(start) -> None:
 
 def test_requests_are_received_in_batches(start) -> None:
     child = start("batches")
-    calls = [child.request("size") for _ in range(4)]
-    assert [call.result() for call in calls] == [3, 3, 3, 1]
+    replies: queue.SimpleQueue[Reply] = queue.SimpleQueue()
+    for _ in range(4):
+        child.request("size", {}, replies.put)
+    assert [replies.get(timeout=PATIENCE).value for _ in range(4)] == [3, 3, 3, 1]
 
 
 def test_an_exception_ends_the_process_and_is_quoted(start, tmp_path: Path) -> None:
@@ -144,7 +147,7 @@ def test_an_exit_is_reported_although_its_listener_closes_the_process(start) -> 
         while not child.process.stdin.closed and time.monotonic() < give_up:
             time.sleep(0.01)
 
-    child.request("crash", listener=close)
+    child.request("crash", {}, close)
     child._reader.join(PATIENCE)
     closer.join(PATIENCE)
     assert [str(error) for error in errors] == ["The echo process ended with code 1: RuntimeError: out of memory."]
@@ -152,10 +155,11 @@ def test_an_exit_is_reported_although_its_listener_closes_the_process(start) -> 
 
 def test_a_killed_process_fails_its_requests(start) -> None:
     child = start()
-    call = child.request("sleep", {"marker": os.devnull})
+    errors: queue.SimpleQueue[MachineError] = queue.SimpleQueue()
+    child.request("sleep", {"marker": os.devnull}, lambda reply: errors.put(reply.value) if reply.kind == "error" else None)
     os.kill(child.process.pid, signal.SIGKILL)
     with pytest.raises(MachineError, match="The echo process was killed by signal 9"):
-        call.result()
+        raise errors.get(timeout=PATIENCE)
 
 
 @pytest.mark.parametrize("end", ["close", "terminate"])
@@ -175,7 +179,7 @@ def test_a_closed_process_interrupts_its_handler_cleanly(start, tmp_path: Path, 
 def test_a_busy_process_does_not_outlive_its_parent(start) -> None:
     child = start()
     busy = threading.Event()
-    child.request("stubborn", listener=lambda reply: busy.set())
+    child.request("stubborn", {}, lambda reply: busy.set())
     assert busy.wait(PATIENCE)
     child.process.stdin.close()  # as when the parent dies
     assert child.process.wait(PATIENCE) == 143

@@ -3,6 +3,7 @@
 import os
 import shutil
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,9 @@ from mlxtune.core import settings
 from mlxtune.core.gpu_errors import RELAXED_WATCHDOG, SMALLER_COMMANDS
 from mlxtune.recipe import Recipe
 from mlxtune.runs import events, launch, registry
-from mlxtune.runs.locks import accelerator_lock, is_locked
+from mlxtune.runs.locks import accelerator_lock, file_lock, is_locked
 from mlxtune.runs.registry import STARTING_FOR, Run
-from mlxtune.runs.state import RunWarning
+from mlxtune.runs.state import RunState, RunWarning
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fake_worker")]
 
@@ -72,6 +73,17 @@ def test_a_restart_that_never_comes_is_a_crash(tmp_path: Path, make_run) -> None
     run = make_run("20261124-1412-shop", ("run.restarting", {"error": "The GPU ran out of memory.", "hint": ""}))
     assert run.status() == "starting"
     assert run.status(now=time.time() + STARTING_FOR + 1) == "crashed"
+
+
+def test_a_run_that_restarts_while_its_status_is_read_has_not_crashed(make_run) -> None:
+    run = make_run("20261124-1412-shop", ("run.restarting", {"error": "The GPU ran out of memory.", "hint": ""}))
+    with ExitStack() as worker:
+
+        def read() -> RunState:
+            worker.enter_context(file_lock(run.lock, busy="It has a worker."))
+            return RunState(phase="running", pid=os.getpid(), updated=time.time())
+
+        assert run.status(read=read) == "running"
 
 
 def test_the_mac_stays_awake_until_the_worker_ends(tmp_path: Path, recipe: Recipe) -> None:

@@ -58,7 +58,7 @@ def test_a_canceled_answer_ends(client: Client) -> None:
         if isinstance(event, Piece):
             answer.cancel()
     assert events[-1].ended == "cancelled"
-    assert not client._pending
+    assert not client._child._listeners
     answer.cancel()  # has no effect
 
 

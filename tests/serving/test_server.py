@@ -48,7 +48,7 @@ def post(
 def alive(served) -> None:
     """Check that the server answers and no request is open."""
     assert post(served, ASK)[0] == 200
-    wait_until(lambda: not served.server._open and not served.client._pending)
+    wait_until(lambda: not served.server._open and not served.client._child._listeners)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,9 @@
 """The rows on which an export and its adapter are compared, and the answers to them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mlxtune.adapters.export.fidelity import ComparedAnswers
 from mlxtune.core.hashing import sha256_file
@@ -20,15 +17,14 @@ from mlxtune.evaluation.evidence import grouped_rows
 from mlxtune.evaluation.history import contract_hash
 from mlxtune.evaluation.holdout import ledger
 from mlxtune.evaluation.off_task import prompts
+from mlxtune.evaluation.outputs import AnswerOptions, generate_answers
 from mlxtune.evaluation.report_builder import both_passed
 from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.evaluation.verdict import Comparison, compare
+from mlxtune.models.load import LoadedModel
+from mlxtune.models.template import ChatTemplate, TemplateSettings, load_template
 from mlxtune.runs.events import HELD_OUT_ROW
 from mlxtune.runs.worker import Worker
-
-if TYPE_CHECKING:  # these modules import mlx
-    from mlxtune.models.load import LoadedModel
-    from mlxtune.models.template import ChatTemplate
 
 EXPORTED = "exported"
 OFF_TASK_PROMPTS = 38  # not all of them: fidelity compares the logits at every token of an answer
@@ -60,8 +56,6 @@ class ComparedRows:
 
         ``source`` is the chat template of a model whose own template is frozen; ``file`` is the GGUF file whose weights replaced its own.
         """
-        from mlxtune.evaluation.outputs import AnswerOptions, generate_answers
-
         template, tokenizer = self.template(loaded, source), loaded.tokenizer
         arm, kind = Arm(name, adapter), HELD_OUT_ROW if self.contract else prompts.OFF_TASK
         self.worker.emit("arm.started", arm=name, rows=len(self.rows), of=kind)
@@ -85,8 +79,6 @@ class ComparedRows:
 
     def template(self, loaded: LoadedModel, source: str = "") -> ChatTemplate:
         """Return the chat template with which the adapter was trained; ``source`` replaces that of ``loaded``."""
-        from mlxtune.models.template import TemplateSettings, load_template
-
         settings = TemplateSettings.from_recipe(self.worker.recipe)
         return load_template(loaded.source, replace(settings, source=settings.source or source), loaded.tokenizer)
 

@@ -115,12 +115,12 @@ def llama_speed(file: Path) -> float | None:
     return None
 
 
-def _request(url: str, body: dict[str, Any] | None = None, timeout: float | None = None) -> Any:
+def _request(url: str, body: dict[str, Any] | None = None, timeout: float = _TIMEOUT) -> Any:
     """Return a JSON reply, or ``None`` if the program does not know this request. Raise ``MachineError`` if it cannot be reached."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
     try:
-        with _DIRECT.open(request, timeout=timeout or _TIMEOUT) as reply:
+        with _DIRECT.open(request, timeout=timeout) as reply:
             return json.loads(reply.read(_MAX_BYTES))
     except (urllib.error.HTTPError, ValueError, RecursionError):
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,7 +11,9 @@ from mlxtune.adapters.entry import AdapterEntry
 from mlxtune.adapters.export import peft_writer
 from mlxtune.adapters.export.start import ExportForm, Program
 from mlxtune.adapters.importers.importer import find_base
-from mlxtune.adapters.publish import Card, write_adapter
+from mlxtune.adapters.publish import Card, published_base, write_publishable
+from mlxtune.core.files import new_folder
+from mlxtune.recipe.parent import WEIGHTS
 from mlxtune.runs.registry import RUN_KINDS
 
 FormatOption = Literal["", "--lora", "--requantize"]
@@ -70,4 +73,7 @@ def copy_adapter(
     folder = folder or copy_folder(workspace, entry, written)
     if written.copy == "peft":
         return folder, peft_writer.write(entry, find_base(entry.folder, ""), folder, card)
-    return folder, write_adapter(entry, folder, card)
+    with new_folder(folder) as scratch:
+        names = write_publishable(entry, published_base(entry.base), scratch, card)
+        shutil.copyfile(entry.weights, scratch / WEIGHTS)
+    return folder, [WEIGHTS, *names]

@@ -58,13 +58,13 @@ def write_gguf(
     Raise ``ModelError`` if llama.cpp would compute or tokenize differently, and ``MachineError`` if the disk is full.
     """
     architecture, text, weights, places = _placed(model, config)
-    _, file_type = _TYPES[precision]
     writer = GGUFWriter(None, gguf.MODEL_ARCH_NAMES[architecture.arch])
     writer.add_type("model")
     writer.add_name(read_tokenizer(source).name_in_file)
-    writer.add_file_type(file_type)
+    writer.add_file_type(_TYPES[precision][1])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    architectures.describe(writer, architecture, text)
+    for name, value in architectures.metadata(architecture, text).items():
+        getattr(writer, f"add_{name}")(value)
     embedding = next(name for name, place in places.items() if place.tensor == "token_embd.weight")
     write_tokenizer(writer, source, weights[embedding].shape[0], template, raw_merges=architecture.raw_merges)
     factors = architectures.rope_factors(model, text)

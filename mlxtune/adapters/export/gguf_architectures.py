@@ -12,7 +12,7 @@ import gguf
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-from gguf import MODEL_ARCH, GGUFWriter
+from gguf import MODEL_ARCH
 from mlx.utils import tree_flatten
 
 from mlxtune.core.errors import ModelError
@@ -51,7 +51,7 @@ class Architecture:
     """How an architecture of mlx-lm is stored."""
 
     arch: MODEL_ARCH
-    describe: Callable[[GGUFWriter, Config], None] = lambda writer, config: None  # writes the metadata that only it has
+    metadata: Callable[[Config], Config] = lambda config: {}  # that only it has
     place: Callable[[str, str, Config], Placement] = lambda name, tensor, config: Placement(tensor)  # of the parameter ``name``
     unsupported: Callable[[Config], str] = lambda config: ""  # what llama.cpp cannot compute in this model
     settings: Callable[[Config], Config] = lambda config: {}  # that differ by layer, or have other names in mlx-lm
@@ -124,22 +124,16 @@ def rope_base(config: Config) -> float:
     return float(parameters.get("rope_theta", config.get("rope_theta", 10_000.0)))
 
 
-def describe(writer: GGUFWriter, architecture: Architecture, config: Config) -> None:
+def metadata(architecture: Architecture, config: Config) -> Config:
+    """Return the model's metadata. Its names are those of methods of ``GGUFWriter``, without ``add_``."""
     width, heads = config["head_dim"], config["num_attention_heads"]
-    _add(
-        writer, context_length=config["max_position_embeddings"], embedding_length=config["hidden_size"],
-        block_count=config["num_hidden_layers"], feed_forward_length=config["intermediate_size"], head_count=heads,
-        head_count_kv=config.get("num_key_value_heads", heads), key_length=width, value_length=width,
-        layer_norm_rms_eps=config["rms_norm_eps"], rope_dimension_count=int(width * config.get("partial_rotary_factor", 1.0)),
-        rope_freq_base=rope_base(config), vocab_size=config["vocab_size"],
-    )  # fmt: skip
-    architecture.describe(writer, config)
-
-
-def _add(writer: GGUFWriter, **values: Any) -> None:
-    """Write metadata with the writer's method for each name."""
-    for name, value in values.items():
-        getattr(writer, f"add_{name}")(value)
+    return {
+        "context_length": config["max_position_embeddings"], "embedding_length": config["hidden_size"],
+        "block_count": config["num_hidden_layers"], "feed_forward_length": config["intermediate_size"], "head_count": heads,
+        "head_count_kv": config.get("num_key_value_heads", heads), "key_length": width, "value_length": width,
+        "layer_norm_rms_eps": config["rms_norm_eps"], "rope_dimension_count": int(width * config.get("partial_rotary_factor", 1.0)),
+        "rope_freq_base": rope_base(config), "vocab_size": config["vocab_size"], **architecture.metadata(config),
+    }  # fmt: skip
 
 
 def _interleaved(name: str, tensor: str, config: Config) -> Placement:
@@ -167,9 +161,10 @@ def _rope_type(config: Config) -> str:
     return str(scaling.get("type") or scaling.get("rope_type") or "default")
 
 
-def _linear_rope(writer: GGUFWriter, config: Config) -> None:
-    if _rope_type(config) == "linear":
-        _add(writer, rope_scaling_type=gguf.RopeScalingType.LINEAR, rope_scaling_factor=_rope_scaling(config)["factor"])
+def _linear_rope(config: Config) -> Config:
+    if _rope_type(config) != "linear":
+        return {}
+    return {"rope_scaling_type": gguf.RopeScalingType.LINEAR, "rope_scaling_factor": _rope_scaling(config)["factor"]}
 
 
 def _only_ropes(*names: str, sliding: bool = True) -> Callable[[Config], str]:
@@ -197,30 +192,29 @@ def _attention_scale(layers_of_27b: int, *ropes: str) -> Callable[[Config], str]
     return unsupported
 
 
-def _gemma2(writer: GGUFWriter, config: Config) -> None:
-    _add(
-        writer, attn_logit_softcapping=config["attn_logit_softcapping"], sliding_window=config.get("sliding_window", 4096),
-        final_logit_softcapping=config["final_logit_softcapping"],
-    )  # fmt: skip
+def _gemma2(config: Config) -> Config:
+    return {
+        "attn_logit_softcapping": config["attn_logit_softcapping"], "sliding_window": config.get("sliding_window", 4096),
+        "final_logit_softcapping": config["final_logit_softcapping"],
+    }  # fmt: skip
 
 
-def _gemma3(writer: GGUFWriter, config: Config) -> None:
-    window, pattern = config["sliding_window"], config["sliding_window_pattern"]
-    _add(writer, sliding_window=window, sliding_window_pattern=pattern, rope_freq_base_swa=config["rope_local_base_freq"])
-    _linear_rope(writer, config)
+def _gemma3(config: Config) -> Config:
+    window, pattern, base = config["sliding_window"], config["sliding_window_pattern"], config["rope_local_base_freq"]
+    return {"sliding_window": window, "sliding_window_pattern": pattern, "rope_freq_base_swa": base, **_linear_rope(config)}
 
 
-def _gemma4(writer: GGUFWriter, config: Config) -> None:
+def _gemma4(config: Config) -> Config:
     width, narrow, sliding = config["global_head_dim"], config["head_dim"], config["rope_parameters"]["sliding_attention"]
-    _add(
-        writer, key_length=width, value_length=width, rope_dimension_count=width, key_length_swa=narrow, value_length_swa=narrow,
-        rope_dimension_count_swa=int(narrow * sliding.get("partial_rotary_factor", 1.0)), rope_freq_base_swa=sliding["rope_theta"],
-        sliding_window=config["sliding_window"],
-        sliding_window_pattern=[kind == "sliding_attention" for kind in config["layer_types"]],
-        shared_kv_layers=config["num_kv_shared_layers"],
-        embedding_length_per_layer_input=config["hidden_size_per_layer_input"] or 0,
-        final_logit_softcapping=config["final_logit_softcapping"],
-    )  # fmt: skip
+    return {
+        "key_length": width, "value_length": width, "rope_dimension_count": width, "key_length_swa": narrow, "value_length_swa": narrow,
+        "rope_dimension_count_swa": int(narrow * sliding.get("partial_rotary_factor", 1.0)),
+        "rope_freq_base_swa": sliding["rope_theta"], "sliding_window": config["sliding_window"],
+        "sliding_window_pattern": [kind == "sliding_attention" for kind in config["layer_types"]],
+        "shared_kv_layers": config["num_kv_shared_layers"],
+        "embedding_length_per_layer_input": config["hidden_size_per_layer_input"] or 0,
+        "final_logit_softcapping": config["final_logit_softcapping"],
+    }  # fmt: skip
 
 
 def _gemma4_settings(config: Config) -> Config:
@@ -235,14 +229,14 @@ def _gemma4_settings(config: Config) -> Config:
     return settings
 
 
-def _yarn(writer: GGUFWriter, config: Config) -> None:
+def _yarn(config: Config) -> Config:
     scaling = _rope_scaling(config)
-    _add(
-        writer, rope_scaling_type=gguf.RopeScalingType.YARN, rope_scaling_factor=scaling["factor"],
-        rope_scaling_orig_ctx_len=scaling["original_max_position_embeddings"],
-        rope_scaling_yarn_beta_fast=scaling.get("beta_fast", 32.0), rope_scaling_yarn_beta_slow=scaling.get("beta_slow", 1.0),
-        rope_scaling_yarn_log_mul=scaling.get("mscale_all_dim", 0.0), attn_temperature_scale=scaling["llama_4_scaling_beta"],
-    )  # fmt: skip
+    return {
+        "rope_scaling_type": gguf.RopeScalingType.YARN, "rope_scaling_factor": scaling["factor"],
+        "rope_scaling_orig_ctx_len": scaling["original_max_position_embeddings"],
+        "rope_scaling_yarn_beta_fast": scaling.get("beta_fast", 32.0), "rope_scaling_yarn_beta_slow": scaling.get("beta_slow", 1.0),
+        "rope_scaling_yarn_log_mul": scaling.get("mscale_all_dim", 0.0), "attn_temperature_scale": scaling["llama_4_scaling_beta"],
+    }  # fmt: skip
 
 
 def _ministral3_unsupported(config: Config) -> str:
@@ -251,12 +245,12 @@ def _ministral3_unsupported(config: Config) -> str:
     return _only_ropes("yarn", sliding=False)(config)
 
 
-def _phi3(writer: GGUFWriter, config: Config) -> None:
+def _phi3(config: Config) -> Config:
     original, longest = config["original_max_position_embeddings"], config["max_position_embeddings"]
-    writer.add_rope_scaling_orig_ctx_len(original)
-    writer.add_sliding_window(config.get("sliding_window") or 0)
+    values = {"rope_scaling_orig_ctx_len": original, "sliding_window": config.get("sliding_window") or 0}
     if _rope_type(config) in ("longrope", "su"):
-        writer.add_rope_scaling_attn_factors(math.sqrt(1 + math.log(max(longest / original, 1)) / math.log(original)))
+        values["rope_scaling_attn_factors"] = math.sqrt(1 + math.log(max(longest / original, 1)) / math.log(original))
+    return values
 
 
 def _smollm3_unsupported(config: Config) -> str:
@@ -265,21 +259,20 @@ def _smollm3_unsupported(config: Config) -> str:
     return _only_ropes("linear", sliding=False)(config)
 
 
-def _granite(writer: GGUFWriter, config: Config) -> None:
-    _add(
-        writer, attention_scale=config["attention_multiplier"], embedding_scale=config["embedding_multiplier"],
-        residual_scale=config["residual_multiplier"], logit_scale=config["logits_scaling"],
-    )  # fmt: skip
+def _granite(config: Config) -> Config:
+    return {
+        "attention_scale": config["attention_multiplier"], "embedding_scale": config["embedding_multiplier"],
+        "residual_scale": config["residual_multiplier"], "logit_scale": config["logits_scaling"],
+    }  # fmt: skip
 
 
-def _granite_hybrid(writer: GGUFWriter, config: Config) -> None:
+def _granite_hybrid(config: Config) -> Config:
     heads = config["mamba_n_heads"]
-    _granite(writer, config)
-    _add(
-        writer, rope_scaling_finetuned=config["position_embedding_type"] != "nope", ssm_conv_kernel=config["mamba_d_conv"],
-        ssm_state_size=config["mamba_d_state"], ssm_group_count=config["mamba_n_groups"],
-        ssm_inner_size=heads * config["mamba_d_head"], ssm_time_step_rank=heads,
-    )  # fmt: skip
+    return {
+        **_granite(config), "rope_scaling_finetuned": config["position_embedding_type"] != "nope",
+        "ssm_conv_kernel": config["mamba_d_conv"], "ssm_state_size": config["mamba_d_state"],
+        "ssm_group_count": config["mamba_n_groups"], "ssm_inner_size": heads * config["mamba_d_head"], "ssm_time_step_rank": heads,
+    }  # fmt: skip
 
 
 def _granite_hybrid_place(name: str, tensor: str, config: Config) -> Placement:
@@ -307,14 +300,14 @@ def _lfm2_settings(config: Config) -> Config:
     return {"rms_norm_eps": config["norm_eps"], "intermediate_size": width, **_only_in("full_attention")(config)}
 
 
-def _qwen35(writer: GGUFWriter, config: Config) -> None:
+def _qwen35(config: Config) -> Config:
     heads = config["linear_num_value_heads"]
-    _add(
-        writer, ssm_conv_kernel=config["linear_conv_kernel_dim"], ssm_state_size=config["linear_key_head_dim"],
-        ssm_group_count=config["linear_num_key_heads"], ssm_time_step_rank=heads,
-        ssm_inner_size=heads * config["linear_value_head_dim"], full_attention_interval=config["full_attention_interval"],
-        rope_dimension_sections=[*config["rope_parameters"].get("mrope_section", [11, 11, 10]), 0],
-    )  # fmt: skip
+    return {
+        "ssm_conv_kernel": config["linear_conv_kernel_dim"], "ssm_state_size": config["linear_key_head_dim"],
+        "ssm_group_count": config["linear_num_key_heads"], "ssm_time_step_rank": heads,
+        "ssm_inner_size": heads * config["linear_value_head_dim"], "full_attention_interval": config["full_attention_interval"],
+        "rope_dimension_sections": [*config["rope_parameters"].get("mrope_section", [11, 11, 10]), 0],
+    }  # fmt: skip
 
 
 def _qwen35_place(name: str, tensor: str, config: Config) -> Placement:
@@ -371,7 +364,7 @@ ARCHITECTURES: dict[str, Architecture] = {  # architectures by mlx-lm's `model_t
         _only_in("attention"),
     ),
     "lfm2": Architecture(
-        MODEL_ARCH.LFM2, lambda writer, config: writer.add_shortconv_l_cache(config["conv_L_cache"]), unsupported=_only_ropes(),
+        MODEL_ARCH.LFM2, lambda config: {"shortconv_l_cache": config["conv_L_cache"]}, unsupported=_only_ropes(),
         settings=_lfm2_settings,
     ),
 }  # fmt: skip

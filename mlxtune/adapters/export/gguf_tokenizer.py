@@ -56,12 +56,10 @@ def write_tokenizer(writer: GGUFWriter, source: ModelFolder, rows: int, template
     writer.add_tokenizer_model("gpt2" if split else "gemma4" if raw_merges else "llama")
     writer.add_token_list([text for text, _ in tokens])
     writer.add_token_types([type for _, type in tokens])
-    if split:
-        writer.add_tokenizer_pre(split)
+    writer.add_tokenizer_pre(split or "default")
     if split or raw_merges:
         writer.add_token_merges([" ".join(merge) for merge in tokenizer.merges])
     if not split:
-        writer.add_tokenizer_pre("default")
         writer.add_token_scores(tokenizer.scores([text for text, _ in tokens]))
         writer.add_add_space_prefix(tokenizer.adds_space)
     loaded: Any = load_tokenizer(source.folder, eos_token_ids=source.eos_token_ids)
@@ -134,9 +132,9 @@ class GgufTokenizer:
     def _check_sentencepiece(self) -> None:
         for part in (*_parts(self.json, "normalizer", "normalizers"), *_parts(self.json, "pre_tokenizer", "pretokenizers")):
             match part:
-                case {"type": "Prepend"} | {"type": "Metaspace", "split": False} | {"type": "Replace", "pattern": {"String": " "}}:
+                case {"type": "Prepend"} | {"type": "Metaspace", "split": False}:
                     pass
-                case {"type": "Split", "pattern": {"String": " "}}:  # there is no space behind the normalizer
+                case {"type": "Replace" | "Split", "pattern": {"String": " "}}:  # a normalizer leaves no space to split at
                     pass
                 case _:
                     raise not_as_gguf("its tokenizer is not SentencePiece's")

@@ -37,7 +37,6 @@ class TriedExport:
 
     @property
     def failed(self) -> bool:
-        """Whether it is not faithful, or failed its verification."""
         return bool(self.proof.failure or (self.verified and self.verified.failure))
 
 

@@ -1,11 +1,9 @@
 """Send the held-out rows to an installed program, and compare its answers with those of the adapter as trained."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypedDict
+from typing import Literal, TypedDict
 
 from mlxtune.adapters.export import fidelity
 from mlxtune.adapters.export.compared_rows import EXPORTED, ComparedRows
@@ -15,13 +13,12 @@ from mlxtune.data.rows import PromptRow
 from mlxtune.evaluation.arms import TUNED, Arm
 from mlxtune.evaluation.endpoint_answers import CALLS, endpoint_answers, row_requests
 from mlxtune.evaluation.judge.paid_calls import read_calls
+from mlxtune.models import load, lora
 from mlxtune.models.resolve import resolve
+from mlxtune.models.template import ChatTemplate
 from mlxtune.recipe import Endpoint
 from mlxtune.runs.events import HELD_OUT_ROW
 from mlxtune.runs.worker import Worker
-
-if TYPE_CHECKING:  # imports mlx, which must come after the BLAS
-    from mlxtune.models.template import ChatTemplate
 
 _PROMPT = "prompt"  # progress label while prompts are compared
 
@@ -35,8 +32,6 @@ class VerificationSummary(TypedDict):
 
 def verify(worker: Worker) -> VerificationSummary:
     """Compare the program's prompts and answers with the adapter's, and write ``verification.json``."""
-    from mlxtune.models import load, lora
-
     recipe, request = worker.recipe, worker.request
     worker.report_start("export")
     adapter, url, model = Path(request["adapter"]), request["endpoint"], request["model"]

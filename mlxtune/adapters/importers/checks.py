@@ -24,13 +24,13 @@ _CHUNK = 2**24  # values checked at a time
 _EXPERTS = re.compile(r"(?:^|\.)(?:switch_mlp|experts)\.")  # mlx-lm's layout differs from the files of some bases
 
 
-def check_folder(folder: Path, weights: str) -> None:
-    """Raise ``ModelError`` unless ``folder`` is a regular folder of regular files, one of which is named ``weights``."""
+def check_folder(folder: Path, *weights: str) -> str:
+    """Return the first of ``weights`` that is in ``folder``. Raise ``ModelError`` unless it is a regular folder of regular files."""
     if not folder.is_dir():
         raise ModelError(f"The folder {folder} does not exist.")
     if link := next((item for item in (folder, *folder.iterdir()) if item.is_symlink()), None):
         raise ModelError(f"{one_line(str(link), 120)} is a symbolic link.", hint=f"Copy first: cp -rL {folder} COPY")
-    find_weights_file(str(folder), [item.name for item in folder.iterdir()], weights)
+    return find_weights_file(str(folder), [item.name for item in folder.iterdir()], *weights)
 
 
 def find_weights_file(place: str, names: Sequence[str], *wanted: str) -> str:

@@ -12,7 +12,7 @@ from mlxtune import __version__
 from mlxtune.adapters.entry import AdapterEntry, read_lineage, score_from_lineage
 from mlxtune.adapters.importers import peft
 from mlxtune.adapters.importers.checks import check_finite, check_fits, check_folder
-from mlxtune.adapters.layout import LINEAGE, read_config, read_layout
+from mlxtune.adapters.layout import LINEAGE, parse_layout, read_config
 from mlxtune.adapters.library import FOLDER, check_name, find, lock_library, require_free_name
 from mlxtune.core.child_process import Progress, quiet
 from mlxtune.core.errors import ModelError
@@ -39,11 +39,10 @@ def import_adapter(
     taken.
     """
     name = check_name(name or folder.resolve().name)
-    weights = peft.FILE if (folder / peft.FILE).exists() and not (folder / WEIGHTS).exists() else WEIGHTS
-    check_folder(folder, weights)
+    weights = check_folder(folder, WEIGHTS, peft.FILE)
     config = read_config(folder / CONFIG)
-    if peft.is_peft(config) != (weights == peft.FILE):
-        maker = "PEFT" if peft.is_peft(config) else "mlx-lm"
+    if (is_peft := "peft_type" in config) != (weights == peft.FILE):
+        maker = "PEFT" if is_peft else "mlx-lm"
         raise ModelError(f"{folder}: {CONFIG} is in {maker} format, but {weights} is not.")
     lineage = read_lineage(folder)
     source = find_base(folder, base, progress)
@@ -58,7 +57,7 @@ def import_adapter(
         scratch = Path(tempfile.mkdtemp(dir=parent, prefix=".import-"))
         try:
             progress("checking weights", 0.0)
-            _copy_weights(folder, config, source, scratch)
+            _copy_weights(folder / weights, config, source, scratch)
             os.chmod(scratch, 0o755)
             own = _lineage(lineage, source, origin or str(folder.resolve()), base_differs, scratch / WEIGHTS)
             write_json(scratch / LINEAGE, own)
@@ -86,16 +85,14 @@ def find_base(folder: Path, base: str, progress: Progress = quiet) -> ModelFolde
         raise ModelError(message, hint="Specify the model to use: --base MODEL") from error
 
 
-def _copy_weights(folder: Path, config: Mapping[str, Any], source: ModelFolder, target: Path) -> None:
+def _copy_weights(weights: Path, config: Mapping[str, Any], source: ModelFolder, target: Path) -> None:
     """Copy weights and configuration into ``target`` in mlx-lm's layout, and check the copies, which nothing else can change."""
-    weights = peft.FILE if peft.is_peft(config) else WEIGHTS
-    read_header(folder / weights)
-    shutil.copyfile(folder / weights, target / weights, follow_symlinks=False)
-    if weights == peft.FILE:
+    read_header(weights)
+    shutil.copyfile(weights, target / weights.name, follow_symlinks=False)
+    if weights.name == peft.FILE:
         config = peft.convert(target, config, source)
         (target / peft.FILE).unlink()
-    write_json(target / CONFIG, dict(config))
-    layout = read_layout(target)
+    layout = parse_layout(config, read_header(target / WEIGHTS), target)
     check_fits(layout, source)
     check_finite(target / WEIGHTS)
     write_json(target / CONFIG, layout.config | {"model": str(source.folder)})

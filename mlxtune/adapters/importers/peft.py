@@ -37,11 +37,6 @@ _UNSUPPORTED = (
 _MERGE = "Merge it with PEFT, and use the full model."
 
 
-def is_peft(config: Mapping[str, Any]) -> bool:
-    """Whether an ``adapter_config.json`` was written by PEFT."""
-    return "peft_type" in config
-
-
 def convert(folder: Path, config: Mapping[str, Any], source: ModelFolder) -> dict[str, Any]:
     """Convert the weights of the PEFT adapter in ``folder`` to mlx-lm's layout, and return mlx-lm's configuration.
 

@@ -138,7 +138,7 @@ class Peer:
         self.child = ChildProcess(
             "peer", name=f"Host {rank} ({host.ssh})", hint=f"See its log: {log}", log=log, command=command if host.local else remote
         )
-        self.child.request("ready", listener=lambda reply: self.ready.set())
+        self.child.request("ready", {}, lambda reply: self.ready.set())
 
     @property
     def error(self) -> PeerLost | None:
