@@ -15,7 +15,7 @@ from mlxtune.cli.options import Json, argument, option
 from mlxtune.cli.output import Cell, info, out, print_columns, print_error, progress_bar
 from mlxtune.core.errors import InputError, MlxtuneError
 from mlxtune.core.files import user_path
-from mlxtune.core.text import nearest, one_line, safe_text
+from mlxtune.core.text import nearest, one_line, safe_text, suggest
 from mlxtune.models import bundled
 from mlxtune.models.resolve import ALIASES, resolve
 from mlxtune.present.labels import saved, usage
@@ -168,9 +168,7 @@ def _run_command(line: str, session: ChatSession, workspace: Path, fingerprint: 
     if name == "/quit":
         return False
     if name not in commands:
-        suggestion = nearest(name, WORDS.chat_commands)
-        hint = f"Did you mean {suggestion}?" if suggestion else "/help lists all commands."
-        raise InputError(f"There is no command named {one_line(name, 40)}.", hint=hint)
+        raise InputError(f"There is no command named {one_line(name, 40)}.", hint=suggest(name, WORDS.chat_commands, "Commands:"))
     commands[name]()
     return True
 

@@ -92,7 +92,6 @@ def _begin(stage: str, note: str = "") -> None:
 
 
 def _end(*summary: Cell) -> None:
-    """Print the result of a stage."""
     info("  ", ("✓ ", "bold success"), *summary)
     info("")
 

@@ -76,7 +76,6 @@ def pull(id: Annotated[str, argument("The model's Hub ID (OWNER/NAME), or a bund
 
 
 def _search_hub(text: str) -> list[HubModel]:
-    """Return the Hub models that match ``text`` and are not in the catalog."""
     if not text:
         return []
     with progress_bar("searching the Hub"):

@@ -19,7 +19,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.theme import Theme
 
-from mlxtune.core.errors import InputError, MlxtuneError
+from mlxtune.core.errors import EmptyWorkspaceError, InputError, MlxtuneError
+from mlxtune.data import samples
 from mlxtune.present import terminal
 from mlxtune.present.blocks import Document
 from mlxtune.present.terminal import print_document
@@ -59,7 +60,6 @@ def show(*parts: Cell) -> None:
 
 
 def show_json(value: Any) -> None:
-    """Print one JSON document on stdout."""
     text = json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False)
     print(re.sub("[\ud800-\udfff]", lambda surrogate: f"\\u{ord(surrogate[0]):04x}", text))
 
@@ -76,6 +76,13 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def show_none(nouns: str, hint: str, *, in_workspace: bool = False) -> None:
+    """Say that there are no runs or adapters yet. Raise ``EmptyWorkspaceError`` if this folder is not a workspace."""
+    if not (in_workspace or samples.is_workspace(Path.cwd())):
+        raise EmptyWorkspaceError(f"There are no {nouns} in {Path.cwd()}.", hint="Create a workspace: mlxtune init NAME")
+    show(f"There are no {nouns} yet.   ", (hint, "primary"))
 
 
 def say_changed_evaluation(recipe: Path, own: str) -> None:

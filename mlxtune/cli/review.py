@@ -118,7 +118,6 @@ def review(
 def _decide(
     browser: SourceBrowser, action: Action, rows: Sequence[str], edits: EditOptions, selecting: SelectOptions, json: bool
 ) -> None:
-    """Record a decision on ``rows``, or on all that match the filter."""
     change = edits.change
     with ReviewSession(browser.path, who=selecting.who) as session:
         browser.apply_review(session.state)

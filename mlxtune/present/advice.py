@@ -51,7 +51,6 @@ def verdict_block(advice: Advice, evidence: AdviceEvidence) -> Text:
 
 
 def measured_blocks(evidence: AdviceEvidence, metric: Fact) -> tuple[Block, ...]:
-    """Return the rate of each arm on ``metric`` with its interval, if anything was measured."""
     arms = evidence.arms_by_metric(metric)
     rows = tuple(
         (
@@ -71,7 +70,6 @@ def measured_blocks(evidence: AdviceEvidence, metric: Fact) -> tuple[Block, ...]
 
 
 def tradeoff_table(advice: Advice | None) -> Table:
-    """Return the nine questions that decide between retrieval and fine-tuning, and which way the answers point."""
     points = advice.points if advice else {}
     rows = tuple((Cell(row.ask), Cell(*_POINTS[points.get(row.key, "")])) for row in rules().tradeoffs)
     return Table("RAG or fine-tuning", "a dot: does not apply", (Column(), Column()), rows)
@@ -114,7 +112,6 @@ def because(rule: AdviceRule, advice: Advice) -> str:
 
 
 def brief_reasons(advice: Advice) -> Document:
-    """Return each contradiction and reason by its key, with the facts behind it."""
     rows = [("error", rule) for rule in advice.contradictions] + [(_SIDES[rule.section], rule) for rule in advice.reasons]
     return tuple(
         Text(((rule.key.replace("-", " "), "bold"), (f": {because(rule, advice)}", "muted")), mark)  # type: ignore[arg-type]

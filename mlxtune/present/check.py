@@ -115,7 +115,6 @@ def statistics_document(report: CheckReport) -> Document:
 
 
 def summary_document(verdict: ReviewVerdict, checked: CheckResult) -> Document:
-    """Describe a check and the current verdict of the review in few lines."""
     from mlxtune.data.checks.report import improvement
     from mlxtune.data.checks.statistics import GOOD_PROMPTS, MIN_PROMPTS
 
@@ -136,7 +135,6 @@ def verdict_block(verdict: CheckVerdict) -> Block:
 
 
 def skip_facts(skipped: Mapping[str, Skip]) -> list[Fact]:
-    """Return the groups of checks that did not run, by reason."""
     groups = grouped((skip_text(skip), group) for group, skip in skipped.items())
     return [Fact("not checked", ", ".join(names), why, "muted") for why, names in groups.items()]
 
@@ -159,7 +157,6 @@ def tag_blocks(tags: Mapping[str, Mapping[str, int]], most: int | None = None) -
 
 
 def column_facts(columns: ColumnUse) -> list[Fact]:
-    """Return the map of the columns, and those that are not used, if there are any."""
     mapping = ", ".join(
         f"{one_line(key, 20)} = {one_line(column, 40)}" for key, column in (columns.mapping or columns.places).items()
     )

@@ -76,7 +76,6 @@ def import_document(result: ImportResult, columns: ColumnUse) -> Document:
 
 
 def outcome_text(outcome: Outcome) -> str:
-    """Return the number of rows that a pipeline edits, leaves out, and adds, and why it cannot change some."""
     counts = (("edited", outcome.edited), ("left out", outcome.left_out), ("added", outcome.added))
     parts = ", ".join(f"{count:,} {name}" for name, count in counts if count)
     after = plural(outcome.rows - outcome.left_out + outcome.added, "row")
@@ -85,7 +84,6 @@ def outcome_text(outcome: Outcome) -> str:
 
 
 def recipe_document(guessed: Scaffold, name: str, *, with_columns: bool = False) -> Document:
-    """Describe the recipe ``name`` and, if ``with_columns``, the columns that it reads."""
     from mlxtune.data.checks.registry import get_check  # imports numpy, which --help does not need
 
     formats = ", ".join(f"{count:,} {format}" for format, count in guessed.formats.items())

@@ -41,7 +41,7 @@ from mlxtune.present.blocks import (
 )
 from mlxtune.present.comparison import comparison_table
 from mlxtune.present.judge import judge_document
-from mlxtune.present.labels import change_text, failure_name, glyph_cell, outcome_mark, p_value, percent, word
+from mlxtune.present.labels import change_text, failure_name, glyph_cell, limits_text, outcome_mark, p_value, percent, word
 from mlxtune.present.verdict import report_facts, verdict
 from mlxtune.present.words import WORDS
 
@@ -159,7 +159,6 @@ def _samples(report: EvaluationReport, failures: Failures) -> list[Block]:
 
 
 def nearest_row_text(row: NearestRow) -> str:
-    """Describe a training row that is similar to a failed row: similarity, location, reviews and question."""
     days = [time.strftime("%Y-%m-%d", time.localtime(by.t)) for by in row.reviews]
     reviews = [f"{WORDS.reviews.get(by.action, by.action)} {by.who} on {day}" for by, day in zip(row.reviews, days, strict=True)]
     question = one_line(row.question, _QUESTION_LENGTH)
@@ -214,7 +213,6 @@ def _short_hash(value: str) -> str:
 
 
 def arms_table(report: EvaluationReport) -> Table:
-    """Return each arm's rate on the contract or, without one, on the headline metric, with the time and length of its answers."""
     total, slowest = report.facts["rows"], max(arm.answers.p95 or 0.0 for arm in report.arms)
     rows = []
     for arm in report.arms:
@@ -243,7 +241,6 @@ def _seconds(seconds: float) -> str:
 
 
 def rates_table(title: str, note: str, report: EvaluationReport, metrics: Sequence[str]) -> Table:
-    """Return each metric's rate in each arm. The headline metric comes first."""
     rows = []
     for metric in sorted(metrics, key=lambda metric: metric != report.headline_metric):
         for index, arm in enumerate(report.arms):
@@ -259,7 +256,7 @@ def rate_cells(rate: Rate) -> tuple[Cell, Cell, Cell]:
     failures = [f"{count} {one_line(failure_name(kind), 40)}" for kind, count in list(rate.failures.items())[:3]]
     return (
         Cell(percent(rate.share), "bold"),
-        Cell(f"{100 * rate.low:.0f}–{100 * rate.high:.0f}", "muted"),
+        Cell(limits_text(rate.low, rate.high), "muted"),
         Cell(", ".join(mean + failures), "muted"),
     )
 
@@ -304,7 +301,6 @@ def _comparisons_by_pair(report: EvaluationReport) -> list[tuple[str, list[Compa
 
 
 def margins_table(report: EvaluationReport) -> Table | None:
-    """Return the margins of preference pairs per arm and between arms, or ``None`` if the rows are not pairs."""
     rows = [
         (_arm(arm), Cell(f"{mean.value:+.3f}"), Cell(f"{mean.low:+.3f} to {mean.high:+.3f}", "muted"), Cell())
         for arm in report.arms
@@ -321,7 +317,6 @@ def margins_table(report: EvaluationReport) -> Table | None:
 
 
 def answers_table(report: EvaluationReport) -> Table:
-    """Return each arm's perplexity of the reference answers, its mean tokens of reasoning, and where its answers came from."""
     reasoned, answers = any(arm.thought_tokens for arm in report.arms), report.facts.get("rows", 1)
     rows = tuple(
         (
@@ -339,7 +334,6 @@ def answers_table(report: EvaluationReport) -> Table:
 
 
 def cost_table(report: EvaluationReport) -> Table:
-    """Return what it took to make each arm, and what each of its answers takes."""
     costs, answers = report.facts.get("costs", {}), report.facts["rows"]
     rows = []
     for arm in report.arms:
@@ -356,7 +350,6 @@ def cost_table(report: EvaluationReport) -> Table:
 
 
 def seeds_table(report: EvaluationReport) -> Table | None:
-    """Return each seed's result, and the recipe's result over its seeds; ``None`` with a single seed."""
     seeds = report.seeds
     if seeds is None:
         return None
@@ -369,7 +362,7 @@ def seeds_table(report: EvaluationReport) -> Table | None:
             Cell(f"{seed.validation_hits:,} of {seed.validation_total:,}"),
             Cell(f"{seed.validation_loss:.3f}" if seed.validation_loss is not None else "–"),
             Cell(bar=IntervalBar(seed.low, seed.hits / seed.total, seed.high, limit=rival)),
-            Cell(percent(seed.hits / seed.total), "bold"), Cell(f"{100 * seed.low:.0f}–{100 * seed.high:.0f}", "muted"),
+            Cell(percent(seed.hits / seed.total), "bold"), Cell(limits_text(seed.low, seed.high), "muted"),
             Cell(f"{one_line(seed.run, 60)}{', recommended' if is_chosen else ''}", "primary" if is_chosen else "muted"),
         ))  # fmt: skip
     mean = seeds.rate.mean
@@ -377,7 +370,7 @@ def seeds_table(report: EvaluationReport) -> Table | None:
     spread = f"standard deviation between seeds {100 * seeds.rate.spread:.1f} points; {chance}"
     rows.append((
         Cell("this recipe", "bold"), Cell(), Cell(), Cell(bar=IntervalBar(mean.low, mean.value, mean.high, limit=rival)),
-        Cell(percent(mean.value), "bold"), Cell(f"{100 * mean.low:.0f}–{100 * mean.high:.0f}", "muted"), Cell(spread, "muted"),
+        Cell(percent(mean.value), "bold"), Cell(limits_text(mean.low, mean.high), "muted"), Cell(spread, "muted"),
     ))  # fmt: skip
     columns = (Column(), *figures("validation", "loss", priority=1), Column(), *figures("held-out", ""), Column())
     metric = metric_label(report.headline_metric)
@@ -393,7 +386,6 @@ def expected_answer(prompt: OffTaskPrompt) -> str:
 
 
 def off_task_table(report: EvaluationReport) -> Table | None:
-    """Return how off-task accuracy changed, by category, or ``None`` if there were no off-task prompts."""
     result = report.off_task
     if result is None:
         return None
@@ -418,7 +410,6 @@ def off_task_table(report: EvaluationReport) -> Table | None:
 
 
 def classes_table(classes: Sequence[FailureClass], arm: str) -> Table:
-    """Return the classes of the rows that ``arm`` fails, each with its nearest training row and what would help."""
     rows = tuple(
         (
             Cell(f"{len(one.rows):,}"),

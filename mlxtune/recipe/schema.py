@@ -299,7 +299,6 @@ class Disclaimer:
 
     @property
     def name(self) -> str:
-        """The disclaimer's name in reports."""
         return self.text or self.any_of[0].text
 
 
@@ -479,7 +478,6 @@ class Recipe:
 
     @property
     def schema_file(self) -> Path | None:
-        """The JSON Schema file of the contract, if there is one."""
         return self.path(self.evaluation.schema) if self.evaluation.schema else None
 
     @property
