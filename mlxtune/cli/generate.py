@@ -182,9 +182,8 @@ def _show_thin_rows(places: Sequence[ThinRows], recipe: Path, *, json: bool) -> 
         about = f"{plural(len(place.examples), 'training row')}: {one_line(place.sample, 50)}"
         rows.append((Cell(str(number)), Cell(thin_rows_text(place)), Cell(about, "muted")))
     draw((Table("Too few rows", plural(len(places), "area"), (Column(right=True), Column(), Column()), tuple(rows)),))
-    info(
-        "Write rows like the first:  ", (f"mlxtune data generate {os.path.relpath(recipe)} --thin 1 --local {_TEACHER}", "primary")
-    )
+    command = f"mlxtune data generate {shlex.quote(os.path.relpath(recipe))} --thin 1 --local {_TEACHER}"
+    info("Write rows like the first:  ", (command, "primary"))
 
 
 def _choose_thin_rows(
