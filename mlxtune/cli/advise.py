@@ -13,10 +13,10 @@ from mlxtune.advice.rules import InterviewQuestion, rules
 from mlxtune.advice.verdict import give_advice
 from mlxtune.cli.evaluate import measure
 from mlxtune.cli.options import Json, Overrides, argument, option
-from mlxtune.cli.output import err, info, out, show, show_json, show_result, styled
+from mlxtune.cli.output import err, info, out, show, show_json, show_result
 from mlxtune.core.errors import InputError
 from mlxtune.present.advice import advice_document
-from mlxtune.present.terminal import print_heading
+from mlxtune.present.terminal import print_heading, styled
 from mlxtune.recipe import Recipe, load
 
 

@@ -15,8 +15,8 @@ from mlxtune.api import generate
 from mlxtune.cli.evaluate import measure, show_report, trained
 from mlxtune.cli.follow import follow
 from mlxtune.cli.judge import judge
-from mlxtune.cli.options import Json, ModelOptions, Overrides, option
-from mlxtune.cli.output import Cell, command_name, err, info, progress_bar, show, show_json
+from mlxtune.cli.options import Json, Overrides, option
+from mlxtune.cli.output import command_name, err, info, progress_bar, show, show_json
 from mlxtune.core.errors import GateError, MlxtuneError
 from mlxtune.core.json_fields import to_json
 from mlxtune.core.text import duration, one_line
@@ -65,15 +65,7 @@ def demo(
     run, evaluation = _run_workflow(recipe, seeds=_SEEDS if full else 1)
     if full and not json:
         with suppress(GateError):  # that the judge is unreliable is a result, too, and in the report
-            judge(
-                which=evaluation.name,
-                first=BASE,
-                second=TUNED,
-                questions=None,
-                n=None,
-                json=False,
-                **vars(ModelOptions(local=_JUDGE)),
-            )
+            judge(which=evaluation.name, first=BASE, second=TUNED, local=_JUDGE)
     report = reports.load(evaluation)
     seconds = time.monotonic() - start
     if json:
@@ -91,7 +83,7 @@ def _begin(stage: str, note: str = "") -> None:
     print_heading(err, stage, note)
 
 
-def _end(*summary: Cell) -> None:
+def _end(*summary: Part) -> None:
     info("  ", ("✓ ", "bold success"), *summary)
     info("")
 

@@ -71,8 +71,10 @@ def with_option_groups(function: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(function)
     def command(**values: Any) -> None:
-        filled = {name: group(**{field.name: values.pop(field.name) for field in fields(group)}) for name, group in groups.items()}
-        function(**values, **filled)
+        for name, group in groups.items():
+            own = [field.name for field in fields(group) if field.name in values]
+            values[name] = group(**{field: values.pop(field) for field in own})
+        function(**values)
 
     command.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
     command.__annotations__ = {option.name: option.annotation for option in options}

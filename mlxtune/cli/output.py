@@ -23,8 +23,7 @@ from mlxtune.core.errors import EmptyWorkspaceError, InputError, MlxtuneError
 from mlxtune.data import samples
 from mlxtune.present import terminal
 from mlxtune.present.blocks import Document
-from mlxtune.present.terminal import print_document
-from mlxtune.present.terminal import styled as styled
+from mlxtune.present.terminal import Part, print_document, styled
 
 _TOKENS = {
     "primary": "#a3a8f5",
@@ -41,7 +40,6 @@ _THEME = Theme(_TOKENS, inherit=False)
 out = Console(theme=_THEME, highlight=False, markup=False, emoji=False, soft_wrap=True)
 err = Console(theme=_THEME, highlight=False, markup=False, emoji=False, soft_wrap=True, stderr=True)
 
-Cell = str | tuple[str, str]
 ProgressUpdate = Callable[[str, float], None]
 
 
@@ -49,12 +47,12 @@ draw = partial(print_document, console=out)
 print_columns = partial(terminal.print_columns, console=out)
 
 
-def info(*parts: Cell) -> None:
+def info(*parts: Part) -> None:
     """Print a message on stderr."""
     err.print(styled(*parts))
 
 
-def show(*parts: Cell) -> None:
+def show(*parts: Part) -> None:
     """Print a line of the result on stdout."""
     out.print(styled(*parts))
 

@@ -14,7 +14,7 @@ from mlxtune.cli.export import show_export
 from mlxtune.cli.follow import announce, follow_and_show
 from mlxtune.cli.generate import show_generation
 from mlxtune.cli.options import Detach, Json, Online, Yes, argument, option
-from mlxtune.cli.output import Cell, draw, info, print_columns, progress_bar, show, show_json, show_none
+from mlxtune.cli.output import draw, info, print_columns, progress_bar, show, show_json, show_none
 from mlxtune.cli.search import show_search
 from mlxtune.cli.train import show_adapter
 from mlxtune.core.errors import InputError
@@ -22,6 +22,7 @@ from mlxtune.core.json_fields import to_json
 from mlxtune.core.text import ago, plural, suggest
 from mlxtune.evaluation import report as reports
 from mlxtune.present.run import run_document
+from mlxtune.present.terminal import Part
 from mlxtune.present.words import WORDS
 from mlxtune.runs import registry
 from mlxtune.runs.events import EventReader, read_all
@@ -58,15 +59,15 @@ def default(
         item = RUN_KINDS[kind or "train"]
         show_none(item.nouns, item.create_hint, in_workspace=bool(kind))
         return
-    headings: list[Cell] = [(title, "faint") for title in ("run", "kind", "status", "step", "validation")]
-    rows: list[list[Cell]] = [["", *headings, ""]]
+    headings: list[Part] = [(title, "faint") for title in ("run", "kind", "status", "step", "validation")]
+    rows: list[list[Part]] = [["", *headings, ""]]
     for run in runs:
         record = _record(run, run.state())
         label = WORDS.statuses[record["status"]]
         step = f"{record['arm']} {record['step']:,}/{record['steps']:,}".strip() if record["steps"] else ""
         loss = f"{record['validation']:.3f}" if record["validation"] is not None else ""
         age = ago(time.time() - record["updated"]) if record["updated"] else ""
-        row: list[Cell] = [(run.id, "bold"), record["kind"], label.text, step, loss, age]
+        row: list[Part] = [(run.id, "bold"), record["kind"], label.text, step, loss, age]
         rows.append([(label.glyph, f"bold {label.style}"), *row])
     print_columns(rows, right=(4, 5))
 

@@ -25,6 +25,7 @@ from mlxtune.present.blocks import (
     Mark,
     Style,
     Table,
+    facts,
     figures,
     text,
 )
@@ -91,9 +92,8 @@ def adapter_document(detail: AdapterDetail) -> Document:
     head, folder = Heading(entry.name, kind(entry)), Facts((Fact("folder", entry.key),))
     if entry.problem:
         return head, text(_local(entry, entry.problem), "bold", "error"), folder
-    known = [(label, value) for label, value in adapter_facts(entry).items() if value]
-    lineage = [*known, ("children", ", ".join(detail.children))] if detail.children else known
-    details = Facts(tuple(Fact(label, _local(entry, value)) for label, value in lineage))
+    known = {**adapter_facts(entry), "children": ", ".join(detail.children)}
+    details = facts([(label, _local(entry, value)) for label, value in known.items()])
     return head, *_score_blocks(entry), *_export_blocks(detail), Heading("Details"), details, folder
 
 
