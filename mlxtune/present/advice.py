@@ -52,21 +52,15 @@ def verdict_block(advice: Advice, evidence: AdviceEvidence) -> Text:
 
 def measured_blocks(evidence: AdviceEvidence, metric: Fact) -> tuple[Block, ...]:
     arms = evidence.arms_by_metric(metric)
-    rows = tuple(
-        (
-            Cell(arm, "primary" if arm == ARMS["tuned"] else ""),
-            Cell(percent(rate.share), "bold"),
-            Cell(f"{100 * rate.low:.0f} to {100 * rate.high:.0f}", "muted"),
-            Cell(bar=IntervalBar(rate.low, rate.share, rate.high)),
-            Cell(f"{rate.total:,}", "muted"),
-            Cell(id, "muted"),
-        )
-        for arm in ARMS.values()
-        if arm in arms
-        for rate, id in [arms[arm]]
-    )
+    rows = []
+    for arm in (arm for arm in ARMS.values() if arm in arms):
+        rate, id = arms[arm]
+        name = Cell(arm, "primary" if arm == ARMS["tuned"] else "")
+        limits = Cell(f"{100 * rate.low:.0f} to {100 * rate.high:.0f}", "muted")
+        bar = Cell(bar=IntervalBar(rate.low, rate.share, rate.high))
+        rows.append((name, Cell(percent(rate.share), "bold"), limits, bar, Cell(f"{rate.total:,}", "muted"), Cell(id, "muted")))
     columns = (Column(), Column("rate", right=True), Column("95% interval"), Column(), Column("rows", right=True), Column("evaluation", priority=1))  # fmt: skip
-    return (Table("Measured", "", columns, rows),) if rows else ()
+    return (Table("Measured", "", columns, tuple(rows)),) if rows else ()
 
 
 def tradeoff_table(advice: Advice | None) -> Table:

@@ -53,19 +53,15 @@ def comparison_table(title: str, note: str, items: Sequence[tuple[str, Compariso
 
 
 def score_table(items: Sequence[ScoreComparison]) -> Table:
-    rows = tuple(
-        (
-            Cell(item.metric),
-            *(Cell(f"{count:,}") for count in (item.rose, item.fell, item.tied)),
-            Cell(f"{item.change:+.2f} ({item.low:+.2f} to {item.high:+.2f})"),
-            Cell(p_value(item.p if item.adjusted is None else item.adjusted), "muted"),
-            outcome_cell(item.outcome),
-        )
-        for item in items
-    )
+    rows = []
+    for item in items:
+        counts = (Cell(f"{count:,}") for count in (item.rose, item.fell, item.tied))
+        change = Cell(f"{item.change:+.2f} ({item.low:+.2f} to {item.high:+.2f})")
+        p = Cell(p_value(item.p if item.adjusted is None else item.adjusted), "muted")
+        rows.append((Cell(item.metric), *counts, change, p, outcome_cell(item.outcome)))
     columns = (Column(), *figures("rose", "fell", "same", "change", "p"), Column())
     note = "sign test with Holm-adjusted p-values; t intervals over groups"
-    return Table("Scales, 1 to 5", note, columns, rows)
+    return Table("Scales, 1 to 5", note, columns, tuple(rows))
 
 
 def blind_document(result: BlindResult) -> Document:

@@ -318,19 +318,16 @@ def margins_table(report: EvaluationReport) -> Table | None:
 
 def answers_table(report: EvaluationReport) -> Table:
     reasoned, answers = any(arm.thought_tokens for arm in report.arms), report.facts.get("rows", 1)
-    rows = tuple(
-        (
-            _arm(arm),
-            Cell(f"{arm.perplexity:.3f}" if arm.perplexity is not None else "–"),
-            *([Cell(f"{(arm.thought_tokens or 0) / answers:,.1f}")] if reasoned else []),
-            Cell("–" if is_free(arm.name) else "cached" if arm.cached else duration(arm.seconds), "muted"),
-        )
-        for arm in report.arms
-    )
+    rows = []
+    for arm in report.arms:
+        perplexity = Cell("–" if arm.perplexity is None else f"{arm.perplexity:.3f}")
+        thoughts = [Cell(f"{(arm.thought_tokens or 0) / answers:,.1f}")] if reasoned else []
+        took = "–" if is_free(arm.name) else "cached" if arm.cached else duration(arm.seconds)
+        rows.append((_arm(arm), perplexity, *thoughts, Cell(took, "muted")))
     thinking = (Column("thinking tokens", right=True),) if reasoned else ()
     columns = (Column(), Column("perplexity", right=True), *thinking, Column("answered in"))
     note = "perplexity of the reference answers; lower is better"
-    return Table("Answers", f"{note}; mean tokens of reasoning" if reasoned else note, columns, rows)
+    return Table("Answers", f"{note}; mean tokens of reasoning" if reasoned else note, columns, tuple(rows))
 
 
 def cost_table(report: EvaluationReport) -> Table:
@@ -410,21 +407,18 @@ def off_task_table(report: EvaluationReport) -> Table | None:
 
 
 def classes_table(classes: Sequence[FailureClass], arm: str) -> Table:
-    rows = tuple(
-        (
-            Cell(f"{len(one.rows):,}"),
-            Cell(failure_class_text(one)),
-            Cell(WORDS.remedies[one.remedy]),
-            Cell(f"{one.evidence:,}", "muted"),
-            Cell(one_line(f"{near[0].location.place}: {near[0].question}" if (near := one.nearest) else "–", 40), "muted"),
+    rows = []
+    for one in classes[:FAILURE_KINDS]:
+        nearest = next((f"{row.location.place}: {row.question}" for row in one.nearest), "–")
+        remedy, evidence = Cell(WORDS.remedies[one.remedy]), Cell(f"{one.evidence:,}", "muted")
+        rows.append(
+            (Cell(f"{len(one.rows):,}"), Cell(failure_class_text(one)), remedy, evidence, Cell(one_line(nearest, 40), "muted"))
         )
-        for one in classes[:FAILURE_KINDS]
-    )
     columns = (
         Column("rows", right=True), Column("what is wrong"), Column("what would help"), Column("for", right=True, priority=1),
         Column("nearest training row", priority=2),
     )  # fmt: skip
-    return Table("Failures", f"of {one_line(arm, 40)}, by what is wrong", columns, rows)
+    return Table("Failures", f"of {one_line(arm, 40)}, by what is wrong", columns, tuple(rows))
 
 
 def failure_class_text(one: FailureClass) -> str:
