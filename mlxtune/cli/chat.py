@@ -99,7 +99,6 @@ def parse_model(workspace: Path, which: str) -> tuple[str, str]:
 
 
 def _read_lines() -> Iterator[str]:
-    """Yield the non-empty input lines, showing a prompt if stdin is a terminal."""
     terminal = sys.stdin.isatty()
     while True:
         try:

@@ -123,7 +123,6 @@ def _run_workflow(recipe: Recipe, seeds: int) -> tuple[Run, Path]:
 
 
 def show_answer(recipe: Recipe, row: PromptRow, arm: str, output: str) -> None:
-    """Show a held-out message with an arm's answer, and what is wrong with it."""
     prompt = "\n\n".join(message.content for message in row.prompt)
     scores = Contract.from_recipe(recipe).score(ModelAnswer(output, reference=row.reference, prompt=prompt))
     wrong = dict.fromkeys(scores[name].detail for name in (CONTRACT, CORRECT) if name in scores and not scores[name].passed)
@@ -143,7 +142,6 @@ def with_demo_arms(recipe: Recipe, *, full: bool) -> Recipe:
 
 
 def _train(recipe: Recipe) -> Run:
-    """Train ``recipe`` and report how its validation loss changed."""
     _begin("4  Train", recipe.name)
     run = control.train(Path.cwd(), recipe)
     with progress_bar("loading the model") as update:

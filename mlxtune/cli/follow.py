@@ -70,7 +70,6 @@ def announce(run: Run, noun: str = "run", *, detach: bool = False, json: bool = 
 
 
 def print_detached(run: Run) -> None:
-    """Say that ``run`` continues without this process, and how to return to it."""
     info("")
     info(("■ ", "muted"), f"Detached from {run.id}; it continues.")
     for verb in ("attach", "stop"):

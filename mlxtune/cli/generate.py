@@ -157,7 +157,6 @@ def _absolute(path: str) -> str:
 
 
 def show_generation(run: Run, recipe: Path | None = None) -> None:
-    """Print how many rows a generation proposed, why others were rejected, and how to review the proposals."""
     lines = read(run.folder / "scores.jsonl")[:10] if (run.folder / "scores.jsonl").is_file() else []
     target = shlex.quote(os.path.relpath(recipe)) if recipe else "RECIPE"
     draw(generation_document(run.state().summary, lines, run.folder / "refused.jsonl", target))

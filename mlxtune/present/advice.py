@@ -70,7 +70,6 @@ def tradeoff_table(advice: Advice | None) -> Table:
 
 
 def tradeoffs_document(advice: Advice | None) -> Document:
-    """Return the nine questions, with what retrieval and training do about each."""
     blocks: list[Block] = []
     for row in rules().tradeoffs:
         points, style = _POINTS[advice.points[row.key] if advice else ""]

@@ -39,7 +39,6 @@ def _check(id: str) -> Check:
 
 
 def sentence(wording: str, values: Mapping[str, Any]) -> str:
-    """Return ``wording`` with the values in place of their names, beginning with a capital letter."""
     return capital(fill(wording, values))
 
 

@@ -147,7 +147,6 @@ class _KeyLocations:
 
 
 def _build(kind: type, values: Any, path: tuple[str, ...], locate: _KeyLocations) -> Any:
-    """Build an instance of the dataclass ``kind`` from ``values``."""
     name = ".".join(path)
     if not isinstance(values, Mapping):
         keys = [item.name for item in dataclasses.fields(kind)]

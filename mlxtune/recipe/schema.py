@@ -455,7 +455,6 @@ class Recipe:
     folder: Path = field(default=Path(), compare=False)
 
     def path(self, relative: str) -> Path:
-        """Resolve ``relative`` against the recipe's folder."""
         return (self.folder / user_path(relative)).resolve()
 
     @property
@@ -465,7 +464,6 @@ class Recipe:
 
     @property
     def has_contract(self) -> bool:
-        """Whether there are any requirements for answers."""
         own = self.evaluation
         return any((own.schema, own.disclaimers, own.forbid, own.answer_pattern, own.correct, own.length != Length()))
 
