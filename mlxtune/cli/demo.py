@@ -32,6 +32,7 @@ from mlxtune.models.resolve import resolve
 from mlxtune.planning.machine import COMPUTE_VARIABLE, this_machine
 from mlxtune.planning.plan import local_planner
 from mlxtune.present.plan import verdict_sentence
+from mlxtune.present.run import work_text
 from mlxtune.present.terminal import Part, print_columns, print_heading
 from mlxtune.present.verdict import verdict_text
 from mlxtune.recipe import Recipe, load
@@ -160,9 +161,8 @@ def _train(recipe: Recipe) -> Run:
 
 def _draw(state: RunState, update: Callable[[str, float], None]) -> None:
     if not state.total:
-        done, total = state.reference_progress
-        if total:
-            update(f"scoring {total:,} pairs with the reference model", done / total)
+        if state.work:
+            update(": ".join(work_text(state.work)), state.work[1] / max(1, state.work[2]))
         return
     loss = f"loss {state.steps[-1].loss:.2f}" if state.steps else "first validation"
     left = f", {duration(state.remaining_seconds)} left" if state.remaining_seconds else ""
