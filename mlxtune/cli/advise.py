@@ -81,14 +81,8 @@ def _ask(question: InterviewQuestion, last: Answers | None) -> Any:
         text = _input(hint[question.kind], shown)
         parts = [part.strip() for part in text.split(",") if part.strip() not in ("", "-")]
         choices = [names[int(part) - 1] if names and part.isdigit() and 0 < int(part) <= len(names) else part for part in parts]
-        value: Any = text
-        if question.kind == "some":
-            value = choices
-        elif question.kind == "number":
-            number_value = interview.parse_number(text)
-            value = text if number_value is None else number_value
-        elif len(choices) == 1:
-            value = choices[0]
+        number_value, one = interview.parse_number(text), choices[0] if len(choices) == 1 else text
+        value = {"some": choices, "one": one, "number": text if number_value is None else number_value}[question.kind]
         try:
             interview.parse_answer(question, value)
             return value
