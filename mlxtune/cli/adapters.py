@@ -11,10 +11,8 @@ from mlxtune.adapters.entry import AdapterEntry
 from mlxtune.adapters.export import fidelity
 from mlxtune.adapters.library import compare
 from mlxtune.cli.options import Json, argument, option
-from mlxtune.cli.output import draw, info, progress_bar, show, show_json, show_result
-from mlxtune.core.errors import EmptyWorkspaceError
+from mlxtune.cli.output import draw, info, progress_bar, show, show_json, show_none, show_result
 from mlxtune.core.json_fields import to_json
-from mlxtune.data import samples
 from mlxtune.present.adapter import AdapterDetail, adapter_document, adapters_table, comparison_document
 from mlxtune.present.card import adapter_card, export_card
 from mlxtune.present.verdict import caveat_text
@@ -37,9 +35,7 @@ def default(context: typer.Context, json: Json = False) -> None:
         show_json([document(entry) for entry in entries])
         return
     if not entries:
-        if not samples.is_workspace(Path.cwd()):
-            raise EmptyWorkspaceError(f"There are no adapters in {Path.cwd()}.", hint="Create a workspace: mlxtune init NAME")
-        show("There are no adapters yet. Train one:  ", ("mlxtune train RECIPE", "primary"))
+        show_none("adapters", "Train one with: mlxtune train RECIPE")
         return
     draw((adapters_table(entries),))
     for entry in entries:
@@ -97,7 +93,7 @@ def import_adapter(
 
     with progress_bar("checking the adapter") as update:
         entry = importer.import_adapter(Path.cwd(), folder, name, base, other_weights=other_weights, progress=update)
-    report_import(entry, json)
+    _report_import(entry, json)
 
 
 @app.command("remove")
@@ -139,7 +135,7 @@ def document(entry: AdapterEntry) -> dict[str, Any]:
     return value
 
 
-def report_import(entry: AdapterEntry, json: bool) -> None:
+def _report_import(entry: AdapterEntry, json: bool) -> None:
     _report(entry, f"Imported {entry.name}: {entry.kind}, rank {entry.rank}, for {entry.base}.", json)
 
 
@@ -189,4 +185,4 @@ def pull(
 
     with progress_bar("contacting the Hub") as update:
         entry = hub.pull(Path.cwd(), repo, name, base, revision=revision, other_weights=other_weights, progress=update)
-    report_import(entry, json)
+    _report_import(entry, json)

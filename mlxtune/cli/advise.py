@@ -13,10 +13,10 @@ from mlxtune.advice.rules import InterviewQuestion, rules
 from mlxtune.advice.verdict import give_advice
 from mlxtune.cli.evaluate import measure
 from mlxtune.cli.options import Json, Overrides, argument, option
-from mlxtune.cli.output import err, info, out, show, show_json, show_result, styled
+from mlxtune.cli.output import err, info, out, show, show_json, show_result
 from mlxtune.core.errors import InputError
 from mlxtune.present.advice import advice_document
-from mlxtune.present.terminal import print_heading
+from mlxtune.present.terminal import print_heading, styled
 from mlxtune.recipe import Recipe, load
 
 
@@ -81,14 +81,8 @@ def _ask(question: InterviewQuestion, last: Answers | None) -> Any:
         text = _input(hint[question.kind], shown)
         parts = [part.strip() for part in text.split(",") if part.strip() not in ("", "-")]
         choices = [names[int(part) - 1] if names and part.isdigit() and 0 < int(part) <= len(names) else part for part in parts]
-        value: Any = text
-        if question.kind == "some":
-            value = choices
-        elif question.kind == "number":
-            number_value = interview.parse_number(text)
-            value = text if number_value is None else number_value
-        elif len(choices) == 1:
-            value = choices[0]
+        number_value, one = interview.parse_number(text), choices[0] if len(choices) == 1 else text
+        value = {"some": choices, "one": one, "number": text if number_value is None else number_value}[question.kind]
         try:
             interview.parse_answer(question, value)
             return value

@@ -13,7 +13,7 @@ import typer
 from mlxtune.cli.data import Format, Map, SourceArgument, resolve_source
 from mlxtune.cli.options import Json, argument, option
 from mlxtune.cli.output import info, print_columns, progress_bar, show, show_json
-from mlxtune.cli.review import Filter, matching_rows, open_browser, require_tokens
+from mlxtune.cli.review import Filter, matching_rows, open_browser, require_tokens, show_decided
 from mlxtune.core.errors import InputError
 from mlxtune.core.text import one_line, plural
 from mlxtune.data import filters
@@ -21,6 +21,7 @@ from mlxtune.data import review as reviews
 from mlxtune.data.review import ReviewSession
 from mlxtune.data.rows import last_prompt
 from mlxtune.present.data_files import outcome_text
+from mlxtune.present.words import WORDS
 
 if TYPE_CHECKING:  # imports numpy
     from mlxtune.data.browser import SourceBrowser
@@ -99,8 +100,7 @@ def _record(
         step = session.decide("apply", chosen, reason=text, edits=edits)
         seq = step.seq if step else None
         if not json:
-            undo = f"mlxtune data review {shlex.quote(os.path.relpath(browser.path))} --undo"
-            show(("✓ ", "bold success"), f"{plural(outcome.changed, 'row')} changed.   ", ("Undo: ", "muted"), (undo, "primary"))
+            show_decided(browser.path, outcome.changed, WORDS.decisions["apply"])
     elif edits and not json:
         show("Nothing was changed.   ", ("Record the change with ", "muted"), ("--yes", "primary"))
     if json:

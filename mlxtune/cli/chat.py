@@ -12,13 +12,14 @@ import typer
 
 from mlxtune.adapters import library
 from mlxtune.cli.options import Json, argument, option
-from mlxtune.cli.output import Cell, info, out, print_columns, print_error, progress_bar
+from mlxtune.cli.output import info, out, print_columns, print_error, progress_bar
 from mlxtune.core.errors import InputError, MlxtuneError
 from mlxtune.core.files import user_path
-from mlxtune.core.text import nearest, one_line, safe_text
+from mlxtune.core.text import nearest, one_line, safe_text, suggest
 from mlxtune.models import bundled
 from mlxtune.models.resolve import ALIASES, resolve
 from mlxtune.present.labels import saved, usage
+from mlxtune.present.terminal import Part
 from mlxtune.present.words import WORDS
 from mlxtune.serving.chat_session import ChatSession
 from mlxtune.serving.client import Client
@@ -98,7 +99,6 @@ def parse_model(workspace: Path, which: str) -> tuple[str, str]:
 
 
 def _read_lines() -> Iterator[str]:
-    """Yield the non-empty input lines, showing a prompt if stdin is a terminal."""
     terminal = sys.stdin.isatty()
     while True:
         try:
@@ -168,9 +168,7 @@ def _run_command(line: str, session: ChatSession, workspace: Path, fingerprint: 
     if name == "/quit":
         return False
     if name not in commands:
-        suggestion = nearest(name, WORDS.chat_commands)
-        hint = f"Did you mean {suggestion}?" if suggestion else "/help lists all commands."
-        raise InputError(f"There is no command named {one_line(name, 40)}.", hint=hint)
+        raise InputError(f"There is no command named {one_line(name, 40)}.", hint=suggest(name, WORDS.chat_commands, "Commands:"))
     commands[name]()
     return True
 
@@ -191,8 +189,8 @@ def _print_system(session: ChatSession) -> None:
 
 
 def _list_adapters(session: ChatSession, workspace: Path, fingerprint: str) -> None:
-    current: Cell = ("▌", "primary")
-    rows: list[list[Cell]] = [[current if not session.adapter else "", "none", ("the base", "muted")]]
+    current: Part = ("▌", "primary")
+    rows: list[list[Part]] = [[current if not session.adapter else "", "none", ("the base", "muted")]]
     for entry in library.compatible_adapters(workspace, fingerprint):
         rows.append([current if entry.name == session.adapter else "", entry.name, (entry.base, "muted")])
     print_columns(rows)

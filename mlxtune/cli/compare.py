@@ -35,7 +35,6 @@ def compare(
 
 
 def _compare_many(names: list[str], *, gate: bool, json: bool) -> None:
-    """Print a row per evaluation: its rate, its difference from the first one, and the loss curve of its run."""
     if gate:
         raise InputError("--gate compares two evaluations.")
     sides = [find_side(Path.cwd(), name) for name in names]

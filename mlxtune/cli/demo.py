@@ -15,8 +15,8 @@ from mlxtune.api import generate
 from mlxtune.cli.evaluate import measure, show_report, trained
 from mlxtune.cli.follow import follow
 from mlxtune.cli.judge import judge
-from mlxtune.cli.options import Json, ModelOptions, Overrides, option
-from mlxtune.cli.output import Cell, command_name, err, info, progress_bar, show, show_json
+from mlxtune.cli.options import Json, Overrides, option
+from mlxtune.cli.output import command_name, err, info, progress_bar, show, show_json
 from mlxtune.core.errors import GateError, MlxtuneError
 from mlxtune.core.json_fields import to_json
 from mlxtune.core.text import duration, one_line
@@ -32,6 +32,7 @@ from mlxtune.models.resolve import resolve
 from mlxtune.planning.machine import COMPUTE_VARIABLE, this_machine
 from mlxtune.planning.plan import local_planner
 from mlxtune.present.plan import verdict_sentence
+from mlxtune.present.run import work_text
 from mlxtune.present.terminal import Part, print_columns, print_heading
 from mlxtune.present.verdict import verdict_text
 from mlxtune.recipe import Recipe, load
@@ -65,15 +66,7 @@ def demo(
     run, evaluation = _run_workflow(recipe, seeds=_SEEDS if full else 1)
     if full and not json:
         with suppress(GateError):  # that the judge is unreliable is a result, too, and in the report
-            judge(
-                which=evaluation.name,
-                first=BASE,
-                second=TUNED,
-                questions=None,
-                n=None,
-                json=False,
-                **vars(ModelOptions(local=_JUDGE)),
-            )
+            judge(which=evaluation.name, first=BASE, second=TUNED, local=_JUDGE)
     report = reports.load(evaluation)
     seconds = time.monotonic() - start
     if json:
@@ -91,8 +84,7 @@ def _begin(stage: str, note: str = "") -> None:
     print_heading(err, stage, note)
 
 
-def _end(*summary: Cell) -> None:
-    """Print the result of a stage."""
+def _end(*summary: Part) -> None:
     info("  ", ("✓ ", "bold success"), *summary)
     info("")
 
@@ -132,7 +124,6 @@ def _run_workflow(recipe: Recipe, seeds: int) -> tuple[Run, Path]:
 
 
 def show_answer(recipe: Recipe, row: PromptRow, arm: str, output: str) -> None:
-    """Show a held-out message with an arm's answer, and what is wrong with it."""
     prompt = "\n\n".join(message.content for message in row.prompt)
     scores = Contract.from_recipe(recipe).score(ModelAnswer(output, reference=row.reference, prompt=prompt))
     wrong = dict.fromkeys(scores[name].detail for name in (CONTRACT, CORRECT) if name in scores and not scores[name].passed)
@@ -152,7 +143,6 @@ def with_demo_arms(recipe: Recipe, *, full: bool) -> Recipe:
 
 
 def _train(recipe: Recipe) -> Run:
-    """Train ``recipe`` and report how its validation loss changed."""
     _begin("4  Train", recipe.name)
     run = control.train(Path.cwd(), recipe)
     with progress_bar("loading the model") as update:
@@ -171,9 +161,8 @@ def _train(recipe: Recipe) -> Run:
 
 def _draw(state: RunState, update: Callable[[str, float], None]) -> None:
     if not state.total:
-        done, total = state.reference_progress
-        if total:
-            update(f"scoring {total:,} pairs with the reference model", done / total)
+        if state.work:
+            update(": ".join(work_text(state.work)), state.work[1] / max(1, state.work[2]))
         return
     loss = f"loss {state.steps[-1].loss:.2f}" if state.steps else "first validation"
     left = f", {duration(state.remaining_seconds)} left" if state.remaining_seconds else ""

@@ -21,7 +21,8 @@ def docs(page: Annotated[str, argument("The page, for example evaluation. Withou
     if not page:
         width = max(map(len, pages))
         for stem, path in pages.items():
-            show(f"{stem:{width}}  ", (_title(path), "muted"))
+            titles = (line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("# "))
+            show(f"{stem:{width}}  ", (next(titles, "").removeprefix("# "), "muted"))
         info("Read a page: mlxtune docs PAGE")
     elif name not in pages:
         raise InputError(f"There is no page named {one_line(page, 40)}.", hint=suggest(name, pages))
@@ -39,8 +40,3 @@ def documentation() -> dict[str, Path]:
     package = Path(mlxtune.__file__).parent
     folder = next(folder for folder in (package / "docs", package.parent / "docs") if folder.is_dir())
     return {path.stem: path for path in sorted(folder.glob("*.md"))}
-
-
-def _title(page: Path) -> str:
-    lines = page.read_text(encoding="utf-8").splitlines()
-    return next((line.removeprefix("# ") for line in lines if line.startswith("# ")), "")

@@ -35,7 +35,7 @@ from mlxtune.present.verdict import refusal_hint, refusal_text
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs import registry
 from mlxtune.runs.registry import Run
-from mlxtune.training.variants import compare_generated, generated_variants, seed_recipes, trained_seeds
+from mlxtune.training.variants import GeneratedVariants, compare_generated, generated_variants, seed_recipes, trained_seeds
 from mlxtune.workspace import control
 from mlxtune.workspace.index import WorkspaceIndex
 
@@ -69,10 +69,11 @@ def evaluate(
     exclusive(adapter=adapter, generated=generated, seeds=seeds > 1)
     exclusive(generated=generated, last_look=last_look)
     recipe, run = find_subject(which, overrides or [])
+    what = what_is_sent(recipe)
+    consent = require_consent(what, send) if what else ""
     if generated:
-        _compare_generated(recipe, consent=_consent(recipe, send), gate=gate.gate, json=json)
+        _compare_generated(recipe, consent=consent, gate=gate.gate, json=json)
         return
-    consent = _consent(recipe, send)
     if seeds > 1 and run:
         first = min(trained_seeds(Path.cwd(), recipe), default=recipe.training.seed)
         recipe = replace(recipe, training=replace(recipe.training, seed=first))
@@ -93,8 +94,7 @@ def _compare_generated(recipe: Recipe, *, consent: str, gate: bool, json: bool) 
 
     Raise ``InputError`` if no generated row is accepted, ``typer.Exit`` if a run fails, and ``GateError`` with ``gate`` unless they help.
     """
-    variants = generated_variants(recipe)
-    info(("  ", ""), f"{plural(variants.own, 'training row')} of your own, {variants.generated:,} generated.")
+    variants = show_variants(recipe)
     result, steps = compare_generated(Path.cwd(), variants, trained, partial(measure, consent=consent))
     training = facts((
         ("with", f"{variants.generated:,} generated rows, {steps[1]:,} steps"),
@@ -104,6 +104,13 @@ def _compare_generated(recipe: Recipe, *, consent: str, gate: bool, json: bool) 
     show_result(counts | to_json(result), (*comparison_document(result), Heading("Training"), training), json=json)
     if gate and result.headline.outcome != "better":
         raise GateError(f"Gate failed: {comparison_verdict(result)}")
+
+
+def show_variants(recipe: Recipe) -> GeneratedVariants:
+    """Return ``recipe`` with and without its generated rows, and show how many there are. Raise ``InputError`` if there are none."""
+    variants = generated_variants(recipe)
+    info(("  ", ""), f"{plural(variants.own, 'training row')} of your own, {variants.generated:,} generated.")
+    return variants
 
 
 def trained(recipe: Recipe) -> Run:
@@ -150,12 +157,6 @@ def _start(
         return control.evaluate(Path.cwd(), recipe, run, entry, seeds=seeds, consent=consent, last_look=last_look, progress=update)
 
 
-def _consent(recipe: Recipe, send: bool) -> str:
-    """Return how the user consented to sending prompts to endpoints, empty if none is remote. Raise ``InputError`` without consent."""
-    what = what_is_sent(recipe)
-    return require_consent(what, send) if what else ""
-
-
 def what_is_sent(recipe: Recipe) -> str:
     """Return a sentence without its full stop on what an evaluation sends to which machines, empty if it sends nothing."""
     hosts = remote_hosts(recipe)
@@ -164,7 +165,6 @@ def what_is_sent(recipe: Recipe) -> str:
 
 
 def show_report(report: EvaluationReport, folder: Path) -> None:
-    """Print a report, and where it is."""
     files = facts([("report", str(folder / reports.FILE)), ("outputs", str(folder / "outputs.jsonl"))])
     step = after_evaluation(folder, WorkspaceIndex(folder.parent.parent).read())
     next_step, classes = next_step_document(step) if step else (), load_failure_classes(folder, report)

@@ -90,13 +90,13 @@ def export(
     if not json:
         show_export(run)
     elif (run.folder / fidelity.FILE).is_file():
-        proof, summary = fidelity.load(run.folder), dict(run.state().summary)
+        proof, summary = fidelity.load(run.folder), run.state().summary
         place = {"run": run.id, "folder": summary.get("folder"), "bytes": summary.get("bytes")}
         show_json({**place, "outcome": proof.outcome, "refused": code == 1, "lost": proof.lost_share, **to_json(proof)})
     if code:
         raise typer.Exit(code)
     if chosen.program == "ollama" and not json and shutil.which("ollama"):
-        command, _ = use_commands(launch.read_request(run.folder), str(dict(run.state().summary)["folder"]))
+        command, _ = use_commands(launch.read_request(run.folder), str(run.state().summary["folder"]))
         if subprocess.run(command, check=False).returncode:
             raise MachineError("Ollama did not create the model.", hint=shlex.join(command))
 
@@ -119,9 +119,8 @@ def compared_recipe(entry: AdapterEntry, path: Path | None, overrides: Sequence[
 
 
 def show_export(run: Run) -> None:
-    """Print an export's fidelity, its folder, and how to use it, if it has been compared with the adapter."""
     if (run.folder / fidelity.FILE).is_file():
-        summary = dict(run.state().summary)
+        summary = run.state().summary
         draw(fidelity_document(fidelity.load(run.folder), str(summary.get("folder", "")), int(summary.get("bytes", 0))))
         if not summary:
             return
@@ -193,7 +192,7 @@ def verify_export(
     if code := follow_answers(run):
         raise typer.Exit(code)
     result = fidelity.load_verification(run.folder)
-    name = form_label(found.form, found.precision, found.program) if found else ""
+    name = form_label(found) if found else ""
     facts = {"run": run.id, "failure": result.failure, **to_json(result)}
     show_result(facts, verification_document(result, name), json=json)
     if result.failure == "prompts":

@@ -7,10 +7,11 @@ from typing import NoReturn
 
 import typer
 
-from mlxtune.cli.output import Cell, info, print_error, progress_bar, show, show_json
+from mlxtune.cli.output import info, print_error, progress_bar, show, show_json
 from mlxtune.core.errors import Interrupted, MlxtuneError
 from mlxtune.core.text import duration, plural
 from mlxtune.present.run import answering_text, log_line, progress_line
+from mlxtune.present.terminal import Part
 from mlxtune.runs.events import Event
 from mlxtune.runs.launch import require_finished, watch
 from mlxtune.runs.registry import Run
@@ -69,7 +70,6 @@ def announce(run: Run, noun: str = "run", *, detach: bool = False, json: bool = 
 
 
 def print_detached(run: Run) -> None:
-    """Say that ``run`` continues without this process, and how to return to it."""
     info("")
     info(("■ ", "muted"), f"Detached from {run.id}; it continues.")
     for verb in ("attach", "stop"):
@@ -95,7 +95,7 @@ def follow_and_show(run: Run, show_result: Callable[[Run], object], *, json: boo
     raise typer.Exit(code)
 
 
-def _remaining(event: Event, state: RunState) -> list[Cell]:
+def _remaining(event: Event, state: RunState) -> list[Part]:
     """Return a step's progress, with the remaining time if it is the latest step."""
     if event["type"] != "step":
         return []

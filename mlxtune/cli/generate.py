@@ -23,6 +23,7 @@ from mlxtune.data.generate.lineage import Task
 from mlxtune.data.generate.request import ALL_PROMPTS, DEFAULT_ROWS, GenerationRequest, TeacherSpec
 from mlxtune.present.blocks import Cell, Column, Table
 from mlxtune.present.generation import generation_document, thin_rows_text
+from mlxtune.present.labels import most_text
 from mlxtune.recipe import Recipe, load
 from mlxtune.runs.registry import Run
 
@@ -127,7 +128,7 @@ def generate(
     if announce(run, "generation", detach=detach, json=json):
         code = follow_answers(run)
         if code == 0 and run.state().phase == "finished":
-            show_json({"run": run.id, **dict(run.state().summary)}) if json else show_generation(run, recipe)
+            show_json({"run": run.id, **run.state().summary}) if json else show_generation(run, recipe)
         raise typer.Exit(code)
 
 
@@ -156,11 +157,9 @@ def _absolute(path: str) -> str:
 
 
 def show_generation(run: Run, recipe: Path | None = None) -> None:
-    """Print how many rows a generation proposed, why others were rejected, and how to review the proposals."""
-    summary = dict(run.state().summary)
     lines = read(run.folder / "scores.jsonl")[:10] if (run.folder / "scores.jsonl").is_file() else []
     target = shlex.quote(os.path.relpath(recipe)) if recipe else "RECIPE"
-    draw(generation_document(summary, lines, run.folder / "refused.jsonl", target))
+    draw(generation_document(run.state().summary, lines, run.folder / "refused.jsonl", target))
 
 
 def _thin_rows(recipe: Path, loaded: Recipe) -> list[ThinRows]:
@@ -174,7 +173,6 @@ def _thin_rows(recipe: Path, loaded: Recipe) -> list[ThinRows]:
 
 
 def _show_thin_rows(places: Sequence[ThinRows], recipe: Path, *, json: bool) -> None:
-    """Print the areas with too few rows, and the command that has a teacher write more for the first."""
     if json:
         show_json({"thin": [asdict(place) for place in places]})
         return
@@ -183,9 +181,8 @@ def _show_thin_rows(places: Sequence[ThinRows], recipe: Path, *, json: bool) -> 
         about = f"{plural(len(place.examples), 'training row')}: {one_line(place.sample, 50)}"
         rows.append((Cell(str(number)), Cell(thin_rows_text(place)), Cell(about, "muted")))
     draw((Table("Too few rows", plural(len(places), "area"), (Column(right=True), Column(), Column()), tuple(rows)),))
-    info(
-        "Write rows like the first:  ", (f"mlxtune data generate {os.path.relpath(recipe)} --thin 1 --local {_TEACHER}", "primary")
-    )
+    command = f"mlxtune data generate {shlex.quote(os.path.relpath(recipe))} --thin 1 --local {_TEACHER}"
+    info("Write rows like the first:  ", (command, "primary"))
 
 
 def _choose_thin_rows(
@@ -204,9 +201,7 @@ def _choose_thin_rows(
 
 
 def _show_quote(offer: GenerationQuote, request: GenerationRequest) -> None:
-    money = f", at most ${offer.dollars:.2f}" if offer.dollars else ""
-    limit = f", cap ${offer.cap:.2f}" if offer.cap is not None else ""
     spec = request.teacher
     teacher = spec.model or (Path(spec.adapter).parent.name if spec.adapter else spec.base)
     prompts, requests = plural(offer.rows, "prompt"), plural(offer.questions, "request")
-    info(("  ", ""), f"{prompts}, up to {requests} to {one_line(teacher, 60)}{money}{limit}.")
+    info(("  ", ""), f"{prompts}, up to {requests} to {one_line(teacher, 60)}{most_text(offer.dollars, offer.cap)}.")

@@ -9,11 +9,11 @@ from typing import Annotated
 import typer
 
 from mlxtune.adapters import library
-from mlxtune.cli.evaluate import finished, trained
+from mlxtune.cli.evaluate import finished, show_variants, trained
 from mlxtune.cli.follow import announce, follow_answers
 from mlxtune.cli.generate import TeacherOptions, consent_to, show_generation
 from mlxtune.cli.options import Json, argument, option, with_option_groups
-from mlxtune.cli.output import draw, info, progress_bar, show_json, show_result
+from mlxtune.cli.output import draw, progress_bar, show_json, show_result
 from mlxtune.core.errors import InputError
 from mlxtune.core.json_fields import to_json
 from mlxtune.data.generate.request import GenerationRequest, TeacherSpec
@@ -27,7 +27,6 @@ from mlxtune.present.report import classes_table
 from mlxtune.recipe import Recipe
 from mlxtune.runs import registry
 from mlxtune.runs.registry import Run
-from mlxtune.training.variants import generated_variants
 from mlxtune.workspace import control
 
 
@@ -64,10 +63,10 @@ def improve(
         raise InputError("No validation row fails that has similar training rows.", hint=f"Evaluate it: mlxtune eval {run.id}")
     generation = _propose(run, recipe, examples[:n], teacher, n, candidates)
     if json:
-        show_json({"validation": str(folder), "generation": generation.id, **dict(generation.state().summary)})
+        show_json({"validation": str(folder), "generation": generation.id, **generation.state().summary})
         return
     show_generation(generation, run.folder / "recipe.toml")
-    if dict(generation.state().summary)["proposed"]:
+    if generation.state().summary["proposed"]:
         draw((ActionBlock("", "train with the accepted rows", f"mlxtune improve {shlex.quote(which)} --train"),))
 
 
@@ -90,11 +89,10 @@ def _propose(run: Run, recipe: Recipe, examples: Sequence[str], teacher: Teacher
 
 def _train(run: Run, recipe: Recipe, *, continued: bool, json: bool) -> None:
     """Train ``recipe`` with the accepted rows and compare the adapter with that of ``run`` on the validation rows."""
-    variants = generated_variants(recipe)
+    variants = show_variants(recipe)
     recipe = variants.with_generated
     if continued:
         recipe = replace(recipe, adapter=replace(recipe.adapter, parent=str(run.adapter)))
-    info(("  ", ""), f"{variants.own:,} training rows of your own, {variants.generated:,} generated.")
     after = trained(recipe)
     second = _validate(after)
     first = _validate(run, reports.load(second).facts["decoding"]["max_tokens"])  # which may depend on the training rows

@@ -19,6 +19,7 @@ from mlxtune.evaluation.judge.endpoint import AskJudge, CostMeter, EndpointClien
 from mlxtune.evaluation.judge.local import BATCH_SIZE, LocalJudge
 from mlxtune.models.resolve import resolve
 from mlxtune.present.judge import judge_document
+from mlxtune.present.labels import most_text
 from mlxtune.present.report import publish
 from mlxtune.runs import registry
 
@@ -51,9 +52,8 @@ def judge(
         judge_report.load_all(run.folder, without=fixed.folder)  # before anything is asked: raises if it could not be shown
     calls = fixed.calls
     worst = sum(meter.worst_case(call.messages) for call in calls)
-    money = f", at most ${worst:.2f}" if worst else ""
-    limit = f", cap ${meter.cap:.2f}" if meter.cap is not None else ""
-    info(("  ", ""), f"{plural(len(fixed.rows), 'row')}, {plural(len(calls), 'question')} to {fixed.judge}{money}{limit}.")
+    most = most_text(worst, meter.cap)
+    info(("  ", ""), f"{plural(len(fixed.rows), 'row')}, {plural(len(calls), 'question')} to {fixed.judge}{most}.")
     if fixed.host and not fixed.consent:
         what = f"{plural(len(fixed.rows), 'row')}, including prompts and answers, will be sent to {fixed.host}"
         fixed = judge_session.record_consent(fixed, require_consent(what, options.send))

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from mlxtune.cli.options import Json, argument, option
-from mlxtune.cli.output import Cell, out, print_columns, progress_bar, show, show_json
+from mlxtune.cli.output import out, print_columns, progress_bar, show, show_json
 from mlxtune.core.sequences import grouped
 from mlxtune.core.text import one_line, plural, size
 from mlxtune.models import catalog, hub
@@ -15,7 +15,7 @@ from mlxtune.models.hub import HubModel
 from mlxtune.models.resolve import is_local, resolve
 from mlxtune.planning.machine import Machine, this_machine
 from mlxtune.present.labels import GLYPHS, outcome_mark, thinking_default
-from mlxtune.present.terminal import print_heading
+from mlxtune.present.terminal import Part, print_heading
 from mlxtune.present.words import WORDS
 
 app = typer.Typer(help="List, search, and download base models.", invoke_without_command=True)
@@ -40,7 +40,7 @@ def models(
         return
     if known:
         print_heading(out, "Known models", f"memory to train a LoRA on 4 rows of 512 tokens; limit {size(machine.limit)}")
-        head: list[Cell] = [(name, "faint") for name in _COLUMNS]
+        head: list[Part] = [(name, "faint") for name in _COLUMNS]
         shown = print_columns([head, *(_row(model, machine) for model in known)], right=(2,), required=5)
         if shown < len(_COLUMNS):
             show("    ", (f"A wider terminal also shows: {', '.join(_COLUMNS[shown:])}.", "muted"))
@@ -76,7 +76,6 @@ def pull(id: Annotated[str, argument("The model's Hub ID (OWNER/NAME), or a bund
 
 
 def _search_hub(text: str) -> list[HubModel]:
-    """Return the Hub models that match ``text`` and are not in the catalog."""
     if not text:
         return []
     with progress_bar("searching the Hub"):
@@ -96,7 +95,7 @@ def _document(model: CatalogModel, machine: Machine) -> dict[str, Any]:
     }
 
 
-def _row(model: CatalogModel, machine: Machine) -> list[Cell]:
+def _row(model: CatalogModel, machine: Machine) -> list[Part]:
     outcome, need = model.fit(machine)
     mark = outcome_mark(outcome)
     return [
@@ -113,7 +112,7 @@ def _row(model: CatalogModel, machine: Machine) -> list[Cell]:
     ]
 
 
-def _hub_row(model: HubModel) -> list[Cell]:
+def _hub_row(model: HubModel) -> list[Part]:
     return [
         (one_line(model.id, 70), "bold"),
         (one_line(model.license, 24) or "no license listed", "muted"),

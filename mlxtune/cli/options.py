@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -60,21 +60,22 @@ class ModelOptions:
 
 def with_option_groups(function: Callable[..., None]) -> Callable[..., None]:
     """Let a command take several options as one parameter: a dataclass whose fields are annotated like parameters of a command."""
-    hints = get_type_hints(function, include_extras=True)
-    groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
-    options: dict[str, inspect.Parameter] = {}
-    for parameter in inspect.signature(function).parameters.values():
-        group = groups.get(parameter.name)
-        own = get_type_hints(group, include_extras=True) if group else {parameter.name: hints[parameter.name]}
-        defaults = {field.name: field.default for field in fields(group)} if group else {parameter.name: parameter.default}
-        for name, hint in own.items():
-            options[name] = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name], annotation=hint)
+    groups: dict[str, Any] = {}
+    options: list[inspect.Parameter] = []
+    for parameter in inspect.signature(function, eval_str=True).parameters.values():
+        own = [parameter]
+        if is_dataclass(kind := parameter.annotation):
+            groups[parameter.name] = kind
+            own = list(inspect.signature(cast(Any, kind), eval_str=True).parameters.values())
+        options += [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in own]
 
     @functools.wraps(function)
     def command(**values: Any) -> None:
-        filled = {name: group(**{field.name: values.pop(field.name) for field in fields(group)}) for name, group in groups.items()}
-        function(**values, **filled)
+        for name, group in groups.items():
+            own = [field.name for field in fields(group) if field.name in values]
+            values[name] = group(**{field: values.pop(field) for field in own})
+        function(**values)
 
-    command.__signature__ = inspect.Signature(list(options.values()))  # type: ignore[attr-defined]
-    command.__annotations__ = {name: option.annotation for name, option in options.items()}
+    command.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+    command.__annotations__ = {option.name: option.annotation for option in options}
     return command

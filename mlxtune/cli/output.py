@@ -19,11 +19,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.theme import Theme
 
-from mlxtune.core.errors import InputError, MlxtuneError
+from mlxtune.core.errors import EmptyWorkspaceError, InputError, MlxtuneError
+from mlxtune.data import samples
 from mlxtune.present import terminal
 from mlxtune.present.blocks import Document
-from mlxtune.present.terminal import print_document
-from mlxtune.present.terminal import styled as styled
+from mlxtune.present.terminal import Part, print_document, styled
 
 _TOKENS = {
     "primary": "#a3a8f5",
@@ -40,7 +40,6 @@ _THEME = Theme(_TOKENS, inherit=False)
 out = Console(theme=_THEME, highlight=False, markup=False, emoji=False, soft_wrap=True)
 err = Console(theme=_THEME, highlight=False, markup=False, emoji=False, soft_wrap=True, stderr=True)
 
-Cell = str | tuple[str, str]
 ProgressUpdate = Callable[[str, float], None]
 
 
@@ -48,18 +47,17 @@ draw = partial(print_document, console=out)
 print_columns = partial(terminal.print_columns, console=out)
 
 
-def info(*parts: Cell) -> None:
+def info(*parts: Part) -> None:
     """Print a message on stderr."""
     err.print(styled(*parts))
 
 
-def show(*parts: Cell) -> None:
+def show(*parts: Part) -> None:
     """Print a line of the result on stdout."""
     out.print(styled(*parts))
 
 
 def show_json(value: Any) -> None:
-    """Print one JSON document on stdout."""
     text = json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False)
     print(re.sub("[\ud800-\udfff]", lambda surrogate: f"\\u{ord(surrogate[0]):04x}", text))
 
@@ -76,6 +74,13 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def show_none(nouns: str, hint: str, *, in_workspace: bool = False) -> None:
+    """Say that there are no runs or adapters yet. Raise ``EmptyWorkspaceError`` if this folder is not a workspace."""
+    if not (in_workspace or samples.is_workspace(Path.cwd())):
+        raise EmptyWorkspaceError(f"There are no {nouns} in {Path.cwd()}.", hint="Create a workspace: mlxtune init NAME")
+    show(f"There are no {nouns} yet.   ", (hint, "primary"))
 
 
 def say_changed_evaluation(recipe: Path, own: str) -> None:

@@ -58,7 +58,7 @@ def list_entries(json: Json = False) -> None:
             [[WORDS.queued[entry.status], str(entry.number), entry.text, (entry.message, "muted")] for entry in entries], right=(1,)
         )
     else:
-        show("The queue is empty.   ", ("mlxtune queue add train RECIPE", "primary"))
+        _show_empty()
 
 
 @app.command()
@@ -98,7 +98,7 @@ def run(detach: Detach = False) -> None:
             done.append(_current(queue, entry))
             info(WORDS.queued[done[-1].status], " ", done[-1].text, "  ", (done[-1].message, "muted"))
     if not done:
-        show("The queue is empty.   ", ("mlxtune queue add train RECIPE", "primary"))
+        _show_empty()
         return
     summary = summarize(done, [one for one in evaluations(queue.workspace) if one not in before])
     show(summary)
@@ -106,8 +106,11 @@ def run(detach: Detach = False) -> None:
     raise typer.Exit(int(any(entry.status == "failed" for entry in done)))
 
 
+def _show_empty() -> None:
+    show("The queue is empty.   ", ("mlxtune queue add train RECIPE", "primary"))
+
+
 def summarize(entries: list[QueueEntry], new: list[Evaluation]) -> str:
-    """Return how many entries are done, and the best adapter among the ``new`` evaluations."""
     text = f"{sum(entry.status == 'done' for entry in entries)} of {len(entries)} done"
     rates = []
     for one in new:
@@ -211,7 +214,6 @@ def _call(*command: str) -> tuple[int, str]:
 
 
 def _notify(summary: str) -> None:
-    """Ring the terminal's bell, show a notification on a Mac, and run the user's command."""
     if err.is_terminal:
         err.bell()
     commands: list[list[str]] = []

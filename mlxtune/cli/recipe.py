@@ -1,5 +1,6 @@
 """``recipe``: import a recipe from another trainer's config."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -38,4 +39,4 @@ def import_(
     if json:
         show_json({"recipe": str(target), "notes": imported.notes})
     else:
-        show(("✓ ", "bold success"), f"Wrote {target}.   ", (f"mlxtune plan {target}", "primary"))
+        show(("✓ ", "bold success"), f"Wrote {target}.   ", (f"mlxtune plan {shlex.quote(str(target))}", "primary"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as jsons
 import os
+import shlex
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -118,7 +119,6 @@ def review(
 def _decide(
     browser: SourceBrowser, action: Action, rows: Sequence[str], edits: EditOptions, selecting: SelectOptions, json: bool
 ) -> None:
-    """Record a decision on ``rows``, or on all that match the filter."""
     change = edits.change
     with ReviewSession(browser.path, who=selecting.who) as session:
         browser.apply_review(session.state)
@@ -220,8 +220,12 @@ def _show_step(path: Path, step: ReviewStep | None, done: str, state: ReviewStat
         subject = f"check {step.checks[0]}" if step.checks else plural(count, "row")
         show(("✓ ", "bold success"), f"{done.capitalize()}: {subject} {WORDS.decisions[step.action]}.")
     else:
-        command = f"mlxtune data review {os.path.relpath(path)} --undo"
-        show(("✓ ", "bold success"), f"{plural(count, 'row')} {done}.   ", ("Undo: ", "muted"), (command, "primary"))
+        show_decided(path, count, done)
+
+
+def show_decided(path: Path, count: int, done: str) -> None:
+    undo = f"mlxtune data review {shlex.quote(os.path.relpath(path))} --undo"
+    show(("✓ ", "bold success"), f"{plural(count, 'row')} {done}.   ", ("Undo: ", "muted"), (undo, "primary"))
 
 
 def _show_review(browser: SourceBrowser, matching: Sequence[int], json: bool, *, full: bool) -> None:

@@ -14,21 +14,22 @@ from mlxtune.cli.export import show_export
 from mlxtune.cli.follow import announce, follow_and_show
 from mlxtune.cli.generate import show_generation
 from mlxtune.cli.options import Detach, Json, Online, Yes, argument, option
-from mlxtune.cli.output import Cell, draw, info, print_columns, progress_bar, show, show_json
+from mlxtune.cli.output import draw, info, print_columns, progress_bar, show, show_json, show_none
 from mlxtune.cli.search import show_search
 from mlxtune.cli.train import show_adapter
-from mlxtune.core.errors import EmptyWorkspaceError, InputError
+from mlxtune.core.errors import InputError
 from mlxtune.core.json_fields import to_json
 from mlxtune.core.text import ago, plural, suggest
-from mlxtune.data import samples
 from mlxtune.evaluation import report as reports
 from mlxtune.present.run import run_document
+from mlxtune.present.terminal import Part
 from mlxtune.present.words import WORDS
 from mlxtune.runs import registry
 from mlxtune.runs.events import EventReader, read_all
 from mlxtune.runs.locks import file_lock
 from mlxtune.runs.metrics import FORMATS, TRACKERS, metric_rows, open_sink
 from mlxtune.runs.registry import RUN_KINDS, Run
+from mlxtune.runs.state import RunState
 from mlxtune.training.search.leaderboard import read_leaderboard
 from mlxtune.workspace import control
 
@@ -52,23 +53,21 @@ def default(
         raise InputError(f"Unknown run kind: {kind}.", hint=suggest(kind, RUN_KINDS, "Use one of:"))
     runs = registry.list_runs(Path.cwd(), kind or None)
     if json:
-        show_json([_record(run) for run in runs])
+        show_json([_record(run, run.state()) for run in runs])
         return
     if not runs:
         item = RUN_KINDS[kind or "train"]
-        if not (kind or samples.is_workspace(Path.cwd())):
-            raise EmptyWorkspaceError(f"There are no {item.nouns} in {Path.cwd()}.", hint="Create a workspace: mlxtune init NAME")
-        show(f"There are no {item.nouns} yet.   ", (item.create_hint, "primary"))
+        show_none(item.nouns, item.create_hint, in_workspace=bool(kind))
         return
-    headings: list[Cell] = [(title, "faint") for title in ("run", "kind", "status", "step", "validation")]
-    rows: list[list[Cell]] = [["", *headings, ""]]
+    headings: list[Part] = [(title, "faint") for title in ("run", "kind", "status", "step", "validation")]
+    rows: list[list[Part]] = [["", *headings, ""]]
     for run in runs:
-        record = _record(run)
+        record = _record(run, run.state())
         label = WORDS.statuses[record["status"]]
         step = f"{record['arm']} {record['step']:,}/{record['steps']:,}".strip() if record["steps"] else ""
         loss = f"{record['validation']:.3f}" if record["validation"] is not None else ""
         age = ago(time.time() - record["updated"]) if record["updated"] else ""
-        row: list[Cell] = [(run.id, "bold"), record["kind"], label.text, step, loss, age]
+        row: list[Part] = [(run.id, "bold"), record["kind"], label.text, step, loss, age]
         rows.append([(label.glyph, f"bold {label.style}"), *row])
     print_columns(rows, right=(4, 5))
 
@@ -77,7 +76,8 @@ def default(
 def show_run(name: RunName = "last", json: Json = False) -> None:
     """Show a run's details."""
     run = registry.find_run(Path.cwd(), name, None)
-    record, state = _record(run), run.state()
+    state = run.state()
+    record = _record(run, state)
     if json:
         board = {"search": to_json(read_leaderboard(run.folder)) or {}} if run.kind == "search" else {}
         lists = {"warnings": list(map(asdict, state.warnings)), "validations": list(map(asdict, state.validations))}
@@ -100,10 +100,10 @@ def stop(name: RunName = "last", json: Json = False) -> None:
     registry.stop(run)
     text = "Waiting for the current step to finish. Ctrl-C stops waiting; the run still stops."
     control.wait_until_stopped(run, lambda: info(("● ", "primary"), text))
-    if json:
-        show_json(_record(run))
-        return
     state = run.state()
+    if json:
+        show_json(_record(run, state))
+        return
     if state.phase == "finished":
         show(f"{run.id} finished before it was stopped.")
         return
@@ -198,8 +198,7 @@ def _show_result(run: Run) -> None:
         show_report(reports.load(run.folder), run.folder)
 
 
-def _record(run: Run) -> dict[str, Any]:
-    state = run.state()
+def _record(run: Run, state: RunState) -> dict[str, Any]:
     arm, done, total = "", state.step, state.total
     if run.kind != "train":
         one = state.answering

@@ -42,6 +42,8 @@ def score(
         raise InputError("--recipe already includes a contract.")
     contract = Contract.from_recipe(load(recipe)) if recipe else _contract(*own)
     rows = _folder(outputs) if outputs.is_dir() else _lines(outputs)
+    if not rows:
+        raise InputError(f"{outputs} contains no outputs.")
     scored = [contract.score(answer) for _, answer in rows]
     if not any(scored):
         hint = "Use --schema, --disclaimer, --forbid, or --pattern instead of --recipe."
@@ -77,10 +79,7 @@ def _folder(path: Path) -> list[tuple[Any, ModelAnswer]]:
     """Read each file in a folder as an output. Invalid UTF-8 is kept as lone surrogates, which the scorers report."""
     with read_errors(str(path)):
         files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
-        rows = [(file.name, ModelAnswer(split_thought(file.read_bytes().decode("utf-8", "surrogateescape"))[1])) for file in files]
-    if not rows:
-        raise InputError(f"{path} contains no outputs.")
-    return rows
+        return [(file.name, ModelAnswer(split_thought(file.read_bytes().decode("utf-8", "surrogateescape"))[1])) for file in files]
 
 
 def _lines(path: Path) -> list[tuple[Any, ModelAnswer]]:
@@ -105,8 +104,6 @@ def _lines(path: Path) -> list[tuple[Any, ModelAnswer]]:
             raise InputError(f"{path}, line {number}: only some lines have an ID.", hint="Add an ID to every line, or to none.")
         named = "id" in row
         rows.append((row.get("id", number), answer))
-    if not rows:
-        raise InputError(f"{path} contains no outputs.")
     return rows
 
 

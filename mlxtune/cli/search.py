@@ -35,7 +35,6 @@ def search(
 
 
 def show_search(run: Run) -> None:
-    """Print a search's leaderboard, its decision, and the evaluation of the selected adapter."""
     board = read_leaderboard(run.folder)
     if board is None:
         if not run.state().ended:

@@ -49,8 +49,10 @@ def init(
         if os.path.lexists(file):
             raise InputError(f"{file} already exists, so nothing was written.", hint="Move it away, and merge the two.")
         write_text(file, files("mlxtune.present").joinpath("agents.md").read_text("utf-8"))
-        show(("✓ ", "bold success"), f"Created {file}.")
+        (info if json else show)(("✓ ", "bold success"), f"Created {file}.")
         if source is None and (folder is None or samples.is_workspace(folder)):
+            if json:
+                show_json({"file": str(file)})
             return
     if source is not None:
         _init_from(source, folder or Path(), name, map, format, json)
@@ -63,6 +65,9 @@ def init(
         hint = f"Use that workspace, or a folder outside it: mlxtune init {outer.parent / 'NAME'}"
         raise InputError(f"{folder} is inside the workspace {outer}.", hint=hint)
     recipe = samples.create(folder)
+    if json:
+        show_json({"folder": str(folder), "recipe": str(recipe)})
+        return
     show(("✓ ", "bold success"), f"Created {folder}.")
     recipes = folder / "recipes"
     recipe_count, base_count = len(list(recipes.glob("*.toml"))), len(list(recipes.glob("mac/*")))

@@ -25,12 +25,13 @@ from mlxtune.present.blocks import (
     Mark,
     Style,
     Table,
+    facts,
     figures,
     text,
 )
 from mlxtune.present.comparison import comparison_verdict, evaluation_comparison_table
 from mlxtune.present.export import exports_table, form_label, measured_in
-from mlxtune.present.labels import GLYPHS, outcome_mark, percent, word
+from mlxtune.present.labels import GLYPHS, limits_text, outcome_mark, percent, word
 from mlxtune.present.verdict import caveat_text, verdict_text
 
 EVALUATE = "adapters.evaluate"
@@ -39,8 +40,6 @@ _KINDS = {"lora": "LoRA", "dora": "DoRA"}
 
 @dataclass(frozen=True)
 class AdapterDetail:
-    """An adapter with the adapters that were trained from it, its exports and its copies."""
-
     entry: AdapterEntry
     children: tuple[str, ...] = ()
     exports: tuple[TriedExport, ...] = ()
@@ -57,7 +56,6 @@ def kind(entry: AdapterEntry) -> str:
 
 
 def score_mark(entry: AdapterEntry) -> tuple[Mark, str]:
-    """Return the mark of an adapter, and its outcome in words."""
     if entry.problem:
         return "error", "unusable"
     if entry.score is None:
@@ -94,9 +92,8 @@ def adapter_document(detail: AdapterDetail) -> Document:
     head, folder = Heading(entry.name, kind(entry)), Facts((Fact("folder", entry.key),))
     if entry.problem:
         return head, text(_local(entry, entry.problem), "bold", "error"), folder
-    known = [(label, value) for label, value in adapter_facts(entry).items() if value]
-    lineage = [*known, ("children", ", ".join(detail.children))] if detail.children else known
-    details = Facts(tuple(Fact(label, _local(entry, value)) for label, value in lineage))
+    known = {**adapter_facts(entry), "children": ", ".join(detail.children)}
+    details = facts([(label, _local(entry, value)) for label, value in known.items()])
     return head, *_score_blocks(entry), *_export_blocks(detail), Heading("Details"), details, folder
 
 
@@ -120,7 +117,7 @@ def rates_table(score: AdapterScore) -> Table:
     columns = (Column(), *figures(one_line(score.rival, 20), one_line(score.arm, 40)), Column(), Column())
     rows = []
     for before, after in score.changes:
-        limits = Cell(f"{100 * after.low:.0f}–{100 * after.high:.0f}", "muted")
+        limits = Cell(limits_text(after.low, after.high), "muted")
         values = Cell(percent(before.share), "muted"), Cell(percent(after.share), "primary")
         rows.append((Cell(metric_label(after.metric)), *values, limits, Cell(bar=IntervalBar(after.low, after.share, after.high))))
     return Table("", "", columns, tuple(rows))
@@ -131,15 +128,13 @@ def _export_blocks(detail: AdapterDetail) -> Iterator[Block]:
     if detail.exports:
         yield exports_table(detail.exports)
         for export in detail.exports:
-            name = form_label(export.form, export.precision, export.program)
-            yield Facts((Fact(name, _local(entry, str(export.target)), f"measured in {measured_in(export)}"),))
+            yield Facts((Fact(form_label(export), _local(entry, str(export.target)), f"measured in {measured_in(export)}"),))
             yield from (text(_local(entry, command), "primary") for command in (f"mlxtune runs show {export.id}", *export.commands))
     if detail.copies:
         yield Heading("Copies", "the adapter alone")
         yield Facts(tuple(Fact(copy.program, _local(entry, str(copy.folder))) for copy in detail.copies))
     if failed := detail.failed:
-        name = form_label(failed.form, failed.precision, failed.program)
-        yield text(f"The last export, {name}, failed: {failed.error or 'its process crashed.'}", mark="error")
+        yield text(f"The last export, {form_label(failed)}, failed: {failed.error or 'its process crashed.'}", mark="error")
         yield text(f"mlxtune runs show {failed.id}", "primary")
 
 

@@ -51,34 +51,25 @@ def verdict_block(advice: Advice, evidence: AdviceEvidence) -> Text:
 
 
 def measured_blocks(evidence: AdviceEvidence, metric: Fact) -> tuple[Block, ...]:
-    """Return the rate of each arm on ``metric`` with its interval, if anything was measured."""
     arms = evidence.arms_by_metric(metric)
-    rows = tuple(
-        (
-            Cell(arm, "primary" if arm == ARMS["tuned"] else ""),
-            Cell(percent(rate.share), "bold"),
-            Cell(f"{100 * rate.low:.0f} to {100 * rate.high:.0f}", "muted"),
-            Cell(bar=IntervalBar(rate.low, rate.share, rate.high)),
-            Cell(f"{rate.total:,}", "muted"),
-            Cell(id, "muted"),
-        )
-        for arm in ARMS.values()
-        if arm in arms
-        for rate, id in [arms[arm]]
-    )
+    rows = []
+    for arm in (arm for arm in ARMS.values() if arm in arms):
+        rate, id = arms[arm]
+        name = Cell(arm, "primary" if arm == ARMS["tuned"] else "")
+        limits = Cell(f"{100 * rate.low:.0f} to {100 * rate.high:.0f}", "muted")
+        bar = Cell(bar=IntervalBar(rate.low, rate.share, rate.high))
+        rows.append((name, Cell(percent(rate.share), "bold"), limits, bar, Cell(f"{rate.total:,}", "muted"), Cell(id, "muted")))
     columns = (Column(), Column("rate", right=True), Column("95% interval"), Column(), Column("rows", right=True), Column("evaluation", priority=1))  # fmt: skip
-    return (Table("Measured", "", columns, rows),) if rows else ()
+    return (Table("Measured", "", columns, tuple(rows)),) if rows else ()
 
 
 def tradeoff_table(advice: Advice | None) -> Table:
-    """Return the nine questions that decide between retrieval and fine-tuning, and which way the answers point."""
     points = advice.points if advice else {}
     rows = tuple((Cell(row.ask), Cell(*_POINTS[points.get(row.key, "")])) for row in rules().tradeoffs)
     return Table("RAG or fine-tuning", "a dot: does not apply", (Column(), Column()), rows)
 
 
 def tradeoffs_document(advice: Advice | None) -> Document:
-    """Return the nine questions, with what retrieval and training do about each."""
     blocks: list[Block] = []
     for row in rules().tradeoffs:
         points, style = _POINTS[advice.points[row.key] if advice else ""]
@@ -114,7 +105,6 @@ def because(rule: AdviceRule, advice: Advice) -> str:
 
 
 def brief_reasons(advice: Advice) -> Document:
-    """Return each contradiction and reason by its key, with the facts behind it."""
     rows = [("error", rule) for rule in advice.contradictions] + [(_SIDES[rule.section], rule) for rule in advice.reasons]
     return tuple(
         Text(((rule.key.replace("-", " "), "bold"), (f": {because(rule, advice)}", "muted")), mark)  # type: ignore[arg-type]

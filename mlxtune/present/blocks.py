@@ -22,16 +22,12 @@ Span = str | tuple[str, Style]
 
 @dataclass(frozen=True)
 class Heading:
-    """The title of what follows."""
-
     title: str
     note: str = ""
 
 
 @dataclass(frozen=True)
 class Text:
-    """A paragraph."""
-
     spans: tuple[Span, ...]
     mark: Mark = ""
 
@@ -73,8 +69,6 @@ class ActionBlock:
 
 @dataclass(frozen=True)
 class Fact:
-    """A label with its value."""
-
     label: str
     value: str
     note: str = ""  # an explanation or a source, less important than the value
@@ -150,7 +144,6 @@ class Column:
 
 
 def figures(*labels: str, priority: int = 0) -> tuple[Column, ...]:
-    """Return columns of numbers."""
     return tuple(Column(label, right=True, priority=priority) for label in labels)
 
 
@@ -188,7 +181,6 @@ class Square:
 
     @property
     def table(self) -> Table:
-        """The same as a table with words in its cells."""
         columns = (Column(), Column(f"{self.second} passes"), Column(f"{self.second} fails"))
         passes = (Cell(f"{self.first} passes"), Cell(f"{self.both:,} still pass"), Cell(f"{self.broken:,} broken", "error"))
         fails = (Cell(f"{self.first} fails"), Cell(f"{self.fixed:,} fixed", "success"), Cell(f"{self.neither:,} still fail"))

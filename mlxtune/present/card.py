@@ -20,7 +20,7 @@ from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.models import catalog
 from mlxtune.present.blocks import Document, Facts
 from mlxtune.present.export import LOST, exports_table, identical
-from mlxtune.present.labels import percent, word
+from mlxtune.present.labels import limits_text, percent, word
 from mlxtune.present.markdown import blocks, grid, plain
 from mlxtune.present.report import comparison_tables
 from mlxtune.present.verdict import caveat_text, history_facts, verdict_text
@@ -99,7 +99,7 @@ def _rates(score: AdapterScore) -> str:
     body = []
     for rate in score.after:
         pair = (before.get(rate.metric), rate)
-        cells = [f"{100 * item.share:.1f}% ({100 * item.low:.0f}–{100 * item.high:.0f})" if item else "" for item in pair]
+        cells = [f"{percent(item.share)} ({limits_text(item.low, item.high)})" if item else "" for item in pair]
         fewer = f", {plural(rate.total, 'row')}" if rate.total < score.rows else ""
         body.append([plain(f"{metric_label(rate.metric)}{fewer}"), *cells])
     return grid(["", plain(score.rival), plain(score.arm)], body)

@@ -19,7 +19,7 @@ from mlxtune.present.words import WORDS, fill
 if TYPE_CHECKING:  # they load numpy
     from mlxtune.data.browser import ReviewVerdict
     from mlxtune.data.check_cache import CheckOutcome
-    from mlxtune.data.checks.base import Finding, Severity
+    from mlxtune.data.checks.base import Check, Finding, Severity
     from mlxtune.data.checks.fixes import FixResult
     from mlxtune.data.checks.report import CheckReport, CheckResult, CheckVerdict, Improvement, Skip
 
@@ -32,26 +32,28 @@ _SEVERITY_TITLES: dict[Severity, str] = {"block": "Must fix", "warn": "Review"}
 NAME_THE_COLUMNS = "Name the columns with --map (data.map in a recipe), or the format with --format (data.format)."
 
 
+def _check(id: str) -> Check:
+    from mlxtune.data.checks.registry import get_check
+
+    return get_check(id)
+
+
 def sentence(wording: str, values: Mapping[str, Any]) -> str:
-    """Return ``wording`` with the values in place of their names, beginning with a capital letter."""
     return capital(fill(wording, values))
 
 
 def check_title(id: str) -> str:
     """Return what a check finds, as a plural noun phrase. Those of the contract are named like their metric in reports."""
     from mlxtune.data.checks import contract
-    from mlxtune.data.checks.registry import get_check
     from mlxtune.evaluation.scorers.registry import metric_label
 
     if metric := contract.metric_of(id):
         return f"answers that fail “{metric_label(metric)}”"
-    return get_check(id).title
+    return _check(id).title
 
 
 def finding_text(finding: Finding) -> str:
-    from mlxtune.data.checks.registry import get_check
-
-    wording = get_check(finding.check).wording
+    wording = _check(finding.check).wording
     return sentence(wording if isinstance(wording, str) else wording[finding.reason], finding.values)
 
 
@@ -115,7 +117,6 @@ def statistics_document(report: CheckReport) -> Document:
 
 
 def summary_document(verdict: ReviewVerdict, checked: CheckResult) -> Document:
-    """Describe a check and the current verdict of the review in few lines."""
     from mlxtune.data.checks.report import improvement
     from mlxtune.data.checks.statistics import GOOD_PROMPTS, MIN_PROMPTS
 
@@ -136,7 +137,6 @@ def verdict_block(verdict: CheckVerdict) -> Block:
 
 
 def skip_facts(skipped: Mapping[str, Skip]) -> list[Fact]:
-    """Return the groups of checks that did not run, by reason."""
     groups = grouped((skip_text(skip), group) for group, skip in skipped.items())
     return [Fact("not checked", ", ".join(names), why, "muted") for why, names in groups.items()]
 
@@ -159,7 +159,6 @@ def tag_blocks(tags: Mapping[str, Mapping[str, int]], most: int | None = None) -
 
 
 def column_facts(columns: ColumnUse) -> list[Fact]:
-    """Return the map of the columns, and those that are not used, if there are any."""
     mapping = ", ".join(
         f"{one_line(key, 20)} = {one_line(column, 40)}" for key, column in (columns.mapping or columns.places).items()
     )
@@ -202,17 +201,13 @@ def _of(findings: Sequence[Finding], severity: Severity) -> list[Finding]:
 
 
 def _check_row(id: str, count: int, severity: Severity) -> tuple[Cell, ...]:
-    from mlxtune.data.checks.registry import get_check
-
-    check = get_check(id)
+    check = _check(id)
     fix = f"--fix: {check.fix.label}" if check.fix.safe else f"--also {id}" if check.fix.kind != "hand" else "by hand"
     return Cell(check.glyph, SEVERITY_STYLES[severity]), Cell(check_title(id)), Cell(f"{count:,}", "bold"), Cell(fix, "muted")
 
 
 def _finding_row(report: CheckReport, finding: Finding) -> tuple[Cell, ...]:
-    from mlxtune.data.checks.registry import get_check
-
-    label, why = Cell(get_check(finding.check).label, "muted"), finding_text(finding)
+    label, why = Cell(_check(finding.check).label, "muted"), finding_text(finding)
     if not finding.rows:
         return label, Cell("all rows"), Cell(why)
     location, id = report.locations[finding.rows[0]]

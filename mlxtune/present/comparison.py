@@ -26,7 +26,6 @@ def comparison_document(result: EvaluationComparison, row: str = "held-out row")
 
 
 def comparison_verdict(result: EvaluationComparison) -> str:
-    """Return the outcome of the headline metric, and its change."""
     return f"{capital(word(result.headline.outcome))}. {change_sentence(result.headline)}"
 
 
@@ -37,7 +36,6 @@ def evaluation_comparison_table(result: EvaluationComparison) -> Table:
 
 
 def comparison_table(title: str, note: str, items: Sequence[tuple[str, Comparison]]) -> Table:
-    """Return a table of paired comparisons, each with its name: 2×2 table, change with interval, p-value, and outcome."""
     reach = max(max(abs(item.low), abs(item.high)) for _, item in items) or 1.0
     rows = []
     for name, item in items:
@@ -55,20 +53,15 @@ def comparison_table(title: str, note: str, items: Sequence[tuple[str, Compariso
 
 
 def score_table(items: Sequence[ScoreComparison]) -> Table:
-    """Return a table of a judge's scores: rows that rose, fell or stayed the same, change, p-value, and outcome."""
-    rows = tuple(
-        (
-            Cell(item.metric),
-            *(Cell(f"{count:,}") for count in (item.rose, item.fell, item.tied)),
-            Cell(f"{item.change:+.2f} ({item.low:+.2f} to {item.high:+.2f})"),
-            Cell(p_value(item.p if item.adjusted is None else item.adjusted), "muted"),
-            outcome_cell(item.outcome),
-        )
-        for item in items
-    )
+    rows = []
+    for item in items:
+        counts = (Cell(f"{count:,}") for count in (item.rose, item.fell, item.tied))
+        change = Cell(f"{item.change:+.2f} ({item.low:+.2f} to {item.high:+.2f})")
+        p = Cell(p_value(item.p if item.adjusted is None else item.adjusted), "muted")
+        rows.append((Cell(item.metric), *counts, change, p, outcome_cell(item.outcome)))
     columns = (Column(), *figures("rose", "fell", "same", "change", "p"), Column())
     note = "sign test with Holm-adjusted p-values; t intervals over groups"
-    return Table("Scales, 1 to 5", note, columns, rows)
+    return Table("Scales, 1 to 5", note, columns, tuple(rows))
 
 
 def blind_document(result: BlindResult) -> Document:
@@ -86,7 +79,6 @@ def blind_verdict(result: BlindResult) -> Text:
 
 
 def tally_text(tally: VoteTally, first: str, second: str) -> str:
-    """Return the outcome of one question, and by how much the second arm won."""
     decided = tally.wins + tally.losses
     if not decided:
         return f"Cannot tell. All {tally.ties} votes were ties."

@@ -27,15 +27,10 @@ _SHOWN = 5  # rows that were set aside, and errors
 def split_document(source: Source, splits: Splits, file: str) -> Document:
     sizes = {name: len(getattr(splits, name)) for name in SPLIT_NAMES}
     total, tags = sum(sizes.values()), splits.tags
-    rows = tuple(
-        (
-            Cell(name, "bold"),
-            Cell(f"{count:,}"),
-            Cell(f"{count / max(total, 1):.1%}"),
-            *(Cell(f"{own[name]:,}") for own in tags.values()),
-        )
-        for name, count in sizes.items()
-    )
+    rows = []
+    for name, count in sizes.items():
+        tagged = (Cell(f"{own[name]:,}") for own in tags.values())
+        rows.append((Cell(name, "bold"), Cell(f"{count:,}"), Cell(f"{count / max(total, 1):.1%}"), *tagged))
     columns = (Column("split"), *(Column(label, right=True) for label in ("rows", "", *tags)))
     facts = []
     share, (low, high) = sizes["test"] / max(total, 1), _USUAL_HOLDOUT
@@ -49,7 +44,7 @@ def split_document(source: Source, splits: Splits, file: str) -> Document:
         places = ", ".join(str(row.location) for row in aside[:_SHOWN]) + (" …" if len(aside) > _SHOWN else "")
         facts.append(Fact("set aside", plural(len(aside), "new row"), f"near-duplicates in different splits: {places}"))
     facts.append(Fact("recorded", file, "every row stays in its split unless [data] changes", "success"))
-    return (Heading(source.path.name, plural(total, "row")), Table("", "", columns, rows), Facts(tuple(facts)))
+    return (Heading(source.path.name, plural(total, "row")), Table("", "", columns, tuple(rows)), Facts(tuple(facts)))
 
 
 def export_document(result: ExportResult) -> Document:
@@ -76,7 +71,6 @@ def import_document(result: ImportResult, columns: ColumnUse) -> Document:
 
 
 def outcome_text(outcome: Outcome) -> str:
-    """Return the number of rows that a pipeline edits, leaves out, and adds, and why it cannot change some."""
     counts = (("edited", outcome.edited), ("left out", outcome.left_out), ("added", outcome.added))
     parts = ", ".join(f"{count:,} {name}" for name, count in counts if count)
     after = plural(outcome.rows - outcome.left_out + outcome.added, "row")
@@ -85,7 +79,6 @@ def outcome_text(outcome: Outcome) -> str:
 
 
 def recipe_document(guessed: Scaffold, name: str, *, with_columns: bool = False) -> Document:
-    """Describe the recipe ``name`` and, if ``with_columns``, the columns that it reads."""
     from mlxtune.data.checks.registry import get_check  # imports numpy, which --help does not need
 
     formats = ", ".join(f"{count:,} {format}" for format, count in guessed.formats.items())

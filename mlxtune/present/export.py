@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from mlxtune.adapters.export import fidelity
 from mlxtune.adapters.export.fidelity import ComparedAnswers, Fidelity, PromptDifference, TriedSize
-from mlxtune.adapters.export.tried import TriedExport
+from mlxtune.adapters.export.tried import FailedExport, TriedExport
 from mlxtune.core.text import one_line, plural, size
 from mlxtune.evaluation.scorers.registry import metric_label
 from mlxtune.evaluation.verdict import Comparison
@@ -20,10 +20,11 @@ _FORMS = {"fused": "MLX", "quantized": "MLX, requantized", "hf": "safetensors", 
 _PROMPTS: dict[fidelity.PromptCheck, str] = {"tokens": "same tokens", "counts": "same number of tokens", "none": "not compared"}
 
 
-def form_label(form: str, precision: str = "", program: str = "") -> str:
-    shown = precision if "bit" in precision else precision.upper() if form == "gguf" else ""
-    label = f"{_FORMS.get(form, form)} {shown}".rstrip()
-    return f"{label} for {program}" if program else label
+def form_label(export: TriedExport | FailedExport) -> str:
+    precision = export.precision
+    shown = precision if "bit" in precision else precision.upper() if export.form == "gguf" else ""
+    label = f"{_FORMS.get(export.form, export.form)} {shown}".rstrip()
+    return f"{label} for {export.program}" if export.program else label
 
 
 def fidelity_document(proof: Fidelity, folder: str = "", nbytes: int = 0) -> Document:
@@ -56,7 +57,6 @@ def fidelity_document(proof: Fidelity, folder: str = "", nbytes: int = 0) -> Doc
 
 
 def sizes_table(sizes: Sequence[TriedSize], chosen: str) -> Table:
-    """Return the precisions tried by ``--smallest``, with the ``chosen`` one marked."""
     head = ("", "size", "whole contract", "change in points", IDENTICAL, "tokens/s", "")
     exported = next((one for one in sizes if one.holds and one.precision == chosen), None)
     rows = (_size_row(one, "exported" if one is exported else "") for one in sizes)
@@ -105,7 +105,7 @@ def _export_row(export: TriedExport) -> tuple[Cell, ...]:
     proof, contract = export.proof, export.answers.contract
     mark = outcome_mark(proof.outcome)
     return (
-        Cell(form_label(export.form, export.precision, export.program), "error" if export.failed else ""),
+        Cell(form_label(export), "error" if export.failed else ""),
         Cell(size(export.nbytes)), Cell(percent(proof.lost_share), "" if mark == "success" else mark), Cell(f"{proof.loss.kl:.5f}"),
         Cell(identical(export.answers)), Cell(rate(contract)), Cell(points(contract)), Cell(measured_in(export)),
     )  # fmt: skip
@@ -125,7 +125,6 @@ def rate(item: Comparison | None) -> str:
 
 
 def points(item: Comparison | None) -> str:
-    """Return a change in points with its 95% interval, or ``""``."""
     return change_text(item.low, item.change, item.high) if item else ""
 
 

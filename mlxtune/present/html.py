@@ -1,6 +1,6 @@
 """Draw documents as one self-contained HTML page without scripts, fonts, or requests, which its content security policy forbids."""
 
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 
 from jinja2 import Environment, Template
@@ -12,6 +12,7 @@ from mlxtune.present.labels import GLYPHS
 
 _LENGTH = 900  # maximum characters per text
 _WIDTH = 1000  # width of a chart in its own coordinates
+_cut = partial(safe_text, limit=_LENGTH)
 _KINDS = {Table: "table", Facts: "facts", Square: "square", FailureSample: "sample", ActionBlock: "action", Text: "text"}
 
 
@@ -60,7 +61,3 @@ def _cut_at_span(quote: Quote) -> tuple[str, str, str]:
     if quote.span is None or start >= _LENGTH:
         return _cut(text) or "(empty)", "", ""
     return text[:start], _cut(text[start:end]), _cut(text[end:]) if end < _LENGTH else ""
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _LENGTH else f"{text[: _LENGTH - 1]}…"

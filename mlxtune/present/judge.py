@@ -50,13 +50,11 @@ def judge_facts(report: JudgeReport) -> Facts:
 
 
 def kappa_note(agreement: Estimate | None) -> tuple[str, Mark]:
-    """Return κ, and a warning if it is low or undefined."""
     is_weak = agreement is None or agreement.value < _MODERATE
     return f"κ {agreement.value:.2f}" if agreement else "κ undefined", "warning" if is_weak else ""
 
 
 def calibration_facts(result: JudgeCalibration, second: str) -> list[Fact]:
-    """Describe how far the judge agrees with the user's blind votes, and the second arm's win rates."""
     agreement = Fact("agreement", f"{result.agreed} of {result.rows} rows with you", *kappa_note(result.kappa))
     powered, votes = result.win_rate.powered, result.win_rate.labels
     if result.win_rate.weight == 0:

@@ -53,6 +53,17 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f}%"
 
 
+def limits_text(low: float, high: float) -> str:
+    """Return an interval around a percentage, without the sign: ``72–85``."""
+    return f"{100 * low:.0f}–{100 * high:.0f}"
+
+
+def most_text(dollars: float, cap: float | None) -> str:
+    """Return what requests cost at most, and the cap on it; empty if they are free and have none."""
+    money = f", at most ${dollars:.2f}" if dollars else ""
+    return money + (f", cap ${cap:.2f}" if cap is not None else "")
+
+
 def confidence(level: float) -> str:
     """Return the confidence of an interval with the error rate ``level``: ``95%``, ``97.5%``, ``99.17%``."""
     return f"{min(100 * (1 - level), 99.99):.4g}%"
@@ -121,7 +132,6 @@ def capital(text: str) -> str:
 
 
 def power_problems(power: PowerState) -> list[str]:
-    """Return why a run would be slow or might not finish."""
     problems = ["Low Power Mode"] if power.low_power_mode else []
     problems += [f"{power.thermal} thermal pressure"] if power.thermal != "nominal" else []
     is_low = power.charge is not None and power.charge < LOW_BATTERY
@@ -129,12 +139,10 @@ def power_problems(power: PowerState) -> list[str]:
 
 
 def thinking_default(model: CatalogModel) -> str:
-    """Return whether a base's template lets it reason by default."""
     return {"none": "no thinking", "off": "thinking off", "on": "thinking on", "always": "thinking always on"}[model.thinking]
 
 
 def base_summary(model: CatalogModel) -> str:
-    """Return a base's license, chat template, and checks on one line."""
     tools = "tools" if model.tools else "no tools"
     return f"{model.name}: {model.license}; {thinking_default(model)}, {tools}; tested with its {model.checked}"
 
@@ -143,13 +151,11 @@ _ENDINGS = {"length": ", cut off at the length limit", "cancelled": ", stopped"}
 
 
 def usage(done: Done) -> str:
-    """Return an answer's tokens and speed, and why it ended early, if it did."""
     cached = f" ({done.cached:,} cached)" if done.cached else ""
     rate = f", {speed(done.speed)} tokens/s" if done.speed else ""
     return f"{done.prompt_tokens:,} prompt tokens{cached}, {done.tokens:,} generated{rate}{_ENDINGS.get(done.ended, '')}"
 
 
 def saved(rows: Path, cut_off: bool, pairs: Path | None = None) -> str:
-    """Say where a conversation was saved, and whether an answer in it has to be completed before training."""
     warning = " An answer in it was cut off: complete it before training." if cut_off else ""
     return f"Added {'the edited answer' if pairs else 'a row'} to {rows}{f' and a pair to {pairs}' if pairs else ''}.{warning}"

@@ -98,14 +98,12 @@ def memory_bars(plan: Plan) -> Bars:
 
 
 def memory_facts(plan: Plan) -> Facts:
-    """Describe when memory peaks, whether layers are recomputed to save memory, and the base's weights."""
     weights = [Fact("quantized", f"to {plan.bits} bits as saved")] if plan.bits else []
     peak = Fact("peak", WORDS.peaks["loading" if plan.estimate.before else plan.estimate.moment])
     return Facts((peak, Fact("recomputed", "layers, in the backward pass" if plan.estimate.checkpointed else "nothing"), *weights))
 
 
 def run_facts(plan: Plan, power: PowerState, check_note: str, off_task: Fact | None, search: SearchPrice | None) -> Facts:
-    """Describe the work of the run, what is wrong with its rows, and what the held-out rows can show."""
     share = 100 * plan.trained / max(1, plan.read)
     replayed = f" + {plan.replayed:,} replayed" if plan.replayed else ""
     reserved = f", {plan.reserved:,} reserved" if plan.reserved else ""
@@ -153,7 +151,6 @@ def detection(plan: Plan) -> tuple[int, float]:
 
 
 def time_fact(cost: Cost) -> Fact:
-    """Describe the time of a run, its notable parts, and what the figure is based on."""
     if cost.seconds is None:
         return Fact("time", "unknown", action=PROBE)
     notes = [f"{_LONG_PARTS[part]} {duration(seconds)}" for part, seconds in cost.long_parts.items()]
@@ -163,7 +160,6 @@ def time_fact(cost: Cost) -> Fact:
 
 
 def _warnings(plan: Plan) -> list[Fact]:
-    """Describe the rows that are not used as they are, and a learning rate that is too high."""
     limit = "over data.max_tokens"
     found = [
         Fact("rate", toml_literal(plan.high_rate), "suits SFT; about 1/20 of it suits preferences") if plan.high_rate else None,
@@ -179,7 +175,6 @@ def _warnings(plan: Plan) -> list[Fact]:
 
 
 def cost_facts(plan: Plan, bill: Bill) -> Facts:
-    """Describe the electricity here, the cheapest rented and hosted offers, and the break-even points."""
     machine = f"{bill.machine.name}, ${bill.machine.price:,.0f} over {bill.machine.months} months"
     described = [_electricity(plan, bill)]
     described += [Fact("rented", *_offer(offer, f"{duration(offer.seconds)}, including setup")) for offer in bill.rented[:1]]

@@ -41,7 +41,7 @@ from mlxtune.present.blocks import (
 )
 from mlxtune.present.comparison import comparison_table
 from mlxtune.present.judge import judge_document
-from mlxtune.present.labels import change_text, failure_name, glyph_cell, outcome_mark, p_value, percent, word
+from mlxtune.present.labels import change_text, failure_name, glyph_cell, limits_text, outcome_mark, p_value, percent, word
 from mlxtune.present.verdict import report_facts, verdict
 from mlxtune.present.words import WORDS
 
@@ -159,7 +159,6 @@ def _samples(report: EvaluationReport, failures: Failures) -> list[Block]:
 
 
 def nearest_row_text(row: NearestRow) -> str:
-    """Describe a training row that is similar to a failed row: similarity, location, reviews and question."""
     days = [time.strftime("%Y-%m-%d", time.localtime(by.t)) for by in row.reviews]
     reviews = [f"{WORDS.reviews.get(by.action, by.action)} {by.who} on {day}" for by, day in zip(row.reviews, days, strict=True)]
     question = one_line(row.question, _QUESTION_LENGTH)
@@ -214,7 +213,6 @@ def _short_hash(value: str) -> str:
 
 
 def arms_table(report: EvaluationReport) -> Table:
-    """Return each arm's rate on the contract or, without one, on the headline metric, with the time and length of its answers."""
     total, slowest = report.facts["rows"], max(arm.answers.p95 or 0.0 for arm in report.arms)
     rows = []
     for arm in report.arms:
@@ -243,7 +241,6 @@ def _seconds(seconds: float) -> str:
 
 
 def rates_table(title: str, note: str, report: EvaluationReport, metrics: Sequence[str]) -> Table:
-    """Return each metric's rate in each arm. The headline metric comes first."""
     rows = []
     for metric in sorted(metrics, key=lambda metric: metric != report.headline_metric):
         for index, arm in enumerate(report.arms):
@@ -259,7 +256,7 @@ def rate_cells(rate: Rate) -> tuple[Cell, Cell, Cell]:
     failures = [f"{count} {one_line(failure_name(kind), 40)}" for kind, count in list(rate.failures.items())[:3]]
     return (
         Cell(percent(rate.share), "bold"),
-        Cell(f"{100 * rate.low:.0f}–{100 * rate.high:.0f}", "muted"),
+        Cell(limits_text(rate.low, rate.high), "muted"),
         Cell(", ".join(mean + failures), "muted"),
     )
 
@@ -304,7 +301,6 @@ def _comparisons_by_pair(report: EvaluationReport) -> list[tuple[str, list[Compa
 
 
 def margins_table(report: EvaluationReport) -> Table | None:
-    """Return the margins of preference pairs per arm and between arms, or ``None`` if the rows are not pairs."""
     rows = [
         (_arm(arm), Cell(f"{mean.value:+.3f}"), Cell(f"{mean.low:+.3f} to {mean.high:+.3f}", "muted"), Cell())
         for arm in report.arms
@@ -321,25 +317,20 @@ def margins_table(report: EvaluationReport) -> Table | None:
 
 
 def answers_table(report: EvaluationReport) -> Table:
-    """Return each arm's perplexity of the reference answers, its mean tokens of reasoning, and where its answers came from."""
     reasoned, answers = any(arm.thought_tokens for arm in report.arms), report.facts.get("rows", 1)
-    rows = tuple(
-        (
-            _arm(arm),
-            Cell(f"{arm.perplexity:.3f}" if arm.perplexity is not None else "–"),
-            *([Cell(f"{(arm.thought_tokens or 0) / answers:,.1f}")] if reasoned else []),
-            Cell("–" if is_free(arm.name) else "cached" if arm.cached else duration(arm.seconds), "muted"),
-        )
-        for arm in report.arms
-    )
+    rows = []
+    for arm in report.arms:
+        perplexity = Cell("–" if arm.perplexity is None else f"{arm.perplexity:.3f}")
+        thoughts = [Cell(f"{(arm.thought_tokens or 0) / answers:,.1f}")] if reasoned else []
+        took = "–" if is_free(arm.name) else "cached" if arm.cached else duration(arm.seconds)
+        rows.append((_arm(arm), perplexity, *thoughts, Cell(took, "muted")))
     thinking = (Column("thinking tokens", right=True),) if reasoned else ()
     columns = (Column(), Column("perplexity", right=True), *thinking, Column("answered in"))
     note = "perplexity of the reference answers; lower is better"
-    return Table("Answers", f"{note}; mean tokens of reasoning" if reasoned else note, columns, rows)
+    return Table("Answers", f"{note}; mean tokens of reasoning" if reasoned else note, columns, tuple(rows))
 
 
 def cost_table(report: EvaluationReport) -> Table:
-    """Return what it took to make each arm, and what each of its answers takes."""
     costs, answers = report.facts.get("costs", {}), report.facts["rows"]
     rows = []
     for arm in report.arms:
@@ -356,7 +347,6 @@ def cost_table(report: EvaluationReport) -> Table:
 
 
 def seeds_table(report: EvaluationReport) -> Table | None:
-    """Return each seed's result, and the recipe's result over its seeds; ``None`` with a single seed."""
     seeds = report.seeds
     if seeds is None:
         return None
@@ -369,7 +359,7 @@ def seeds_table(report: EvaluationReport) -> Table | None:
             Cell(f"{seed.validation_hits:,} of {seed.validation_total:,}"),
             Cell(f"{seed.validation_loss:.3f}" if seed.validation_loss is not None else "–"),
             Cell(bar=IntervalBar(seed.low, seed.hits / seed.total, seed.high, limit=rival)),
-            Cell(percent(seed.hits / seed.total), "bold"), Cell(f"{100 * seed.low:.0f}–{100 * seed.high:.0f}", "muted"),
+            Cell(percent(seed.hits / seed.total), "bold"), Cell(limits_text(seed.low, seed.high), "muted"),
             Cell(f"{one_line(seed.run, 60)}{', recommended' if is_chosen else ''}", "primary" if is_chosen else "muted"),
         ))  # fmt: skip
     mean = seeds.rate.mean
@@ -377,7 +367,7 @@ def seeds_table(report: EvaluationReport) -> Table | None:
     spread = f"standard deviation between seeds {100 * seeds.rate.spread:.1f} points; {chance}"
     rows.append((
         Cell("this recipe", "bold"), Cell(), Cell(), Cell(bar=IntervalBar(mean.low, mean.value, mean.high, limit=rival)),
-        Cell(percent(mean.value), "bold"), Cell(f"{100 * mean.low:.0f}–{100 * mean.high:.0f}", "muted"), Cell(spread, "muted"),
+        Cell(percent(mean.value), "bold"), Cell(limits_text(mean.low, mean.high), "muted"), Cell(spread, "muted"),
     ))  # fmt: skip
     columns = (Column(), *figures("validation", "loss", priority=1), Column(), *figures("held-out", ""), Column())
     metric = metric_label(report.headline_metric)
@@ -393,7 +383,6 @@ def expected_answer(prompt: OffTaskPrompt) -> str:
 
 
 def off_task_table(report: EvaluationReport) -> Table | None:
-    """Return how off-task accuracy changed, by category, or ``None`` if there were no off-task prompts."""
     result = report.off_task
     if result is None:
         return None
@@ -418,22 +407,18 @@ def off_task_table(report: EvaluationReport) -> Table | None:
 
 
 def classes_table(classes: Sequence[FailureClass], arm: str) -> Table:
-    """Return the classes of the rows that ``arm`` fails, each with its nearest training row and what would help."""
-    rows = tuple(
-        (
-            Cell(f"{len(one.rows):,}"),
-            Cell(failure_class_text(one)),
-            Cell(WORDS.remedies[one.remedy]),
-            Cell(f"{one.evidence:,}", "muted"),
-            Cell(one_line(f"{near[0].location.place}: {near[0].question}" if (near := one.nearest) else "–", 40), "muted"),
+    rows = []
+    for one in classes[:FAILURE_KINDS]:
+        nearest = next((f"{row.location.place}: {row.question}" for row in one.nearest), "–")
+        remedy, evidence = Cell(WORDS.remedies[one.remedy]), Cell(f"{one.evidence:,}", "muted")
+        rows.append(
+            (Cell(f"{len(one.rows):,}"), Cell(failure_class_text(one)), remedy, evidence, Cell(one_line(nearest, 40), "muted"))
         )
-        for one in classes[:FAILURE_KINDS]
-    )
     columns = (
         Column("rows", right=True), Column("what is wrong"), Column("what would help"), Column("for", right=True, priority=1),
         Column("nearest training row", priority=2),
     )  # fmt: skip
-    return Table("Failures", f"of {one_line(arm, 40)}, by what is wrong", columns, rows)
+    return Table("Failures", f"of {one_line(arm, 40)}, by what is wrong", columns, tuple(rows))
 
 
 def failure_class_text(one: FailureClass) -> str:

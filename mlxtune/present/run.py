@@ -78,7 +78,6 @@ def pace_text(state: RunState) -> str:
 
 
 def saved_text(state: RunState) -> str:
-    """Return which checkpoint would be resumed from, and how many steps would run again."""
     if not state.checkpoints:
         return "no checkpoint yet"
     lost = state.step - state.checkpoints[-1]
@@ -96,7 +95,6 @@ def status_blocks(status: RunStatus, state: RunState, now: float) -> tuple[Text,
 
 
 def _ended(status: RunStatus, state: RunState, now: float) -> tuple[Mark, str, str, str]:
-    """Return the mark, the fact, a detail, and the consequence."""
     saved = saved_text(state)
     match status:
         case "quiet":
@@ -119,7 +117,6 @@ def _ended(status: RunStatus, state: RunState, now: float) -> tuple[Mark, str, s
 
 
 def validation_text(state: RunState) -> str:
-    """Return the last validation loss, the best one, and the adapter's step if it is an earlier one; empty without validations."""
     best, last = state.best_validation, state.validations[-1] if state.validations else None
     if best is None or last is None:
         return ""
@@ -165,8 +162,6 @@ def sample_verdict(sample: SampleAnswer) -> StatusLabel:
 
 @dataclass(frozen=True, slots=True)
 class LogLine:
-    """A time, a glyph with its style, and a text."""
-
     t: float
     glyph: str
     style: str
@@ -235,7 +230,6 @@ def _data_text(event: DataReady) -> str:
 
 
 def _metrics_text(metrics: Mapping[str, float | None]) -> str:
-    """Return the preference training metrics to show next to the loss."""
     accuracy, margin, kl = (metrics.get(name) for name in ("rewards/accuracies", "rewards/margins", "kl"))
     parts = [f"reward accuracy {accuracy:.0%}"] if accuracy is not None else []
     parts += [f"reward margin {margin:+.3f}"] if margin is not None else []

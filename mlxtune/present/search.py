@@ -62,7 +62,6 @@ def standing_text(standing: Mapping[str, Any]) -> str:
 
 
 def entry_note(board: Leaderboard, entry: Entry) -> str:
-    """Return the reason for a trial's place on the leaderboard."""
     own = "the recipe itself" if entry.number == INCUMBENT else ""
     match entry.status:
         case "failed":
@@ -93,7 +92,6 @@ def search_document(board: Leaderboard) -> Document:
 
 
 def decision_blocks(board: Leaderboard) -> tuple[Block, ...]:
-    """Describe the decision so far, and the selected trial's rates once it is evaluated."""
     decision = board.decision
     if decision is None:
         return ()
@@ -130,7 +128,6 @@ def leaderboard_table(board: Leaderboard, *, alive: bool = True) -> Table:
 
 
 def trend_text(trend: Trend) -> str:
-    """Return the change of the rate over a hyperparameter's range, with its interval."""
     low, change, high = (f"{round(100 * share):+d}".replace("-", "−") for share in (trend.low, trend.change, trend.high))
     return f"{change} points ({low} to {high})"
 
@@ -140,7 +137,6 @@ def _limits(low: float, high: float) -> str:
 
 
 def price_text(price: SearchPrice) -> tuple[str, str]:
-    """Return what a search takes, and the budget after which another trial is unlikely to help."""
     varied = ", which differ in epochs," if price.epochs_vary else ""
     words = f"{plural(price.trials, 'trial')}{varied} take {price.steps:,} steps ({price.full_steps:,} if none stopped early)"
     words += f" and {price.answers:,} answers"

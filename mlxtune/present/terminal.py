@@ -110,7 +110,6 @@ def print_columns(
 
 
 def _print_table(table: Table, console: Console) -> None:
-    """Print a table under its title, and draw its intervals as bars."""
     table = table.visible(1)
     if table.title:
         print_heading(console, table.title[0].upper() + table.title[1:], table.note)

@@ -28,7 +28,6 @@ from mlxtune.present.words import WORDS, fill
 
 
 def verdict(found: Verdict) -> Text:
-    """Return a verdict as its outcome and one more sentence."""
     if not found.outcome:
         rates = ", ".join(f"{arm} {percent(share)}" for arm, share in found.rates.items())
         return text(f"No adapter evaluated. Without training, {metric_label(found.metric)}: {rates}.", "bold")
@@ -77,7 +76,6 @@ def _cut_limit(cut: CutAnswers) -> str:
 
 
 def conclusion_facts(report: EvaluationReport) -> list[Fact]:
-    """Describe what a report concludes besides its verdict: other metrics, the token limit, seeds, and off-task prompts."""
     found, item, contract = report.verdict, report.headline, report.contract
     facts: list[Fact] = []
     if item:
@@ -134,7 +132,6 @@ def off_task_fact(result: OffTaskResult) -> Fact:
 
 
 def holdout_facts(report: EvaluationReport) -> list[Fact]:
-    """Describe how reliable the held-out rows are: their number, dependence, contamination, and earlier use."""
     rows = report.facts["rows"]
     groups, metric = report.facts.get("groups", rows), report.headline_metric
     compared = next((rate.total for rate in report.arms[0].rates if rate.metric == metric == PREFERENCE), rows)
@@ -197,7 +194,6 @@ def contract_fact(report: EvaluationReport) -> Fact:
 
 
 def report_facts(report: EvaluationReport) -> Facts:
-    """Describe everything about a verdict that is not in a table."""
     return Facts((*conclusion_facts(report), *holdout_facts(report), contract_fact(report)))
 
 

@@ -28,8 +28,6 @@ class StepWords:
 
 @dataclass(frozen=True)
 class StatusLabel:
-    """A status as a glyph, a style, and a word."""
-
     glyph: str
     style: str
     text: str

@@ -118,7 +118,7 @@ def _train(newest: RunView | None, now: float, stopping: Collection[str]) -> Wor
     detail = f"step {run.step:,} of {run.total:,}" if run.total else newest.name
     result = WORDS.statuses[status].text
     if status == "finished":
-        step = earlier_adapter_step(dict(run.summary))
+        step = earlier_adapter_step(run.summary)
         detail += f", adapter from {step:,}" if step else ""
         result = f"validation {run.validations[-1].loss:.2f}" if run.validations else ""
     elif newest.alive and newest.id in stopping:
@@ -194,7 +194,6 @@ def key_metrics(changes: Sequence[tuple[Rate, Rate]]) -> list[tuple[Rate, Rate]]
 
 
 def brief_result(view: RunView) -> str:
-    """Return a run's result for one cell of a list: its progress, its validation loss, or its status."""
     state = view.state
     if view.alive and state.total:
         return f"{state.step:,}/{state.total:,}"

@@ -43,7 +43,6 @@ class RecipeKey:
         return _listed(_element(self.value_type))
 
     def value_in(self, recipe: Recipe) -> Any:
-        """Return the key's value in ``recipe``; of a table, a mapping with the fields that are set."""
         return value_at(recipe, self.path)
 
     def unused_reason(self, recipe: Recipe) -> str:
@@ -180,18 +179,21 @@ def _element(kind: Any) -> Any:
 
 def _step(value: float, stepping: Stepping, by: int) -> float:
     """Return the number after or before ``value``, but never less than zero."""
+
+    def whole(number: float) -> int:
+        return math.floor(number + 1e-9) + 1 if by > 0 else math.ceil(number - 1e-9) - 1
+
     match stepping:
         case "ones":
             return max(0, value + by)
         case "tens":
-            return max(0, (math.floor(value / 10) + 1 if by > 0 else math.ceil(value / 10) - 1) * 10)
+            return max(0, 10 * whole(value / 10))
         case "twentieths":
-            twentieths = math.floor(value * 20 + 1e-9) + 1 if by > 0 else math.ceil(value * 20 - 1e-9) - 1
-            return max(0.0, twentieths / 20)
+            return max(0.0, whole(20 * value) / 20)
+        case "doubles" if value < 1 or (value == 1 and by < 0):
+            return int(by > 0)
         case "doubles":
-            if by > 0:
-                return 2 ** (math.floor(math.log2(value)) + 1) if value >= 1 else 1
-            return 2 ** (math.ceil(math.log2(value)) - 1) if value > 1 else 0
+            return int(2 ** whole(math.log2(value)))
         case "decade" if value <= 0:
             return 1e-5 if by > 0 else 0.0
         case "decade":

@@ -68,28 +68,32 @@ def dump(recipe: Recipe) -> str:
     """Return the whole recipe as TOML with defaults and absolute paths, as stored in a run."""
     document = dataclasses.asdict(recipe)
     del document["folder"]
+    base = recipe.path(recipe.model.base)
     paths = {
-        ("model", "template"): recipe.model.template if recipe.model.template in SHIPPED_TEMPLATES else recipe.template_file or "",
+        ("model", "base"): base if base.is_dir() else None,
+        ("model", "template"): recipe.template_file if recipe.model.template not in SHIPPED_TEMPLATES else None,
         ("data", "source"): recipe.source,
-        ("evaluation", "schema"): recipe.schema_file or "",
+        ("data", "replay_prompts"): _prompts_file(recipe, recipe.data.replay_prompts),
+        ("evaluation", "schema"): recipe.schema_file,
+        ("evaluation", "prompt"): recipe.prompt_file,
+        ("evaluation", "regression"): _prompts_file(recipe, recipe.evaluation.regression),
     }
-    if recipe.prompt_file:
-        paths["evaluation", "prompt"] = recipe.prompt_file
-    if recipe.evaluation.regression not in ("", "shipped"):
-        paths["evaluation", "regression"] = recipe.path(recipe.evaluation.regression)
-    if recipe.path(recipe.model.base).is_dir():
-        paths["model", "base"] = recipe.path(recipe.model.base)
     for (section, key), path in paths.items():
-        document[section][key] = str(path)
+        if path:
+            document[section][key] = str(path)
     return tomlkit.dumps(document)
+
+
+def _prompts_file(recipe: Recipe, setting: str) -> Path | None:
+    return None if setting in ("", "shipped") else recipe.path(setting)
 
 
 def files_read(recipe: Recipe) -> list[Path]:
     """Return the user's files of rows, prompts, schemas, and templates that a recipe reads, outside of its model and its parent."""
-    prompts = [recipe.evaluation.regression, recipe.data.replay_prompts if recipe.data.replay else ""]
     template = None if recipe.model.template in SHIPPED_TEMPLATES else recipe.template_file
-    files = [recipe.source, template, recipe.schema_file, recipe.prompt_file]
-    return [file for file in files if file] + [recipe.path(one) for one in prompts if one not in ("", "shipped")]
+    replayed = recipe.data.replay_prompts if recipe.data.replay else ""
+    prompts = (_prompts_file(recipe, setting) for setting in (recipe.evaluation.regression, replayed))
+    return [file for file in (recipe.source, template, recipe.schema_file, recipe.prompt_file, *prompts) if file]
 
 
 def read_template(recipe: Recipe) -> str:
@@ -143,7 +147,6 @@ class _KeyLocations:
 
 
 def _build(kind: type, values: Any, path: tuple[str, ...], locate: _KeyLocations) -> Any:
-    """Build an instance of the dataclass ``kind`` from ``values``."""
     name = ".".join(path)
     if not isinstance(values, Mapping):
         keys = [item.name for item in dataclasses.fields(kind)]

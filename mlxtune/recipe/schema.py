@@ -299,7 +299,6 @@ class Disclaimer:
 
     @property
     def name(self) -> str:
-        """The disclaimer's name in reports."""
         return self.text or self.any_of[0].text
 
 
@@ -456,7 +455,6 @@ class Recipe:
     folder: Path = field(default=Path(), compare=False)
 
     def path(self, relative: str) -> Path:
-        """Resolve ``relative`` against the recipe's folder."""
         return (self.folder / user_path(relative)).resolve()
 
     @property
@@ -466,7 +464,6 @@ class Recipe:
 
     @property
     def has_contract(self) -> bool:
-        """Whether there are any requirements for answers."""
         own = self.evaluation
         return any((own.schema, own.disclaimers, own.forbid, own.answer_pattern, own.correct, own.length != Length()))
 
@@ -479,7 +476,6 @@ class Recipe:
 
     @property
     def schema_file(self) -> Path | None:
-        """The JSON Schema file of the contract, if there is one."""
         return self.path(self.evaluation.schema) if self.evaluation.schema else None
 
     @property

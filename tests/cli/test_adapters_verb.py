@@ -73,7 +73,7 @@ def test_empty_workspace_explains_how_to_create_adapter(cli, cwd):
     (cwd / "runs").mkdir()
     ended = cli("adapters")
     assert (ended.code, ended.err) == (0, "")
-    assert ended.out.startswith("There are no adapters yet. Train one:  mlxtune train RECIPE")
+    assert ended.out.startswith("There are no adapters yet.   Train one with: mlxtune train RECIPE")
     assert json.loads(cli("adapters", "--json").out) == []
 
 

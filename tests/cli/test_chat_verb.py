@@ -89,7 +89,7 @@ def test_an_adapter_uses_its_base_and_its_system_prompt_and_can_be_switched(ok, 
 def test_bad_lines_are_reported_and_the_next_ones_run(cli, chat_workspace):
     lines = {
         "/adaptre x": "Did you mean /adapter", "/adapter nobody": "There is no adapter nobody", "/save": "/save requires a file",
-        "/save rows.jsonl": "conversation is empty", "/xyzzy": "/help lists all commands", "word " * 3000: "context is 2,048 tokens",
+        "/save rows.jsonl": "conversation is empty", "/xyzzy": "Commands: /adapter, /adapters", "word " * 3000: "context is 2,048 tokens",
     }  # fmt: skip
     result = cli("chat", "tiny", *QUICK, "--json", stdin="\n".join([*lines, "Hello?\n"]))
     assert [message for message in lines.values() if message not in result.err] == []

@@ -384,3 +384,15 @@ def test_the_hint_about_leaking_splits_is_a_command_that_resolves_them(cli, cwd)
     source = read_source(cwd / "my data")
     splits.split(source, DataSection("my data")).refuse_sealed(source.parts["train"])
     assert [len(source.parts[name]) for name in ("train", "test")] == [17, 3]
+
+
+def test_the_printed_undo_command_works_for_a_path_with_a_space(ok, cli, shop):
+    (shop.parent / "my rows").mkdir()
+    shop.rename(shop.parent / "my rows" / "shop.jsonl")
+    shown = [
+        ok("data", "review", "my rows/shop.jsonl", "1", "--reject").out,
+        ok("data", "apply", "my rows/shop.jsonl", "cap tag 1", "--yes").out,
+    ]
+    for line in shown[::-1]:
+        command = shlex.split(line.strip().rpartition("Undo: ")[2])
+        assert ok(*command[1:]).out.startswith("✓ Undone")

@@ -14,6 +14,7 @@ def test_import_writes_a_recipe_and_lists_keys_without_a_counterpart(refused, cl
     assert load(cwd / "lora.toml").adapter.alpha == 16
     refused(("recipe", "import", "lora.yaml"), "lora.toml already exists.")
     assert cli("recipe", "import", "lora.yaml", "--force").code == 0
+    assert "mlxtune plan 'a recipe.toml'" in cli("recipe", "import", "lora.yaml", "--to", "a recipe.toml").out
     other = cli("recipe", "import", "lora.yaml", "--to", "recipes/other.toml", "--json")
     assert json.loads(other.out)["recipe"] == "recipes/other.toml"
     assert load(cwd / "recipes" / "other.toml").source == cwd / "data"

@@ -166,3 +166,11 @@ def test_an_internal_error_has_a_traceback_only_in_debug_mode(cli, monkeypatch):
     assert "Traceback" not in result.err
     monkeypatch.setenv("MLXTUNE_DEBUG", "1")
     assert "Traceback" in cli("doctor").err
+
+
+def test_init_prints_json(ok, cwd):
+    assert json.loads(ok("init", "shop", "--json").out) == {"folder": "shop", "recipe": "shop/recipes/support-json.toml"}
+    assert json.loads(ok("init", "--agents", "--json").out) == {"file": "AGENTS.md"}
+    (cwd / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 3)
+    (cwd / "own").mkdir()
+    assert json.loads(ok("init", "own", "--from", "rows.jsonl", "--agents", "--json").out)["recipe"].startswith("own/recipes/")

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from mlxtune.core.errors import RecipeError
 from mlxtune.recipe import AdapterSection, Disclaimer, EvaluationSection, dump, load, parse
+from mlxtune.recipe.load import files_read
 
 ROOT = Path(__file__).parents[2]
 MINIMAL = 'name = "n"\n[model]\nbase = "m"\n[data]\nsource = "d.jsonl"\n'
@@ -74,6 +75,13 @@ def test_dump_resolves_a_local_base(tmp_path):
     (tmp_path / "runs" / "x" / "recipe.toml").write_text(dump(load(tmp_path / "recipes" / "r.toml")))
     loaded = load(tmp_path / "runs" / "x" / "recipe.toml")
     assert loaded.path(loaded.model.base) == (tmp_path / "model").resolve()
+
+
+@pytest.mark.parametrize("path", ["data.replay_prompts", "evaluation.regression"])
+def test_dump_resolves_files_of_prompts(path, tmp_path):
+    recipe = parse(MINIMAL, folder=tmp_path / "recipes", overrides=[f"{path}=../own.jsonl", "data.replay=0.5"])
+    dumped = parse(dump(recipe), folder=tmp_path / "runs" / "x")
+    assert files_read(dumped) == files_read(recipe)
 
 
 @given(
