@@ -433,7 +433,7 @@ async def test_a_first_evaluation_shows_only_its_progress(shop, open_room):
         await room.until(lambda: "! No output for" in room.text("#ev-progress"))
 
 
-async def test_arms_that_wait_are_listed(shop, open_room, monkeypatch):
+async def test_arms_that_wait_are_listed(shop, open_room):
     shop.recipe()
     folder = evaluating(shop)
     with (folder / "recipe.toml").open("a") as recipe:

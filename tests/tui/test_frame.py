@@ -327,7 +327,7 @@ async def test_the_saved_state_of_every_room_is_json_and_is_restored(loaded, roo
         assert screen.ABOUT
 
 
-def test_a_saved_run_that_was_removed_is_not_selected(loaded, tmp_path):
+def test_a_saved_run_that_was_removed_is_not_selected(loaded):
     saved_state.save(loaded.folder, {"run": "20200101-0000-gone"})
     assert MlxtuneApp(loaded.folder).selected is None
 

@@ -157,7 +157,7 @@ async def test_arrows_go_through_choices_plus_and_minus_step_numbers_and_backspa
     assert "base" in file_of(shop).read_text(), "a required key stays"
 
 
-async def test_the_plan_follows_an_edit_and_rows_are_measured_once(room, monkeypatch):
+async def test_the_plan_follows_an_edit_and_rows_are_measured_once(room):
     measured = room.staged
     before = form(room).plan
     assert before is not None
@@ -215,7 +215,7 @@ async def test_rows_that_were_checked_with_another_recipe_are_named(shop, open_r
         assert started == []
 
 
-async def test_while_a_run_is_active_nothing_starts(loaded, open_room, monkeypatch):
+async def test_while_a_run_is_active_nothing_starts(loaded, open_room):
     plannable(loaded)
     async with open_room() as room:
         assert not {"train", "probe"} & set(room.actions)
@@ -291,7 +291,7 @@ async def test_unusable_rows_are_an_error(shop, open_room, monkeypatch):
     settle=None,
     size=NARROW,
 )
-async def test_missing_off_task_prompts_are_an_error(room, monkeypatch):
+async def test_missing_off_task_prompts_are_an_error(room):
     await planned(room, "✗ evaluation.regression: there is no file at")
 
 
@@ -400,7 +400,7 @@ async def test_a_snapshot_older_than_the_last_edit_changes_nothing(room, shop):
     assert (form(room).recipe.adapter.rank, len(form(room).edits)) == (8, 0), "another program restored the first version"
 
 
-async def test_decisions_about_rows_are_planned_again(shop, room, monkeypatch):
+async def test_decisions_about_rows_are_planned_again(shop, room):
     measured = room.staged
     assert (len(measured), form(room).plan.train) == (1, 48)
     source = shop.folder / "data" / "support.jsonl"
@@ -437,7 +437,7 @@ async def test_without_a_recipe_the_room_says_what_it_is_for(shop, open_room):
 
 @any_size
 @opens(stage=lambda shop: plannable(shop, limit=0.6), settle=None)
-async def test_the_room_can_have_any_size(room, monkeypatch, size):
+async def test_the_room_can_have_any_size(room, size):
     await room.until(lambda: form(room).plan is not None)
     await room.press("end", "enter", "escape", "g", "escape", "plus", "u", "pageup")
     await room.pilot.resize_terminal(size[0] + 1, size[1] + 1)
