@@ -1,5 +1,3 @@
-"""``mlxtune adapters``: text output, JSON output and errors."""
-
 import json
 import re
 import shutil
@@ -34,13 +32,8 @@ def shop(cwd: Path, tiny: Path) -> Path:
     """Create a workspace with one run adapter."""
     folder = cwd / "runs" / RUN
     source = resolve(str(tiny))
-    lineage = {
-        "made": "2026-11-24T14:12:00+0000",
-        "run": RUN,
-        "base": "smollm2-135m",
-        "base_fingerprint": source.fingerprint,
-        "method": "sft",
-    }
+    base = {"base": "smollm2-135m", "base_fingerprint": source.fingerprint}
+    lineage = {**base, "made": "2026-11-24T14:12:00+0000", "run": RUN, "method": "sft"}
     write(folder / "adapter", arrays(), config(), lineage)
     (folder / "recipe.toml").write_text('name = "shop"\n[model]\nbase = "m"\n[data]\nsource = "d.jsonl"\n')
     return cwd
@@ -74,7 +67,7 @@ def test_empty_workspace_explains_how_to_create_adapter(cli, cwd):
     ended = cli("adapters")
     assert (ended.code, ended.err) == (0, "")
     assert ended.out.startswith("There are no adapters yet.   Train one with: mlxtune train RECIPE")
-    assert json.loads(cli("adapters", "--json").out) == []
+    assert cli("adapters", "--json").json == []
 
 
 def test_list_shows_one_line_per_adapter_with_verdict(cli, shop):
@@ -110,7 +103,7 @@ def test_better_adapter_with_caveat_is_listed_as_warning(cli, shop):
 
 def test_json_list_has_every_field(cli, shop):
     scored(shop)
-    (entry,) = json.loads(cli("adapters", "--json").out)
+    (entry,) = cli("adapters", "--json").json
     assert entry["name"] == entry["run"] == RUN
     assert (entry["kind"], entry["rank"], entry["targets"]) == ("lora", 4, ["self_attn.q_proj", "self_attn.v_proj"])
     assert entry["score"]["outcome"] == "cannot_tell"
@@ -120,17 +113,8 @@ def test_json_list_has_every_field(cli, shop):
 def test_show_prints_details_and_evaluation(cli, shop):
     scored(shop)
     out = cli("adapters", "show").out
-    for words in (
-        RUN,
-        "rank",
-        "4, scale 2",
-        "q_proj, v_proj",
-        "Cannot tell.",
-        "whole contract",
-        "25.0%",
-        "75.0%",
-        "4 held-out rows",
-    ):
+    facts = ("rank", "4, scale 2", "q_proj, v_proj", "whole contract", "25.0%", "75.0%", "4 held-out rows")
+    for words in (RUN, "Cannot tell.", *facts):
         assert words in out
 
 
@@ -143,13 +127,13 @@ def test_show_explains_unreadable_adapter(cli, shop):
 def test_rename_tag_remove_and_undo(cli, shop):
     assert cli("adapters", "rename", "last", "polite").code == 0
     assert "polite: best" in cli("adapters", "tag", "polite", "best").err
-    assert json.loads(cli("adapters", "show", "polite", "--json").out)["tags"] == ["best"]
+    assert cli("adapters", "show", "polite", "--json").json["tags"] == ["best"]
     ended = cli("adapters", "remove", "polite")
     assert "mlxtune adapters restore polite" in ended.err
-    assert json.loads(cli("adapters", "--json").out) == []
+    assert cli("adapters", "--json").json == []
     assert cli("adapters", "restore", "--list").out.startswith("polite")
     assert "Restored polite to" in cli("adapters", "restore").err
-    assert json.loads(cli("adapters", "--json").out)[0]["tags"] == ["best"]
+    assert cli("adapters", "--json").json[0]["tags"] == ["best"]
 
 
 def test_compare_lists_differences(ok, cli, shop):
@@ -158,7 +142,7 @@ def test_compare_lists_differences(ok, cli, shop):
     assert "4, scale 2" in ended.out
     assert "8, scale 2" in ended.out
     assert f"{RUN} has not been evaluated in this workspace" in ended.out
-    assert json.loads(cli("adapters", "compare", RUN, "other", "--json").out)["contrast"] is None
+    assert cli("adapters", "compare", RUN, "other", "--json").json["contrast"] is None
 
 
 def test_import_copies_folder_into_library(ok, shop, tiny):
@@ -170,13 +154,8 @@ def test_import_copies_folder_into_library(ok, shop, tiny):
 
 def test_adapter_export_includes_card(ok, cli, shop):
     ok("export", "mlx", "--lora", "--to", "out")
-    assert sorted(file.name for file in (shop / "out").iterdir()) == [
-        "README.md",
-        "adapter_config.json",
-        "adapters.safetensors",
-        "chat_template.jinja",
-        "mlxtune.json",
-    ]
+    files = {"README.md", "adapter_config.json", "adapters.safetensors", "chat_template.jinja", "mlxtune.json"}
+    assert {file.name for file in (shop / "out").iterdir()} == files
     assert "already exists" in cli("export", "mlx", "--lora", "--to", "out").err
 
 
@@ -194,9 +173,8 @@ def exported(shop: Path, monkeypatch: pytest.MonkeyPatch, loss: LogitDistance) -
             form, FAR, loss, ComparedAnswers(20, 19, (compare("contract", "tuned", "exported", [(True, True)] * 20),))
         )
         fidelity.save(result, folder)
-        (folder / "launch.json").write_text(
-            json.dumps({"request": {"program": "", "name": "shop", "adapter": str(entry.folder), "form": form}})
-        )
+        request = {"program": "", "name": "shop", "adapter": str(entry.folder), "form": form}
+        launch.write_record(Run(folder), "export", request)
         writer = EventWriter(folder)
         writer.emit("run.started", kind="export", name="shop", base="m", pid=1, host="h")
         try:
@@ -224,9 +202,9 @@ def test_lossy_fuse_exits_1_with_loss_and_alternative(cli, shop, monkeypatch):
     assert ended.code == 1
     assert "The export is not faithful: its logits" in ended.err
     assert "without --requantize" in ended.err
-    fused = json.loads(cli("export", "mlx", "--requantize", "--json").out)
+    fused = cli("export", "mlx", "--requantize", "--json").json
     assert (fused["outcome"], fused["refused"], fused["folder"]) == ("not_faithful", True, None)
-    forced = json.loads(cli("export", "mlx", "--requantize", "--force", "--json").out)
+    forced = cli("export", "mlx", "--requantize", "--force", "--json").json
     assert (forced["outcome"], forced["refused"]) == ("not_faithful", False)
 
 
@@ -316,9 +294,8 @@ def left(shop: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     run.folder.mkdir(parents=True)
     shutil.copy(shop / "runs" / RUN / "recipe.toml", run.folder)
     launch.write_record(run, "export", {"form": "fused", "target": str(shop / "out")})
-    writer = EventWriter(run.folder)
-    writer.emit("run.started", kind="export", name="shop", base="m", pid=1, host="h")
-    writer.close()
+    with EventWriter(run.folder) as writer:
+        writer.emit("run.started", kind="export", name="shop", base="m", pid=1, host="h")
     monkeypatch.setattr(export_start, "start", lambda *_, **__: run)
     return left
 

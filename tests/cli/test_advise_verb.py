@@ -1,5 +1,3 @@
-"""``mlxtune advise`` on the command line."""
-
 import json
 from types import SimpleNamespace
 from typing import Any
@@ -12,12 +10,8 @@ from mlxtune.advice.rules import rules
 from mlxtune.cli import advise as verb
 
 ANSWERS: dict[str, Any] = {
-    "change": ["format"],
-    "requirements": "rarely",
-    "calls": 20000,
-    "tried": ["prompt"],
-    "metric": "contract",
-}
+    "change": ["format"], "requirements": "rarely", "calls": 20000, "tried": ["prompt"], "metric": "contract",
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -37,7 +31,7 @@ def test_answers_alone_give_verdict_reasons_and_next_steps(ok, answers):
 
 
 def test_json_output_has_advice_answers_and_evidence(cli, answers):
-    advice = json.loads(cli("advise", "--answers", answers, "--json").out)
+    advice = cli("advise", "--answers", answers, "--json").json
     assert advice["advice"]["verdict"] == "fine-tune"
     assert advice["answers"] == ANSWERS | {"target": 95, "access": "everyone", "explain": "no"}
     assert advice["evidence"]["groups"] is None
@@ -46,7 +40,7 @@ def test_json_output_has_advice_answers_and_evidence(cli, answers):
 
 def test_sufficient_prompt_is_reported_with_its_rate(cli, cwd, answers):
     folder = write_evaluation(cwd, base=[BAD] * 25, **{"base+prompt": [GOOD] * 24 + [BAD]})
-    advice = json.loads(cli("advise", "shop.toml", "--answers", answers, "--json").out)
+    advice = cli("advise", "shop.toml", "--answers", answers, "--json").json
     assert (advice["advice"]["verdict"], advice["advice"]["reasons"][0]["rule"]) == ("prompt_first", "good-enough")
     ended = cli("advise", "shop.toml", "--answers", answers)
     assert "Your prompt alone already reaches 96%, so fine-tuning is not needed." in ended.out
@@ -77,7 +71,7 @@ def test_questions_are_printed_or_exported_as_json_schema(cli):
     for question in rules().questions:
         assert question.ask in text
         assert all(name in text for name in question.options)
-    schema = json.loads(cli("advise", "--questions", "--json").out)
+    schema = cli("advise", "--questions", "--json").json
     assert Draft202012Validator(schema).is_valid(ANSWERS)
 
 
@@ -136,10 +130,8 @@ def test_measured_arms_are_not_offered_again(cli, cwd):
 def test_measuring_thirty_rows_per_untrained_arm_changes_verdict(cli, answers, workspace, workers_in_process, monkeypatch):
     monkeypatch.chdir(workspace)
     (workspace / "answers.json").write_text(json.dumps(ANSWERS | {"target": 100}))
-    advice = json.loads(
-        cli("advise", "recipes/tiny.toml", "--answers", "answers.json", "--measure", "--json", "--set", "evaluation.prompt=Answer in JSON.",
-            "--set", "data.holdout=0.5", "--set", "evaluation.shots=1").out
-    )  # fmt: skip
+    advice = cli("advise", "recipes/tiny.toml", "--answers", "answers.json", "--measure", "--json", "--set", "evaluation.prompt=Answer in JSON.",
+            "--set", "data.holdout=0.5", "--set", "evaluation.shots=1").json  # fmt: skip
     arms = advice["evidence"]["arms"]["contract"]
     assert set(arms) == {"base", "base+prompt", "base+kshot", "constant", "copier"}
     held_out = advice["evidence"]["held_out"]

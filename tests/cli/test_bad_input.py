@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from tiny_model import write_rows
 
 from mlxtune.recipe import dump, load
 from mlxtune.runs import launch
@@ -52,27 +53,18 @@ def files(cwd: Path) -> Path:
 
 
 CASES = [
-    (
-        "eval hosted.toml",
-        "Rows will be sent to models.example, for at most $3.00 in total, which needs your consent. | Consent with --send",
-    ),
+    ("eval hosted.toml", "Rows will be sent to models.example, for at most $3.00 in total | Consent with --send"),
     ("eval good.toml --set evaluation.arms=['base','endpoint:x']", "The arm endpoint:x requires evaluation.endpoints.x."),
     ("eval good.toml --set evaluation.arms=['base','base+gramar']", "Did you mean base+grammar?"),
     ("train none.toml", "There is no recipe at none.toml"),
     ("train folder", "folder is a folder, not a recipe"),
     ("train broken.toml", "broken.toml is not valid TOML"),
     ("train bytes.toml", "bytes.toml cannot be read"),
-    (
-        "train outputs.jsonl",
-        "outputs.jsonl contains rows, not a recipe. | Write a recipe for them with: mlxtune init . --from outputs.jsonl",
-    ),
+    ("train outputs.jsonl", "outputs.jsonl contains rows, not a recipe. | mlxtune init . --from outputs.jsonl"),
     ("""eval good.toml --set evaluation.forbid="a",""" + 2000 * "[" + "b", "Use brackets: forbid = ["),
     ("""eval good.toml --set evaluation.forbid="a",""" + 6000 * "9", "Use brackets: forbid = ["),
     ("""eval good.toml --set evaluation.forbid="AI","sorry"]""", """Use brackets: forbid = ["AI", "sorry"], or --set"""),
-    (
-        "eval good.toml --set evaluation.arms=base",
-        """must be a list of values, each "base" | Use brackets: arms = ["base"], or --set 'evaluation.arms=["base"]'""",
-    ),
+    ("eval good.toml --set evaluation.arms=base", """a list of values, each "base" | --set 'evaluation.arms=["base"]'"""),
     ("eval good.toml --set search.replay=0.1,0.2", "or --set 'search.replay=[0.1, 0.2]'"),
     ("train good.toml --set steps=4", "unknown key steps. | Did you mean training.steps?"),
     ("train good.toml --set iters=4", "unknown key iters. | Did you mean training.steps?"),
@@ -176,7 +168,7 @@ def test_bad_data_is_reported_before_a_run_is_created(refused, cwd, tiny, data, 
 
 def test_a_missing_schema_is_reported_before_an_evaluation_is_created(refused, cwd, tiny):
     (cwd / "recipe.toml").write_text(GOOD.replace("smollm2-135m", str(tiny)) + '[evaluation]\nschema = "none.json"\n')
-    (cwd / "data.jsonl").write_text("".join(json.dumps({"prompt": f"q{n}", "completion": "a"}) + "\n" for n in range(40)))
+    write_rows(cwd / "data.jsonl", [{"prompt": f"q{n}", "completion": "a"} for n in range(40)])
     refused(("eval", "recipe.toml"), "none.json does not exist")
     assert not (cwd / "evals").exists()
 

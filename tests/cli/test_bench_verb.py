@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 
 import pytest
@@ -23,7 +22,7 @@ NAMES = [
 @pytest.mark.exhaustive
 def test_json_has_the_machine_and_every_measurement(cli):
     result = cli("bench", "--quick", "--json")
-    report = json.loads(result.out)
+    report = result.json
     assert (result.code, report["v"]) == (0, 1)
     assert [item["name"] for item in report["measurements"]] == NAMES
     for item in report["measurements"]:
@@ -66,7 +65,7 @@ def test_a_benchmark_calibrates_the_planner(cli, workspace, rows_in_process, mon
         assert cli("bench", "--json").code == 0
     assert find_rates(this_machine()) == (TrainingRate(10**6, 5e10), TrainingRate(10**7, 5e10))
     recipe = str(workspace / "recipes" / "tiny.toml")
-    cost = json.loads(cli("plan", recipe, "--json").out)["cost"]
+    cost = cli("plan", recipe, "--json").json["cost"]
     assert cost["source"] == "bench"
     assert cost["seconds"] > 0
     assert "from mlxtune bench" in cli("plan", recipe).out

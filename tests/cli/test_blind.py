@@ -43,8 +43,7 @@ def test_a_session_is_voted_resumed_and_exported(ok, cli, folder, cwd):
     assert set(line) == {"prompt", "chosen", "rejected"}
     assert line["chosen"].startswith("Thank you")
     assert line["rejected"].startswith("plain")
-    checked = ok("data", "check", "pairs.jsonl", "--json")
-    report = json.loads(checked.out)
+    report = ok("data", "check", "pairs.jsonl", "--json").json
     assert (report["read"], report["kept"]) == (8, 8)
     ledger = history(
         read(ledger_path(folder)), [json.loads(text)["id"] for text in (folder / "outputs.jsonl").read_text().splitlines()]
@@ -55,7 +54,7 @@ def test_a_session_is_voted_resumed_and_exported(ok, cli, folder, cwd):
 def test_votes_and_export_in_one_command(ok, cli, folder, cwd):
     cli("blind", ID, "--n", "6", "--seed", "1")
     result = ok("blind", ID, "--export", "pairs.jsonl", "--json", stdin=_votes_for_tuned(folder))
-    document = json.loads(result.out)
+    document = result.json
     assert [tally["wins"] for tally in document["tallies"]] == [6, 6, 6]
     assert "held-out rows" in result.err
     assert len((cwd / "pairs.jsonl").read_text().splitlines()) == 6

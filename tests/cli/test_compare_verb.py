@@ -1,6 +1,3 @@
-"""The ``mlxtune compare`` command."""
-
-import json
 from pathlib import Path
 
 from evaluation_files import BAD, GOOD, write_evaluation
@@ -19,7 +16,7 @@ def test_two_evaluations_are_compared_and_the_gate_passes_only_if_better(ok, cli
     assert "Better. Whole contract: +100.0 points" in result.out
     assert "tuned of one" in result.out
     assert "valid JSON" in result.out
-    document = json.loads(ok("compare", "one/evals/one", "two/evals/two", "--json").out)
+    document = ok("compare", "one/evals/one", "two/evals/two", "--json").json
     last = document["comparisons"][-1]
     assert (document["rows"], last["metric"], last["outcome"]) == (10, "contract", "better")
     ok("compare", "one/evals/one", "two/evals/two", "--gate")
@@ -42,7 +39,7 @@ def test_several_evaluations_are_compared_with_the_first(ok, cli, cwd):
     assert first.split()[:5] == ["·", "tuned", "of", "one", "0.0%"]
     assert second.split()[:6] == ["✓", "tuned", "of", "two", "100.0%", "+100.0"]
     assert third.split()[:6] == ["·", "tuned", "of", "three", "8.3%", "+8.3"]
-    items = json.loads(cli("compare", *names, "--json").out)["comparisons"]
+    items = cli("compare", *names, "--json").json["comparisons"]
     assert [item["outcome"] for item in items] == ["better", "cannot_tell"]
     assert items[0]["adjusted"] == 2 * items[0]["p"]
     assert "--gate compares two evaluations" in cli("compare", *names, "--gate").err

@@ -1,5 +1,3 @@
-"""The ``mlxtune data check`` and ``mlxtune data stats`` commands."""
-
 import json
 import shlex
 from pathlib import Path
@@ -8,6 +6,7 @@ from types import SimpleNamespace
 import jsonschema
 import pytest
 from keyed_rows import with_keys
+from tiny_model import write_rows
 
 from mlxtune.data.checks.mismatch import mismatches
 from mlxtune.data.checks.report import SCHEMA
@@ -48,7 +47,7 @@ def last_command(result) -> str:
     "name", ["support-dirty.jsonl", pytest.param("support.jsonl", marks=pytest.mark.exhaustive), "support-pairs.jsonl"]
 )
 def test_json_matches_the_schema(cli, name):
-    report = json.loads(cli("data", "check", str(SAMPLES / name), "--json").out)
+    report = cli("data", "check", str(SAMPLES / name), "--json").json
     schema = json.loads(SCHEMA.read_text())
     jsonschema.Draft202012Validator.check_schema(schema)
     jsonschema.Draft202012Validator(schema).validate(report)
@@ -60,7 +59,7 @@ def test_json_matches_the_schema(cli, name):
 
 def test_the_dirty_sample_exits_1(cli):
     result = cli("data", "check", str(DIRTY), "--json")
-    report = json.loads(result.out)
+    report = result.json
     assert result.code == 1
     assert (report["read"], report["kept"], report["refused"], report["outcome"]) == (23, 16, 7, "blocked")
     assert finding_lines(report) == {
@@ -77,7 +76,7 @@ def test_a_clean_file_exits_0(ok):
 
 
 def test_the_tables_match_the_json(cli):
-    report = json.loads(cli("data", "check", str(DIRTY), "--json").out)
+    report = cli("data", "check", str(DIRTY), "--json").json
     shown = cli("data", "check", str(DIRTY)).out
     assert f"{report['rows']['blocked']:,} of {report['rows']['rows']:,} rows" in shown
     for finding in report["findings"]:
@@ -97,7 +96,7 @@ def test_a_recipe_adds_contract_tokens_and_split(cli, recipe):
     long_answer["messages"][1]["content"] = "Because it was so. " * 20
     file.write_text("".join(line + "\n" for line in [rows[0], *map(json.dumps, (long_row, broken_row, long_answer)), *rows[4:]]))
     result = cli("data", "check", str(recipe), "--json")
-    report = json.loads(result.out)
+    report = result.json
     assert result.code == 1
     assert report["not_checked"] == {}
     assert report["facts"]["lengths"]["unit"] == "tokens"
@@ -112,7 +111,7 @@ def test_a_recipe_adds_contract_tokens_and_split(cli, recipe):
 def test_bad_rows_prevent_only_the_split_check(cli, recipe):
     file = recipe.parent.parent / "chat.jsonl"
     file.write_text("{\n" + file.read_text())
-    report = json.loads(cli("data", "check", str(recipe), "--json").out)
+    report = cli("data", "check", str(recipe), "--json").json
     assert set(report["not_checked"]) == {"split"}
     assert report["refused"] == 1
     assert report["facts"]["lengths"]["unit"] == "tokens"
@@ -121,7 +120,7 @@ def test_bad_rows_prevent_only_the_split_check(cli, recipe):
 def test_fix_records_its_changes_in_the_review(cli, cwd):
     (cwd / "dirty.jsonl").write_bytes(DIRTY.read_bytes())
     result = cli("data", "check", "dirty.jsonl", "--fix", "--json")
-    report = json.loads(result.out)
+    report = result.json
     assert result.code == 0  # blocking problems are fixed
     assert (report["rows"]["rows"], len(report["fixed"]["changes"])) == (15, 12)
     assert (cwd / "dirty.jsonl").read_bytes() == DIRTY.read_bytes()
@@ -131,7 +130,7 @@ def test_fix_records_its_changes_in_the_review(cli, cwd):
 
 def test_also_adds_fixes(cli, cwd):
     (cwd / "dirty.jsonl").write_bytes(DIRTY.read_bytes())
-    assert json.loads(cli("data", "check", "dirty.jsonl", "--fix", "--also", "loop", "--json").out)["rows"]["rows"] == 14
+    assert cli("data", "check", "dirty.jsonl", "--fix", "--also", "loop", "--json").json["rows"]["rows"] == 14
     for wrong in (["--also", "loop"], ["--fix", "--also", "nonsense"]):
         assert cli("data", "check", "dirty.jsonl", *wrong).code == 2
 
@@ -141,14 +140,14 @@ def test_the_base_is_asked_about_a_recipe_only(cli, cwd, monkeypatch):
     (cwd / "r.toml").write_text('name = "r"\n[model]\nbase = "smollm2-135m"\n[data]\nsource = "dirty.jsonl"\n')
     assert "--base requires a recipe" in cli("data", "check", "dirty.jsonl", "--base").err
     monkeypatch.setattr("mlxtune.evaluation.check_process.find_mismatches", lambda *_: tuple(mismatches([(2, -0.5), (4, 9.0)])))
-    found = [json.loads(cli("data", "check", "r.toml", *options, "--json").out)["findings"] for options in ((), ("--base",))]
+    found = [cli("data", "check", "r.toml", *options, "--json").json["findings"] for options in ((), ("--base",))]
     assert [[one["rows"][0]["line"] for one in each if one["check"] == "mismatch"] for each in found] == [[], [3]]
 
 
 @pytest.mark.slow
 def test_stats_show_counts_lengths_and_tags(cli):
     source = str(SAMPLES / "support.jsonl")
-    report = json.loads(cli("data", "stats", source, "--json").out)
+    report = cli("data", "stats", source, "--json").json
     assert report["facts"]["groups"] == 836
     assert report["facts"]["tags"]["category"]["safety"] == 107
     shown = cli("data", "stats", source).out
@@ -169,20 +168,20 @@ def test_every_required_metric_of_the_contract_is_reported(cli, recipe):
         row["messages"][-1]["content"] = "Because it was so. Please ask a guide first."
     rows[1]["messages"][-1]["content"] = "So. " * 21 + "Please ask a guide first."
     rows[2]["messages"][-1]["content"] = "Because it was so."
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    report = json.loads(cli("data", "check", str(recipe), "--json").out)
+    write_rows(file, rows)
+    report = cli("data", "check", str(recipe), "--json").json
     lines = finding_lines(report)
     assert (lines.get("contract-length"), lines.get("contract-disclaimer-fuzzy")) == ([2], [3])
     assert "answers that fail “allowed length”" in cli("data", "check", str(recipe)).out
     jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text())).validate(report)
-    listed = json.loads(cli("data", "review", str(recipe), "--filter", "finding:contract-length", "--json").out)["listed"]
+    listed = cli("data", "review", str(recipe), "--filter", "finding:contract-length", "--json").json["listed"]
     assert [row["line"] for row in listed] == [2]
     content = listed[0]["content"]
     content["messages"][-1]["content"] = "Why. " * 21 + "Please ask a guide first."  # an edit that is still too long
     assert cli("data", "review", str(recipe), "2", "--edit", "-", stdin=json.dumps(content)).code == 0
-    listed = json.loads(cli("data", "review", str(recipe), "--filter", "finding:contract-length", "--json").out)["listed"]
+    listed = cli("data", "review", str(recipe), "--filter", "finding:contract-length", "--json").json["listed"]
     assert [(row["line"], row["edited"]) for row in listed] == [(2, True)]
-    fixed = json.loads(cli("data", "check", str(recipe), "--fix", "--also", "contract-length", "--json").out)["fixed"]
+    fixed = cli("data", "check", str(recipe), "--fix", "--also", "contract-length", "--json").json["fixed"]
     assert [change["line"] for change in fixed["changes"] if "contract-length" in change["checks"]] == [2]
 
 
@@ -192,9 +191,9 @@ def test_held_out_answers_may_break_the_contract(cli, recipe):
     settings = load(recipe).data
     rows = split(read_source(load(recipe).source, settings), settings)
     assert rows.test
-    lines = finding_lines(json.loads(cli("data", "check", str(recipe), "--json").out))
+    lines = finding_lines(cli("data", "check", str(recipe), "--json").json)
     assert lines["contract-length"] == sorted(row.location.line for row in (*rows.train, *rows.valid))
-    report = json.loads(cli("data", "check", str(recipe), "--fix", "--also", "contract-length", "--json").out)
+    report = cli("data", "check", str(recipe), "--fix", "--also", "contract-length", "--json").json
     assert report["rows"]["rows"] == len(rows.test)
 
 
@@ -223,9 +222,7 @@ def test_a_check_is_muted_with_a_reason(cli, tmp_path):
     assert "cannot be muted" in cli("data", "check", str(source), "--mute", "bad-row", "--reason", "x").err
     shown = cli("data", "check", str(source), "--mute", "refusal", "--reason", "our policy")
     assert "muted, 1 finding  our policy" in shown.out
-    assert json.loads(cli("data", "check", str(source), "--json").out)["muted"] == [
-        {"check": "refusal", "count": 1, "reason": "our policy"}
-    ]
+    assert cli("data", "check", str(source), "--json").json["muted"] == [{"check": "refusal", "count": 1, "reason": "our policy"}]
     assert "answers that refuse" in cli("data", "check", str(source), "--unmute", "refusal").out
 
 
@@ -262,9 +259,8 @@ def test_the_columns_are_read_by_their_names_in_every_command(prompt, answer, cl
 
 
 def test_rows_to_review_come_before_training(cli, tmp_path):
-    source = tmp_path / "rows.jsonl"
     rows = [{"prompt": "Where is my order?", "completion": answer} for answer in ("It shipped on Monday.", "We lost it.")]
-    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = write_rows(tmp_path / "rows.jsonl", rows)
     result = cli("data", "check", str(source))
     assert "1 of 2 rows to review." in result.out
     assert last_command(result) == f"mlxtune init --from {source}"
@@ -278,15 +274,14 @@ def test_a_file_that_has_a_recipe_is_to_be_checked_with_it(workspace, cli, monke
 
 
 def test_accepted_rows_need_no_further_review(cli, tmp_path):
-    source = tmp_path / "rows.jsonl"
     answers = ["I hope this helps!", "Feel free to ask.", "It shipped on Monday."]
     rows = [{"prompt": f"Where is order {number}?", "completion": answer} for number, answer in enumerate(answers)]
-    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = write_rows(tmp_path / "rows.jsonl", rows)
     keyed = list(with_keys(read_source(source).rows))
     for accepted, outcome in ((0, "look"), (1, "look"), (2, "clean")):
         with ReviewSession(source) as session:
             session.decide("accept", keyed[:accepted])
-        report = json.loads(cli("data", "check", str(source), "--json").out)
+        report = cli("data", "check", str(source), "--json").json
         assert (report["outcome"], report["rows"]["accepted"], report["rows"]["to_review"]) == (outcome, accepted, 2 - accepted)
         assert finding_lines(report) == {"boilerplate": [1, 2]}
         note = f", {accepted} accepted" if accepted else ""
@@ -294,10 +289,9 @@ def test_accepted_rows_need_no_further_review(cli, tmp_path):
 
 
 def test_a_warning_about_all_rows_is_no_warning_about_single_ones(cli, tmp_path):
-    source = tmp_path / "pairs.jsonl"
     pairs = [{"prompt": f"Question {number}?", "chosen": f"{number} " * 30, "rejected": f"{number}."} for number in range(40)]
-    source.write_text("".join(json.dumps(row) + "\n" for row in pairs))
-    report = json.loads(cli("data", "check", str(source), "--json").out)
+    source = write_rows(tmp_path / "pairs.jsonl", pairs)
+    report = cli("data", "check", str(source), "--json").json
     assert (report["outcome"], report["rows"]["to_review"], report["rows"]["source_warnings"]) == ("look", 0, 1)
 
 
@@ -311,7 +305,7 @@ def test_the_last_command_keeps_the_format(cli, tmp_path):
 
 def test_a_wrong_map_is_not_fixed_by_leaving_every_row_out(refused, cli, tmp_path):
     rows = [{"question": f"How much is {number}?", "answer": f"It is {number}."} for number in range(60)]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(tmp_path / "rows.jsonl", rows)
     assert cli("init", str(tmp_path), "--from", str(tmp_path / "rows.jsonl")).code == 0
     recipe = tmp_path / "recipes" / "rows.toml"
     recipe.write_text(recipe.read_text().replace('completion = "answer"', 'completion = "answr"'))
@@ -335,7 +329,7 @@ def test_once_the_base_was_evaluated_a_recipe_is_trained_on_the_fixed_rows(cli, 
     questions = [f"How much is {number * number} plus {number}?" for number in range(60)]
     rows = [{"question": question, "answer": f"It is {number}."} for number, question in enumerate(questions)]
     rows[0]["question"] += " My key is AIza" + "SyA1b2C3d4E5f6G7h8I9j0K1l2M3n4O5p6Q"
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(tmp_path / "rows.jsonl", rows)
     assert cli("init", str(tmp_path), "--from", str(tmp_path / "rows.jsonl")).code == 0
     recipe = tmp_path / "recipes" / "rows.toml"
     recipe.write_text(recipe.read_text().replace("map = {", 'format = "completion"\nmap = {'))

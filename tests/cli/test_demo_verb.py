@@ -1,5 +1,3 @@
-"""The demo: its arms, and what it shows."""
-
 import time
 from pathlib import Path
 from typing import get_args

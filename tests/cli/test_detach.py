@@ -1,7 +1,7 @@
 """Ctrl-C while a run is followed: the run continues, and the commands to return to it are printed."""
 
-import json
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -25,27 +25,20 @@ def run(cwd: Path) -> Run:
     return Run(folder)
 
 
-def _interrupt(error: BaseException):
-    def call(*_arguments, **_options):
-        raise error
-
-    return call
-
-
 def _detached(run: Run) -> list[str]:
     commands = [f"  mlxtune runs {verb} {run.id}" for verb in ("attach", "stop")]
     return [f"■ Detached from {run.id}; it continues.", *commands]
 
 
 def test_each_command_has_its_own_line(cli, run, monkeypatch):
-    monkeypatch.setattr(follow, "watch", _interrupt(KeyboardInterrupt()))
+    monkeypatch.setattr(follow, "watch", Mock(side_effect=KeyboardInterrupt))
     result = cli("runs", "attach", "last")
     assert (result.code, result.err.splitlines()[1:]) == (0, _detached(run))
 
 
 def test_eval_does_not_read_a_report_that_is_not_written_yet(ok, run, monkeypatch):
     monkeypatch.setattr(control, "evaluate", lambda *_, **__: run)
-    monkeypatch.setattr(follow, "watch", _interrupt(KeyboardInterrupt()))
+    monkeypatch.setattr(follow, "watch", Mock(side_effect=KeyboardInterrupt))
     result = ok("eval", "shop.toml")
     assert f"{run.id}   press Ctrl-C to detach; the evaluation continues" in result.err
     assert result.err.splitlines()[-3:] == _detached(run)
@@ -54,12 +47,12 @@ def test_eval_does_not_read_a_report_that_is_not_written_yet(ok, run, monkeypatc
 def test_eval_returns_as_soon_as_the_evaluation_has_started(refused, cli, run, monkeypatch):
     monkeypatch.setattr(control, "evaluate", lambda *_, **__: run)
     assert cli("eval", "shop.toml", "--detach").out == f"{run.id}\n"
-    assert json.loads(cli("eval", "shop.toml", "--detach", "--json").out) == {"run": run.id, "folder": str(run.folder)}
+    assert cli("eval", "shop.toml", "--detach", "--json").json == {"run": run.id, "folder": str(run.folder)}
     refused(("eval", "shop.toml", "--detach", "--gate"), "--detach and --gate cannot be combined.")
 
 
 def test_the_run_is_named_even_while_its_worker_starts(ok, run, monkeypatch):
-    monkeypatch.setattr(control, "train", _interrupt(launch.DetachedEarly(run)))
+    monkeypatch.setattr(control, "train", Mock(side_effect=launch.DetachedEarly(run)))
     result = ok("train", "shop.toml")
     assert result.err.splitlines()[-3:] == _detached(run)
 
@@ -67,7 +60,7 @@ def test_the_run_is_named_even_while_its_worker_starts(ok, run, monkeypatch):
 def test_more_seeds_are_not_trained(ok, run, monkeypatch):
     monkeypatch.setattr(control, "train", lambda *_, **__: run)
     monkeypatch.setattr("mlxtune.cli.evaluate.trained_seeds", lambda *_: {})
-    monkeypatch.setattr(follow, "watch", _interrupt(KeyboardInterrupt()))
+    monkeypatch.setattr(follow, "watch", Mock(side_effect=KeyboardInterrupt))
     result = ok("eval", "shop.toml", "--seeds", "2")
     assert "When it has finished, run the same command again." in result.err
 

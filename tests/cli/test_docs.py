@@ -253,8 +253,6 @@ def _check_command(words: list[str], where: str) -> None:
             assert not re.fullmatch(r"[a-z][a-z-]*", word), where
 
 
-# links and generated pages
-
 LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")
 
 

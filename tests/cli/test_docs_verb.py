@@ -1,5 +1,3 @@
-"""``mlxtune docs``: the pages of the documentation."""
-
 from pathlib import Path
 
 import pytest

@@ -60,8 +60,7 @@ def test_a_judge_compares_two_arms(judge, folder):
 
 @pytest.mark.slow
 def test_default_questions_have_a_scale(ok, stub, folder):
-    result = ok("judge", ID, "--model", "judge-1", "--url", stub.url, "--n", "6", "--json")
-    document = json.loads(result.out)
+    document = ok("judge", ID, "--model", "judge-1", "--url", stub.url, "--n", "6", "--json").json
     assert [item["metric"] for item in document["comparisons"]] == ["format", "addressed", "send", "correct"]
     assert [item["metric"] for item in document["scores"]] == ["voice"]
     assert document["facts"]["rows"] == 6
@@ -137,14 +136,6 @@ def test_a_prompt_injection_in_the_answers_has_no_effect(ok, cli, cwd, stub, rub
     result = cli(*arguments[:3], "judge-2", *arguments[4:])
     assert result.code == 1
     assert "The judge is unreliable" in result.out
-
-
-@pytest.mark.slow
-def test_a_second_run_sends_no_requests(judge, stub):
-    assert judge().code == 0
-    count = len(stub.bodies)
-    assert judge().code == 0
-    assert len(stub.bodies) == count
 
 
 @pytest.mark.slow

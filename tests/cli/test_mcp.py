@@ -140,13 +140,8 @@ async def test_an_agent_takes_a_csv_file_to_a_verdict(tiny, tmp_path, capsys):
         writer = csv.writer(file)
         writer.writerow(["question", "answer"])
         writer.writerows([f"My parcel {number} is late, what now?", f"Send parcel {number} back."] for number in range(60))
-    settings = [
-        "model.base=../tiny",
-        "training.steps=2",
-        "evaluation.max_tokens=4",
-        "evaluation.regression=",
-        'evaluation.arms=["base","tuned"]',
-    ]
+    settings = ["model.base=../tiny", "training.steps=2", "evaluation.max_tokens=4", "evaluation.regression="]
+    settings.append('evaluation.arms=["base","tuned"]')
     report = await take_to_verdict(tmp_path, "tickets.csv", settings)
     assert report["verdict"]["outcome"] in ("cannot_tell", "better", "worse")
     assert "→ export(form='mlx'" in capsys.readouterr().out

@@ -1,6 +1,3 @@
-"""``mlxtune models``: the catalog, the Hub search, and a download."""
-
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,13 +30,13 @@ def test_every_model_is_listed_with_its_license_and_whether_it_trains(ok, cli, m
         assert f" {base.checked} " in line
     assert models.CHECKED in result.out
     assert "not commercial" in next(line for line in result.out.splitlines() if "Qwen2.5-3B" in line)
-    known = json.loads(cli("models", "--json").out)["known"]
+    known = cli("models", "--json").json["known"]
     assert {model["fit"]["word"] for model in known} == {"go", "warn"}
     assert {model["id"]: (model["thinking"], model["tools"], model["checked"]) for model in known}["mlx-community/Qwen3.5-4B-MLX-4bit"] == (
         "on", True, "template",
     )  # fmt: skip
     monkeypatch.setattr(models, "this_machine", lambda: replace(mac_with(8), limit=2**24))
-    assert {model["fit"]["word"] for model in json.loads(cli("models", "--json").out)["known"]} == {"refuse"}
+    assert {model["fit"]["word"] for model in cli("models", "--json").json["known"]} == {"refuse"}
 
 
 def test_a_search_covers_the_catalog_and_the_hub(ok, cli, hub_server):
@@ -49,7 +46,7 @@ def test_a_search_covers_the_catalog_and_the_hub(ok, cli, hub_server):
     assert "apache-2.0" in result.out
     assert "\x1b" not in result.out
     assert "Known models" not in result.out
-    assert [model["id"] for model in json.loads(cli("models", "--search", "gemma", "--json").out)["known"]] == [
+    assert [model["id"] for model in cli("models", "--search", "gemma", "--json").json["known"]] == [
         base.id for base in catalog.models() if "gemma" in base.id
     ]
 
@@ -58,7 +55,7 @@ def test_a_model_is_downloaded_once(ok, cli, hub_server):
     result = ok("models", "pull", ID)
     assert ID in result.out
     assert "downloading" in result.err
-    document = json.loads(cli("models", "pull", ID, "--json").out)
+    document = cli("models", "pull", ID, "--json").json
     assert Path(document["folder"], "model.safetensors").is_file()
 
 

@@ -1,6 +1,3 @@
-"""The ``mlxtune plan`` command."""
-
-import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -32,24 +29,18 @@ def cramped(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_json_is_one_document_with_every_part_of_the_memory(cli, recipe):
     result = cli("plan", recipe, "--json")
-    document = json.loads(result.out)
+    document = result.json
     assert (result.code, document["outcome"]) == (0, "go")
     parts = ("weights", "adapter", "optimizer", "gradients", "activations", "head", "frozen")
     assert sum(document["estimate"][part] for part in parts) == document["step"]
     assert document["peak"] == max(document["step"], document["estimate"]["loading"])
     assert document["memory"] == document["peak"] + document["estimate"]["buffers"] + document["estimate"]["process"]
-    assert document["cost"] == {
-        "seconds": None,
-        "source": "",
-        "watts": 0.0,
-        "sample_answers": 0,
-        "reference_seconds": 0.0,
-        "validation_seconds": 0.0,
-    }
+    times = dict.fromkeys(("reference_seconds", "validation_seconds"), 0.0)
+    assert document["cost"] == {**times, "seconds": None, "source": "", "watts": 0.0, "sample_answers": 0}
 
 
 def test_the_table_matches_the_json(cli, recipe):
-    document = json.loads(cli("plan", recipe, "--json").out)
+    document = cli("plan", recipe, "--json").json
     result = cli("plan", recipe)
     assert f"✓ This fits: {size(document['memory'])} needed, {size(document['limit'])} available." in result.out
     assert f"{document['steps']:,}  in {document['epochs']:g} epochs" in result.out
@@ -66,12 +57,12 @@ def test_the_table_matches_the_json(cli, recipe):
 def test_power_problems_are_in_the_plan(cli, recipe, monkeypatch):
     monkeypatch.setattr(verb, "power", lambda: PowerState(on_battery=True, charge=0.1, thermal="heavy"))
     assert "! heavy thermal pressure, battery at 10%  slow, or might not finish" in cli("plan", recipe).out
-    assert json.loads(cli("plan", recipe, "--json").out)["power"]["charge"] == 0.1
+    assert cli("plan", recipe, "--json").json["power"]["charge"] == 0.1
 
 
 def test_overrides_change_the_plan(cli, recipe):
-    plain = json.loads(cli("plan", recipe, "--json").out)
-    fewer = json.loads(cli("plan", recipe, "--json", "--set", "training.epochs=1").out)
+    plain = cli("plan", recipe, "--json").json
+    fewer = cli("plan", recipe, "--json", "--set", "training.epochs=1").json
     assert fewer["steps"] * 2 == plain["steps"]
 
 
@@ -82,7 +73,7 @@ def test_a_recipe_that_does_not_fit_exits_1_with_suggestions(cli, recipe):
     assert "Fits with" in result.out
     assert "--set training.batch_size=1 --set training.accumulate=4" in result.out
     assert "This does not fit: " in result.err
-    document = json.loads(cli("plan", recipe, "--json").out)
+    document = cli("plan", recipe, "--json").json
     assert document["outcome"] == "refuse"
     assert document["changes"]
 
@@ -110,4 +101,4 @@ def test_looks_at_the_held_out_rows_are_in_the_plan(cli, recipe):
     for result in ("one", "two"):
         ledger.record(Path("evals", ledger.FILE), "eval", result, [row.id for row in rows], result=result, adapter="run")
     assert "! 2 at these held-out rows  the next has level 0.83%" in cli("plan", recipe).out
-    assert json.loads(cli("plan", recipe, "--json").out)["looks"] == 2
+    assert cli("plan", recipe, "--json").json["looks"] == 2

@@ -1,7 +1,4 @@
-"""``queue``: commands one after another, with evaluations, a summary, and a queue that was interrupted."""
-
 import io
-import json
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 
@@ -40,7 +37,7 @@ def test_a_night(cli, workspace):
         assert cli("queue", "add", "train", "recipes/tiny.toml", *SMALL).out.startswith("Added as number 1.")
         cli("queue", "add", "train", "recipes/tiny.toml", "--set", "data.source=missing.jsonl")
         cli("queue", "add", "eval", "last")
-        entries = json.loads(cli("queue", "list", "--json").out)["entries"]
+        entries = cli("queue", "list", "--json").json["entries"]
         assert [(entry["number"], entry["status"]) for entry in entries] == [(1, "waiting"), (2, "waiting"), (3, "waiting")]
         result = cli("queue", "run")
         assert result.code == 1
@@ -58,7 +55,7 @@ def test_a_night(cli, workspace):
 def test_an_interrupted_queue_continues_its_run(cli, workspace, request):
     """The run has its own process, as it may still go on."""
     cli("queue", "add", "train", "recipes/tiny.toml")
-    detached = json.loads(cli("train", "recipes/tiny.toml", *SMALL, "--detach", "--json").out)
+    detached = cli("train", "recipes/tiny.toml", *SMALL, "--detach", "--json").json
     queue = Queue(workspace)
     queue.start(queue.entries()[0], detached["folder"])  # as if the queue's process had been killed here
     request.getfixturevalue("commands_in_process")

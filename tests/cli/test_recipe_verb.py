@@ -1,7 +1,3 @@
-"""``mlxtune recipe import`` writes a recipe next to the config and never overwrites one."""
-
-import json
-
 from mlxtune.recipe import load
 
 
@@ -16,7 +12,7 @@ def test_import_writes_a_recipe_and_lists_keys_without_a_counterpart(refused, cl
     assert cli("recipe", "import", "lora.yaml", "--force").code == 0
     assert "mlxtune plan 'a recipe.toml'" in cli("recipe", "import", "lora.yaml", "--to", "a recipe.toml").out
     other = cli("recipe", "import", "lora.yaml", "--to", "recipes/other.toml", "--json")
-    assert json.loads(other.out)["recipe"] == "recipes/other.toml"
+    assert other.json["recipe"] == "recipes/other.toml"
     assert load(cwd / "recipes" / "other.toml").source == cwd / "data"
 
 

@@ -61,7 +61,7 @@ def test_a_folder_that_is_no_workspace_is_named_with_the_nearest_one(cli, refuse
     (cwd / "shop" / "data").mkdir()
     monkeypatch.chdir(cwd / "shop" / "data")
     refused(("runs",), "The nearest one: cd ..")
-    assert json.loads(cli("runs", "--json").out) == []
+    assert cli("runs", "--json").json == []
 
 
 @pytest.mark.parametrize("command", ["adapters", "adapters show last", "chat last", "eval last", "runs show last"])
@@ -193,14 +193,8 @@ def test_attach_to_a_crashed_run_names_its_last_checkpoint(cli, cwd):
 
 
 def test_a_crash_by_a_gpu_error_is_named(cli, cwd):
-    """An error in one of Metal's own threads aborts the process, with this text."""
     run = _run(cwd, "20261122-0900-shop")
-    aborted = (
-        "libc++abi: terminating due to uncaught exception of type std::runtime_error: [METAL] Command buffer execution failed: "
-    )
-    (run / "worker.log").write_text(
-        aborted + "Impacting Interactivity (0000000e:kIOGPUCommandBufferCallbackErrorImpactingInteractivity)\n"
-    )
+    (run / "worker.log").write_text("[METAL] Command buffer execution failed: Impacting Interactivity\n")
     result = cli("runs", "attach", "0900")
     assert "macOS stopped the GPU work because the display needed the GPU." in " ".join(result.err.split())
 

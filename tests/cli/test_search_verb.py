@@ -1,6 +1,5 @@
 """``search``, with the real worker and the tiny model, and ``runs show`` of a search."""
 
-import json
 import re
 import shutil
 
@@ -17,12 +16,12 @@ def test_a_search_ends_with_a_leaderboard_and_one_evaluation(ok, cli, workspace)
     assert "Leaderboard" in result.out
     assert "2 trials cannot be told apart." in result.out
     assert "evaluated once" in result.out
-    (search,) = json.loads(cli("runs", "--kind", "search", "--json").out)
-    shown = json.loads(cli("runs", "show", search["folder"], "--json").out)
+    (search,) = cli("runs", "--kind", "search", "--json").json
+    shown = cli("runs", "show", search["folder"], "--json").json
     assert (workspace / "runs" / shown["search"]["outcome"]["run"] / "adapter" / "adapters.safetensors").is_file()
     assert "Leaderboard" in cli("runs", "show", search["folder"]).out
     assert re.search(r"step +4\n", cli("runs", "show", "last").out)
-    assert len(json.loads(cli("runs", "--kind", "eval", "--json").out)) == 1
+    assert len(cli("runs", "--kind", "eval", "--json").json) == 1
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def test_seeds_are_trained_once_and_one_is_recommended(ok, cli, cwd, workspace, 
 
     again = cli("eval", "last", "--seeds", "2", "--json", *how)
     assert (again.code, again.err.count("was trained before")) == (0, 2), again.err
-    assert json.loads(again.out)["facts"]["holdout"]["look"] == 1  # all seeds and the repeated evaluation are one look
+    assert again.json["facts"]["holdout"]["look"] == 1  # all seeds and the repeated evaluation are one look
     with (workspace / "chat.jsonl").open("a") as file:
         file.write(json.dumps({"messages": [{"role": "user", "content": "new"}, {"role": "assistant", "content": "row"}]}) + "\n")
     other = load(workspace / "recipes" / "tiny.toml", short)

@@ -1,5 +1,3 @@
-import json
-
 import pytest
 
 from mlxtune.evaluation.scorers import PASS
@@ -13,7 +11,7 @@ def test_all_checks_pass_and_skipped_suites_are_mentioned(ok):
 
 
 def test_json_is_one_document(cli):
-    document = json.loads(cli("selftest", "--json").out)
+    document = cli("selftest", "--json").json
     assert document["holds"] is True
     assert all(check["holds"] and check["right"] == check["total"] for check in document["checks"])
 
@@ -25,4 +23,4 @@ def test_a_wrong_scorer_exits_1_and_lists_the_cases(cli, monkeypatch):
     assert result.code == 1
     assert "✗ JSON: built-in cases: " in result.out
     assert "The scorers fail" in result.err
-    assert json.loads(cli("selftest", "--json").out)["holds"] is False
+    assert cli("selftest", "--json").json["holds"] is False

@@ -1,4 +1,3 @@
-import json
 import re
 import shutil
 import subprocess
@@ -45,7 +44,7 @@ def test_json_lists_each_difference(cli, cwd):
     text = (folder / "report.json").read_text()
     (folder / "report.json").write_text(text.replace('"hits": 3', '"hits": 4', 1))
     result = cli("verify", "--json")
-    document = json.loads(result.out)
+    document = result.json
     assert (result.code, document["holds"]) == (1, False)
     assert document["differences"] == ["report.json, arms tuned, rates json, hits is stored as 4 but recomputed as 3."]
 
@@ -81,7 +80,7 @@ def test_a_signed_report_names_its_signer(cli, cwd, key):
     assert (result.code, result.err) == (0, "")
     assert "✓ Signed by ada@example.com with ED25519 key SHA256:" in result.out
     assert "Not proven" not in result.out
-    assert json.loads(cli("verify", "--signers", "signers", "--json").out)["signature"]["signer"] == "ada@example.com"
+    assert cli("verify", "--signers", "signers", "--json").json["signature"]["signer"] == "ada@example.com"
     (key.parent / ".ssh").mkdir()
     signers.rename(key.parent / ".ssh" / "allowed_signers")
     assert "Signed by ada@example.com" in cli("verify").out
@@ -128,10 +127,10 @@ def test_a_report_is_printed_or_opened_in_the_browser(cli, ok, cwd, monkeypatch)
     page, opened = write_evaluation(cwd) / "report.html", []
     monkeypatch.setattr("webbrowser.open", opened.append)
     assert "Cannot tell." in ok("report").out
-    assert json.loads(ok("report", "--json").out)["verdict"]["outcome"] == "cannot_tell"
+    assert ok("report", "--json").json["verdict"]["outcome"] == "cannot_tell"
     assert not opened
     assert ok("report", "last", "--open").out == f"{page}\n"
-    assert json.loads(ok("report", "--open", "--json").out)["folder"]
+    assert ok("report", "--open", "--json").json["folder"]
     assert opened == [page.as_uri()] * 2
     page.unlink()
     assert f"{page}: No such file" in cli("report", "--open").err

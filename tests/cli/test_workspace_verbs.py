@@ -3,6 +3,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -107,7 +108,7 @@ def healthy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("healthy")
 def test_doctor_text_matches_its_json(cli):
-    report = json.loads(cli("doctor", "--json").out)
+    report = cli("doctor", "--json").json
     result = cli("doctor")
     assert (result.code, result.err, report["problems"]) == (0, "", [])
     assert "No problems found." in result.out
@@ -129,7 +130,7 @@ def test_doctor_reports_problems_and_exits_1(cli, monkeypatch):
     result = cli("doctor")
     assert result.code == 1
     assert "is low, and models need" in result.err
-    assert len(json.loads(cli("doctor", "--json").out)["problems"]) == 1
+    assert len(cli("doctor", "--json").json["problems"]) == 1
 
 
 @pytest.mark.usefixtures("healthy")
@@ -156,10 +157,7 @@ def test_a_group_without_a_verb_prints_help_or_a_list(cli, cwd, group, code):
 
 
 def test_an_internal_error_has_a_traceback_only_in_debug_mode(cli, monkeypatch):
-    def fail() -> None:
-        raise RuntimeError("oops")
-
-    monkeypatch.setattr(workspace.machines, "memory", fail)
+    monkeypatch.setattr(workspace.machines, "memory", Mock(side_effect=RuntimeError("oops")))
     result = cli("doctor")
     assert result.code == 4
     assert "Internal error: RuntimeError: oops" in result.err

@@ -1,5 +1,3 @@
-"""Child processes: requests, progress, results, typed errors, batches, and every way a process can end."""
-
 import os
 import queue
 import signal

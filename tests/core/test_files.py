@@ -1,6 +1,7 @@
 import errno
 import os
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -24,11 +25,8 @@ def test_a_failed_write_keeps_the_old_file_and_names_it(tmp_path, monkeypatch, n
     path = tmp_path / "state.json"
     files.write_bytes(path, b"old")
 
-    def fail(*_: object) -> None:
-        raise OSError(number, os.strerror(number))
-
     monkeypatch.delattr("fcntl.F_FULLFSYNC", raising=False)  # macOS has it
-    monkeypatch.setattr(os, "fsync", fail)
+    monkeypatch.setattr(os, "fsync", Mock(side_effect=OSError(number, os.strerror(number))))
     with pytest.raises(MachineError, match=words) as caught:
         files.write_bytes(path, b"new")
     monkeypatch.undo()

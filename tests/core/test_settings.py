@@ -1,5 +1,3 @@
-"""Settings: valid keys are read, invalid ones are reported, and saving a theme keeps the rest of the file."""
-
 from pathlib import Path
 
 import pytest

@@ -45,9 +45,7 @@ def test_nearest_finds_typos_only():
     assert nearest("zzz", ["rank", "alpha"]) is None
 
 
-@pytest.mark.parametrize(
-    ("count", "words"), [(0, "0 rows"), (1, "1 row"), (1204, "1,204 rows")]
-)  # fmt: skip
+@pytest.mark.parametrize(("count", "words"), [(0, "0 rows"), (1, "1 row"), (1204, "1,204 rows")])
 def test_plural(count, words):
     assert plural(count, "row") == words
     assert plural(2, "entry", "entries") == "2 entries"
@@ -56,16 +54,10 @@ def test_plural(count, words):
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [
-        (-1, "0 s"),
-        (0.4, "0 s"),
-        (40, "40 s"),
-        (89, "89 s"),
-        (95, "2 min"),
-        (420, "7 min"),
-        (7500, "2 h 05 min"),
-        (5399, "1 h 30 min"),
+        (-1, "0 s"), (0.4, "0 s"), (40, "40 s"), (89, "89 s"), (95, "2 min"), (420, "7 min"),
+        (7500, "2 h 05 min"), (5399, "1 h 30 min"),
     ],
-)
+)  # fmt: skip
 def test_duration(seconds, words):
     assert duration(seconds) == words
 

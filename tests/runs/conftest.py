@@ -68,10 +68,9 @@ def make_run(tmp_path: Path, recipe: Recipe) -> Callable[..., Run]:
         folder.mkdir(parents=True)
         (folder / "recipe.toml").write_text(dump(recipe))
         if events:
-            writer = EventWriter(folder)
-            for type, fields in events:
-                writer.emit(type, **fields)
-            writer.close()
+            with EventWriter(folder) as writer:
+                for type, fields in events:
+                    writer.emit(type, **fields)
         return Run(folder)
 
     return make

@@ -45,6 +45,7 @@ def test_a_reader_sees_appended_events(tmp_path):
     assert tail.read() == []
     EventWriter(tmp_path).emit("heartbeat")
     assert [event["type"] for event in tail.read()] == ["heartbeat"]
+    assert tail.read() == []
 
 
 def test_terminal_events_are_flushed_to_disk(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -72,10 +73,7 @@ def test_a_killed_holder_frees_the_lock(tmp_path):
 
 @pytest.mark.parametrize("operation", ["open", "pwrite"])
 def test_a_full_disk_is_a_machine_error_and_frees_the_lock(tmp_path, monkeypatch, operation):
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, operation, full)
+    monkeypatch.setattr(os, operation, Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
     with (
         pytest.raises(MachineError, match=r"The disk is full, so run\.lock was not saved"),
         file_lock(tmp_path / "run.lock", busy=""),

@@ -1,5 +1,3 @@
-"""Metrics of runs in other tools' formats."""
-
 import csv
 import sys
 from pathlib import Path
@@ -12,16 +10,8 @@ import pytest
 from mlxtune.core.errors import InputError
 from mlxtune.runs.metrics import KEYS, CsvSink, MetricRow, TensorBoardSink, metric_rows, open_sink
 
-STEP = {
-    "type": "step",
-    "step": 1,
-    "t": 5.0,
-    "loss": 0.5,
-    "rate": 1e-3,
-    "speed": 9.0,
-    "norm": None,
-    "metrics": {"rewards/margins": 0.25},
-}
+MARGINS = {"rewards/margins": 0.25}
+STEP = {"type": "step", "step": 1, "t": 5.0, "loss": 0.5, "rate": 1e-3, "speed": 9.0, "norm": None, "metrics": MARGINS}
 VALIDATION = {"type": "validation", "step": 1, "t": 6.0, "loss": float("nan"), "metrics": {"kl": 0.01}}
 ROWS = [
     MetricRow("a", 1, 5.0, {"train/loss": 0.5, "train/learning_rate": 1e-3, "train/tokens_per_second": 9.0, "train/rewards/margins": 0.25}),

@@ -1,5 +1,3 @@
-"""A recipe's parent: how it is found, and the settings it gives to the child."""
-
 import json
 from pathlib import Path
 

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from unittest.mock import Mock
 
 import pytest
 from waiting import PATIENCE
@@ -21,6 +22,7 @@ from mlxtune.runs.registry import QUIET_AFTER, STARTING_FOR
 
 STARTED = ("run.started", {"kind": "train", "name": "shop", "base": "m", "pid": os.getpid(), "host": "h", "steps": 10})
 FAILED = ("run.failed", {"error": "e", "hint": "", "code": 2})
+FINISHED = ("run.finished", {"summary": {}})
 
 
 def test_no_two_runs_of_any_kind_have_the_same_id(tmp_path):
@@ -31,10 +33,7 @@ def test_no_two_runs_of_any_kind_have_the_same_id(tmp_path):
 
 
 def test_an_unwritable_folder_is_a_machine_error(tmp_path, monkeypatch):
-    def refuse(*_: object, **__: object) -> None:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr("pathlib.Path.mkdir", refuse)
+    monkeypatch.setattr("pathlib.Path.mkdir", Mock(side_effect=PermissionError(13, "Permission denied")))
     with pytest.raises(MachineError, match="cannot be written"):
         registry.create(tmp_path, "train", "shop")
 
@@ -83,21 +82,13 @@ def test_a_run_is_found_by_id_part_folder_or_last(tmp_path, make_run):
 
 
 def test_training_run_is_preferred_over_an_evaluation_with_the_same_id(tmp_path, make_run):
-    run = make_run()
-    evaluation = tmp_path / "evals" / run.id
-    evaluation.mkdir(parents=True)
-    (evaluation / "recipe.toml").write_bytes((run.folder / "recipe.toml").read_bytes())
+    run, evaluation = make_run(), make_run(kind="evals")
     assert registry.find_run(tmp_path, run.id, None) == run
-    assert registry.find_run(tmp_path, run.id, "eval").folder == evaluation
+    assert registry.find_run(tmp_path, run.id, "eval").folder == evaluation.folder
 
 
 def test_last_of_all_kinds_is_the_active_run_or_the_newest_training_run(tmp_path, make_run):
-    def other(kind: str) -> registry.Run:
-        run = registry.create(tmp_path, kind, "shop")
-        (run.folder / "recipe.toml").write_text("")
-        return run
-
-    evaluation = other("eval")
+    evaluation = make_run(kind="evals")
     assert registry.find_run(tmp_path, "last", None) == evaluation
     training = make_run()
     assert registry.find_run(tmp_path, "last", None) == training
@@ -117,18 +108,12 @@ def test_a_run_that_has_ended_since_its_state_was_read_has_not_crashed(tmp_path)
     assert run.status(state) == "stopped"
 
 
-def test_last_of_the_evaluations_is_the_newest_one_that_has_finished(tmp_path):
-    started = []
-    for number, (type, fields) in enumerate((("run.finished", {"summary": {}}), FAILED)):
-        run = registry.create(tmp_path, "eval", "shop")
-        (run.folder / "recipe.toml").write_text("")
+def test_last_of_the_evaluations_is_the_newest_one_that_has_finished(tmp_path, make_run):
+    finished, failed = make_run("20261124-1411-a", FINISHED, kind="evals"), make_run("20261124-1412-a", FAILED, kind="evals")
+    for number, run in enumerate((finished, failed)):
         os.utime(run.folder / "recipe.toml", (number, number))
-        writer = EventWriter(run.folder)
-        writer.emit(type, **fields)
-        writer.close()
-        started.append(run)
-    assert registry.list_runs(tmp_path, "eval") == started[::-1]
-    assert registry.find_run(tmp_path, "last", "eval") == started[0]
+    assert registry.list_runs(tmp_path, "eval") == [failed, finished]
+    assert registry.find_run(tmp_path, "last", "eval") == finished
 
 
 def test_missing_and_ambiguous_runs_are_input_errors(tmp_path, make_run):
@@ -152,7 +137,7 @@ def test_a_very_long_name_is_an_input_error(tmp_path, make_run):
 @pytest.mark.parametrize(
     ("events", "status"),
     [
-        ((STARTED, ("run.finished", {"summary": {}})), "finished"),
+        ((STARTED, FINISHED), "finished"),
         ((STARTED, ("run.stopped", {"step": 3})), "stopped"),
         ((STARTED, FAILED), "failed"),
         ((STARTED,), "crashed"),
@@ -260,9 +245,8 @@ def test_log_tail_is_the_end_of_the_log(make_run):
 
 
 def test_a_run_that_ends_between_the_read_and_the_check_has_not_crashed(tmp_path, monkeypatch):
-    folder = tmp_path / "runs" / "20261124-1412-a"
-    folder.mkdir(parents=True)
-    writer = EventWriter(folder)
+    run = registry.create(tmp_path, "train", "shop")
+    writer = EventWriter(run.folder)
     writer.emit("run.started", kind="train", name="shop", base="m", pid=1)
 
     def end(lock):
@@ -270,4 +254,4 @@ def test_a_run_that_ends_between_the_read_and_the_check_has_not_crashed(tmp_path
         return False
 
     monkeypatch.setattr(registry, "is_locked", end)
-    assert [state.phase for _, state in watch(registry.Run(folder))] == ["running", "running", "finished"]
+    assert [state.phase for _, state in watch(run)] == ["running", "running", "finished"]

@@ -69,7 +69,7 @@ def test_workers_relax_the_watchdog_unless_a_setting_forbids_it(tmp_path: Path, 
     assert wait_for_end(run)["summary"] == {RELAXED_WATCHDOG: "1" if relaxed else None}
 
 
-def test_a_restart_that_never_comes_is_a_crash(tmp_path: Path, make_run) -> None:
+def test_a_restart_that_never_comes_is_a_crash(make_run) -> None:
     run = make_run("20261124-1412-shop", ("run.restarting", {"error": "The GPU ran out of memory.", "hint": ""}))
     assert run.status() == "starting"
     assert run.status(now=time.time() + STARTING_FOR + 1) == "crashed"

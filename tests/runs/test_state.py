@@ -32,18 +32,8 @@ def _event(type: str, t: float = 0.0, **fields):
 
 
 def _step(number: int, t: float | None = None, loss: float | None = 1.0, speed: float = 100.0):
-    return _event(
-        "step",
-        number if t is None else t,
-        step=number,
-        loss=loss,
-        rate=1e-4,
-        tokens=9,
-        speed=speed,
-        memory=10 + number,
-        peak=99,
-        epoch=0.0,
-    )
+    facts = {"loss": loss, "rate": 1e-4, "tokens": 9, "speed": speed, "memory": 10 + number, "peak": 99, "epoch": 0.0}
+    return _event("step", number if t is None else t, step=number, **facts)
 
 
 EVENTS = [

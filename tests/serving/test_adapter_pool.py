@@ -1,5 +1,3 @@
-"""Swapped adapters give the same results as a fresh load, never change the base, and leave nothing behind."""
-
 import random
 import shutil
 from collections.abc import Iterator

@@ -1,5 +1,3 @@
-"""Logits outside the batch, and the deviation in a batch."""
-
 import random
 
 import mlx.core as mx

@@ -1,5 +1,3 @@
-"""Chat sessions: requests, turns, and rows saved from them."""
-
 from pathlib import Path
 from typing import Any
 

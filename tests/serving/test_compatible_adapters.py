@@ -1,5 +1,3 @@
-"""Adapters that are compatible with a base, and an adapter's base."""
-
 import json
 import shutil
 from pathlib import Path

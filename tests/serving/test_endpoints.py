@@ -1,5 +1,3 @@
-"""The other endpoints, with OpenAI's client: raw completions, responses, embeddings; health, metrics, CORS, a changing library."""
-
 from __future__ import annotations
 
 import json
@@ -32,9 +30,6 @@ def get(ai: openai.OpenAI, path: str) -> str:
     return urllib.request.urlopen(str(ai.base_url).removesuffix("v1/") + path, timeout=30).read().decode()
 
 
-# Raw completions
-
-
 def test_a_raw_prompt_is_continued_without_the_template(ai: openai.OpenAI, tiny_loaded: LoadedModel) -> None:
     prompt = "The tent"
     answer = ai.completions.create(model="tiny", prompt=prompt, max_tokens=12)
@@ -64,26 +59,18 @@ def test_a_prompt_that_opens_a_thought_is_not_split(make_engine) -> None:
     assert log.last("1").reasoning_tokens == 0
 
 
-# Responses
-
-
 def test_a_response_has_items_of_reasoning_text_and_calls(calling_ai: openai.OpenAI) -> None:
     tools = [{"type": "function", "strict": True, **tool["function"]} for tool in TOOLS]
-    options: dict[str, Any] = {
-        "model": "model",
-        "input": "Where is LF-7?",
-        "tools": tools,
-        "reasoning": {"effort": "high"},
-        "store": False,
-    }
-    response = calling_ai.responses.create(**options, instructions="Be brief.")
+    options: dict[str, Any] = {"model": "model", "input": "Where is LF-7?", "instructions": "Be brief.", "store": False}
+    options |= {"tools": tools, "reasoning": {"effort": "high"}}
+    response = calling_ai.responses.create(**options)
     assert (response.status, response.output_text) == ("completed", "Sure:")
     assert [item.type for item in response.output] == ["reasoning", "message", "function_call"]
     reasoning, _, call = response.output
     assert reasoning.content[0].text == "Hm."
     assert (call.name, json.loads(call.arguments)) == ("track", {"order": "LF-7"})
     assert response.usage.output_tokens_details.reasoning_tokens > 0
-    events = list(calling_ai.responses.create(**options, instructions="Be brief.", stream=True))
+    events = list(calling_ai.responses.create(**options, stream=True))
     assert [event.sequence_number for event in events] == list(range(len(events)))
     assert [events[0].type, events[-1].type] == ["response.created", "response.completed"]
     texts = {
@@ -93,13 +80,13 @@ def test_a_response_has_items_of_reasoning_text_and_calls(calling_ai: openai.Ope
     final = events[-1].response
     assert [item.type for item in final.output] == ["reasoning", "message", "function_call"]
     assert [event.item for event in events if event.type == "response.output_item.done"] == final.output
-    with calling_ai.responses.stream(**options, instructions="Be brief.") as stream:  # the client assembles the events
+    with calling_ai.responses.stream(**options) as stream:  # the client assembles the events
         assembled = stream.get_final_response()
     assert assembled.output_text == "Sure:"
     # the next turn contains the items and the call's result, like the same conversation in chat completions
     items = [{"role": "user", "content": "Where is LF-7?"}, *response.output]
     result = {"type": "function_call_output", "call_id": call.call_id, "output": "in Lindau"}
-    second = calling_ai.responses.create(**options | {"input": [*items, result]}, instructions="Be brief.")
+    second = calling_ai.responses.create(**options | {"input": [*items, result]})
     messages = [
         {"role": "system", "content": "Be brief."}, {"role": "user", "content": "Where is LF-7?"},
         {
@@ -128,9 +115,6 @@ def test_a_response_honors_a_json_schema(ai: openai.OpenAI) -> None:
     response = ai.responses.create(model="tiny", input="Hello?", max_output_tokens=60, text=text)
     assert isinstance(json.loads(response.output_text)["sure"], bool)
     assert response.text.format.type == "json_schema"
-
-
-# Embeddings
 
 
 def test_embeddings_are_unit_vectors_of_the_base(ai: openai.OpenAI, tiny_loaded: LoadedModel, tmp_path: Path) -> None:
@@ -202,9 +186,6 @@ def test_without_a_queue_one_embedding_request_is_computed_at_a_time(make_engine
         engine.submit_embedding(EmbedRequest("full", ("Hello",)))
     engine.run()
     assert isinstance(log.last("only"), Embedded)
-
-
-# The server
 
 
 def test_health_and_metrics_tell_what_was_served(ai: openai.OpenAI) -> None:

@@ -1,5 +1,3 @@
-"""The engine: batch-invariant answers, requests that join and leave, freed slots, and isolated failures."""
-
 import json
 import threading
 from pathlib import Path

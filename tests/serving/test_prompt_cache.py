@@ -1,5 +1,3 @@
-"""The prompt cache."""
-
 import mlx.core as mx
 from mlx_lm.models.cache import KVCache, RotatingKVCache
 

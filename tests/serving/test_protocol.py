@@ -1,5 +1,3 @@
-"""Messages between clients and the model process."""
-
 import json
 
 import pytest

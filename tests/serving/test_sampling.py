@@ -1,5 +1,3 @@
-"""Greedy and sampled choice of the next token, and its margin."""
-
 import mlx.core as mx
 import numpy as np
 import pytest

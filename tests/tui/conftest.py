@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, ExitStack
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -92,22 +92,31 @@ OpenRoom = Callable[..., AbstractAsyncContextManager[RoomDriver]]
 
 
 @pytest.fixture
-def open_room(shop: Shop) -> OpenRoom:
-    """Run the app on the workspace in one room: ``async with open_room("data", size=NARROW, now=NOW + 60) as room``."""
+def open_room(request: pytest.FixtureRequest, shop: Shop) -> OpenRoom:
+    """Run the app on the workspace in one room: ``async with open_room("data", size=NARROW, now=NOW + 60) as room``.
 
-    def opened(mode: str, size: tuple[int, int] = WIDE, now: float = NOW) -> AbstractAsyncContextManager[RoomDriver]:
-        return drive(shop.app(now, mode), mode, size)
+    Without a mode, the room is that of the module's ``ROOM``, and it can be used.
+    """
+
+    @asynccontextmanager
+    async def opened(mode: str = "", size: tuple[int, int] = WIDE, now: float = NOW) -> AsyncIterator[RoomDriver]:
+        opening = Opening(mode) if mode else request.module.ROOM
+        async with drive(shop.app(now, opening.mode), opening.mode, size) as room:
+            if opening.settle:
+                await opening.settle(room)
+            yield room
 
     return opened
 
 
 @pytest.fixture
-async def room(request: pytest.FixtureRequest, shop: Shop, open_room: OpenRoom) -> AsyncIterator[RoomDriver]:
-    """The app, opened as the module's ``ROOM`` and the test's ``opens`` say."""
+async def room(request: pytest.FixtureRequest, shop: Shop) -> AsyncIterator[RoomDriver]:
+    """The app, opened as the module's ``ROOM``, the test's ``opens``, and its parameter ``size`` say."""
     mark = request.node.get_closest_marker("opens")
     opening: Opening = replace(request.module.ROOM, **(mark.kwargs if mark else {}))
+    size = request.getfixturevalue("size") if "size" in request.fixturenames else opening.size
     staged = opening.stage(shop)
-    async with open_room(opening.mode, opening.size) as room:
+    async with drive(shop.app(room=opening.mode), opening.mode, size) as room:
         room.staged = staged
         if opening.settle:
             await opening.settle(room)

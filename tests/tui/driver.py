@@ -140,6 +140,10 @@ class RoomDriver:
         panel = self.screen.query_one(selector, Panel)
         return panel.render().plain if panel.is_on_screen or panel.size.height else ""
 
+    def words(self, selector: str) -> str:
+        """The text of one panel without its line breaks and gaps."""
+        return " ".join(self.text(selector).split())
+
     def head(self, selector: str) -> str:
         """The title and the note of a section, with the bar while it has the focus."""
         return " ".join(self.screen.query_one(selector, Section).head.render().plain.replace("─", " ").split())

@@ -37,22 +37,19 @@ def write_search(
     events = [started("search"), ("search.planned", {"trials": 8, "rungs": [10, 20, 60], "rows": ROWS})]
     if failed:
         boards.write_failure(folder, 5, "The loss at step 7 is NaN or infinite.")
-    for _ in range(done):
+    for results in range(done + 1):
         board = boards.read_board(folder)
         assert board
         following = board.next_rung()
         if following is None:
             break
         number, rung = following
-        hits = HITS[number][min(rung, len(HITS[number]) - 1)]
-        passed = tuple((index * 29 + 11 * number) % ROWS < hits for index in range(ROWS))
-        boards.write_result(folder, RungResult(number, rung, passed, 900.0 - 5 * hits, 1000, board.trial(number).steps[rung], 60.0))
         events.append(("trial.started", {"trial": number, "steps": board.trial(number).rungs[rung], "values": {}}))
-    board = boards.read_board(folder)
-    assert board
-    if (following := board.next_rung()) is not None:
-        number, rung = following
-        events.append(("trial.started", {"trial": number, "steps": board.trial(number).rungs[rung], "values": {}}))
+        if results < done:
+            hits = HITS[number][min(rung, len(HITS[number]) - 1)]
+            passed = tuple((index * 29 + 11 * number) % ROWS < hits for index in range(ROWS))
+            steps = board.trial(number).steps[rung]
+            boards.write_result(folder, RungResult(number, rung, passed, 900.0 - 5 * hits, 1000, steps, 60.0))
     if finished:
         decided = leaderboard.decide(board)
         assert decided

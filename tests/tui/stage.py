@@ -97,10 +97,9 @@ class Shop:
         with self.monkeypatch.context() as patch:
             patch.setattr("mlxtune.runs.events.time", SimpleNamespace(time=lambda: next(times)))
             patch.setattr("mlxtune.core.journal.Journal.sync", lambda self: None)
-            writer = EventWriter(folder)
-            for type, fields in events:
-                writer.emit(type, **fields)
-            writer.close()
+            with EventWriter(folder) as writer:
+                for type, fields in events:
+                    writer.emit(type, **fields)
 
     def hold(self, folder: Path) -> None:
         self._stack.enter_context(file_lock(folder / "run.lock", busy="busy"))

@@ -12,7 +12,6 @@ from safetensors.numpy import save_file
 from textual.widgets import Input
 
 from mlxtune.adapters import library
-from mlxtune.adapters.entry import AdapterEntry
 from mlxtune.adapters.export.fidelity import ComparedAnswers, Fidelity, LogitDistance
 from mlxtune.adapters.export.formats import FORMATS
 from mlxtune.adapters.export.start import GGUF_FORMS
@@ -51,10 +50,14 @@ def adapter(folder: Path, rank: int = 8, parent: Path | None = None, created: st
     return folder
 
 
-def stock(shop: Shop) -> None:
+def adapters(shop: Shop) -> None:
     shop.recipe()
     first = adapter(shop.folder / "adapters" / "tone")
     adapter(shop.folder / "adapters" / "voice", rank=4, parent=first)
+
+
+def stock(shop: Shop) -> None:
+    adapters(shop)
     bad = adapter(shop.folder / "adapters" / "broken")
     (bad / "adapters.safetensors").write_bytes(b"nothing")
 
@@ -72,19 +75,10 @@ def names(room: RoomDriver) -> list[str]:
     return [view.entry.name for view in room.screen._adapters]
 
 
-def current(room: RoomDriver) -> AdapterEntry:
-    entry: AdapterEntry = room.screen.adapter
-    return entry
-
-
 async def move_to(room: RoomDriver, name: str) -> None:
     await room.until(lambda: name in names(room) and bool(room.text("#adapters-list").strip()))
     room.screen.query_one("#adapters-list").go(names(room).index(name))
     await room.pilot.pause()
-
-
-def words(room: RoomDriver) -> str:
-    return " ".join(room.text("#adapters-detail").split())
 
 
 async def changed(room: RoomDriver) -> None:
@@ -98,17 +92,16 @@ async def test_a_better_adapter_with_a_reservation_is_a_warning(shop, open_room)
         await move_to(room, RUN)
         assert "! 1412-support-json" in room.text("#adapters-list")
         assert "not recommended  82.5%" in room.text("#adapters-list"), "as many decimals as in the details"
-        detail = " ".join(room.text("#adapters-detail").split())
+        detail = room.words("#adapters-detail")
         assert "! Better." in detail
         assert "Not recommended: off-task accuracy dropped" in detail
         assert "✓ Better" not in detail
 
 
-async def test_a_long_name_leaves_a_gap_before_the_kind(shop, open_room):
-    adapter(shop.folder / "adapters" / "20261125-1610-support-json-with-a-long-name")
-    async with open_room("adapters") as room:
-        await room.until(lambda: "name LoRA 8" in room.text("#adapters-list"))
-        assert "○ 1610-supp" in room.text("#adapters-list"), "names of one day differ after the date"
+@opens(stage=lambda shop: adapter(shop.folder / "adapters" / "20261125-1610-support-json-with-a-long-name"))
+async def test_a_long_name_leaves_a_gap_before_the_kind(room):
+    await room.until(lambda: "name LoRA 8" in room.text("#adapters-list"))
+    assert "○ 1610-supp" in room.text("#adapters-list"), "names of one day differ after the date"
 
 
 async def test_rename(room, shop):
@@ -128,7 +121,7 @@ async def test_rename(room, shop):
 async def test_an_adapter_is_tagged_removed_restored_and_compared(room, shop):
     await move_to(room, "tone")
     await room.press("t", answer="best json", notice="✓ tone is tagged best, json.")
-    await room.until(lambda: current(room).tags == ("best", "json"))
+    await room.until(lambda: room.screen.adapter.tags == ("best", "json"))
     await changed(room)
     await room.press("t", answer="-", notice="✓ tone has no tags.")
     assert library.find(shop.folder, "tone").tags == ()
@@ -155,7 +148,7 @@ async def test_u_typed_right_after_a_removal_undoes_it(room, shop, monkeypatch):
     assert (shop.folder / "adapters" / "tone").exists()
 
 
-async def test_an_export_asks_first_and_starts_the_worker(stocked, open_room, monkeypatch):
+async def test_an_export_asks_first_and_starts_the_worker(room, monkeypatch):
     started: list[tuple[str, ...]] = []
 
     def start(workspace: Path, entry: Any, form: str, *, precision: str, program: str, ollama_base: str) -> Any:
@@ -163,30 +156,29 @@ async def test_an_export_asks_first_and_starts_the_worker(stocked, open_room, mo
         return SimpleNamespace(folder=workspace / "exports" / "x")
 
     monkeypatch.setattr("mlxtune.adapters.export.start.start", start)
-    async with open_room("adapters") as room:
-        await move_to(room, "tone")
-        await room.press("w", until=lambda: "…" in room.text("#choices"))
-        await room.press("down", until=lambda: " ".join(room.text("#choice-about").split()) == FORMATS[0].about)
-        await room.press("up", choose="")
-        assert not started, "the first option writes nothing"
-        for precision, given, option in (("not quantized", "f16", []), ("smallest", "smallest", ["--smallest"])):
-            await room.press("w", choose="mlx")
-            await room.press(choose=precision, until=lambda: bool(started))
-            assert started.pop() == ("adapters/tone", "fused", given, "", "")
-            assert room.app.commands.commands[-1].split() == ["mlxtune", "export", "mlx", "tone", *option]
-            await room.until(lambda: not room.app.jobs.busy)
-        await room.press("w", choose="ollama")
-        await room.press(choose="q8_0", until=lambda: bool(started))
-        assert started.pop() == ("adapters/tone", "gguf", "q8_0", "ollama", "")
+    await move_to(room, "tone")
+    await room.press("w", until=lambda: "…" in room.text("#choices"))
+    await room.press("down", until=lambda: room.words("#choice-about") == FORMATS[0].about)
+    await room.press("up", choose="")
+    assert not started, "the first option writes nothing"
+    for precision, given, option in (("not quantized", "f16", []), ("smallest", "smallest", ["--smallest"])):
+        await room.press("w", choose="mlx")
+        await room.press(choose=precision, until=lambda: bool(started))
+        assert started.pop() == ("adapters/tone", "fused", given, "", "")
+        assert room.app.commands.commands[-1].split() == ["mlxtune", "export", "mlx", "tone", *option]
         await room.until(lambda: not room.app.jobs.busy)
-        await room.press("w", choose="ollama --lora", answer="llama3.2:3b", until=lambda: bool(started))
-        assert started.pop() == ("adapters/tone", "gguf-lora", "f16", "ollama", "llama3.2:3b")
+    await room.press("w", choose="ollama")
+    await room.press(choose="q8_0", until=lambda: bool(started))
+    assert started.pop() == ("adapters/tone", "gguf", "q8_0", "ollama", "")
+    await room.until(lambda: not room.app.jobs.busy)
+    await room.press("w", choose="ollama --lora", answer="llama3.2:3b", until=lambda: bool(started))
+    assert started.pop() == ("adapters/tone", "gguf-lora", "f16", "ollama", "llama3.2:3b")
 
 
 async def test_a_format_whose_package_is_missing_says_so_in_its_line(room, monkeypatch):
     monkeypatch.setattr("mlxtune.adapters.export.start.find_spec", lambda name: None)
     await move_to(room, "tone")
-    await room.press("w", until=lambda: "llamacpp needs gguf; a GGUF file for llama.cpp" in " ".join(room.text("#choices").split()))
+    await room.press("w", until=lambda: "llamacpp needs gguf; a GGUF file for llama.cpp" in room.words("#choices"))
     assert room.text("#choices").count("needs gguf") == sum(one.form in GGUF_FORMS for one in FORMATS)
     await room.press(choose="llamacpp", notice="✗ Writing GGUF requires the package gguf. Run: pip install 'mlxtune[gguf]'")
     assert room.mode == "adapters", "no other dialog comes first"
@@ -249,7 +241,7 @@ async def test_a_failed_export_is_shown_with_its_reason(stocked, open_room, monk
         assert "Exports" not in room.text("#adapters-detail")
         stocked.tell(folder, [("run.failed", {"error": "The disk is full.", "hint": "", "code": 3})])
         await observe(room.pilot, stocked.snapshot())
-        await room.until(lambda: "✗ The last export, GGUF Q8_0, failed: The disk is full." in words(room))
+        await room.until(lambda: "✗ The last export, GGUF Q8_0, failed: The disk is full." in room.words("#adapters-detail"))
     monkeypatch.chdir(stocked.folder)
     show_adapter("tone")
     shown = " ".join(capsys.readouterr().out.split())
@@ -291,16 +283,15 @@ async def test_an_unsafe_import_is_refused(room, shop, tmp_path):
     assert not (shop.folder / "adapters" / "pickled").exists()
 
 
-async def test_an_imported_adapter_is_listed(stocked, tmp_path, open_room, monkeypatch):
+async def test_an_imported_adapter_is_listed(tmp_path, room, monkeypatch):
     def copy(workspace: Path, folder: Path) -> None:
         adapter(workspace / "adapters" / folder.name)
 
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.setattr("mlxtune.tui.rooms.adapters.screen.import_adapter", copy)
-    async with open_room("adapters") as room:
-        await room.until(lambda: bool(names(room)))
-        await room.press("i", answer=str(tmp_path / "elsewhere"), notice="✓ Imported elsewhere.")
-        await room.until(lambda: "elsewhere" in names(room))
+    await room.until(lambda: bool(names(room)))
+    await room.press("i", answer=str(tmp_path / "elsewhere"), notice="✓ Imported elsewhere.")
+    await room.until(lambda: "elsewhere" in names(room))
 
 
 async def test_the_cursor_stays_on_its_adapter_when_a_newer_one_appears_or_another_program_removes_one(room, shop):
@@ -308,11 +299,11 @@ async def test_the_cursor_stays_on_its_adapter_when_a_newer_one_appears_or_anoth
     adapter(shop.folder / "adapters" / "newest", created="2026-11-23T09:00:00+0000")
     room.screen._read()
     await room.until(lambda: names(room)[0] == "newest")
-    assert current(room).name == "tone"
+    assert room.screen.adapter.name == "tone"
     library.remove(shop.folder, "newest")
     await observe(room.pilot, shop.snapshot())
     await room.until(lambda: sorted(names(room)) == ["broken", "tone", "voice"])
-    assert current(room).name == "tone"
+    assert room.screen.adapter.name == "tone"
 
 
 @opens(size=NARROW)
@@ -327,12 +318,11 @@ async def test_at_80_columns_g_shows_the_details_and_o_opens_chat(room):
     assert room.app.adapter == "adapters/tone"
 
 
-async def test_without_adapters_the_room_offers_training_and_import(shop, open_room):
-    shop.recipe()
-    async with open_room("adapters") as room:
-        await room.until(lambda: "No adapters yet." in room.text("#invite"))
-        assert "T train one   i import one" in room.text("#invite")
-        assert room.actions == ["import"]
+@opens(stage=Shop.recipe)
+async def test_without_adapters_the_room_offers_training_and_import(room):
+    await room.until(lambda: "No adapters yet." in room.text("#invite"))
+    assert "T train one   i import one" in room.text("#invite")
+    assert room.actions == ["import"]
 
 
 @picture_sizes

@@ -1,5 +1,3 @@
-"""The app around the rooms: its imports, palette, help, themes, sizes and screenshots."""
-
 import gc
 import re
 import threading
@@ -26,10 +24,12 @@ from mlxtune.tui.rooms import ROOMS
 from mlxtune.tui.theme import THEMES, CachedStylesheet
 from mlxtune.tui.widgets import ChoiceDialog, PageScreen, PromptDialog
 
-from .driver import NARROW, WIDE, RoomDriver, any_size, drive
+from .conftest import loaded_shop
+from .driver import NARROW, WIDE, Opening, RoomDriver, any_size, drive, opens
 from .stage import shown
 
 pytestmark = pytest.mark.slow
+ROOM = Opening("train", loaded_shop)
 
 
 def commands(room: RoomDriver) -> list[str]:
@@ -49,32 +49,30 @@ async def test_the_palette_offers_what_is_possible_now_finds_it_by_words_of_its_
         await room.press(*"zoom", "enter", until=lambda: room.mode == "train" and "whole" in room.actions)
 
 
-async def test_a_theme_redraws_the_room_is_previewed_under_the_cursor_and_kept_on_enter(loaded, open_room):
-    async with open_room("train") as room:
-        for theme in (*THEMES, THEMES[0]):
-            room.app.theme = theme.name
-            await room.pilot.pause()
-            assert "640 of 960" in room.text("#stats")
-        await room.press("ctrl+p", *"theme", "enter", until=lambda: isinstance(room.screen, ChoiceDialog))
-        await room.press("down", until=lambda: room.app.theme == "paper")
-        await room.press("down", until=lambda: room.app.theme == "ansi")
-        await room.press("escape", until=lambda: room.app.theme == "ink")
-        await room.press("ctrl+p")
-        await room.press_quickly(*"theme", "enter", "down", "enter")  # which reach what the command opens
-        await room.until(lambda: room.mode == "train" and (room.app.theme, settings.load().theme) == ("paper", "paper"))
-        await room.press("ctrl+p", *"theme", "enter", until=lambda: isinstance(room.screen, ChoiceDialog))
-        await room.press("up", until=lambda: room.app.theme == "ink")
+async def test_a_theme_redraws_the_room_is_previewed_under_the_cursor_and_kept_on_enter(room):
+    for theme in (*THEMES, THEMES[0]):
+        room.app.theme = theme.name
+        await room.pilot.pause()
+        assert "640 of 960" in room.text("#stats")
+    await room.press("ctrl+p", *"theme", "enter", until=lambda: isinstance(room.screen, ChoiceDialog))
+    await room.press("down", until=lambda: room.app.theme == "paper")
+    await room.press("down", until=lambda: room.app.theme == "ansi")
+    await room.press("escape", until=lambda: room.app.theme == "ink")
+    await room.press("ctrl+p")
+    await room.press_quickly(*"theme", "enter", "down", "enter")  # which reach what the command opens
+    await room.until(lambda: room.mode == "train" and (room.app.theme, settings.load().theme) == ("paper", "paper"))
+    await room.press("ctrl+p", *"theme", "enter", until=lambda: isinstance(room.screen, ChoiceDialog))
+    await room.press("up", until=lambda: room.app.theme == "ink")
 
 
-async def test_the_palette_does_not_wait_for_other_jobs(loaded, open_room):
-    async with open_room("train") as room:
-        going_on = threading.Event()
-        room.app.jobs.run(going_on.wait, group="watch")
-        await room.press("ctrl+p", *"theme")
-        palette = room.screen
-        await room.until(lambda: not [worker for worker in palette.workers if worker.node is palette])
-        await room.press("enter", until=lambda: isinstance(room.screen, ChoiceDialog))
-        going_on.set()
+async def test_the_palette_does_not_wait_for_other_jobs(room):
+    going_on = threading.Event()
+    room.app.jobs.run(going_on.wait, group="watch")
+    await room.press("ctrl+p", *"theme")
+    palette = room.screen
+    await room.until(lambda: not [worker for worker in palette.workers if worker.node is palette])
+    await room.press("enter", until=lambda: isinstance(room.screen, ChoiceDialog))
+    going_on.set()
 
 
 async def test_the_divider_moves_and_stays_after_a_restart(loaded, open_room):
@@ -94,25 +92,24 @@ async def test_the_divider_moves_and_stays_after_a_restart(loaded, open_room):
         await room.until(lambda: room.screen.side.size.width == before - 4)
 
 
-async def test_help_names_the_keys_of_the_room_or_page_and_a_panel_fills_the_screen(loaded, open_room):
-    async with open_room("train") as room:
-        await room.press("f1", until=lambda: room.mode == "" and "the last fifth" in room.text("#rows"))
-        assert "resume (not possible now)" in room.text("#rows")
-        await room.press("n")
-        assert room.mode == "", "keys of the room do not work below a page"
-        await room.press("f1")
-        assert room.mode == "train", "it closes alone"
-        await room.press("L", until=lambda: isinstance(room.screen, PageScreen) and room.screen._heading == "Log")
-        await room.press("f1", until=lambda: room.screen._heading == "Help" and "This page" in room.text("#rows"))
-        await room.press("f1", until=lambda: room.screen._heading == "Log")
-        await room.press("escape", until=lambda: room.focus == "loss")
-        before = room.screen.focused.size
-        await room.press("ctrl+f", until=lambda: room.screen.focused.size.height > before.height)
-        assert room.screen.focused.size.width > before.width
-        assert "F1 help" in room.screen_text
-        assert "Log" not in room.screen_text
-        await room.press("escape", until=lambda: room.screen.focused.size == before)
-        await room.press("ctrl+f", "ctrl+f", until=lambda: room.screen.focused.size == before)
+async def test_help_names_the_keys_of_the_room_or_page_and_a_panel_fills_the_screen(room):
+    await room.press("f1", until=lambda: room.mode == "" and "the last fifth" in room.text("#rows"))
+    assert "resume (not possible now)" in room.text("#rows")
+    await room.press("n")
+    assert room.mode == "", "keys of the room do not work below a page"
+    await room.press("f1")
+    assert room.mode == "train", "it closes alone"
+    await room.press("L", until=lambda: isinstance(room.screen, PageScreen) and room.screen._heading == "Log")
+    await room.press("f1", until=lambda: room.screen._heading == "Help" and "This page" in room.text("#rows"))
+    await room.press("f1", until=lambda: room.screen._heading == "Log")
+    await room.press("escape", until=lambda: room.focus == "loss")
+    before = room.screen.focused.size
+    await room.press("ctrl+f", until=lambda: room.screen.focused.size.height > before.height)
+    assert room.screen.focused.size.width > before.width
+    assert "F1 help" in room.screen_text
+    assert "Log" not in room.screen_text
+    await room.press("escape", until=lambda: room.screen.focused.size == before)
+    await room.press("ctrl+f", "ctrl+f", until=lambda: room.screen.focused.size == before)
 
 
 def test_help_explains_the_marks_of_notices_and_findings():
@@ -120,24 +117,24 @@ def test_help_explains_the_marks_of_notices_and_findings():
     assert marks <= WORDS.glyphs.keys()
 
 
-async def test_help_also_opens_over_a_dialog_and_scrolling_does_not_compute_a_page_again(loaded, open_room, monkeypatch):
+@opens(mode="home")
+async def test_help_also_opens_over_a_dialog_and_scrolling_does_not_compute_a_page_again(room, monkeypatch):
     widths: list[int] = []
 
     def rows(width: int) -> list[Content]:
         widths.append(width)
         return [Content(str(number)) for number in range(99)]
 
-    async with open_room("home") as room:
-        await room.press("o", until=lambda: isinstance(room.screen, PromptDialog))
-        await room.press("f1", until=lambda: room.screen.query("#rows") and "a new run" in room.text("#rows"))
-        await room.press("escape", until=lambda: isinstance(room.screen, PromptDialog))
-        await room.press("escape", mode="home")
-        room.app.push_screen(PageScreen("Numbers", rows))
-        await room.until(lambda: bool(room.screen.query("#rows")) and "0" in room.text("#rows"))
-        monkeypatch.setattr(PageScreen, "redraw", lambda _: None)
-        before = len(widths)
-        await room.press("down", "pagedown", "end", until=lambda: "98" in room.text("#rows"))
-        assert len(widths) == before
+    await room.press("o", until=lambda: isinstance(room.screen, PromptDialog))
+    await room.press("f1", until=lambda: room.screen.query("#rows") and "a new run" in room.text("#rows"))
+    await room.press("escape", until=lambda: isinstance(room.screen, PromptDialog))
+    await room.press("escape", mode="home")
+    room.app.push_screen(PageScreen("Numbers", rows))
+    await room.until(lambda: bool(room.screen.query("#rows")) and "0" in room.text("#rows"))
+    monkeypatch.setattr(PageScreen, "redraw", lambda _: None)
+    before = len(widths)
+    await room.press("down", "pagedown", "end", until=lambda: "98" in room.text("#rows"))
+    assert len(widths) == before
 
 
 async def test_a_screenshot_is_saved_in_the_workspace(loaded, open_room):
@@ -207,24 +204,22 @@ async def test_style_sheets_are_parsed_once_until_the_theme_changes(shop, monkey
     assert len(parsed) == len(set(parsed))
 
 
-async def test_a_closed_page_is_freed(loaded, open_room):
-    async with open_room("train") as room:
-        await room.press("f1", until=lambda: room.mode == "" and "the last fifth" in room.text("#rows"))
-        lines = weakref.ref(room.screen.query_one("#rows")._styles_cache)
-        for column in range(5_000):
-            Strip.render_ansi(Style(bold=True, meta={"offset": (column, 0)}), ColorSystem.TRUECOLOR)
-        await room.press("escape", mode="train")
-        gc.collect()
-        assert lines() is None
-        assert Strip.render_ansi.cache_info().currsize < 5_000
+async def test_a_closed_page_is_freed(room):
+    await room.press("f1", until=lambda: room.mode == "" and "the last fifth" in room.text("#rows"))
+    lines = weakref.ref(room.screen.query_one("#rows")._styles_cache)
+    for column in range(5_000):
+        Strip.render_ansi(Style(bold=True, meta={"offset": (column, 0)}), ColorSystem.TRUECOLOR)
+    await room.press("escape", mode="train")
+    gc.collect()
+    assert lines() is None
+    assert Strip.render_ansi.cache_info().currsize < 5_000
 
 
-async def test_a_notice_offers_no_undo_outside_its_rooms(loaded, open_room):
+async def test_a_notice_offers_no_undo_outside_its_rooms(room):
     """A job may end after its room was left. The room on show lacks its action, or has another one of the same name."""
-    async with open_room("train") as room:
-        for mode, rooms, is_offered in (("train", (), False), ("plan", ("adapters",), False), ("plan", ("adapters", "plan"), True)):
-            await room.press(ROOMS[mode].key, mode=mode)
-            text = f"Changed in {rooms}."
-            room.app.notices.show(Notice("done", text, undo="undo", rooms=rooms))
-            await room.until_notice(f"✓ {text}")
-            assert room.app.can_undo is is_offered, (mode, rooms)
+    for mode, rooms, is_offered in (("train", (), False), ("plan", ("adapters",), False), ("plan", ("adapters", "plan"), True)):
+        await room.press(ROOMS[mode].key, mode=mode)
+        text = f"Changed in {rooms}."
+        room.app.notices.show(Notice("done", text, undo="undo", rooms=rooms))
+        await room.until_notice(f"✓ {text}")
+        assert room.app.can_undo is is_offered, (mode, rooms)

@@ -1,10 +1,9 @@
-"""Blind: every key, what stays hidden until the last vote, and the result of a session."""
-
 import itertools
 import json
 import os
 from functools import partial
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from exact_tests import sign_test
@@ -35,16 +34,6 @@ evaluation = partial(evaluated.evaluation, arms={"base": base, "base+kshot": lam
 @pytest.fixture(autouse=True)
 def no_debounce(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mlxtune.tui.rooms.blind.screen.DEBOUNCE", 0.0)
-
-
-def session(room: RoomDriver) -> BlindSession:
-    current: BlindSession | None = room.screen._session
-    assert current is not None
-    return current
-
-
-def intro(room: RoomDriver) -> str:
-    return " ".join(room.text("#invite").split())
 
 
 async def arms_loaded(room: RoomDriver) -> None:
@@ -83,8 +72,8 @@ def voted(shop: Shop, left: int, *, n: int = 20, opened: bool = False) -> BlindS
 
 async def test_a_session_asks_how_many_pairs_and_shows_two_anonymous_answers(room):
     folder = room.staged
-    assert "base or tuned?" in intro(room)
-    assert f"evaluation {ID} " in intro(room)
+    assert "base or tuned?" in room.words("#invite")
+    assert f"evaluation {ID} " in room.words("#invite")
     await room.press("enter", until=lambda: room.mode == "" and "fixed before the first vote" in room.screen_text)
     assert "and 2 of them again" in room.screen_text
     await room.press("escape")
@@ -98,14 +87,13 @@ async def test_a_session_asks_how_many_pairs_and_shows_two_anonymous_answers(roo
     assert [str(seal.border_title).strip() for seal in seals] == ["A", "B"]
     await room.until(lambda: all("hidden" in str(seal.border_subtitle) for seal in seals))
     assert room.actions == ["A", "same", "B", "prompt"]
-    assert json.loads((session(room).folder / "session.json").read_text())["n"] == 10
+    assert json.loads((room.screen._session.folder / "session.json").read_text())["n"] == 10
 
 
 async def test_the_arms_are_those_of_the_verdict(shop, open_room):
     assert load(evaluated.evaluation(shop)).headline.first == "base+kshot"
-    async with open_room("blind") as room:
-        await arms_loaded(room)
-        assert "base+kshot or tuned?" in intro(room)
+    async with open_room() as room:
+        assert "base+kshot or tuned?" in room.words("#invite")
 
 
 async def test_a_session_opens_even_if_its_files_are_noticed_first(room, shop, monkeypatch):
@@ -139,43 +127,40 @@ async def test_nothing_on_screen_tells_the_arms_apart(room):
 
 @opens(settle=None)
 async def test_keys_vote_on_one_question_after_another_u_undoes_and_a_vote_that_cannot_be_written_does_not_count(room, monkeypatch):
-    def full(*_: Any, **__: Any) -> None:
-        raise MachineError("The disk is full, so votes.jsonl was not saved.")
-
     await begin(room)
     assert "undo" not in room.actions
     await room.press("a", "=")
-    assert session(room).pending_votes == ("a", "tie")
+    assert room.screen._session.pending_votes == ("a", "tie")
     assert "2 of 3 answered" in room.head("#bl-questions")
     first, second, _ = room.text("#bl-asks").splitlines()
     assert "● A" in first
     assert "● same" in second
     await room.press("u")
-    assert session(room).pending_votes == ("a",)
+    assert room.screen._session.pending_votes == ("a",)
     await room.press("=", "d")
-    assert session(room).pending_votes == ()
+    assert room.screen._session.pending_votes == ()
     assert "Pair 2 of 12" in room.text("#bl-progress")
     await room.press("u")
     assert "Pair 1 of 12" in room.text("#bl-progress")
-    journal = (session(room).folder / "votes.jsonl").read_text().splitlines()
+    journal = (room.screen._session.folder / "votes.jsonl").read_text().splitlines()
     assert [json.loads(line).get("vote", "undo") for line in journal] == ["a", "tie", "undo", "tie", "b", "undo"]
-    monkeypatch.setattr("mlxtune.core.journal.Journal.append", full)
+    error = MachineError("The disk is full, so votes.jsonl was not saved.")
+    monkeypatch.setattr("mlxtune.core.journal.Journal.append", Mock(side_effect=error))
     await room.press("a", notice="✗ The disk is full")
-    assert session(room).votes == 2
+    assert room.screen._session.votes == 2
 
 
-async def test_a_bouncing_key_is_one_vote_and_votes_typed_quickly_all_count(shop, open_room, monkeypatch):
+@opens(settle=None)
+async def test_a_bouncing_key_is_one_vote_and_votes_typed_quickly_all_count(room, monkeypatch):
     monkeypatch.setattr("mlxtune.tui.rooms.blind.screen.DEBOUNCE", 60.0)
-    evaluation(shop)
-    async with open_room("blind") as room:
-        await begin(room)
-        await room.press("a", "a", "a")
-        assert session(room).votes == 1
-        for number, name in enumerate("adda", 1):  # typed 100 s apart, and handled at once
-            key = events.Key(name, name)
-            key.time += 100 * number
-            room.app.post_message(key)
-        await room.until(lambda: session(room).votes == 5)
+    await begin(room)
+    await room.press("a", "a", "a")
+    assert room.screen._session.votes == 1
+    for number, name in enumerate("adda", 1):  # typed 100 s apart, and handled at once
+        key = events.Key(name, name)
+        key.time += 100 * number
+        room.app.post_message(key)
+    await room.until(lambda: room.screen._session.votes == 5)
 
 
 async def test_a_session_resumes_where_it_was(shop, open_room):
@@ -183,16 +168,15 @@ async def test_a_session_resumes_where_it_was(shop, open_room):
     async with open_room("blind") as room:
         await begin(room)
         await room.press("a", "=", "d", "a")
-        before = session(room).current
+        before = room.screen._session.current
         await room.press("H", "B")
-        assert session(room).current == before, "leaving and coming back changes nothing"
-    async with open_room("blind") as room:
-        await arms_loaded(room)
-        assert "4 of 36 votes cast" in intro(room)
+        assert room.screen._session.current == before, "leaving and coming back changes nothing"
+    async with open_room() as room:
+        assert "4 of 36 votes cast" in room.words("#invite")
         assert room.actions[0] == "continue"
         await resume(room)
-        assert session(room).current == before
-        assert session(room).pending_votes == ("a",)
+        assert room.screen._session.current == before
+        assert room.screen._session.pending_votes == ("a",)
 
 
 async def test_a_session_begun_by_another_program_is_continued(room, shop):
@@ -201,38 +185,37 @@ async def test_a_session_begun_by_another_program_is_continued(room, shop):
     with BlindSession(folder, "base", "tuned", load_pairs(folder, "base", "tuned"), 10, seed=3) as elsewhere:
         elsewhere.vote("a")
     await room.observe(shop.snapshot())
-    await room.until(lambda: "1 of 36 votes cast" in intro(room) and room.actions[0] == "continue")
+    await room.until(lambda: "1 of 36 votes cast" in room.words("#invite") and room.actions[0] == "continue")
 
 
-async def test_the_result_is_shown_only_after_the_last_vote_and_enter(shop, open_room):
-    voted(shop, 1)
-    async with open_room("blind", size=(140, 45)) as room:
-        await resume(room)
-        await room.press("enter")
-        assert room.screen.state == "vote", "enter reveals nothing before the end"
-        await room.press("a", until=lambda: "That was the last vote." in room.text("#bl-finished"))
-        assert room.actions[:2] == ["reveal", "undo"]
-        await room.press("u", until=lambda: room.screen.state == "vote")
-        await room.press("a", "enter")
-        await room.until(lambda: room.screen._result is not None and QUESTIONS[HEADLINE_QUESTION] in room.text("#bl-votes"))
-        result = room.screen._result
-        send = next(tally for tally in result.tallies if tally.question == HEADLINE_QUESTION)
-        low, high = (round(100 * value) for value in wilson(send.wins, send.wins + send.losses))
-        row = next(row for row in room.text("#bl-votes").splitlines() if QUESTIONS[HEADLINE_QUESTION] in row)
-        assert f"({low} to {high})" in row
-        assert p_value(sign_test(send.wins, send.losses)) in row
-        assert f"tuned won {send.wins} of {send.wins + send.losses} votes against base" in room.text("#bl-verdict")
-        facts = [line.strip().split("  ")[0] for line in room.text("#bl-facts").splitlines()]
-        assert facts == ["repeated", "left", "longer", "length"]
-        assert "20 pairs, read blind" in room.head("#bl-outcome")
-        await room.press("u", "a")
-        assert session(room).votes == session(room).votes_needed, "nothing changes after the arms are revealed"
+@opens(stage=lambda shop: voted(shop, 1), settle=None, size=(140, 45))
+async def test_the_result_is_shown_only_after_the_last_vote_and_enter(room):
+    await resume(room)
+    await room.press("enter")
+    assert room.screen.state == "vote", "enter reveals nothing before the end"
+    await room.press("a", until=lambda: "That was the last vote." in room.text("#bl-finished"))
+    assert room.actions[:2] == ["reveal", "undo"]
+    await room.press("u", until=lambda: room.screen.state == "vote")
+    await room.press("a", "enter")
+    await room.until(lambda: room.screen._result is not None and QUESTIONS[HEADLINE_QUESTION] in room.text("#bl-votes"))
+    result = room.screen._result
+    send = next(tally for tally in result.tallies if tally.question == HEADLINE_QUESTION)
+    low, high = (round(100 * value) for value in wilson(send.wins, send.wins + send.losses))
+    row = next(row for row in room.text("#bl-votes").splitlines() if QUESTIONS[HEADLINE_QUESTION] in row)
+    assert f"({low} to {high})" in row
+    assert p_value(sign_test(send.wins, send.losses)) in row
+    assert f"tuned won {send.wins} of {send.wins + send.losses} votes against base" in room.text("#bl-verdict")
+    facts = [line.strip().split("  ")[0] for line in room.text("#bl-facts").splitlines()]
+    assert facts == ["repeated", "left", "longer", "length"]
+    assert "20 pairs, read blind" in room.head("#bl-outcome")
+    await room.press("u", "a")
+    assert room.screen._session.votes == room.screen._session.votes_needed, "nothing changes after the arms are revealed"
 
 
 @opens(settle=None)
 async def test_ties_alone_cannot_tell_and_export_nothing(room, shop):
     await begin(room)
-    while session(room).current is not None:
+    while room.screen._session.current is not None:
         await room.press("=")
     await room.press("enter", until=lambda: "Cannot tell." in room.text("#bl-verdict"))
     await room.press("w", choose=HEADLINE_QUESTION)
@@ -242,9 +225,8 @@ async def test_ties_alone_cannot_tell_and_export_nothing(room, shop):
 
 async def test_votes_are_exported_as_pairs_recorded_in_the_ledger_and_never_overwritten(shop, open_room):
     folder = voted(shop, 0, n=10, opened=True).evaluation
-    async with open_room("blind") as room:
-        await arms_loaded(room)
-        assert "enter see the result" in intro(room)
+    async with open_room() as room:
+        assert "enter see the result" in room.words("#invite")
         await room.press("enter", until=lambda: bool(room.text("#bl-verdict")))
         for name in ("send", "send-2"):
             await room.press("w", choose=HEADLINE_QUESTION)
@@ -259,10 +241,9 @@ async def test_votes_are_exported_as_pairs_recorded_in_the_ledger_and_never_over
 async def test_c_chooses_two_other_arms_and_o_another_evaluation(shop, open_room):
     evaluation(shop, "20261120-1500-support-json", arms={"base": base, "tuned": lambda at, _: f"Hello {at}"}, age=4 * 86400)
     evaluation(shop)
-    async with open_room("blind") as room:
-        await arms_loaded(room)
-        await room.press("c", choose="2", until=lambda: "base+kshot or tuned?" in intro(room))
-        await room.press("o", choose="1", until=lambda: "evaluation 20261120-1500-support-json " in intro(room))
+    async with open_room() as room:
+        await room.press("c", choose="2", until=lambda: "base+kshot or tuned?" in room.words("#invite"))
+        await room.press("o", choose="1", until=lambda: "evaluation 20261120-1500-support-json " in room.words("#invite"))
         assert "arms" not in room.actions
 
 
@@ -287,17 +268,15 @@ async def test_long_answers_scroll_and_g_shows_the_prompt(shop, open_room):
 async def test_a_session_open_elsewhere_is_reported(shop, open_room):
     folder = evaluation(shop)
     with BlindSession(folder, "base", "tuned", load_pairs(folder, "base", "tuned"), 10):
-        async with open_room("blind") as room:
-            await arms_loaded(room)
+        async with open_room() as room:
             await room.press("enter", notice=f"✗ This blind session is open in another process ({os.getpid()}).")
-            assert "base or tuned?" in intro(room)
+            assert "base or tuned?" in room.words("#invite")
 
 
 async def test_a_changed_key_is_reported(shop, open_room):
     key = voted(shop, 36, n=10).folder / "key.json"
     key.write_text(key.read_text().replace("true", "false", 1))
-    async with open_room("blind") as room:
-        await arms_loaded(room)
+    async with open_room() as room:
         await room.press("enter", until=lambda: room.notice.startswith("✗") and "key" in room.notice)
 
 
@@ -313,16 +292,15 @@ async def test_without_two_arms_the_room_explains_itself(shop, open_room, arms, 
     if arms:
         evaluation(shop, arms=arms)
     async with open_room("blind", size=NARROW) as room:
-        await room.until(lambda: text in intro(room))
+        await room.until(lambda: text in room.words("#invite"))
         await room.press("enter", "a", "=", "d", "u", "g", "c", "o", "w", "space")
         assert room.mode == "blind"
 
 
-async def test_an_unreadable_report_is_reported(shop, open_room):
-    (evaluation(shop) / "report.json").write_text("{}")
-    async with open_room("blind") as room:
-        await room.until(lambda: "is not a report" in intro(room))
-        assert room.actions == []
+@opens(stage=lambda shop: (evaluation(shop) / "report.json").write_text("{}"), settle=None)
+async def test_an_unreadable_report_is_reported(room):
+    await room.until(lambda: "is not a report" in room.words("#invite"))
+    assert room.actions == []
 
 
 @opens(stage=lambda shop: evaluation(shop, "20261124-1700-brand-voice", name="brand-voice", pairs=True), settle=None)
@@ -332,21 +310,21 @@ async def test_preference_pairs_can_be_read_blind(room):
 
 
 @pytest.mark.parametrize("size", cases([(120, 36), (80, 24)], "120x36", name=lambda size: f"{size[0]}x{size[1]}"))
-async def test_hostile_answers_are_shown_as_text(shop, open_room, size):
-    evaluation(shop, arms={"base": lambda at, _: f"{at}", "tuned": lambda at, _: f"{at} {ANSWER}"})
-    async with open_room("blind", size=size) as room:
-        await begin(room)
-        await assert_plain(room, "space", "a", "g", "escape")
+@opens(
+    stage=lambda shop: evaluation(shop, arms={"base": lambda at, _: f"{at}", "tuned": lambda at, _: f"{at} {ANSWER}"}), settle=None
+)
+async def test_hostile_answers_are_shown_as_text(room, size):
+    await begin(room)
+    await assert_plain(room, "space", "a", "g", "escape")
 
 
 @any_size
-async def test_any_terminal_size_works(shop, open_room, size):
-    voted(shop, 2, n=2)
-    async with open_room("blind", size=size) as room:
-        await resume(room)
-        await room.press("space", "down", "a", "=")
-        await room.pilot.resize_terminal(size[0] + 1, size[1] + 1)
-        await room.press("enter", until=lambda: room.screen._result is not None)
+@opens(stage=lambda shop: voted(shop, 2, n=2), settle=None)
+async def test_any_terminal_size_works(room, size):
+    await resume(room)
+    await room.press("space", "down", "a", "=")
+    await room.pilot.resize_terminal(size[0] + 1, size[1] + 1)
+    await room.press("enter", until=lambda: room.screen._result is not None)
 
 
 @picture_sizes

@@ -85,10 +85,6 @@ def chat(room: RoomDriver) -> ChatService:
     return service
 
 
-def intro(room: RoomDriver) -> str:
-    return room.text("#invite")
-
-
 def field(room: RoomDriver) -> Input:
     return room.screen.query_one("#chat-field", Input)
 
@@ -98,7 +94,7 @@ def transcript(room: RoomDriver) -> str:
 
 
 async def load(room: RoomDriver, clients: list[FakeClient]) -> FakeClient:
-    await room.until(lambda: "No model loaded." in intro(room))
+    await room.until(lambda: "No model loaded." in room.text("#invite"))
     await room.press("enter", until=lambda: bool(clients))
     clients[0].send(READY)
     await room.until(lambda: room.focus == "chat-field")
@@ -127,7 +123,7 @@ async def test_a_question_is_answered_and_the_process_ends_with_the_app(shop, op
 
 
 async def test_a_question_typed_while_the_model_loads_is_sent_at_once(room, clients):
-    await room.until(lambda: "No model loaded." in intro(room))
+    await room.until(lambda: "No model loaded." in room.text("#invite"))
     await room.press_quickly("enter", *"be", "enter")
     await room.until(lambda: bool(clients) and [question for question, *_ in clients[0].questions] == ["be"])
     assert chat(room).state == "loading"
@@ -163,26 +159,25 @@ async def test_an_answer_stops_when_the_model_is_unloaded(room, clients, monkeyp
 
 
 @pytest.mark.parametrize("is_answering", [False, True])
-async def test_starting_a_run_unloads_an_idle_model(shop, clients, open_room, monkeypatch, is_answering):
+async def test_starting_a_run_unloads_an_idle_model(clients, room, monkeypatch, is_answering):
+    recipe = room.staged
     closed: list[bool] = []
     monkeypatch.setattr("mlxtune.workspace.control.train", lambda *_: closed.append(clients[0].closed))
-    recipe = shop.recipe()
-    async with open_room("chat") as room:
-        client, service = await load(room, clients), chat(room)
+    client, service = await load(room, clients), chat(room)
+    if is_answering:
+        await room.press(*"so", "enter", until=lambda: service.streaming)
+    else:
+        await ask(room, client, "Where is it?", "On its way.")
+    with accelerator_lease("chat", Path("shop")):  # as the model's process does
         if is_answering:
-            await room.press(*"so", "enter", until=lambda: service.streaming)
-        else:
-            await ask(room, client, "Where is it?", "On its way.")
-        with accelerator_lease("chat", Path("shop")):  # as the model's process does
-            if is_answering:
-                with pytest.raises(MachineError, match="in use by a chat or server"):
-                    room.app.runs.require_accelerator()
-            else:
+            with pytest.raises(MachineError, match="in use by a chat or server"):
                 room.app.runs.require_accelerator()
-        room.app.runs.start_run(recipe)
-        await room.until(lambda: closed == [not is_answering])
-        assert service.state == ("ready" if is_answering else "idle")
-        assert len(service.exchanges) == 1
+        else:
+            room.app.runs.require_accelerator()
+    room.app.runs.start_run(recipe)
+    await room.until(lambda: closed == [not is_answering])
+    assert service.state == ("ready" if is_answering else "idle")
+    assert len(service.exchanges) == 1
 
 
 async def test_adapters_are_switched_and_base_and_adapter_answer_side_by_side(room, clients):
@@ -265,8 +260,8 @@ async def test_a_question_is_undone_a_stream_stopped_and_the_conversation_reset(
 async def test_a_process_that_crashes_is_reported_and_can_be_restarted(room, clients):
     client = await load(room, clients)
     client.send(Failed("", MachineError("The model's process ended: killed.", hint="Start it again.")))
-    await room.until(lambda: "✗ The model's process ended: killed." in intro(room))
-    assert "Start it again." in intro(room)
+    await room.until(lambda: "✗ The model's process ended: killed." in room.text("#invite"))
+    assert "Start it again." in room.text("#invite")
     assert room.actions[0] == "load"
     assert room.focus == "chat-field"
     await room.press("escape", until=lambda: not field(room).display)
@@ -274,11 +269,11 @@ async def test_a_process_that_crashes_is_reported_and_can_be_restarted(room, cli
 
 
 async def test_what_is_typed_stays_in_the_field_if_the_model_cannot_be_loaded(room, clients):
-    await room.until(lambda: "No model loaded." in intro(room))
+    await room.until(lambda: "No model loaded." in room.text("#invite"))
     await room.press_quickly("enter", *"Wo ")
     await room.until(lambda: room.focus == "chat-field")
     clients[0].send(Failed("", MachineError("This machine is in use by a chat or server.")))
-    await room.until(lambda: "✗ This machine is in use by a chat or server." in intro(room))
+    await room.until(lambda: "✗ This machine is in use by a chat or server." in room.text("#invite"))
     await room.press_quickly(*"THE?")
     await room.pilot.pause()
     assert room.mode == "chat"
@@ -288,7 +283,7 @@ async def test_what_is_typed_stays_in_the_field_if_the_model_cannot_be_loaded(ro
 
 
 async def test_loading_beside_a_server_asks_first(room, clients):
-    await room.until(lambda: "No model loaded." in intro(room))
+    await room.until(lambda: "No model loaded." in room.text("#invite"))
     with accelerator_lease("chat", Path("shop")):
         await room.press("enter", until=lambda: "This machine is in use by a chat or server in shop" in room.question)
         await room.choose("")
@@ -299,7 +294,7 @@ async def test_loading_beside_a_server_asks_first(room, clients):
 
 @opens(stage=loaded_shop)
 async def test_loading_during_a_run_asks_first(room, clients):
-    await room.until(lambda: "is using this machine" in intro(room))
+    await room.until(lambda: "is using this machine" in room.text("#invite"))
     await room.press("enter", choose="")
     assert not clients, "the first option is the safe one"
     await room.press("enter", choose="share_accelerator", until=lambda: bool(clients))
@@ -312,12 +307,12 @@ async def test_enter_loads_the_best_adapter_and_b_the_base_alone(shop, clients, 
     facts = adapter(shop.folder / "runs" / BEST / "adapter") / "mlxtune.json"
     facts.write_text(json.dumps(json.loads(facts.read_text()) | {"system": "Answer in JSON."}))
     async with open_room("chat") as room:
-        await room.until(lambda: "is the newest adapter for smollm2-135m." in intro(room))
+        await room.until(lambda: "is the newest adapter for smollm2-135m." in room.text("#invite"))
         evaluation(shop, arms={"base": base, "tuned": tuned}, run=BEST)
         await room.observe(shop.snapshot())
-        await room.until(lambda: f"{BEST} is the best adapter so far." in intro(room))
-        assert f"enter load {BEST}" in intro(room)
-        assert "b load smollm2-135m alone" in intro(room)
+        await room.until(lambda: f"{BEST} is the best adapter so far." in room.text("#invite"))
+        assert f"enter load {BEST}" in room.text("#invite")
+        assert "b load smollm2-135m alone" in room.text("#invite")
         await room.press("enter", until=lambda: bool(clients))
         clients[0].send(READY)
         await room.until(lambda: chat(room).adapter == BEST and room.focus == "chat-field")
@@ -337,7 +332,7 @@ async def test_an_adapter_chosen_during_a_run_is_asked_about_once(loaded, client
     adapter(loaded.folder / "adapters" / "tone")
     async with open_room("adapters") as room:
         await use(room, "tone")
-        await room.press(choose="", until=lambda: "enter load tone" in intro(room))
+        await room.press(choose="", until=lambda: "enter load tone" in room.text("#invite"))
         await room.pilot.pause()
         assert room.mode == "chat", "waiting is an answer"
         assert not clients
@@ -362,24 +357,22 @@ async def test_a_chosen_adapter_is_loaded_once_and_again_only_after_its_process_
     await room.until(lambda: len(clients) == 2)
 
 
-async def test_a_system_prompt_is_shown_safely_and_stored_unchanged(shop, clients, open_room):
+async def test_a_system_prompt_is_shown_safely_and_stored_unchanged(clients, room):
     system = "Be\x1b]0;owned\x07 brief.\n\tAlways."
-    shop.recipe()
-    async with open_room("chat") as room:
-        client = await load(room, clients)
-        chat(room).session.set_system(system)
-        await ask(room, client, "Where is it?", "The parcel left today.\tNow.")
-        assert not set(room.screen_text) & set("\x1b\x07\t")
-        assert "    Always." in transcript(room)
-        await room.press("escape", "e", until=lambda: isinstance(room.screen, EditDialog) and "    Always." in room.screen_text)
-        assert not set(room.screen_text) & set("\x1b\x07\t")
-        await room.type(" Always!")
-        await room.press("ctrl+s", mode="chat")
-        assert chat(room).session.system == f"{system} Always!"
-        await room.press("e", until=lambda: isinstance(room.screen, EditDialog))
-        await room.type("No.")
-        await room.press("escape", mode="chat")
-        assert chat(room).session.system == f"{system} Always!"
+    client = await load(room, clients)
+    chat(room).session.set_system(system)
+    await ask(room, client, "Where is it?", "The parcel left today.\tNow.")
+    assert not set(room.screen_text) & set("\x1b\x07\t")
+    assert "    Always." in transcript(room)
+    await room.press("escape", "e", until=lambda: isinstance(room.screen, EditDialog) and "    Always." in room.screen_text)
+    assert not set(room.screen_text) & set("\x1b\x07\t")
+    await room.type(" Always!")
+    await room.press("ctrl+s", mode="chat")
+    assert chat(room).session.system == f"{system} Always!"
+    await room.press("e", until=lambda: isinstance(room.screen, EditDialog))
+    await room.type("No.")
+    await room.press("escape", mode="chat")
+    assert chat(room).session.system == f"{system} Always!"
 
 
 def test_reasoning_is_drawn_before_the_answer_and_kept_apart_from_it(shop, clients):

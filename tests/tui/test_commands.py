@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections.abc import Sequence
+from unittest.mock import Mock
 
 import pytest
 from command_parser import parse_command
@@ -148,12 +149,8 @@ async def test_what_failed_or_has_no_command_is_not_listed(shop, checks, open_ro
         assert session.undo_or_redo("undo") is None
         assert session.undo_or_redo("redo") is None
         with monkeypatch.context() as patch:
-            patch.setattr("mlxtune.data.review.ReviewSession.decide", fail)
+            patch.setattr("mlxtune.data.review.ReviewSession.decide", Mock(side_effect=InputError("The disk is full.")))
             with pytest.raises(InputError):
                 session.decide("reject", [0])
         session.decide("dismiss", [0, 1], check="duplicate", reason="Both are needed.")
         assert room.app.commands.commands == []
-
-
-def fail(*_args: object, **_more: object) -> None:
-    raise InputError("The disk is full.")

@@ -1,5 +1,3 @@
-"""The Data room: the table and the statistics, every key, and changes of the source while it is open."""
-
 import hashlib
 import json
 import threading
@@ -52,10 +50,6 @@ async def filter_by(room: RoomDriver, text: str, matches: int) -> None:
     await room.press("enter", until=lambda: selected(room) == matches)
 
 
-def message(room: RoomDriver) -> str:
-    return " ".join(room.text("#message").split())
-
-
 def selected(room: RoomDriver) -> int:
     """How many rows the filter selects; -1 while it is being applied."""
     selection = session_of(room).selection
@@ -68,10 +62,10 @@ async def test_a_filter_waits_for_the_checks_that_it_needs(shop, checks, open_ro
     async with open_room("data") as room:
         await room.until(lambda: "Where is my parcel?" in room.text("#list"))
         await filter_by(room, "tokens>1", 0)
-        assert message(room) == "○ waiting for the checks"
+        assert room.words("#message") == "○ waiting for the checks"
         await room.press("slash")
         await room.press(*["backspace"] * 8, *"finding:email", "enter")
-        await room.until(lambda: selected(room) == 0 and message(room) == "○ waiting for the checks")
+        await room.until(lambda: selected(room) == 0 and room.words("#message") == "○ waiting for the checks")
         checks.gate.set()
         await room.until(lambda: selected(room) == 1)
 
@@ -83,7 +77,7 @@ async def test_a_filter_by_tokens_names_the_key_that_downloads_the_model(local_b
     skipped = {"tokens": Skip("no_model", "smollm2-135m is not on this machine.")}
     session.source.check_result = replace(result, tokens=result.tokens[:0], skipped=skipped)
     await filter_by(room, "tokens>1", 0)
-    assert "unknown: smollm2-135m is not on this machine. b in Plan downloads it." in message(room)
+    assert "unknown: smollm2-135m is not on this machine. b in Plan downloads it." in room.words("#message")
 
 
 async def test_rows_are_shown_before_the_checks_finish(shop, checks, open_room):
@@ -104,7 +98,7 @@ async def test_rows_are_shown_before_the_checks_finish(shop, checks, open_room):
         for number, finding in ((11, "✗ disclaimer"), (12, "@ email"), (13, "≈ duplicate"), (14, "there is no assistant turn")):
             assert finding in row(room, number)
         assert "billing" in row(room, 2)
-        assert "✗ 2 of 14 rows blocked." in " ".join(room.text("#summary").split())
+        assert "✗ 2 of 14 rows blocked." in room.words("#summary")
         assert checks.requests == [{"recipe": str(shop.folder / "recipes" / "support-json.toml"), "fetch": False}]
 
 
@@ -234,7 +228,7 @@ async def test_counts_from_before_a_decision_are_marked_and_a_repeated_check_sho
     room, checks, monkeypatch
 ):
     assert ". recheck" not in room.text("#summary")
-    await room.press("x", until=lambda: "(≥ 200) before your changes" in " ".join(room.text("#summary").split()))
+    await room.press("x", until=lambda: "(≥ 200) before your changes" in room.words("#summary"))
     await room.press(".")
     await checked(room)
     await room.until(lambda: ". recheck" not in room.text("#summary"))
@@ -257,14 +251,13 @@ async def test_the_base_is_asked_about_the_answers(room, checks):
     assert [one.get("base") for one in checks.requests] == [None, True, None]
 
 
-async def test_without_a_recipe_there_is_no_base_to_ask(shop, checks, open_room):
-    write(shop.folder / "rows.jsonl", ROWS)
-    async with open_room("data") as room:
-        room.app.sessions.open_file(shop.folder / "rows.jsonl")
-        room.app.redraw()
-        await checked(room)
-        await room.press("b", notice="· The base check needs a recipe whose base is on this machine.")
-        assert len(checks.requests) == 1
+@opens(stage=lambda shop: write(shop.folder / "rows.jsonl", ROWS), settle=None)
+async def test_without_a_recipe_there_is_no_base_to_ask(shop, checks, room):
+    room.app.sessions.open_file(shop.folder / "rows.jsonl")
+    room.app.redraw()
+    await checked(room)
+    await room.press("b", notice="· The base check needs a recipe whose base is on this machine.")
+    assert len(checks.requests) == 1
 
 
 async def test_tokens_are_counted_once_the_base_has_been_downloaded(local_bases, room, checks):
@@ -302,8 +295,7 @@ async def test_an_undo_of_many_rows_runs_in_a_thread(shop, checks, open_room, mo
         return original(session, action)
 
     monkeypatch.setattr(SourceSession, "undo_or_redo", spy)
-    async with open_room("data") as room:
-        await checked(room)
+    async with open_room() as room:
         await room.press("a")
         await filter_by(room, "tag:login", 6)
         await room.press("*", choose="reject", notice="✗ 6 rows rejected.")
@@ -386,21 +378,22 @@ async def test_a_fix_is_previewed_and_applied_as_a_decision(shop, checks, open_r
     assert source.read_bytes() == before
 
 
-async def test_the_answers_that_contradict_each_other_are_shown(shop, checks, open_room):
-    fill(shop, [*GOOD, *(chat("Which stove fits the hut?", one) for one in ("The small stove.", "The large stove."))], contract="")
-    async with open_room("data") as room:
-        await checked(room)
-        await room.press("end", "f", until=lambda: isinstance(room.screen, FixDialog))
-        await room.until(lambda: all(text in room.screen_text for text in ("The small stove.", "The large stove.")))
+@opens(
+    stage=lambda shop: fill(
+        shop, [*GOOD, *(chat("Which stove fits the hut?", one) for one in ("The small stove.", "The large stove."))], contract=""
+    )
+)
+async def test_the_answers_that_contradict_each_other_are_shown(checks, room):
+    await room.press("end", "f", until=lambda: isinstance(room.screen, FixDialog))
+    await room.until(lambda: all(text in room.screen_text for text in ("The small stove.", "The large stove.")))
 
 
-async def test_after_a_fix_the_cursor_is_on_the_next_row_that_blocks_training(shop, checks, open_room):
-    fill(shop, [*GOOD, ROWS[11], *(chat(f"Is it warm{end}", "") for end in "?!")], contract="")
-    async with open_room("data") as room:
-        session = await checked(room)
-        await room.press(*["down"] * 10, "f", until=lambda: isinstance(room.screen, FixDialog))
-        await room.press("enter", notice="~ Row 11 edited.", until=lambda: session.row_index == 11)
-        await room.press("f", until=lambda: "2 rows: rows with an empty answer" in room.screen_text)
+@opens(stage=lambda shop: fill(shop, [*GOOD, ROWS[11], *(chat(f"Is it warm{end}", "") for end in "?!")], contract=""))
+async def test_after_a_fix_the_cursor_is_on_the_next_row_that_blocks_training(checks, room):
+    session = session_of(room)
+    await room.press(*["down"] * 10, "f", until=lambda: isinstance(room.screen, FixDialog))
+    await room.press("enter", notice="~ Row 11 edited.", until=lambda: session.row_index == 11)
+    await room.press("f", until=lambda: "2 rows: rows with an empty answer" in room.screen_text)
 
 
 CHATBOT = "I hope this helps!"
@@ -410,29 +403,33 @@ def marked_finding(room: RoomDriver) -> str:
     return next(line for line in room.text("#findings-list").splitlines() if line[0] in "▎▌")
 
 
-async def test_f_acts_on_the_marked_finding_which_is_that_of_the_row(shop, checks, open_room):
-    fill(shop, [*ROWS[9:12], chat("Is it warm?", CHATBOT), chat("Is it dry?", f"I cannot help with that. {CHATBOT}")], contract="")
-    async with open_room("data", (140, 45)) as room:
-        session = await checked(room)
-        assert {"email", "boilerplate", "refusal"} == set(session.source.verdict.rows)
-        await room.press("down", "down")
-        assert "email address" in marked_finding(room)
-        assert marked_finding(room).endswith("f fix")
-        assert "fix" in room.actions
-        await room.press("down")
-        assert "boilerplate" in marked_finding(room)
-        assert marked_finding(room).endswith("by hand")
-        await room.press("f", until=lambda: "2 rows: answers with boilerplate" in room.screen_text)
-        assert "enter edit" in " ".join(room.screen_text.split())
-        await room.press("escape", "down")
-        assert "answers that refuse" in marked_finding(room), "the one of its findings that can be fixed"
-        await room.press("home")
-        assert "answers that refuse" in marked_finding(room), "a row without a finding leaves the cursor where it is"
-        await room.press("f", until=lambda: "1 row: answers that refuse" in room.screen_text)
-        await room.press("escape", "end", "tab", "home")
-        first = marked_finding(room)
-        assert "answers that refuse" not in first
-        await room.press("escape", until=lambda: "answers that refuse" in marked_finding(room))
+@opens(
+    stage=lambda shop: fill(
+        shop, [*ROWS[9:12], chat("Is it warm?", CHATBOT), chat("Is it dry?", f"I cannot help with that. {CHATBOT}")], contract=""
+    ),
+    size=(140, 45),
+)
+async def test_f_acts_on_the_marked_finding_which_is_that_of_the_row(checks, room):
+    session = session_of(room)
+    assert {"email", "boilerplate", "refusal"} == set(session.source.verdict.rows)
+    await room.press("down", "down")
+    assert "email address" in marked_finding(room)
+    assert marked_finding(room).endswith("f fix")
+    assert "fix" in room.actions
+    await room.press("down")
+    assert "boilerplate" in marked_finding(room)
+    assert marked_finding(room).endswith("by hand")
+    await room.press("f", until=lambda: "2 rows: answers with boilerplate" in room.screen_text)
+    assert "enter edit" in " ".join(room.screen_text.split())
+    await room.press("escape", "down")
+    assert "answers that refuse" in marked_finding(room), "the one of its findings that can be fixed"
+    await room.press("home")
+    assert "answers that refuse" in marked_finding(room), "a row without a finding leaves the cursor where it is"
+    await room.press("f", until=lambda: "1 row: answers that refuse" in room.screen_text)
+    await room.press("escape", "end", "tab", "home")
+    first = marked_finding(room)
+    assert "answers that refuse" not in first
+    await room.press("escape", until=lambda: "answers that refuse" in marked_finding(room))
 
 
 @opens(stage=lambda shop: fill(shop, [*GOOD, ROWS[11], chat("Is it warm?", CHATBOT)], contract=""), size=(140, 45))
@@ -492,8 +489,7 @@ async def test_f_fixes_the_finding_that_the_rows_are_filtered_by(room):
 async def test_a_fix_counts_the_rows_that_need_an_edit_by_hand(shop, checks, open_room):
     hidden = [chat("Is it warm?", "No,\u200b it is cool."), chat("Is it cool?", '{"reply": "It is\\u200b cool."}')]
     fill(shop, [*hidden, *GOOD], contract="")
-    async with open_room("data") as room:
-        await checked(room)
+    async with open_room() as room:
         await room.press("f", "enter", notice="~ Row 1 edited. 1 row must be edited by hand: press e in Review.")
         assert list(statuses(room)) == [0]
         await room.until(lambda: not room.app.jobs.busy)
@@ -560,7 +556,7 @@ async def test_rows_in_another_encoding_are_read_by_their_fix(room, checks):
     room.app.redraw()
     await room.until(lambda: "✗ 2 rows to fix first" in room.text("#split-bar"))
     await filter_by(room, "finding:encoding", 1)
-    assert "Im Café – hinten." in " ".join(room.text("#row-preview").split())
+    assert "Im Café – hinten." in room.words("#row-preview")
     await room.press(
         "f", until=lambda: "Wo ist René?" in room.screen_text and "enter read as Windows-1252: 1 row" in room.screen_text
     )
@@ -616,19 +612,17 @@ async def test_g_shows_labels_coverage_and_agreement(shop, checks, open_room):
     for who, action in (("ada", "accept"), ("ben", "reject")):
         with ReviewSession(source, who=who) as session:
             session.decide(action, with_keys(rows))  # type: ignore[arg-type]
-    async with open_room("data", (140, 45)) as room:
-        await checked(room)
+    async with open_room(size=(140, 45)) as room:
         assert not room.screen.query_one("#labels").display
         await room.press("g", until=lambda: "tag" in room.text("#label-bars") and "━" in room.text("#label-bars"))
         assert "billing" in room.text("#label-bars")
         assert "2 of 13" in room.text("#coverage-bars")
         assert "ada and ben" in room.text("#agreement-text")
-        assert "0 of 2 rows the same" in " ".join(room.text("#agreement-text").split())
+        assert "0 of 2 rows the same" in room.words("#agreement-text")
         assert not room.screen.query_one("#findings").display
         assert room.focus == "list"
         await room.press("g", until=lambda: bool(room.screen.query_one("#findings").display))
-    async with open_room("data", NARROW) as room:
-        await checked(room)
+    async with open_room(size=NARROW) as room:
         await room.press("g", "g", until=lambda: room.focus == "label-bars" and "billing" in room.text("#label-bars"))
         await room.press("g", until=lambda: room.focus == "list" and not room.screen.query_one("#statistics").display)
 
@@ -687,7 +681,7 @@ async def test_a_missing_changed_and_emptied_source_is_noticed(shop, checks, ope
         source.unlink()
         source.mkdir()
         await settle()
-        await room.until(lambda: "has no train.jsonl" in " ".join(room.text("#invite").split()))
+        await room.until(lambda: "has no train.jsonl" in room.words("#invite"))
 
 
 async def test_decisions_of_another_window_are_shown_and_its_lock_is_respected(room, shop):
@@ -716,13 +710,11 @@ async def test_a_new_recipe_fills_the_room(room, shop):
     await checked(room)
 
 
-async def test_another_recipe_shows_its_rows_and_hides_the_undo_of_a_decision(shop, checks, open_room):
-    fill(shop, GOOD)
-    fill(shop, [chat("Only this?", "Yes.")], name="other")
-    async with open_room("data") as room:
-        assert len((await checked(room)).source) == 10, "the main recipe comes first"
-        await room.press("x", notice="✗ Row 1 rejected.")
-        await room.press("o", "down", "enter", until=lambda: ready(room) and len(session_of(room).source) == 1 and not room.notice)
+@opens(stage=lambda shop: (fill(shop, GOOD), fill(shop, [chat("Only this?", "Yes.")], name="other")), settle=None)
+async def test_another_recipe_shows_its_rows_and_hides_the_undo_of_a_decision(checks, room):
+    assert len((await checked(room)).source) == 10, "the main recipe comes first"
+    await room.press("x", notice="✗ Row 1 rejected.")
+    await room.press("o", "down", "enter", until=lambda: ready(room) and len(session_of(room).source) == 1 and not room.notice)
 
 
 async def test_filter_order_and_cursor_survive_a_change_of_the_recipe(room, shop):
@@ -773,8 +765,7 @@ async def test_a_real_process_checks_a_file_without_a_recipe(shop, open_room, tm
 
 async def test_filter_and_cursor_are_restored(shop, checks, open_room):
     fill(shop)
-    async with open_room("data") as room:
-        await checked(room)
+    async with open_room() as room:
         await filter_by(room, "tag:login", 6)
         await room.press("down", "down")
         saved = room.app.sessions.save_state()

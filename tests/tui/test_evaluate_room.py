@@ -1,11 +1,10 @@
-"""Evaluate: every key, every state, and the rows behind every number."""
-
 import json
 import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from exhaustive import cases
@@ -62,10 +61,6 @@ async def page(room: RoomDriver) -> str:
     await room.until(lambda: room.mode == "" and bool(room.text("#rows").strip()))
     rows = room.screen._rows(room.screen.query_one("#rows").size.width)
     return " ".join(" ".join(row.plain.split()) for row in rows)
-
-
-def error(room: RoomDriver) -> str:
-    return " ".join(room.text("#ev-error").split())
 
 
 def test_the_contract_is_shown_next_to_correctness(shop):
@@ -210,16 +205,8 @@ async def test_enter_on_a_row_shows_all_of_it(room):
     assert room.text("#ev-detail") == "", "no room for it at 80 columns"
     await room.press("enter")
     text = await page(room)
-    for part in (
-        "◇ system",
-        "○ user",
-        "tuned",
-        "base",
-        "reference",
-        "the text ends inside a string",
-        "Nearest training rows",
-        "not reviewed",
-    ):
+    answers = ("◇ system", "○ user", "tuned", "base", "reference", "the text ends inside a string")
+    for part in (*answers, "Nearest training rows", "not reviewed"):
         assert part in text, part
     await room.press("escape", mode="evaluate")
 
@@ -294,15 +281,15 @@ async def test_a_baseline_alone_has_no_comparison_and_names_the_next_step_after_
 @opens(stage=lambda shop: evaluation(shop, "20261124-1700-brand-voice", name="brand-voice", pairs=True), size=LARGE)
 async def test_preference_training_shows_its_margins(room):
     assert "preference accuracy, %" in room.text("#ev-table")
-    summary = " ".join(room.text("#ev-summary").split())
+    summary = room.words("#ev-summary")
     assert "margin base −1.39" in summary
     assert "nats per token; tuned +0.2" in summary
-    assert "the rejected answer is" in " ".join(room.text("#ev-detail").split())
+    assert "the rejected answer is" in room.words("#ev-detail")
 
 
 @opens(stage=lambda shop: evaluation(shop, off_task=2, looks=4), size=(120, 45))
 async def test_g_shows_the_off_task_prompts_broken_ones_first(room):
-    summary = " ".join(room.text("#ev-summary").split())
+    summary = room.words("#ev-summary")
     assert "off-task ! 100.0% → 80.0%" in summary
     assert "cannot tell" in summary
     await room.press("g")
@@ -372,23 +359,18 @@ async def test_runs_of_a_recipe_are_told_apart(shop, open_room):
         assert "20261124-1312-support-json   trained 1 h ago" in room.text("ListPanel")
 
 
-async def test_reports_on_other_rows_are_not_compared(shop, open_room):
-    evaluation(shop, OLDER, rows=30, age=4 * 86400)
-    evaluation(shop)
-    async with open_room("evaluate") as room:
-        await rows_found(room)
-        await room.press("c", choose="0", until=lambda: room.notice.startswith("✗") and "compared" in room.notice)
+@opens(stage=lambda shop: (evaluation(shop, OLDER, rows=30, age=4 * 86400), evaluation(shop)))
+async def test_reports_on_other_rows_are_not_compared(room):
+    await room.press("c", choose="0", until=lambda: room.notice.startswith("✗") and "compared" in room.notice)
 
 
 async def test_capital_o_shows_the_path_of_the_html_report(shop, open_room):
     folder = evaluation(shop)
-    async with open_room("evaluate") as room:
-        await rows_found(room)
+    async with open_room() as room:
         await room.press("O", until=lambda: f"evals/{ID}/report.html" in room.notice)
         assert room.app.notices.current, "a path stays until the next notice"
     (folder / "report.html").unlink()
-    async with open_room("evaluate") as room:
-        await rows_found(room)
+    async with open_room() as room:
         assert "html" not in room.actions
 
 
@@ -402,8 +384,7 @@ async def test_n_asks_for_a_subject_and_arms_and_starts(shop, open_room, monkeyp
     monkeypatch.setattr("mlxtune.runs.launch.start", start)
     evaluation(shop)
     run = shop.run("20261124-1412-support-json", steps=60, end=FINISHED, age=300, adapter=True)
-    async with open_room("evaluate") as room:
-        await rows_found(room)
+    async with open_room() as room:
         for subject, arms in (("0", "1"), ("2", "0")):  # subject 1 has the recipe as it is now
             await room.press("n", choose=subject)
             await room.choose(arms)
@@ -414,36 +395,28 @@ async def test_n_asks_for_a_subject_and_arms_and_starts(shop, open_room, monkeyp
     ]
 
 
-async def test_a_start_that_fails_is_reported(shop, open_room, monkeypatch):
-    def start(*_: Any, **__: Any) -> Run:
-        raise MachineError("The worker of x ended at once: killed", hint="Its log: worker.log")
-
-    monkeypatch.setattr("mlxtune.runs.launch.start", start)
-    evaluation(shop)
-    async with open_room("evaluate") as room:
-        await rows_found(room)
-        await room.press("n", choose="0")
-        await room.press(choose="0", notice="✗ The worker of x ended at once")
-        assert room.screen.rows.title == "Tuned fails"
+async def test_a_start_that_fails_is_reported(room, monkeypatch):
+    error = MachineError("The worker of x ended at once: killed", hint="Its log: worker.log")
+    monkeypatch.setattr("mlxtune.runs.launch.start", Mock(side_effect=error))
+    await room.press("n", choose="0")
+    await room.press(choose="0", notice="✗ The worker of x ended at once")
+    assert room.screen.rows.title == "Tuned fails"
 
 
-async def test_a_running_evaluation_shows_its_progress_and_can_be_stopped(shop, open_room, monkeypatch):
+@opens(stage=lambda shop: (evaluation(shop), evaluating(shop)))
+async def test_a_running_evaluation_shows_its_progress_and_can_be_stopped(room, monkeypatch):
     stopped: list[str] = []
     monkeypatch.setattr("mlxtune.runs.registry.stop", lambda run: stopped.append(run.id))
-    evaluation(shop)
-    evaluating(shop)
-    async with open_room("evaluate") as room:
-        await rows_found(room)
-        assert "Evaluating" in room.head("#ev-now")
-        finished, running = room.text("#ev-progress").splitlines()
-        assert finished.strip().startswith("✓ base")
-        assert finished.endswith("40 of 40 rows")
-        assert running.strip().startswith("● tuned")
-        assert running.endswith("14 of 40 rows")
-        assert "new" not in room.actions
-        await room.press("s", choose="")
-        assert stopped == []
-        await room.press("s", choose="stop", until=lambda: stopped == ["20261124-1600-support-json"])
+    assert "Evaluating" in room.head("#ev-now")
+    finished, running = room.text("#ev-progress").splitlines()
+    assert finished.strip().startswith("✓ base")
+    assert finished.endswith("40 of 40 rows")
+    assert running.strip().startswith("● tuned")
+    assert running.endswith("14 of 40 rows")
+    assert "new" not in room.actions
+    await room.press("s", choose="")
+    assert stopped == []
+    await room.press("s", choose="stop", until=lambda: stopped == ["20261124-1600-support-json"])
 
 
 async def test_a_first_evaluation_shows_only_its_progress(shop, open_room):
@@ -460,7 +433,7 @@ async def test_a_first_evaluation_shows_only_its_progress(shop, open_room):
         await room.until(lambda: "! No output for" in room.text("#ev-progress"))
 
 
-async def test_arms_that_wait_are_listed(shop, open_room, monkeypatch):
+async def test_arms_that_wait_are_listed(shop, open_room):
     shop.recipe()
     folder = evaluating(shop)
     with (folder / "recipe.toml").open("a") as recipe:
@@ -485,7 +458,7 @@ async def test_a_failed_evaluation_is_explained_above_the_last_report(shop, open
     shop.run("20261124-1700-support-json", kind="eval", age=90, end=end, printed="Killed\n")
     async with open_room("evaluate") as room:
         await rows_found(room, "Tuned fails")
-        assert error(room) == f"{text} {hint}"
+        assert room.words("#ev-error") == f"{text} {hint}"
 
 
 async def test_n_continues_a_stopped_evaluation(shop, open_room, monkeypatch):
@@ -494,7 +467,7 @@ async def test_n_continues_a_stopped_evaluation(shop, open_room, monkeypatch):
     shop.recipe()
     shop.run("20261124-1700-support-json", kind="eval", age=90, end=("run.stopped", {"step": 0}))
     async with open_room("evaluate") as room:
-        await room.until(lambda: "n continues it" in error(room))
+        await room.until(lambda: "n continues it" in room.words("#ev-error"))
         await room.press("n", until=lambda: isinstance(room.screen, ChoiceDialog))
         assert "Continue support-json" in room.text("ListPanel")
         await room.press("enter", until=lambda: continued == ["20261124-1700-support-json"])
@@ -505,7 +478,7 @@ async def test_an_evaluation_that_failed_without_answers_is_not_continued(shop, 
     failed = ("run.failed", {"error": "The schema changed.", "hint": "Set it back.", "code": 2})
     shop.run("20261124-1700-support-json", kind="eval", age=90, end=failed)
     async with open_room("evaluate") as room:
-        await room.until(lambda: "The schema changed." in error(room))
+        await room.until(lambda: "The schema changed." in room.words("#ev-error"))
         await room.press("n", until=lambda: isinstance(room.screen, ChoiceDialog))
         assert "its base alone" in room.text("ListPanel")
         assert "Continue" not in room.text("ListPanel")
@@ -523,26 +496,14 @@ def evaluated_twice(shop: Shop, settings: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("settings", "text", "about"),
+    ("settings", "text", "minutes"),
     [
-        (
-            "max_tokens = 112",
-            "133 of 133 held-out rows, 1,000 off-task prompts, at most 112 tokens per answer.",
-            "2 arms, rows ≤ 11 min",
-        ),
-        (
-            "rows = 20\nmax_tokens = 112",
-            "20 of 133 held-out rows, 1,000 off-task prompts, at most 112 tokens",
-            "2 arms, rows ≤ 2 min",
-        ),
-        (
-            "",
-            "133 of 133 held-out rows, 1,000 off-task prompts.",
-            "2 arms, rows ≤ 11 min",
-        ),  # not the limit of the evaluation of the base
+        ("max_tokens = 112", "133 of 133 held-out rows, 1,000 off-task prompts, at most 112 tokens per answer.", 11),
+        ("rows = 20\nmax_tokens = 112", "20 of 133 held-out rows, 1,000 off-task prompts, at most 112 tokens", 2),
+        ("", "133 of 133 held-out rows, 1,000 off-task prompts.", 11),  # not the limit of the evaluation of the base
     ],
 )
-async def test_the_question_for_the_arms_says_how_much_they_answer(shop, open_room, settings, text, about):
+async def test_the_question_for_the_arms_says_how_much_they_answer(shop, open_room, settings, text, minutes):
     evaluated_twice(shop, settings)
     async with open_room("evaluate") as room:
         await rows_found(room, "Tuned fails")
@@ -552,7 +513,7 @@ async def test_the_question_for_the_arms_says_how_much_they_answer(shop, open_ro
         options = room.screen._options
         assert f"base, tuned on {text}" in room.screen._text
         assert ("on all 133 held-out rows" in [option.name for option in options]) is ("20 of 133" in text)
-        assert options[0].about == about
+        assert options[0].about == f"2 arms, rows ≤ {minutes} min"
         assert all(option.about in room.text("#choices") for option in options)
 
 
@@ -605,23 +566,21 @@ async def test_the_recipe_as_it_is_now_can_be_chosen_if_it_evaluates_differently
     assert started == [(4, adapter), (0, adapter), (0, adapter), (0, adapter)]
 
 
-async def test_without_an_evaluation_enter_starts_one_on_a_later_visit_too(shop, open_room, monkeypatch):
+@opens(stage=lambda shop: (shop.recipe(), copy_rows(shop)), settle=None)
+async def test_without_an_evaluation_enter_starts_one_on_a_later_visit_too(room, monkeypatch):
     started: list[str] = []
     monkeypatch.setattr("mlxtune.runs.launch.start", lambda workspace, kind, recipe, request, **_: started.append(kind))
-    shop.recipe()
-    copy_rows(shop)
-    async with open_room("evaluate") as room:
-        intro = room.text("#invite")
-        assert "No evaluations yet." in intro
-        assert "enter evaluate support-json" in intro
-        for _ in range(2):
-            await room.press("enter", until=lambda: isinstance(room.screen, ChoiceDialog))
-            await room.press("escape", "H", mode="home")
-            await room.press("E", mode="evaluate")
-        await room.press("enter", choose="0")
-        await room.until(lambda: isinstance(room.screen, ChoiceDialog) and "held-out rows" in room.screen._text)
-        assert re.search(r"on (\d+) of \1 held-out rows", room.screen._text)
-        await room.press(choose="0", until=lambda: started == ["eval"])
+    intro = room.text("#invite")
+    assert "No evaluations yet." in intro
+    assert "enter evaluate support-json" in intro
+    for _ in range(2):
+        await room.press("enter", until=lambda: isinstance(room.screen, ChoiceDialog))
+        await room.press("escape", "H", mode="home")
+        await room.press("E", mode="evaluate")
+    await room.press("enter", choose="0")
+    await room.until(lambda: isinstance(room.screen, ChoiceDialog) and "held-out rows" in room.screen._text)
+    assert re.search(r"on (\d+) of \1 held-out rows", room.screen._text)
+    await room.press(choose="0", until=lambda: started == ["eval"])
 
 
 async def test_an_evaluation_that_is_starting_is_not_another_task(shop, open_room, monkeypatch):
@@ -661,8 +620,8 @@ async def test_an_unreadable_report_is_reported(shop, open_room):
     folder = evaluation(shop)
     (folder / "report.json").write_text('{"arms": 3}')
     async with open_room("evaluate") as room:
-        await room.until(lambda: "is not a report" in error(room))
-        assert "Evaluate again" in error(room)
+        await room.until(lambda: "is not a report" in room.words("#ev-error"))
+        assert "Evaluate again" in room.words("#ev-error")
 
 
 async def test_a_report_without_its_evidence_still_shows_its_numbers(shop, open_room):
@@ -670,7 +629,7 @@ async def test_a_report_without_its_evidence_still_shows_its_numbers(shop, open_
     (folder / "questions.jsonl").unlink()
     async with open_room("evaluate") as room:
         await room.until(lambda: "82.5  68–91" in room.text("#ev-table"))
-        assert "questions.jsonl" in error(room)
+        assert "questions.jsonl" in room.words("#ev-error")
         await room.press("m", "enter", "f", "v", "w")
         assert room.screen.rows is None
 
@@ -696,24 +655,19 @@ async def test_a_report_that_loads_while_rows_are_searched_is_shown(room, shop, 
 
 
 @pytest.mark.parametrize("size", cases([(120, 36), (80, 24)], "120x36", name=lambda size: f"{size[0]}x{size[1]}"))
-async def test_hostile_outputs_are_shown_as_text(shop, open_room, size):
-    evaluation(shop, arms={"base": base, "tuned": lambda at, _: f"{at} {ANSWER}"})
-    async with open_room("evaluate", size=size) as room:
-        await rows_found(room)
-        await assert_plain(room, "down", "v", "enter", "pagedown", "escape", "f", "escape")
+@opens(stage=lambda shop: evaluation(shop, arms={"base": base, "tuned": lambda at, _: f"{at} {ANSWER}"}))
+async def test_hostile_outputs_are_shown_as_text(room, size):
+    await assert_plain(room, "down", "v", "enter", "pagedown", "escape", "f", "escape")
 
 
 @any_size
-async def test_any_terminal_size_works(shop, open_room, size):
-    evaluation(shop, off_task=2)
-    evaluating(shop)
-    async with open_room("evaluate", size=size) as room:
-        await rows_found(room)
-        for keys in (("enter", "escape"), ("m", "v", "f", "escape"), ("tab", "tab", "enter"), ("r", "escape"), ("end",)):
-            await room.press(*keys)
-        await room.pilot.resize_terminal(size[0] + 1, size[1] + 1)
-        await room.pilot.pause()
-        assert room.app.is_running
+@opens(stage=lambda shop: (evaluation(shop, off_task=2), evaluating(shop)))
+async def test_any_terminal_size_works(room, size):
+    for keys in (("enter", "escape"), ("m", "v", "f", "escape"), ("tab", "tab", "enter"), ("r", "escape"), ("end",)):
+        await room.press(*keys)
+    await room.pilot.resize_terminal(size[0] + 1, size[1] + 1)
+    await room.pilot.pause()
+    assert room.app.is_running
 
 
 @picture_sizes

@@ -12,7 +12,8 @@ from mlxtune.tui.rooms import ROOMS
 from mlxtune.tui.widgets import Panel
 
 from .driver import NARROW
-from .test_keys import adapters, answered, evaluated, searched, training
+from .test_adapters_room import adapters
+from .test_keys import answered, evaluated, searched, training
 
 pytestmark = pytest.mark.slow
 

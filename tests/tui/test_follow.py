@@ -1,5 +1,3 @@
-"""Following a journal: incremental, and right after a crash, a torn line, a resume or nonsense."""
-
 from mlxtune.runs import events
 from mlxtune.runs.registry import Run
 from mlxtune.runs.state import RunState
@@ -10,6 +8,7 @@ from mlxtune.workspace.index import WorkspaceIndex, with_history
 from .stage import NOW, story
 
 FACTS = {"loss": 0.5, "rate": 1e-4, "tokens": 9, "speed": 9.0, "memory": 1, "peak": 1, "epoch": 1.0}
+RESUMED = {"kind": "train", "name": "x", "base": "b", "pid": 2, "host": "mac", "step": 50}
 
 
 def test_following_in_pieces_is_the_same_as_reading_at_once(shop):
@@ -46,8 +45,7 @@ def test_the_history_of_an_ended_run_is_read_only_on_request(shop):
     assert whole.state == RunState().apply(events.read_all(folder))
     assert sum(event["type"] == "step" for event in whole.log) == 60
     assert with_history(view) is whole
-    resumed = {"kind": "train", "name": "x", "base": "b", "pid": 2, "host": "mac", "step": 50}
-    shop.tell(folder, [("run.resumed", resumed), ("step", {"step": 51, **FACTS})])
+    shop.tell(folder, [("run.resumed", RESUMED), ("step", {"step": 51, **FACTS})])
     shop.hold(folder)
     view = watcher.read().runs[0]
     assert view.alive
@@ -61,8 +59,7 @@ def test_a_torn_line_that_is_cut_and_written_over_is_not_counted_twice(shop):
     with (folder / "events.jsonl").open("ab") as file:
         file.write(b'{"v":1,"seq":66,"t":1,"type":"st')
     follower.read()
-    resumed = {"kind": "train", "name": "x", "base": "b", "pid": 2, "host": "mac", "step": 50}
-    shop.tell(folder, [("run.resumed", resumed), ("step", {"step": 51, **FACTS})])
+    shop.tell(folder, [("run.resumed", RESUMED), ("step", {"step": 51, **FACTS})])
     follower.read()
     assert [step.step for step in follower.state.steps] == list(range(1, 52))
     assert follower.state == RunState().apply(events.read_all(folder))

@@ -1,12 +1,10 @@
-"""The frame of the rooms: notices, jobs, tabs, keys that settings change, and the state after a restart."""
-
 import json
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from exhaustive import cases
@@ -42,9 +40,6 @@ def staged_with_keys(text: str) -> Callable[[Shop], None]:
     return lambda shop: (loaded_shop(shop), set_keys(text))[1]
 
 
-# Header
-
-
 async def test_power_problems_are_in_the_header(loaded, open_room, monkeypatch):
     problem = PowerState(on_battery=True, charge=0.12, low_power_mode=True)
     monkeypatch.setattr("mlxtune.workspace.index.power", lambda: problem)
@@ -54,9 +49,6 @@ async def test_power_problems_are_in_the_header(loaded, open_room, monkeypatch):
         await room.until(lambda: "! Low Power Mode   " in room.text("#top"))
         await room.pilot.resize_terminal(50, 24)
         await room.until(lambda: "Low Power Mode" not in room.text("#top"))
-
-
-# Notices
 
 
 @opens(mode="home", size=NARROW)
@@ -107,9 +99,6 @@ async def test_the_footer_has_at_most_six_actions_and_cuts_none(loaded, open_roo
         await room.until(lambda: room.text("#foot").split("^p")[0].strip() == "a something   b something   c something")
 
 
-# Jobs
-
-
 @opens(mode="home", stage=lambda shop: None)
 async def test_the_result_of_an_older_job_of_a_group_is_dropped(room):
     first, results = Gate(), list[str]()
@@ -132,17 +121,10 @@ async def test_a_busy_job_shows_its_sentence_and_refuses_another_and_its_error_i
     done.set()
     await room.until(lambda: not room.app.jobs.busy)
     assert room.notice == ""
-
-    def fail(error: Exception) -> None:
-        raise error
-
     for error in (MachineError("The disk is full."), OSError("The file is gone.")):
-        room.app.jobs.run(partial(fail, error), busy="")
+        room.app.jobs.run(Mock(side_effect=error), busy="")
         await room.until_notice(f"✗ {error}")
         assert not room.app.jobs.busy
-
-
-# Tabs
 
 
 @pytest.mark.parametrize("width", [140, 100, 99, 80, 74])
@@ -163,9 +145,6 @@ def test_narrow_tabs_are_keys_and_the_current_name(width, room):
 @pytest.mark.parametrize("width", [140, 80, 40, 12])
 def test_a_room_inside_another_one_highlights_its_tab(width):
     assert tabs("groups", width) == tabs("data", width)
-
-
-# Keys
 
 
 def test_every_binding_has_an_id_and_none_is_used_twice():
@@ -251,9 +230,6 @@ def test_the_theme_of_the_settings_is_used(loaded):
     assert "Unknown theme neon" in app.notices.current.text
 
 
-# Focus
-
-
 @opens(mode="home")
 async def test_tab_cycles_and_f1_describes_the_focused_panel(room):
     for key, focus in (("tab", "runs-picture"), ("tab", "next-picture"), ("shift+tab", "runs-picture"), ("up", "next-picture")):
@@ -269,9 +245,6 @@ async def test_ctrl_q_quits_from_a_dialog(loaded, open_room):
         assert room.app.is_running
         await room.press("ctrl+q")
     assert room.app.return_code == 0
-
-
-# After a restart
 
 
 async def test_room_run_and_cursor_come_back(loaded):
@@ -330,10 +303,7 @@ async def test_an_invalid_saved_state_is_ignored(loaded, left):
 
 
 async def test_an_error_while_the_state_is_saved_is_ignored(loaded, monkeypatch):
-    def full(*_: Any) -> None:
-        raise MachineError("The disk is full.")
-
-    monkeypatch.setattr("mlxtune.tui.saved_state.save", full)
+    monkeypatch.setattr("mlxtune.tui.saved_state.save", Mock(side_effect=MachineError("The disk is full.")))
     app = MlxtuneApp(loaded.folder, clock=lambda: NOW)
     async with app.run_test(size=(80, 24)) as pilot:
         await pilot.press("T")
@@ -357,7 +327,7 @@ async def test_the_saved_state_of_every_room_is_json_and_is_restored(loaded, roo
         assert screen.ABOUT
 
 
-def test_a_saved_run_that_was_removed_is_not_selected(loaded, tmp_path):
+def test_a_saved_run_that_was_removed_is_not_selected(loaded):
     saved_state.save(loaded.folder, {"run": "20200101-0000-gone"})
     assert MlxtuneApp(loaded.folder).selected is None
 
@@ -371,9 +341,6 @@ async def test_a_dialog_is_centered_over_the_room(shop):
         assert abs(sheet.x - (100 - sheet.right)) <= 1
         assert abs(sheet.y - (30 - sheet.bottom)) <= 1
         assert app.screen.styles.background.a < 1
-
-
-# The user's commands
 
 
 @pytest.fixture

@@ -120,12 +120,13 @@ async def test_variations_are_of_thin_rows_unless_rows_are_chosen(shop, checks, 
     assert [request.rows for _, request in started] == [place.examples, ()]
 
 
+ID = "20261124-1500-support-json"
+REFUSED = {"error": "The endpoint refused the key.", "hint": "Set KEY.", "code": 3}
+
+
 def generating(shop: Shop, *events: Event) -> Path:
-    folder = shop.folder / "generations" / "20261124-1500-support-json"
-    folder.mkdir(parents=True)
-    (folder / "recipe.toml").write_text((shop.folder / "recipes" / "support-json.toml").read_text())
+    folder = shop.run(ID, kind="generate", alive=True)
     shop.tell(folder, [started_event("generate"), *events])
-    shop.hold(folder)
     return folder
 
 
@@ -134,7 +135,7 @@ async def test_a_finished_generation_leads_to_its_first_row_in_review(shop, chec
     write(shop.folder / "data" / "support.jsonl", GOOD)
     folder = generating(shop, ("arm.progress", {"arm": "big", "done": 3, "total": 26, "of": "question"}))
     async with open_room("home") as room:
-        assert "generating 3/26" in " ".join(room.text("#top").split())
+        assert "generating 3/26" in room.words("#top")
         assert "Let the teacher finish" in room.text("#next-picture")
         meta = {KEY: to_json(Lineage("variations", "big", "", folder.name, "Write.", 3, scores={"novelty": 0.7}))}
         row = Conversation(
@@ -146,7 +147,7 @@ async def test_a_finished_generation_leads_to_its_first_row_in_review(shop, chec
         await room.observe(shop.snapshot(NOW + 5))
         await room.until_notice("✓ 1 row proposed, 2 rejected. Press R to review them, most useful first.")
         await room.press("R", until=lambda: room.mode == "review" and room.screen.row is not None and room.screen.row.id == row.id)
-        await room.until(lambda: "written by big" in " ".join(room.text("#origin").split()))
+        await room.until(lambda: "written by big" in room.words("#origin"))
         assert "novelty 0.70" in room.text("#origin")
         await room.press("a", until=lambda: len(read_source(recipe.source).rows) == 11)
 
@@ -154,14 +155,8 @@ async def test_a_finished_generation_leads_to_its_first_row_in_review(shop, chec
 @pytest.mark.parametrize(
     ("end", "notice"),
     [
-        (
-            ("run.stopped", {"step": 0}),
-            "■ The generation was stopped. Continue it with: mlxtune runs resume 20261124-1500-support-json",
-        ),
-        (
-            ("run.failed", {"error": "The endpoint refused the key.", "hint": "Set KEY.", "code": 3}),
-            "✗ The generation failed: The endpoint refused the key. Set KEY.",
-        ),
+        (("run.stopped", {"step": 0}), f"■ The generation was stopped. Continue it with: mlxtune runs resume {ID}"),
+        (("run.failed", REFUSED), "✗ The generation failed: The endpoint refused the key. Set KEY."),
     ],
 )
 async def test_a_generation_that_ended_early_says_how(end, notice, shop, open_room):

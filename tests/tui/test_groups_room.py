@@ -1,5 +1,3 @@
-"""The Groups room: groups of repeated and conflicting rows, the decisions on them, and clusters."""
-
 import json
 from typing import Any
 
@@ -163,14 +161,15 @@ async def test_the_group_of_the_row_on_show_is_opened(room):
     await room.press("enter", "enter", until=lambda: room.mode == "review" and room.head("#read").startswith("▌ Row 1 "))
 
 
-async def test_members_replace_the_groups_on_a_narrow_screen(shop, checks, open_room):
-    fill(shop, [*GOOD, *(chat(f"{LONG * 6}{end}", answer("returns", "We repair it.")) for end in "!?")])
-    async with open_room("groups", NARROW) as room:
-        await opened(room)
-        assert not room.screen.query_one("#members-side").display
-        await room.press("enter", until=lambda: room.screen.query_one("#members-side").display)
-        await room.until(lambda: room.text("#compared").split()[:4] == ["Row", "11", "Row", "12"])
-        await room.press("escape", until=lambda: room.focus == "group-list")
+@opens(
+    stage=lambda shop: fill(shop, [*GOOD, *(chat(f"{LONG * 6}{end}", answer("returns", "We repair it.")) for end in "!?")]),
+    size=NARROW,
+)
+async def test_members_replace_the_groups_on_a_narrow_screen(checks, room):
+    assert not room.screen.query_one("#members-side").display
+    await room.press("enter", until=lambda: room.screen.query_one("#members-side").display)
+    await room.until(lambda: room.text("#compared").split()[:4] == ["Row", "11", "Row", "12"])
+    await room.press("escape", until=lambda: room.focus == "group-list")
 
 
 class Clusters:
@@ -189,19 +188,18 @@ class Clusters:
         pass
 
 
-async def test_clusters_and_outliers(shop, checks, open_room, monkeypatch):
+@opens(stage=lambda shop: fill(shop, GOOD), settle=None)
+async def test_clusters_and_outliers(checks, room, monkeypatch):
     monkeypatch.setattr("mlxtune.tui.rooms.groups.screen.start_clustering", Clusters)
-    fill(shop, GOOD)
-    async with open_room("groups") as room:
-        await room.until(lambda: ready(room))
-        await room.until(lambda: "No duplicates" in room.text("#groups-message"))
-        assert not room.screen.query_one("#members-side").display, "no headings above nothing"
-        await room.press("g", until=lambda: "3 groups, 9 rows" in room.head("#groups-section"))
-        assert [line.split()[-2:] for line in lines(room)][1] == ["parcel", "stove"]
-        await room.press("down", "F", answer="1", notice="✗ 3 rows rejected.")
-        assert len(lines(room)) == 2
-        await room.press("g", until=lambda: "No duplicates" in room.text("#groups-message"))
-        await room.until(lambda: room.screen.query_one("#groups-side").size.width > 100)
+    await room.until(lambda: ready(room))
+    await room.until(lambda: "No duplicates" in room.text("#groups-message"))
+    assert not room.screen.query_one("#members-side").display, "no headings above nothing"
+    await room.press("g", until=lambda: "3 groups, 9 rows" in room.head("#groups-section"))
+    assert [line.split()[-2:] for line in lines(room)][1] == ["parcel", "stove"]
+    await room.press("down", "F", answer="1", notice="✗ 3 rows rejected.")
+    assert len(lines(room)) == 2
+    await room.press("g", until=lambda: "No duplicates" in room.text("#groups-message"))
+    await room.until(lambda: room.screen.query_one("#groups-side").size.width > 100)
 
 
 @opens(stage=lambda shop: fill(shop, GOOD), settle=None)
@@ -218,47 +216,34 @@ async def test_a_file_without_a_recipe_cannot_be_clustered(room):
     assert "new recipe" in room.actions
 
 
-async def test_a_failed_clustering_says_why(shop, checks, open_room, monkeypatch):
+@opens(stage=lambda shop: fill(shop, GOOD), settle=None)
+async def test_a_failed_clustering_says_why(checks, room, monkeypatch):
     monkeypatch.setattr("mlxtune.tui.rooms.groups.screen.start_clustering", Clusters)
     monkeypatch.setattr(Clusters, "error", ModelError("smollm2-135m is not on this machine."))
-    fill(shop, GOOD)
-    async with open_room("groups") as room:
-        await room.until(lambda: ready(room))
-        await room.press("g", until=lambda: "not on this machine" in room.text("#groups-message"))
+    await room.until(lambda: ready(room))
+    await room.press("g", until=lambda: "not on this machine" in room.text("#groups-message"))
 
 
-TOPICS = {
-    "refund": "Please refund the money that you charged for my {thing}.",
-    "parcel": "My parcel with the {thing} is late; can you track the courier?",
-    "repair": "The zipper of my {thing} broke, could you repair the seam?",
-    "rental": "I want to rent a {thing} for a weekend; what is the deposit?",
-    "voucher": "Can I pay for the {thing} with the gift voucher from my aunt?",
-    "size": "Which size of {thing} fits a tall child, medium or large?",
-    "washing": "How do I wash the {thing} without removing its wax coating?",
-}
-THINGS = [
-    "tent",
-    "boots",
-    "jacket",
-    "kayak",
-    "stove",
-    "rope",
-    "lamp",
-    "harness",
-    "mat",
-    "bottle",
-    "helmet",
-    "paddle",
-    "tarp",
+TOPICS = (
+    "Please refund the money that you charged for my {thing}.",
+    "My parcel with the {thing} is late; can you track the courier?",
+    "The zipper of my {thing} broke, could you repair the seam?",
+    "I want to rent a {thing} for a weekend; what is the deposit?",
+    "Can I pay for the {thing} with the gift voucher from my aunt?",
+    "Which size of {thing} fits a tall child, medium or large?",
+    "How do I wash the {thing} without removing its wax coating?",
+)
+THINGS = (
+    "tent", "boots", "jacket", "kayak", "stove", "rope", "lamp", "harness", "mat", "bottle", "helmet", "paddle", "tarp",
     "vest",
-]
+)  # fmt: skip
 WRONG = ("Write a poem about the moon over Berlin.", "What is the capital of France?", "Compute 17 times 23.")
 
 
 def proposals() -> list[dict[str, Any]]:
     """Return 100 proposed rows: 14 for each of seven topics, of which ten are about something else, and two more of these."""
     meta = {KEY: to_json(Lineage("variations", "big", "", "run-1", "Write.", 3))}
-    asked = [text.format(thing=thing) for text in TOPICS.values() for thing in THINGS]
+    asked = [text.format(thing=thing) for text in TOPICS for thing in THINGS]
     for number in range(10):
         at = number * 9 + 4
         asked[at] = f"{WRONG[number % 3]} It is for the {THINGS[number]}, {asked[at][:24]}"

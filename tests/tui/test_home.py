@@ -1,9 +1,8 @@
-"""The Home room: every key, the first steps in an empty workspace, and what can be started when."""
-
 import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from evaluation_files import scored_arm
@@ -25,15 +24,11 @@ from mlxtune.tui.widgets.frame import tabs
 from .conftest import loaded_shop
 from .driver import NARROW, Opening, RoomDriver, drive, opens
 from .evaluated import copy_rows, evaluation
-from .stage import FINISHED, NOW, started
+from .stage import FINISHED, NOW, Shop, started
 from .test_keys import trained
 
 pytestmark = pytest.mark.slow
 ROOM = Opening("home", loaded_shop)
-
-
-def next_text(room: RoomDriver) -> str:
-    return " ".join(room.text("#next-picture").split())
 
 
 def run_under_cursor(room: RoomDriver) -> str:
@@ -43,28 +38,29 @@ def run_under_cursor(room: RoomDriver) -> str:
 
 async def test_an_empty_workspace_offers_the_samples_and_one_key_creates_them(shop):
     async with drive(MlxtuneApp(shop.folder), "home") as room:
-        await room.until(lambda: "Start with the sample workspace" in next_text(room))
+        await room.until(lambda: "Start with the sample workspace" in room.words("#next-picture"))
         assert room.actions == ["create", "open"]
         await room.press("enter", notice="✓ Created recipes/support-json.toml")
         # The main recipe is first, once all of them are there.
-        await room.until(lambda: "Check the rows first" in next_text(room) and "samples/support.jsonl" in next_text(room))
+        await room.until(
+            lambda: "Check the rows first" in room.words("#next-picture") and "samples/support.jsonl" in room.words("#next-picture")
+        )
         assert (shop.folder / "recipes" / "support-json.toml").is_file()
 
 
-async def test_an_error_while_the_samples_are_created_is_a_notice(shop, open_room, monkeypatch):
-    def full(folder: Path) -> Path:
-        raise MachineError("The disk is full, so recipes was not saved.", hint="Free some space, then run it again.")
-
-    monkeypatch.setattr("mlxtune.data.samples.create", full)
-    async with open_room("home", size=NARROW) as room:
-        await room.press("enter", notice="✗ The disk is full")
-        assert "Free some space" in room.notice
-        assert "Start with the sample workspace" in next_text(room)
-        await room.press("escape")
-        assert room.notice == ""
+@opens(stage=lambda shop: None, size=NARROW)
+async def test_an_error_while_the_samples_are_created_is_a_notice(room, monkeypatch):
+    error = MachineError("The disk is full, so recipes was not saved.", hint="Free some space, then run it again.")
+    monkeypatch.setattr("mlxtune.data.samples.create", Mock(side_effect=error))
+    await room.press("enter", notice="✗ The disk is full")
+    assert "Free some space" in room.notice
+    assert "Start with the sample workspace" in room.words("#next-picture")
+    await room.press("escape")
+    assert room.notice == ""
 
 
-async def test_n_starts_the_only_recipe_and_opens_train(shop, open_room, monkeypatch):
+@opens(stage=Shop.recipe)
+async def test_n_starts_the_only_recipe_and_opens_train(shop, room, monkeypatch):
     started: list[tuple[Path, str]] = []
 
     def start(workspace: Path, recipe: Any) -> Run:
@@ -72,48 +68,40 @@ async def test_n_starts_the_only_recipe_and_opens_train(shop, open_room, monkeyp
         return Run(workspace)
 
     monkeypatch.setattr("mlxtune.workspace.control.train", start)
-    shop.recipe()
-    async with open_room("home") as room:
-        await room.press("n", choose="")
-        assert not started
-        await room.press("n", choose="train", until=lambda: bool(started) and not room.app.jobs.busy)
-        assert started == [(shop.folder, "support-json")]
-        assert room.mode == "train"
+    await room.press("n", choose="")
+    assert not started
+    await room.press("n", choose="train", until=lambda: bool(started) and not room.app.jobs.busy)
+    assert started == [(shop.folder, "support-json")]
+    assert room.mode == "train"
 
 
-async def test_a_worker_that_dies_at_once_is_reported_with_its_hint(shop, open_room, monkeypatch):
-    def start(*_: Any) -> Run:
-        raise MachineError("The worker of x ended before it wrote an event: killed", hint="Its log: worker.log")
-
-    monkeypatch.setattr("mlxtune.workspace.control.train", start)
-    shop.recipe()
-    async with open_room("home") as room:
-        await room.press("n", choose="train", notice="✗ The worker of x ended")
-        assert "Its log: worker.log" in room.notice
-        assert "new" in room.actions
+@opens(stage=Shop.recipe)
+async def test_a_worker_that_dies_at_once_is_reported_with_its_hint(room, monkeypatch):
+    error = MachineError("The worker of x ended before it wrote an event: killed", hint="Its log: worker.log")
+    monkeypatch.setattr("mlxtune.workspace.control.train", Mock(side_effect=error))
+    await room.press("n", choose="train", notice="✗ The worker of x ended")
+    assert "Its log: worker.log" in room.notice
+    assert "new" in room.actions
 
 
-async def test_with_several_recipes_n_asks_which(shop, open_room, monkeypatch):
+@opens(stage=lambda shop: (shop.recipe("alpha"), shop.recipe("beta"), shop.recipe("aaa-broken", "name = 3")))
+async def test_with_several_recipes_n_asks_which(room, monkeypatch):
     names: list[str] = []
     monkeypatch.setattr("mlxtune.workspace.control.train", lambda workspace, recipe: names.append(recipe.name))
-    shop.recipe("alpha")
-    shop.recipe("beta")
-    shop.recipe("aaa-broken", "name = 3")
-    async with open_room("home") as room:
-        await room.press("n", until=lambda: isinstance(room.screen, ChoiceDialog))
-        assert room.screen._heading == "Which recipe?"
-        options = [option.name for option in room.screen._options]
-        assert options == ["alpha.toml", "beta.toml", "aaa-broken.toml"], "an invalid one stands last"
-        await room.press("escape")
-        assert names == []
-        assert room.mode == "home"
-        await room.press("n", choose="1", until=lambda: names == ["beta"])
-        assert room.app.selection.recipe.title == "beta.toml", "the other rooms show it, too"
-        await room.press("H", "n", until=lambda: isinstance(room.screen, ChoiceDialog))
-        assert room.screen._options[0].name == "beta.toml", "the current one stands first"
-        for keys in (("S", "n"), ("escape", "Q", "n")):
-            await room.press("escape", "T", *keys, until=lambda: isinstance(room.screen, ChoiceDialog))
-            assert room.screen._options[0].name == "beta.toml", keys
+    await room.press("n", until=lambda: isinstance(room.screen, ChoiceDialog))
+    assert room.screen._heading == "Which recipe?"
+    options = [option.name for option in room.screen._options]
+    assert options == ["alpha.toml", "beta.toml", "aaa-broken.toml"], "an invalid one stands last"
+    await room.press("escape")
+    assert names == []
+    assert room.mode == "home"
+    await room.press("n", choose="1", until=lambda: names == ["beta"])
+    assert room.app.selection.recipe.title == "beta.toml", "the other rooms show it, too"
+    await room.press("H", "n", until=lambda: isinstance(room.screen, ChoiceDialog))
+    assert room.screen._options[0].name == "beta.toml", "the current one stands first"
+    for keys in (("S", "n"), ("escape", "Q", "n")):
+        await room.press("escape", "T", *keys, until=lambda: isinstance(room.screen, ChoiceDialog))
+        assert room.screen._options[0].name == "beta.toml", keys
 
 
 async def test_the_error_of_a_recipe_is_shown_whole_where_one_is_chosen(shop, open_room):
@@ -157,11 +145,11 @@ async def test_home_shows_the_recipe_that_the_other_rooms_show(shop, open_room):
     shop.recipe("beta")
     shop.run("20261124-1412-alpha", name="alpha", steps=60, end=FINISHED, age=300)
     async with open_room("home") as room:
-        assert "Evaluate the adapter" in next_text(room)
+        assert "Evaluate the adapter" in room.words("#next-picture")
         assert room.head("#workflow").endswith("alpha.toml")
         room.app.selection.select_recipe("beta")
         room.app.redraw()
-        assert "Check the rows first" in next_text(room)
+        assert "Check the rows first" in room.words("#next-picture")
         assert room.head("#workflow").endswith("beta.toml")
         assert "no runs yet" in room.text("#workflow-picture")
 
@@ -177,13 +165,12 @@ async def test_enter_on_a_finished_run_asks_which_arms_to_evaluate(shop, open_ro
         await room.press("escape", mode="evaluate")
 
 
-async def test_an_invalid_recipe_is_an_error(shop, open_room):
-    shop.recipe("bad", 'name = "bad"\n[modle]\nbase = "x"\n')
-    async with open_room("home") as room:
-        assert "bad.toml is invalid" in next_text(room)
-        await room.press("n", until=lambda: "unknown key modle" in room.notice)
-        assert "Did you mean model?" in room.notice
-        assert room.mode == "home"
+@opens(stage=lambda shop: shop.recipe("bad", 'name = "bad"\n[modle]\nbase = "x"\n'))
+async def test_an_invalid_recipe_is_an_error(room):
+    assert "bad.toml is invalid" in room.words("#next-picture")
+    await room.press("n", until=lambda: "unknown key modle" in room.notice)
+    assert "Did you mean model?" in room.notice
+    assert room.mode == "home"
 
 
 async def test_arrows_select_a_run_and_enter_opens_it(room):
@@ -249,7 +236,7 @@ async def test_a_running_evaluation_is_in_the_header(loaded, open_room):
     async with open_room("home") as room:
         await room.observe(replace(snapshot, runs=snapshot.runs[1:]))
         assert "● evaluating base 24/72" in room.text("#top")
-        assert "Base answers 24 of 72 held-out rows" in next_text(room)
+        assert "Base answers 24 of 72 held-out rows" in room.words("#next-picture")
 
 
 async def test_a_baseline_alone_is_shown_without_a_comparison(shop, open_room):
@@ -263,23 +250,19 @@ async def test_a_baseline_alone_is_shown_without_a_comparison(shop, open_room):
         assert room.text("#best-picture") == ""
 
 
-async def test_every_arm_is_on_home_before_the_axis_is(shop, open_room):
-    trained(shop)
-    evaluation(shop)
-    async with open_room("home", size=(120, 36)) as room:
-        await room.until(lambda: "tuned" in room.text("#lower-picture"))
-        room.screen.query_one("#lower-picture").styles.height = 3
-        await room.until(lambda: room.screen.query_one("#lower-picture").size.height == 3)
-        assert [row.split()[0] for row in room.text("#lower-picture").splitlines()] == ["base", "base+kshot", "tuned"]
+@opens(stage=lambda shop: (trained(shop), evaluation(shop)))
+async def test_every_arm_is_on_home_before_the_axis_is(room):
+    await room.until(lambda: "tuned" in room.text("#lower-picture"))
+    room.screen.query_one("#lower-picture").styles.height = 3
+    await room.until(lambda: room.screen.query_one("#lower-picture").size.height == 3)
+    assert [row.split()[0] for row in room.text("#lower-picture").splitlines()] == ["base", "base+kshot", "tuned"]
 
 
 async def test_what_ended_since_the_last_visit_is_listed(loaded):
     async with drive(MlxtuneApp(loaded.folder, clock=lambda: NOW), "home") as room:
         await room.until(lambda: room.app.has_read)
         assert not room.screen.query_one("#home-changes").display  # the first visit
-    generation = loaded.folder / "generations" / "20261124-1500-support-json"
-    generation.mkdir(parents=True)
-    (generation / "recipe.toml").write_text((loaded.folder / "recipes" / "support-json.toml").read_text())
+    generation = loaded.run("20261124-1500-support-json", kind="generate")
     loaded.tell(generation, [started("generate"), ("run.finished", {"summary": {"proposed": 1, "refused": {}}})])
     visited = NOW - 3 * 86400
     os.utime(saved_state._file(loaded.folder), (visited, visited))
@@ -291,14 +274,12 @@ async def test_what_ended_since_the_last_visit_is_listed(loaded):
     assert saved_state.last_saved(loaded.folder) > visited
 
 
-async def test_the_key_of_the_next_step_depends_on_the_focus(shop, open_room):
-    shop.recipe()
-    shop.run("20261124-1500-support-json", steps=5, end=FINISHED)
-    async with open_room("home") as room:
-        await room.until(lambda: "  enter evaluate it" in room.text("#next-picture"))
-        await room.press("tab")
-        room.app.redraw()
-        await room.until(lambda: "tab, enter evaluate it" in room.text("#next-picture"))
+@opens(stage=lambda shop: (shop.recipe(), shop.run("20261124-1500-support-json", steps=5, end=FINISHED)))
+async def test_the_key_of_the_next_step_depends_on_the_focus(room):
+    await room.until(lambda: "  enter evaluate it" in room.text("#next-picture"))
+    await room.press("tab")
+    room.app.redraw()
+    await room.until(lambda: "tab, enter evaluate it" in room.text("#next-picture"))
 
 
 async def test_the_workflow_of_a_recipe_leaves_out_another_ones_evaluation(shop, open_room):

@@ -28,21 +28,20 @@ from mlxtune.tui.rooms.plan.service import PlanService
 from mlxtune.tui.widgets import ChoiceDialog, EditDialog, PromptDialog
 
 from .budgets import assert_within_budget
-from .driver import RoomDriver
+from .driver import LARGE, RoomDriver
+from .driver import NARROW as SMALL
 from .evaluated import evaluating, evaluation
 from .planned import RECIPE, FakeProbe, plannable
 from .rows_stage import GOOD, Checks, fill, pair, ready, session_of
 from .searched import write_search
 from .stage import FINISHED, Shop, shown, until
-from .test_adapters_room import adapter
+from .test_adapters_room import adapters
 from .test_advice_room import ANSWERS, EVIDENCE
 from .test_chat_room import FakeClient, ask, clients, load
 
 pytestmark = pytest.mark.slow
 
 __all__ = ["clients"]
-
-SMALL, LARGE = (80, 24), (140, 45)
 
 
 @dataclass
@@ -126,12 +125,6 @@ def voting(shop: Shop, opened: bool = False) -> None:
         while opened and session.current is not None:
             session.vote("a")
         session.vote("a") if not opened else session.reveal()
-
-
-def adapters(shop: Shop) -> None:
-    shop.recipe()
-    first = adapter(shop.folder / "adapters" / "tone")
-    adapter(shop.folder / "adapters" / "voice", rank=4, parent=first)
 
 
 def exporting(shop: Shop) -> None:
@@ -363,32 +356,18 @@ async def press_all(pilot: Any, stage: Stage, ran: Ran, silent: list[tuple[keys.
                 break
 
 
-SHARED = {  # the rooms in which keys of shared widgets are pressed
-    "mlxtune.tui.app": "data",
-    "mlxtune.tui.widgets.dialog": "data",
-    "mlxtune.tui.transform_dialog": "data",
-    "mlxtune.tui.open_flow": "data",
-    "mlxtune.tui.commands": "data",
-    "mlxtune.tui.widgets.list": "data",
-    "mlxtune.tui.widgets.page": "train",
-    "mlxtune.tui.widgets.scroll": "chat",
-}
-BY_ID = {
-    "edit.leave": "review",
-    "edit.start": "review",
-    "edit.end": "review",
-    "choice.close": "train",
-    "text.save": "chat",
-    "app.undo": "review",
-    "app.dismiss": "plan",
-}
+# The rooms in which keys of shared widgets are pressed.
+SHARED = {"widgets.page": "train", "widgets.scroll": "chat"}
+SHARED |= dict.fromkeys(("app", "widgets.dialog", "transform_dialog", "open_flow", "commands", "widgets.list"), "data")
+BY_ID = {"choice.close": "train", "text.save": "chat", "app.dismiss": "plan"}
+BY_ID |= dict.fromkeys(("edit.leave", "edit.start", "edit.end", "app.undo"), "review")
 
 
 def room_of(kind: keys.Kind, binding: Binding) -> str:
     if binding.id in BY_ID or (binding.id or "").startswith("talk."):
         return BY_ID.get(binding.id or "", "review")
     package, _, rest = kind.__module__.partition(".rooms.")
-    return rest.partition(".")[0] if rest else SHARED[package]
+    return rest.partition(".")[0] if rest else SHARED[package.removeprefix("mlxtune.tui.")]
 
 
 @pytest.mark.parametrize("mode", cases(ROOMS, "adapters"))

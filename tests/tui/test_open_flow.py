@@ -1,5 +1,3 @@
-"""Opening a file of one's own: its path, its columns, its rows in Data, and a recipe for it."""
-
 import json
 from pathlib import Path
 from typing import Any
@@ -33,8 +31,7 @@ def tickets(tmp_path: Path) -> Path:
 
 
 def field(room: RoomDriver) -> Input:
-    found: Input = room.screen.query_one(Input)
-    return found
+    return room.screen.query_one(Input)
 
 
 def drawn(room: RoomDriver, selector: str) -> str:
@@ -42,13 +39,14 @@ def drawn(room: RoomDriver, selector: str) -> str:
     return panel._drawn(panel.size.width or 100, panel.size.height).plain
 
 
-async def prompted(room: RoomDriver) -> None:
+async def prompted(room: RoomDriver, *keys: str) -> None:
+    """Wait for the prompt for a path, which ``keys`` open."""
+    await room.press(*keys)
     await room.until(lambda: isinstance(room.screen, PromptDialog) and room.screen.query_one("#candidates", ListPanel).count > 0)
 
 
 async def open_path(room: RoomDriver, path: str | Path) -> None:
-    await room.press("o")
-    await prompted(room)
+    await prompted(room, "o")
     field(room).value = str(path)
     await room.press("enter")
 
@@ -83,8 +81,7 @@ async def test_tab_completes_a_path_and_a_wrong_one_is_refused(shop, checks, ope
     source = fill(shop, GOOD)
     write(source.with_name("support-more.jsonl"), GOOD[:4])
     async with open_room("home") as room:
-        await room.press("o")
-        await prompted(room)
+        await prompted(room, "o")
         await room.press("d", "tab", until=lambda: field(room).value == "data/")
         await room.press("s", "tab", until=lambda: field(room).value == "data/support")
         await room.until(lambda: room.screen.query_one("#candidates", ListPanel).count == 3)
@@ -95,8 +92,7 @@ async def test_tab_completes_a_path_and_a_wrong_one_is_refused(shop, checks, ope
         await proposed(room, "support-more")
         await room.press("o", until=lambda: room.mode == "data" and ready(room) and len(session_of(room).source) == 4)
         assert room.notice.startswith("✓ Opened support-more.jsonl.")
-        await room.press("o", "end", "enter")
-        await prompted(room)
+        await prompted(room, "o", "end", "enter")
         listing = Gate()
 
         def slow(folder: Path, text: str) -> list[str]:
@@ -119,8 +115,7 @@ async def test_enter_opens_the_path_under_the_cursor(shop, checks, open_room):
     source = fill(shop, GOOD)
     write(source.with_name("zebra.jsonl"), GOOD[:4])
     async with open_room("home") as room:
-        await room.press("o")
-        await prompted(room)
+        await prompted(room, "o")
         await room.press("enter", until=lambda: field(room).value == "data/")
         await room.until(lambda: room.screen.query_one("#candidates", ListPanel).count == 3)
         await room.press("z", "x", "enter", until=lambda: "There is no file data/zx." in drawn(room, "#wrong"))
@@ -240,7 +235,7 @@ async def test_a_recipe_for_the_open_file_asks_for_unknown_columns(shop, checks,
     async with open_room("data") as room:
         room.app.sessions.open_file(tickets, {})
         room.app.redraw()
-        await room.until(lambda: "none of its 6 rows can be used" in " ".join(room.text("#invite").split()))
+        await room.until(lambda: "none of its 6 rows can be used" in room.words("#invite"))
         await room.press("n")
         await proposed(room, "tickets")
         assert "body.reply completion" in " ".join(drawn(room, "#columns").split())
@@ -249,7 +244,7 @@ async def test_a_recipe_for_the_open_file_asks_for_unknown_columns(shop, checks,
 async def test_a_source_with_unknown_columns_says_so_and_saves_the_map(shop, checks, open_room):
     fill(shop, TICKETS, contract="")
     async with open_room("data") as room:
-        await room.until(lambda: "none of its 6 rows can be used" in " ".join(room.text("#invite").split()))
+        await room.until(lambda: "none of its 6 rows can be used" in room.words("#invite"))
         await room.press("R", until=lambda: "D map the columns in Data" in room.text("#invite"))
         await room.press("D", until=lambda: "e map the columns" in room.text("#invite"))
         await room.press("e")
@@ -280,8 +275,7 @@ async def test_a_folder_or_an_empty_file_is_no_file_of_rows(shop, checks, open_r
     (shop.folder / "data" / "empty.jsonl").touch()
     (shop.folder / "data" / "void").mkdir()
     async with open_room("home", NARROW) as room:
-        await room.press("o")
-        await prompted(room)
+        await prompted(room, "o")
         field(room).value = "data/void/"
         await room.press("enter", until=lambda: "has no train.jsonl" in drawn(room, "#wrong"))
         field(room).value = "data/empty.jsonl"
@@ -321,8 +315,7 @@ def with_tickets(shop: Shop) -> Shop:
 async def test_the_list_of_paths_grows_with_its_paths(shop, open_room):
     with_tickets(shop)
     async with open_room("home", size=NARROW) as room:
-        await room.press("o")
-        await prompted(room)
+        await prompted(room, "o")
         candidates = room.screen.query_one("#candidates", ListPanel)
         for typed, count in (("data", 1), ("/", 2)):
             await room.press(*typed, until=lambda count=count: candidates.count == count)
@@ -341,8 +334,7 @@ def test_picture_of_the_mapping(shop, picture, size):
 
 def test_picture_of_the_path(shop, picture):
     async def choosing(room: RoomDriver) -> None:
-        await room.press("o")
-        await prompted(room)
+        await prompted(room, "o")
         await room.press(*"data/", until=lambda: "data/tickets.jsonl" in room.screen_text)
 
     picture(with_tickets(shop), NARROW, "home", choosing)

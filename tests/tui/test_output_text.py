@@ -1,5 +1,3 @@
-"""Outputs as rows: the failing part is marked at any width, and no text is interpreted."""
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

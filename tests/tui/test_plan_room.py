@@ -1,9 +1,8 @@
-"""The Plan room: every key, edits that keep the file's layout, invalid values, and every state of a plan."""
-
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from keyed_rows import with_keys
@@ -82,7 +81,7 @@ async def test_a_base_of_the_catalog_is_described(room):
     await room.type("mlx-community/gpt-oss-20b-MXFP4-Q8")
     await room.press("enter")
     known = catalog.find("mlx-community/gpt-oss-20b-MXFP4-Q8")
-    await room.until(lambda: base_summary(known) in " ".join(room.text("#plan-detail").split()))
+    await room.until(lambda: base_summary(known) in room.words("#plan-detail"))
 
 
 async def test_enter_edits_in_place_and_the_file_keeps_its_comments(room, shop):
@@ -127,7 +126,7 @@ async def test_an_invalid_value_is_an_error_and_the_dialog_stays_open(room, shop
     await room.press("escape")
     await select(room, "training.learning_rate")
     await room.press("enter", *"fast", "enter")
-    await room.until(lambda: 'must be a number, but is "fast"' in " ".join(room.text("#wrong").split()))
+    await room.until(lambda: 'must be a number, but is "fast"' in room.words("#wrong"))
     assert file_of(shop).read_text() == RECIPE
     await room.press("end", "ctrl+u", *"3e-4", "enter", notice="✓ learning_rate is now 3e-4.")
     assert "learning_rate = 3e-4\n" in file_of(shop).read_text()
@@ -158,17 +157,15 @@ async def test_arrows_go_through_choices_plus_and_minus_step_numbers_and_backspa
     assert "base" in file_of(shop).read_text(), "a required key stays"
 
 
-async def test_the_plan_follows_an_edit_and_rows_are_measured_once(shop, open_room, monkeypatch):
-    measured = plannable(shop)
-    async with open_room("plan") as room:
-        await planned(room)
-        before = form(room).plan
-        assert before is not None
-        await select(room, "training.batch_size")
-        await room.press("plus", "plus", until=lambda: (plan := form(room).plan) is not None and plan.memory > before.memory)
-        assert len(measured) == 1
-        await select(room, "data.max_tokens")
-        await room.press("minus", until=lambda: len(measured) == 2)
+async def test_the_plan_follows_an_edit_and_rows_are_measured_once(room):
+    measured = room.staged
+    before = form(room).plan
+    assert before is not None
+    await select(room, "training.batch_size")
+    await room.press("plus", "plus", until=lambda: (plan := form(room).plan) is not None and plan.memory > before.memory)
+    assert len(measured) == 1
+    await select(room, "data.max_tokens")
+    await room.press("minus", until=lambda: len(measured) == 2)
 
 
 @planning("✗ This does not fit", limit=0.6)
@@ -210,8 +207,7 @@ async def test_rows_that_were_checked_with_another_recipe_are_named(shop, open_r
     plannable(shop)
     source = load(shop.folder / "recipes" / "support-json.toml").source
     check_cache.save(source, CheckOutcome("clean", 14, 0, rules="of another recipe"))
-    async with open_room("plan") as room:
-        await planned(room)
+    async with open_room() as room:
         await room.until(lambda: "! Not checked since" in room.text("#plan-side"))
         await room.press("n", until=lambda: isinstance(room.screen, ChoiceDialog))
         assert room.screen._text.startswith("Not checked since the recipe changed. This fits: ")
@@ -219,10 +215,9 @@ async def test_rows_that_were_checked_with_another_recipe_are_named(shop, open_r
         assert started == []
 
 
-async def test_while_a_run_is_active_nothing_starts(loaded, open_room, monkeypatch):
+async def test_while_a_run_is_active_nothing_starts(loaded, open_room):
     plannable(loaded)
-    async with open_room("plan") as room:
-        await planned(room)
+    async with open_room() as room:
         assert not {"train", "probe"} & set(room.actions)
         for key in "n.":
             await room.press(key, notice="! The training run of support-json is using this machine.")
@@ -264,19 +259,15 @@ async def test_leaving_the_app_ends_a_probe(shop, open_room, monkeypatch):
     probe = FakeProbe(endless=True)
     monkeypatch.setattr(measurements, "start_steps", lambda *_, **__: probe)
     plannable(shop)
-    async with open_room("plan") as room:
-        await planned(room)
+    async with open_room() as room:
         await room.press(".")
         await planned(room, "probe: step 1 of 2 with the largest batch")
     assert probe.result(lambda what, share: None) is None
 
 
 async def test_a_failed_probe_is_an_error_and_the_form_stays(room, monkeypatch):
-    def died(*_: Any) -> None:
-        raise MachineError("The planning process died: out of memory.")
-
     monkeypatch.setattr(measurements, "start_steps", lambda *_, **__: FakeProbe())
-    monkeypatch.setattr(FakeProbe, "result", died)
+    monkeypatch.setattr(FakeProbe, "result", Mock(side_effect=MachineError("The planning process died: out of memory.")))
     await room.press(".")
     await planned(room, "✗ The planning process died: out of memory.")
     assert "max_tokens" in room.text("#plan-keys")
@@ -286,21 +277,22 @@ async def test_a_failed_probe_is_an_error_and_the_form_stays(room, monkeypatch):
 
 
 async def test_unusable_rows_are_an_error(shop, open_room, monkeypatch):
-    def bad(_: Recipe) -> None:
-        raise DataError("support.jsonl, line 3: the prompt fills the window.\n  and 2 more", hint="Raise data.max_tokens.")
-
     plannable(shop)
-    monkeypatch.setattr(measurements, "row_lengths", bad)
+    error = DataError("support.jsonl, line 3: the prompt fills the window.\n  and 2 more", hint="Raise data.max_tokens.")
+    monkeypatch.setattr(measurements, "row_lengths", Mock(side_effect=error))
     async with open_room("plan", size=NARROW) as room:
         await planned(room, "✗ support.jsonl, line 3")
         assert "Raise data.max_tokens." in verdict(room)
         assert "costs" not in room.actions
 
 
-async def test_missing_off_task_prompts_are_an_error(shop, open_room, monkeypatch):
-    plannable(shop, text=RECIPE.replace("[evaluation]", '[evaluation]\nregression = "none"'))
-    async with open_room("plan", size=NARROW) as room:
-        await planned(room, "✗ evaluation.regression: there is no file at")
+@opens(
+    stage=lambda shop: plannable(shop, text=RECIPE.replace("[evaluation]", '[evaluation]\nregression = "none"')),
+    settle=None,
+    size=NARROW,
+)
+async def test_missing_off_task_prompts_are_an_error(room):
+    await planned(room, "✗ evaluation.regression: there is no file at")
 
 
 async def test_a_missing_base_is_fetched_only_on_request(shop, open_room, monkeypatch):
@@ -408,26 +400,21 @@ async def test_a_snapshot_older_than_the_last_edit_changes_nothing(room, shop):
     assert (form(room).recipe.adapter.rank, len(form(room).edits)) == (8, 0), "another program restored the first version"
 
 
-async def test_decisions_about_rows_are_planned_again(shop, open_room, monkeypatch):
-    measured = plannable(shop)
-    async with open_room("plan") as room:
-        await planned(room)
-        assert (len(measured), form(room).plan.train) == (1, 48)
-        source = shop.folder / "data" / "support.jsonl"
-        trained = split(read_source(source), load(file_of(shop)).data).train[0]
-        with ReviewSession(source) as session:
-            session.decide("reject", with_keys([trained]))
-        await room.observe(shop.snapshot())
-        await room.until(lambda: len(measured) == 2 and bool(form(room).plan) and form(room).plan.train == 47)
+async def test_decisions_about_rows_are_planned_again(shop, room):
+    measured = room.staged
+    assert (len(measured), form(room).plan.train) == (1, 48)
+    source = shop.folder / "data" / "support.jsonl"
+    trained = split(read_source(source), load(file_of(shop)).data).train[0]
+    with ReviewSession(source) as session:
+        session.decide("reject", with_keys([trained]))
+    await room.observe(shop.snapshot())
+    await room.until(lambda: len(measured) == 2 and bool(form(room).plan) and form(room).plan.train == 47)
 
 
-async def test_o_chooses_another_recipe(shop, open_room):
-    shop.recipe("zz-other", RECIPE.replace("support-json", "zz-other"))
-    plannable(shop)
-    async with open_room("plan") as room:
-        await planned(room)
-        await room.press("o", until=lambda: isinstance(room.screen, ChoiceDialog))
-        await room.press("down", "enter", until=lambda: "recipes/zz-other.toml" in room.head("#plan-form"))
+@opens(stage=lambda shop: (shop.recipe("zz-other", RECIPE.replace("support-json", "zz-other")), plannable(shop)))
+async def test_o_chooses_another_recipe(room):
+    await room.press("o", until=lambda: isinstance(room.screen, ChoiceDialog))
+    await room.press("down", "enter", until=lambda: "recipes/zz-other.toml" in room.head("#plan-form"))
 
 
 @planning("✗ This does not fit", size=NARROW, limit=0.6)
@@ -449,14 +436,13 @@ async def test_without_a_recipe_the_room_says_what_it_is_for(shop, open_room):
 
 
 @any_size
-async def test_the_room_can_have_any_size(shop, open_room, monkeypatch, size):
-    plannable(shop, limit=0.6)
-    async with open_room("plan", size=size) as room:
-        await room.until(lambda: form(room).plan is not None)
-        await room.press("end", "enter", "escape", "g", "escape", "plus", "u", "pageup")
-        await room.pilot.resize_terminal(size[0] + 1, size[1] + 1)
-        await room.pilot.pause()
-        assert room.app.is_running
+@opens(stage=lambda shop: plannable(shop, limit=0.6), settle=None)
+async def test_the_room_can_have_any_size(room, size):
+    await room.until(lambda: form(room).plan is not None)
+    await room.press("end", "enter", "escape", "g", "escape", "plus", "u", "pageup")
+    await room.pilot.resize_terminal(size[0] + 1, size[1] + 1)
+    await room.pilot.pause()
+    assert room.app.is_running
 
 
 BAD = "[bold]x[/] \\u001b]0;owned\\u0007 \\u202e日本"
@@ -542,16 +528,8 @@ async def test_a_plan_that_edits_made_outdated_is_not_computed(room, monkeypatch
 
 
 def test_a_fact_is_shown_whole_or_not_at_all():
-    rows = [
-        Content(row)
-        for row in (
-            "  rows    361 training",
-            "          68 held out",
-            "  tokens  25,718 trained",
-            "          49% of 52,030",
-            "  x  1",
-        )
-    ]
+    facts = "  rows    361 training\n          68 held out\n  tokens  25,718 trained\n          49% of 52,030\n  x  1"
+    rows = [Content(row) for row in facts.split("\n")]
     shown = [cut_rows(rows, height, ("g", "all", "screen.memory")).plain.splitlines() for height in (3, 4, 5)]
     assert [[row.split()[0] for row in cut] for cut in shown] == [
         ["rows", "68", "g"],

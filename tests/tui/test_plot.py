@@ -1,5 +1,3 @@
-"""The chart's arithmetic: smoothing, limits, ticks, and what lands in which cell."""
-
 import math
 from itertools import pairwise
 

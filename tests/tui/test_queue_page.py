@@ -1,5 +1,3 @@
-"""The queue page over the Train room: commands are added, removed, and started, and show how they ended."""
-
 from typing import Any
 
 import pytest

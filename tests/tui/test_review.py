@@ -1,5 +1,3 @@
-"""The Review room: how a row is shown, every key, editing beside the contract, pairs, and decisions of other windows."""
-
 import json
 from pathlib import Path
 
@@ -183,8 +181,7 @@ async def test_tags_and_notes_stay_on_the_row(room):
 async def test_the_contract_is_checked_while_editing(shop, checks, open_room):
     source = fill(shop)
     before = source.read_bytes()
-    async with open_room("review") as room:
-        await opened(room)
+    async with open_room() as room:
         await go_to(room, 11)
         assert "1 of 4 fails" in room.head("#contract-section")
         await edit(room)
@@ -206,8 +203,7 @@ async def test_the_contract_is_checked_while_editing(shop, checks, open_room):
 async def test_f_adds_the_missing_disclaimer(shop, checks, open_room, size):
     source = fill(shop)
     panel = "#contract" if size == WIDE else "#contract-line"
-    async with open_room("review", size) as room:
-        await opened(room)
+    async with open_room(size=size) as room:
         assert "disclaimer" not in room.actions
         await room.press("f")  # does nothing to a row that lacks none
         await go_to(room, 11)
@@ -239,8 +235,7 @@ async def test_escape_leaves_the_row_unchanged_and_keeps_a_draft(room):
 async def test_a_draft_is_kept_when_another_row_is_opened(shop, checks, open_room):
     turns = [{"role": role, "content": f"turn number {number}"} for number, role in enumerate(("user", "assistant") * 3, 1)]
     fill(shop, [{"messages": turns}, *GOOD], contract="")
-    async with open_room("review") as room:
-        await opened(room)
+    async with open_room() as room:
         await edit(room, "up")
         await room.press(*" anew", until=lambda: "Row 1, editing turn 5" in room.head("#read"))
         room.app.action_room("data")
@@ -257,8 +252,7 @@ async def test_a_draft_is_kept_when_another_row_is_opened(shop, checks, open_roo
 
 async def test_a_draft_is_kept_when_the_app_is_closed(shop, checks, open_room):
     fill(shop)
-    async with open_room("review") as room:
-        await opened(room)
+    async with open_room() as room:
         await edit(room, "up")
         await room.press(*" anew")
         saved = json.loads(json.dumps(room.screen.save_state()))  # also while the editor is open
@@ -319,14 +313,14 @@ async def test_a_conversation_is_copied_ignores_the_keys_of_pairs_and_shows_the_
     assert "tie" not in room.actions
     reason = "replace /the shop/our shop/ in answer | cap category 200 | drop what repeats an earlier row"
     session_of(room).decide("reject", [0], reason=reason)
-    await room.press("home", until=lambda: reason in " ".join(room.text("#origin").split()))
+    await room.press("home", until=lambda: reason in room.words("#origin"))
     await room.press("a", notice="✓ Row 1 accepted.")
     await room.press("escape", mode="data")
 
 
 @opens(stage=lambda shop: fill(shop, [chat("Is it?", "one\x1b[31m \u202etwo\r\nthree")], contract=""))
 async def test_an_edit_preserves_characters_that_cannot_be_shown(room):
-    assert " ".join(room.text("#contract").split()) == "The recipe has no contract. Set one in Plan, under evaluation."
+    assert room.words("#contract") == "The recipe has no contract. Set one in Plan, under evaluation."
     await edit(room)
     await room.press("backspace", "!", "ctrl+s", notice="~ Row 1 edited.")
     record = session_of(room).source.decision(0).record
@@ -342,8 +336,7 @@ PAIRS = [
 @pytest.mark.parametrize("size", [WIDE, NARROW])
 async def test_pairs_are_shown_side_by_side_and_each_verdict_is_one_key(shop, checks, open_room, size):
     source = fill(shop, PAIRS, contract="")
-    async with open_room("review", size) as room:
-        await opened(room)
+    async with open_room(size=size) as room:
         assert "a better" in line(room, "chosen").split("rejected")[0]
         drawn = room.screen.query_one(RowReader).render()
         underlined = "".join(drawn.plain[span.start : span.end] for span in drawn.spans if "underline" in str(span.style))
@@ -367,8 +360,7 @@ async def test_pairs_are_shown_side_by_side_and_each_verdict_is_one_key(shop, ch
 async def test_long_answers_of_a_pair_start_below_the_end_of_their_prompt(shop, checks, open_room, size):
     answer = "\n".join(f"Line {number} of the answer." for number in range(90))
     fill(shop, [pair("\n".join(f"Line {number} of the question." for number in range(60)), answer, f"{answer}!")], contract="")
-    async with open_room("review", size) as room:
-        await opened(room)
+    async with open_room(size=size) as room:
         await room.until(lambda: "Line 59 of the question." in room.screen.query_one(RowReader).render().plain)
         assert "Line 0 of the answer." in room.screen.query_one(RowReader).render().plain
 
@@ -455,7 +447,7 @@ async def test_a_narrow_screen_shows_the_contract_in_one_line_and_why_a_row_is_i
 
 async def test_tab_goes_through_the_sections_in_order(room):
     await go_to(room, 12)
-    await room.until(lambda: "this email" in " ".join(room.text("#findings").split()))
+    await room.until(lambda: "this email" in room.words("#findings"))
     for panel in ("contract", "findings", "tags", "origin", "reader"):
         await room.press("tab")
         await room.until(lambda: room.focus == panel)  # noqa: B023
@@ -466,8 +458,7 @@ async def test_tab_goes_through_the_sections_in_order(room):
 async def test_a_long_row_can_be_scrolled_to_its_end(shop, checks, open_room):
     long = "\n".join(f"line {number}" for number in range(200))
     fill(shop, [chat(long, "Short."), *GOOD], contract="")
-    async with open_room("review", NARROW) as room:
-        await opened(room)
+    async with open_room(size=NARROW) as room:
         await room.until(lambda: "Short." in room.text("#reader"))  # the answer is shown first
         await room.press("up", until=lambda: "line 3\n" in room.text("#reader") and "more lines" in room.text("#reader"))
         await room.press("pagedown", "pagedown")
@@ -524,8 +515,7 @@ async def test_an_import_continues_while_tokens_are_counted(shop, checks, open_r
     write(other := shop.folder.parent / "more.jsonl", [GOOD[0]])
     gate, original = Gate(), importer.import_rows
     monkeypatch.setattr(importer, "import_rows", lambda *args, **kwargs: (gate.wait(), original(*args, **kwargs))[1])
-    async with open_room("review") as room:
-        await opened(room)
+    async with open_room() as room:
         room.screen.import_rows(str(other))
         await room.press("right", "right", "right")
         await at_row(room, 4)

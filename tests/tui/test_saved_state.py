@@ -1,15 +1,8 @@
-"""App state is saved and restored per workspace; a broken file is ignored."""
-
 from pathlib import Path
 
 import pytest
 
 from mlxtune.tui import saved_state
-
-
-@pytest.fixture(autouse=True)
-def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLXTUNE_HOME", str(tmp_path / "home"))
 
 
 def test_each_workspace_has_its_own_state(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ from mlxtune.cli.main import app as cli
 from mlxtune.data import check_cache
 from mlxtune.data.check_cache import CheckOutcome
 
+pytestmark = pytest.mark.slow
+
 RECIPE = """name = "refused"
 [model]
 base = "{base}"
@@ -19,7 +21,6 @@ parent = "{parent}"
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "broken",
     [
@@ -49,7 +50,6 @@ async def test_the_app_refuses_what_the_command_line_refuses(shop, open_room, br
         assert not list(Path(shop.folder, "runs").glob("*"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("check", "says"),
     [
@@ -70,7 +70,6 @@ async def test_rows_that_should_not_be_trained_on_are_named_before_a_run_starts(
         await room.press("n", choose="train", until=lambda: started == ["support-json"])
 
 
-@pytest.mark.slow
 async def test_unusable_rows_are_said_once_with_the_key_to_them(shop, open_room):
     shop.recipe()
     (shop.folder / "data" / "support.jsonl").write_text('{"prompt": "q", "completion": ""}\n' * 3)

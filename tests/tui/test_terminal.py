@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 from arenas import DESCRIBE, count_arenas, needs_glibc
@@ -71,39 +72,45 @@ threading.Thread(target=count, daemon=True).start()
 """
 
 
-def test_sigterm_leaves_the_terminal_as_it_was(tmp_path):
+EMPTY = "Start with the sample workspace"
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
     (tmp_path / "work").mkdir()
-    with terminal(tmp_path / "work", tmp_path / "home", columns=80, rows=24) as screen:
-        screen.until("Start with the sample workspace")
+    return tmp_path / "work"
+
+
+def test_sigterm_leaves_the_terminal_as_it_was(work):
+    with terminal(work, work.parent / "home", columns=80, rows=24) as screen:
+        screen.until(EMPTY)
         os.kill(screen.process.pid, signal.SIGTERM)
         assert screen.end() == 0
         assert screen.restored
 
 
-def test_keys_are_read_by_one_thread_after_a_stop_from_outside(tmp_path):
-    (tmp_path / "work").mkdir()
-    with terminal(tmp_path / "work", tmp_path / "home", code=COUNTS_READERS + APP) as screen:
-        screen.until("Start with the sample workspace")
+def test_keys_are_read_by_one_thread_after_a_stop_from_outside(work):
+    with terminal(work, work.parent / "home", code=COUNTS_READERS + APP) as screen:
+        screen.until(EMPTY)
         for count in (1, 2):
             os.kill(screen.process.pid, signal.SIGSTOP)
             os.kill(screen.process.pid, signal.SIGCONT)
             screen.wait_for(lambda count=count: screen.written.count(b"\x1b[?1004h") > count)  # the last before the thread starts
-            (tmp_path / "work" / "readers").unlink()
-            screen.wait_for((tmp_path / "work" / "readers").exists)
-            screen.wait_for(lambda: (tmp_path / "work" / "readers").read_text() == "1")
+            (work / "readers").unlink()
+            screen.wait_for((work / "readers").exists)
+            screen.wait_for(lambda: (work / "readers").read_text() == "1")
         screen.press("q")
         assert screen.end() == 0
         assert screen.restored
 
 
 @needs_glibc
-def test_threads_do_not_keep_the_memory_of_jobs(tmp_path):
-    (tmp_path / "work").mkdir()
-    with terminal(tmp_path / "work", tmp_path / "home", code=DESCRIBE + APP) as screen:
-        screen.until("Start with the sample workspace")
+def test_threads_do_not_keep_the_memory_of_jobs(work):
+    with terminal(work, work.parent / "home", code=DESCRIBE + APP) as screen:
+        screen.until(EMPTY)
         screen.press("q")
         assert screen.end() == 0
-    assert count_arenas(tmp_path / "work") == 1
+    assert count_arenas(work) == 1
 
 
 @pytest.mark.parametrize("hangup_signal", cases([True, False], "True"))
@@ -127,20 +134,18 @@ def test_a_closed_terminal_ends_the_app_and_its_helpers(tmp_path, monkeypatch, h
     assert saved_state.load(tmp_path / "work")["room"] == "review"
 
 
-def test_the_end_of_its_input_alone_ends_the_app(tmp_path):
-    (tmp_path / "work").mkdir()
-    with terminal(tmp_path / "work", tmp_path / "home", own_input=True) as screen:
-        screen.until("Start with the sample workspace")
+def test_the_end_of_its_input_alone_ends_the_app(work):
+    with terminal(work, work.parent / "home", own_input=True) as screen:
+        screen.until(EMPTY)
         screen.end_input()
         screen.end()
 
 
 @pytest.mark.parametrize("closed", cases([True, False], "True"))
-def test_a_hangup_ends_an_app_that_cannot_exit_by_itself(tmp_path, closed):
+def test_a_hangup_ends_an_app_that_cannot_exit_by_itself(work, closed):
     """The terminal is closed without a signal, or stays open after one."""
-    (tmp_path / "work").mkdir()
-    with terminal(tmp_path / "work", tmp_path / "home", code=STUCK + APP) as screen:
-        screen.wait_for((tmp_path / "work" / "stuck").exists)
+    with terminal(work, work.parent / "home", code=STUCK + APP) as screen:
+        screen.wait_for((work / "stuck").exists)
         helpers = children(screen.process.pid)
         assert helpers
         if closed:
@@ -184,24 +189,22 @@ def is_alive(pid: int) -> bool:
     return bool(state) and not state.startswith("Z")
 
 
-def test_an_internal_error_is_a_sentence_without_a_traceback(tmp_path):
-    (tmp_path / "work").mkdir()
-    with terminal(tmp_path / "work", tmp_path / "home", code=BROKEN + APP) as screen:
+@pytest.mark.parametrize(
+    ("code", "keys", "error"),
+    [
+        (BROKEN + APP, "", "seven [b]is␛[2J odd"),
+        ("", "\x1b[1114112u", "chr() arg not in range(0x110000)"),  # no code point
+    ],
+    ids=["while drawing", "by a key"],
+)
+def test_an_internal_error_is_a_sentence_without_a_traceback(work, code, keys, error):
+    with terminal(work, work.parent / "home", code=code) as screen:
+        if keys:
+            screen.until(EMPTY)
+            screen.press(keys)
         assert screen.end() == 4
         output = plain(screen.written).decode()
-        assert "✗ Internal error: ValueError: seven [b]is␛[2J odd" in output
-        assert "Traceback" not in output
-        assert screen.restored
-
-
-def test_a_key_that_is_no_character_is_an_error_without_a_traceback(tmp_path):
-    (tmp_path / "work").mkdir()
-    with terminal(tmp_path / "work", tmp_path / "home") as screen:
-        screen.until("Start with the sample workspace")
-        screen.press("\x1b[1114112u")  # a code point above the last one, 0x10FFFF, in the Kitty keyboard protocol
-        assert screen.end() == 4
-        output = plain(screen.written).decode()
-        assert "✗ Internal error: ValueError: chr() arg not in range(0x110000)" in output
+        assert f"✗ Internal error: ValueError: {error}" in output
         assert "Traceback" not in output
         assert screen.restored
 

@@ -1,9 +1,8 @@
-"""The Train room: every key, every state of a run, and the actions that are possible in it."""
-
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -15,7 +14,7 @@ from mlxtune.tui.rooms.train.chart import RunChart
 from mlxtune.tui.widgets import ChoiceDialog, PageScreen
 
 from .conftest import loaded_shop
-from .driver import NARROW, Opening, RoomDriver, drive, opens
+from .driver import LARGE, NARROW, Opening, RoomDriver, drive, opens
 from .evaluated import evaluating
 from .planned import plannable
 from .stage import FINISHED, NOW, Shop, loss, story
@@ -23,17 +22,12 @@ from .stage import FINISHED, NOW, Shop, loss, story
 pytestmark = pytest.mark.slow
 ROOM = Opening("train", loaded_shop)
 
-LARGE = (140, 45)
 RUN = "20261124-1412-support-json"
 STEP = {"loss": 0.5, "rate": 1e-4, "tokens": 9, "speed": 9.0, "memory": 1, "peak": 1, "epoch": 1.0}
 
 
 def chart(room: RoomDriver) -> RunChart:
     return room.app.screen_stack[0].query_one(RunChart)
-
-
-def chart_text(room: RoomDriver) -> str:
-    return room.text("#loss")
 
 
 def status(room: RoomDriver) -> str:
@@ -45,14 +39,12 @@ def option_texts(room: RoomDriver) -> list[str]:
     return [f"{option.name}, {option.about}" for option in room.screen._options]
 
 
-async def test_nothing_is_saved_before_the_first_step(shop, open_room, monkeypatch):
+@opens(stage=lambda shop: (shop.recipe(), shop.run(RUN, steps=0, alive=True, total=960)))
+async def test_nothing_is_saved_before_the_first_step(room, monkeypatch):
     monkeypatch.setattr("mlxtune.runs.registry.stop", lambda run: None)
-    shop.recipe()
-    shop.run(RUN, steps=0, alive=True, total=960)
-    async with open_room("train") as room:
-        await room.press("s", until=lambda: isinstance(room.screen, ChoiceDialog))
-        assert option_texts(room) == ["Let it finish, nothing changes", "Stop, nothing is saved"]
-        await room.press(choose="stop", until=lambda: room.notice == "■ support-json was asked to stop: nothing is saved.")
+    await room.press("s", until=lambda: isinstance(room.screen, ChoiceDialog))
+    assert option_texts(room) == ["Let it finish, nothing changes", "Stop, nothing is saved"]
+    await room.press(choose="stop", until=lambda: room.notice == "■ support-json was asked to stop: nothing is saved.")
 
 
 async def test_stop_asks_first_and_its_default_changes_nothing(room, shop, monkeypatch):
@@ -91,10 +83,7 @@ async def test_a_run_that_was_asked_and_is_quiet_can_be_killed_after_a_warning(r
 
 
 async def test_a_refused_stop_changes_nothing_also_while_the_app_is_busy(room, monkeypatch):
-    def refuse(run: Any) -> None:
-        raise InputError("It is gone.")
-
-    monkeypatch.setattr("mlxtune.runs.registry.stop", refuse)
+    monkeypatch.setattr("mlxtune.runs.registry.stop", Mock(side_effect=InputError("It is gone.")))
     await room.press("s", choose="stop", notice="✗ It is gone.")
     assert "stop" in room.actions
     assert "● stopping" not in status(room)
@@ -170,23 +159,19 @@ async def test_a_crash_says_what_is_saved_and_r_resumes(shop, open_room, monkeyp
         await room.press("r", until=lambda: resumed == [RUN])
 
 
-async def test_a_refused_resume_is_a_notice(shop, open_room, monkeypatch):
-    def refuse(run: Any) -> None:
-        raise InputError("20261124-1412-x is running already.")
-
-    monkeypatch.setattr("mlxtune.workspace.control.resume", refuse)
-    shop.run("20261124-1412-x", steps=60, end=("run.stopped", {"step": 60}))
-    async with open_room("train", size=NARROW) as room:
-        assert "■ stopped at step 60 of 960" in room.text("#stats")
-        await room.press("r", notice="✗ 20261124-1412-x is running already.")
-        assert "■ stopped at step 60 of 960" in room.text("#stats")
+@opens(stage=lambda shop: shop.run("20261124-1412-x", steps=60, end=("run.stopped", {"step": 60})), size=NARROW)
+async def test_a_refused_resume_is_a_notice(room, monkeypatch):
+    monkeypatch.setattr("mlxtune.workspace.control.resume", Mock(side_effect=InputError("20261124-1412-x is running already.")))
+    assert "■ stopped at step 60 of 960" in room.text("#stats")
+    await room.press("r", notice="✗ 20261124-1412-x is running already.")
+    assert "■ stopped at step 60 of 960" in room.text("#stats")
 
 
 @opens(mode="home", size=NARROW)
 async def test_a_loss_that_is_not_a_number_is_a_cross_on_the_axis(room):
     room.app.runs.open_run("20261122-0900-support-json")
     await room.pilot.pause()
-    axis = next(row for row in chart_text(room).splitlines() if "└" in row)
+    axis = next(row for row in room.text("#loss").splitlines() if "└" in row)
     assert axis.count("✗") == 1
     assert "loss NaN" in room.text("#log-picture")
 
@@ -197,7 +182,7 @@ async def test_an_adapter_from_an_earlier_step_says_so(shop, open_room):
         "20261124-1412-support-json", steps=100, total=100, end=("run.finished", {"summary": {"steps": 100, "adapter_step": 40}})
     )
     async with open_room("train") as room:
-        assert "adapter from step 40" in " ".join(room.text("#stats").split())
+        assert "adapter from step 40" in room.words("#stats")
         assert "finished; the adapter is from step 40" in room.text("#log-picture")
         await room.press("H", until=lambda: "step 100 of 100, adapter from 40" in room.text("#workflow-picture"))
 
@@ -265,16 +250,14 @@ async def test_the_empty_room_has_one_key(room, shop):
     assert "No runs yet." in room.text("#invite")
 
 
-async def test_the_empty_room_says_what_keeps_a_run_from_starting(shop, open_room):
-    shop.recipe()
-    evaluating(shop)
-    async with open_room("train") as room:
-        assert "The evaluation of support-json is using this machine." in room.text("#invite")
-        assert "or stop it in Evaluate (E, then s)." in room.text("#invite")
-        await room.press("n", notice="! The evaluation of support-json is using this machine.")
-        await room.observe(replace(shop.snapshot(), evals=()))  # it has ended
-        await room.until(lambda: room.app.notices.current is None)
-        await room.press("P", mode="plan")
+@opens(stage=lambda shop: (shop.recipe(), evaluating(shop)))
+async def test_the_empty_room_says_what_keeps_a_run_from_starting(shop, room):
+    assert "The evaluation of support-json is using this machine." in room.text("#invite")
+    assert "or stop it in Evaluate (E, then s)." in room.text("#invite")
+    await room.press("n", notice="! The evaluation of support-json is using this machine.")
+    await room.observe(replace(shop.snapshot(), evals=()))  # it has ended
+    await room.until(lambda: room.app.notices.current is None)
+    await room.press("P", mode="plan")
 
 
 async def test_the_chart_shows_older_runs_its_last_fifth_and_single_steps(room):
@@ -287,14 +270,14 @@ async def test_the_chart_shows_older_runs_its_last_fifth_and_single_steps(room):
     assert "older" not in room.actions
     await room.press("up", "up", "right_square_bracket")
     assert room.app.selected is None, "the newest is followed"
-    await room.press("z", until=lambda: "512" in chart_text(room))
+    await room.press("z", until=lambda: "512" in room.text("#loss"))
     assert "whole" in room.actions
-    await room.press("z", until=lambda: "960" in chart_text(room))
+    await room.press("z", until=lambda: "960" in room.text("#loss"))
     assert "zoom" in room.actions
     assert "Metric (m)" not in [command.title for command in room.app.get_system_commands(room.screen)]
     await room.press("m")
     assert chart(room).metric.title == "Loss", "the only one"
-    assert "┊" not in chart_text(room)
+    assert "┊" not in room.text("#loss")
     await room.press("left")
     assert chart(room).cursor == 640
     await room.press("left", "shift+left")
@@ -303,22 +286,21 @@ async def test_the_chart_shows_older_runs_its_last_fifth_and_single_steps(room):
     await room.until(lambda: f"step {step}" in room.head("#chart"))
     assert f"train {loss(step):.2f}" in room.head("#chart")
     assert f"at {step // 50 * 50}" in room.head("#chart"), "the step of the validation"
-    assert "┊" in chart_text(room)
+    assert "┊" in room.text("#loss")
     await room.press("right", "shift+right", "shift+right", "right")
     assert chart(room).cursor == 640
     await room.press("escape")
     assert chart(room).cursor is None
-    assert "┊" not in chart_text(room)
+    assert "┊" not in room.text("#loss")
 
 
-async def test_the_cursor_moves_by_a_step_where_columns_are_wider_than_steps(shop, open_room):
-    shop.run("20261124-1412-x", steps=12, total=12, alive=True)
-    async with open_room("train") as room:
-        steps = []
-        for _ in range(4):
-            await room.press("left")
-            steps.append(chart(room).cursor)
-        assert steps == [12, 11, 10, 9]
+@opens(stage=lambda shop: shop.run("20261124-1412-x", steps=12, total=12, alive=True))
+async def test_the_cursor_moves_by_a_step_where_columns_are_wider_than_steps(room):
+    steps = []
+    for _ in range(4):
+        await room.press("left")
+        steps.append(chart(room).cursor)
+    assert steps == [12, 11, 10, 9]
 
 
 @opens(size=LARGE)
@@ -362,17 +344,16 @@ async def test_o_loads_a_checkpoint_in_chat(shop, open_room, monkeypatch):
         await room.press("o", "enter", "enter", until=lambda: room.mode == "evaluate")
 
 
-async def test_m_goes_through_the_metrics_of_preference_training(shop, open_room):
-    shop.run("20261124-1412-voice", steps=200, total=300, alive=True, pairs=True)
-    async with open_room("train", size=LARGE) as room:
-        titles = []
-        for _ in range(5):
-            titles.append(chart(room).metric.title)
-            await room.press("m")
-        assert titles == ["Loss", "Rewards", "Reward margin", "Reward accuracy", "KL from the reference"]
-        assert chart(room).metric.title == "Loss"
-        await room.press("m", until=lambda: "rejected -1" in room.head("#chart"))
-        assert "chosen 0." in room.head("#chart")
+@opens(stage=lambda shop: shop.run("20261124-1412-voice", steps=200, total=300, alive=True, pairs=True), size=LARGE)
+async def test_m_goes_through_the_metrics_of_preference_training(room):
+    titles = []
+    for _ in range(5):
+        titles.append(chart(room).metric.title)
+        await room.press("m")
+    assert titles == ["Loss", "Rewards", "Reward margin", "Reward accuracy", "KL from the reference"]
+    assert chart(room).metric.title == "Loss"
+    await room.press("m", until=lambda: "rejected -1" in room.head("#chart"))
+    assert "chosen 0." in room.head("#chart")
 
 
 async def test_enter_opens_the_focused_panel_and_capital_l_the_log_which_follows_the_end(room, shop):

@@ -6,14 +6,17 @@ from textual.widgets import Input
 from mlxtune.tui.transform_dialog import TransformDialog
 from mlxtune.tui.widgets import MarkableList, Panel
 
-from .driver import NARROW, RoomDriver
+from .driver import NARROW, Opening, RoomDriver, opens
 from .rows_stage import GOOD, fill, journal, pair, ready, session_of, statuses, write
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("checks")]
 
 
 async def opened(room: RoomDriver) -> None:
     await room.until(lambda: ready(room))
+
+
+ROOM = Opening("data", fill, opened)
 
 
 def dialog_text(room: RoomDriver, name: str) -> str:
@@ -31,7 +34,7 @@ def marked(room: RoomDriver) -> list[int]:
 
 
 @pytest.mark.parametrize("mode", ["data", "review"])
-async def test_a_pipeline_is_previewed_applied_and_undone(mode, shop, checks, open_room):
+async def test_a_pipeline_is_previewed_applied_and_undone(mode, shop, open_room):
     source = fill(shop)
     before = source.read_bytes()
     async with open_room(mode) as room:
@@ -53,78 +56,69 @@ def journal_exists(room: RoomDriver) -> bool:
     return bool(session_of(room).source.state.steps)
 
 
-async def test_an_invalid_or_empty_pipeline_changes_nothing_and_earlier_lines_can_be_recalled(shop, checks, open_room):
-    write(fill(shop).with_name("more.jsonl"), GOOD)
-    async with open_room("data") as room:
-        await opened(room)
-        await type_line(room, "")
-        assert "cap KEY N" in dialog_text(room, "#changes")
-        for line, message in (("fly", "Unknown verb fly."), ("drop", "needs a filter"), ("trim", "No change to 13 rows.")):
-            room.screen.query_one(Input).value = line
-            await room.until(lambda message=message: message in dialog_text(room, "#outcome"))
-            await room.press("enter")
-        assert isinstance(room.screen, TransformDialog)
-        room.screen.query_one(Input).value = "merge data/more.jsonl"
-        await room.until(lambda: "10 added: 13 → 23 rows." in dialog_text(room, "#outcome"))
-        await room.press("enter", until=lambda: "must write to a new file" in dialog_text(room, "#outcome"))
-        await room.press("escape")
-        assert room.mode == "data"
-        assert not journal_exists(room)
-        for line in ("tag first", "tag second"):
-            await type_line(room, line)
-            await room.until(lambda: "edited" in dialog_text(room, "#outcome"))
-            await room.press("enter", notice="~ 13 rows changed.")
-        await room.press("colon", "up", "up")
-        assert room.screen.query_one(Input).value == "tag first"
-        await room.press("down")
-        assert room.screen.query_one(Input).value == "tag second"
+@opens(stage=lambda shop: write(fill(shop).with_name("more.jsonl"), GOOD))
+async def test_an_invalid_or_empty_pipeline_changes_nothing_and_earlier_lines_can_be_recalled(room):
+    await type_line(room, "")
+    assert "cap KEY N" in dialog_text(room, "#changes")
+    for line, message in (("fly", "Unknown verb fly."), ("drop", "needs a filter"), ("trim", "No change to 13 rows.")):
+        room.screen.query_one(Input).value = line
+        await room.until(lambda message=message: message in dialog_text(room, "#outcome"))
+        await room.press("enter")
+    assert isinstance(room.screen, TransformDialog)
+    room.screen.query_one(Input).value = "merge data/more.jsonl"
+    await room.until(lambda: "10 added: 13 → 23 rows." in dialog_text(room, "#outcome"))
+    await room.press("enter", until=lambda: "must write to a new file" in dialog_text(room, "#outcome"))
+    await room.press("escape")
+    assert room.mode == "data"
+    assert not journal_exists(room)
+    for line in ("tag first", "tag second"):
+        await type_line(room, line)
+        await room.until(lambda: "edited" in dialog_text(room, "#outcome"))
+        await room.press("enter", notice="~ 13 rows changed.")
+    await room.press("colon", "up", "up")
+    assert room.screen.query_one(Input).value == "tag first"
+    await room.press("down")
+    assert room.screen.query_one(Input).value == "tag second"
 
 
 @pytest.mark.parametrize("size", [NARROW, (140, 45)])
-async def test_the_dialogs_keys_are_always_shown(size, shop, checks, open_room):
-    fill(shop, GOOD * 3)
-    async with open_room("data", size) as room:
-        await opened(room)
-        await room.press("colon", until=lambda: isinstance(room.screen, TransformDialog))
-        for text, mark in (("", "T"), ("replace /e/ee/", "✓"), ("nonsense in every way", "·")):
-            room.screen.query_one(Input).value = text
-            await room.until(lambda mark=mark: dialog_text(room, "#outcome").strip().startswith(mark))
-            await room.pilot.pause()
-            sheet, keys = room.screen.query_one(".sheet"), room.screen.query(Panel).last()
-            assert sheet.content_region.contains_region(keys.region)
+@opens(stage=lambda shop: fill(shop, GOOD * 3))
+async def test_the_dialogs_keys_are_always_shown(size, room):
+    await room.press("colon", until=lambda: isinstance(room.screen, TransformDialog))
+    for text, mark in (("", "T"), ("replace /e/ee/", "✓"), ("nonsense in every way", "·")):
+        room.screen.query_one(Input).value = text
+        await room.until(lambda mark=mark: dialog_text(room, "#outcome").strip().startswith(mark))
+        await room.pilot.pause()
+        sheet, keys = room.screen.query_one(".sheet"), room.screen.query(Panel).last()
+        assert sheet.content_region.contains_region(keys.region)
 
 
-async def test_marks_by_key_and_every_decision_on_them(shop, checks, open_room):
-    source = fill(shop)
-    async with open_room("data") as room:
-        await opened(room)
-        await room.press("space", "space", "down", "space")
-        assert marked(room) == [1, 2, 4]
-        assert "3 marked" in room.head("#row-list")
-        await room.press("a", notice="✓ 3 rows accepted.")
-        assert marked(room) == []
-        await room.press("v", "down", "down", "v", "down")
-        assert marked(room) == [5, 6, 7]
-        await room.press("escape")
-        assert marked(room) == []
-        await room.press("shift+down", "shift+down")
-        assert marked(room) == [8, 9, 10]
-        await room.press("shift+up")
-        assert marked(room) == [8, 9]
-        await room.press("x", notice="✗ 2 rows rejected.")
-        await room.press("v", "down", "t", answer="winter", notice="✓ 2 rows tagged.")
-        await room.press("space", "colon", until=lambda: isinstance(room.screen, TransformDialog))
-        room.screen.query_one(Input).value = "tag one"
-        await room.until(lambda: "1 edited: 1 → 1 row" in dialog_text(room, "#outcome"))
-        await room.press("enter", notice="~ 1 row changed.")
-    assert [len(event["rows"]) for event in journal(source)] == [3, 2, 2, 1]
+async def test_marks_by_key_and_every_decision_on_them(room):
+    await room.press("space", "space", "down", "space")
+    assert marked(room) == [1, 2, 4]
+    assert "3 marked" in room.head("#row-list")
+    await room.press("a", notice="✓ 3 rows accepted.")
+    assert marked(room) == []
+    await room.press("v", "down", "down", "v", "down")
+    assert marked(room) == [5, 6, 7]
+    await room.press("escape")
+    assert marked(room) == []
+    await room.press("shift+down", "shift+down")
+    assert marked(room) == [8, 9, 10]
+    await room.press("shift+up")
+    assert marked(room) == [8, 9]
+    await room.press("x", notice="✗ 2 rows rejected.")
+    await room.press("v", "down", "t", answer="winter", notice="✓ 2 rows tagged.")
+    await room.press("space", "colon", until=lambda: isinstance(room.screen, TransformDialog))
+    room.screen.query_one(Input).value = "tag one"
+    await room.until(lambda: "1 edited: 1 → 1 row" in dialog_text(room, "#outcome"))
+    await room.press("enter", notice="~ 1 row changed.")
+    assert [len(event["rows"]) for event in journal(room.staged)] == [3, 2, 2, 1]
 
 
-async def test_marks_stay_on_their_rows_when_the_filter_changes(shop, checks, open_room):
-    fill(shop, [pair(f"Question {at}?", f"Good {at}", f"Bad {at}") for at in range(6)])
-    async with open_room("data") as room:
-        await opened(room)
-        await room.press("down", "space", "space", "slash", *"good", "enter")
-        await room.until(lambda: len(session_of(room).selection.rows) == 6)
-        await room.press("*", choose="tie", notice="= 2 rows marked as a tie.")
-        assert statuses(room) == {1: "tied", 2: "tied"}
+@opens(stage=lambda shop: fill(shop, [pair(f"Question {at}?", f"Good {at}", f"Bad {at}") for at in range(6)]))
+async def test_marks_stay_on_their_rows_when_the_filter_changes(room):
+    await room.press("down", "space", "space", "slash", *"good", "enter")
+    await room.until(lambda: len(session_of(room).selection.rows) == 6)
+    await room.press("*", choose="tie", notice="= 2 rows marked as a tie.")
+    assert statuses(room) == {1: "tied", 2: "tied"}

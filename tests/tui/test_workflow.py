@@ -1,5 +1,3 @@
-"""The next step and the workflow follow from the workspace."""
-
 import json
 import shlex
 from dataclasses import replace
@@ -288,7 +286,7 @@ async def test_an_adapter_that_is_not_to_be_promoted_is_best_only_where_there_is
     assert "not recommended: off-task accuracy" in step_why(step, snapshot)
     async with open_room("home", size=(140, 45)) as room:
         assert room.head("#best") == "Best so far"
-        assert "! Better, but not recommended: off-task accuracy" in " ".join(room.text("#best-picture").split())
+        assert "! Better, but not recommended: off-task accuracy" in room.words("#best-picture")
     evaluation(shop, "20261124-1400-support-json", arms={"base": base, "tuned": kshot}, run="older")
     best = shop.snapshot().best
     assert best is not None
@@ -421,7 +419,7 @@ async def test_the_best_adapter_stays_when_a_later_one_is_worse(shop, open_room)
     assert (snapshot.best.run_id, snapshot.verdict.outcome) == (ID, "worse")
     async with open_room("home") as room:
         assert room.head("#best") == "Best adapter"
-        assert "✗ newest: 20261125-0900-support-json, worse" in " ".join(room.text("#best-picture").split())
+        assert "✗ newest: 20261125-0900-support-json, worse" in room.words("#best-picture")
 
 
 @pytest.mark.parametrize(
