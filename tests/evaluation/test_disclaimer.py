@@ -277,7 +277,6 @@ def test_disclaimer_is_added_where_rule_expects_it(at):
     answer = json.dumps({"reply": "A long reply that says much.", "note": "Short."})
     completed = add_missing_disclaimers(answer, [Disclaimer("No legal advice.", at=at)])
     if at == "/note":
-        assert completed is not None
         assert json.loads(completed) == {"reply": "A long reply that says much.", "note": "Short. No legal advice."}
     else:  # the last string is not the longest one, so the disclaimer would still be in the wrong place
         assert completed is None
@@ -285,7 +284,6 @@ def test_disclaimer_is_added_where_rule_expects_it(at):
 
 def test_all_missing_disclaimers_are_added_at_once():
     completed = add_missing_disclaimers('{"category": "safety", "reply": "Only with a flue."}', [GUIDANCE, NO_ADVICE])
-    assert completed is not None
     assert json.loads(completed)["reply"] == "Only with a flue. This is general guidance. No legal advice."
 
 

@@ -133,12 +133,10 @@ def test_prompts_are_answered_and_trained_only_after_the_review(
     run = generate(recipe, request)
 
     (row,) = read_file(generated_path(recipe.source))
-    assert isinstance(row, Conversation)
     assert [(turn.role, turn.content) for turn in row.messages] == [
         ("system", SYSTEM), ("user", prompts[0]), ("assistant", scripted[prompts[0]]),
     ]  # fmt: skip
     lineage = lineage_of(row)
-    assert lineage
     assert (lineage.teacher, lineage.run, lineage.prompt, lineage.task) == ("teacher-1", run.id, prompts[0], "answers")
     train = {row.id for row in before.train}
     assert lineage.examples
@@ -211,7 +209,6 @@ def test_calls_of_tools_are_generated(recipe: Recipe, stub: JudgeStub, generate:
     stub.answer = reply
     run = generate(recipe, GenerationRequest("variations", endpoint(stub), 3, 1))
     (row,) = read_file(generated_path(recipe.source))
-    assert isinstance(row, Conversation)
     assert (row.prompt[-1].content, row.reference, list(row.tools)) == (prompts[0], replies[prompts[0]], tools)
     assert row.messages[-1].extra["tool_calls"]
     assert refused(run)["contract-schema"] == 2
@@ -416,8 +413,6 @@ def test_questions_from_documents_quote_their_source(recipe: Recipe, stub: Judge
     run = generate(recipe, GenerationRequest("documents", endpoint(stub), 5, 1, documents=str(folder)))
     (row,) = read_file(generated_path(recipe.source))
     lineage = lineage_of(row)
-    assert lineage
-    assert lineage.source
     assert (lineage.source.file, lineage.source.quote) == ("care/wax.md", "Waxed cotton is brushed, never washed.")
     assert text[lineage.source.start : lineage.source.end] == "Waxed cotton is brushed,   never\nwashed."
     assert refused(run) == {"no_source": 1}

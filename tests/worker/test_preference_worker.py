@@ -126,9 +126,7 @@ def test_dpo_trains_from_a_parent_and_is_evaluated_against_it(parent):
     finish(evaluation)
     result = report.load(evaluation.folder)
     assert [arm.name for arm in result.arms] == ["base", "parent", "tuned"]
-    assert result.headline is not None
     assert (result.headline.metric, result.headline.second) == ("preference", "tuned")
-    assert result.arms[2].margin is not None
     assert result.arms[2].margin.value > result.arms[1].margin.value
     assert [(item.first, item.second) for item in result.margins] == [("base", "parent"), ("base", "tuned"), ("parent", "tuned")]
     assert result.verdict.contract is not None
