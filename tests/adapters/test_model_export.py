@@ -22,7 +22,7 @@ from mlx_lm.utils import load as load_stock
 from tiny_architectures import make
 from tiny_model import make_tiny
 from transformers import AutoTokenizer
-from waiting import wait_until
+from waiting import finish as finished
 
 from mlxtune.adapters import fuse, library
 from mlxtune.adapters.export import fidelity, finish, gguf, logits, start
@@ -628,8 +628,7 @@ def test_fused_tensor_names_match_transformers_architectures(tmp_path: Path) -> 
 
 def test_export_runs_as_worker(exports: Exports) -> None:
     run = start.start(exports.workspace, library.find(exports.workspace, "last"), "fused", target=exports.out)
-    wait_until(lambda: run.state().ended, run)
-    assert run.status() == "finished", (run.state().error, run.log_tail(20))
+    finished(run)
     assert run.folder.parent == exports.workspace / "exports"
     assert list(run.state().arms) == ["tuned", "exported"]
     assert dict(run.state().summary)["outcome"] == "faithful"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from in_process_workers import create_run
 from judge_stub import serve
 
 from mlxtune.core.errors import InputError, Interrupted, MachineError
@@ -24,7 +25,7 @@ from mlxtune.models import lora
 from mlxtune.models.load import load as load_model
 from mlxtune.models.resolve import resolve
 from mlxtune.present.report import arms_table, cost_table
-from mlxtune.recipe import AdapterSection, dump, load
+from mlxtune.recipe import AdapterSection, load
 from mlxtune.runs import events, registry
 from mlxtune.runs.registry import Run
 from mlxtune.runs.worker import Worker
@@ -51,8 +52,7 @@ def no_off_task_prompts(workspace: Path) -> None:
 def trained(workspace: Path) -> Run:
     """Create a finished training run whose adapter changes answers."""
     recipe = load(workspace / "recipes" / "tiny.toml")
-    run = registry.create(workspace, "train", "tiny")
-    (run.folder / "recipe.toml").write_text(dump(recipe))
+    run = create_run(workspace, "train", recipe)
     read = read_source(recipe.source)
     shares = split(read, recipe.data)
     record_splits(read, recipe.data, shares)
@@ -69,12 +69,10 @@ def trained(workspace: Path) -> Run:
 def evaluate(workspace: Path) -> Evaluate:
     def call(*overrides: str, run: Run | None = None, seeds: Sequence[Run] = (), last_look: bool = False) -> Path:
         recipe = load(run.folder / "recipe.toml" if run else workspace / "recipes" / "tiny.toml", overrides)
-        folder = registry.create(workspace, "eval", recipe.name).folder
-        (folder / "recipe.toml").write_text(dump(recipe))
         request: dict[str, Any] = {"run": run.id, "adapter": str(run.adapter)} if run else {}
         if seeds:
             request["seeds"] = [str(seed.adapter) for seed in seeds]
-        write_json(folder / registry.LAUNCH_FILE, {"request": {**request, "last_look": last_look}})
+        folder = create_run(workspace, "eval", recipe, **request, last_look=last_look).folder
         worker.evaluate(Worker(folder))
         return folder
 
