@@ -6,12 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from mlxtune.core.json_fields import to_json
+from mlxtune.data.rows import Location
 from mlxtune.data.source import read_source
-from mlxtune.evaluation import evidence, nearest_rows, report_builder
+from mlxtune.evaluation import evidence, nearest_rows, report, report_builder
 from mlxtune.evaluation.answers import Answer, ArmAnswers, score_answers
 from mlxtune.evaluation.contract import Contract
 from mlxtune.evaluation.history import contract_hash, schema_hash
 from mlxtune.evaluation.holdout import ledger
+from mlxtune.evaluation.off_task.prompts import OffTaskPrompt, compare_off_task
 from mlxtune.evaluation.scorers import Score
 from mlxtune.present.report import publish
 from mlxtune.recipe import dump, load
@@ -69,6 +71,15 @@ def write_evaluation(workspace: Path, *, pairs: bool = False, contract: bool = T
     facts["holdout"] = to_json(ledger.enter(folder, facts["row_ids"], result, facts["run"]))
     publish(report_builder.build(facts, measured, [row.group for row in evaluated_rows]), folder)
     return folder
+
+
+def add_off_task(folder: Path, **answers: Sequence[str]) -> None:
+    """Add the arms' ``answers`` to off-task prompts, whose right answer is yes, to the report in ``folder``."""
+    count = len(answers["base"])
+    prompts = [OffTaskPrompt(f"q{at}", "Which?", ("yes",), Location(folder, at + 1), "words") for at in range(count)]
+    evidence.save_off_task(folder, prompts, answers)
+    loaded = report.load(folder)
+    publish(replace(loaded, facts={**loaded.facts, "off_task": to_json(compare_off_task(prompts, *answers.values()))}), folder)
 
 
 def _answer(id: str, text: str, index: int | None, number: int) -> Answer:

@@ -5,12 +5,17 @@ import os
 import runpy
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from mlxtune.core.files import write_json
 from mlxtune.models.cpu import blas
-from mlxtune.runs import launch
+from mlxtune.recipe import Recipe, dump
+from mlxtune.runs import launch, registry
+from mlxtune.runs.worker import Worker
 
 
 class InProcessWorker:
@@ -33,6 +38,27 @@ class InProcessWorker:
 
     def poll(self) -> int:
         return self.returncode
+
+
+def create_run(workspace: Path, kind: str, recipe: Recipe, **request: Any) -> registry.Run:
+    """Create a run whose worker is not started."""
+    run = registry.create(workspace, kind, recipe.name)
+    (run.folder / "recipe.toml").write_text(dump(recipe))
+    write_json(run.folder / registry.LAUNCH_FILE, {"request": request})
+    return run
+
+
+def stopping(worker: Worker, after: int) -> Worker:
+    """Return ``worker``, stopped by the user after a number of steps."""
+    emit: Callable[..., Any] = worker.emit
+
+    def emit_and_stop(type: str, **fields: Any) -> None:
+        emit(type, **fields)
+        if type == "step" and fields["step"] >= after:
+            worker._stop.set()
+
+    worker.emit = emit_and_stop
+    return worker
 
 
 def run_workers_here(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,13 @@ def wait_until(condition: Callable[[], object], run: Run | None = None, interval
         time.sleep(interval)
 
 
+def finish(run: Run) -> Run:
+    """Wait for the end of ``run``, or fail if it did not finish, and return it."""
+    wait_until(lambda: run.state().ended, run)
+    assert run.status() == "finished", (run.state().error, run.log_tail(20))
+    return run
+
+
 def wait_for_state(run: Run, condition: Callable[[RunState], bool]) -> None:
     """Wait until ``condition`` holds for the state of ``run``, or fail if the run ends before."""
     reader, state = EventReader(run.folder), RunState()

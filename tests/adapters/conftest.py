@@ -13,15 +13,18 @@ from mlx_lm.utils import load_model
 from safetensors.numpy import save_file
 from tiny_model import CHATML, make_tiny
 
-from mlxtune.adapters import publish
+from mlxtune.adapters import library, publish
 from mlxtune.adapters.entry import AdapterEntry
-from mlxtune.core.files import write_json
+from mlxtune.adapters.export import fidelity, start
+from mlxtune.adapters.export import worker as exporting
+from mlxtune.core.files import read_json, write_json
 from mlxtune.core.json_fields import to_json
 from mlxtune.evaluation.verdict import Verdict
 from mlxtune.models import lora
 from mlxtune.models.resolve import ModelFolder, resolve
 from mlxtune.recipe import AdapterSection, dump, load
 from mlxtune.runs import launch, registry
+from mlxtune.runs.worker import Worker
 
 SIZES = {
     "q_proj": (64, 64),
@@ -142,27 +145,28 @@ def in_float32(model: Any) -> Any:
     return model
 
 
+def with_merge(folder: Path) -> Path:
+    """Give the tokenizer in ``folder`` a merge: llama.cpp requires one."""
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary["ok"] = vocabulary.pop(max(vocabulary, key=vocabulary.get))  # instead of a byte, so that IDs stay consecutive
+    tokenizer["model"]["merges"] = [["o", "k"]]
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    return folder
+
+
+def replace_template(folder: Path, template: str) -> None:
+    """Replace the chat template of the model in ``folder``."""
+    settings = read_json(folder / "tokenizer_config.json")
+    write_json(folder / "tokenizer_config.json", settings | {"chat_template": template})
+
+
 @pytest.fixture(scope="session")
 def four_bits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a 4-bit tiny model and an adapter for it."""
     folder = tmp_path_factory.mktemp("four-bits")
-    shaken(make_tiny(folder / "four", bits=4), folder / "adapter", AdapterSection(rank=4), 0.15)
+    shaken(with_merge(make_tiny(folder / "four", bits=4)), folder / "adapter", AdapterSection(rank=4), 0.15)
     return folder
-
-
-@pytest.fixture
-def trained_workspace(workspace: Path, four_bits: Path) -> Path:
-    """Create a workspace with a 4-bit tiny model and a run with an adapter."""
-    four = Path(shutil.copytree(four_bits / "four", workspace / "four"))
-    text = (workspace / "recipes" / "tiny.toml").read_text().replace("../tiny", "../four")
-    (workspace / "recipes" / "tiny.toml").write_text(text)
-    run = workspace / "runs" / "20261124-1412-tiny"
-    run.mkdir(parents=True)
-    (run / "recipe.toml").write_text(dump(load(workspace / "recipes" / "tiny.toml")))
-    source = resolve(str(four))
-    shutil.copytree(four_bits / "adapter", run / "adapter")
-    write_json(run / "adapter" / "mlxtune.json", {"base": str(four), "base_fingerprint": source.fingerprint, "run": run.name})
-    return workspace
 
 
 def launched(monkeypatch: pytest.MonkeyPatch) -> list[registry.Run]:
@@ -176,3 +180,43 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[registry.Run]:
 
     monkeypatch.setattr(launch, "_spawn", spawn)
     return runs
+
+
+class Exports:
+    """Exports the adapter of ``workspace`` in this process."""
+
+    def __init__(self, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.workspace, self.monkeypatch = workspace, monkeypatch
+        self.base, self.out = workspace / "four", workspace / "out"
+        self.adapter = workspace / "runs" / "20261124-1412-tiny" / "adapter"
+
+    def start(self, form: str, *settings: str, which: str = "last", **how: Any) -> Worker:
+        """Return the worker of a new export, which does nothing yet. ``settings`` override the recipe."""
+        runs, entry = launched(self.monkeypatch), library.find(self.workspace, which)
+        if settings:
+            how["recipe"], _ = start.run_recipe(entry, settings)
+        start.start(self.workspace, entry, form, **how)
+        return Worker(runs[-1].folder)
+
+    def export(self, form: str, *settings: str, **how: Any) -> fidelity.Fidelity:
+        """Return how faithful a new export is."""
+        worker = self.start(form, *settings, **how)
+        exporting.export(worker)
+        return fidelity.load(worker.folder)
+
+
+@pytest.fixture
+def exports(workspace: Path, four_bits: Path, monkeypatch: pytest.MonkeyPatch) -> Exports:
+    """A workspace with a 4-bit tiny model and a run with an adapter."""
+    exports, recipe = Exports(workspace, monkeypatch), workspace / "recipes" / "tiny.toml"
+    shutil.copytree(four_bits / "four", exports.base)
+    recipe.write_text(recipe.read_text().replace("../tiny", "../four"))
+    run = exports.adapter.parent
+    run.mkdir(parents=True)
+    (run / "recipe.toml").write_text(dump(load(recipe)))
+    shutil.copytree(four_bits / "adapter", exports.adapter)
+    source = resolve(str(exports.base))
+    write_json(
+        exports.adapter / "mlxtune.json", {"base": str(exports.base), "base_fingerprint": source.fingerprint, "run": run.name}
+    )
+    return exports

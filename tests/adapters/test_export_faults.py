@@ -26,7 +26,7 @@ from mlxtune.runs.locks import file_lock
 from mlxtune.runs.registry import Run
 from mlxtune.runs.worker import Worker
 
-from .test_model_export import started, with_merge
+from .conftest import Exports
 
 pytestmark = pytest.mark.slow
 
@@ -39,25 +39,24 @@ Files = dict[str, bytes]
 
 
 @pytest.fixture
-def place(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def place(exports: Exports, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the folder that exports are written to. Nothing is computed: answers are not compared."""
     monkeypatch.setattr(ComparedRows, "answers", lambda rows, *_: ((), []))
     monkeypatch.setattr(ComparedRows, "compare", lambda rows, *_: ComparedAnswers(0, 0, ()))
     monkeypatch.setattr(logits, "logits", lambda *_, **__: [mx.zeros((1, 8))])
-    with_merge(trained_workspace / "four")
-    folder = trained_workspace / "my exports"
+    folder = exports.workspace / "my exports"
     folder.mkdir()
     monkeypatch.setattr(Path, "home", lambda: folder / "home")
     return folder
 
 
-def prepared(place: Path, one: ExportFormat, monkeypatch: pytest.MonkeyPatch, **how: Any) -> Callable[[], object]:
+def prepared(exports: Exports, place: Path, one: ExportFormat) -> Callable[[], object]:
     """Return a function that exports the adapter as ``one`` to a folder whose name has spaces."""
     target = place / "an export"
     if one.copy:
-        return lambda: copy_adapter(place, library.find(place.parent, "last"), one, adapter_card, target)
+        return lambda: copy_adapter(place, library.find(exports.workspace, "last"), one, adapter_card, target)
     base = "llama3.2:3b" if one.option == "--lora" and one.program else ""
-    worker = started(place.parent, str(one.form), monkeypatch, target=target, program=one.program, ollama_base=base, **how)
+    worker = exports.start(str(one.form), target=target, program=one.program, ollama_base=base)
     return lambda: exporting.export(worker)
 
 
@@ -100,10 +99,10 @@ def whole_or_absent(found: Files, whole: Files) -> bool:
 
 
 @pytest.mark.parametrize("one", EACH)
-def test_a_kill_at_any_operation_leaves_all_or_nothing(place: Path, one: ExportFormat, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_at_any_operation_leaves_all_or_nothing(exports: Exports, place: Path, one: ExportFormat) -> None:
     crashed: list[Files] = []
     operations = Operations(before=lambda: crashed.append(files(place)))
-    export = prepared(place, one, monkeypatch)
+    export = prepared(exports, place, one)
     with installed(operations):
         export()
     whole = files(place)
@@ -116,47 +115,47 @@ def test_a_kill_at_any_operation_leaves_all_or_nothing(place: Path, one: ExportF
 
 
 @pytest.mark.parametrize("one", EACH)
-def test_an_export_replaces_what_a_killed_one_left(place: Path, one: ExportFormat, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_export_replaces_what_a_killed_one_left(exports: Exports, place: Path, one: ExportFormat) -> None:
     left = place / ".an export.partial"
     left.mkdir()
     (left / "model.gguf").write_bytes(b"half")
-    prepared(place, one, monkeypatch)()
+    prepared(exports, place, one)()
     assert not left.exists()
     assert len(list((place / "an export").iterdir())) > 1
 
 
-def killed(place: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Worker, Path]:
-    """Return a worker of an export to the folder ``name`` that no process runs anymore, and the hidden folder that it left."""
-    worker = started(place.parent, "fused", monkeypatch, target=place / name)
+def killed(exports: Exports, target: Path) -> tuple[Worker, Path]:
+    """Return a worker of an export to ``target`` that no process runs anymore, and the hidden folder that it left."""
+    worker = exports.start("fused", target=target)
     worker.report_start("export")
-    left = scratch_folder(place / name)
+    left = scratch_folder(target)
     left.mkdir()
     (left / "model.safetensors").write_bytes(b"half")
     return worker, left
 
 
-def test_the_next_export_removes_what_a_killed_one_left_elsewhere(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (_, gone), (second, kept) = killed(place, "first", monkeypatch), killed(place, "second", monkeypatch)
+def test_the_next_export_removes_what_a_killed_one_left_elsewhere(exports: Exports, place: Path) -> None:
+    (_, gone), (second, kept) = (killed(exports, place / name) for name in ("first", "second"))
     with file_lock(Run(second.folder).lock, busy=""):  # its worker is running
-        exporting.export(started(place.parent, "gguf-lora", monkeypatch, target=place / "an export"))
+        exporting.export(exports.start("gguf-lora", target=place / "an export"))
     assert [gone.exists(), kept.exists()] == [False, True]
 
 
 @pytest.mark.parametrize("how", ["full", "read-only"])
 @pytest.mark.parametrize("one", EACH)
 def test_a_full_or_read_only_disk_is_reported_and_leaves_nothing(
-    place: Path, one: ExportFormat, how: How, monkeypatch: pytest.MonkeyPatch
+    exports: Exports, place: Path, one: ExportFormat, how: How
 ) -> None:
     count = Operations()
     with installed(count):
-        prepared(place, one, monkeypatch)()
+        prepared(exports, place, one)()
     whole = clear(place)
     points = [at for at, name in enumerate(count.names, 1) if name in FILLING and name != "fsync"]
     chosen = points if how == "full" else points[:1]
     wrong = []
     for at in chosen[:: max(1, len(chosen) // 4)]:
         message = ""
-        export = prepared(place, one, monkeypatch)
+        export = prepared(exports, place, one)
         with installed(Operations(at, how)):
             try:
                 export()

@@ -210,11 +210,9 @@ def test_imported_scores_are_recorded_as_reported(empty_workspace: Path, tiny: P
     theirs = write(empty_workspace / "theirs", arrays(), config(), lineage)
     imported = import_adapter(empty_workspace, theirs)
     assert (imported.name, imported.run, imported.data_hash, imported.origin) == ("theirs", "r", "d", str(theirs))
-    assert imported.score is not None
     assert (imported.score.outcome, imported.score.folder, imported.score.changes[-1][1].hits) == ("better", None, 4)
     assert imported.score.caveat is None
     score = score_from_lineage({"evaluation": to_json(replace(imported.score, caveat=Caveat("off_task_dropped", 0.6, 0.4, 0.05)))})
-    assert score is not None
     assert score.caveat == Caveat("off_task_dropped", 0.6, 0.4, 0.05)
     (theirs / "mlxtune.json").write_text(json.dumps(lineage | {"base_fingerprint": "0" * 64}))
     with pytest.raises(ModelError, match="trained from different weights"):

@@ -75,7 +75,6 @@ def test_newest_evaluation_of_run_gives_score(empty_workspace: Path, shop) -> No
     report["facts"]["run"] = FIRST
     (evaluation / "report.json").write_text(json.dumps(report))
     score = library.find(empty_workspace, FIRST).score
-    assert score is not None
     assert (score.outcome, score.rows, score.rival, score.folder) == ("cannot_tell", 4, "base", evaluation)
     before, after = score.changes[-1]
     assert (before.hits, after.hits, after.total) == (1, 3, 4)

@@ -22,7 +22,7 @@ from mlx_lm.utils import load as load_stock
 from tiny_architectures import make
 from tiny_model import make_tiny
 from transformers import AutoTokenizer
-from waiting import wait_until
+from waiting import finish as finished
 
 from mlxtune.adapters import fuse, library
 from mlxtune.adapters.export import export_worker as exporting
@@ -45,7 +45,7 @@ from mlxtune.recipe import AdapterSection
 from mlxtune.runs import events
 from mlxtune.runs.worker import Worker
 
-from .conftest import arrays, config, in_float32, launched, shaken, write
+from .conftest import Exports, arrays, config, in_float32, replace_template, shaken, write
 
 pytestmark = pytest.mark.slow
 
@@ -209,22 +209,6 @@ def test_fidelity_round_trips_through_disk(tmp_path: Path) -> None:
         fidelity.load(tmp_path)
 
 
-def started(trained_workspace: Path, form: str, monkeypatch: pytest.MonkeyPatch, *settings: str, **how: Any) -> Worker:
-    """Start an export worker in this process. ``settings`` override the recipe."""
-    runs, entry = launched(monkeypatch), library.find(trained_workspace, how.pop("which", "last"))
-    if settings:
-        how["recipe"], _ = start.run_recipe(entry, settings)
-    start.start(trained_workspace, entry, form, **how)
-    return Worker(runs[-1].folder)
-
-
-def exported(trained_workspace: Path, form: str, monkeypatch: pytest.MonkeyPatch, *settings: str, **how: Any) -> Fidelity:
-    """Export in this process, and return how faithful the export is."""
-    worker = started(trained_workspace, form, monkeypatch, *settings, **how)
-    exporting.export(worker)
-    return fidelity.load(worker.folder)
-
-
 def was_written(worker: Worker) -> int:
     """Return how many times ``worker`` wrote a model."""
     return sum(event["type"] == "export.written" for event in journal.read(worker.folder / "events.jsonl"))
@@ -234,13 +218,13 @@ SMALLEST_EFFECT = "evaluation.regression_margin=0.001"  # no interval of a few r
 
 
 @pytest.mark.parametrize("form", ["fused", "hf"])
-def test_faithful_export_is_published_with_fidelity(trained_workspace: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_faithful_export_is_published_with_fidelity(exports: Exports, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only GGUF files need the package gguf."""
     for name in [name for name in sys.modules if name.startswith("mlxtune.adapters.export.gguf")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delattr("mlxtune.adapters.export.gguf")
     monkeypatch.setitem(sys.modules, "gguf", None)
-    worker = started(trained_workspace, form, monkeypatch)
+    worker = exports.start(form)
     summary = exporting.export(worker)
     folder = Path(summary["folder"])
     assert folder == worker.folder / "model"
@@ -254,84 +238,82 @@ def test_faithful_export_is_published_with_fidelity(trained_workspace: Path, for
     lineage = json.loads((folder / "mlxtune.json").read_text())
     assert (lineage["export"], lineage["adapter"]["rank"], lineage["adapter"]["run"]) == (form, 4, "20261124-1412-tiny")
     stock, _ = load_stock(str(folder))
-    expected = applied(trained_workspace / "four", trained_workspace / "runs" / "20261124-1412-tiny" / "adapter")
+    expected = applied(exports.base, exports.adapter)
     np.testing.assert_allclose(np.array(stock(TOKENS)), expected, rtol=2e-3, atol=2e-3)
     expected_kinds = ["run.started", "export.written", "fidelity"]
     assert [event["type"] for event in events.read_all(worker.folder) if event["type"] in expected_kinds] == expected_kinds
     assert not list(worker.folder.glob(".*partial"))
 
 
-def weak(trained_workspace: Path) -> None:
-    """Shrink the run's adapter until requantization error exceeds its effect."""
-    folder = trained_workspace / "runs" / "20261124-1412-tiny" / "adapter"
+def weak(folder: Path) -> None:
+    """Shrink the adapter in ``folder`` until requantization error exceeds its effect."""
     settings = json.loads((folder / "adapter_config.json").read_text())
     settings["lora_parameters"]["scale"] *= 0.001
     (folder / "adapter_config.json").write_text(json.dumps(settings))
 
 
-def test_lossy_requantization_is_refused_and_leaves_no_files(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    weak(trained_workspace)
-    worker = started(trained_workspace, "quantized", monkeypatch, target=trained_workspace / "out")
+def test_lossy_requantization_is_refused_and_leaves_no_files(exports: Exports) -> None:
+    weak(exports.adapter)
+    worker = exports.start("quantized", target=exports.out)
     with pytest.raises(GateError, match="The export is not faithful: its logits") as caught:
         exporting.export(worker)
     assert "without --requantize" in caught.value.hint
     result = fidelity.load(worker.folder)
     assert result.lost_share > 1
-    assert not (trained_workspace / "out").exists()
-    assert not list(trained_workspace.glob(".out*"))
-    assert exported(trained_workspace, "fused", monkeypatch).outcome == "faithful"
+    assert not exports.out.exists()
+    assert not list(exports.workspace.glob(".out*"))
+    assert exports.export("fused").outcome == "faithful"
 
 
-def test_force_keeps_unfaithful_export_with_warning(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    weak(trained_workspace)
-    out = trained_workspace / "out"
-    result = exported(trained_workspace, "quantized", monkeypatch, "evaluation.rows=2", target=out, force=True)
+def test_force_keeps_unfaithful_export_with_warning(exports: Exports) -> None:
+    weak(exports.adapter)
+    result = exports.export("quantized", "evaluation.rows=2", target=exports.out, force=True)
     assert (result.outcome, result.answers.rows) == ("not_faithful", 2)
-    assert fidelity.load(out) == result
-    load_stock(str(trained_workspace / "out"))
+    assert fidelity.load(exports.out) == result
+    load_stock(str(exports.out))
 
 
-def test_adapter_without_recipe_is_compared_on_off_task_prompts(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_adapter_without_recipe_is_compared_on_off_task_prompts(exports: Exports, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlxtune.adapters.importers.importer import import_adapter
 
     monkeypatch.setattr(prompts, "MAX_TOKENS", 4)
-    import_adapter(trained_workspace, trained_workspace / "runs" / "20261124-1412-tiny" / "adapter", "mine")
-    worker = started(trained_workspace, "fused", monkeypatch, which="mine")
+    import_adapter(exports.workspace, exports.adapter, "mine")
+    worker = exports.start("fused", which="mine")
     assert worker.folder.name.endswith("-mine")
     exporting.export(worker)
     result = fidelity.load(worker.folder)
     assert (result.answers.rows, result.answers.rates) == (38, ())
 
 
-def test_different_base_weights_are_refused(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_tiny(trained_workspace / "four", bits=8)
+def test_different_base_weights_are_refused(exports: Exports) -> None:
+    make_tiny(exports.base, bits=8)
     with pytest.raises(ModelError, match="was trained from a different base"):
-        exporting.export(started(trained_workspace, "fused", monkeypatch))
+        exporting.export(exports.start("fused"))
 
 
-def test_existing_target_is_refused_before_start(trained_workspace: Path) -> None:
+def test_existing_target_is_refused_before_start(exports: Exports) -> None:
     with pytest.raises(InputError, match="already exists"):
-        start.start(trained_workspace, library.find(trained_workspace, "last"), "fused", target=trained_workspace / "four")
+        start.start(exports.workspace, library.find(exports.workspace, "last"), "fused", target=exports.base)
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])  # sizes are tried in the workspace
 def test_insufficient_disk_space_is_reported_before_computing(
-    trained_workspace: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, elsewhere: bool
+    exports: Exports, tmp_path: Path, elsewhere: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exporting, "disk_free", lambda path: 1000 if path.is_relative_to(trained_workspace) else 10**12)
+    monkeypatch.setattr(exporting, "disk_free", lambda path: 1000 if path.is_relative_to(exports.workspace) else 10**12)
     how = {"target": tmp_path.parent / "elsewhere" / "out", "precision": "smallest"} if elsewhere else {}
     with pytest.raises(MachineError, match=r"The export needs about .* is free"):
-        exported(trained_workspace, "fused", monkeypatch, **how)
+        exports.export("fused", **how)
 
 
-def test_disk_full_while_writing_is_reported(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disk_full_while_writing_is_reported(exports: Exports, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise RuntimeError("[write] Unable to write 4096 bytes to file.")
 
     monkeypatch.setattr(fuse, "save_model", full)
     with pytest.raises(MachineError, match="could not be written: "):
-        exporting.export(started(trained_workspace, "fused", monkeypatch, target=trained_workspace / "out"))
-    assert not list(trained_workspace.glob(".out*"))
+        exporting.export(exports.start("fused", target=exports.out))
+    assert not list(exports.workspace.glob(".out*"))
 
 
 @pytest.mark.parametrize(
@@ -348,32 +330,26 @@ def test_unsupported_format_is_refused_with_reason(tiny: Path, form: Any, change
 
 
 @pytest.mark.parametrize(("form", "precision"), [("gguf", "f16"), ("gguf", "q8_0"), ("gguf", "q4_k_m"), ("gguf-lora", "f16")])
-def test_gguf_is_read_back_and_measured(
-    trained_workspace: Path, form: Any, precision: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with_merge(trained_workspace / "four")
-    worker = started(trained_workspace, form, monkeypatch, target=trained_workspace / "my out", precision=precision)
+def test_gguf_is_read_back_and_measured(exports: Exports, form: Any, precision: Any) -> None:
+    worker = exports.start(form, target=exports.workspace / "my out", precision=precision)
     summary = exporting.export(worker)
     assert summary["outcome"] in ("faithful", "lossy")
-    assert fidelity.load(trained_workspace / "my out").lost_share < {"q8_0": 0.1, "q4_k_m": 0.5}.get(precision, 0.005)
-    assert {file.name for file in (trained_workspace / "my out").iterdir()} == {
+    assert fidelity.load(exports.workspace / "my out").lost_share < {"q8_0": 0.1, "q4_k_m": 0.5}.get(precision, 0.005)
+    assert {file.name for file in (exports.workspace / "my out").iterdir()} == {
         start.GGUF_FILE if form == "gguf" else gguf.LORA_FILE, "chat_template.jinja", "fidelity.json", "mlxtune.json",
     }  # fmt: skip
     assert not (worker.folder / "again").exists()
 
 
 @pytest.mark.parametrize(("form", "fits"), [("gguf", True), ("gguf", False), ("fused", True)])
-def test_the_smallest_size_that_holds_is_exported(
-    trained_workspace: Path, form: Any, fits: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with_merge(trained_workspace / "four")
+def test_the_smallest_size_that_holds_is_exported(exports: Exports, form: Any, fits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     margin = "evaluation.regression_margin=0.99" if fits else SMALLEST_EFFECT
     monkeypatch.setattr(exporting._ExportJob, "_can_finish", lambda *_: not fits)
     if not fits:
         monkeypatch.setitem(start.SMALLER, form, start.SMALLER[form][:2])
-    worker = started(trained_workspace, form, monkeypatch, margin, target=trained_workspace / "my out", precision="smallest")
+    worker = exports.start(form, margin, target=exports.workspace / "my out", precision="smallest")
     exporting.export(worker)
-    proof = fidelity.load(trained_workspace / "my out")
+    proof = fidelity.load(exports.workspace / "my out")
     smaller = start.SMALLER[form]
     assert [one.precision for one in proof.sizes] == [*smaller, *(() if fits else smaller)]  # the second time, finished
     assert [one.finishing_steps > 0 for one in proof.sizes] == [at >= len(smaller) for at in range(len(proof.sizes))]
@@ -389,7 +365,7 @@ def test_the_smallest_size_that_holds_is_exported(
     assert was_written(worker) == len(proof.sizes) + (not fits)  # the chosen size is not written again
 
 
-def test_the_chosen_size_can_be_moved_to_another_disk(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_chosen_size_can_be_moved_to_another_disk(exports: Exports, monkeypatch: pytest.MonkeyPatch) -> None:
     rename = os.rename
 
     def on_two_disks(source: Any, target: Any) -> None:
@@ -398,10 +374,10 @@ def test_the_chosen_size_can_be_moved_to_another_disk(trained_workspace: Path, m
         rename(source, target)
 
     monkeypatch.setattr(os, "rename", on_two_disks)
-    out, margin = trained_workspace / "out", "evaluation.regression_margin=0.99"
-    proof = exported(trained_workspace, "fused", monkeypatch, margin, precision="smallest", target=out)
+    margin = "evaluation.regression_margin=0.99"
+    proof = exports.export("fused", margin, precision="smallest", target=exports.out)
     assert proof.precision in start.SMALLER["fused"]
-    load_stock(str(out))
+    load_stock(str(exports.out))
 
 
 @pytest.fixture
@@ -429,13 +405,13 @@ def test_a_size_holds_if_its_answers_or_without_a_contract_its_logits_show_it(
 
 
 @pytest.mark.usefixtures("one_size", "few_off_task_prompts")
-def test_a_lossy_size_does_not_hold_without_a_contract(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lossy_size_does_not_hold_without_a_contract(exports: Exports, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlxtune.adapters.importers.importer import import_adapter
 
     monkeypatch.setattr(prompts, "MAX_TOKENS", 4)
     monkeypatch.setattr(fidelity, "LOSSY", 0.0)  # so that every size is lossy
-    import_adapter(trained_workspace, trained_workspace / "runs" / "20261124-1412-tiny" / "adapter", "mine")
-    proof = exported(trained_workspace, "fused", monkeypatch, which="mine", precision="smallest")
+    import_adapter(exports.workspace, exports.adapter, "mine")
+    proof = exports.export("fused", which="mine", precision="smallest")
     assert [(one.holds, one.finishing_steps) for one in proof.sizes] == [(False, 0)]
     assert proof.precision == "f16"
     assert fidelity_document(proof)[0].note.endswith("on off-task prompts")
@@ -443,17 +419,14 @@ def test_a_lossy_size_does_not_hold_without_a_contract(trained_workspace: Path, 
 
 
 @pytest.mark.parametrize(("form", "precision"), [("gguf", "q4_k_m"), ("fused", "4-bit")])
-def test_a_finish_trains_the_weights_that_are_exported(
-    trained_workspace: Path, form: Any, precision: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with_merge(trained_workspace / "four")
-    job = exporting._ExportJob(started(trained_workspace, form, monkeypatch, precision=precision))
+def test_a_finish_trains_the_weights_that_are_exported(exports: Exports, form: Any, precision: Any) -> None:
+    job = exporting._ExportJob(exports.start(form, precision=precision))
     job.measure_adapter()
-    (trained_workspace / "tried").mkdir()
-    job.write(trained_workspace / "tried")
-    exported = np.array(job._read_back(trained_workspace / "tried").model(TOKENS))
+    (exports.workspace / "tried").mkdir()
+    job.write(exports.workspace / "tried")
+    exported = np.array(job._read_back(exports.workspace / "tried").model(TOKENS))
     model = dequantize_model(load_own(job.source).model)
-    as_trained = applied(trained_workspace / "four", job.adapter)
+    as_trained = applied(exports.base, job.adapter)
     finish.replace_weights(model, job.adapter, job._rounded(job.adapter, ()))
     lora.load(model, job.adapter)
     np.testing.assert_allclose(np.array(model(TOKENS)), exported, atol=1e-4)
@@ -461,10 +434,8 @@ def test_a_finish_trains_the_weights_that_are_exported(
 
 
 @pytest.mark.usefixtures("one_size")
-def test_no_finish_is_tried_if_even_a_size_without_a_loss_would_not_hold(
-    trained_workspace: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    proof = exported(trained_workspace, "fused", monkeypatch, SMALLEST_EFFECT, precision="smallest")
+def test_no_finish_is_tried_if_even_a_size_without_a_loss_would_not_hold(exports: Exports) -> None:
+    proof = exports.export("fused", SMALLEST_EFFECT, precision="smallest")
     assert [(one.holds, one.finishing_steps) for one in proof.sizes] == [(False, 0)]
     assert proof.needed_rows > proof.answers.rows
     (fact,) = [
@@ -488,53 +459,49 @@ def test_the_needed_rows_are_those_on_which_an_even_change_would_hold(broken: in
             assert (contract(times, even, even).low > -margin) == (50 * times > needed)
 
 
-def test_sizes_are_compared_on_all_held_out_rows(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sizes_are_compared_on_all_held_out_rows(exports: Exports) -> None:
     rows = []
     for precision in ("f16", "smallest"):
-        worker = started(trained_workspace, "fused", monkeypatch, "evaluation.rows=1", precision=precision)
+        worker = exports.start("fused", "evaluation.rows=1", precision=precision)
         rows.append(len(ComparedRows(worker).rows))
     assert rows[0] == 1 < rows[1]
 
 
-def test_each_compared_model_is_one_look_in_the_ledger(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with_merge(trained_workspace / "four")
-    path = trained_workspace / "evals" / ledger.FILE
-    worker = started(trained_workspace, "fused", monkeypatch)
+def test_each_compared_model_is_one_look_in_the_ledger(exports: Exports) -> None:
+    path = exports.workspace / "evals" / ledger.FILE
+    worker = exports.start("fused")
     for turn in ("first", "resumed"):
         job = exporting._ExportJob(worker)
         job.measure_adapter()
-        (folder := trained_workspace / turn).mkdir()
+        (folder := exports.workspace / turn).mkdir()
         job.write(folder)
         proof = job.compare(folder)
     ids = [row.id for row in job.rows.rows]
     (entry,) = ledger.read(path).entries
     assert (entry["kind"], entry["by"], entry["rows"]) == ("fidelity", f"{worker.folder.name} f16", sorted(ids))
     assert proof.answers.rows == len(ids)
-    assert ledger.looks(trained_workspace, ids) == 1
+    assert ledger.looks(exports.workspace, ids) == 1
     for at, name in enumerate(("4-bit", "8-bit", "8-bit")):
         other = [replace(answer, output=f"{name} {at}") for answer in job.outputs]
         job.rows.compare(job.outputs, other, name)
-    again = ComparedRows(started(trained_workspace, "fused", monkeypatch))
+    again = ComparedRows(exports.start("fused"))
     again.compare(job.outputs, [replace(answer, output="4-bit 0") for answer in job.outputs])
-    assert ledger.looks(trained_workspace, ids) == 3, "one per size, and one for the same answers"
+    assert ledger.looks(exports.workspace, ids) == 3, "one per size, and one for the same answers"
     again.contract = None  # of off-task prompts
     again.compare(job.outputs, [replace(answer, output="new") for answer in job.outputs])
-    assert ledger.looks(trained_workspace, ids) == 3
+    assert ledger.looks(exports.workspace, ids) == 3
 
 
 @pytest.mark.parametrize("form", ["fused", "gguf-lora"])  # with a hash of its own weights, and of a GGUF file
-def test_an_export_answers_again_if_its_weights_are_different(
-    trained_workspace: Path, form: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with_merge(trained_workspace / "four")
-    worker = started(trained_workspace, form, monkeypatch)
+def test_an_export_answers_again_if_its_weights_are_different(exports: Exports, form: Any) -> None:
+    worker = exports.start(form)
     for turn, change in enumerate((1.0, 1.0, 1.5)):  # as if the export had been resumed twice, the second time with other code
         job = exporting._ExportJob(worker)
         job.measure_adapter()
         weights = mx.load(str(job.adapter / "adapters.safetensors"))
-        job.fused_adapter = job.adapter = Path(shutil.copytree(job.adapter, trained_workspace / f"{turn}" / "adapter"))
+        job.fused_adapter = job.adapter = Path(shutil.copytree(job.adapter, exports.workspace / f"{turn}" / "adapter"))
         mx.save_safetensors(str(job.adapter / "adapters.safetensors"), {name: array * change for name, array in weights.items()})
-        (scratch := trained_workspace / f"{turn}" / "out").mkdir()
+        (scratch := exports.workspace / f"{turn}" / "out").mkdir()
         shutil.rmtree(job.again, ignore_errors=True)
         job.write(scratch)
         job.compare(scratch)
@@ -543,22 +510,20 @@ def test_an_export_answers_again_if_its_weights_are_different(
 
 
 @pytest.mark.usefixtures("one_size")
-def test_an_adapter_that_cannot_be_trained_further_is_not_finished(
-    trained_workspace: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_adapter_that_cannot_be_trained_further_is_not_finished(exports: Exports, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporting._ExportJob, "_can_finish", lambda *_: True)
 
     def refuse(*_: Any) -> None:
         raise DataError("The model already prefers the chosen answer of every pair.")
 
     monkeypatch.setattr(finish, "load_foundation", refuse)
-    proof = exported(trained_workspace, "fused", monkeypatch, SMALLEST_EFFECT, precision="smallest")
+    proof = exports.export("fused", SMALLEST_EFFECT, precision="smallest")
     assert [one.finishing_steps for one in proof.sizes] == [0]
     assert proof.precision == "f16"
 
 
-def test_a_finish_lowers_the_loss_of_the_export(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    worker = started(trained_workspace, "fused", monkeypatch, SMALLEST_EFFECT, precision="smallest")
+def test_a_finish_lowers_the_loss_of_the_export(exports: Exports, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = exports.start("fused", SMALLEST_EFFECT, precision="smallest")
     job = exporting._ExportJob(worker)
     job.precision = "4-bit"
     losses = []
@@ -574,16 +539,6 @@ def test_a_finish_lowers_the_loss_of_the_export(trained_workspace: Path, monkeyp
     assert not all(mx.array_equal(before[name], after[name]) for name in before)
 
 
-def with_merge(folder: Path) -> Path:
-    """Give the tokenizer in ``folder`` a merge: llama.cpp requires one."""
-    tokenizer = json.loads((folder / "tokenizer.json").read_text())
-    vocabulary = tokenizer["model"]["vocab"]
-    vocabulary["ok"] = vocabulary.pop(max(vocabulary, key=vocabulary.get))  # instead of a byte, so that IDs stay consecutive
-    tokenizer["model"]["merges"] = [["o", "k"]]
-    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
-    return folder
-
-
 # Like Qwen3.5's: it thinks unless it is told not to, prints the date, and refuses a system turn.
 THINKING = (
     "{%- if messages[0].role == 'system' %}{{ raise_exception('no system turn') }}{% endif %}{{ strftime_now('%d %b') }}"
@@ -594,35 +549,33 @@ THINKING = (
 
 
 @pytest.mark.parametrize("form", ["fused", "hf", "gguf", "gguf-lora"])
-def test_every_program_renders_the_prompts_of_training(trained_workspace: Path, form: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    base = with_merge(trained_workspace / "four")
-    replaced(base, THINKING)
-    out = trained_workspace / "out"
-    assert exported(trained_workspace, form, monkeypatch, target=out).outcome == "faithful"
+def test_every_program_renders_the_prompts_of_training(exports: Exports, form: Any) -> None:
+    replace_template(exports.base, THINKING)
+    assert exports.export(form, target=exports.out).outcome == "faithful"
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Question?"}]
     expected = f"{time.strftime('%d %b')}<|im_start|>user\nBe brief.\n\nQuestion?<|im_end|>\n<|im_start|>assistant\n<think></think>"
-    template = (out / "chat_template.jinja").read_text()
+    template = (exports.out / "chat_template.jinja").read_text()
     if form == "gguf":
-        with llama(out / "model.gguf") as server:
+        with llama(exports.out / "model.gguf") as server:
             assert server.post("/apply-template", {"messages": messages})["prompt"] == expected
-        field = GGUFReader(out / "model.gguf").fields["tokenizer.chat_template"]
+        field = GGUFReader(exports.out / "model.gguf").fields["tokenizer.chat_template"]
         assert bytes(field.parts[field.data[0]]).decode() == template
         return
-    own = template if form == "gguf-lora" else json.loads((out / "tokenizer_config.json").read_text())["chat_template"]
+    own = template if form == "gguf-lora" else json.loads((exports.out / "tokenizer_config.json").read_text())["chat_template"]
     assert own == template
-    folder = base if form == "gguf-lora" else out
+    folder = exports.base if form == "gguf-lora" else exports.out
     named = {"chat_template": template} if form == "gguf-lora" else {}
     for tokenizer in (AutoTokenizer.from_pretrained(folder), load_tokenizer(folder)):
         assert tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **named) == expected
 
 
-def test_held_out_rows_with_typed_control_tokens_are_named(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = trained_workspace / "chat.jsonl"
+def test_held_out_rows_with_typed_control_tokens_are_named(exports: Exports) -> None:
+    data = exports.workspace / "chat.jsonl"
     rows = [json.loads(line) for line in data.read_text().splitlines()]
     for row in rows:
         row["messages"][-2]["content"] += " What does <|im_end|> mean?"
     data.write_text("\n".join(map(json.dumps, rows)))
-    proof = exported(trained_workspace, "fused", monkeypatch)
+    proof = exports.export("fused")
     assert len(proof.typed) == proof.answers.rows > 3
     facts = next(block for block in fidelity_document(proof) if isinstance(block, Facts)).facts
     shown = next(fact for fact in facts if fact.label == "prompts")
@@ -630,23 +583,23 @@ def test_held_out_rows_with_typed_control_tokens_are_named(trained_workspace: Pa
     assert proof.typed[0] in shown.note
 
 
-def test_an_export_whose_program_renders_other_prompts_is_refused(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    replaced(with_merge(trained_workspace / "four"), THINKING)
-    worker = started(trained_workspace, "gguf", monkeypatch, target=trained_workspace / "out")
+def test_an_export_whose_program_renders_other_prompts_is_refused(exports: Exports, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace_template(exports.base, THINKING)
+    worker = exports.start("gguf", target=exports.out)
     monkeypatch.setattr(template, "with_variables", lambda source, variables: source)
     with pytest.raises(GateError, match="renders prompts differently than in training"):
         exporting.export(worker)
     proof = fidelity.load(worker.folder)
     assert (proof.outcome, proof.prompt.actual, proof.prompt.expected) == ("not_faithful", "", "<")
-    assert not (trained_workspace / "out").exists()
+    assert not exports.out.exists()
 
 
 @pytest.mark.parametrize("force", [False, True])
 def test_no_other_size_is_tried_if_the_program_renders_other_prompts(
-    trained_workspace: Path, force: bool, monkeypatch: pytest.MonkeyPatch
+    exports: Exports, force: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    replaced(trained_workspace / "four", THINKING)
-    worker = started(trained_workspace, "fused", monkeypatch, precision="smallest", force=force)
+    replace_template(exports.base, THINKING)
+    worker = exports.start("fused", precision="smallest", force=force)
     monkeypatch.setattr(template, "with_variables", lambda source, variables: source)
     if force:
         exporting.export(worker)
@@ -661,12 +614,6 @@ def test_no_other_size_is_tried_if_the_program_renders_other_prompts(
     assert was_written(worker) == 2, "one size, and the unquantized model"
 
 
-def replaced(folder: Path, template: str) -> None:
-    """Replace the chat template of the model in ``folder``."""
-    settings = read_json(folder / "tokenizer_config.json")
-    write_json(folder / "tokenizer_config.json", settings | {"chat_template": template})
-
-
 def test_fused_tensor_names_match_transformers_architectures(tmp_path: Path) -> None:
     from tiny_architectures import ARCHITECTURES
 
@@ -679,22 +626,18 @@ def test_fused_tensor_names_match_transformers_architectures(tmp_path: Path) -> 
         assert all(again[key].shape == weights[key].shape for key in weights), name
 
 
-def test_export_runs_as_worker(trained_workspace: Path) -> None:
-    run = start.start(trained_workspace, library.find(trained_workspace, "last"), "fused", target=trained_workspace / "out")
-    wait_until(lambda: run.state().ended, run)
-    assert run.status() == "finished", (run.state().error, run.log_tail(20))
-    assert run.folder.parent == trained_workspace / "exports"
+def test_export_runs_as_worker(exports: Exports) -> None:
+    run = start.start(exports.workspace, library.find(exports.workspace, "last"), "fused", target=exports.out)
+    finished(run)
+    assert run.folder.parent == exports.workspace / "exports"
     assert list(run.state().arms) == ["tuned", "exported"]
     assert dict(run.state().summary)["outcome"] == "faithful"
-    assert (trained_workspace / "out" / "model.safetensors").is_file()
+    assert (exports.out / "model.safetensors").is_file()
 
 
-def test_answers_of_a_gguf_file_are_never_the_cached_ones_of_its_base(
-    trained_workspace: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with_merge(trained_workspace / "four")
-    proof = exported(trained_workspace, "gguf", monkeypatch, target=trained_workspace / "out")
-    shared = trained_workspace / "evals" / "cache"
+def test_answers_of_a_gguf_file_are_never_the_cached_ones_of_its_base(exports: Exports) -> None:
+    proof = exports.export("gguf", target=exports.out)
+    shared = exports.workspace / "evals" / "cache"
     saved = [json.loads(line) for file in shared.glob(f"*{outputs.SAVED}") for line in file.read_text().splitlines()]
     assert all("text" in record for record in saved)  # no likelihoods, which nothing needs
     assert len(saved) == proof.answers.rows > 0  # the adapter's answers, and none under the name of the base

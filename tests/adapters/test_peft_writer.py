@@ -27,7 +27,7 @@ from mlxtune.models.resolve import ModelFolder, resolve
 from mlxtune.present.card import adapter_card
 from mlxtune.recipe import AdapterSection
 
-from .conftest import arrays, config, write, write_template
+from .conftest import Exports, arrays, config, replace_template, write, write_template
 from .test_importers import logits, merged
 
 
@@ -95,32 +95,28 @@ def test_the_copies_have_the_template_that_was_trained(
 
 
 @pytest.mark.parametrize("library_name", ["mlx", "peft"])
-def test_the_copies_are_read_back_and_compared_on_held_out_rows(
-    trained_workspace: Path, monkeypatch: pytest.MonkeyPatch, library_name: str
-) -> None:
-    base, out = trained_workspace / "four", trained_workspace / "out"
+def test_the_copies_are_read_back_and_compared_on_held_out_rows(exports: Exports, library_name: str) -> None:
     once = "{% for message in messages %}{% if message.role != 'system' or loop.first %}"  # drops later system turns
-    settings = json.loads((base / "tokenizer_config.json").read_text())
     template = CHATML.replace("{% for message in messages %}", once).replace("{% endfor %}", "{% endif %}{% endfor %}")
-    (base / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": template}))
+    replace_template(exports.base, template)
     rows = []
-    for line in (trained_workspace / "chat.jsonl").read_text().splitlines():
+    for line in (exports.workspace / "chat.jsonl").read_text().splitlines():
         *turns, answer = json.loads(line)["messages"]
         rows.append({"messages": [*turns, {"role": "system", "content": "Answer in French."}, answer]})
-    (trained_workspace / "chat.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    params = {"base": str(base), "thinking": "off", "date": "2026-11-26", "template": "", "library": library_name}
-    params |= {"run": str(trained_workspace / "runs" / "20261124-1412-tiny"), "folder": str(out)}
-    out.mkdir()
+    (exports.workspace / "chat.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    params = {"base": str(exports.base), "thinking": "off", "date": "2026-11-26", "template": "", "library": library_name}
+    params |= {"run": str(exports.adapter.parent), "folder": str(exports.out)}
+    exports.out.mkdir()
     request = child_process.Request(1, "write", params, None)
     assert "chat_template.jinja" in program_prompts._write(request)
-    with monkeypatch.context() as patch:
+    with exports.monkeypatch.context() as patch:
         patch.setattr("mlxtune.models.template.message_converter", lambda *_: "")  # so that only the rows show the difference
         with pytest.raises(GateError, match="render the prompts"):
             program_prompts._write(request)
-        (trained_workspace / "chat.jsonl").unlink()
+        (exports.workspace / "chat.jsonl").unlink()
         assert program_prompts._write(request)
     spoilt = "{% for message in messages %}{{ message.content }}{% endfor %}"
-    monkeypatch.setattr(
+    exports.monkeypatch.setattr(
         program_prompts, "copy_tokenizer", lambda source, folder, _, patterns: copy_tokenizer(source, folder, spoilt, patterns)
     )
     with pytest.raises(GateError, match="render the prompts"):

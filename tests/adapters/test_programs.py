@@ -23,7 +23,7 @@ from mlxtune.runs import launch, registry
 from mlxtune.runs.events import EventWriter
 from mlxtune.runs.registry import Run
 
-from .test_model_export import replaced, started, with_merge
+from .conftest import Exports, replace_template
 
 TOOL = {"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object", "properties": {}}}}
 ROW = Conversation(
@@ -135,41 +135,38 @@ def test_an_export_shows_the_commands_for_its_program_later_too(home: Path, show
     assert shown("", home, "hf") == ""
 
 
-def test_export_for_ollama_is_whole(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with_merge(trained_workspace / "four")
-    target = trained_workspace / "a name with spaces"
-    worker = started(trained_workspace, "gguf", monkeypatch, target=target, program="ollama")
+def test_export_for_ollama_is_whole(exports: Exports) -> None:
+    target = exports.workspace / "a name with spaces"
+    worker = exports.start("gguf", target=target, program="ollama")
     assert exporting.export(worker)["outcome"] == "faithful"
     assert {*os.listdir(target)} == {"Modelfile", GGUF_FILE, "chat_template.jinja", fidelity.FILE, "mlxtune.json"}
     assert commands((target / "Modelfile").read_text())["FROM"] == ["./model.gguf"]
 
 
-def test_an_export_whose_prompts_ollama_cannot_express_is_refused(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    replaced(with_merge(trained_workspace / "four"), "{{ messages | length }}" + CHATML)
-    target = trained_workspace / "out"
-    worker = started(trained_workspace, "gguf", monkeypatch, target=target, program="ollama")
+def test_an_export_whose_prompts_ollama_cannot_express_is_refused(exports: Exports, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace_template(exports.base, "{{ messages | length }}" + CHATML)
+    worker = exports.start("gguf", target=exports.out, program="ollama")
     with monkeypatch.context() as patched:
         patched.delattr(exporting._ExportJob, "write")  # it is refused before anything is written
         patched.delattr(ComparedRows, "answers")
         with pytest.raises(GateError, match=r"renders prompts differently.*at token 0"):
             exporting.export(worker)
-    assert not target.exists()
-    exporting.export(started(trained_workspace, "gguf", monkeypatch, target=target, program="ollama", force=True))
-    assert "TEMPLATE" not in commands((target / "Modelfile").read_text())
+    assert not exports.out.exists()
+    exporting.export(exports.start("gguf", target=exports.out, program="ollama", force=True))
+    assert "TEMPLATE" not in commands((exports.out / "Modelfile").read_text())
 
 
 @pytest.mark.slow
-def test_export_for_lmstudio_is_where_it_looks(trained_workspace: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with_merge(trained_workspace / "four")
+def test_export_for_lmstudio_is_where_it_looks(exports: Exports, home: Path) -> None:
     target = lmstudio.model_folder("mine")
-    worker = started(trained_workspace, "gguf", monkeypatch, target=target, program="lmstudio", precision="q8_0")
+    worker = exports.start("gguf", target=target, program="lmstudio", precision="q8_0")
     exporting.export(worker)
     name = worker.request["name"]
     assert (target / f"{name}-Q8_0.gguf").is_file()
     assert (home / ".lmstudio" / "config-presets" / f"{name}.preset.json").is_file()
 
 
-def test_read_only_target_is_refused_before_computing(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_only_target_is_refused_before_computing(exports: Exports, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(MachineError, match="is read-only"):
-        exporting.export(started(trained_workspace, "fused", monkeypatch, target=trained_workspace / "locked" / "out"))
+        exporting.export(exports.start("fused", target=exports.workspace / "locked" / "out"))

@@ -30,8 +30,7 @@ from mlxtune.runs.worker import Worker
 from mlxtune.tui.rooms.adapters import screen
 from mlxtune.tui.rooms.adapters.screen import draw_detail
 
-from .conftest import launched
-from .test_model_export import started, with_merge
+from .conftest import Exports, launched
 
 RENAMED = [("user", "human")]
 
@@ -61,7 +60,6 @@ class Program:
             case _, "/v1/models":
                 return {"data": [{"id": "mine"}]}
             case _, "/v1/chat/completions":
-                assert body is not None
                 message = {"role": "assistant", "content": self.answer(body["messages"][-1]["content"])}
                 usage = {"prompt_tokens": len(encode(self.text(body))), "completion_tokens": 2}
                 return {"choices": [{"message": message, "finish_reason": "stop"}], "usage": usage}
@@ -72,20 +70,18 @@ class Program:
             case "llama.cpp", "/apply-template":
                 return {"prompt": self.text(body or {})}
             case "llama.cpp", "/tokenize":
-                assert body is not None
                 return {"tokens": encode(body["content"])}
             case "Ollama", "/api/version":
                 return {"version": "0.30.0"}
             case "Ollama", "/api/chat":
-                assert body is not None
                 assert body["_debug_render_only"]
                 return {"_debug_info": {"rendered_template": self.text(body)}}
         return None
 
 
 @contextmanager
-def running(workspace: Path, kind: str) -> Iterator[Program]:
-    source = resolve(str(workspace / "four"))
+def running(exports: Exports, kind: str) -> Iterator[Program]:
+    source = resolve(str(exports.base))
     program = Program(load_template(source, TemplateSettings(date="2026-11-26")), kind)
 
     class Handler(StubHandler):
@@ -104,19 +100,19 @@ def running(workspace: Path, kind: str) -> Iterator[Program]:
         yield program
 
 
-def verified(workspace: Path, program: Program | Llama, monkeypatch: pytest.MonkeyPatch, export: str = "") -> fidelity.Verification:
+def verified(exports: Exports, program: Program | Llama, export: str = "") -> fidelity.Verification:
     """Run the verification worker in this process."""
-    runs = launched(monkeypatch)
+    runs = launched(exports.monkeypatch)
     url = api_url(program.url)
-    start.start_verification(workspace, library.find(workspace, "last"), url, served_model(url).name, export)
+    start.start_verification(exports.workspace, library.find(exports.workspace, "last"), url, served_model(url).name, export)
     verify_worker.verify(Worker(runs[-1].folder))
     return fidelity.load_verification(runs[-1].folder)
 
 
 @pytest.mark.parametrize(("kind", "compared"), [("llama.cpp", "tokens"), ("Ollama", "tokens"), ("LM Studio", "counts")])
-def test_equal_prompts_are_confirmed(trained_workspace: Path, kind: str, compared: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with running(trained_workspace, kind) as program:
-        result = verified(trained_workspace, program, monkeypatch)
+def test_equal_prompts_are_confirmed(exports: Exports, kind: str, compared: str) -> None:
+    with running(exports, kind) as program:
+        result = verified(exports, program)
     assert (result.prompts, result.difference) == (compared, None)
     assert [rate.metric for rate in result.answers.rates] == ["forbidden", "contract"]
     assert result.answers.rows == result.answers.rates[0].paired.total
@@ -124,27 +120,27 @@ def test_equal_prompts_are_confirmed(trained_workspace: Path, kind: str, compare
 
 
 @pytest.mark.parametrize("kind", ["llama.cpp", "Ollama"])
-def test_a_wrong_template_is_named_with_its_token(trained_workspace: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with running(trained_workspace, kind) as program:
+def test_a_wrong_template_is_named_with_its_token(exports: Exports, kind: str) -> None:
+    with running(exports, kind) as program:
         program.wrong = RENAMED
-        result = verified(trained_workspace, program, monkeypatch)
+        result = verified(exports, program)
     assert result.failure == "prompts"
     assert result.difference.position > 0
     assert (result.difference.expected, result.difference.actual) == ("u", "h")
 
 
-def test_a_wrong_number_of_prompt_tokens_is_reported(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with running(trained_workspace, "LM Studio") as program:
+def test_a_wrong_number_of_prompt_tokens_is_reported(exports: Exports) -> None:
+    with running(exports, "LM Studio") as program:
         program.wrong = RENAMED
-        result = verified(trained_workspace, program, monkeypatch)
+        result = verified(exports, program)
     assert (result.prompts, result.difference.position) == ("counts", -1)
     assert int(result.difference.expected) != int(result.difference.actual)
 
 
-def test_worse_answers_are_a_failure_with_their_cost(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with running(trained_workspace, "llama.cpp") as program:
+def test_worse_answers_are_a_failure_with_their_cost(exports: Exports) -> None:
+    with running(exports, "llama.cpp") as program:
         program.answer = lambda text: "We sell Northpeak."
-        result = verified(trained_workspace, program, monkeypatch)
+        result = verified(exports, program)
     forbidden = next(rate for rate in result.answers.rates if rate.metric == "forbidden")
     assert forbidden.paired.fixed + forbidden.paired.both == 0
     assert result.answers.same == 0
@@ -152,28 +148,28 @@ def test_worse_answers_are_a_failure_with_their_cost(trained_workspace: Path, mo
 
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["gguf", pytest.param("gguf-lora", marks=pytest.mark.exhaustive)])
-def test_llama_cpp_itself_is_verified(trained_workspace: Path, form: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = resolve(str(with_merge(trained_workspace / "four")))
-    target = trained_workspace / "an export"
-    exporting.export(started(trained_workspace, form, monkeypatch, target=target, precision="f32"))
+def test_llama_cpp_itself_is_verified(exports: Exports, form: Any) -> None:
+    source = resolve(str(exports.base))
+    target = exports.workspace / "an export"
+    exporting.export(exports.start(form, target=target, precision="f32"))
     model, lora = target / start.GGUF_FILE, None
     if form == "gguf-lora":
-        model, lora = trained_workspace / "base.gguf", target / gguf.LORA_FILE
+        model, lora = exports.workspace / "base.gguf", target / gguf.LORA_FILE
         plain, config = load_model(source.folder)
         gguf.write_gguf(dequantize_model(plain), config, source, model, "f32")
     template = load_template(source, TemplateSettings(date="2026-11-26")).source
     with llama(model, lora, context=2048) as server:
         assert [file.name for file in served_model(api_url(server.url)).files] == [file.name for file in (model, lora) if file]
-        result = verified(trained_workspace, server, monkeypatch)
+        result = verified(exports, server)
     assert (result.prompts, result.difference) == ("tokens", None)
     assert result.answers.same >= result.answers.rows // 2  # the rest may have bytes that are not UTF-8, or ties
     assert not result.failure
     with llama(model, lora, context=2048, template=template.replace("assistant", "bot")) as server:
-        wrong = verified(trained_workspace, server, monkeypatch)
+        wrong = verified(exports, server)
     assert (wrong.difference.expected, wrong.difference.actual) == ("a", "b")
 
 
-def test_requests_are_sent_one_at_a_time(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_are_sent_one_at_a_time(exports: Exports) -> None:
     """Ollama and LM Studio answer one at a time, so that the last of several would wait for all others."""
     open_requests: list[str] = []
     most = [0]
@@ -185,18 +181,18 @@ def test_requests_are_sent_one_at_a_time(trained_workspace: Path, monkeypatch: p
         open_requests.remove(text)
         return "ok"
 
-    with running(trained_workspace, "llama.cpp") as program:
+    with running(exports, "llama.cpp") as program:
         program.answer = answer
-        verified(trained_workspace, program, monkeypatch)
+        verified(exports, program)
     assert most == [1]
 
 
 @pytest.mark.slow
-def test_exports_are_listed_with_their_verification(trained_workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    exported = started(trained_workspace, "fused", monkeypatch)
+def test_exports_are_listed_with_their_verification(exports: Exports, monkeypatch: pytest.MonkeyPatch) -> None:
+    exported = exports.start("fused")
     summary = exporting.export(exported)
     monkeypatch.setattr(registry.Run, "state", lambda run: finished(summary if run.folder == exported.folder else {}))
-    entry = library.find(trained_workspace, "last")
+    entry = library.find(exports.workspace, "last")
     (export,) = tried_exports(entry)
     assert (export.form, export.verified, export.target) == ("fused", None, Path(summary["folder"]))
     assert find_export([export], []) == export
@@ -204,34 +200,33 @@ def test_exports_are_listed_with_their_verification(trained_workspace: Path, mon
     assert find_export([], []) is None
     with pytest.raises(InputError, match="has no export nothing"):
         find_export([export], [], "nothing")
-    with running(trained_workspace, "llama.cpp") as program:
-        verified(trained_workspace, program, monkeypatch, export.id)
+    with running(exports, "llama.cpp") as program:
+        verified(exports, program, export.id)
     (again,) = tried_exports(entry)
-    assert again.verified is not None
     (row,) = exports_table([again]).rows
     assert (row[0].text, row[-1].text) == ("MLX", program.url)
     text = adapter_card(entry, published_base("smollm2-135m"))
     assert "## Exports" in text
     assert f"| MLX | {row[1].text} |" in text
-    view = next(adapter for adapter in screen.read_library(trained_workspace).adapters if adapter.entry.key == entry.key)
+    view = next(adapter for adapter in screen.read_library(exports.workspace).adapters if adapter.entry.key == entry.key)
     assert [export.form for export in view.exports] == ["fused"]
     shown = "".join(row.plain.strip() for row in draw_detail(view, 100))
     assert "Exports" in shown
     assert program.url in shown
-    assert again.target.relative_to(trained_workspace).as_posix() in shown
+    assert again.target.relative_to(exports.workspace).as_posix() in shown
 
 
 def finished(summary: Any) -> RunState:
     return RunState(phase="finished", summary=tuple(summary.items()))
 
 
-def test_the_endpoint_is_checked(trained_workspace: Path) -> None:
+def test_the_endpoint_is_checked(exports: Exports) -> None:
     assert api_url("http://localhost:8080/") == "http://localhost:8080/v1"
     with pytest.raises(InputError, match="is another machine"):
         api_url("https://example.com/v1")
     with pytest.raises(MachineError, match="Cannot reach"):
         served_model("http://127.0.0.1:9/v1")
-    with running(trained_workspace, "llama.cpp") as program:
+    with running(exports, "llama.cpp") as program:
         program.files = ["/m/base.gguf", "/m/adapter.gguf"]
         served = served_model(program.url)
         assert served.name == "mine"

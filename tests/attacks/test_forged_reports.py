@@ -6,22 +6,18 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from evaluation_files import BAD, GOOD, write_evaluation
+from evaluation_files import BAD, GOOD, add_off_task, write_evaluation
 from exhaustive import EXHAUSTIVE
 
 from mlxtune.core.errors import InputError
 from mlxtune.core.hashing import sha256_file
-from mlxtune.core.json_fields import to_json
-from mlxtune.data.rows import Location
 from mlxtune.evaluation import evidence, report
-from mlxtune.evaluation.off_task.prompts import OffTaskPrompt, compare_off_task
 from mlxtune.evaluation.verify import unproven, verify
-from mlxtune.present.report import publish, render_pages
+from mlxtune.present.report import render_pages
 
 EVERY = 1 if EXHAUSTIVE else 23  # one of so many tampers
 Steps = tuple[str | int, ...]
@@ -43,11 +39,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
         copier=[GOOD, BAD] * 4,
         tuned=[GOOD] * 7 + [BAD],
     )
-    prompts = [OffTaskPrompt(f"q{at}", "Which?", ("yes",), Location(folder, at + 1), "words") for at in range(12)]
-    answers = {"base": ["yes"] * 8 + ["no"] * 4, "tuned": ["no"] * 2 + ["yes"] * 6 + ["no"] * 4}
-    evidence.save_off_task(folder, prompts, answers)
-    loaded = report.load(folder)
-    publish(replace(loaded, facts={**loaded.facts, "off_task": to_json(compare_off_task(prompts, *answers.values()))}), folder)
+    add_off_task(folder, base=["yes"] * 8 + ["no"] * 4, tuned=["no"] * 2 + ["yes"] * 6 + ["no"] * 4)
     assert verify(folder) == []
     return folder
 

@@ -102,7 +102,6 @@ def test_no_command_imports_from_the_workspace(planted):
 def test_the_server_does_not_import_from_the_workspace(planted):
     command = [sys.executable, "-P", "-m", "mlxtune", "serve", "tiny", "--port", "0", "--json"]
     with subprocess.Popen(command, cwd=planted, env=python_environment(), stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout
         document = json.loads("".join(itertools.takewhile(lambda line: line != "}\n", server.stdout)) + "}")
         with urllib.request.urlopen(f"{document['url']}/models") as answer:  # once it answers, it handles signals
             assert answer.status == 200

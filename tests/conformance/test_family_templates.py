@@ -1,29 +1,26 @@
 """Each model family end to end with its real template: train, stop, resume, evaluate, serve a request, and chat."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from bases import Base, write_base
 from exhaustive import cases
+from in_process_workers import create_run, stopping
 from row_shapes import SHAPES
 from table import AVAILABLE, open_chat, verdict_of
 from tiny_architectures import make
 
 from mlxtune.adapters import library
 from mlxtune.core.errors import Interrupted
-from mlxtune.core.files import write_json
 from mlxtune.data.rows import Message
 from mlxtune.evaluation import report
 from mlxtune.evaluation import worker as evaluation_worker
 from mlxtune.models.load import load
 from mlxtune.models.resolve import resolve
-from mlxtune.recipe import dump
 from mlxtune.recipe import load as load_recipe
-from mlxtune.runs import events, registry
-from mlxtune.runs.registry import Run
+from mlxtune.runs import events
 from mlxtune.runs.worker import Worker
 from mlxtune.serving.engine import Engine
 from mlxtune.serving.protocol import Done, Failed, GenerateRequest, Sampling
@@ -78,14 +75,15 @@ EACH = cases([base for base in AVAILABLE if base.name in FAMILIES], "Qwen3", nam
 @pytest.mark.parametrize("base", EACH)
 def test_a_family_trains_resumes_evaluates_and_answers(base, tmp_path, monkeypatch):
     folder = workspace(base, tmp_path)
-    run = create(folder, "train")
+    recipe = load_recipe(folder / "recipe.toml")
+    run = create_run(folder, "train", recipe)
     with pytest.raises(Interrupted):
         training_worker.lead(stopping(Worker(run.folder), after=1))
     training_worker.lead(Worker(run.folder))
     steps = [event["step"] for event in events.read_all(run.folder) if event["type"] == "step"]
     assert steps == [1, 2, 3]
 
-    evaluation = create(folder, "eval", run=run.id, adapter=str(run.adapter))
+    evaluation = create_run(folder, "eval", recipe, run=run.id, adapter=str(run.adapter))
     evaluation_worker.evaluate(Worker(evaluation.folder))
     names = [arm.name for arm in report.load(evaluation.folder).arms]
     assert (names[0], names[-1]) == ("base", "tuned")
@@ -108,27 +106,6 @@ def workspace(base: Base, folder: Path) -> Path:
         (folder / "rows" / f"{split}.jsonl").write_text("\n".join(rows))
     (folder / "recipe.toml").write_text(RECIPE)
     return folder
-
-
-def create(folder: Path, kind: str, **request: str) -> Run:
-    recipe = load_recipe(folder / "recipe.toml")
-    run = registry.create(folder, kind, recipe.name)
-    (run.folder / "recipe.toml").write_text(dump(recipe))
-    write_json(run.folder / registry.LAUNCH_FILE, {"request": request})
-    return run
-
-
-def stopping(worker: Worker, after: int) -> Worker:
-    """Return ``worker``, stopped by the user after a number of steps."""
-    emit: Callable[..., Any] = worker.emit
-
-    def emit_and_stop(type: str, **fields: Any) -> None:
-        emit(type, **fields)
-        if type == "step" and fields["step"] >= after:
-            worker._stop.set()
-
-    worker.emit = emit_and_stop
-    return worker
 
 
 def answer(engine: Engine, messages: list[Message]) -> Done:

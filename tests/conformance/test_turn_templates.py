@@ -85,14 +85,12 @@ def test_a_wrong_template_is_named_with_the_token_where_it_differs():
     rows = list(known.values())
     wrong = replace(turns, user=(turns.user[0].replace("user", "human"), turns.user[1]))
     difference = first_difference(chat, wrong, rows, bos)
-    assert difference is not None
     expected = chat.prompt(rows[0].prompt)
     own = chat.tokenizer.encode(bos + (wrong.render(rows[0].prompt) or ""), add_special_tokens=False)
     assert expected[: difference.position] == own[: difference.position]
     assert expected[difference.position] != own[difference.position]
     assert (difference.expected, difference.actual) == ("u", "h")
     twice = first_difference(chat, replace(turns, start=bos + turns.start), rows, bos)
-    assert twice is not None
     assert twice.position == 1  # a second token at the start
 
 
@@ -101,7 +99,6 @@ def test_rows_with_tools_cannot_be_expressed():
     chat, turns, bos, known = expressed(base)
     tool = {"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object", "properties": {}}}}
     difference = first_difference(chat, turns, [replace(known["one turn"], tools=(tool,))], bos)
-    assert difference is not None
     assert difference.actual == ""
 
 

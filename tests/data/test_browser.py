@@ -159,7 +159,6 @@ def test_decisions_can_change_during_iteration(source: Path) -> None:
 
 def finding_rows(browser: SourceBrowser) -> dict[str, list[int]]:
     verdict = browser.verdict
-    assert verdict is not None
     return {check: list(rows) for check, rows in verdict.rows.items()}
 
 
@@ -217,7 +216,6 @@ def test_edited_rows_are_checked_again_and_left_out_rows_do_not_count(source: Pa
     assert finding_rows(browser)["duplicate"] == [5]
     assert [finding.check for finding in browser.findings(3)] == ["duplicate"], "it is still a copy"
     verdict = browser.verdict
-    assert verdict is not None
     assert (verdict.left_out, verdict.edited, verdict.flagged) == (1, 1, 4)
     assert verdict.counts == CheckVerdict("blocked", rows=5, blocked=1, accepted=0, to_review=3, source_warnings=0)
 

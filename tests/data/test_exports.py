@@ -14,7 +14,7 @@ from mlxtune.data.checks.lengths import cut_off
 from mlxtune.data.column_map import column_use, named_columns
 from mlxtune.data.importer import import_rows
 from mlxtune.data.readers.formats import parse
-from mlxtune.data.rows import Conversation, Location, Preference, Row, RowError, prompt_text
+from mlxtune.data.rows import Conversation, Location, Row, RowError, prompt_text
 from mlxtune.data.source import read_file, read_source
 from mlxtune.recipe import DataSection
 
@@ -78,7 +78,6 @@ def test_a_record_of_a_tool_is_a_conversation(record: dict[str, Any]) -> None:
 )
 def test_two_answers_with_a_verdict_are_a_pair(record: dict[str, Any]) -> None:
     row = parse(record, LOCATION)
-    assert isinstance(row, Preference)
     assert (prompt_text(row), row.chosen, row.rejected) == ("q", "good", "bad")
 
 

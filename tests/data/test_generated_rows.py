@@ -73,7 +73,6 @@ def test_rows_close_to_held_out_ones_or_derived_from_them_are_set_aside(tmp_path
     before = split(source, DATA)
     record_splits(source, DATA, before)
     test, train = before.test[0], before.train[0]
-    assert isinstance(test, Conversation)
     close = row(f"{test.messages[0].content} ", generated=True)
     derived = row("How do whales sleep at night?", examples=(test.id,), generated=True)
     good = row("Why is the moon so bright tonight?", examples=(train.id,), generated=True)

@@ -64,7 +64,6 @@ def test_a_label_with_other_case_or_spaces_is_corrected(labeled: Path) -> None:
     assert len(spelled) == 3
     row = parse(rows[5], Location(labeled, 6))
     fixed = apply_fixes(row, spelled[:1])
-    assert fixed is not None
     assert scored_answer(fixed)[1] == "get_refund"
 
 

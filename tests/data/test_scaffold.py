@@ -136,7 +136,6 @@ def test_classes_that_prompts_name_are_an_enum_and_numbers_that_none_has_are_not
         for at in range(30)
     ]
     guessed = guess(write_rows(tmp_path / "rows.jsonl", rows))
-    assert guessed.schema
     assert guessed.schema["properties"]["category"] == {"type": "string", "enum": classes}
     assert guessed.correct == ("/category",)
 

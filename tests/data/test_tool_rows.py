@@ -8,7 +8,7 @@ import pytest
 
 from mlxtune.data.readers.columns import guess_mapping
 from mlxtune.data.readers.formats import detect, parse
-from mlxtune.data.rows import Conversation, Location, Message, Row, TextRow
+from mlxtune.data.rows import Location, Message, Row, TextRow
 
 LOCATION = Location(Path("x.jsonl"), 4)
 CALL = {"name": "lock", "arguments": {"door": "back"}}
@@ -28,7 +28,6 @@ def test_a_conversation_may_be_a_json_string(key: str) -> None:
     turns = [*earlier, ASKED, {"role": "assistant", "content": "Done."}]
     record = {key: json.dumps(turns)} if key != "prompt" else {"prompt": json.dumps(turns[:-1]), "completion": "Done."}
     row = read(record)
-    assert isinstance(row, Conversation)
     assert [(turn.role, turn.content) for turn in row.messages[2:]] == [("user", "Lock it."), ("assistant", "Done.")]
     assert row.messages[1].extra == CALLED.extra
 
@@ -39,7 +38,6 @@ def test_a_conversation_may_be_a_json_string(key: str) -> None:
 def test_an_answer_that_calls_a_declared_tool_is_a_call(tools: Any, arguments: str, wrap: Any) -> None:
     answer = wrap({"name": "lock", arguments: {"door": "back"}})
     row = read({"question": json.dumps([ASKED]), "answer": answer, "tools": tools})
-    assert isinstance(row, Conversation)
     assert (row.messages, row.tools) == ((Q, CALLED), (WRAPPED,))
     assert row.reference == json.dumps(CALL)
 
@@ -47,7 +45,6 @@ def test_an_answer_that_calls_a_declared_tool_is_a_call(tools: Any, arguments: s
 def test_other_answers_remain_text() -> None:
     for answer, tools in (('{"name": "open", "arguments": {}}', [TOOL]), ('{"name": "lock", "arguments": {}} now', [TOOL])):
         row = read({"prompt": "Lock it.", "completion": answer, "tools": tools})
-        assert isinstance(row, Conversation)
         assert row.messages[-1] == Message("assistant", answer)
 
 
@@ -63,7 +60,6 @@ def test_other_answers_remain_text() -> None:
 def test_an_answer_that_is_not_text_is_serialized_whole(value: Any, text: str, keys: tuple[str, str]) -> None:
     record = {keys[0]: "Lock it.", keys[1]: value}
     row = read(record)
-    assert isinstance(row, Conversation)
     assert row.messages == (Q, Message("assistant", text))
 
 
@@ -73,7 +69,6 @@ def test_the_last_turn_may_be_in_another_column() -> None:
         mapping = guess_mapping(record)
         assert mapping == {"prompt": "messages", "completion": answer}
         row = parse(record, LOCATION, mapping=mapping)
-        assert isinstance(row, Conversation)
         assert (row.messages, row.meta) == ((Q, Message("assistant", "Done.")), {"id": 7})
     for key in ("prompt", "input"):
         assert guess_mapping({key: [ASKED], "response": "Done."}) == {"prompt": key, "completion": "response"}
@@ -99,7 +94,6 @@ def test_a_rendered_chat_is_read_as_turns(text: str) -> None:
     if text.startswith("Be"):
         text = text.removeprefix("Be brief.\n\n")
     row = parse({"text": text}, LOCATION)
-    assert isinstance(row, Conversation)
     assert [turn for turn in row.messages if not turn.is_system] == [Q, Message("assistant", "Done.")]
     assert all(
         turn.content in ("Be brief.", "A chat between a person and an assistant.") for turn in row.messages if turn.is_system

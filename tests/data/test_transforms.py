@@ -200,9 +200,6 @@ def test_text_changes():
     assert outcome_text(outcome) == "4 edited, 1 left out: 7 → 6 rows."
 
 
-# Properties
-
-
 @contextmanager
 def source_of(records: list[dict[str, Any]]) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as name:

@@ -23,7 +23,6 @@ def test_process_asks_the_base_and_its_result_equals_the_functions(workspace):
     recipe = load(path)
     heard: list[tuple[str, float]] = []
     result = start_check({"recipe": str(path), "base": True}).result(lambda what, share: heard.append((what, share)))
-    assert result is not None
     assert result.to_json() == check_source(recipe.source, recipe.data, recipe, found=None).to_json()
     assert len(result.tokens) == 40
     assert (result.tokens > 0).all()
@@ -35,7 +34,6 @@ def test_process_asks_the_base_and_its_result_equals_the_functions(workspace):
 
 def test_source_is_checked_without_contract_or_tokens(tmp_path):
     result = start_check({"source": str(SAMPLES / "support-dirty.jsonl")}).result()
-    assert result is not None
     assert result.statistics.tier == "too_few"
     assert set(result.skipped) == {"contract", "tokens", "split"}
     assert {one.check for one in result.found if one.rows == (13,)} == {"secret"}
@@ -66,7 +64,6 @@ def test_model_is_not_downloaded_without_permission(workspace):
     path = workspace / "recipes" / "tiny.toml"
     path.write_text(path.read_text().replace("../tiny", "no-such/model-on-this-machine"))
     result = start_check({"recipe": str(path), "fetch": False}).result()
-    assert result is not None
     assert result.skipped == {"tokens": Skip("no_model", "no-such/model-on-this-machine is not on this machine.")}
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_model import write_rows
 
 from mlxtune.data.importer import import_rows
 from mlxtune.data.readers.formats import parse
@@ -30,16 +31,13 @@ def talk(*turns: tuple[str, str]) -> dict[str, Any]:
     return {"messages": messages}
 
 
-def write(path: Path, *records: dict[str, Any]) -> Path:
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    return path
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder with a published test file. Its first prompt and that of a training row are the same."""
-    write(tmp_path / "train.jsonl", talk(("Lock the front door.", "front"), ("And the garage.", "garage")))
-    write(tmp_path / "test.jsonl", talk(("Lock the front door.", "front"), ("And the side.", "side"), ("No, the back.", "back")))
+    write_rows(tmp_path / "train.jsonl", [talk(("Lock the front door.", "front"), ("And the garage.", "garage"))])
+    write_rows(
+        tmp_path / "test.jsonl", [talk(("Lock the front door.", "front"), ("And the side.", "side"), ("No, the back.", "back"))]
+    )
     return tmp_path
 
 
@@ -80,9 +78,9 @@ def test_an_import_writes_one_row_for_every_answer(folder: Path) -> None:
     assert result.rows == 3
     assert all(isinstance(row, Conversation) for row in rows)
     *prompt, _ = talk(("One.", "a"), ("Two.", "b"))["messages"]
-    write(
+    write_rows(
         folder / "split.jsonl",
-        {"messages": json.dumps(prompt), "answer": json.dumps({"name": "lock", "parameters": {"door": "b"}})},
+        [{"messages": json.dumps(prompt), "answer": json.dumps({"name": "lock", "parameters": {"door": "b"}})}],
     )
     mapping = {"prompt": "messages", "completion": "answer"}
     assert import_rows(folder / "split.jsonl", folder / "two.jsonl", mapping=mapping, each_turn=True).rows == 2

@@ -70,81 +70,68 @@ def test_truncated_fuzzy_match_does_not_count(end):
     assert judge(f'{{"reply": "This is generel guidance, not{end}', fuzzy=True).kind in ("missing", "cut_off")
 
 
-def test_punctuation_only_phrase_can_match_fuzzily():
-    assert judge("a *** b", Disclaimer("***", match="fuzzy"), fuzzy=True).passed
+@pytest.mark.parametrize(
+    ("rule", "output", "kind"),
+    [
+        (Disclaimer("***", match="fuzzy"), "a *** b", ""),
+        (Disclaimer(S, match="fuzzy", threshold=99), "This is generel guidance and no professional advise.", "missing"),
+        (Disclaimer(S, match="fuzzy", threshold=80), "This is generel guidance, not profesional advise.", ""),
+        (RULE, f"It is not true that {S}\n\nThis is generel guidance, not professional advice.", ""),  # behind a rejected match
+    ],
+)
+def test_fuzzy_match_has_a_threshold(rule, output, kind):
+    score = judge(output, rule, fuzzy=True)
+    assert (score.passed, score.kind) == (not kind, kind)
 
 
-def test_threshold_sets_fuzzy_match():
-    output = "This is generel guidance and no professional advise."
-    assert judge(output, Disclaimer(S, match="fuzzy", threshold=99), fuzzy=True).kind == "missing"
-    assert judge("This is generel guidance, not profesional advise.", Disclaimer(S, match="fuzzy", threshold=80), fuzzy=True).passed
-
-
-def test_fuzzy_match_may_follow_rejected_match():
-    assert judge(f"It is not true that {S}\n\nThis is generel guidance, not professional advice.", fuzzy=True).passed
-
-
-def test_exact_match_is_case_sensitive():
-    rule = Disclaimer(S, match="exact")
-    assert judge(f"Hi. {S}", rule).passed
-    assert judge(json.dumps({"reply": f"Hi. {S}"}), rule).passed
-    assert judge(S.lower(), rule).kind == "missing"
-    assert judge(S.replace(" ", "  "), rule).kind == "missing"
-    assert judge(f"It is not true that {S}", rule).kind == "negated"
-
-
-def test_regex_matches_variants():
-    rule = Disclaimer(r"(?i)not (?:professional|legal|medical) advice", match="regex")
-    assert judge("Note: NOT LEGAL ADVICE.", rule).passed
-    assert judge("Not advice.", rule).kind == "missing"
-    assert judge('"not legal advice" is on the box', rule).kind == "quoted"
-
-
-def test_runaway_regex_is_stopped():
-    rule = Disclaimer(r"(?:a|aa|a\w)+\d$", match="regex")
-    assert judge("a" * 5000, rule).kind == "pattern_too_slow"
-
-
-def test_any_alternative_matches_by_its_own_method():
-    rule = Disclaimer(
-        any_of=[Phrase("Nur allgemeine Hinweise."), Phrase("only a guide", match="exact"), Phrase("not .* law", match="regex")]
-    )
-    for output in ("NUR allgemeine  Hinweise.", "It is only a guide", "This is not binding law."):
-        assert judge(output, rule).passed
-    assert judge("It is Only A Guide", rule).kind == "missing"
-    assert judge("nothing", rule).detail.startswith("“Nur allgemeine Hinweise.”")
+EXACT = Disclaimer(S, match="exact")
+PATTERN = Disclaimer(r"(?i)not (?:professional|legal|medical) advice", match="regex")
+ANY = Disclaimer(
+    any_of=[Phrase("Nur allgemeine Hinweise."), Phrase("only a guide", match="exact"), Phrase("not .* law", match="regex")]
+)
+LAST = Disclaimer(S, at="last paragraph")
+FIELD = Disclaimer(S, at="/reply")
 
 
 @pytest.mark.parametrize(
-    ("output", "kind"),
+    ("rule", "output", "kind"),
     [
-        (f"Close it.\n\n{S}", ""),
-        (f"Close it.\r\n\r\n{S}\r\n", ""),
-        (f"Close it. {S}", ""),
-        (f"{S}\n\nClose it.", "wrong_place"),
-        (json.dumps({"reply": f"Close it.\n\n{S}", "ok": True}), ""),
-        (json.dumps({"reply": f"{S}\n\nClose it."}), "wrong_place"),
-        ("Close it.", "missing"),
+        (EXACT, f"Hi. {S}", ""),
+        (EXACT, json.dumps({"reply": f"Hi. {S}"}), ""),
+        (EXACT, S.lower(), "missing"),
+        (EXACT, S.replace(" ", "  "), "missing"),
+        (EXACT, f"It is not true that {S}", "negated"),
+        (PATTERN, "Note: NOT LEGAL ADVICE.", ""),
+        (PATTERN, "Not advice.", "missing"),
+        (PATTERN, '"not legal advice" is on the box', "quoted"),
+        (Disclaimer(r"(?:a|aa|a\w)+\d$", match="regex"), "a" * 5000, "pattern_too_slow"),
+        (ANY, "NUR allgemeine  Hinweise.", ""),
+        (ANY, "It is only a guide", ""),
+        (ANY, "This is not binding law.", ""),
+        (ANY, "It is Only A Guide", "missing"),
+        (LAST, f"Close it.\n\n{S}", ""),
+        (LAST, f"Close it.\r\n\r\n{S}\r\n", ""),
+        (LAST, f"Close it. {S}", ""),
+        (LAST, f"{S}\n\nClose it.", "wrong_place"),
+        (LAST, json.dumps({"reply": f"Close it.\n\n{S}", "ok": True}), ""),
+        (LAST, json.dumps({"reply": f"{S}\n\nClose it."}), "wrong_place"),
+        (LAST, "Close it.", "missing"),
+        (FIELD, json.dumps({"reply": S, "note": ""}), ""),
+        (FIELD, json.dumps({"reply": {"parts": ["Hi.", S]}}), ""),
+        (FIELD, "```\n" + json.dumps({"reply": S}) + "\n```", ""),
+        (FIELD, json.dumps({"reply": "Hi.", "note": S}), "wrong_place"),
+        (FIELD, S, "wrong_place"),
+        (FIELD, json.dumps({"note": "Hi."}), "missing"),
+        (FIELD, json.dumps({"reply": 5}), "missing"),
     ],
 )
-def test_last_paragraph_position(output, kind):
-    assert judge(output, Disclaimer(S, at="last paragraph")).kind == kind
+def test_methods_and_places(rule, output, kind):
+    score = judge(output, rule)
+    assert (score.passed, score.kind) == (not kind, kind)
 
 
-@pytest.mark.parametrize(
-    ("output", "kind"),
-    [
-        (json.dumps({"reply": S, "note": ""}), ""),
-        (json.dumps({"reply": {"parts": ["Hi.", S]}}), ""),
-        ("```\n" + json.dumps({"reply": S}) + "\n```", ""),
-        (json.dumps({"reply": "Hi.", "note": S}), "wrong_place"),
-        (S, "wrong_place"),
-        (json.dumps({"note": "Hi."}), "missing"),
-        (json.dumps({"reply": 5}), "missing"),
-    ],
-)
-def test_named_field_position(output, kind):
-    assert judge(output, Disclaimer(S, at="/reply")).kind == kind
+def test_the_first_alternative_is_named():
+    assert judge("nothing", ANY).detail.startswith("“Nur allgemeine Hinweise.”")
 
 
 def test_unwanted_disclaimer_fails_in_any_field():
@@ -175,38 +162,33 @@ def test_missing_disclaimer_is_reported(output):
     assert ALWAYS.text in score.detail
 
 
-def test_rule_condition_uses_reference_not_output():
-    reference = _answer("x", "safety")
-    assert judge(_answer("Take care."), SAFETY, reference=reference).passed
-    assert judge(_answer("Nothing."), SAFETY, reference=reference).kind == "missing"
+HIGH = {"category": "safety", "high": True}
+TEXT = "Take care."
 
 
-def test_unwanted_disclaimer_is_failure():
-    assert judge(_answer("Take care."), SAFETY, reference=_answer("x")).kind == "out_of_place"
-    assert judge(_answer("Nothing."), SAFETY, reference=_answer("x")).passed
-
-
-def test_when_needs_all_fields_and_unless_any():
-    fields = {"category": "safety", "high": True}
-    both, one = (json.dumps({"category": "safety", "high": high}) for high in (True, False))
-    assert judge("nothing", Disclaimer("Take care.", fields), reference=both).kind == "missing"
-    assert judge("nothing", Disclaimer("Take care.", fields), reference=one).passed
-    assert judge("nothing", Disclaimer("Take care.", unless=fields), reference=both).passed
-    assert judge("Take care.", Disclaimer("Take care.", unless=fields), reference=both).kind == "out_of_place"
-    assert judge("nothing", Disclaimer("Take care.", unless=fields), reference=one).kind == "missing"
-
-
-def test_when_takes_json_pointers():
-    for order, kind in (({"kind": "gift"}, "missing"), ({"kind": "sale"}, ""), ("gift", "")):
-        assert (
-            judge("nothing", Disclaimer("Take care.", {"/order/kind": "gift"}), reference=json.dumps({"order": order})).kind == kind
-        )
-    assert judge("nothing", Disclaimer("Take care.", {"/a": None}), reference='{"a": null}').kind == "missing"
-    assert judge("nothing", Disclaimer("Take care.", {"a/b": 1}), reference='{"a/b": 1}').kind == "missing"
-
-
-def test_absent_field_matches_nothing():
-    assert judge("nothing", Disclaimer("Take care.", {"category": None}), reference="{}").passed
+@pytest.mark.parametrize(
+    ("rule", "output", "reference", "kind"),
+    [
+        (Disclaimer(TEXT, HIGH), "nothing", {"category": "safety", "high": True}, "missing"),
+        (Disclaimer(TEXT, HIGH), "nothing", {"category": "safety", "high": False}, ""),
+        (Disclaimer(TEXT, unless=HIGH), "nothing", {"category": "safety", "high": True}, ""),
+        (Disclaimer(TEXT, unless=HIGH), TEXT, {"category": "safety", "high": True}, "out_of_place"),
+        (Disclaimer(TEXT, unless=HIGH), "nothing", {"category": "safety", "high": False}, "missing"),
+        (Disclaimer(TEXT, {"/order/kind": "gift"}), "nothing", {"order": {"kind": "gift"}}, "missing"),
+        (Disclaimer(TEXT, {"/order/kind": "gift"}), "nothing", {"order": {"kind": "sale"}}, ""),
+        (Disclaimer(TEXT, {"/order/kind": "gift"}), "nothing", {"order": "gift"}, ""),
+        (Disclaimer(TEXT, {"/a": None}), "nothing", {"a": None}, "missing"),
+        (Disclaimer(TEXT, {"a/b": 1}), "nothing", {"a/b": 1}, "missing"),
+        (Disclaimer(TEXT, {"category": None}), "nothing", {}, ""),
+        (SAFETY, _answer(TEXT), {"category": "safety"}, ""),
+        (SAFETY, _answer("Nothing."), {"category": "safety"}, "missing"),
+        (SAFETY, _answer(TEXT), {"category": "order"}, "out_of_place"),
+        (SAFETY, _answer("Nothing."), {"category": "order"}, ""),
+    ],
+)
+def test_conditions_are_about_the_reference(rule, output, reference, kind):
+    score = judge(output, rule, reference=json.dumps(reference))
+    assert (score.passed, score.kind) == (not kind, kind)
 
 
 def test_only_unconditional_rules_apply_without_reference():
@@ -263,13 +245,20 @@ GUIDANCE = Disclaimer("This is general guidance.", when={"category": "safety"})
 NO_ADVICE = Disclaimer("No legal advice.")
 
 
-def test_disclaimer_extends_longest_string_and_keeps_formatting():
-    answer = '{ "category":"safety",\n  "reply": "Only with a flue: \\u00fcber."  }'
-    assert add_missing_disclaimers(answer, [GUIDANCE]) == answer.replace('\\u00fcber."', '\\u00fcber. This is general guidance."')
-
-
-def test_prose_answer_gets_new_paragraph():
-    assert add_missing_disclaimers("Ask a lawyer. ", [NO_ADVICE]) == "Ask a lawyer.\n\nNo legal advice."
+@pytest.mark.parametrize(
+    ("answer", "rules", "added"),
+    [
+        ('{ "category":"safety",\n  "reply": "Only with a flue: \\u00fcber."  }', [GUIDANCE],
+         '{ "category":"safety",\n  "reply": "Only with a flue: \\u00fcber. This is general guidance."  }'),
+        ('{"category": "safety", "reply": "Only with a flue."}', [GUIDANCE, NO_ADVICE],
+         '{"category": "safety", "reply": "Only with a flue. This is general guidance. No legal advice."}'),
+        ("Ask a lawyer. ", [NO_ADVICE], "Ask a lawyer.\n\nNo legal advice."),
+        ("Ask a lawyer.", [Disclaimer(any_of=[Phrase("no (legal )?advice", "regex"), Phrase("No legal advice.")])],
+         "Ask a lawyer.\n\nNo legal advice."),
+    ],
+)  # fmt: skip
+def test_disclaimers_extend_the_longest_string_or_are_a_new_paragraph(answer, rules, added):
+    assert add_missing_disclaimers(answer, rules) == added
 
 
 @pytest.mark.parametrize("at", ["/note", "last paragraph"])
@@ -277,21 +266,9 @@ def test_disclaimer_is_added_where_rule_expects_it(at):
     answer = json.dumps({"reply": "A long reply that says much.", "note": "Short."})
     completed = add_missing_disclaimers(answer, [Disclaimer("No legal advice.", at=at)])
     if at == "/note":
-        assert completed is not None
         assert json.loads(completed) == {"reply": "A long reply that says much.", "note": "Short. No legal advice."}
     else:  # the last string is not the longest one, so the disclaimer would still be in the wrong place
         assert completed is None
-
-
-def test_all_missing_disclaimers_are_added_at_once():
-    completed = add_missing_disclaimers('{"category": "safety", "reply": "Only with a flue."}', [GUIDANCE, NO_ADVICE])
-    assert completed is not None
-    assert json.loads(completed)["reply"] == "Only with a flue. This is general guidance. No legal advice."
-
-
-def test_plain_phrase_is_used_when_first_is_regex():
-    rule = Disclaimer(any_of=[Phrase("no (legal )?advice", "regex"), Phrase("No legal advice.")])
-    assert add_missing_disclaimers("Ask a lawyer.", [rule]) == "Ask a lawyer.\n\nNo legal advice."
 
 
 @pytest.mark.parametrize(

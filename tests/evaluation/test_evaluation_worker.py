@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from in_process_workers import create_run
 from judge_stub import serve
 
 from mlxtune.core.errors import InputError, Interrupted, MachineError
@@ -24,7 +25,7 @@ from mlxtune.models import lora
 from mlxtune.models.load import load as load_model
 from mlxtune.models.resolve import resolve
 from mlxtune.present.report import arms_table, cost_table
-from mlxtune.recipe import AdapterSection, dump, load
+from mlxtune.recipe import AdapterSection, load
 from mlxtune.runs import events, registry
 from mlxtune.runs.registry import Run
 from mlxtune.runs.worker import Worker
@@ -51,8 +52,7 @@ def no_off_task_prompts(workspace: Path) -> None:
 def trained(workspace: Path) -> Run:
     """Create a finished training run whose adapter changes answers."""
     recipe = load(workspace / "recipes" / "tiny.toml")
-    run = registry.create(workspace, "train", "tiny")
-    (run.folder / "recipe.toml").write_text(dump(recipe))
+    run = create_run(workspace, "train", recipe)
     read = read_source(recipe.source)
     shares = split(read, recipe.data)
     record_splits(read, recipe.data, shares)
@@ -69,12 +69,10 @@ def trained(workspace: Path) -> Run:
 def evaluate(workspace: Path) -> Evaluate:
     def call(*overrides: str, run: Run | None = None, seeds: Sequence[Run] = (), last_look: bool = False) -> Path:
         recipe = load(run.folder / "recipe.toml" if run else workspace / "recipes" / "tiny.toml", overrides)
-        folder = registry.create(workspace, "eval", recipe.name).folder
-        (folder / "recipe.toml").write_text(dump(recipe))
         request: dict[str, Any] = {"run": run.id, "adapter": str(run.adapter)} if run else {}
         if seeds:
             request["seeds"] = [str(seed.adapter) for seed in seeds]
-        write_json(folder / registry.LAUNCH_FILE, {"request": {**request, "last_look": last_look}})
+        folder = create_run(workspace, "eval", recipe, **request, last_look=last_look).folder
         worker.evaluate(Worker(folder))
         return folder
 
@@ -114,7 +112,6 @@ def test_one_run_evaluates_all_arms_and_next_uses_cache(workspace, trained, eval
     assert first_report.arms[8].rate("schema").hits == first_report.facts["rows"]
     assert first_report.arms[8].perplexity == first_report.arms[6].perplexity != first_report.arms[7].perplexity
     assert first_report.verdict.grammar
-    assert first_report.headline
     assert first_report.headline.first == "base+grammar"
     assert first_report.facts["contamination"]["code"] == "unseen"
     generated = [arm for arm in first_report.arms if not is_free(arm.name)]
@@ -125,7 +122,6 @@ def test_one_run_evaluates_all_arms_and_next_uses_cache(workspace, trained, eval
     off_task = [event for event in events.read_all(first) if event.get("of") == OFF_TASK]
     finished = [event for event in off_task if event["type"] == "arm.finished"]
     assert [event["arm"] for event in finished] == ["base", "tuned"]
-    assert first_report.off_task
     prompts = first_report.off_task.overall.paired.total
     assert {event["rows"] for event in finished} == {prompts}
     counts = [event["done"] for event in off_task if event["type"] == "arm.progress" and event["arm"] == "base"]
@@ -168,7 +164,6 @@ def test_validation_chooses_between_seeds(workspace, trained, evaluate):
     lora.save(twin.adapter, lora.adapter_arrays(loaded.model), config)  # the base itself, which has a higher loss here
     folder = evaluate('evaluation.arms=["base", "tuned"]', "evaluation.max_tokens=8", run=twin, seeds=[twin, trained])
     result = report.load(folder)
-    assert result.seeds
     assert [seed.run for seed in result.seeds.seeds] == [twin.id, trained.id]
     assert result.seeds.recommended == result.facts["run"] == trained.id
     assert result.facts["adapter"] == str(trained.adapter)

@@ -83,10 +83,6 @@ def test_reason_gives_position():
     assert "line 2, column 3" in raw("[1,\n  ,2]").detail
 
 
-def test_complete_json_is_valid_at_token_limit():
-    assert raw('{"a": 1}', "length").passed
-
-
 def test_depth_is_limited_ignoring_brackets_in_strings():
     assert raw("[" * DEPTH + "]" * DEPTH).passed
     assert not raw("[" * (DEPTH + 1) + "]" * (DEPTH + 1)).passed
@@ -144,6 +140,7 @@ def test_syntax_error_and_parser_agree(text):
 @given(VALUES)
 def test_truncated_text_is_truncated_or_valid(value):
     text = json.dumps([value])
+    assert raw(text, "length").passed
     for length in range(1, len(text)):
         assert raw(text[:length], "length").kind == "cut_off"
 
@@ -164,7 +161,6 @@ def test_truncated_text_is_truncated_or_valid(value):
 )
 def test_extracted_is_first_balanced_json_value(output, value):
     match = find_json(output)
-    assert match
     assert match[0] == value
     assert score_extracted(ModelAnswer(output)).passed
 

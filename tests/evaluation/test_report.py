@@ -43,7 +43,6 @@ def test_every_metric_of_every_arm_is_compared_with_first():
 
 def test_rows_are_paired_by_position():
     report = _report([True, True, False, False], [True, False, True, False])
-    assert report.headline
     paired = report.headline.paired
     assert (paired.both, paired.broken, paired.fixed, paired.neither) == (1, 1, 1, 1)
 

@@ -53,10 +53,12 @@ def test_invalid_json_fails(support):
     assert judge(support, '{"a": NaN}').kind == "not_json"
 
 
-@pytest.mark.parametrize("number", ["1e999", "-1e999", "1" + "0" * 5000])
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "9" * 5000])
 def test_numbers_beyond_doubles_are_numbers(number):
     assert judge(SchemaValidator({"type": "number"}), number).passed
     assert "null" not in judge(SchemaValidator({"type": "string"}), number).detail
+    for output in (number, f"[{number}]"):
+        assert not judge(SchemaValidator({"type": ["null", "array"], "items": {"type": "null"}}), output).passed
     assert judge(SchemaValidator({"maximum": 5}), number).passed == number.startswith("-")
 
 
@@ -64,11 +66,6 @@ def test_true_is_not_integer_but_one_point_zero_is():
     schema = SchemaValidator({"type": "integer"})
     assert not judge(schema, "true").passed
     assert judge(schema, "1.0").passed
-
-
-@pytest.mark.parametrize("output", ["1e999", "-1e999", "[1e999]", "9" * 5000])
-def test_oversized_number_is_not_null(output):
-    assert not judge(SchemaValidator({"type": ["null", "array"], "items": {"type": "null"}}), output).passed
 
 
 @pytest.mark.parametrize("output", ['"\\ud800"', '{"\\udfff": 1}', '{"a": ["\\ud83d"]}'])

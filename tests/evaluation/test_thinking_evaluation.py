@@ -5,17 +5,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from in_process_workers import create_run
 from scripted_model import make_scripted, make_scripted_adapter
 from tiny_model import CHATML
 
 from mlxtune.cli.evaluate import show_report
-from mlxtune.core.files import write_json
 from mlxtune.evaluation import report, worker
 from mlxtune.evaluation.verify import verify
 from mlxtune.present.blocks import Fact
 from mlxtune.present.report import evaluation_facts, report_document, report_tables
-from mlxtune.recipe import dump, load
-from mlxtune.runs import registry
+from mlxtune.recipe import load
 from mlxtune.runs.worker import Worker
 from mlxtune.tui import draw
 from mlxtune.tui.rooms.evaluate import render
@@ -58,9 +57,7 @@ def workspace(tmp_path: Path) -> Path:
 def evaluate(workspace: Path) -> Callable[..., Path]:
     def call(*overrides: str, adapter: bool = True) -> Path:
         recipe = load(workspace / "recipe.toml", overrides)
-        folder = registry.create(workspace, "eval", recipe.name).folder
-        (folder / "recipe.toml").write_text(dump(recipe))
-        write_json(folder / registry.LAUNCH_FILE, {"request": {"adapter": str(workspace / "adapter")} if adapter else {}})
+        folder = create_run(workspace, "eval", recipe, **{"adapter": str(workspace / "adapter")} if adapter else {}).folder
         worker.evaluate(Worker(folder))
         return folder
 

@@ -13,9 +13,7 @@ from mlxtune.recipe import dump, parse
 
 
 def check(workspace: Path, adapter: Path, rows: Sequence[PromptRow]) -> Contamination:
-    found, _ = contamination.check(workspace, [adapter], rows)
-    assert found
-    return found
+    return contamination.check(workspace, [adapter], rows)[0]
 
 
 def _source(place: Path, name: str, questions: list[str]) -> Path:

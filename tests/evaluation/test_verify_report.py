@@ -1,11 +1,10 @@
 import dataclasses
 import json
 import shutil
-from dataclasses import replace
 
 import jsonschema
 import pytest
-from evaluation_files import BAD, GOOD, write_evaluation
+from evaluation_files import BAD, GOOD, add_off_task, write_evaluation
 
 from mlxtune.core.errors import InputError
 from mlxtune.core.hashing import sha256_file
@@ -17,7 +16,6 @@ from mlxtune.evaluation.holdout.ledger import ledger_path, record
 from mlxtune.evaluation.off_task.prompts import OffTaskPrompt, compare_off_task
 from mlxtune.evaluation.statistics import clusters, intervals
 from mlxtune.evaluation.verify import schema, unproven, verify
-from mlxtune.present.report import publish
 
 
 def _change(folder, name, old, new, *, hash_too=False):
@@ -134,11 +132,7 @@ def _edit_lines(folder, name, change, line=0):
 def rich(tmp_path_factory):
     """An evaluation of pairs with off-task answers and two seeds, whose report verifies."""
     folder = write_evaluation(tmp_path_factory.mktemp("rich"), pairs=True, base=[BAD, GOOD] * 6, tuned=[GOOD] * 10 + [BAD, ""])
-    prompts = [OffTaskPrompt(f"q{at}", "Which?", ("yes",), Location(folder, at + 1), "words") for at in range(30)]
-    answers = {"base": ["yes"] * 20 + ["no"] * 10, "tuned": ["no"] * 5 + ["yes"] * 15 + ["no"] * 10}
-    evidence.save_off_task(folder, prompts, answers)
-    loaded = report.load(folder)
-    publish(replace(loaded, facts={**loaded.facts, "off_task": to_json(compare_off_task(prompts, *answers.values()))}), folder)
+    add_off_task(folder, base=["yes"] * 20 + ["no"] * 10, tuned=["no"] * 5 + ["yes"] * 15 + ["no"] * 10)
     assert verify(folder) == []
     jsonschema.validate(json.loads((folder / "report.json").read_text()), schema())
     return folder

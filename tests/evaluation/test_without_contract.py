@@ -2,6 +2,7 @@
 
 import pytest
 from evaluation_files import BAD, GOOD, write_evaluation
+from in_process_workers import create_run
 
 from mlxtune.cli.evaluate import show_report
 from mlxtune.core.errors import InputError
@@ -13,8 +14,7 @@ from mlxtune.evaluation.verify import verify
 from mlxtune.present.blocks import Fact
 from mlxtune.present.report import report_document
 from mlxtune.present.verdict import contract_fact
-from mlxtune.recipe import dump, load
-from mlxtune.runs import registry
+from mlxtune.recipe import load
 from mlxtune.runs.worker import Worker
 from mlxtune.training.preflight import check_recipe
 from mlxtune.tui import draw
@@ -91,8 +91,6 @@ def test_without_references_there_is_nothing_to_measure(workspace):
         "".join(f'{{"prompt": "Where is parcel {index}?", "completion": "Lost {index}.", "label": false}}\n' for index in range(40))
     )
     recipe = load(workspace / "recipes" / "tiny.toml", [f"data.source={source}", "method.kind=kto", "evaluation.forbid=[]"])
-    folder = registry.create(workspace, "eval", "tiny").folder
-    (folder / "recipe.toml").write_text(dump(recipe))
-    (folder / registry.LAUNCH_FILE).write_text('{"request": {}}')
+    folder = create_run(workspace, "eval", recipe).folder
     with pytest.raises(InputError, match="No held-out row has a reference"):
         worker.evaluate(Worker(folder))

@@ -135,7 +135,6 @@ def end(run: Path) -> dict[str, Any]:
     steps = [event["step"] for event in log[start:] if event["type"] == "step"]
     assert steps == list(range(saved + 1, STEPS + 1)), steps
     state, newest = Run(run).state(), checkpoint.newest(run)
-    assert newest is not None
     saved_files = (newest.folder / name for name in (lora.WEIGHTS, checkpoint.OPTIMIZER, checkpoint.STATE))  # others name the run
     results = [run / "certificate.json", run / "data.json", run / "adapter" / "adapters.safetensors"]
     return {

@@ -83,14 +83,12 @@ def check(search: Path) -> None:
 def end(search: Path) -> dict[str, Any]:
     """Return the search's results, its only run and evaluation, and half-written files."""
     workspace = search.parent.parent
-    board = boards.read_board(search)
-    assert board
     outcome = read_json(search / boards.OUTCOME)
     (run,) = registry.list_runs(workspace)
     (evaluation,) = registry.list_runs(workspace, "eval")
     assert (outcome["run"], outcome["evaluation"]) == (run.id, evaluation.id)
     return {
-        "results": {key: replace(result, seconds=0.0, answering=0.0) for key, result in board.results.items()},
+        "results": {key: replace(result, seconds=0.0, answering=0.0) for key, result in boards.read_board(search).results.items()},
         "outcome": {key: value for key, value in outcome.items() if key not in ("run", "evaluation")},
         "adapter": sha256_file(run.adapter / "adapters.safetensors"),
         "steps": [(step.step, step.loss, step.rate) for step in run.state().steps],

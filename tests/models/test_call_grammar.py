@@ -38,7 +38,6 @@ def chat(tmp_path_factory: pytest.TempPathFactory) -> ChatTemplate:
 
 def accepts(chat: ChatTemplate, schema: Any, *calls: Any) -> bool:
     syntax = call_syntax(chat)
-    assert syntax
     pytest.importorskip("llguidance")
     grammar = Grammar(chat.tokenizer, None, chat.stop_tokens, calls_grammar(chat, syntax, [LOCK, HEAT], schema))
     settings = GenerationSettings(max_tokens=9, stops=chat.stop_tokens, batch_size=1, grammar=grammar, grammars={(1,): grammar})

@@ -69,9 +69,7 @@ def chat(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def row(*turns: dict[str, Any] | tuple[str, str], tools: list[Any] | None = None) -> Conversation:
     messages = [turn if isinstance(turn, dict) else {"role": turn[0], "content": turn[1]} for turn in turns]
-    parsed = parse({"messages": messages, "tools": tools}, LOCATION)
-    assert isinstance(parsed, Conversation)
-    return parsed
+    return parse({"messages": messages, "tools": tools}, LOCATION)
 
 
 def call(name: str = "find", arguments: Any = None, id: str = "call_1234567890", **extra: Any) -> dict[str, Any]:

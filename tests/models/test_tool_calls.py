@@ -44,9 +44,7 @@ def chat(tmp_path_factory: pytest.TempPathFactory) -> ChatTemplate:
 
 def row(*calls: dict[str, Any], content: str = "") -> Conversation:
     turn = {"role": "assistant", "content": content, "tool_calls": [{"type": "function", "function": call} for call in calls]}
-    parsed = parse({"messages": [{"role": "user", "content": "Find it"}, turn], "tools": TOOLS}, Location(Path("rows.jsonl"), 1))
-    assert isinstance(parsed, Conversation)
-    return parsed
+    return parse({"messages": [{"role": "user", "content": "Find it"}, turn], "tools": TOOLS}, Location(Path("rows.jsonl"), 1))
 
 
 @pytest.mark.parametrize("calls", [(FIND,), (FIND, LOOK)])

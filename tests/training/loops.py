@@ -88,16 +88,13 @@ def stopped(loop: TrainingLoop, at: int) -> checkpoint.Checkpoint:
     with pytest.raises(Interrupted) as stop:
         loop.run(Listener(stop_at=at))
     saved = checkpoint.newest(loop.folder)
-    assert saved is not None
     assert saved.step == stop.value.step == at
     return saved
 
 
 def state_bytes(loop: TrainingLoop) -> dict[str, bytes]:
     """Return the bytes of the files in the last checkpoint."""
-    saved = checkpoint.newest(loop.folder)
-    assert saved is not None
-    return {path.name: path.read_bytes() for path in saved.folder.iterdir()}
+    return {path.name: path.read_bytes() for path in checkpoint.newest(loop.folder).folder.iterdir()}
 
 
 def assert_resumes(model_folder: Path, folder: Path, section: TrainingSection, ways: Ways, at: int) -> list[Any]:

@@ -99,7 +99,6 @@ def test_checkpoints_and_adapters_round_trip(folder, name, tmp_path):
     optimizer.update(model, model.trainable_parameters())
     checkpoint.save(tmp_path, model, optimizer, config, {"step": 1, "best": {"step": 1}}, 1)
     saved = checkpoint.newest(tmp_path)
-    assert saved is not None
     arrays, state = lora.adapter_arrays(model), dict(tree_flatten(optimizer.state))
 
     other, _ = adapted(folder(name), "native")

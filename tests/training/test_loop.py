@@ -255,9 +255,7 @@ def test_divergence_stops_with_rows_and_last_good_checkpoint(tiny, tmp_path, mon
     with pytest.raises(MlxtuneError, match=r"diverges: its median over the last 8 steps is [\d.]+") as caught:
         run.run(Listener())
     assert any(row.id in caught.value.message for row in run.train)
-    saved = checkpoint.newest(tmp_path)
-    assert saved is not None
-    assert f"last good checkpoint: {saved.step})" in caught.value.message
+    assert f"last good checkpoint: {checkpoint.newest(tmp_path).step})" in caught.value.message
 
 
 def test_low_memory_stops_at_checkpoint_with_advice(tiny, tmp_path):
@@ -267,9 +265,7 @@ def test_low_memory_stops_at_checkpoint_with_advice(tiny, tmp_path):
         run.run(Listener())
     assert (stop.value.step, stop.value.exit_code) == (1, 3)
     assert stopping.ADVICE in stop.value.reason
-    saved = checkpoint.newest(tmp_path)
-    assert saved is not None
-    assert saved.step == 1
+    assert checkpoint.newest(tmp_path).step == 1
 
 
 @pytest.mark.slow
@@ -287,6 +283,4 @@ def test_full_disk_is_reported_and_keeps_earlier_checkpoint(tiny, tmp_path, monk
     monkeypatch.setattr(checkpoint, "write_bytes", full)
     with pytest.raises(MachineError, match="The disk is full, so step 5 was not saved"):
         run.run(Listener())
-    saved = checkpoint.newest(tmp_path)
-    assert saved is not None
-    assert saved.step == 3
+    assert checkpoint.newest(tmp_path).step == 3

@@ -175,7 +175,6 @@ def test_only_line_feeds_end_the_lines_of_a_prompt_file(tmp_path):
 
 def test_prompt_of_a_held_out_row_is_refused(tiny, tmp_path):
     held_out = _prepare(_recipe(tmp_path, tiny), tmp_path)[0].base.splits.test[0]
-    assert isinstance(held_out, Conversation)
     (tmp_path / "own.jsonl").write_text(json.dumps({"messages": [turn.as_dict() for turn in held_out.messages]}) + "\n")
     with pytest.raises(DataError, match="also in the test split"):
         _prepare(_recipe(tmp_path, tiny, replay=0.1, replay_prompts="own.jsonl"), tmp_path)

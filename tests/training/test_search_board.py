@@ -76,7 +76,6 @@ def test_files_restore_the_board(tmp_path):
     boards.choose(tmp_path, "pin", 1)
     boards.choose(tmp_path, "limit", 2)
     board = boards.read_board(tmp_path)
-    assert board is not None
     assert (board.plan, board.results) == (plan, {(1, 0): result})
     assert (board.failures, board.dropped, board.pinned, board.limit) == ({2: "The loss is NaN."}, frozenset(), frozenset({1}), 2)
 

@@ -9,13 +9,7 @@ from boards import board, rate
 
 from mlxtune.training.search import leaderboard
 from mlxtune.training.search.board import Board
-from mlxtune.training.search.leaderboard import SearchDecision
-
-
-def decide(board: Board) -> SearchDecision:
-    decided = leaderboard.decide(board)
-    assert decided is not None
-    return decided
+from mlxtune.training.search.leaderboard import decide
 
 
 def test_a_clearly_better_trial_improves():
@@ -49,7 +43,7 @@ def test_one_trial_is_not_compared():
 
 
 def test_nothing_is_decided_without_results():
-    assert leaderboard.decide(board({}, trials=3)) is None
+    assert decide(board({}, trials=3)) is None
 
 
 def null_search(rng: random.Random, *, trials: int = 12, rows: int = 72, truth: float = 0.7) -> Board:

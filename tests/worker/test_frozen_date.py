@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from in_process_workers import stopping
 from tiny_model import CHATML, make_tiny
 from transformers.utils import chat_template_utils
 
@@ -62,13 +63,8 @@ def stop_early(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
         write_json(run.folder / registry.LAUNCH_FILE, {"kind": kind, "request": dict(request)})
         worker = Worker(run.folder)
         emit = worker.emit
-
-        def emit_and_stop(type: str, **fields: Any) -> None:
-            emit(type, **fields)
-            if stops and type == "step" and fields["step"] == STOP_AT:
-                worker._stop.set()
-
-        worker.emit = emit_and_stop  # type: ignore[assignment]
+        if stops:
+            stopping(worker, STOP_AT)
         try:
             work: Any = training_worker.lead if kind == "train" else evaluation_worker.evaluate
             emit("run.finished", summary=dict(work(worker)))

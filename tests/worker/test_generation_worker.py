@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from in_process_workers import create_run
 from judge_stub import JudgeStub, serve
 from keyed_rows import with_keys
 from waiting import PATIENCE
 
 from mlxtune.core import journal
 from mlxtune.core.errors import InputError
-from mlxtune.core.files import write_json
 from mlxtune.core.json_fields import to_json
 from mlxtune.data import review
 from mlxtune.data.access.records import SourceRecords
@@ -40,8 +40,7 @@ from mlxtune.data.source_files import generated_path
 from mlxtune.data.split import split
 from mlxtune.data.tool_schema import calls_schema
 from mlxtune.evaluation.judge.paid_calls import read_calls
-from mlxtune.recipe import Recipe, dump, load
-from mlxtune.runs import registry
+from mlxtune.recipe import Recipe, load
 from mlxtune.runs.registry import Run
 from mlxtune.runs.worker import run_worker
 
@@ -92,9 +91,7 @@ Generate = Callable[..., Run]
 @pytest.fixture
 def generate(tmp_path: Path) -> Generate:
     def call(recipe: Recipe, request: GenerationRequest, run: Run | None = None) -> Run:
-        run = run or registry.create(tmp_path, "generate", recipe.name)
-        (run.folder / "recipe.toml").write_text(dump(recipe))
-        write_json(run.folder / registry.LAUNCH_FILE, {"request": to_json(request)})
+        run = run or create_run(tmp_path, "generate", recipe, **to_json(request))
         assert run_worker(run.folder, generate_rows) == 0, run.state().error
         return run
 
@@ -133,12 +130,10 @@ def test_prompts_are_answered_and_trained_only_after_the_review(
     run = generate(recipe, request)
 
     (row,) = read_file(generated_path(recipe.source))
-    assert isinstance(row, Conversation)
     assert [(turn.role, turn.content) for turn in row.messages] == [
         ("system", SYSTEM), ("user", prompts[0]), ("assistant", scripted[prompts[0]]),
     ]  # fmt: skip
     lineage = lineage_of(row)
-    assert lineage
     assert (lineage.teacher, lineage.run, lineage.prompt, lineage.task) == ("teacher-1", run.id, prompts[0], "answers")
     train = {row.id for row in before.train}
     assert lineage.examples
@@ -211,7 +206,6 @@ def test_calls_of_tools_are_generated(recipe: Recipe, stub: JudgeStub, generate:
     stub.answer = reply
     run = generate(recipe, GenerationRequest("variations", endpoint(stub), 3, 1))
     (row,) = read_file(generated_path(recipe.source))
-    assert isinstance(row, Conversation)
     assert (row.prompt[-1].content, row.reference, list(row.tools)) == (prompts[0], replies[prompts[0]], tools)
     assert row.messages[-1].extra["tool_calls"]
     assert refused(run)["contract-schema"] == 2
@@ -235,10 +229,8 @@ def test_killed_generation_asks_only_free_questions_again(
 
     stub.answer = reply
     teacher = replace(endpoint(stub), price_in=1.0, price_out=1.0, cap=1.0) if paid else endpoint(stub)
-    run = registry.create(tmp_path, "generate", "shop")
     request = GenerationRequest("answers", teacher, 100, 1, prompts=str(tmp_path / "prompts.txt"))
-    (run.folder / "recipe.toml").write_text(dump(recipe))
-    write_json(run.folder / registry.LAUNCH_FILE, {"request": to_json(request)})
+    run = create_run(tmp_path, "generate", recipe, **to_json(request))
     child = subprocess.Popen(
         [sys.executable, "-P", "-m", "mlxtune.data.generate.worker", str(run.folder)], stderr=subprocess.DEVNULL
     )
@@ -416,8 +408,6 @@ def test_questions_from_documents_quote_their_source(recipe: Recipe, stub: Judge
     run = generate(recipe, GenerationRequest("documents", endpoint(stub), 5, 1, documents=str(folder)))
     (row,) = read_file(generated_path(recipe.source))
     lineage = lineage_of(row)
-    assert lineage
-    assert lineage.source
     assert (lineage.source.file, lineage.source.quote) == ("care/wax.md", "Waxed cotton is brushed, never washed.")
     assert text[lineage.source.start : lineage.source.end] == "Waxed cotton is brushed,   never\nwashed."
     assert refused(run) == {"no_source": 1}

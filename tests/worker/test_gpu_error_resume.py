@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 from in_process_workers import run_workers_here
-from waiting import wait_until
+from waiting import finish
 
 from mlxtune.core.hashing import sha256_file
 from mlxtune.recipe import load
@@ -35,12 +35,9 @@ sys.exit(worker.main())
 """
 
 
-def finish(run: Run) -> str:
+def trained(run: Run) -> str:
     """Wait for the end and return the hash of the adapter."""
-    wait_until(lambda: run.state().ended, run)
-    state = run.state()
-    assert state.phase == "finished", (state.error, run.log_tail(20))
-    return sha256_file(run.adapter / "adapters.safetensors")
+    return sha256_file(finish(run).adapter / "adapters.safetensors")
 
 
 @pytest.mark.exhaustive
@@ -48,12 +45,12 @@ def test_a_gpu_error_costs_only_the_steps_since_the_checkpoint(workspace, monkey
     recipe = load(workspace / "recipes" / "tiny.toml")
     with monkeypatch.context() as patch:
         run_workers_here(patch)
-        expected = finish(launch.start(workspace, "train", recipe))
+        expected = trained(launch.start(workspace, "train", recipe))
     (workspace / "faulty_worker.py").write_text(FAULTY_WORKER)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(workspace), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setitem(registry.RUN_KINDS, "train", replace(registry.RUN_KINDS["train"], module="faulty_worker"))
     run = launch.start(workspace, "train", recipe)
-    assert finish(run) == expected
+    assert trained(run) == expected
     log = events.read_all(run.folder)
     restart = next(index for index, event in enumerate(log) if event["type"] == "run.restarting")
     assert [event["step"] for event in log[restart:] if event["type"] in ("run.resumed", "step")][:2] == [4, 5]

@@ -8,14 +8,13 @@ from pathlib import Path
 import pytest
 from in_process_workers import run_workers_here
 from tiny_model import write_chat
-from waiting import kill_worker, wait_for_state, wait_until
+from waiting import finish, kill_worker, wait_until
 
 from mlxtune.core.hashing import sha256_file
 from mlxtune.evaluation import report
 from mlxtune.recipe import load
 from mlxtune.runs import events, launch
 from mlxtune.runs.registry import Run
-from mlxtune.runs.state import RunState
 from mlxtune.workspace import control
 
 pytestmark = pytest.mark.slow
@@ -81,12 +80,6 @@ def parent(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> tuple[Path, 
     return folder, run
 
 
-def finish(run: Run) -> RunState:
-    wait_for_state(run, lambda state: state.ended)
-    assert run.status() == "finished", (run.state().error, run.log_tail(20))
-    return run.state()
-
-
 def start(workspace: Path, *overrides: str) -> Run:
     return control.train(workspace, load(workspace / "recipes" / "voice.toml", overrides))
 
@@ -101,7 +94,7 @@ def kill(run: Run, when: Callable[[], bool]) -> None:
 def test_dpo_trains_from_a_parent_and_is_evaluated_against_it(parent):
     workspace, before = parent
     run = start(workspace)
-    state = finish(run)
+    state = finish(run).state()
     assert state.reference_progress[0] == state.reference_progress[1] > 0
     (warning,) = state.warnings
     assert (warning.code, warning.values) == ("high_learning_rate", {"rate": 5e-3})
@@ -126,9 +119,7 @@ def test_dpo_trains_from_a_parent_and_is_evaluated_against_it(parent):
     finish(evaluation)
     result = report.load(evaluation.folder)
     assert [arm.name for arm in result.arms] == ["base", "parent", "tuned"]
-    assert result.headline is not None
     assert (result.headline.metric, result.headline.second) == ("preference", "tuned")
-    assert result.arms[2].margin is not None
     assert result.arms[2].margin.value > result.arms[1].margin.value
     assert [(item.first, item.second) for item in result.margins] == [("base", "parent"), ("base", "tuned"), ("parent", "tuned")]
     assert result.verdict.contract is not None
@@ -150,7 +141,7 @@ def test_run_killed_while_scoring_and_training_ends_bit_identically(parent, home
     launch.resume(run)
     kill(run, lambda: len(run.state().checkpoints) > 0)
     launch.resume(run)
-    state = finish(run)
+    state = finish(run).state()
     assert state.resumed_step > 0
     for name in ("adapters.safetensors", "adapter_config.json"):
         assert (run.adapter / name).read_bytes() == (uninterrupted.adapter / name).read_bytes()
@@ -165,7 +156,7 @@ def test_pairs_that_are_too_long_are_skipped_and_counted(parent):
         workspace / "long.jsonl", 30, *({"prompt": f"{index} " * 99, "chosen": "Yes.", "rejected": "No."} for index in range(3))
     )
     run = start(workspace, "data.source=../long.jsonl", 'data.too_long="skip"', "training.samples=0", "data.holdout=0.1")
-    state = finish(run)
+    state = finish(run).state()
     (ready,) = (event for event in events.read_all(run.folder) if event["type"] == "data.ready")
     skipped = json.loads((run.folder / "data.json").read_text())["skipped"]
     assert ready["skipped"] == len(skipped) > 0
@@ -184,7 +175,7 @@ def test_unpaired_rows_train_with_kto(parent):
     run = start(
         workspace, "data.source=../unpaired.jsonl", "name=unpaired", "method.kind=kto", "training.batch_size=8", "training.epochs=3"
     )
-    last = dict(finish(run).validations[-1].metrics)
+    last = dict(finish(run).state().validations[-1].metrics)
     assert last["rewards/chosen"] > last["rewards/rejected"]
     evaluation = launch.start(workspace, "eval", run.recipe(), {"run": run.id, "adapter": str(run.adapter)})
     finish(evaluation)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from waiting import wait_until
+from waiting import finish, wait_until
 
 from mlxtune.core import files
 from mlxtune.evaluation.holdout import ledger
@@ -65,37 +65,18 @@ def start(workspace: Path, *overrides: str) -> Run:
     return control.search(workspace, load(workspace / "recipes" / "tiny.toml", (*SMALL, *overrides)))
 
 
-def finish(run: Run) -> Run:
-    wait_until(lambda: run.state().ended, run)
-    assert run.state().phase == "finished", (run.state().error, run.log_tail(20))
-    return run
-
-
 def weights(folder: Path) -> bytes:
     return (folder / "adapters.safetensors").read_bytes()
 
 
-def board_of(run: Run) -> boards.Board:
-    board = boards.read_board(run.folder)
-    assert board
-    return board
-
-
-def leaderboard_of(run: Run) -> leaderboard.Leaderboard:
-    board = leaderboard.read_leaderboard(run.folder)
-    assert board
-    return board
-
-
 def results(run: Run) -> dict[tuple[int, int], tuple[object, ...]]:
     """Return everything that a search measured, except times."""
-    return {key: (result.passed, result.nats, result.tokens) for key, result in board_of(run).results.items()}
+    return {key: (result.passed, result.nats, result.tokens) for key, result in boards.read_board(run.folder).results.items()}
 
 
 @pytest.mark.usefixtures("workers_in_process")
 def test_the_selected_trial_is_a_run_that_is_evaluated_once(workspace):
-    board = leaderboard_of(finish(start(workspace)))
-    assert board.outcome
+    board = leaderboard.read_leaderboard(finish(start(workspace)).folder)
     run = Run(workspace / "runs" / board.outcome.run)
     assert run.status() == "finished"
     again = launch.start(workspace, "train", run.recipe())  # a rung that continued from checkpoints equals a run from the start
@@ -124,22 +105,21 @@ def test_epochs_and_replay_are_searched(workspace, tmp_path):
         f"data.replay_prompts={prompts}",
     )
     search = finish(start(workspace, "training.steps=0", "training.epochs=1", "training.batch_size=4", "search.trials=4", *varied))
-    trials = board_of(search).plan.trials
+    trials = boards.read_board(search.folder).plan.trials
     lengths = {(trial.values["epochs"], trial.values["replay"]): trial.rungs[-1] for trial in trials}
     assert len(lengths) > 2
     assert all(length == 2 * lengths.get((1, share), length / 2) for (epochs, share), length in lengths.items() if epochs == 2)
     for trial in trials:
         rows = json.loads((boards.trial_folder(search.folder, trial.number) / "data.json").read_text())["train"]
         assert any(row.get("replay") for row in rows) == bool(trial.values["replay"])
-    shown = leaderboard_of(search)
-    assert shown.outcome
+    shown = leaderboard.read_leaderboard(search.folder)
     run = Run(workspace / "runs" / shown.outcome.run)
     again = finish(launch.start(workspace, "train", run.recipe()))
     assert weights(again.adapter) == weights(run.adapter)
 
 
 def entries(run: Run) -> dict[int, leaderboard.Entry]:
-    return {entry.number: entry for entry in leaderboard_of(run).entries}
+    return {entry.number: entry for entry in leaderboard.read_leaderboard(run.folder).entries}
 
 
 @pytest.fixture
@@ -188,7 +168,7 @@ def test_preference_training_is_searched(workspace):
     (workspace / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     method = ("method.kind=dpo", 'method.loss=["sigmoid", "sft"]', "data.source=../pairs.jsonl")
     references = set((files.home() / "references").glob("*.jsonl"))
-    board = board_of(finish(start(workspace, *method, "search.trials=2")))
+    board = boards.read_board(finish(start(workspace, *method, "search.trials=2")).folder)
     assert set(board.plan.trials[1].values) == {"learning_rate", "rank", "layers", "batch_size", "beta", "sft_weight"}
     assert board.top_rung == 2
     assert len(set((files.home() / "references").glob("*.jsonl")) - references) <= 1, "the reference is the same for all trials"
@@ -203,9 +183,8 @@ def test_a_trial_is_dropped_and_the_evaluation_loads_no_second_model_and_asks_no
     )
     search = start(workspace, *endpoint)
     boards.choose(search.folder, "drop", 2)
-    board = leaderboard_of(finish(search))
+    board = leaderboard.read_leaderboard(finish(search).folder)
     assert entries(search)[2].status == "dropped"
-    assert board.outcome
     assert board.outcome.held_out
     assert "endpoint:other" in Run(workspace / "runs" / board.outcome.run).recipe().evaluation.arms
 
@@ -221,8 +200,7 @@ def test_a_null_search_announces_no_winner(workspace):
         "search.seed=[1, 2, 3, 4]",
         "search.trials=4",
     )
-    board = leaderboard_of(finish(start(workspace, *same)))
-    assert board.decision
+    board = leaderboard.read_leaderboard(finish(start(workspace, *same)).folder)
     assert board.parameters == ("seed",)
     assert len({entry.loss for entry in board.entries}) > 1
     assert board.decision.outcome == "no_difference"
@@ -233,7 +211,7 @@ def test_a_null_search_announces_no_winner(workspace):
 @pytest.mark.usefixtures("workers_in_process")
 def test_the_budget_limits_the_trials(workspace):
     search = finish(start(workspace, "search.budget=21 steps"))
-    board = board_of(search)
+    board = boards.read_board(search.folder)
     assert (board.limit, board.top_rung) == (2, 2)  # two trials up to the end instead of three up to the middle
     assert board.trained_steps <= 21
     assert search.state().warnings[0] == RunWarning("budget_limits_trials", {"budget": "21 steps", "trials": 2})

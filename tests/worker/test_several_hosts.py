@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from exhaustive import cases
 from in_process_workers import run_workers_here
-from waiting import kill_worker, wait_for_state, wait_until
+from waiting import finish, kill_worker, wait_for_state, wait_until
 
 from mlxtune.core.hashing import sha256_file
 from mlxtune.recipe import load
@@ -60,9 +60,7 @@ def test_two_hosts_match_single_host_losses_in_one_event_log(workspace, rows, mo
             if hosts == 1:
                 run_workers_here(patch)
             run = start(workspace, *overrides, hosts=hosts)
-        wait_for_state(run, lambda state: state.ended)
-        assert run.state().phase == "finished", (run.state().error, run.log_tail(20))
-        runs.append(run)
+        runs.append(finish(run))
     one, two = (run.state() for run in runs)
     assert len(two.steps) == 8
     assert [step.loss for step in two.steps] == pytest.approx([step.loss for step in one.steps], abs=1e-5)
@@ -163,5 +161,5 @@ def test_unusable_host_is_named_before_first_step(workspace, monkeypatch):
 def test_host_over_ssh_joins_training(workspace, monkeypatch):
     without_network = 'for last; do :; done\nexec sh -c "$last"'  # runs the last argument and passes the pipes through
     run = train_over_ssh(workspace, monkeypatch, without_network, "here", "there")
-    assert run.state().phase == "finished", (run.state().error, run.log_tail(20))
+    finish(run)
     assert "train " in (run.folder / "worker-1.log").read_text()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from in_process_workers import run_workers_here
 from keyed_rows import with_keys
-from waiting import wait_for_state
+from waiting import finish, wait_for_state
 
 from mlxtune.adapters import library
 from mlxtune.core.errors import InputError
@@ -34,9 +34,7 @@ LONG = ("training.steps=20000", "training.save_every=50", "training.validate_eve
 def test_run_trains_and_is_evaluated(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENBLAS_NUM_THREADS")  # run one stream per core, as users do
     run = start(workspace, "evaluation.regression=")
-    wait_for_state(run, lambda state: state.ended)
-    state = run.state()
-    assert run.status(state) == "finished", (state.error, run.log_tail(20))
+    state = finish(run).state()
     assert state.validations[-1].loss < state.validations[0].loss
     kinds = [event["type"] for event in events.read_all(run.folder)]
     first = [kind for kind in kinds if kind not in ("heartbeat", "warning")]  # a busy machine causes a warning
@@ -51,9 +49,7 @@ def test_run_trains_and_is_evaluated(workspace: Path, monkeypatch: pytest.Monkey
     assert (run.adapter / "adapters.safetensors").is_file()
 
     evaluation = launch.start(workspace, "eval", recipe, {"run": run.id, "adapter": str(run.adapter)})
-    wait_for_state(evaluation, lambda state: state.ended)
-    assert evaluation.status() == "finished", (evaluation.state().error, evaluation.log_tail(20))
-    result = report.load(evaluation.folder)
+    result = report.load(finish(evaluation).folder)
     assert [arm.name for arm in result.arms] == ["base", "constant", "copier", "tuned"]
     assert result.facts["rows"] == len(splits.test)
     run_workers_here(monkeypatch)
@@ -132,4 +128,4 @@ def test_rows_without_a_prompt_train_without_validation_rows(workspace: Path) ->
     (workspace / "texts.jsonl").write_text("".join(f'{{"text": "Note {at}: the hut is open."}}\n' for at in range(12)))
     recipe = load(workspace / "recipes" / "tiny.toml", ["data.source=../texts.jsonl", "data.validation=0", "training.steps=2"])
     run = control.train(workspace, recipe)
-    assert run.status() == "finished", (run.state().error, run.log_tail(20))
+    finish(run)
