@@ -384,7 +384,7 @@ def list_header(width: int) -> Content:
         cell("adapter", _name_width(width)), cell("kind", KIND), cell("size", SIZE, right=True), cell("  verdict", OUTCOME),
         *([cell("rate", RATE, right=True)] if width >= WIDE else []), cell("age", AGE, right=True),
     ]  # fmt: skip
-    return line("    ", *cells).stylize("$faint").truncate(max(width, 0))
+    return line("    ", *cells).stylize("$faint")
 
 
 def list_row(adapter: AdapterDetail, active: bool, now: float, width: int) -> Content:

@@ -378,7 +378,7 @@ def draw_progress(session: BlindSession, pair: PresentedPair, width: int) -> Con
     left = line((f"  Pair {pair.index + 1:,}", "bold"), (f" of {pair.total:,}  ", "$muted"))
     right = line((f"  {session.n:,} pairs, {pair.total - session.n:,} of them again", "$muted")) if width >= 70 else Content("")
     filled = bar(session.votes / max(1, session.votes_needed), width - left.cell_length - right.cell_length)
-    return line(left, filled, right).truncate(max(width, 0))
+    return line(left, filled, right)
 
 
 def draw_prompt(pair: PresentedPair, width: int, max_rows: int) -> Content:
@@ -413,5 +413,5 @@ def draw_questions(given: Sequence[Vote], width: int) -> Content:
         style = "bold" if current else "" if vote else "$muted"
         text = cell(question, min(QUESTION, max(width - 36, 10)), style)
         cursor = ("▌ " if current else "  ", "$primary")
-        rows.append(line(cursor, (f"{index + 1}  ", "$faint"), text, " ", *cells).truncate(max(width, 0)))
+        rows.append(line(cursor, (f"{index + 1}  ", "$faint"), text, " ", *cells))
     return lines(*rows)

@@ -193,7 +193,7 @@ class DataRoom(SourceRoom):
             len(rows),
             lambda position, width: render.table_row(browser, int(rows[position]), columns(panel.size.width), width, unit),
             cursor=panel.cursor if on_row else session.cursor_position(),
-            header=lambda width: render.table_header(columns(panel.size.width), width, unit),
+            header=lambda width: render.table_header(columns(width), unit),
             on_move=move,
         )
         panel.key = lambda position: int(rows[position])

@@ -234,7 +234,7 @@ def draw_workflow(stages: Sequence[WorkflowStage], width: int, height: int, tall
         waiting = stage.state == "waiting"
         name = cell(stage.name, 11, "$muted" if waiting else "bold")
         detail = cell(stage.detail, width - 18 - len(stage.result), "$faint" if waiting else "$muted")
-        row = line("  ", (glyph, f"bold {token}"), "  ", name, detail, "  ", stage.result).truncate(max(width, 0))
+        row = line("  ", (glyph, f"bold {token}"), "  ", name, detail, "  ", stage.result)
         rows.append(clickable(row, f"app.room('{stage.room}')"))
         if tall and index < len(stages) - 1:
             rows.append(line("  ", ("│", "$line")))
@@ -246,7 +246,7 @@ def draw_run(runs: Sequence[RunView], now: float, index: int, width: int) -> Con
     sign = WORDS.statuses[view.status]
     name, result = cell(view.name, width - 20), cell(brief_result(view), 11, "$muted", right=True)
     when = cell(age(now - view.updated), 7, "$faint", right=True)
-    return line((sign.glyph, f"bold ${sign.style}"), " ", name, result, when).truncate(max(width, 0))
+    return line((sign.glyph, f"bold ${sign.style}"), " ", name, result, when)
 
 
 def draw_changes(snapshot: Snapshot, views: Sequence[RunView], limit: int, width: int) -> Content:

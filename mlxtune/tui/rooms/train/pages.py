@@ -192,7 +192,7 @@ def positions(board: Leaderboard, selected: int, width: int) -> Content:
         parts: list[Part] = [start, " ", *strip, " ", cell(high, 8, "$muted")]
         if trend := known.get(label):
             parts.append((trend_text(trend), "bold"))
-        rows.append(line(*parts).truncate(max(width, 0)))
+        rows.append(line(*parts))
     return lines(*rows)
 
 
