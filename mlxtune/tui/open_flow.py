@@ -228,8 +228,7 @@ class MappingScreen(HasActions, ModalScreen[MappedFile | None]):
 
     @property
     def _current(self) -> str:
-        names = list(self._columns)
-        return names[self.query_one(ListPanel).cursor] if names else ""
+        return self.query_one(ListPanel).pick(list(self._columns)) or ""
 
     def action_assign(self, digit: int) -> None:
         self._assign(self._current, ["", *_NUMBERED][digit])

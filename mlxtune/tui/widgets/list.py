@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from textual import events
 from textual.binding import Binding, BindingType
@@ -14,6 +14,7 @@ from textual.message import Message
 from mlxtune.tui.render.text import Part, line, lines
 from mlxtune.tui.widgets.panel import FocusPanel, movement
 
+T = TypeVar("T")
 DrawRow = Callable[[int, int], Content]  # from an index and a width to the row's content, which starts at column 2
 
 
@@ -81,6 +82,10 @@ class ListPanel(FocusPanel):
     def _place(self) -> int:
         shown = self._indices
         return shown.index(self.cursor) if self.cursor in shown else 0
+
+    def pick(self, items: Sequence[T]) -> T | None:
+        """Return the one of ``items``, one for each row, that is under the cursor, or ``None`` if there is none."""
+        return items[self.cursor] if self.cursor < len(items) else None
 
     @property
     def text(self) -> str:

@@ -113,12 +113,8 @@ def row_line(row: ScoredRow, filter: RowFilter, with_kind: bool, width: int) -> 
     glyph = ("✓ ", "bold $success") if passes else ("✗ ", "bold $error")
     kind_width = min(max(width // 4, 8), 18) if with_kind else 0
     kind_cell: list[Part] = [cell(f"was {kind}" if passes and kind else kind, kind_width, "$muted"), " "] if with_kind else []
-    question = cell(one_line(_question(row)), width - 9 - kind_width)
+    question = cell(one_line(row.row.question), width - 9 - kind_width)
     return line(glyph, cell(f"{row.row.location.number:,}", 6, "$muted"), *kind_cell, question)
-
-
-def _question(row: ScoredRow) -> str:
-    return next((message.content for message in reversed(row.row.prompt) if message.role == "user"), "")
 
 
 def row_detail(loaded: LoadedReport, row: ScoredRow, filter: RowFilter, versus: str, width: int, height: int) -> Content:
@@ -126,7 +122,7 @@ def row_detail(loaded: LoadedReport, row: ScoredRow, filter: RowFilter, versus: 
 
     Long answers are truncated to fit, but never at the mark.
     """
-    question = [*map(Content, wrap(one_line(_question(row)) or "(no user turn)", width - 6))]
+    question = [*map(Content, wrap(one_line(row.row.question) or "(no user turn)", width - 6))]
     question = shorten(question, 2 if height > 16 else 1, width - 6)
     head = [line("    " if index else "  ○ ", text).stylize("$muted") for index, text in enumerate(question)]
     tail = [*_score_rows(loaded, row, filter.metric, filter.arm, width), *_similar_rows(row.nearest, width)]

@@ -115,8 +115,7 @@ class EvaluateRoom(Room):
 
     @property
     def _row(self) -> ScoredRow | None:
-        cursor = self.query_one("#ev-list", ListPanel).cursor
-        return self.rows.rows[cursor] if self.rows and cursor < len(self.rows.rows) else None
+        return self.query_one("#ev-list", ListPanel).pick(self.rows.rows) if self.rows else None
 
     def command_fields(self) -> Mapping[str, str]:
         row = self._row
@@ -266,7 +265,6 @@ class EvaluateRoom(Room):
             rows = self.query_one("#ev-list", ListPanel)
             same = (index for index, one in enumerate(found.rows) if before and one.row.id == before.row.id)
             rows.cursor = 0 if focus else next(same, 0)
-            self.redraw()
             if focus:
                 self.set_focus(rows)
 

@@ -115,9 +115,7 @@ class GroupsRoom(SourceRoom):
 
     @property
     def group(self) -> RowGroup | None:
-        session = self.session
-        groups = self._groups(session) if session else []
-        return groups[self._list.cursor] if self._list.cursor < len(groups) else None
+        return self._list.pick(self._groups(self.session)) if self.session else None
 
     @property
     def open_group(self) -> RowGroup:

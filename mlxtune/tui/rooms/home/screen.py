@@ -14,7 +14,7 @@ from mlxtune.advice.next_step import NextStep, next_step, of_recipe
 from mlxtune.core.text import age, ago, one_line
 from mlxtune.data import samples
 from mlxtune.present.blocks import ActionBlock
-from mlxtune.present.labels import GLYPHS, word
+from mlxtune.present.labels import GLYPHS, capital, word
 from mlxtune.present.next_step import step_action, step_mark, step_title, step_why
 from mlxtune.present.words import WORDS
 from mlxtune.present.workflow import StageState, WorkflowStage, best_document, brief_result, workflow
@@ -217,7 +217,7 @@ def draw_next_step(step: NextStep, snapshot: Snapshot, keys: Sequence[Content], 
     mark, title = step_mark(step, snapshot), step_title(step)
     rows = marked(GLYPHS[mark], f"${mark}", title, width, "bold") if mark else [paragraph(title, width, style="bold")]
     why = step_why(step, snapshot)
-    rows += [paragraph(f"{why[:1].upper()}{why[1:]}", width, style="$muted")] if why else []
+    rows += [paragraph(capital(why), width)] if why else []
     if keys:
         rows += [Content("")] if tall else []
         row = line("  ", *(part for item in keys for part in (item, "      "))).rstrip()

@@ -71,8 +71,7 @@ class SearchPage(PageScreen):
     @property
     def _entry(self) -> Entry | None:
         board = self._board(self.view) if self.view else None
-        cursor = self.query_one("#search-trials", ListPanel).cursor
-        return board.entries[cursor] if board and cursor < len(board.entries) else None
+        return self.query_one("#search-trials", ListPanel).pick(board.entries) if board else None
 
     def draw(self) -> None:
         view = self.view
@@ -242,8 +241,7 @@ class QueuePage(PageScreen):
 
     @property
     def entry(self) -> QueueEntry | None:
-        cursor, entries = self.query_one("#queue-commands", ListPanel).cursor, self.entries
-        return entries[cursor] if cursor < len(entries) else None
+        return self.query_one("#queue-commands", ListPanel).pick(self.entries)
 
     @property
     def waiting(self) -> QueueEntry | None:
