@@ -130,7 +130,7 @@ class AdaptersRoom(Room):
     def compose_body(self) -> ComposeResult:
         yield Invitation("Adapters")
         with Horizontal(id="adapters-columns"):
-            yield Section("Adapters", ListPanel(id="adapters-list"), id="adapters-all")
+            yield Section("Adapters", ListPanel(id="adapters-list"), classes="fill", id="adapters-all")
             yield Section("Adapter", Panel(id="adapters-detail"), classes="fill", id="adapters-side")
 
     @property

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from textual.app import ComposeResult
-from textual.containers import Container, Vertical
+from textual.containers import Horizontal, Vertical
 from textual.content import Content
 
 from mlxtune.advice.next_step import after_evaluation
@@ -96,11 +96,11 @@ class EvaluateRoom(Room):
         with Vertical(id="ev-report"):
             yield Section("Verdict", FocusPanel(id="ev-summary"), id="ev-verdict")
             yield Section("Arms", ListPanel(id="ev-table"), Panel(id="ev-axis"), id="ev-arms")
-            with Container(id="ev-columns"):
+            with Horizontal(id="ev-columns"):
                 with Vertical(id="ev-left"):
                     yield Section("", PairedTable(id="ev-cells"), id="ev-square")
                     yield Section("", ListPanel(id="ev-list"), id="ev-rows", classes="fill")
-                yield Section("", Panel(id="ev-detail"), id="ev-row")
+                yield Section("", Panel(id="ev-detail"), id="ev-row", classes="fill")
 
     @property
     def _unfinished(self) -> RunView | None:
@@ -143,7 +143,7 @@ class EvaluateRoom(Room):
             self._load_report(wanted.run.folder)
         if wanted is None:
             self._forget_report()
-        self.set_class(live is not None, "-busy")
+        self.query_one("#ev-now").display = live is not None
         self.query_one("#ev-report").display = self.report is not None
         if self.report is None and self.focused:
             self.set_focus(None)  # otherwise a hidden widget would keep the focus
