@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from mlxtune.adapters import library
 from mlxtune.core.errors import MlxtuneError
+from mlxtune.core.files import user_path
 from mlxtune.core.text import one_line, plural
 from mlxtune.data.generate import start  # its imports would slow down the app's start
 from mlxtune.data.generate.lineage import Task
@@ -146,6 +147,6 @@ def _start(app: MlxtuneApp, recipe: Recipe, request: GenerationRequest) -> None:
 
 def _ask_path(app: MlxtuneApp, title: str, text: str, then: Callable[[str], None]) -> None:
     def chosen(path: str) -> None:
-        then(str((app.workspace / Path(path).expanduser()).resolve()))
+        then(str((app.workspace / user_path(path)).resolve()))
 
-    app.ask(title, text, chosen, label="continue", folder=app.workspace)
+    app.ask(title, text, chosen, label="continue", check=user_path, folder=app.workspace)

@@ -132,7 +132,9 @@ def display_key(key: str) -> str:
 def shown_keys(changes: Keymap, kinds: Mapping[str, Kind]) -> dict[str, str]:
     """Return the labels of changed keys by action. ``kinds`` maps action namespaces to classes."""
     return {
-        f"{namespace}.{binding.action}": display_key(changes[binding.id].split(",")[0])
+        (binding.action if "." in binding.action else f"{namespace}.{binding.action}"): display_key(
+            changes[binding.id].split(",")[0]
+        )
         for namespace, kind in kinds.items()
         for parent in reversed(kind.__mro__)
         for binding in own_bindings(parent)

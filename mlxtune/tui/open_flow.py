@@ -124,7 +124,7 @@ class MappingScreen(HasActions, ModalScreen[MappedFile | None]):
                 yield Section("Rows", Panel(id="mapped"), id="mapped-side", classes="fill")
                 if self.writes_recipe:
                     yield Section("Recipe", Panel(id="recipe"), id="recipe-side", classes="fill")
-            yield Panel(lambda width, _height: self.key_row().truncate(max(width, 0)), id="foot")
+            yield Panel(lambda _width, _height: self.key_row(), id="foot")
 
     def on_mount(self) -> None:
         if self.writes_recipe:
@@ -228,8 +228,7 @@ class MappingScreen(HasActions, ModalScreen[MappedFile | None]):
 
     @property
     def _current(self) -> str:
-        names = list(self._columns)
-        return names[self.query_one(ListPanel).cursor] if names else ""
+        return self.query_one(ListPanel).pick(list(self._columns)) or ""
 
     def action_assign(self, digit: int) -> None:
         self._assign(self._current, ["", *_NUMBERED][digit])

@@ -294,6 +294,12 @@ async def test_an_imported_adapter_is_listed(tmp_path, room, monkeypatch):
     await room.until(lambda: "elsewhere" in names(room))
 
 
+async def test_a_folder_of_an_unknown_user_is_reported_where_it_is_typed(room, shop):
+    await room.press("i", until=lambda: room.mode == "")
+    await room.type("~no-such-user/adapter")
+    await room.press("enter", until=lambda: "there is no user with that name" in room.text("#wrong"))
+
+
 async def test_the_cursor_stays_on_its_adapter_when_a_newer_one_appears_or_another_program_removes_one(room, shop):
     await move_to(room, "tone")
     adapter(shop.folder / "adapters" / "newest", created="2026-11-23T09:00:00+0000")

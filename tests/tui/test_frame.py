@@ -175,6 +175,11 @@ async def test_a_changed_key_works_and_is_shown_everywhere(room):
     await room.press("f1", until=lambda: "train.zoom" in room.text("#rows"))
 
 
+@opens(mode="advice", stage=staged_with_keys('[keys]\n"advice.other" = "ctrl+o"\n'))
+async def test_a_changed_key_for_an_action_of_the_app_is_shown_in_its_room(room):
+    assert ("^o", "open") in [(action.key, action.label) for action in room.screen.shown_actions()]
+
+
 @opens(mode="home", stage=staged_with_keys('[keys]\n"app.help" = "?"\n'))
 async def test_a_character_for_the_help_can_still_be_typed(room):
     await room.press("o", until=lambda: bool(room.screen.query(Input)))

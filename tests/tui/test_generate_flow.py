@@ -78,6 +78,9 @@ async def test_variations_of_the_filtered_rows(shop, checks, open_room, started)
         await room.choose("variations")
         await room.press(choose="0", notice="● Generating")
         await room.press("w", choose="documents", answer="no-such-folder", notice="✗ There are no documents at")
+        await room.press("w", choose="documents", until=lambda: room.mode == "" and bool(room.screen.query("#wrong")))
+        await room.type("~no-such-user/x")
+        await room.press("enter", until=lambda: "there is no user with that name" in room.text("#wrong"))
     rows = {row.id for row in read_file(load(file).source) if row.meta["tag"] == "login"}
     assert set(started[0][1].rows) == rows
 

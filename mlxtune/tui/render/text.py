@@ -71,12 +71,12 @@ def section_title(title: str, width: int, note: Part = "", lit: bool = False) ->
     end = line(" ", Content.assemble(note).stylize_before("$muted")) if note else Content("")
     end = cell(end, min(end.cell_length, max(width - start.cell_length - 2, 0)))
     rule = ("─" * max(width - start.cell_length - end.cell_length, 0), "$line")
-    return line(start, rule, end).truncate(max(width, 0))
+    return line(start, rule, end)
 
 
 def justify(width: int, left: Content, right: Content) -> Content:
     """Return a row of ``width`` cells with ``right`` at its end. ``left`` is truncated if they would overlap."""
-    return line(cell(left, width - right.cell_length), right).truncate(max(width, 0))
+    return line(cell(left, width - right.cell_length), right)
 
 
 def side_by_side(left: Sequence[Content], right: Sequence[Content], half: int, gap: str = "  ") -> list[Content]:
@@ -117,7 +117,7 @@ def invitation(width: int, title: str, *keys: Content | None, about: str = "") -
     """Return what is missing, ``about`` it, and the keys that change that."""
     known = [line("  " if not index else "   ", one) for index, one in enumerate(filter(None, keys))]
     head = [paragraph(title, width, style="bold"), *([paragraph(about, width)] if about else [])]
-    return lines(*head, *([Content(""), line(*known).truncate(max(width, 0))] if known else []))
+    return lines(*head, *([Content(""), line(*known)] if known else []))
 
 
 def marked(glyph: str, token: str, text: str, width: int, style: str = "") -> list[Content]:

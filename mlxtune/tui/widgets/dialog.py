@@ -52,9 +52,9 @@ class Dialog(HasActions, ModalScreen[T]):
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="sheet"):
-            yield Panel(lambda width, _height: self.title_row().truncate(max(width, 0)))
+            yield Panel(lambda _width, _height: self.title_row())
             yield from self.compose_body()
-            yield Panel(lambda width, _height: self.key_row().truncate(max(width, 0)))
+            yield Panel(lambda _width, _height: self.key_row())
 
     def compose_body(self) -> ComposeResult:
         yield from ()

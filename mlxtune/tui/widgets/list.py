@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from textual import events
 from textual.binding import Binding, BindingType
@@ -14,6 +14,7 @@ from textual.message import Message
 from mlxtune.tui.render.text import Part, line, lines
 from mlxtune.tui.widgets.panel import FocusPanel, movement
 
+T = TypeVar("T")
 DrawRow = Callable[[int, int], Content]  # from an index and a width to the row's content, which starts at column 2
 
 
@@ -82,6 +83,10 @@ class ListPanel(FocusPanel):
         shown = self._indices
         return shown.index(self.cursor) if self.cursor in shown else 0
 
+    def pick(self, items: Sequence[T]) -> T | None:
+        """Return the one of ``items``, one for each row, that is under the cursor, or ``None`` if there is none."""
+        return items[self.cursor] if self.cursor < len(items) else None
+
     @property
     def text(self) -> str:
         return self._row(self.cursor, max(self.size.width - 2, 20)).plain.strip()
@@ -101,7 +106,7 @@ class ListPanel(FocusPanel):
     def _draw_row(self, index: int, width: int) -> Content:
         here = index == self.cursor
         bar = ("▌", "$primary") if self.has_focus else ("▎", "$muted")
-        row = line(self._gutter(index, bar if here else (" ", "")), self._row(index, width - 2)).truncate(max(width, 0))
+        row = line(self._gutter(index, bar if here else (" ", "")), self._row(index, width - 2))
         if not here or not self.has_focus:
             return row
         return line(row, " " * max(width - row.cell_length, 0)).stylize_before("$select-ink on $select")

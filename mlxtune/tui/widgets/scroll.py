@@ -40,7 +40,7 @@ class ScrollPanel(FocusPanel):
         self._count = len(rows)
         last = max(len(rows) - height, 0)
         self._first = last if self._at_end else min(self._first, last)
-        return lines(*(row.truncate(max(width, 0)) for row in rows[self._first : self._first + height]))
+        return lines(*rows[self._first : self._first + height])
 
     def _go(self, first: int) -> None:
         last = max(self._count - self.size.height, 0)

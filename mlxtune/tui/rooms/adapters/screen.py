@@ -21,7 +21,7 @@ from mlxtune.adapters.export.start import PRECISIONS, SMALLER, SMALLEST, require
 from mlxtune.adapters.importers.importer import import_adapter
 from mlxtune.adapters.library import AdapterComparison, compare
 from mlxtune.core.errors import InputError
-from mlxtune.core.files import file_stamp
+from mlxtune.core.files import file_stamp, user_path
 from mlxtune.core.sequences import grouped
 from mlxtune.core.text import age, one_line, one_line_fields, plural, size
 from mlxtune.present.adapter import EVALUATE, AdapterDetail, adapter_document, brief, comparison_document, kind, score_mark
@@ -130,7 +130,7 @@ class AdaptersRoom(Room):
     def compose_body(self) -> ComposeResult:
         yield Invitation("Adapters")
         with Horizontal(id="adapters-columns"):
-            yield Section("Adapters", ListPanel(id="adapters-list"), id="adapters-all")
+            yield Section("Adapters", ListPanel(id="adapters-list"), classes="fill", id="adapters-all")
             yield Section("Adapter", Panel(id="adapters-detail"), classes="fill", id="adapters-side")
 
     @property
@@ -139,8 +139,7 @@ class AdaptersRoom(Room):
 
     @property
     def _detail(self) -> AdapterDetail | None:
-        cursor = self.query_one("#adapters-list", ListPanel).cursor
-        return self._adapters[cursor] if cursor < len(self._adapters) else None
+        return self.query_one("#adapters-list", ListPanel).pick(self._adapters)
 
     @property
     def adapter(self) -> AdapterEntry | None:
@@ -348,12 +347,12 @@ class AdaptersRoom(Room):
 
     def action_import(self) -> None:
         def answered(text: str) -> None:
-            folder = Path(text).expanduser()
+            folder = user_path(text)
             self.app.commands.add("adapters", "import", folder)
             self._change(lambda: import_adapter(self.app.workspace, folder), f"Imported {one_line(folder.name)}.")
 
         def check(text: str) -> None:
-            if not Path(text).expanduser().is_dir():
+            if not user_path(text).is_dir():
                 raise InputError("This folder does not exist.")
 
         about = "A folder in mlx-lm or PEFT layout, which is copied."
@@ -384,7 +383,7 @@ def list_header(width: int) -> Content:
         cell("adapter", _name_width(width)), cell("kind", KIND), cell("size", SIZE, right=True), cell("  verdict", OUTCOME),
         *([cell("rate", RATE, right=True)] if width >= WIDE else []), cell("age", AGE, right=True),
     ]  # fmt: skip
-    return line("    ", *cells).stylize("$faint").truncate(max(width, 0))
+    return line("    ", *cells).stylize("$faint")
 
 
 def list_row(adapter: AdapterDetail, active: bool, now: float, width: int) -> Content:

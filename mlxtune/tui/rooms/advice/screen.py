@@ -147,7 +147,7 @@ class AdviceRoom(Room):
 
     def compose_body(self) -> ComposeResult:
         with Horizontal(id="advice-columns"):
-            yield Section("Interview", ListPanel(id="advice-questions", eager=True), id="advice-interview")
+            yield Section("Interview", ListPanel(id="advice-questions", eager=True), classes="fill", id="advice-interview")
             with Vertical(id="advice-side"):
                 yield Section("Advice", Panel(id="advice-picture"), id="advice-verdict")
                 yield Section("Why", Panel(id="advice-reasons"), classes="fill", id="advice-why")

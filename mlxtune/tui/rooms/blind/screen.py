@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from textual.app import ComposeResult
-from textual.containers import Container, Vertical
+from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.events import Key
 
@@ -125,7 +125,7 @@ class BlindRoom(Room):
         with Vertical(id="bl-vote"):
             yield Panel(id="bl-progress")
             yield Section("Prompt", Panel(id="bl-prompt"), id="bl-asked")
-            with Container(id="bl-pair"):
+            with Horizontal(id="bl-pair"):
                 yield Panel(id="bl-a", classes="seal")
                 yield Panel(id="bl-b", classes="seal")
             yield Section("Which one?", Panel(id="bl-asks"), lit=True, id="bl-questions")
@@ -160,7 +160,7 @@ class BlindRoom(Room):
         elif self._session is None and view is not None and self._inputs != _stamps(view.run.folder):  # another program votes, too
             self._load_arms(view, (arms.first, arms.second) if arms and arms.folder == view.run.folder else None)
         for state in ("vote", "end", "result"):
-            self.set_class(state == self.state, f"-{state}")
+            self.query_one(f"#bl-{state}").display = state == self.state
         session = self._session
         self.invite(None if session else lambda width, _height: self._draw_choice(snapshot, width))
         if self._result is not None:
@@ -378,7 +378,7 @@ def draw_progress(session: BlindSession, pair: PresentedPair, width: int) -> Con
     left = line((f"  Pair {pair.index + 1:,}", "bold"), (f" of {pair.total:,}  ", "$muted"))
     right = line((f"  {session.n:,} pairs, {pair.total - session.n:,} of them again", "$muted")) if width >= 70 else Content("")
     filled = bar(session.votes / max(1, session.votes_needed), width - left.cell_length - right.cell_length)
-    return line(left, filled, right).truncate(max(width, 0))
+    return line(left, filled, right)
 
 
 def draw_prompt(pair: PresentedPair, width: int, max_rows: int) -> Content:
@@ -413,5 +413,5 @@ def draw_questions(given: Sequence[Vote], width: int) -> Content:
         style = "bold" if current else "" if vote else "$muted"
         text = cell(question, min(QUESTION, max(width - 36, 10)), style)
         cursor = ("▌ " if current else "  ", "$primary")
-        rows.append(line(cursor, (f"{index + 1}  ", "$faint"), text, " ", *cells).truncate(max(width, 0)))
+        rows.append(line(cursor, (f"{index + 1}  ", "$faint"), text, " ", *cells))
     return lines(*rows)

@@ -26,18 +26,18 @@ def empty_state(option: AdapterOption | None, base: str, error: MlxtuneError | N
         rows.append(paragraph(f"{live.name} is using this machine.", width, style="$warning"))
     if option.name:
         rows.append(paragraph(f"{one_line(option.name)} is {option.about}.", width))
-    rows += [Content(""), *_load_keys(option, base, width)]
+    rows += [Content(""), *_load_keys(option, base)]
     for question, answer in option.answered:
         rows += [Content(""), *_turn("○", "user", one_line(question), "$muted", width)[:_PREVIEW]]
         rows += _turn("●", one_line(option.name), one_line(answer), "$primary", width, "$muted")[:_PREVIEW]
     return lines(*rows)
 
 
-def _load_keys(option: AdapterOption, base: str, width: int) -> list[Content]:
+def _load_keys(option: AdapterOption, base: str) -> list[Content]:
     keys = [line("  ", key("enter", f"load {one_line(option.name) or base}", "screen.load"))]
     if option.name:
         keys.append(line("  ", key("b", f"load {base} alone", "screen.load_base")))
-    return [row.truncate(max(width, 0)) for row in keys]
+    return keys
 
 
 def heading_note(chat: ChatService, with_base: bool) -> Content:
@@ -75,7 +75,7 @@ def transcript(chat: ChatService, option: AdapterOption | None, base: str, width
         rows.append(paragraph("Ask a question.", width))
     if chat.state in ("idle", "failed") and option is not None:
         rows += error_rows(chat.error, width) if chat.error else []
-        rows += [paragraph("No model loaded.", width, style="bold"), *_load_keys(option, base, width)]
+        rows += [paragraph("No model loaded.", width, style="bold"), *_load_keys(option, base)]
     return rows
 
 

@@ -110,10 +110,9 @@ class FixDialog(Dialog[FixChoice | None]):
 
     def _preview(self, width: int, height: int) -> list[Content]:
         """Return what the fix changes in the row under the cursor, or the reason of the finding and the answers of its rows."""
-        position = self.query_one("#fix-rows", ListPanel).cursor
-        if position >= len(self.rows):
+        if (index := self.query_one("#fix-rows", ListPanel).pick(self.rows)) is None:
             return []
-        index, source = self.rows[position], self._session.source
+        source = self._session.source
         row = source.lazy_row(index).current_or_error
         found = [one for one in source.findings(index) if one.check == self.check.id]
         if self.check.fix.kind == "put" and (fixed := fixed_row(source, index, found)) is not None:

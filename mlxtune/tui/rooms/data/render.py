@@ -62,7 +62,7 @@ class RowColumns:
         )
 
 
-def table_header(columns: RowColumns, width: int, unit: str) -> Content:
+def table_header(columns: RowColumns, unit: str) -> Content:
     return line(
         "     ",
         cell("row", columns.row, right=True),
@@ -72,7 +72,7 @@ def table_header(columns: RowColumns, width: int, unit: str) -> Content:
         cell("tag", columns.tag),
         cell("finding", columns.finding),
         "text",
-    ).truncate(max(width, 0)).stylize("$faint")  # fmt: skip
+    ).stylize("$faint")  # fmt: skip
 
 
 def table_row(browser: SourceBrowser, index: int, columns: RowColumns, width: int, unit: str) -> Content:

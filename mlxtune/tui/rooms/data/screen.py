@@ -193,7 +193,7 @@ class DataRoom(SourceRoom):
             len(rows),
             lambda position, width: render.table_row(browser, int(rows[position]), columns(panel.size.width), width, unit),
             cursor=panel.cursor if on_row else session.cursor_position(),
-            header=lambda width: render.table_header(columns(panel.size.width), width, unit),
+            header=lambda width: render.table_header(columns(width), unit),
             on_move=move,
         )
         panel.key = lambda position: int(rows[position])
@@ -283,9 +283,9 @@ class DataRoom(SourceRoom):
 
     @property
     def _marked_check(self) -> str:
-        session, cursor = self.session, self.query_one("#findings-list", ListPanel).cursor
-        verdict = session.source.verdict if session else None
-        return next((name for name in self._finding_names[cursor : cursor + 1] if verdict and name in verdict.rows), "")
+        verdict = self.session.source.verdict if self.session else None
+        name = self.query_one("#findings-list", ListPanel).pick(self._finding_names)
+        return name if name and verdict and name in verdict.rows else ""
 
     def _mark_finding(self, session: SourceSession) -> None:
         """Move the cursor of the list of findings, unless it has the focus, to a finding about the row under the cursor, if any.

@@ -53,22 +53,21 @@ class PairedTable(FocusPanel):
         cells = {name: self._cell(name, getattr(item.paired, name)) for name in CELLS}
         if self._flat:
             row = (part for content in cells.values() for part in (content, "   "))
-            return line("  ", *row, paired_note(item, brief=True)).truncate(max(width, 0))
+            return line("  ", *row, paired_note(item, brief=True))
         name_width = min(max(len(item.first), len(item.second)) + 2, max(width - 34, 12))
         first, second = one_line(item.first, name_width - 2), one_line(item.second, 10)
 
         def draw(name: str, left: Content, right: Content) -> Content:
             return line("  ", cell(name, name_width, "$muted"), cell(left, 12, right=True), (" │ ", "$line"), right)
 
-        rows = [
+        return lines(
             draw("", Content.styled(f"{second} ✓", "$muted"), Content.styled(f"{second} ✗", "$muted")),
             draw(f"{first} ✓", cells["both"], cells["broken"]),
             line("  ", " " * name_width, ("─" * 13 + "┼" + "─" * 13, "$line")),
             draw(f"{first} ✗", cells["fixed"], cells["neither"]),
             Content(""),
             line("  ", paired_note(item, brief=False)),
-        ]
-        return lines(*(row.truncate(max(width, 0)) for row in rows))
+        )
 
     def _cell(self, name: CellName, count: int) -> Content:
         words = {"both": "both pass", "neither": "both fail"} if self._flat else {"both": "", "neither": ""}

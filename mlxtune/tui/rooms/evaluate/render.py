@@ -68,7 +68,7 @@ def _signed(value: float) -> str:
 def arms_header(metrics: Sequence[str], width: int) -> Content:
     column = _axis_width(metrics, width - 2) + FIGURES + GAP
     names = (cell(f"{metric_label(metric)}, %", column, "$muted") for metric in metrics)
-    return line("  ", cell("", NAME), *names).truncate(max(width, 0))
+    return line("  ", cell("", NAME), *names)
 
 
 def arm_row(arm: ArmResult, metrics: Sequence[str], width: int) -> Content:
@@ -84,12 +84,12 @@ def arm_row(arm: ArmResult, metrics: Sequence[str], width: int) -> Content:
         limits = (f"  {100 * rate.low:.0f}–{100 * rate.high:.0f}", "$muted")
         parts.append(interval(rate.low, rate.share, rate.high, axis_width, "$primary" if own else "$muted"))
         parts += [cell(line(figure, limits), FIGURES), " " * GAP]
-    return line(*parts).truncate(max(width, 0))
+    return line(*parts)
 
 
 def arms_axis(metrics: Sequence[str], width: int) -> Content:
     axes = (part for _ in metrics for part in (axis(_axis_width(metrics, width - 2)), " " * (FIGURES + GAP)))
-    return line("  ", cell("", NAME), *axes).truncate(max(width, 0))
+    return line("  ", cell("", NAME), *axes)
 
 
 def _axis_width(metrics: Sequence[str], width: int) -> int:
@@ -113,12 +113,8 @@ def row_line(row: ScoredRow, filter: RowFilter, with_kind: bool, width: int) -> 
     glyph = ("✓ ", "bold $success") if passes else ("✗ ", "bold $error")
     kind_width = min(max(width // 4, 8), 18) if with_kind else 0
     kind_cell: list[Part] = [cell(f"was {kind}" if passes and kind else kind, kind_width, "$muted"), " "] if with_kind else []
-    question = cell(one_line(_question(row)), width - 9 - kind_width)
-    return line(glyph, cell(f"{row.row.location.number:,}", 6, "$muted"), *kind_cell, question).truncate(max(width, 0))
-
-
-def _question(row: ScoredRow) -> str:
-    return next((message.content for message in reversed(row.row.prompt) if message.role == "user"), "")
+    question = cell(one_line(row.row.question), width - 9 - kind_width)
+    return line(glyph, cell(f"{row.row.location.number:,}", 6, "$muted"), *kind_cell, question)
 
 
 def row_detail(loaded: LoadedReport, row: ScoredRow, filter: RowFilter, versus: str, width: int, height: int) -> Content:
@@ -126,7 +122,7 @@ def row_detail(loaded: LoadedReport, row: ScoredRow, filter: RowFilter, versus: 
 
     Long answers are truncated to fit, but never at the mark.
     """
-    question = [*map(Content, wrap(one_line(_question(row)) or "(no user turn)", width - 6))]
+    question = [*map(Content, wrap(one_line(row.row.question) or "(no user turn)", width - 6))]
     question = shorten(question, 2 if height > 16 else 1, width - 6)
     head = [line("    " if index else "  ○ ", text).stylize("$muted") for index, text in enumerate(question)]
     tail = [*_score_rows(loaded, row, filter.metric, filter.arm, width), *_similar_rows(row.nearest, width)]
@@ -229,7 +225,7 @@ def progress(view: RunView, arms: Sequence[str], now: float, width: int) -> Cont
         rows += marked("●", "$primary", text, width)
     if view.status == "quiet":
         rows += marked("!", "$warning", f"No output for {duration(now - view.updated)}. The process is still running.", width)
-    return lines(*(row.truncate(max(width, 0)) for row in rows))
+    return lines(*rows)
 
 
 def failure(view: RunView, subject: str, width: int) -> Content:
@@ -295,5 +291,5 @@ def off_task_page(
             text_rows = output_rows(output, None, width - 16) or [Content("")]
             rows += [line("    ", " " * 8 if index else name, "  ", text) for index, text in enumerate(text_rows[:4])]
         accepted = line("    ", cell("accepted", 8, "$muted"), "  ", (one_line(expected_answer(prompt)), "$muted"))
-        rows += [accepted.truncate(max(width, 0)), Content("")]
+        rows += [accepted, Content("")]
     return rows

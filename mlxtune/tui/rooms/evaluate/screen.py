@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from textual.app import ComposeResult
-from textual.containers import Container, Vertical
+from textual.containers import Horizontal, Vertical
 from textual.content import Content
 
 from mlxtune.advice.next_step import after_evaluation
@@ -96,11 +96,11 @@ class EvaluateRoom(Room):
         with Vertical(id="ev-report"):
             yield Section("Verdict", FocusPanel(id="ev-summary"), id="ev-verdict")
             yield Section("Arms", ListPanel(id="ev-table"), Panel(id="ev-axis"), id="ev-arms")
-            with Container(id="ev-columns"):
+            with Horizontal(id="ev-columns"):
                 with Vertical(id="ev-left"):
                     yield Section("", PairedTable(id="ev-cells"), id="ev-square")
                     yield Section("", ListPanel(id="ev-list"), id="ev-rows", classes="fill")
-                yield Section("", Panel(id="ev-detail"), id="ev-row")
+                yield Section("", Panel(id="ev-detail"), id="ev-row", classes="fill")
 
     @property
     def _unfinished(self) -> RunView | None:
@@ -115,8 +115,7 @@ class EvaluateRoom(Room):
 
     @property
     def _row(self) -> ScoredRow | None:
-        cursor = self.query_one("#ev-list", ListPanel).cursor
-        return self.rows.rows[cursor] if self.rows and cursor < len(self.rows.rows) else None
+        return self.query_one("#ev-list", ListPanel).pick(self.rows.rows) if self.rows else None
 
     def command_fields(self) -> Mapping[str, str]:
         row = self._row
@@ -144,7 +143,7 @@ class EvaluateRoom(Room):
             self._load_report(wanted.run.folder)
         if wanted is None:
             self._forget_report()
-        self.set_class(live is not None, "-busy")
+        self.query_one("#ev-now").display = live is not None
         self.query_one("#ev-report").display = self.report is not None
         if self.report is None and self.focused:
             self.set_focus(None)  # otherwise a hidden widget would keep the focus
@@ -266,7 +265,6 @@ class EvaluateRoom(Room):
             rows = self.query_one("#ev-list", ListPanel)
             same = (index for index, one in enumerate(found.rows) if before and one.row.id == before.row.id)
             rows.cursor = 0 if focus else next(same, 0)
-            self.redraw()
             if focus:
                 self.set_focus(rows)
 

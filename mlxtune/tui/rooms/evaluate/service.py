@@ -18,6 +18,7 @@ from mlxtune.evaluation.report import EvaluationReport
 from mlxtune.evaluation.scorers import CONTRACT
 from mlxtune.evaluation.scorers.registry import FORMS
 from mlxtune.evaluation.verdict import Comparison
+from mlxtune.present.labels import capital
 from mlxtune.recipe import AUTO, Recipe, dump, load
 from mlxtune.runs.launch import read_request
 from mlxtune.runs.registry import Run
@@ -115,7 +116,7 @@ def find_rows(loaded: LoadedReport, filter: RowFilter) -> FilteredRows:
 def arm_title(arm: str) -> str:
     """Return an arm's name as the first word of a title."""
     name = one_line(arm)
-    return f"{name[:1].upper()}{name[1:]}" if name.isalpha() else name
+    return capital(name) if name.isalpha() else name
 
 
 def arm_options(recipe: Recipe, *, has_adapter: bool) -> list[tuple[str, tuple[str, ...]]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from textual.app import ComposeResult
-from textual.containers import Container, Vertical
+from textual.containers import Horizontal, Vertical
 from textual.content import Content
 
 from mlxtune.core.child_process import StoppableCall
@@ -83,7 +83,7 @@ class GroupsRoom(SourceRoom):
 
     def compose_body(self) -> ComposeResult:
         yield Invitation("Groups")
-        with Container(id="groups-columns"):
+        with Horizontal(id="groups-columns"):
             with Vertical(id="groups-side"):
                 message = Panel(id="groups-message")
                 yield Section("Groups", message, MarkableList(id="group-list"), id="groups-section", classes="fill")
@@ -115,9 +115,7 @@ class GroupsRoom(SourceRoom):
 
     @property
     def group(self) -> RowGroup | None:
-        session = self.session
-        groups = self._groups(session) if session else []
-        return groups[self._list.cursor] if self._list.cursor < len(groups) else None
+        return self._list.pick(self._groups(self.session)) if self.session else None
 
     @property
     def open_group(self) -> RowGroup:

@@ -14,7 +14,7 @@ from mlxtune.advice.next_step import NextStep, next_step, of_recipe
 from mlxtune.core.text import age, ago, one_line
 from mlxtune.data import samples
 from mlxtune.present.blocks import ActionBlock
-from mlxtune.present.labels import GLYPHS, word
+from mlxtune.present.labels import GLYPHS, capital, word
 from mlxtune.present.next_step import step_action, step_mark, step_title, step_why
 from mlxtune.present.words import WORDS
 from mlxtune.present.workflow import StageState, WorkflowStage, best_document, brief_result, workflow
@@ -217,7 +217,7 @@ def draw_next_step(step: NextStep, snapshot: Snapshot, keys: Sequence[Content], 
     mark, title = step_mark(step, snapshot), step_title(step)
     rows = marked(GLYPHS[mark], f"${mark}", title, width, "bold") if mark else [paragraph(title, width, style="bold")]
     why = step_why(step, snapshot)
-    rows += [paragraph(f"{why[:1].upper()}{why[1:]}", width, style="$muted")] if why else []
+    rows += [paragraph(capital(why), width)] if why else []
     if keys:
         rows += [Content("")] if tall else []
         row = line("  ", *(part for item in keys for part in (item, "      "))).rstrip()
@@ -234,7 +234,7 @@ def draw_workflow(stages: Sequence[WorkflowStage], width: int, height: int, tall
         waiting = stage.state == "waiting"
         name = cell(stage.name, 11, "$muted" if waiting else "bold")
         detail = cell(stage.detail, width - 18 - len(stage.result), "$faint" if waiting else "$muted")
-        row = line("  ", (glyph, f"bold {token}"), "  ", name, detail, "  ", stage.result).truncate(max(width, 0))
+        row = line("  ", (glyph, f"bold {token}"), "  ", name, detail, "  ", stage.result)
         rows.append(clickable(row, f"app.room('{stage.room}')"))
         if tall and index < len(stages) - 1:
             rows.append(line("  ", ("│", "$line")))
@@ -246,7 +246,7 @@ def draw_run(runs: Sequence[RunView], now: float, index: int, width: int) -> Con
     sign = WORDS.statuses[view.status]
     name, result = cell(view.name, width - 20), cell(brief_result(view), 11, "$muted", right=True)
     when = cell(age(now - view.updated), 7, "$faint", right=True)
-    return line((sign.glyph, f"bold ${sign.style}"), " ", name, result, when).truncate(max(width, 0))
+    return line((sign.glyph, f"bold ${sign.style}"), " ", name, result, when)
 
 
 def draw_changes(snapshot: Snapshot, views: Sequence[RunView], limit: int, width: int) -> Content:

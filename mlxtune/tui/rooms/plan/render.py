@@ -41,7 +41,7 @@ def verdict(plan: Plan, last_memory: int | None, note: str, width: int) -> Conte
     difference = f"  {'−' if change < 0 else '+'}{abs(change):.1f}" if change else ""
     label = "  memory  " if width >= 60 else "  "
     gauge = bar(plan.memory / plan.limit, width - len(label) - figure.cell_length - len(difference) - 1, style)
-    return lines(*sentence, line((label, "$muted"), gauge, " ", figure, (difference, "$muted")).truncate(max(width, 0)))
+    return lines(*sentence, line((label, "$muted"), gauge, " ", figure, (difference, "$muted")))
 
 
 def progress(label: str, share: float, width: int) -> Content:
@@ -58,7 +58,7 @@ def error(error: MlxtuneError, action: Content | None, width: int) -> Content:
 
 def form_header(width: int) -> Content:
     names = (Content.styled("key", "$faint"), Content.styled("  value", "$faint"))
-    return line("  ", *_form_cells("", *names, "default", width - 2)).truncate(max(width, 0))
+    return line("  ", *_form_cells("", *names, "default", width - 2))
 
 
 def form_row(item: RecipeKey, first: bool, recipe: Recipe, edited: bool, width: int) -> Content:
@@ -96,7 +96,7 @@ def key_detail(item: RecipeKey, recipe: Recipe, base: str, width: int) -> Conten
     default = "" if is_default(item, recipe) or not default_value(item) else f"Default: {default_value(item)}."
     texts = (base,) if base else (about, f"{choices} {default}".strip())
     rows = [row for text in texts for row in wrap(text, width - 2)]
-    return lines(*(line((f"  {row}", "$muted")).truncate(max(width, 0)) for row in [*rows, "", ""][:2]))
+    return lines(*(line((f"  {row}", "$muted")) for row in [*rows, "", ""][:2]))
 
 
 # Beside the form

@@ -151,7 +151,7 @@ class PlanRoom(Room):
 
     @property
     def _key(self) -> RecipeKey | None:
-        return next(iter(self._keys[self._list.cursor :]), None)
+        return self._list.pick(self._keys)
 
     def draw(self, snapshot: Snapshot) -> None:
         view = self.app.selection.recipe
@@ -273,17 +273,17 @@ class PlanRoom(Room):
                 form.error = None
                 self._finish()
 
-        def failed(error: MlxtuneError) -> None:
-            form.planned, form.error = None, error
-            self._finish()
-
         def show_delay() -> None:
             if self._progress is None:
                 self._set_progress(generation, "planning", 0.0)
 
         self.set_timer(_PROGRESS_DELAY, show_delay)
         plan = partial(self._service.plan, recipe, progress, lambda: generation != self._generation, fetch=fetch)
-        self.run_job(plan, planned, failed)
+        self.run_job(plan, planned, partial(self._show_error, form))
+
+    def _show_error(self, form: RecipeForm, error: MlxtuneError) -> None:
+        form.planned, form.error = None, error
+        self._finish()
 
     def _set_progress(self, generation: int, label: str, share: float) -> None:
         if generation == self._generation:
@@ -297,8 +297,6 @@ class PlanRoom(Room):
             self.app.notices.dismiss()
         if asked == _TRAIN_LATER and self.is_current and self.form and not self.form.error:
             self.action_train()
-        self.redraw()
-        self.refresh_bindings()
 
     @property
     def can_probe(self) -> bool:
@@ -426,22 +424,22 @@ class PlanRoom(Room):
             probe.stage = stage
             self.app.call_later(self.redraw)
 
-        def ended(completed: bool) -> None:
+        def ended() -> None:
             clock.stop()
             self.probe = None
+
+        def probed(completed: bool) -> None:
+            ended()
             if not completed:
                 self.app.notices.show(Notice("stopped", "The probe was stopped: nothing was stored."))
             self._replan()
 
         def failed(error: MlxtuneError) -> None:
-            clock.stop()
-            self.probe = None
-            form.planned, form.error = None, error
-            self._finish()
+            ended()
+            self._show_error(form, error)
 
-        self.run_job(partial(self._service.probe, form.recipe, progress, probe.started), ended, failed, group="probe")
+        self.run_job(partial(self._service.probe, form.recipe, progress, probe.started), probed, failed, group="probe")
         self.redraw()
-        self.refresh_bindings()
 
     def action_stop(self) -> None:
         if self.probe:

@@ -250,7 +250,7 @@ def progress(decided: int, total: int, seconds_per_row: float | None, position: 
     room = width - left.cell_length - right.cell_length
     if room < 8:
         right, room = line(("  " + outlook, "$muted")), width - left.cell_length - len(outlook) - 2
-    return line(left, bar(decided / total if total else 0.0, room), right).truncate(max(width, 0))
+    return line(left, bar(decided / total if total else 0.0, room), right)
 
 
 def contract(checks: Mapping[str, Score], why: str, width: int, add_key: Content | None = None) -> Content:
@@ -278,7 +278,7 @@ def contract_line(checks: Mapping[str, Score], width: int, add_key: Content | No
         return line(("  ✓ ", "bold $success"), "contract passes", (f"  {score}", "$muted"), more)
     reason = f"{metric_label(failed[0][0])}: {one_line(failed[0][1].detail)}"
     reason_cell = cell(reason, min(width - 6 - len(score) - more.cell_length, len(reason)), "bold")
-    return line(("  ✗ ", "bold $error"), reason_cell, (f"  {score}", "$muted"), more).truncate(max(width, 0))
+    return line(("  ✗ ", "bold $error"), reason_cell, (f"  {score}", "$muted"), more)
 
 
 def findings(found: Sequence[Finding], width: int) -> Content:
@@ -299,4 +299,4 @@ def tags(known: Sequence[str], own: Sequence[str], width: int) -> Content:
         cells.append(clickable(item, f"screen.digit({number})"))
     if not cells:
         return line("  ", key("t", "add a tag", "screen.tag", "$muted"))
-    return lines(*(line(*cells[start : start + 2]).truncate(max(width, 0)) for start in range(0, len(cells), 2)))
+    return lines(*(line(*cells[start : start + 2]) for start in range(0, len(cells), 2)))

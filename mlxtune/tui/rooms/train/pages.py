@@ -71,8 +71,7 @@ class SearchPage(PageScreen):
     @property
     def _entry(self) -> Entry | None:
         board = self._board(self.view) if self.view else None
-        cursor = self.query_one("#search-trials", ListPanel).cursor
-        return board.entries[cursor] if board and cursor < len(board.entries) else None
+        return self.query_one("#search-trials", ListPanel).pick(board.entries) if board else None
 
     def draw(self) -> None:
         view = self.view
@@ -192,7 +191,7 @@ def positions(board: Leaderboard, selected: int, width: int) -> Content:
         parts: list[Part] = [start, " ", *strip, " ", cell(high, 8, "$muted")]
         if trend := known.get(label):
             parts.append((trend_text(trend), "bold"))
-        rows.append(line(*parts).truncate(max(width, 0)))
+        rows.append(line(*parts))
     return lines(*rows)
 
 
@@ -242,8 +241,7 @@ class QueuePage(PageScreen):
 
     @property
     def entry(self) -> QueueEntry | None:
-        cursor, entries = self.query_one("#queue-commands", ListPanel).cursor, self.entries
-        return entries[cursor] if cursor < len(entries) else None
+        return self.query_one("#queue-commands", ListPanel).pick(self.entries)
 
     @property
     def waiting(self) -> QueueEntry | None:

@@ -41,7 +41,7 @@ def figures(view: RunView, now: float, width: int, stopping: bool = False, plan:
         planned = f"   {plural(plan.steps, 'step')} at a rate of {plan.learning_rate:g}{takes}" if plan and not stopping else ""
         elapsed = duration(now - (state.started or view.created))
         return lines(
-            line(("  stopping" if stopping else "  before the first step", "$faint"), planned).truncate(max(width, 0)),
+            line(("  stopping" if stopping else "  before the first step", "$faint"), planned),
             cell(f"  {doing}, {elapsed} so far", width),
         )
     left = view.time_left(now)
@@ -63,7 +63,7 @@ def figures(view: RunView, now: float, width: int, stopping: bool = False, plan:
     shown = (step, pace, _memory(state, space if wide else 8, wide), rate, remaining)
     names = line("  ", *map(partial(cell, style="$faint"), ("step", *titles, "left"), sizes))
     values = line("  ", *map(cell, shown, sizes))
-    return lines(names.truncate(max(width, 0)), values.truncate(max(width, 0)))
+    return lines(names, values)
 
 
 def _work(state: RunState, work: tuple[Work, int, int], width: int) -> Content:
@@ -71,7 +71,7 @@ def _work(state: RunState, work: tuple[Work, int, int], width: int) -> Content:
     time = f", {duration(left)} left" if left is not None and left >= 1 else ""
     gauge = bar(done / total, max(width - 42, 8))
     progress = line("  ", gauge, (f" {done:,}", "bold"), (f" of {items}{time}", "$muted"))
-    return lines(line((f"  {phase}", "$faint")), progress.truncate(max(width, 0)))
+    return lines(line((f"  {phase}", "$faint")), progress)
 
 
 def _rate_trend(state: RunState) -> str:
@@ -122,8 +122,7 @@ def banner(view: RunView, snapshot: Snapshot, free: bool, width: int) -> Content
 
 def samples(samples: Sequence[SampleAnswer], width: int, height: int) -> Content:
     newest = [sample for sample in samples if sample.step == samples[-1].step]
-    rows = _sample_rows(newest, width, _SAMPLE_ROWS)
-    return lines(*(row.truncate(max(width, 0)) for row in (rows[:height] if height > 0 else rows)))
+    return lines(*_sample_rows(newest, width, _SAMPLE_ROWS)[: height if height > 0 else None])
 
 
 def all_samples(samples: Sequence[SampleAnswer], width: int) -> list[Content]:
@@ -161,8 +160,7 @@ def log(events: Sequence[Event], last: Sequence[LogLine], width: int, height: in
         if not (is_step and after_step) and (entry := log_line(event)):
             newest.append(entry)
             after_step = is_step
-    rows = (line(*_log_lead(entry), cell(entry.text, width - _LOG_INDENT).rstrip()) for entry in newest[::-1])
-    return lines(*(row.truncate(max(width, 0)) for row in rows))
+    return lines(*(line(*_log_lead(entry), cell(entry.text, width - _LOG_INDENT).rstrip()) for entry in newest[::-1]))
 
 
 def log_rows(entries: Sequence[LogLine], width: int) -> list[Content]:
