@@ -76,9 +76,9 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def show_none(nouns: str, hint: str, *, in_workspace: bool = False) -> None:
-    """Say that there are no runs or adapters yet. Raise ``EmptyWorkspaceError`` if this folder is not a workspace."""
-    if not (in_workspace or samples.is_workspace(Path.cwd())):
+def show_none(nouns: str, hint: str, *, anywhere: bool = False) -> None:
+    """Say that there are no runs or adapters yet. Raise ``EmptyWorkspaceError`` if this folder is not a workspace, unless ``anywhere``."""
+    if not (anywhere or samples.is_workspace(Path.cwd())):
         raise EmptyWorkspaceError(f"There are no {nouns} in {Path.cwd()}.", hint="Create a workspace: mlxtune init NAME")
     show(f"There are no {nouns} yet.   ", (hint, "primary"))
 

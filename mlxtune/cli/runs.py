@@ -57,7 +57,7 @@ def default(
         return
     if not runs:
         item = RUN_KINDS[kind or "train"]
-        show_none(item.nouns, item.create_hint, in_workspace=bool(kind))
+        show_none(item.nouns, item.create_hint, anywhere=bool(kind))
         return
     headings: list[Part] = [(title, "faint") for title in ("run", "kind", "status", "step", "validation")]
     rows: list[list[Part]] = [["", *headings, ""]]

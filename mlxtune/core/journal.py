@@ -107,6 +107,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def truncate_torn_line(path: Path) -> None:
+    """Remove an incomplete last line from ``path``."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:

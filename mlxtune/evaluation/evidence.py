@@ -18,7 +18,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -126,8 +126,8 @@ class AnswerPair(EvaluatedRow):
     """A held-out row with two arms' answers. Rows in the same ``group`` are not independent."""
 
     reference: str  # empty if there is none
-    first: str = ""
-    second: str = ""
+    first: str = field(kw_only=True)
+    second: str = field(kw_only=True)
     required: tuple[str, ...] = ()  # the names of the conditional disclaimers that the reference requires
 
 

@@ -57,6 +57,7 @@ class CatalogModel:
 
     @property
     def context(self) -> int:
+        """The longest input in tokens."""
         return int(self._text_config["max_position_embeddings"])
 
     @property

@@ -47,6 +47,7 @@ class EncodedPair:
 
     @property
     def tokens(self) -> Tokens:
+        """Prompt, chosen and rejected, concatenated."""
         return np.concatenate([self.prompt, self.chosen, self.rejected])
 
     @property
@@ -63,10 +64,12 @@ class EncodedPair:
 
     @property
     def full_length(self) -> int:
+        """Number of tokens in all three parts before truncation."""
         return len(self.prompt) + sum(self.full_lengths)
 
     @property
     def reference_means(self) -> tuple[float, float]:
+        """``reference_logps`` per token of each completion."""
         assert self.reference_logps is not None
         chosen, rejected = self.reference_logps
         return chosen / len(self.chosen), rejected / len(self.rejected)

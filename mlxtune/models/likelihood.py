@@ -125,6 +125,7 @@ def _suffix_states(
         indices, lines, inputs = zip(*(longer[place] for place in batch), strict=True)
         width = max(map(len, inputs))
         tokens = mx.array([[*own, *[0] * (width - len(own))] for own in inputs])
-        hidden = forward_in_steps(prefix.head, tokens, [cache.select(mx.array(lines)) for cache in caches])
+        selected = mx.array(lines)
+        hidden = forward_in_steps(prefix.head, tokens, [cache.select(selected) for cache in caches])
         states |= {i: [hidden[row, : len(own)]] for row, (i, own) in enumerate(zip(indices, inputs, strict=True))}
     return states

@@ -125,6 +125,7 @@ def rate(item: Comparison | None) -> str:
 
 
 def points(item: Comparison | None) -> str:
+    """Return a change in points with its 95% interval, or ``""``."""
     return change_text(item.low, item.change, item.high) if item else ""
 
 

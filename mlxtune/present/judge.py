@@ -50,6 +50,7 @@ def judge_facts(report: JudgeReport) -> Facts:
 
 
 def kappa_note(agreement: Estimate | None) -> tuple[str, Mark]:
+    """Return κ, and a warning if it is low or undefined."""
     is_weak = agreement is None or agreement.value < _MODERATE
     return f"κ {agreement.value:.2f}" if agreement else "κ undefined", "warning" if is_weak else ""
 

@@ -241,6 +241,7 @@ def _seconds(seconds: float) -> str:
 
 
 def rates_table(title: str, note: str, report: EvaluationReport, metrics: Sequence[str]) -> Table:
+    """Return each metric's rate in each arm. The headline metric comes first."""
     rows = []
     for metric in sorted(metrics, key=lambda metric: metric != report.headline_metric):
         for index, arm in enumerate(report.arms):
@@ -301,6 +302,7 @@ def _comparisons_by_pair(report: EvaluationReport) -> list[tuple[str, list[Compa
 
 
 def margins_table(report: EvaluationReport) -> Table | None:
+    """Return the margins of preference pairs per arm and between arms, or ``None`` if the rows are not pairs."""
     rows = [
         (_arm(arm), Cell(f"{mean.value:+.3f}"), Cell(f"{mean.low:+.3f} to {mean.high:+.3f}", "muted"), Cell())
         for arm in report.arms
@@ -347,6 +349,7 @@ def cost_table(report: EvaluationReport) -> Table:
 
 
 def seeds_table(report: EvaluationReport) -> Table | None:
+    """Return each seed's result, and the recipe's result over its seeds; ``None`` with a single seed."""
     seeds = report.seeds
     if seeds is None:
         return None
@@ -383,6 +386,7 @@ def expected_answer(prompt: OffTaskPrompt) -> str:
 
 
 def off_task_table(report: EvaluationReport) -> Table | None:
+    """Return how off-task accuracy changed, by category, or ``None`` if there were no off-task prompts."""
     result = report.off_task
     if result is None:
         return None

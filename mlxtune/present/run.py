@@ -95,6 +95,7 @@ def status_blocks(status: RunStatus, state: RunState, now: float) -> tuple[Text,
 
 
 def _ended(status: RunStatus, state: RunState, now: float) -> tuple[Mark, str, str, str]:
+    """Return the mark, the fact, a detail, and the consequence."""
     saved = saved_text(state)
     match status:
         case "quiet":
@@ -117,6 +118,7 @@ def _ended(status: RunStatus, state: RunState, now: float) -> tuple[Mark, str, s
 
 
 def validation_text(state: RunState) -> str:
+    """Return the last validation loss, the best one, and the adapter's step if it is an earlier one; empty without validations."""
     best, last = state.best_validation, state.validations[-1] if state.validations else None
     if best is None or last is None:
         return ""

@@ -137,6 +137,7 @@ def _limits(low: float, high: float) -> str:
 
 
 def price_text(price: SearchPrice) -> tuple[str, str]:
+    """Return what a search takes, and the budget after which another trial is unlikely to help."""
     varied = ", which differ in epochs," if price.epochs_vary else ""
     words = f"{plural(price.trials, 'trial')}{varied} take {price.steps:,} steps ({price.full_steps:,} if none stopped early)"
     words += f" and {price.answers:,} answers"

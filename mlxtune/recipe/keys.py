@@ -43,6 +43,7 @@ class RecipeKey:
         return _listed(_element(self.value_type))
 
     def value_in(self, recipe: Recipe) -> Any:
+        """Return the key's value in ``recipe``; of a table, a mapping with the fields that are set."""
         return value_at(recipe, self.path)
 
     def unused_reason(self, recipe: Recipe) -> str:

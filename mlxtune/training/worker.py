@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxtune import __version__
-from mlxtune.adapters.entry import data_hash, read_lineage
+from mlxtune.adapters.entry import data_hash
+from mlxtune.adapters.layout import LINEAGE
 from mlxtune.core.errors import Interrupted
 from mlxtune.core.files import read_json, write_json
 from mlxtune.core.hashing import sha256_file, sha256_json
@@ -160,7 +161,8 @@ def _parent_lineage(recipe: Recipe) -> dict[str, Any] | None:
     if not recipe.adapter.parent:
         return None
     folder = recipe.path(recipe.adapter.parent)
-    return {"folder": str(folder), "sha256": sha256_file(folder / WEIGHTS), "lineage": read_lineage(folder)}
+    lineage = read_json(folder / LINEAGE) if (folder / LINEAGE).is_file() else {}
+    return {"folder": str(folder), "sha256": sha256_file(folder / WEIGHTS), "lineage": lineage}
 
 
 def main() -> int:

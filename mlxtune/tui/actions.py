@@ -96,7 +96,7 @@ class HasActions(_Mixin):
     def user_keys(self) -> dict[str, str]:
         """The keys to show, by action, for bindings that the user's settings change."""
         changes = self.app.key_changes
-        return keys.shown_keys(changes, {"screen": type(self), "app": type(self.app)}) if changes else {}
+        return keys.shown_keys(changes, {"app": type(self.app), "screen": type(self)}) if changes else {}
 
     def shown_actions(self) -> list[ShownAction]:
         """Return the actions that are possible now and have a label, in the order of the footer."""

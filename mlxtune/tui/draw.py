@@ -68,7 +68,7 @@ def text_rows(block: Text, width: int) -> list[Content]:
     for index, row in enumerate(wrap(whole.plain, width - len(indent) - 2)):
         start += whole.plain[start : start + 1] == " "
         lead = line("  ", glyph(block.mark)) if index == 0 else Content(indent)
-        drawn.append(line(lead, whole[start : start + len(row)]))
+        drawn.append(line(lead, whole[start : start + len(row)]).truncate(max(width, 0)))
         start += len(row)
     return drawn
 
@@ -78,8 +78,10 @@ def fact_rows(fact: Fact, width: int, keys: Keys | None = None, label_width: int
     label, value = one_line(fact.label), line(glyph(fact.mark), one_line(fact.value))
     if len(label) > label_width - 3:
         space = width - 3 - value.cell_length
-        found = [line("  ", cell(label, space, "bold"), " ", value)]
-        return found + [line((f"    {row}", "$muted")) for row in wrap(one_line(fact.note), width - 5) if row]
+        found = [line("  ", cell(label, space, "bold"), " ", value).truncate(max(width, 0))]
+        return found + [
+            line((f"    {row}", "$muted")).truncate(max(width, 0)) for row in wrap(one_line(fact.note), width - 5) if row
+        ]
     indent, space = " " * label_width, width - label_width - 1
     text = " ".join(filter(None, (value.plain, f" {one_line(fact.note)}" if fact.note else "")))
     found = []
@@ -92,9 +94,9 @@ def fact_rows(fact: Fact, width: int, keys: Keys | None = None, label_width: int
         if index == 0 and fact.mark:
             shown = shown.stylize(f"bold ${fact.mark}", 0, 1)
         lead = line("  ", cell(label, label_width - 2, "$muted")) if index == 0 else Content(indent)
-        found.append(line(lead, shown))
+        found.append(line(lead, shown).truncate(max(width, 0)))
     if fact.action and keys and fact.action.id in keys:
-        found[-1] = line(found[-1], "  ", keys[fact.action.id])
+        found[-1] = line(found[-1], "  ", keys[fact.action.id]).truncate(max(width, 0))
     return found
 
 
@@ -106,7 +108,7 @@ def bar_rows(block: Bars, width: int) -> list[Content]:
         figure = cell(bar.value, 8, "bold" if bar.style == "primary" else "", right=True)
         label = cell(one_line(bar.label), _BAR_LABEL - 2, "$muted" if length else "$faint")
         segment = line(" " * first, ("━" * length, token(bar.style)))
-        drawn.append(line("  ", label, figure, "  ", segment))
+        drawn.append(line("  ", label, figure, "  ", segment).truncate(max(width, 0)))
     return drawn
 
 
@@ -131,7 +133,7 @@ def table_rows(table: Table, width: int) -> list[Content]:
         widths[widest] = max(widths[widest] + spare, 8)
     if any(column.label for column in shown.columns):
         labels = [cell(one.label, size, "$faint", right=one.right) for one, size in zip(shown.columns, widths, strict=True)]
-        drawn.append(_joined(labels))
+        drawn.append(_joined(labels, width))
     for items in shown.rows:
         cells = []
         for item, column, size in zip(items, shown.columns, widths, strict=True):
@@ -141,11 +143,11 @@ def table_rows(table: Table, width: int) -> list[Content]:
                 is_bold = item.style in ("primary", "success", "warning", "error")
                 style = f"bold {token(item.style)}" if is_bold else token(item.style)
                 cells.append(cell(item.text, size, style, right=column.right))
-        drawn.append(_joined(cells))
+        drawn.append(_joined(cells, width))
     if any(item.bar and (item.bar.minimum, item.bar.maximum) == (0, 1) for index in bars for item in columns[index]):
-        drawn.append(_joined([axis(size) if index in bars else Content(" " * size) for index, size in enumerate(widths)]))
+        drawn.append(_joined([axis(size) if index in bars else Content(" " * size) for index, size in enumerate(widths)], width))
     return drawn
 
 
-def _joined(cells: Sequence[Content]) -> Content:
-    return line(*(part for item in cells for part in (" " * _GAP, item))).rstrip()
+def _joined(cells: Sequence[Content], width: int) -> Content:
+    return line(*(part for item in cells for part in (" " * _GAP, item))).truncate(max(width, 0)).rstrip()

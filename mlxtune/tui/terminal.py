@@ -6,6 +6,7 @@ the terminal for its attributes. That fails as soon as the other end is closed, 
 from the signal wakeup descriptor, because Python runs signal handlers only in the main thread, which may be blocked.
 """
 
+import asyncio
 import os
 import select
 import signal
@@ -15,6 +16,7 @@ import termios
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +73,21 @@ def _is_open(handle: int) -> bool:
 
 
 class TerminalDriver(LinuxDriver):
-    """Textual's driver, but with a single thread that reads keys also after SIGSTOP and SIGCONT."""
+    """Textual's driver, but with a single thread that reads keys also after SIGSTOP and SIGCONT.
+
+    Textual stops and continues within the signal. A write that the signal interrupts holds the lock of the queue of writes, for which
+    the writes of the handler would wait forever.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTSTP, signal.SIGCONT):
+            signal.signal(number, partial(self._after_writes, loop, signal.getsignal(number)))
+
+    def _after_writes(self, loop: asyncio.AbstractEventLoop, handler: Any, *_: object) -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(handler)
 
     def start_application_mode(self) -> None:
         if any(thread.name == "textual-input" for thread in threading.enumerate()):

@@ -15,8 +15,8 @@ from tiny_model import CHATML, make_tiny
 
 from mlxtune.adapters import library, publish
 from mlxtune.adapters.entry import AdapterEntry
+from mlxtune.adapters.export import export_worker as exporting
 from mlxtune.adapters.export import fidelity, start
-from mlxtune.adapters.export import worker as exporting
 from mlxtune.core.files import read_json, write_json
 from mlxtune.core.json_fields import to_json
 from mlxtune.evaluation.verdict import Verdict

@@ -79,7 +79,7 @@ SUITE = Path(__file__).parents[3] / "shared" / "data" / "jsontestsuite"
 def test_the_conformance_suite_is_scored_file_by_file(ok, cwd):
     files = sorted(SUITE.iterdir())
     rows = [{"id": file.name, "output": file.read_bytes().decode("utf-8", "surrogateescape")} for file in files]
-    write_rows(cwd / "o.jsonl", rows)
+    (cwd / "o.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))  # escaped, because UTF-8 has no lone surrogates
     for outputs in (str(SUITE), "o.jsonl"):
         document = ok("score", outputs, "--json").json
         assert document["rows"] == len(files) == 318

@@ -17,6 +17,14 @@ def _compared(both: int, broken: int, fixed: int, neither: int):
 
 
 @pytest.mark.parametrize(
+    ("table", "word"),
+    [((10, 1, 40, 9), "better"), ((10, 40, 1, 9), "worse"), ((10, 5, 6, 9), "cannot_tell"), ((0, 0, 0, 60), "cannot_tell")],
+)
+def test_outcome_follows_evidence(table, word):
+    assert _compared(*table).outcome == word
+
+
+@pytest.mark.parametrize(
     ("share", "points"), [(0.825 - 0.8, "+2.5"), (-0.025, "−2.5"), (0.0004, "0.0"), (-0.0004, "0.0"), (0.0, "0.0"), (1.0, "+100.0")]
 )
 def test_points_have_a_sign_and_as_many_decimals_as_rates(share, points):

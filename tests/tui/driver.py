@@ -138,7 +138,10 @@ class RoomDriver:
     def text(self, selector: str) -> str:
         """The text of one panel; empty while it is hidden."""
         panel = self.screen.query_one(selector, Panel)
-        return panel.render().plain if panel.is_on_screen or panel.size.height else ""
+        if not (panel.is_on_screen or panel.size.height):
+            return ""
+        rows = panel.render().split("\n", allow_blank=True)
+        return "\n".join(row.truncate(panel.size.width).plain for row in rows)  # as the screen clips them
 
     def words(self, selector: str) -> str:
         """The text of one panel without its line breaks and gaps."""

@@ -72,6 +72,17 @@ threading.Thread(target=count, daemon=True).start()
 """
 
 
+CONTINUES_WITHIN_A_WRITE = """
+import os, queue, signal
+put = queue.Queue._put  # called with the queue's lock
+def interrupted(self, item):
+    if "Start" in str(item) and queue.Queue._put is interrupted:
+        queue.Queue._put = put
+        os.kill(os.getpid(), signal.SIGCONT)
+    put(self, item)
+queue.Queue._put = interrupted
+"""
+
 EMPTY = "Start with the sample workspace"
 
 
@@ -99,6 +110,14 @@ def test_keys_are_read_by_one_thread_after_a_stop_from_outside(work):
             (work / "readers").unlink()
             screen.wait_for((work / "readers").exists)
             screen.wait_for(lambda: (work / "readers").read_text() == "1")
+        screen.press("q")
+        assert screen.end() == 0
+        assert screen.restored
+
+
+def test_a_signal_within_a_write_does_not_stop_the_app(work):
+    with terminal(work, work.parent / "home", code=CONTINUES_WITHIN_A_WRITE + APP) as screen:
+        screen.wait_for(lambda: screen.written.count(b"\x1b[?1004h") > 1)
         screen.press("q")
         assert screen.end() == 0
         assert screen.restored

@@ -1,6 +1,7 @@
 """Verbs that choose rows (``where``, ``keep``, ``drop``, ``sample``, ``cap``, ``dedupe``, ``merge``) or change their metadata (``tag`` …)."""
 
 import hashlib
+import heapq
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -8,7 +9,6 @@ from typing import Any
 
 from mlxtune.core.errors import DataError
 from mlxtune.core.files import user_path
-from mlxtune.core.sequences import grouped
 from mlxtune.core.text import one_line, suggest
 from mlxtune.data import filters
 from mlxtune.data.checks.check_input import target_text
@@ -74,16 +74,22 @@ def _at_most(scanner: ArgumentScanner, limit: int, value_of: Callable[[Row], str
     seed = scanner.number("a seed") if scanner.keyword("seed") else _DEFAULT_SEED
 
     def choose(rows: Iterator[tuple[int, PipelineRow]]) -> frozenset[int]:
-        drawn: defaultdict[str, list[tuple[bytes, int]]] = defaultdict(list)  # by value
+        kept: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)  # per value: a heap with the next row to drop first
+        dropped = []
         keys: set[str] | None = None
         for number, row in rows:
             keys = (keys or set()) | row.current.meta.keys() if key else None
-            if (value := value_of(row.current)) is not None:
-                digest = hashlib.blake2b(f"{seed} {row.current.hash}".encode(), digest_size=8).digest()
-                drawn[value].append((digest, number))
-        if keys is not None and not drawn.keys() - {""}:
+            if (value := value_of(row.current)) is None:
+                continue
+            digest = hashlib.blake2b(f"{seed} {row.current.hash}".encode(), digest_size=8).digest()
+            luck = (-int.from_bytes(digest), -number)
+            if len(kept[value]) < limit:
+                heapq.heappush(kept[value], luck)
+            else:
+                dropped.append(-heapq.heappushpop(kept[value], luck)[1])
+        if keys is not None and not kept.keys() - {""}:
             raise unknown_key(key, keys)
-        return frozenset(number for own in drawn.values() for _, number in sorted(own)[limit:])
+        return frozenset(dropped)
 
     return Selection(choose, scanner.where)
 
@@ -107,8 +113,14 @@ def _parse_dedupe(scanner: ArgumentScanner) -> Selection:
         scanner.fields |= {"finding"} if name == "contract" else set()
 
     def choose(rows: Iterator[tuple[int, PipelineRow]]) -> frozenset[int]:
-        ranks = grouped((prompt_hash(row.current), (tuple(rule(row) for rule in rules), number)) for number, row in rows)
-        return frozenset(number for own in ranks.values() for _, number in sorted(own)[:-1])
+        best: dict[str, tuple[tuple[float, ...], int]] = {}
+        dropped = []
+        for number, row in rows:
+            prompt, rank = prompt_hash(row.current), (tuple(rule(row) for rule in rules), number)
+            if prompt in best:
+                dropped.append(min(best[prompt], rank)[1])
+            best[prompt] = max(best.get(prompt, rank), rank)
+        return frozenset(dropped)
 
     return Selection(choose, scanner.where)
 

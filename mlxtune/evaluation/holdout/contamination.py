@@ -1,12 +1,12 @@
 """Check whether an adapter was trained on the rows it is evaluated on, using the records of its runs."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from mlxtune.adapters.entry import read_lineage
 from mlxtune.core.errors import InputError
 from mlxtune.core.files import read_json, write_text
 from mlxtune.core.json_fields import from_json, to_json
@@ -16,7 +16,7 @@ from mlxtune.evaluation.evidence import TRAINED, EvaluatedRow, read_records, to_
 from mlxtune.recipe import load
 from mlxtune.runs import registry
 
-_RECORD = "data.json"
+_RECORD, _LINEAGE = "data.json", "mlxtune.json"
 _NAMED = 5  # maximum number of rows listed in an error
 
 
@@ -98,8 +98,10 @@ def _lineage(workspace: Path, adapter: Path) -> Iterator[Path | None]:
 
 def _run(workspace: Path, adapter: Path) -> Path | None:
     """Return the folder of the run that made ``adapter``: its parent folder, or the run that its lineage names."""
-    name = read_lineage(adapter).get("run")
-    runs = [registry.run_of(adapter), *(run for run in registry.list_runs(workspace) if run.id == name)]
+    runs = [registry.run_of(adapter)]
+    with suppress(InputError, KeyError, TypeError):
+        name = read_json(adapter / _LINEAGE)["run"]
+        runs += (run for run in registry.list_runs(workspace) if run.id == name)
     return next((run.folder for run in runs if (run.folder / _RECORD).is_file()), None)
 
 

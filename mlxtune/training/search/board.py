@@ -162,6 +162,7 @@ class Board:
 
     @property
     def trained_steps(self) -> int:
+        """The total number of optimizer steps behind all results."""
         return sum(result.trained for result in self.results.values())
 
 

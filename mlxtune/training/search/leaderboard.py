@@ -107,6 +107,7 @@ def read_leaderboard(search: Path) -> Leaderboard | None:
 
 
 def _scale(board: Board, name: str) -> tuple[dict[int, float], tuple[Value, Value]]:
+    """Return where each trial's value of a parameter lies between the ends, from 0 to 1, and the ends."""
     values = [trial.values[name] for trial in board.plan.trials]
     numbers = log_scale(values)
     order = sorted(zip(numbers, values, strict=True), key=lambda pair: (pair[0], str(pair[1])))

@@ -106,7 +106,7 @@ class ListPanel(FocusPanel):
     def _draw_row(self, index: int, width: int) -> Content:
         here = index == self.cursor
         bar = ("▌", "$primary") if self.has_focus else ("▎", "$muted")
-        row = line(self._gutter(index, bar if here else (" ", "")), self._row(index, width - 2))
+        row = line(self._gutter(index, bar if here else (" ", "")), self._row(index, width - 2)).truncate(max(width, 0))
         if not here or not self.has_focus:
             return row
         return line(row, " " * max(width - row.cell_length, 0)).stylize_before("$select-ink on $select")

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Container, Horizontal, Vertical
+from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.suggester import SuggestFromList
 from textual.widgets import Input
@@ -119,7 +119,7 @@ class DataRoom(SourceRoom):
 
     def compose_body(self) -> ComposeResult:
         yield Invitation("Data")
-        with Container(id="data-columns"):
+        with Horizontal(id="data-columns"):
             with Vertical(id="rows-side"):
                 yield Section(
                     "Rows",

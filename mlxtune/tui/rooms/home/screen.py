@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Container, Vertical
+from textual.containers import Horizontal, Vertical
 from textual.content import Content
 
 from mlxtune.advice.next_step import NextStep, next_step, of_recipe
@@ -69,7 +69,7 @@ class HomeRoom(Room):
 
     def compose_body(self) -> ComposeResult:
         yield Section("Next", NextPanel(id="next-picture"), lit=True, id="next-step")
-        with Container(id="home-columns"):
+        with Horizontal(id="home-columns"):
             with Vertical(classes="left"):
                 yield Section("Workflow", Panel(id="workflow-picture"), id="workflow", classes="fill")
                 yield Section("Loss", Panel(id="lower-picture"), id="home-lower", classes="fill")

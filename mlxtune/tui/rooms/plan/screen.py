@@ -138,7 +138,7 @@ class PlanRoom(Room):
         yield Invitation("Plan")
         yield Panel(id="plan-verdict")
         with Horizontal(id="plan-columns"):
-            yield Section("Recipe", ListPanel(id="plan-keys"), Panel(id="plan-detail"), id="plan-form")
+            yield Section("Recipe", ListPanel(id="plan-keys"), Panel(id="plan-detail"), id="plan-form", classes="fill")
             yield Panel(id="plan-side")
 
     @property

@@ -9,7 +9,7 @@ from operator import call
 from typing import Any
 
 from textual.app import ComposeResult
-from textual.containers import Container, Vertical
+from textual.containers import Container, Horizontal, Vertical
 
 from mlxtune.core.errors import DataError, MlxtuneError
 from mlxtune.core.text import one_line, restore_unsafe, safe_text
@@ -112,7 +112,7 @@ class ReviewRoom(SourceRoom):
         yield Invitation("Review")
         with Vertical(id="review-body"):
             yield Panel(id="progress")
-            with Container(id="review-columns"):
+            with Horizontal(id="review-columns"):
                 with Vertical(id="read-side"):
                     reader, editor = RowReader(id="reader"), Container(Editor(id="editor"), id="editor-box")
                     yield Section("Row", reader, editor, id="read", classes="fill")
