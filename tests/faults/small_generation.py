@@ -56,8 +56,8 @@ class Teacher:
     def __init__(self) -> None:
         self.meter = CostMeter()
 
-    def ask(self, call: Any, progress: Any) -> dict[str, Any]:
-        return {"replies": [{"text": self.reply(one), "ended": "stop", "seed": one.seed} for one in call.questions]}
+    def ask(self, questions: Any, progress: Any) -> dict[str, Any]:
+        return {"replies": [{"text": self.reply(one), "ended": "stop", "seed": one.seed} for one in questions]}
 
     def reply(self, question: Any) -> str:
         digits = [int(digit, 16) for digit in sha256_json([question.messages, question.seed])]

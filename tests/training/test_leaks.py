@@ -15,8 +15,10 @@ from mlx_lm.utils import load_tokenizer
 from tiny_model import write_chat
 
 from mlxtune.data.source import read_file
+from mlxtune.evaluation.contract import Contract
 from mlxtune.models.template import ChatTemplate
 from mlxtune.planning.machine import footprint
+from mlxtune.recipe import EvaluationSection
 from mlxtune.training.sampler import Sampler
 
 pytestmark = pytest.mark.slow
@@ -54,7 +56,9 @@ def test_files_and_memory_stay_flat(tiny, tmp_path, compiled):
     tokenizer, meter = load_tokenizer(tiny), Meter()
     loaded: Any = SimpleNamespace(model=loop.stack.model, tokenizer=tokenizer)
     rows = read_file(write_chat(tmp_path / "chat.jsonl", 26))
-    loop.sample = Sampler(loaded, ChatTemplate(tokenizer), rows, 2, 8, 8, meter.emit, [])
+    loop.sample = Sampler(
+        loaded, ChatTemplate(tokenizer), rows, 2, 8, 8, meter.emit, [], Contract(EvaluationSection()), checked=False
+    )
     loop.run(meter)
     assert len(meter.bytes) == STEPS // EVERY
     assert len(meter.of("sample")) == 2 * (len(meter.of("validation"))) == 2 * (1 + STEPS // EVERY)
