@@ -8,7 +8,8 @@ BIN := $(VENV)/bin
 # the result, also where the environment says otherwise.
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt
 export PYTHONDONTWRITEBYTECODE :=
-PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
+# Three processes on two cores, because some tests wait for programs that they start.
+PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: setup demo test test-fast coverage check docs screenshots cast format clean
 
