@@ -54,7 +54,7 @@ class BackboneHead:
 
     ``backbone(tokens, cache or None)`` returns hidden states ``(batch, tokens, width)``, ``logits(hidden)`` the logits, and
     ``logp(hidden, targets)`` log-probabilities ``(positions,)``; ``logp_no_grad`` returns the same without a gradient.
-    ``is_expected`` is False if the head takes more than usual: it could not be split off, or is not trained and is computed twice. If the
+    ``is_efficient`` is False if the head takes more than usual: it could not be split off, or is not trained and is computed twice. If the
     model cannot be split, ``backbone`` is the whole model and its "hidden states" are the logits.
     """
 
@@ -62,7 +62,7 @@ class BackboneHead:
     logits: Logits
     logp: LogProbabilities
     logp_no_grad: LogProbabilities
-    is_expected: bool = True
+    is_efficient: bool = True
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def split_head(model: nn.Module) -> BackboneHead:
     through the model's own code. A model that cannot be split runs as a whole. Call this after adapters are added.
     """
     whole = BackboneHead(
-        lambda tokens, cache=None: model(tokens, cache=cache), lambda logits: logits, plain_logp, plain_logp, is_expected=False
+        lambda tokens, cache=None: model(tokens, cache=cache), lambda logits: logits, plain_logp, plain_logp, is_efficient=False
     )
     head = next((head for parts in _find_parts(model) if (head := _verified(model, parts))), whole)
     return _with_fresh_caches(head, model) if _shares_keys_through_caches(model) else head
@@ -198,7 +198,7 @@ def _verified(model: nn.Module, parts: _Parts | _InnerParts) -> BackboneHead | N
             return BackboneHead(parts.backbone, logits, logp, fused_logp_no_grad(head, scale=scale, cap=cap))
     trained = any(tree_flatten(module.trainable_parameters()) for module in parts.head_modules)
     logp = chunked_logp(parts.logits, parts.head_modules)
-    return BackboneHead(parts.backbone, parts.logits, logp, logp, is_expected=trained)
+    return BackboneHead(parts.backbone, parts.logits, logp, logp, is_efficient=trained)
 
 
 def _logit_scaling(outer: nn.Module) -> tuple[float, float]:

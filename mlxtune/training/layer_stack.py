@@ -187,7 +187,7 @@ class LayerStack:
         tokens = mx.array([[1, 5, 2, 9, 4, 7], [1, 5, 2, 9, 3, 8]])
         with suppress_model_errors():
             shared = self.hidden_states(tokens[:, 4:], self.run_prefix(tokens[0, :4])[0])
-            return close(shared, self.hidden_states(tokens)[:, 4:])
+            return all_close(shared, self.hidden_states(tokens)[:, 4:])
         return False
 
     def can_skip_frozen(self) -> bool:
@@ -197,7 +197,7 @@ class LayerStack:
         tokens = mx.array([[1, 5, 2, 9, 4, 7]])
         with suppress_model_errors():
             frozen = self.hidden_states(tokens, until=self.first_adapted)
-            return close(self.hidden_states(tokens, None, frozen), self.hidden_states(tokens))
+            return all_close(self.hidden_states(tokens, None, frozen), self.hidden_states(tokens))
         return False
 
     def _first_adapted(self) -> int:
@@ -221,7 +221,7 @@ def _layer_lists(model: nn.Module) -> list[tuple[nn.Module, str]]:
     return [lists[start] for start in sorted(lists)]
 
 
-def close(actual: mx.array, expected: mx.array) -> bool:
+def all_close(actual: mx.array, expected: mx.array) -> bool:
     return bool(mx.allclose(expected, actual, rtol=1e-2, atol=1e-2 * magnitude(expected)).item())
 
 

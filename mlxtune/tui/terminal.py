@@ -72,22 +72,23 @@ def _is_open(handle: int) -> bool:
     return True
 
 
+def _run_in_loop(loop: asyncio.AbstractEventLoop, handler: Any, *_: object) -> None:
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(handler)
+
+
 class TerminalDriver(LinuxDriver):
     """Textual's driver, but with a single thread that reads keys also after SIGSTOP and SIGCONT.
 
-    Textual stops and continues within the signal. A write that the signal interrupts holds the lock of the queue of writes, for which
-    the writes of the handler would wait forever.
+    Textual's handlers of SIGTSTP and SIGCONT write to the terminal. Here they run in the event loop: within a signal, they could wait
+    forever for the lock of the output queue, which the interrupted write holds.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTSTP, signal.SIGCONT):
-            signal.signal(number, partial(self._after_writes, loop, signal.getsignal(number)))
-
-    def _after_writes(self, loop: asyncio.AbstractEventLoop, handler: Any, *_: object) -> None:
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(handler)
+            signal.signal(number, partial(_run_in_loop, loop, signal.getsignal(number)))
 
     def start_application_mode(self) -> None:
         if any(thread.name == "textual-input" for thread in threading.enumerate()):

@@ -39,7 +39,7 @@ from mlxtune.runs import launch, registry
 from mlxtune.runs.worker import Worker
 from mlxtune.training.preference.reference import adapters_disabled
 
-if not start.missing_package("gguf"):
+if not start.missing_package("gguf"):  # an extra, which exports to other formats do not need
     from mlxtune.adapters.export import gguf
     from mlxtune.adapters.export.gguf_tokenizer import read_tokenizer
 

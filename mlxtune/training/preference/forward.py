@@ -17,7 +17,7 @@ from mlxtune.core.gpu_errors import suppress_model_errors
 from mlxtune.data.rows import Location
 from mlxtune.models.encoded import EncodedPair
 from mlxtune.training.frozen_cache import FrozenCache
-from mlxtune.training.layer_stack import LayerStack, RecordingCache, TrainingPrefixCache, close, plain_attention
+from mlxtune.training.layer_stack import LayerStack, RecordingCache, TrainingPrefixCache, all_close, plain_attention
 from mlxtune.training.objective import Arrays, TrainingBatch
 from mlxtune.training.preference.batches import collate, inference_groups
 
@@ -65,7 +65,7 @@ def can_share_prompts(stack: LayerStack) -> bool:
             for share_prompts, prefix in ((False, 0), (True, 0), (True, 2))
         ]
         expected, *others = (logps(stack, batch.arrays())[0] for batch in batches)
-        return all(close(other, expected) for other in others)
+        return all(all_close(other, expected) for other in others)
     return False
 
 
