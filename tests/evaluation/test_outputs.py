@@ -250,7 +250,9 @@ def test_damaged_records_of_the_cache_are_computed_again(loaded, tmp_path):
         file.write_text("".join([*lines[:2], '{"input": 5}\n', lines[3][:-9]]))
     again = _answer(loaded, tmp_path)
     assert not again.cached
-    assert again.answers == first.answers
+    nats = [answer.nats for answer in first.answers]
+    assert [answer.nats for answer in again.answers] == pytest.approx(nats), "other batches round differently"
+    assert [replace(answer, nats=None) for answer in again.answers] == [replace(answer, nats=None) for answer in first.answers]
 
 
 def test_non_finite_model_fails_and_caches_nothing(loaded, tmp_path):
