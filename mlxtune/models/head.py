@@ -54,15 +54,16 @@ class BackboneHead:
 
     ``backbone(tokens, cache or None)`` returns hidden states ``(batch, tokens, width)``, ``logits(hidden)`` the logits, and
     ``logp(hidden, targets)`` log-probabilities ``(positions,)``; ``logp_no_grad`` returns the same without a gradient.
-    ``is_efficient`` is False if the head takes more than usual: it could not be split off, or is not trained and is computed twice. If the
-    model cannot be split, ``backbone`` is the whole model and its "hidden states" are the logits.
+    If ``is_split`` is False, ``backbone`` is the whole model and its "hidden states" are the logits. ``is_computed_twice`` tells whether
+    the gradient needs the logits again, although the head is not trained.
     """
 
     backbone: Callable[..., mx.array]
     logits: Logits
     logp: LogProbabilities
     logp_no_grad: LogProbabilities
-    is_efficient: bool = True
+    is_split: bool = True
+    is_computed_twice: bool = False
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ def split_head(model: nn.Module) -> BackboneHead:
     through the model's own code. A model that cannot be split runs as a whole. Call this after adapters are added.
     """
     whole = BackboneHead(
-        lambda tokens, cache=None: model(tokens, cache=cache), lambda logits: logits, plain_logp, plain_logp, is_efficient=False
+        lambda tokens, cache=None: model(tokens, cache=cache), lambda logits: logits, plain_logp, plain_logp, is_split=False
     )
     head = next((head for parts in _find_parts(model) if (head := _verified(model, parts))), whole)
     return _with_fresh_caches(head, model) if _shares_keys_through_caches(model) else head
@@ -198,7 +199,7 @@ def _verified(model: nn.Module, parts: _Parts | _InnerParts) -> BackboneHead | N
             return BackboneHead(parts.backbone, logits, logp, fused_logp_no_grad(head, scale=scale, cap=cap))
     trained = any(tree_flatten(module.trainable_parameters()) for module in parts.head_modules)
     logp = chunked_logp(parts.logits, parts.head_modules)
-    return BackboneHead(parts.backbone, parts.logits, logp, logp, is_efficient=trained)
+    return BackboneHead(parts.backbone, parts.logits, logp, logp, is_computed_twice=not trained)
 
 
 def _logit_scaling(outer: nn.Module) -> tuple[float, float]:

@@ -55,7 +55,7 @@ def text_vectors(
     missing = [key for key in tokens if key not in known]
     if missing:
         head = split_head(loaded.model)
-        if not head.is_efficient:
+        if not head.is_split:
             return None
         with first_layers(loaded.model, head):
             states = _mean_states(head, [tokens[key][:limit] for key in missing], progress)

@@ -19,8 +19,8 @@ WaitReason = Literal["power", "heat"]
 SampleOutcome = Literal["passes", "fails", "ended", "loop", "cut_off"]
 WarningCode = Literal[
     "answers_limited_by_context", "best_checkpoint_damaged", "budget_limits_trials", "budget_spent", "busy_machine", "checkpoint_damaged",
-    "displacement", "export_note", "format_lost", "generation_capped", "gpu_restart", "head_computed_twice", "high_learning_rate",
-    "no_perplexity", "not_recomputable", "parent_thinking", "preferences_not_compared", "rows_skipped", "rows_truncated",
+    "displacement", "export_note", "format_lost", "generation_capped", "gpu_restart", "head_computed_twice", "head_not_split",
+    "high_learning_rate", "no_perplexity", "not_recomputable", "parent_thinking", "preferences_not_compared", "rows_skipped", "rows_truncated",
     "split_not_recorded", "stopped_early", "template_note", "unknown_conditions",
 ]  # fmt: skip
 

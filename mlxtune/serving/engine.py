@@ -404,7 +404,7 @@ class Engine:
         event: protocol.Event | None = None
         self.pool.activate(None)
         try:
-            if not self._head.is_efficient:
+            if not self._head.is_split:
                 raise InputError("The hidden states of this architecture cannot be read, so it has no embeddings.")
             with first_layers(self.loaded.model, self._head):
                 if not job.compute_batch(self._head):

@@ -91,7 +91,8 @@ def build_loop(loaded: LoadedModel, recipe: Recipe, folder: Path) -> TrainingLoo
     adapter = lora.add(loaded.model, recipe.adapter, recipe.training.seed)
     parts = split_head(loaded.model)
     stack, encoded = LayerStack(loaded.model, parts), rows()
-    assert parts.is_efficient
+    assert parts.is_split
+    assert not parts.is_computed_twice
     skips = stack.can_skip_frozen()
     loop = TrainingLoop(folder, stack, recipe.training, recipe.adapter, adapter, encoded[:11], encoded[11:], SFTObjective())
     loop.cache = lambda rows: FrozenCache(stack, rows, 0, budget=5000, folder=folder) if skips else None

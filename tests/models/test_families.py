@@ -109,7 +109,8 @@ def test_architectures_that_cannot_be_batched_are_evaluated(name: str) -> None:
 def test_a_head_inside_the_backbone_is_computed_at_the_trained_positions_only(name: str) -> None:
     model = families.build(name)
     head = split_head(model)
-    assert head.is_efficient
+    assert head.is_split
+    assert not head.is_computed_twice
     assert "fused_logp" in head.logp.__qualname__
     tokens = mx.array([[1, 5, 2, 9, 4, 7]])
     hidden = head.backbone(tokens, None)

@@ -178,7 +178,8 @@ def test_an_unusual_head_runs_in_chunks_with_a_warning(tiny: Path, more: str, dt
     inner.set_dtype(dtype)
     model = Odd(inner, ODD[more])
     parts = split_head(model)
-    assert not parts.is_efficient
+    assert parts.is_split
+    assert parts.is_computed_twice
     assert "chunked_logp" in parts.logp.__qualname__
     tokens, targets = mx.array([[5, 6, 7, 8]]), mx.array([6, 7, 8, 9])
     assert mx.allclose(parts.logp(parts.backbone(tokens)[0], targets), plain_logp(model(tokens)[0], targets), rtol=1e-5)
@@ -187,7 +188,8 @@ def test_an_unusual_head_runs_in_chunks_with_a_warning(tiny: Path, more: str, dt
 def test_a_model_that_cannot_be_split_runs_whole_with_a_warning(tiny: Path) -> None:
     model = Closed(load_model(tiny)[0])
     parts = split_head(model)
-    assert not parts.is_efficient
+    assert not parts.is_split
+    assert not parts.is_computed_twice
     assert parts.logp is plain_logp
     tokens, targets = mx.array([[5, 6, 7, 8]]), mx.array([6, 7, 8, 9])
     assert mx.array_equal(parts.logits(parts.backbone(tokens)), model(tokens))

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from mlxtune.models import text_vectors as vectors
+from mlxtune.models.head import split_head
 from mlxtune.models.load import load
 from mlxtune.models.resolve import resolve
 
@@ -61,6 +62,17 @@ def test_architecture_that_needs_all_layers_runs_them_all(loaded, tmp_path: Path
     whole = vectors.text_vectors(loaded, TEXTS, tmp_path / "a")
     tokens = [loaded.tokenizer.encode(TEXTS[0], add_special_tokens=False)]
     assert whole[0] == pytest.approx(np.array(loaded.model.model(mx.array(tokens))[0]).mean(axis=0), abs=1e-4)
+
+
+def test_a_head_that_is_computed_twice_has_the_same_hidden_states(loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Capped(type(loaded.model)):
+        def __call__(self, *args, **kwargs):
+            return mx.tanh(super().__call__(*args, **kwargs) / 30) * 30
+
+    plain = vectors.text_vectors(loaded, TEXTS, tmp_path / "plain")
+    monkeypatch.setattr(loaded.model, "__class__", Capped)
+    assert split_head(loaded.model).is_computed_twice
+    assert (vectors.text_vectors(loaded, TEXTS, tmp_path / "capped") == plain).all()
 
 
 def test_standardized_vectors_are_unit_and_centered() -> None:

@@ -67,7 +67,8 @@ def assert_plain(stack: LayerStack) -> tuple[float, Any]:
 def test_gradients_match_plain_computation_and_step_lowers_loss(folder, name, compute):
     model, _ = adapted(folder(name), compute)
     parts = split_head(model)
-    assert parts.is_efficient
+    assert parts.is_split
+    assert not parts.is_computed_twice
     assert "fused_logp" in parts.logp.__qualname__
     stack = LayerStack(model, parts)
     assert stack.can_share_prefix() == ARCHITECTURES[name].shares_prefix
@@ -88,7 +89,8 @@ def test_gradients_match_plain_computation_and_step_lowers_loss(folder, name, co
 def test_trained_head_gets_plain_gradients(folder, name, kind, target):
     model, _ = adapted(folder(name), "native", kind=kind, targets=["q_proj", target])
     parts = split_head(model)
-    assert parts.is_efficient
+    assert parts.is_split
+    assert not parts.is_computed_twice
     assert_plain(LayerStack(model, parts))
 
 

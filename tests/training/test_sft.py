@@ -79,7 +79,8 @@ ALL = [Ways(), *EACH, *TOGETHER]
 def own_loss_and_gradients(model: nn.Module, rows: list[Encoded], ways: Ways) -> tuple[float, dict[str, mx.array]]:
     """Return the same from the training loop's parts in two batches, divided by the trained tokens of both."""
     parts = split_head(model)
-    assert parts.is_efficient
+    assert parts.is_split
+    assert not parts.is_computed_twice
     stack = LayerStack(model, parts, StreamPool(ways.lanes), checkpointed=ways.checkpointed)
     prefix = sft.shared_prefix(rows) if ways.prefix else 0
     assert prefix >= 16 or not ways.prefix
