@@ -185,7 +185,9 @@ def _after_verdict(
     verdict: Evaluation, others: Sequence[Evaluation], recipe: RecipeView | None, epochs: float, best: Evaluation
 ) -> Iterator[NextStep]:
     """Yield what a verdict suggests, most useful first."""
-    run, path, is_better = verdict.run_id, recipe.path if recipe else None, verdict.outcome == "better"
+    run, path = verdict.run_id, recipe.path if recipe else None
+    is_better = verdict.outcome == "better"
+    is_usable = is_better and (verdict.caveat is None or verdict.caveat.reason == "off_task_unknown")
     if wider := next((one for one in others if verdict.is_part_of(one)), None):
         yield NextStep(StepCode.READ_WIDER_EVALUATION, wider.run.id, number=len(wider.row_ids - verdict.row_ids))
     if recipe and recipe.last_check and recipe.last_check.needs_attention and not is_better:
@@ -193,7 +195,7 @@ def _after_verdict(
     if not is_better and 0 < epochs < 1:
         yield NextStep(StepCode.TRAIN_LONGER, run, path, number=epochs)
     yield from _evaluate_more(verdict)
-    if is_better:
+    if is_usable:
         yield NextStep(StepCode.USE_ADAPTER, best.run_id)
         yield NextStep(StepCode.EXPORT, run)
     else:
@@ -202,7 +204,7 @@ def _after_verdict(
     yield NextStep(StepCode.READ_ROWS, verdict.run.id)
     if verdict.outcome == "cannot_tell":
         yield NextStep(StepCode.COMPARE_BLIND, verdict.run.id)
-    yield NextStep(StepCode.CHANGE_SETTING if is_better else StepCode.TRAIN_AGAIN, run, path)
+    yield NextStep(StepCode.CHANGE_SETTING if is_usable else StepCode.TRAIN_AGAIN, run, path)
 
 
 def _evaluate_more(verdict: Evaluation) -> Iterator[NextStep]:

@@ -1,7 +1,7 @@
 """What to evaluate next follows from a verdict."""
 
 import pytest
-from evaluation_files import BAD, GOOD, write_evaluation
+from evaluation_files import BAD, GOOD, add_off_task, write_evaluation
 
 from mlxtune.advice.next_step import StepCode, after_verdict
 from mlxtune.evaluation import history
@@ -28,3 +28,14 @@ def test_what_to_evaluate_next(tmp_path, limit, arms, code):
     (verdict,) = history.evaluations(tmp_path)
     step = after_verdict(verdict, [verdict])
     assert (step.code, step.evaluation) == (code, folder.name)
+
+
+@pytest.mark.parametrize(("lost", "first"), [(20, C.CHANGE_SETTING), (0, C.USE_ADAPTER)])
+def test_an_adapter_that_lost_other_abilities_is_not_offered(tmp_path, lost, first):
+    folder = write_evaluation(tmp_path, **{"base": [BAD] * 20, "base+kshot": [BAD] * 20, "tuned": [GOOD] * 20})
+    add_off_task(folder, base=["yes"] * 100, tuned=["no"] * lost + ["yes"] * (100 - lost))
+    (verdict,) = history.evaluations(tmp_path)
+    step = after_verdict(verdict, [verdict])
+    codes = [one.code for one in (step, *step.also)]
+    assert codes[0] == first
+    assert (C.EXPORT in codes) == (lost == 0)
