@@ -53,13 +53,19 @@ def apply(
     from mlxtune.data.transforms.preview import Outcome, active_rows, write_outcome
 
     if verbs:
-        print_columns([[(verb.usage, "bold"), (verb.about, "muted")] for verb in VERBS.values()])
+        if json:
+            show_json([{"verb": name, "usage": verb.usage, "about": verb.about} for name, verb in VERBS.items()])
+        else:
+            print_columns([[(verb.usage, "bold"), (verb.about, "muted")] for verb in VERBS.values()])
         return
     path, section = resolve_source(source, format, map)
     if applied:
-        for decision in reviews.load(path).steps:
-            if decision.action == "apply":
-                show(decision.reason)
+        lines = [decision.reason for decision in reviews.load(path).steps if decision.action == "apply"]
+        if json:
+            show_json(lines)
+        else:
+            for line in lines:
+                show(line)
         return
     if not line:
         raise InputError("No pipeline was specified.", hint=f"mlxtune data apply {shlex.quote(str(source))} --verbs")

@@ -13,6 +13,7 @@ from mlxtune.data import split as splits
 from mlxtune.data.review import ReviewSession
 from mlxtune.data.rows import Row
 from mlxtune.data.source import read_file, read_source
+from mlxtune.data.transforms.pipeline import VERBS
 from mlxtune.recipe import DataSection, load
 
 
@@ -305,9 +306,15 @@ def test_apply_previews_and_records_one_decision(ok, cli, shop):
     assert (step.action, step.reason) == ("apply", 'replace "a" "b" in answer | cap tag 5')
     assert shop.read_bytes() == before
     assert cli("data", "apply", "shop.jsonl", "--applied").out == 'replace "a" "b" in answer | cap tag 5\n'
+    assert cli("data", "apply", "shop.jsonl", "--applied", "--json").json == ['replace "a" "b" in answer | cap tag 5']
     assert "No change to 45 rows." in cli("data", "apply", "shop.jsonl", "trim", "--yes").out
     assert cli("data", "review", "shop.jsonl", "--undo").code == 0
     assert review.load(shop).decisions == {}
+
+
+def test_apply_lists_its_verbs_as_json(ok, cli):
+    listed = ok("data", "apply", "shop.jsonl", "--verbs", "--json").json
+    assert [verb["verb"] for verb in listed] == list(VERBS)
 
 
 def test_apply_only_changes_rows_that_match_the_filter(ok, shop):

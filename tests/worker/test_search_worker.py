@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from waiting import finish, wait_until
 
+from mlxtune.adapters.layout import LINEAGE
 from mlxtune.core import files
 from mlxtune.evaluation.holdout import ledger
 from mlxtune.recipe import load
@@ -76,6 +77,10 @@ def results(run: Run) -> dict[tuple[int, int], tuple[object, ...]]:
 
 @pytest.mark.usefixtures("workers_in_process")
 def test_the_selected_trial_is_a_run_that_is_evaluated_once(workspace):
+    damaged = registry.create(workspace, "train", "damaged")
+    damaged.adapter.mkdir()
+    (damaged.folder / "recipe.toml").write_text("")
+    (damaged.adapter / LINEAGE).write_text("{")
     board = leaderboard.read_leaderboard(finish(start(workspace)).folder)
     run = Run(workspace / "runs" / board.outcome.run)
     assert run.status() == "finished"

@@ -15,7 +15,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlxtune.adapters.layout import LINEAGE
+from mlxtune.adapters.entry import read_lineage
 from mlxtune.core.errors import DataError, GpuError, Interrupted, MachineError, MlxtuneError, RecipeError
 from mlxtune.core.files import disk_errors, read_json, write_json, write_text
 from mlxtune.data.rows import PromptRow
@@ -222,7 +222,7 @@ def _make_run(worker: Worker, base: Foundation, board: Board, outcome: leaderboa
 
     workspace = worker.folder.parent.parent
     for run in registry.list_runs(workspace):
-        if (run.adapter / LINEAGE).is_file() and read_json(run.adapter / LINEAGE).get("search") == worker.folder.name:
+        if read_lineage(run.adapter).get("search") == worker.folder.name:
             return run  # already created before the search was killed
     trial = board.trial(outcome.selected)
     source, length, total = trial_folder(worker.folder, trial.number), trial.rungs[outcome.rung], trial.rungs[-1]
