@@ -145,12 +145,12 @@ class RunState:
 
     @property
     def remaining_seconds(self) -> float | None:
-        """An estimate from the last 50 steps of this worker but its first, and an earlier validation, or ``None`` with fewer than two steps.
+        """An estimate from the last 50 steps of this worker but its first, and an earlier validation, or ``None`` with fewer than three steps.
 
         It is the time from the last step on, with the validation after that step, if there is one.
         """
         recent = [step.seconds for step in self.steps[-50:] if step.step > self.resumed_step + 1]
-        if not recent or not self.total:
+        if len(recent) < 2 or not self.total:  # one batch may be much shorter than others
             return None
         every = self.validate_every
         validations = -(-self.total // every) - (self.step - 1) // every if every else 1

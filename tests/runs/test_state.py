@@ -89,6 +89,12 @@ def test_remaining_seconds_count_every_validation() -> None:
     assert state.remaining_seconds == pytest.approx(2 * 5 + 9 * 2), "its time is not that of a step"
 
 
+def test_remaining_seconds_need_more_than_one_step_besides_the_first() -> None:
+    state = folded([*EVENTS[:4], _step(1), _step(2)])
+    assert state.remaining_seconds is None
+    assert folded([_step(3)], state).remaining_seconds
+
+
 def test_speed_is_the_mean_of_the_last_ten_steps():
     state = folded([_step(number, speed=float(number)) for number in range(1, 21)])
     assert state.speed == pytest.approx(15.5)
