@@ -187,7 +187,7 @@ def _after_verdict(
     """Yield what a verdict suggests, most useful first."""
     run, path = verdict.run_id, recipe.path if recipe else None
     is_better = verdict.outcome == "better"
-    is_usable = is_better and (verdict.caveat is None or verdict.caveat.reason == "off_task_unknown")
+    is_usable = is_better and (verdict.caveat is None or verdict.caveat.reason == "off_task_unknown")  # no loss was shown
     if wider := next((one for one in others if verdict.is_part_of(one)), None):
         yield NextStep(StepCode.READ_WIDER_EVALUATION, wider.run.id, number=len(wider.row_ids - verdict.row_ids))
     if recipe and recipe.last_check and recipe.last_check.needs_attention and not is_better:

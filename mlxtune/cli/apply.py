@@ -53,10 +53,8 @@ def apply(
     from mlxtune.data.transforms.preview import Outcome, active_rows, write_outcome
 
     if verbs:
-        if json:
-            show_json([{"verb": name, "usage": verb.usage, "about": verb.about} for name, verb in VERBS.items()])
-        else:
-            print_columns([[(verb.usage, "bold"), (verb.about, "muted")] for verb in VERBS.values()])
+        listed = [{"verb": name, "usage": verb.usage, "about": verb.about} for name, verb in VERBS.items()]
+        show_json(listed) if json else print_columns([[(verb["usage"], "bold"), (verb["about"], "muted")] for verb in listed])
         return
     path, section = resolve_source(source, format, map)
     if applied:

@@ -54,8 +54,8 @@ class BackboneHead:
 
     ``backbone(tokens, cache or None)`` returns hidden states ``(batch, tokens, width)``, ``logits(hidden)`` the logits, and
     ``logp(hidden, targets)`` log-probabilities ``(positions,)``; ``logp_no_grad`` returns the same without a gradient.
-    If ``is_split`` is False, ``backbone`` is the whole model and its "hidden states" are the logits. ``is_computed_twice`` tells whether
-    the gradient needs the logits again, although the head is not trained.
+    If ``is_split`` is False, ``backbone`` is the whole model and its "hidden states" are the logits. ``has_unusual_head`` means that the
+    head is frozen but not a plain matrix multiplication, so that the gradient computes it again.
     """
 
     backbone: Callable[..., mx.array]
@@ -63,7 +63,7 @@ class BackboneHead:
     logp: LogProbabilities
     logp_no_grad: LogProbabilities
     is_split: bool = True
-    is_computed_twice: bool = False
+    has_unusual_head: bool = False
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ def _verified(model: nn.Module, parts: _Parts | _InnerParts) -> BackboneHead | N
             return BackboneHead(parts.backbone, logits, logp, fused_logp_no_grad(head, scale=scale, cap=cap))
     trained = any(tree_flatten(module.trainable_parameters()) for module in parts.head_modules)
     logp = chunked_logp(parts.logits, parts.head_modules)
-    return BackboneHead(parts.backbone, parts.logits, logp, logp, is_computed_twice=not trained)
+    return BackboneHead(parts.backbone, parts.logits, logp, logp, has_unusual_head=not trained)
 
 
 def _logit_scaling(outer: nn.Module) -> tuple[float, float]:

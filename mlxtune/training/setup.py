@@ -117,8 +117,10 @@ def build_loop(base: Foundation, recipe: Recipe, folder: Path, worker: RunListen
         _load_parent(recipe, loaded, worker)
     loaded.model.eval()  # the checks below compare two computations, which would differ with dropout
     model_head = head.split_head(loaded.model)
-    if model_head.is_computed_twice or not model_head.is_split:
-        worker.warn("head_computed_twice" if model_head.is_split else "head_not_split")
+    if not model_head.is_split:
+        worker.warn("head_not_split")
+    elif model_head.has_unusual_head:
+        worker.warn("head_computed_twice")
     stack = LayerStack(loaded.model, model_head, streams.StreamPool(streams.default_size()))
     can_share = stack.can_share_prefix()
     objective: sft.SFTObjective | PreferenceObjective

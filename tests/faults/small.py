@@ -92,7 +92,7 @@ def build_loop(loaded: LoadedModel, recipe: Recipe, folder: Path) -> TrainingLoo
     parts = split_head(loaded.model)
     stack, encoded = LayerStack(loaded.model, parts), rows()
     assert parts.is_split
-    assert not parts.is_computed_twice
+    assert not parts.has_unusual_head
     skips = stack.can_skip_frozen()
     loop = TrainingLoop(folder, stack, recipe.training, recipe.adapter, adapter, encoded[:11], encoded[11:], SFTObjective())
     loop.cache = lambda rows: FrozenCache(stack, rows, 0, budget=5000, folder=folder) if skips else None

@@ -110,7 +110,7 @@ def test_a_head_inside_the_backbone_is_computed_at_the_trained_positions_only(na
     model = families.build(name)
     head = split_head(model)
     assert head.is_split
-    assert not head.is_computed_twice
+    assert not head.has_unusual_head
     assert "fused_logp" in head.logp.__qualname__
     tokens = mx.array([[1, 5, 2, 9, 4, 7]])
     hidden = head.backbone(tokens, None)

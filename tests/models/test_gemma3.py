@@ -33,7 +33,7 @@ def test_the_head_takes_one_pass_and_plain_english_has_a_low_perplexity(gemma3: 
     """It is 22; with a wrong rotary base it is 40, without the offset of the last norm 71, and of all norms 1e8."""
     parts, tokens = split_head(gemma3.model), mx.array(gemma3.tokenizer.encode(PROSE))
     assert parts.is_split
-    assert not parts.is_computed_twice
+    assert not parts.has_unusual_head
     assert tokens[0].item() == gemma3.tokenizer.bos_token_id
     logps = parts.logp(parts.backbone(tokens[None, :-1])[0], tokens[1:])
     assert math.exp(-logps.mean().item()) < 30

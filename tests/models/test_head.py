@@ -173,23 +173,23 @@ ODD = {
 @pytest.mark.parametrize(
     ("more", "dtype"), [("cap", mx.float32), ("scale", mx.float32), ("shift", mx.float32), ("cap", mx.bfloat16)], ids=str
 )
-def test_an_unusual_head_runs_in_chunks_with_a_warning(tiny: Path, more: str, dtype: mx.Dtype) -> None:
+def test_an_unusual_head_runs_in_chunks(tiny: Path, more: str, dtype: mx.Dtype) -> None:
     inner, _ = load_model(tiny)
     inner.set_dtype(dtype)
     model = Odd(inner, ODD[more])
     parts = split_head(model)
     assert parts.is_split
-    assert parts.is_computed_twice
+    assert parts.has_unusual_head
     assert "chunked_logp" in parts.logp.__qualname__
     tokens, targets = mx.array([[5, 6, 7, 8]]), mx.array([6, 7, 8, 9])
     assert mx.allclose(parts.logp(parts.backbone(tokens)[0], targets), plain_logp(model(tokens)[0], targets), rtol=1e-5)
 
 
-def test_a_model_that_cannot_be_split_runs_whole_with_a_warning(tiny: Path) -> None:
+def test_a_model_that_cannot_be_split_runs_whole(tiny: Path) -> None:
     model = Closed(load_model(tiny)[0])
     parts = split_head(model)
     assert not parts.is_split
-    assert not parts.is_computed_twice
+    assert not parts.has_unusual_head
     assert parts.logp is plain_logp
     tokens, targets = mx.array([[5, 6, 7, 8]]), mx.array([6, 7, 8, 9])
     assert mx.array_equal(parts.logits(parts.backbone(tokens)), model(tokens))

@@ -68,7 +68,7 @@ def test_gradients_match_plain_computation_and_step_lowers_loss(folder, name, co
     model, _ = adapted(folder(name), compute)
     parts = split_head(model)
     assert parts.is_split
-    assert not parts.is_computed_twice
+    assert not parts.has_unusual_head
     assert "fused_logp" in parts.logp.__qualname__
     stack = LayerStack(model, parts)
     assert stack.can_share_prefix() == ARCHITECTURES[name].shares_prefix
@@ -90,7 +90,7 @@ def test_trained_head_gets_plain_gradients(folder, name, kind, target):
     model, _ = adapted(folder(name), "native", kind=kind, targets=["q_proj", target])
     parts = split_head(model)
     assert parts.is_split
-    assert not parts.is_computed_twice
+    assert not parts.has_unusual_head
     assert_plain(LayerStack(model, parts))
 
 

@@ -9,13 +9,15 @@ import mlx.core as mx
 import mlx.optimizers as optim
 import pytest
 from listener import Listener
-from loops import SECTION, Ways, assert_resumes, assert_same, make, stopped, weights
+from loops import SECTION, Ways, assert_resumes, assert_same, make, stopped, weights, write_recipe
 from tiny_model import make_tiny
 
 from mlxtune.core.errors import DataError, Interrupted, MachineError, MlxtuneError, ModelError
+from mlxtune.models import head
 from mlxtune.recipe import parse
 from mlxtune.training import checkpoint, loop, optimizer, stopping
 from mlxtune.training.checkpoint import make_origin
+from mlxtune.training.setup import prepare
 from mlxtune.training.stopping import MemoryGuard
 
 
@@ -231,6 +233,18 @@ def test_damaged_best_checkpoint_falls_back_to_last_weights_with_warning(tiny, t
     assert [event["step"] for event in listener.of("checkpoint")] == [1, 2, 8], "improvements are saved at once"
     assert [(event["code"], event["values"]) for event in listener.of("warning")] == [("best_checkpoint_damaged", {"step": 2})]
     assert_same(weights(run), mx.load(str(tmp_path / "checkpoints" / "0000008" / "adapters.safetensors")))
+
+
+@pytest.mark.parametrize(
+    ("found", "code"), [({"is_split": False}, "head_not_split"), ({"has_unusual_head": True}, "head_computed_twice")]
+)
+def test_a_head_that_takes_more_than_usual_is_reported(tiny, tmp_path, monkeypatch, found, code):
+    split = head.split_head
+    monkeypatch.setattr(head, "split_head", lambda model: replace(split(model), **found))
+    turns = [[{"role": "user", "content": f"Question {at}"}, {"role": "assistant", "content": f"Answer {at}."}] for at in range(12)]
+    (tmp_path / "run").mkdir()
+    prepare(write_recipe(tmp_path, tiny, turns, 2), tmp_path / "run", listener := Listener())
+    assert [event["code"] for event in listener.of("warning")] == [code]
 
 
 def test_non_finite_loss_stops_and_names_rows(tiny, tmp_path):

@@ -80,7 +80,7 @@ def own_loss_and_gradients(model: nn.Module, rows: list[Encoded], ways: Ways) ->
     """Return the same from the training loop's parts in two batches, divided by the trained tokens of both."""
     parts = split_head(model)
     assert parts.is_split
-    assert not parts.is_computed_twice
+    assert not parts.has_unusual_head
     stack = LayerStack(model, parts, StreamPool(ways.lanes), checkpointed=ways.checkpointed)
     prefix = sft.shared_prefix(rows) if ways.prefix else 0
     assert prefix >= 16 or not ways.prefix
